@@ -1,0 +1,28 @@
+"""Ask o3-pro from a notebook cell: `%load_ext aiml_magic`, then `%%o3pro`.
+
+Loading the extension imports neither an HTTP library nor a widget: those come with the first question.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+__version__ = "0.1.0"
+__all__ = ["load_ipython_extension", "unload_ipython_extension"]
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Called by `%load_ext aiml_magic`."""
+    from aiml_magic.magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Called by `%unload_ext aiml_magic`."""
+    from aiml_magic.magics import unload
+
+    unload(shell)

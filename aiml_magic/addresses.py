@@ -1,0 +1,68 @@
+"""Where things are: the server's address, and the files on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from pathlib import Path
+
+from aiml_magic.errors import BadInput
+
+DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
+
+
+def base_url(setting: str) -> str:
+    """The server's address: the setting, else AIML_API_URL, else AI/ML API's.
+
+    https, or http to this machine. Raises BadInput for any other, since the key travels in a header.
+    """
+    url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
+    hint = "Set AIML_API_URL or %config O3Pro.base_url to something like https://api.aimlapi.com/v1."
+    # Parsers disagree on what else may stand in an address, so nothing else may.
+    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", url, re.ASCII):
+        raise BadInput("The server's address is no plain http or https address, so nothing was sent.", hint)
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise BadInput("Over plain http the API key could be read on its way; nothing was sent.", hint)
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """`host` is this machine."""
+    import ipaddress
+
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def home() -> Path:
+    """The folder of the journal, the key file and the sandbox's note: AIML_MAGIC_HOME, else the user's data directory."""
+    if chosen := os.environ.get("AIML_MAGIC_HOME"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("aiml_magic", appauthor=False))
+
+
+def journal_path(setting: str) -> Path:
+    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home."""
+    chosen = setting or os.environ.get("AIML_MAGIC_JOURNAL", "")
+    return Path(chosen).expanduser().absolute() if chosen else home() / "journal.sqlite3"
+
+
+def make_private_folder(folder: Path) -> None:
+    """Makes `folder` for this user alone; one that is there already stays as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def short(path: Path) -> str:
+    """`path` as a person reads it: `~` for the home directory."""
+    try:
+        return "~/" + path.relative_to(Path.home()).as_posix()
+    except ValueError:
+        return str(path)

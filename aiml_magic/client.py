@@ -1,0 +1,394 @@
+"""The only module that knows HTTP: one request of the Responses API, from the first byte out to the last byte in.
+
+One POST is one question, and costs money. So the policy of `failures` decides what may be sent again; redirects are not
+followed; the key goes to `base_url` and nowhere else; a dead path is found by TCP keepalive instead of by a short timeout;
+and whatever came before a failure is part of the `Reply`. What a server may make this process hold in memory is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import httpx
+
+from aiml_magic import errors, failures
+from aiml_magic.addresses import is_loopback
+from aiml_magic.responses import (
+    MAX_JSON,
+    PENDING,
+    Cost,
+    Created,
+    Event,
+    Raw,
+    Response,
+    Stream,
+    cost,
+    dump,
+    is_response,
+    load,
+)
+from aiml_magic.sse import Decoder, EventTooLarge
+
+_MAX_BODY = 2 * MAX_JSON  # bytes of one answer, decompressed
+_MAX_ERROR_BODY = 2**20
+_META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
+_POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
+_MAX_NOT_FOUND = 3  # answers of 404 to a poll, before it is believed
+
+# A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
+_KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 45), ("TCP_KEEPALIVE", 45), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6))
+    if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
+]
+
+
+class Listener(Protocol):
+    """Told of what happens while it happens."""
+
+    def on_event(self, event: Event) -> None: ...
+
+    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
+
+    def on_poll(self, status: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed."""
+
+    response: Mapping[str, Any]
+    cost: Cost | None = None
+    notices: tuple[str, ...] = ()
+    error: errors.RequestFailed | None = None
+
+
+class Client:
+    """Sends requests to one server with one key.
+
+    `silence` is the time without a byte, in seconds, after which a request is given up; there is no limit to the whole.
+    """
+
+    def __init__(self, base_url: str, key: str, silence: float = 3600.0) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
+        timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
+        # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=_ssl_context(base_url),
+            proxy=_proxy(base_url),
+            socket_options=_KEEPALIVE,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+        )
+        self._http = httpx.AsyncClient(
+            transport=self._transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=self._headers
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
+        """Sends `body` and waits for its response, however long it takes. Never raises but for a cancellation."""
+        reply = await self._ask_with_retries(body, client_request_id, listener)
+        response = Response(reply.response)
+        if response.id and (reply.error is None and response.outcome == "pending"):
+            return await self._poll(response.id, reply, listener)
+        if response.id and reply.error is not None and reply.error.retry == "resume":
+            polled = await self._poll(response.id, reply, listener)
+            return reply if isinstance(polled.error, errors.RetrieveUnsupported) else polled
+        return reply
+
+    async def get(self, path: str) -> Any:
+        """The JSON at `path`, below `base_url`, or below the server's root if it begins with a slash. Raises RequestFailed."""
+        url = self._base_url.removesuffix("/v1") + path if path.startswith("/") else f"{self._base_url}/{path}"
+        started = time.monotonic()
+        try:
+            async with self._http.stream("GET", url) as response:
+                raw = await _read(response, _MAX_BODY)
+        except (httpx.HTTPError, OSError, ValueError, _BodyCut, _BodyTooLarge) as error:
+            raise failures.not_connected(_reason(error)) from error
+        if not response.is_success:
+            raise failures.http_error(response.status_code, response.headers, raw, time.monotonic() - started)
+        try:
+            return load(raw)
+        except ValueError as error:
+            raise failures.malformed("something that is no JSON", response.status_code) from error
+
+    async def _ask_with_retries(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
+        retries = 0
+        while True:
+            reply = await self._post(body, client_request_id, listener)
+            if _is_stream_refused(reply.error) and body.get("stream"):
+                body = {**body, "stream": False}  # a 400 was not executed, so this is no second question
+                continue
+            seconds = failures.seconds_before_retry(reply.error, retries)
+            if seconds is None or reply.error is None:
+                return reply
+            listener.on_retry(reply.error, seconds)
+            await asyncio.sleep(seconds)
+            retries += 1
+
+    async def _post(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream, application/json",
+            "X-Client-Request-Id": client_request_id,
+        }
+        content = dump(body).encode("ascii")
+        started = time.monotonic()
+        try:
+            async with self._http.stream("POST", f"{self._base_url}/responses", content=content, headers=headers) as response:
+                if not response.is_success:
+                    raw = await _read(response, _MAX_ERROR_BODY, is_cut=True)
+                    seconds = time.monotonic() - started
+                    return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
+                return await self._reply(response, body, listener)
+        except httpx.HTTPError as error:
+            return Reply({}, error=_transport_error(error))
+        except (ssl.SSLError, OSError, ValueError) as error:  # a proxy or an address that httpx cannot use
+            return Reply({}, error=failures.not_connected(_reason(error), is_final=True))
+
+    async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            return await _read_stream(response, body, listener)
+        return await _read_whole(response, body)
+
+    async def _poll(self, response_id: str, pending: Reply, listener: Listener) -> Reply:
+        """Asks for a response that the server still works on, until it has ended. GET costs nothing."""
+        path = "responses/" + urllib.parse.quote(response_id, safe="")
+        wait, not_found = _POLL_FIRST, 0
+        listener.on_event(Created(response_id))
+        while True:
+            listener.on_poll(Response(pending.response).status or "in_progress")
+            await asyncio.sleep(wait)
+            wait = min(wait * _POLL_GROWTH, _POLL_LAST)
+            try:
+                raw = await self.get(path)
+            except errors.NotFound as error:
+                not_found += 1
+                if not_found >= _MAX_NOT_FOUND:
+                    return replace(pending, error=failures.retrieve_unsupported(response_id, str(error.message)))
+            except errors.RequestFailed as error:
+                if error.retry == "never":
+                    return replace(pending, error=error)
+            else:
+                if isinstance(raw, dict) and is_response(raw):
+                    pending = _judged(raw, {}, cost(raw, {}), ())
+                if Response(pending.response).status not in PENDING:
+                    return pending
+
+
+async def _read_whole(response: httpx.Response, request: Raw) -> Reply:
+    """A JSON answer. What came of one that was cut off is still an answer, if its JSON is whole."""
+    try:
+        body, cut = await _read(response, _MAX_BODY), None
+    except _BodyCut as error:
+        body, cut = error.body, error
+    except _BodyTooLarge:
+        return Reply({}, error=failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code))
+    try:
+        raw = load(body)
+    except ValueError:
+        if cut:
+            return Reply({}, error=failures.connection_lost(cut.reason))
+        if _looks_like_events(body):
+            return _read_events(body, request, response)
+        said = failures.read_error_body(body[:_MAX_ERROR_BODY]).message
+        what = f"something that is no response: {failures.shorten(said)}" if said else "an empty body"
+        return Reply({}, error=failures.malformed(what, response.status_code))
+    if not isinstance(raw, dict):
+        return Reply({}, error=failures.malformed("JSON that is no response", response.status_code))
+    if is_response(raw):
+        return _judged(raw, request, cost(raw, response.headers), ("salvaged_after_cut",) if cut else ())
+    if "error" in raw or "statusCode" in raw or "detail" in raw:
+        return Reply({}, error=failures.error_in_success(raw))
+    return Reply(raw, error=failures.malformed("JSON that is no response", response.status_code))
+
+
+async def _read_stream(response: httpx.Response, request: Raw, listener: Listener) -> Reply:
+    """A streamed answer: events as they come, until the terminal one and, shortly after it, the cost."""
+    stream, decoder, notices = Stream(), Decoder(), list[str]()
+    ended: str | None = None  # why the stream ended, if not in good order
+    chunks = _decompressed(response, _MAX_BODY)
+    try:
+        while not (stream.has_ended and stream.meta):
+            patience = _META_WAIT if stream.has_ended else None
+            try:
+                chunk = await asyncio.wait_for(anext(chunks), patience)
+            except StopAsyncIteration:
+                if left := decoder.flush():
+                    _take(left, stream, listener, notices)
+                    notices.append("salvaged_unterminated_event")
+                break
+            for event in decoder.feed(chunk):
+                _take(event, stream, listener, notices)
+    except TimeoutError:
+        pass  # the answer is whole, only its cost did not come
+    except _BodyCut as error:
+        ended = error.reason
+    except (EventTooLarge, _BodyTooLarge):
+        ended = "the server sent more than an answer may hold"
+    finally:
+        await chunks.aclose()
+    return _end_of_stream(stream, ended, notices, request, response.headers)
+
+
+def _take(event: str, stream: Stream, listener: Listener, notices: list[str]) -> None:
+    if event.strip() == "[DONE]":
+        return  # no terminal event of this API, though gateways send it
+    try:
+        raw = load(event)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        if "event_not_json" not in notices:
+            notices.append("event_not_json")
+        return
+    seen = stream.add(raw)
+    if seen is not None:
+        listener.on_event(seen)
+
+
+def _read_events(body: bytes, request: Raw, response: httpx.Response) -> Reply:
+    """As `_read_stream`, of events that came under another Content-Type, and so all at once."""
+    stream, decoder, notices = Stream(), Decoder(_MAX_BODY), list[str]()
+    for event in [*decoder.feed(body), decoder.flush() or ""]:
+        if event:
+            _take(event, stream, _Deaf(), notices)
+    return _end_of_stream(stream, None, notices, request, response.headers)
+
+
+class _Deaf:
+    def on_event(self, event: Event) -> None: ...
+
+    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
+
+    def on_poll(self, status: str) -> None: ...
+
+
+def _end_of_stream(stream: Stream, ended: str | None, notices: list[str], request: Raw, headers: Mapping[str, str]) -> Reply:
+    raw = stream.response()
+    spent = cost(raw, headers, stream.meta)
+    if stream.differs_from_final:
+        notices.append("final_differs_from_stream")
+    if stream.has_ended:
+        raw = raw if raw.get("status") or stream.terminal is None else raw | {"status": stream.terminal.split(".")[1]}
+        return _judged(raw, request, spent, tuple(notices))
+    if stream.error is not None and not raw:
+        return Reply(raw, spent, tuple(notices), failures.error_in_success(stream.error))
+    if stream.error is not None:
+        said = failures.read_error(stream.error)
+        failed = {"code": said.code, "message": said.message}
+        return Reply(raw, spent, tuple(notices), failures.failed_run(failed))
+    if ended is None:
+        notices.append("no_terminal_event")
+    can_resume = bool(raw.get("id") and request.get("background") and request.get("store"))
+    error = failures.stream_interrupted(ended or "it ended without saying that it was done", can_resume=can_resume)
+    return Reply(raw, spent, tuple(notices), error)
+
+
+def _judged(raw: Mapping[str, Any], request: Raw, spent: Cost | None, notices: tuple[str, ...]) -> Reply:
+    response = Response(raw)
+    error = failures.failed_run(response.error) if response.outcome == "failed" else None
+    return Reply(raw, spent, notices + response.warnings(request), error)
+
+
+class _BodyCut(Exception):
+    """The connection ended inside the body."""
+
+    def __init__(self, reason: str, body: bytes = b"") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.body = body
+
+
+class _BodyTooLarge(Exception):
+    """The body is larger than an answer may be."""
+
+
+async def _read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
+    """The whole body. Raises _BodyCut and _BodyTooLarge, or with `is_cut` gives what it has."""
+    body = bytearray()
+    try:
+        async for chunk in _decompressed(response, limit):
+            body += chunk
+    except _BodyCut as error:
+        if not is_cut:
+            raise _BodyCut(error.reason, bytes(body)) from error
+    except _BodyTooLarge:
+        if not is_cut:
+            raise
+    return bytes(body)
+
+
+async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps. `limit` is in bytes."""
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise _BodyCut(f"a body in the coding {failures.shorten(coding, 40)}, which was not asked for")
+    unzip = None if coding in ("", "identity") else zlib.decompressobj(47)  # 47: gzip or zlib, whichever it is
+    size = 0
+    try:
+        async for chunk in response.aiter_raw():
+            for piece in [chunk] if unzip is None else _unzipped(unzip, chunk):
+                size += len(piece)
+                if size > limit:
+                    raise _BodyTooLarge
+                yield piece
+    except (httpx.HTTPError, zlib.error) as error:
+        raise _BodyCut(_reason(error)) from error
+
+
+def _unzipped(unzip: Any, chunk: bytes) -> Iterator[bytes]:
+    while chunk:
+        yield unzip.decompress(chunk, 2**20)
+        chunk = unzip.unconsumed_tail
+
+
+def _looks_like_events(body: bytes) -> bool:
+    return body.lstrip(b"\xef\xbb\xbf\r\n ").startswith((b"data:", b"event:", b":"))
+
+
+def _is_stream_refused(error: errors.RequestFailed | None) -> bool:
+    return isinstance(error, errors.InvalidRequest) and error.param == "stream"
+
+
+def _transport_error(error: httpx.HTTPError) -> errors.RequestFailed:
+    is_certificate = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error)
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
+            return failures.not_connected(_reason(error), is_final=is_certificate)
+        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+            return failures.not_connected(type(error).__name__, is_final=True)
+        case _:
+            return failures.connection_lost(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, httpx.ReadTimeout):
+        return "no byte came for as long as --timeout allows"
+    return str(error) or type(error).__name__
+
+
+def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
+    """Loading certificates takes 20 ms; plain http to loopback needs none."""
+    return httpx.create_ssl_context() if base_url.startswith("https:") else False
+
+
+def _proxy(base_url: str) -> str | None:
+    """The proxy of the environment for this server. Loopback is never proxied: its plain http must not leave the machine."""
+    host = urllib.parse.urlsplit(base_url).hostname or ""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get("https") or proxies.get("all")

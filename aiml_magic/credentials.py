@@ -1,0 +1,121 @@
+"""The API key: where it comes from, and how it is kept from being seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiml_magic import errors
+from aiml_magic.addresses import home, make_private_folder, short
+
+VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
+_SERVICE = "aiml_magic"
+
+
+@dataclass(frozen=True)
+class Key:
+    """An API key and the place it came from. Its text shows in no representation of it."""
+
+    source: str
+    text: str = field(repr=False)
+
+    @property
+    def ending(self) -> str:
+        """As much of it as its owner needs to tell it from others."""
+        return ending(self.text)
+
+
+def ending(key: str) -> str:
+    """The last four characters of a key, if it is long enough to hide the rest."""
+    return "…" + key[-4:] if len(key) >= 16 else "…"
+
+
+def mask(text: str, key: str) -> str:
+    """`text` without the key. One of fewer than eight characters is no secret, and may be a part of any word."""
+    return text.replace(key, "…") if len(key) >= 8 else text
+
+
+def find_key() -> Key | None:
+    """The key of the environment, else of the keyring, else of the key file. Raises BadInput for one that no header carries."""
+    for source, text in _places():
+        if text and (stripped := text.strip()):
+            if not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
+                raise errors.BadInput(
+                    f"The API key from {source} has characters that no key has; nothing was sent.",
+                    "Copy it again, then give it with %aiml login.",
+                )
+            return Key(source, stripped)
+    return None
+
+
+def need_key() -> Key:
+    """As `find_key`. Raises NoKey, which says how to come by one."""
+    key = find_key()
+    if key is None:
+        raise errors.NoKey(
+            "No API key was found, so nothing was sent.",
+            "Run %aiml login, or set AIML_API_KEY; or try it without a key: %aiml sandbox.",
+        )
+    return key
+
+
+def save_key(text: str) -> str:
+    """Keeps the key in the system's keyring, or if there is none in a file for this user alone; says where."""
+    if keyring := _keyring():
+        keyring.set_password(_SERVICE, "api_key", text)
+        return "the system's keyring"
+    path = _key_file()
+    make_private_folder(path.parent)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(text + "\n")
+    return short(path)
+
+
+def forget_key() -> list[str]:
+    """Removes a saved key; says from where."""
+    places = []
+    keyring = _keyring()
+    if keyring and keyring.get_password(_SERVICE, "api_key"):
+        keyring.delete_password(_SERVICE, "api_key")
+        places.append("the system's keyring")
+    if _key_file().exists():
+        _key_file().unlink()
+        places.append(short(_key_file()))
+    return places
+
+
+def _places() -> list[tuple[str, str | None]]:
+    for variable in VARIABLES:
+        if os.environ.get(variable, "").strip():
+            return [(variable, os.environ[variable])]
+    keyring = _keyring()
+    saved = keyring.get_password(_SERVICE, "api_key") if keyring else None
+    path = _key_file()
+    kept = path.read_text("utf-8", "replace") if path.is_file() else None
+    return [("the system's keyring", saved), (short(path), kept)]
+
+
+def _key_file() -> Path:
+    return home() / "key"
+
+
+@dataclass(frozen=True)
+class _Keyring:
+    get_password: Callable[[str, str], str | None]
+    set_password: Callable[[str, str, str], None]
+    delete_password: Callable[[str, str], None]
+
+
+def _keyring() -> _Keyring | None:
+    """The keyring package, if it is installed and finds a store that it can use."""
+    try:
+        import keyring
+        from keyring.backends.fail import Keyring as NoStore
+    except ImportError:
+        return None
+    if isinstance(keyring.get_keyring(), NoStore):
+        return None
+    return _Keyring(keyring.get_password, keyring.set_password, keyring.delete_password)

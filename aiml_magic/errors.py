@@ -1,0 +1,200 @@
+"""Every error, and how a cell shows it.
+
+An error is two lines: what happened and whether it cost money, then what to do. It fails its cell, so that *Run All*
+stops, and shows no frames, since a frame could show the API key.
+
+    AimlMagicError
+     ├── BadInput              an option, a name, a value or a question; nothing was sent
+     │    └── NoKey            no API key was found
+     ├── JournalError          the journal cannot be used; nothing was sent
+     ├── SandboxError          the sandbox did not start
+     ├── Interrupted           the person stopped it (also a KeyboardInterrupt)
+     └── RequestFailed         what the server or the network did
+          ├── InvalidRequest   PayloadTooLarge   NotFound   RetrieveUnsupported   Redirected
+          ├── AuthError        PermissionDenied  OutOfCredits  QuotaExceeded
+          ├── RateLimited      ServerError  BadGateway  Unavailable  GatewayTimeout
+          ├── ConnectError     ConnectionLost  StreamInterrupted  RunnerDied
+          └── MalformedResponse  ResponseFailed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from aiml_magic.answer import Answer
+
+Retry = Literal["auto", "ask", "resume", "never"]
+
+
+class AimlMagicError(Exception):
+    """An error that a cell shows as two lines. `answer` holds what had come before it, if anything had."""
+
+    answer: Answer | None = None
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}".rstrip()
+
+    def _render_traceback_(self) -> list[str]:
+        return f"{type(self).__name__}: {self}".splitlines()
+
+
+class BadInput(AimlMagicError):
+    """An option, a name, a value or a question that cannot be sent; nothing was."""
+
+
+class NoKey(BadInput):
+    """No API key was found."""
+
+
+class JournalError(AimlMagicError):
+    """The journal cannot be read or written; nothing was sent."""
+
+
+class SandboxError(AimlMagicError):
+    """The sandbox did not start."""
+
+
+class Interrupted(AimlMagicError, KeyboardInterrupt):
+    """The person stopped it."""
+
+
+class RequestFailed(AimlMagicError):
+    """What the server or the network did to a request.
+
+    `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have been, and may be charged),
+    "resume" (the server has it; GET may fetch it) or "never" (the same request would fail again). `retry_after` is the
+    server's wish in seconds. `status` is the HTTP status, `code` and `param` are the server's own words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        retry: Retry = "never",
+        retry_after: float | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.retry: Retry = retry
+        self.retry_after = retry_after
+        self.status = status
+        self.code = code
+        self.param = param
+        self.request_id = request_id
+
+    def as_dict(self) -> dict[str, object]:
+        """What the journal keeps of it; `from_dict` makes the same error again."""
+        names = ("message", "hint", "retry", "retry_after", "status", "code", "param", "request_id")
+        return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
+
+
+class InvalidRequest(RequestFailed):
+    """The server does not accept the request as it is (400)."""
+
+
+class AuthError(RequestFailed):
+    """The server does not accept the API key (401)."""
+
+
+class PermissionDenied(RequestFailed):
+    """The key may not do this (403)."""
+
+
+class OutOfCredits(RequestFailed):
+    """The account has no money left (402, 403)."""
+
+
+class NotFound(RequestFailed):
+    """No such model or route (404)."""
+
+
+class RetrieveUnsupported(NotFound):
+    """The server does not give out a response by its id (404 to a GET)."""
+
+
+class Redirected(RequestFailed):
+    """The server points elsewhere (3xx), where the key must not go."""
+
+
+class PayloadTooLarge(RequestFailed):
+    """The request is too big for the server (413)."""
+
+
+class RateLimited(RequestFailed):
+    """Too many requests (429, 409)."""
+
+
+class QuotaExceeded(RequestFailed):
+    """A quota is used up (429); waiting a little does not help."""
+
+
+class ServerError(RequestFailed):
+    """The server failed (5xx)."""
+
+
+class BadGateway(ServerError):
+    """A gateway got no good answer (502)."""
+
+
+class Unavailable(ServerError):
+    """The service is unavailable (503)."""
+
+
+class GatewayTimeout(ServerError):
+    """A gateway stopped waiting for the answer (504, 52x)."""
+
+
+class ConnectError(RequestFailed):
+    """No connection was made; nothing was sent."""
+
+
+class ConnectionLost(RequestFailed):
+    """The connection ended before the answer was there."""
+
+
+class StreamInterrupted(ConnectionLost):
+    """The connection ended in the middle of the answer."""
+
+
+class RunnerDied(ConnectionLost):
+    """The process that held the connection ended before the answer came."""
+
+
+class MalformedResponse(RequestFailed):
+    """What came is no response of this API."""
+
+
+class ResponseFailed(RequestFailed):
+    """The model's run failed; the response says so itself."""
+
+
+def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:
+    """The error of which `kept` is the `as_dict`; an unknown class is a plain `RequestFailed`."""
+    fields = dict(kept)
+    known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
+    return known.get(str(fields.pop("class", "")), RequestFailed)(**fields)
+
+
+def _subclasses(kind: type[RequestFailed]) -> Iterable[type[RequestFailed]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A question whether the closest of `names` was meant, or the empty string if none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"Did you mean {close[0]}?" if close else ""

@@ -1,0 +1,284 @@
+"""What a failure means: which error it is, whether it may have cost money, whether it may be sent again; pure.
+
+A request is sent again without asking only if it cannot have been executed: the connection was never made, or the server
+said that it refused (429, 503, a JSON 502, a JSON 500 that came within seconds, a run that failed on a rate limit), and at
+most twice. The vendor charges nothing for a request that it saw fail. After anything else (a timeout, a reset, a cut-off
+body, an HTML page of a gateway) the request may have run, and may be charged, so that only the person may send it again.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import html
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.responses import Raw, load
+
+MAX_RETRIES = 2
+MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
+_QUICK = 10.0  # seconds within which a 500 cannot be a run that failed late
+
+_FREE = "Nothing was charged."
+_MAYBE = "It may have been executed and charged."
+
+
+@dataclass(frozen=True)
+class ErrorBody:
+    """What an error body says, whichever of the known shapes it has."""
+
+    message: str
+    status: int | None = None
+    code: str | None = None
+    param: str | None = None
+    request_id: str | None = None
+    is_json: bool = True
+
+
+def read_error_body(body: bytes) -> ErrorBody:
+    """AI/ML API's and OpenAI's shapes, NestJS and FastAPI defaults, HTML, plain text, nothing. Never raises."""
+    try:
+        raw = load(body)
+    except ValueError:
+        return ErrorBody(_page_text(body.decode("utf-8", "replace")), is_json=False)
+    return read_error(raw) if isinstance(raw, dict) else ErrorBody(str(raw)[:500])
+
+
+def read_error(raw: Raw) -> ErrorBody:
+    """As `read_error_body`, of a JSON object."""
+    inner = raw.get("error")
+    source: Raw = inner if isinstance(inner, Mapping) else raw
+    words = source.get("message") or raw.get("message") or raw.get("detail") or (inner if isinstance(inner, str) else "")
+    if isinstance(words, list):
+        words = "; ".join(map(str, words))
+    words = str(words)
+    issues = [issue for issue in _issues(raw) if issue not in words]
+    return ErrorBody(
+        message=" ".join([words, *issues]),
+        status=_status(raw.get("statusCode")),
+        code=_word(source.get("code")),
+        param=_word(source.get("param")),
+        request_id=_word(raw.get("requestId")),
+    )
+
+
+def http_error(status: int, headers: Mapping[str, str], body: bytes, seconds: float) -> errors.RequestFailed:
+    """The error of an HTTP answer that is not 2xx and came after `seconds`."""
+    said = read_error_body(body)
+    kind, retry, next_step = _judge(status, said, seconds)
+    wait = retry_after(headers)
+    if headers.get("x-should-retry") == "false" and retry == "auto":
+        retry = "never"
+    if wait is not None and wait > MAX_WAIT and retry == "auto":
+        retry, next_step = "ask", f"The server asks to wait {wait:,.0f} s; run the cell again after that."
+    cost = _MAYBE if retry == "ask" and kind is not errors.RateLimited else _FREE
+    return kind(
+        f"{_SAID[kind]} ({status}){_quoted(said.message)}. {cost}",
+        next_step,
+        retry=retry,
+        retry_after=wait,
+        status=status,
+        code=said.code,
+        param=said.param,
+        request_id=said.request_id,
+    )
+
+
+def error_in_success(raw: Raw) -> errors.RequestFailed:
+    """The error of an error body that came with HTTP 200, or as an event: nobody knows how far the request got."""
+    said = read_error(raw)
+    status = said.status or _status(said.code) or _STATUS_OF_CODE.get(said.code or "", 500)
+    kind, _, _ = _judge(status, said, _QUICK)
+    return kind(
+        f"{_SAID[kind]}, in an answer that began well{_quoted(said.message)}. {_MAYBE}",
+        _CHECK,
+        retry="ask",
+        status=200,
+        code=said.code,
+        param=said.param,
+        request_id=said.request_id,
+    )
+
+
+def failed_run(error: Raw | None) -> errors.ResponseFailed:
+    """The error of a response whose status is "failed"."""
+    code, words = _word((error or {}).get("code")), str((error or {}).get("message") or "no reason was given")
+    retry: errors.Retry = "ask"
+    hint = "Run the cell again to ask once more."
+    if code == "rate_limit_exceeded":
+        retry, hint = "auto", "Wait a little, then run the cell again."
+    elif code == "invalid_prompt":
+        retry, hint = "never", "Change the question; the same one would fail again."
+    return errors.ResponseFailed(f"The model's run failed{_quoted(words)} ({code}). {_FREE}", hint, retry=retry, code=code)
+
+
+def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
+    return errors.MalformedResponse(f"The server sent {what}. {_MAYBE}", _CHECK, retry="ask", status=status)
+
+
+def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
+    """No connection was made. `is_final` if trying again cannot help (a certificate, a proxy without support)."""
+    hint = "Check the network, the proxy and %config O3Pro.base_url; then run the cell again."
+    message = f"No connection to the server ({shorten(reason)}). Nothing was sent, nothing was charged."
+    return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
+
+
+def connection_lost(reason: str) -> errors.ConnectionLost:
+    return errors.ConnectionLost(f"The connection ended without an answer ({shorten(reason)}). {_MAYBE}", _CHECK, retry="ask")
+
+
+def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.StreamInterrupted:
+    return errors.StreamInterrupted(
+        f"The connection ended in the middle of the answer ({shorten(reason)}). {_MAYBE}",
+        _CHECK,
+        retry="resume" if can_resume else "ask",
+    )
+
+
+def retrieve_unsupported(response_id: str, said: str) -> errors.RetrieveUnsupported:
+    return errors.RetrieveUnsupported(
+        f"The server took the question as {response_id}, but does not give out its answer{_quoted(said)}. {_MAYBE}",
+        "It was not sent again. Ask without --param background=true.",
+        status=404,
+    )
+
+
+def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> float | None:
+    """Seconds to wait before the request is sent again, or `None` to give up; `retries` counts those already made.
+
+    The server's Retry-After decides, else 1 s, then 2 s, less up to a quarter so that many clients do not come at once.
+    """
+    if error is None or error.retry != "auto" or retries >= MAX_RETRIES:
+        return None
+    if error.retry_after is not None:
+        return error.retry_after
+    return 2.0**retries * random.uniform(0.75, 1)  # noqa: S311  # no secret depends on it
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: `retry-after-ms`, else Retry-After as seconds or date (RFC 9110, 10.2.3).
+
+    A date is read against the server's own Date, since our clock may be wrong.
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        return seconds if 0 <= seconds < 1e9 else None
+    until, now = _date(headers.get("retry-after")), _date(headers.get("date"))
+    return max(0.0, until - now) if until is not None and now is not None else None
+
+
+def shorten(words: str, limit: int = 300) -> str:
+    """`words` on one line, without control characters, at most `limit` characters long."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in words).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+_CHECK = "The journal keeps what came. Look at your account's usage before you ask again; nothing is sent again by itself."
+
+_STATUS_OF_CODE = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401, "invalid_prompt": 400}
+
+_SAID: dict[type[errors.RequestFailed], str] = {
+    errors.InvalidRequest: "The server does not accept the request",
+    errors.AuthError: "The server does not accept the API key",
+    errors.PermissionDenied: "The API key may not do this",
+    errors.OutOfCredits: "The account has run out of credits",
+    errors.NotFound: "The server does not know this model or address",
+    errors.Redirected: "The server points to another address, where the key must not go",
+    errors.PayloadTooLarge: "The request is too large for the server",
+    errors.RateLimited: "Too many requests",
+    errors.QuotaExceeded: "A quota is used up",
+    errors.ServerError: "The server failed",
+    errors.BadGateway: "A gateway got no good answer",
+    errors.Unavailable: "The service is unavailable",
+    errors.GatewayTimeout: "A gateway stopped waiting for the answer",
+}
+
+_Verdict = tuple[type[errors.RequestFailed], errors.Retry, str]
+
+
+def _judge(status: int, said: ErrorBody, seconds: float) -> _Verdict:
+    """Kind of error, whether to send again, and the next step; the table of the vendor's errors, row by row."""
+    words = f"{said.message} {said.code}".lower()
+    again = "Wait a little, then run the cell again."
+    match status:
+        case 401:
+            return errors.AuthError, "never", "Give another key with %aiml login, or set AIML_API_KEY."
+        case 402:
+            return errors.OutOfCredits, "never", "Top up the account, then run the cell again."
+        case 403 if "credit" in words or "balance" in words:
+            return errors.OutOfCredits, "never", "Top up the account, then run the cell again."
+        case 403:
+            return errors.PermissionDenied, "never", "Check the scopes of the key; it needs model:responses."
+        case 404:
+            return errors.NotFound, "never", "Check --model and %config O3Pro.base_url."
+        case 413:
+            return errors.PayloadTooLarge, "never", "Send less text, or smaller attachments."
+        case 409 | 429 if any(sign in words for sign in ("quota", "free limit")):
+            return errors.QuotaExceeded, "never", "Raise the limit of the account, or wait until it is renewed."
+        case 409 | 429:
+            return errors.RateLimited, "auto", again
+        case 408 | 504 | 520 | 521 | 522 | 523 | 524:
+            return errors.GatewayTimeout, "ask", _CHECK
+        case 503:
+            return errors.Unavailable, "auto", again
+        case 502:
+            return errors.BadGateway, "auto" if said.is_json else "ask", again if said.is_json else _CHECK
+        case 500 if "maintenance" in words:
+            return errors.ServerError, "never", "Ask another model with --model, or come back later."
+        case 500 if said.is_json and seconds < _QUICK:
+            return errors.ServerError, "auto", again
+        case _ if 300 <= status < 400:
+            return errors.Redirected, "never", "Set AIML_API_URL to the right address."
+        case _ if 400 <= status < 500:
+            return errors.InvalidRequest, "never", "Change what the message names, then run the cell again."
+        case _:
+            return errors.ServerError, "ask", _CHECK
+
+
+def _quoted(words: str) -> str:
+    short = shorten(words).rstrip(".")
+    return f": {short}" if short else ""
+
+
+def _issues(raw: Raw) -> list[str]:
+    """Every list of issues found where a validator may put one, as `field: message`."""
+    places: list[Any] = [raw.get("errors"), raw.get("issues"), raw.get("data"), raw.get("meta")]
+    places += [place.get("issues") for place in places if isinstance(place, Mapping)]
+    found = []
+    for issue in (entry for place in places if isinstance(place, list) for entry in place):
+        if isinstance(issue, Mapping) and issue.get("message"):
+            path = issue.get("path")
+            where = ".".join(map(str, path)) if isinstance(path, list) else str(path or "")
+            found.append(f"{where}: {issue['message']}" if where else str(issue["message"]))
+    return found[:5]
+
+
+def _page_text(page: str) -> str:
+    """The words of an HTML page (its title first) or of plain text."""
+    page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", " ", page[:20_000])
+    return shorten(html.unescape(re.sub(r"<[^>]*>", " ", page)))
+
+
+def _status(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None or isinstance(value, Mapping | list) else str(value)
+
+
+def _date(value: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(value).timestamp() if value else None
+    except (TypeError, ValueError, OverflowError):
+        return None

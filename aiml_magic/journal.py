@@ -1,0 +1,348 @@
+"""Answers on disk: one SQLite file, one row per request.
+
+A row is written before its request is sent, so that a crash leaves a trace of what may have been paid. It holds the
+request without its conversation: `parent` names the row that it continues, and the way in which the conversation is sent
+(by the parent's response id, or as a transcript) is decided when it is sent. Neither the API key nor any header is in it.
+
+The state of a row:
+
+    queued      on disk, never sent
+    sent        the request is on its way, or was when its runner died
+    done        a response came, whatever its status
+    failed      it came to nothing; `error` says why and whether it may be charged
+    cancelled   the person stopped it
+
+Each step is one short transaction of one connection, so that any number of kernels and runners may write at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.addresses import make_private_folder, short
+from aiml_magic.answer import Answer
+from aiml_magic.responses import Cost, Response, Usage, dump
+
+_APPLICATION_ID = 0x41494D4C  # "AIML"
+_BUSY = 10.0  # seconds to wait for another writer
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY,
+        state TEXT NOT NULL DEFAULT 'queued',
+        base_url TEXT NOT NULL,
+        server TEXT NOT NULL,
+        request TEXT NOT NULL,
+        client_request_id TEXT NOT NULL UNIQUE,
+        parent INTEGER REFERENCES requests (id),
+        chain TEXT,
+        session TEXT NOT NULL,
+        notebook TEXT NOT NULL,
+        chat TEXT,
+        cell TEXT,
+        asked_at REAL NOT NULL,
+        response_id TEXT,
+        text TEXT,
+        response TEXT,
+        status TEXT,
+        notices TEXT NOT NULL DEFAULT '[]',
+        cost_usd REAL,
+        cost_credits INTEGER,
+        cost_source TEXT,
+        seconds REAL,
+        error TEXT
+    );
+    CREATE INDEX requests_by_response_id ON requests (response_id);
+    CREATE INDEX requests_by_session ON requests (session);
+    """,
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A request as the journal knows it. JSON columns are read; times are seconds, `asked_at` since 1970."""
+
+    id: int
+    state: str
+    base_url: str
+    server: str
+    request: Mapping[str, Any]
+    client_request_id: str
+    parent: int | None
+    chain: str | None
+    chat: str | None
+    asked_at: float
+    response_id: str | None
+    text: str
+    response: Mapping[str, Any]
+    notices: tuple[str, ...]
+    cost_usd: float | None
+    seconds: float | None
+    error: Mapping[str, Any] | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def advances(self) -> bool:
+        """A conversation may go on from it: a whole answer, which is no refusal and waits for nothing."""
+        response = Response(self.response)
+        return self.state == "done" and response.status == "completed" and response.outcome == "answer"
+
+    def answer(self) -> Answer:
+        """What a person gets of it, which is as much as came."""
+        response = Response(self.response)
+        return Answer(
+            text=response.text or self.text,
+            reasoning="\n\n".join(response.summaries),
+            usage=response.usage or Usage(),
+            cost_usd=self.cost_usd,
+            seconds=self.seconds,
+            status=response.status or (None if self.is_over else "in_progress"),
+            id=self.response_id,
+            model=response.model,
+            parsed=None,
+            replayed=False,
+            asked_at=datetime.fromtimestamp(self.asked_at, timezone.utc),
+            raw=self.response,
+            request=self.request,
+            journal_id=self.id,
+            server=self.server,
+            chat=self.chat,
+            notices=self.notices,
+        )
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """What is known of a request before it is sent."""
+
+    base_url: str
+    server: str
+    request: Mapping[str, Any]
+    client_request_id: str
+    parent: int | None
+    chain: str | None
+    session: str
+    notebook: str
+    chat: str | None
+    cell: str | None
+    asked_at: float
+
+
+class Journal:
+    """The journal in the file `path`. Every method raises JournalError if the file does not serve."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_ready = False
+
+    def add(self, new: NewRow) -> int:
+        """Writes a request that is about to be sent; gives the id of its row."""
+        with self._transaction() as db:
+            cursor = db.execute(
+                """
+                INSERT INTO requests (base_url, server, request, client_request_id, parent, chain,
+                                      session, notebook, chat, cell, asked_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+                (
+                    new.base_url, new.server, dump(new.request), new.client_request_id, new.parent, new.chain,
+                    new.session, new.notebook, new.chat, new.cell, new.asked_at,
+                ),
+            )  # fmt: skip
+            return int(cursor.lastrowid or 0)
+
+    def claim(self, row_id: int) -> bool:
+        """Marks a queued row as sent; `False` if it was not queued any more, and so must not be sent."""
+        with self._transaction() as db:
+            cursor = db.execute("UPDATE requests SET state = 'sent' WHERE id = ? AND state = 'queued'", (row_id,))
+            return cursor.rowcount == 1
+
+    def note_response_id(self, row_id: int, response_id: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET response_id = ? WHERE id = ?", (response_id, row_id))
+
+    def note_text(self, row_id: int, text: str) -> None:
+        """Keeps what was streamed so far."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET text = ? WHERE id = ?", (dump(text), row_id))
+
+    def note_chain(self, row_id: int, chain: str, notice: str) -> None:
+        """Keeps that the conversation is sent in another way than was planned, and why."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET chain = ?, notices = json_insert(notices, '$[#]', ?) WHERE id = ?",
+                (chain, notice, row_id),
+            )
+
+    def finish(
+        self,
+        row_id: int,
+        state: str,
+        *,
+        response: Mapping[str, Any],
+        seconds: float,
+        notices: tuple[str, ...] = (),
+        cost: Cost | None = None,
+        error: errors.RequestFailed | None = None,
+    ) -> None:
+        """Keeps what came of a request, before anybody sees it. A row that is over stays as it is."""
+        read = Response(response)
+        with self._transaction() as db:
+            noted = db.execute("SELECT notices FROM requests WHERE id = ?", (row_id,)).fetchone()
+            every = dict.fromkeys([*json.loads(noted[0]), *notices]) if noted else {}
+            db.execute(
+                """
+                UPDATE requests
+                SET state = ?, response = ?, response_id = coalesce(?, response_id), status = ?, notices = ?,
+                    cost_usd = ?, cost_credits = ?, cost_source = ?, seconds = ?, error = ?
+                WHERE id = ? AND state IN ('queued', 'sent')
+                """,
+                (
+                    state, dump(response) if response else None, read.id, read.status, dump(list(every)),
+                    cost and cost.usd, cost and cost.credits, cost and cost.source, seconds,
+                    dump(error.as_dict()) if error else None, row_id,
+                ),
+            )  # fmt: skip
+
+    def row(self, row_id: int) -> Row:
+        """The row of this id. Raises BadInput if there is none."""
+        with self._transaction() as db:
+            found = db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone()
+        if found is None:
+            raise errors.BadInput(f"The journal has no answer {row_id}.", f"It is in {short(self.path)}.")
+        return _row(found)
+
+    def ancestors(self, row_id: int) -> list[Row]:
+        """The conversation that ends with this row, oldest first, the row included."""
+        with self._transaction() as db:
+            found = db.execute(
+                """
+                WITH RECURSIVE line (id, depth) AS (
+                    SELECT ?, 0
+                    UNION
+                    SELECT requests.parent, depth + 1
+                    FROM line JOIN requests ON requests.id = line.id
+                    WHERE requests.parent IS NOT NULL
+                )
+                SELECT requests.* FROM line JOIN requests ON requests.id = line.id ORDER BY depth DESC
+                """,
+                (row_id,),
+            ).fetchall()
+        return [_row(entry) for entry in found]
+
+    def has_lost_chain(self, session: str, server: str) -> bool:
+        """In this session the server refused or ignored a response id."""
+        with self._transaction() as db:
+            found = db.execute(
+                """
+                SELECT 1 FROM requests
+                WHERE session = ? AND server = ? AND (notices LIKE '%chain_refused%' OR notices LIKE '%chain_ignored%')
+                """,
+                (session, server),
+            ).fetchone()
+        return found is not None
+
+    def spent(self, session: str) -> tuple[float, int]:
+        """Dollars that the server says it charged in this session, and the number of answers of unknown cost."""
+        with self._transaction() as db:
+            usd, unknown = db.execute(
+                """
+                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND state = 'done')
+                FROM requests WHERE session = ?
+                """,
+                (session,),
+            ).fetchone()
+        return float(usd), int(unknown)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(self._connect()) as db, db:
+                yield db
+        except (sqlite3.Error, OSError) as error:
+            hint = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
+            raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", hint) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._is_ready:
+            self._make()
+        db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY)
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA synchronous = FULL")  # a row that is written survives a power cut
+        db.execute("PRAGMA foreign_keys = ON")
+        return db
+
+    def _make(self) -> None:
+        """Makes the file if there is none, and brings it to the newest form. A file of somebody else stays as it is."""
+        make_private_folder(self.path.parent)
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            with self.path.open("rb") as file:
+                if file.read(16) not in (b"", b"SQLite format 3\x00"):
+                    raise sqlite3.DatabaseError("it is no SQLite file") from None
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None)) as db:
+            version = _version(db)
+            if version < len(_MIGRATIONS):
+                db.execute("PRAGMA journal_mode = WAL")
+                _migrate(db)
+            elif not os.access(self.path, os.W_OK):
+                raise sqlite3.OperationalError("it is read-only")
+        self._is_ready = True
+
+
+def _version(db: sqlite3.Connection) -> int:
+    """The number of migrations that the file has seen. Raises DatabaseError if it is no journal, or a newer one."""
+    (application,), (version,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != _APPLICATION_ID and (application or tables):
+        raise sqlite3.DatabaseError("it is the database of another program")
+    if version > len(_MIGRATIONS):
+        raise sqlite3.DatabaseError("a newer version of aiml_magic wrote it; upgrade this one")
+    return int(version)
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")  # two kernels may start at once
+    version = _version(db)
+    for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
+        for statement in filter(str.strip, migration.split(";")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {number}")
+    db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    db.execute("COMMIT")
+
+
+def _row(found: sqlite3.Row) -> Row:
+    return Row(
+        id=found["id"],
+        state=found["state"],
+        base_url=found["base_url"],
+        server=found["server"],
+        request=json.loads(found["request"]),
+        client_request_id=found["client_request_id"],
+        parent=found["parent"],
+        chain=found["chain"],
+        chat=found["chat"],
+        asked_at=found["asked_at"],
+        response_id=found["response_id"],
+        text=json.loads(found["text"] or '""'),
+        response=json.loads(found["response"] or "{}"),
+        notices=tuple(json.loads(found["notices"])),
+        cost_usd=found["cost_usd"],
+        seconds=found["seconds"],
+        error=json.loads(found["error"]) if found["error"] else None,
+    )

@@ -1,0 +1,185 @@
+"""Cell and line magics: options and settings in, a shown answer out.
+
+What a question needs is imported with the first question, so that loading the extension costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
+from traitlets import Bool, Enum, Float, Integer, TraitType, Unicode
+
+from aiml_magic import addresses, commands, errors, options
+
+if TYPE_CHECKING:
+    from aiml_magic.answer import Answer
+    from aiml_magic.session import Question, Session
+    from aiml_magic.view import View
+
+
+@magics_class
+class O3Pro(Magics):
+    """The magics %%o3pro, %o3pro and %aiml, and their settings."""
+
+    shell: InteractiveShell
+
+    model = Unicode("openai/o3-pro", help="Which model to ask.").tag(config=True)
+    base_url = Unicode("", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1.").tag(config=True)
+    effort = Enum(["low", "medium", "high"], None, allow_none=True, help="How much to reason.").tag(config=True)
+    summary = Enum(["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning.").tag(config=True)
+    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.").tag(config=True)
+    max_output_tokens = Integer(None, min=16, allow_none=True, help="Where to stop, reasoning included.").tag(config=True)
+    stream = Bool(True, help="Have the text come while it is written.").tag(config=True)
+    store = Bool(True, help="Have the server keep the answer, so that a conversation can go on by its id.").tag(config=True)
+    timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(config=True)
+    chain = Enum(["auto", "id", "transcript"], "auto", help="How a conversation is sent: by the response's id, or whole.").tag(
+        config=True
+    )
+    journal = Unicode("", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory.").tag(config=True)
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._runs = itertools.count(1)
+        self.begin_run(None)
+
+    @cached_property
+    def session(self) -> Session:
+        from aiml_magic.session import Session
+
+        return Session()
+
+    @cached_property
+    def view(self) -> View:
+        from aiml_magic.view import view_for
+
+        return view_for(self.shell)
+
+    @no_var_expand
+    @needs_local_scope
+    @line_cell_magic
+    def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer:
+        given, rest = options.read_line(line)
+        question = self._question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
+        job = self.session.ask(question, self.base_url, addresses.journal_path(self.journal))
+        try:
+            answer = self.view.follow(job, is_quiet=given.get("quiet", False))
+        except errors.AimlMagicError as error:
+            self._bind(given, error.answer)
+            raise
+        self._bind(given, answer)
+        return answer
+
+    @no_var_expand
+    @line_magic
+    def aiml(self, line: str) -> None:
+        commands.run(line, self.session, self.base_url, addresses.journal_path(self.journal))
+
+    def show_result(self, answer: Answer) -> None:
+        """Told by IPython that an answer is the value of a cell."""
+        self.view.show_result(answer)
+
+    def begin_run(self, info: Any) -> None:
+        """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
+        self._cell = getattr(info, "cell_id", None) or f"run {next(self._runs)}"
+        self._asked = itertools.count(1)
+
+    def _question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
+        from aiml_magic.prompts import fill
+        from aiml_magic.session import Question
+
+        return Question(
+            text=text if given.get("raw") else fill(text, variables),
+            cell=f"{self._cell}/{next(self._asked)}",
+            model=given.get("model", self.model),
+            effort=given.get("effort", self.effort),
+            summary=given.get("summary", self.summary),
+            instructions=given.get("instructions", self.instructions),
+            max_output_tokens=given.get("max_output_tokens", self.max_output_tokens),
+            params=dict(given.get("param", [])),
+            stream=self.stream and not given.get("no_stream"),
+            store=self.store and not given.get("no_store"),
+            chat=None if given.get("alone") else given.get("chat", "main"),
+            is_new=given.get("new", False),
+            chain=self.chain,
+            timeout=given.get("timeout", self.timeout),
+        )
+
+    def _bind(self, given: Mapping[str, Any], answer: Answer | None) -> None:
+        if answer is not None and "out" in given:
+            self.shell.push({given["out"]: answer})
+
+    _settings: Mapping[str, TraitType[Any, Any]] = {
+        "model": model, "base_url": base_url, "effort": effort, "summary": summary, "instructions": instructions,
+        "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "chain": chain,
+        "journal": journal,
+    }  # fmt: skip
+    o3pro.__doc__ = options.usage({name: str(setting.help) for name, setting in _settings.items()})
+    aiml.__doc__ = commands.usage()
+
+
+def _body(rest: str, cell: str | None) -> str:
+    """The question: of a line magic the rest of its line, of a cell magic the cell."""
+    if cell is None:
+        return rest
+    if rest:
+        raise errors.BadInput(
+            f"{rest[:60]!r} is no option, and the question of a cell goes below its first line. Nothing was sent.",
+            'Values with spaces go in quotes, as in -i "be brief".',
+        )
+    return cell.strip("\n")
+
+
+_LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
+
+
+def keep_question_marks(lines: list[str]) -> list[str]:
+    """Keeps IPython from reading `%o3pro why?` as a call for help on "why": an input transformer."""
+    if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith("%%"):
+        return lines
+    kept, is_in_string = [], False
+    for line in lines:
+        found = None if is_in_string else _LINE_QUESTION.match(line)
+        kept.append(f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n" if found else line)
+        is_in_string ^= found is None and (line.count('"""') + line.count("'''")) % 2 == 1
+    return kept
+
+
+_loaded: dict[int, tuple[O3Pro, Callable[[], None]]] = {}
+
+
+def load(shell: InteractiveShell) -> None:
+    """Registers the magics, once for each shell."""
+    if id(shell) in _loaded:
+        return
+    magics = O3Pro(shell)
+    shell.register_magics(magics)
+    shell.events.register("pre_run_cell", magics.begin_run)
+    shell.input_transformers_cleanup.append(keep_question_marks)
+    formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
+    formatter.for_type_by_name("aiml_magic.answer", "Answer", magics.show_result)
+
+    def undo() -> None:
+        magics.session.close()
+        configurables: list[Any] = shell.configurables
+        configurables.remove(magics)
+        for kind in ("line", "cell"):
+            for name in ("o3pro", "aiml"):
+                shell.magics_manager.magics[kind].pop(name, None)
+        shell.events.unregister("pre_run_cell", magics.begin_run)
+        shell.input_transformers_cleanup.remove(keep_question_marks)
+        formatter.pop("aiml_magic.answer.Answer", None)
+
+    _loaded[id(shell)] = magics, undo
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Undoes `load`; what is in flight is finished."""
+    if id(shell) in _loaded:
+        _loaded.pop(id(shell))[1]()

@@ -1,0 +1,185 @@
+"""The options of %%o3pro: a table, and a line of text read by it.
+
+A line is options, then the question. The question is everything from the first word that is no option, exactly as typed:
+quotes, apostrophes and braces in it mean nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from aiml_magic.errors import BadInput, nearest
+
+_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
+_NOTHING_SENT = "Nothing was sent."
+
+
+class Option(NamedTuple):
+    """One option. `read` turns its text into a value, and raises ValueError with what is wanted; without it, it is a flag."""
+
+    long: str
+    help: str
+    short: str = ""
+    metavar: str = ""
+    read: Callable[[str], Any] | None = None
+    is_repeatable: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.long.removeprefix("--").replace("-", "_")
+
+    @property
+    def usage(self) -> str:
+        flags = f"{self.short}, {self.long}" if self.short else f"    {self.long}"
+        return f"{flags} {self.metavar}".rstrip()
+
+
+def one_of(*values: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"one of {', '.join(values)}. {nearest(text, values)}".rstrip())
+        return text
+
+    return read
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
+            raise ValueError(f"a whole number, at least {least}")
+        return int(text)
+
+    return read
+
+
+def seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,7}(\.\d+)?", text, re.ASCII) or float(text) <= 0:
+        raise ValueError("a number of seconds above 0")
+    return float(text)
+
+
+def variable_name(text: str) -> str:
+    if not text.isidentifier():
+        raise ValueError("a name that a variable can have")
+    return text
+
+
+def field_and_json(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        if equals and re.fullmatch(r"[a-z][a-z_]*", name):
+            return name, json.loads(value)
+    except ValueError:
+        pass
+    raise ValueError('KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]')
+
+
+def words(text: str) -> str:
+    if not text.strip():
+        raise ValueError("some text")
+    return text
+
+
+OPTIONS = (
+    Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
+    Option("--quiet", "do not show the answer", "-q"),
+    Option("--model", "which model to ask (default openai/o3-pro)", "-m", "MODEL", words),
+    Option("--effort", "how much to reason: low, medium or high", "-e", "EFFORT", one_of("low", "medium", "high")),
+    Option(
+        "--summary",
+        "show a summary of the reasoning: auto, concise or detailed",
+        "",
+        "KIND",
+        one_of("auto", "concise", "detailed"),
+    ),
+    Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
+    Option("--max-output-tokens", "stop at N tokens, reasoning included; at least 16", "-t", "N", whole_number(16)),
+    Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
+    Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
+    Option("--new", "start the conversation afresh", "-n"),
+    Option("--alone", "ask outside every conversation"),
+    Option("--timeout", "give up after so many seconds without a byte (default 3600)", "", "SECONDS", seconds),
+    Option("--raw", "send the question as it is, {{…}} included"),
+    Option("--no-stream", "have the answer come in one piece"),
+    Option("--no-store", "ask the server not to keep the answer"),
+)
+
+
+def read_line(line: str) -> tuple[dict[str, Any], str]:
+    """The options at the front of `line` by name, and the question behind them. Raises BadInput."""
+    values: dict[str, Any] = {}
+    flags = {flag: option for option in OPTIONS for flag in (option.short, option.long) if flag}
+    found = list(_WORD.finditer(line))
+    while found and found[0].group().startswith("-"):
+        word = found.pop(0)
+        if word.group() == "--":
+            return values, line[word.end() :].strip()
+        flag, equals, attached = word.group().partition("=")
+        option = flags.get(flag)
+        if option is None:
+            hint = nearest(flag, flags) or "%%o3pro? lists them all."
+            raise BadInput(
+                f"There is no option {flag}. {_NOTHING_SENT}",
+                f"{hint} A question that begins with a dash goes after --.",
+            )
+        if option.read is None:
+            if equals:
+                raise BadInput(f"{flag} takes no value. {_NOTHING_SENT}", f"Write just {flag}.")
+            values[option.name] = True
+            continue
+        if not equals and not found:
+            raise BadInput(f"{flag} needs a value: {option.metavar}. {_NOTHING_SENT}", f"{option.long} is to {option.help}.")
+        value = _read(option, flag, _unquoted(attached if equals else found.pop(0).group()))
+        values[option.name] = [*values.get(option.name, []), value] if option.is_repeatable else value
+    return values, line[found[0].start() :].strip() if found else ""
+
+
+def _read(option: Option, flag: str, text: str) -> Any:
+    assert option.read is not None
+    try:
+        return option.read(text)
+    except ValueError as error:
+        raise BadInput(f"{flag} cannot be {text[:60]!r}. {_NOTHING_SENT}", f"It takes {error}.".replace("..", ".")) from error
+
+
+def _unquoted(text: str) -> str:
+    is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if is_quoted else text
+
+
+def usage(settings: Mapping[str, str]) -> str:
+    """The help of %%o3pro."""
+    rows = "\n".join(f"  {option.usage:<30} {option.help}" for option in OPTIONS)
+    defaults = "\n".join(f"  {name:<30} {meaning}" for name, meaning in settings.items())
+    return f"""Ask o3-pro, and show its answer.
+
+    %%o3pro [options]
+    The question, over as many lines as it needs.
+
+    %o3pro [options] question
+    answer = %o3pro [options] question
+
+The value is the answer: .text .reasoning .usage .cost_usd .seconds .status .id .model .raw
+A cell continues the conversation of the cell run before it; run again, it keeps its place.
+{{{{name}}}} in the question is replaced by that variable; also {{{{table.shape[0]}}}} and {{{{x:.2f}}}}.
+An interrupt of the kernel stops the question and keeps what came.
+
+Options:
+{rows}
+
+Settings, as %config O3Pro.effort = "high":
+{defaults}
+
+Examples:
+  %%o3pro                                    ask in the conversation of this notebook
+  %%o3pro -o answer -e high --summary auto   think hard, say how, keep the answer in a variable
+  %%o3pro -n -i "You are a strict referee."  begin anew, with instructions
+  %%o3pro -c ideas -t 4000                   another conversation, at most 4,000 tokens
+  %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
+  %o3pro --param truncation="auto" -- -1 is the square of what?
+
+See also: %aiml help
+"""

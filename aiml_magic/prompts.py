@@ -1,0 +1,66 @@
+r"""Fills `{{name}}` in a question with variables of the notebook.
+
+A field is that of a format string: a name, then any `.attribute` and `[index]`, then `!r`, `!s` or `!a`, then `:format`. It
+is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is not looked at again.
+Single braces, `$x` and `\frac{a}{b}` are text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiml_magic.errors import BadInput, nearest
+
+_BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_FIELD = re.compile(
+    r"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[[^\[\]{}]+\])*)\s*(?:!(?P<conversion>[rsa]))?(?::(?P<format>[^{}]*))?"
+)
+_STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<index>[^\]]+)\]")
+_CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {"r": repr, "a": ascii, "s": str, None: lambda value: value}
+_RAW_HINT = "With --raw the question is sent as it is, braces and all."
+
+
+def fill(template: str, variables: Mapping[str, Any]) -> str:
+    """`template` with every `{{field}}` replaced. Raises BadInput for what is no field, and for unknown names."""
+    return _BRACES.sub(lambda braces: _value(braces.group(1), variables), template)
+
+
+def _value(text: str, variables: Mapping[str, Any]) -> str:
+    field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
+    if field is None:
+        raise BadInput(f"{{{{{text[:60]}}}}} is no variable: only a name with .attribute and [index] can stand there.", _RAW_HINT)
+    value = _look_up(field["name"], field["path"], variables)
+    try:
+        return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())
+    except Exception as error:
+        raise BadInput(f"{{{{{text[:60]}}}}} cannot be written out: {error}", "Check the format after the colon.") from error
+
+
+def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
+    if name.startswith("_"):
+        raise BadInput(f"{name} begins with an underscore, and is not looked up.", _RAW_HINT)
+    if name not in variables:
+        hint = nearest(name, (known for known in variables if not known.startswith("_")))
+        raise BadInput(f"There is no variable {name}, so nothing was sent.", f"{hint} {_RAW_HINT}".strip())
+    value = variables[name]
+    for step in _STEP.finditer(path):
+        value = _one_step(value, step, name + path[: step.start()])
+    return value
+
+
+def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
+    attribute, index = step["attribute"], step["index"]
+    if attribute is not None and attribute.startswith("_"):
+        raise BadInput(f"{so_far}.{attribute} begins with an underscore, and is not looked up.", _RAW_HINT)
+    try:
+        if attribute is not None:
+            return getattr(value, attribute)
+        return value[int(index) if index.strip().isdecimal() else index]
+    except Exception as error:
+        known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
+        hint = nearest(attribute or index, (name for name in known if not name.startswith("_")))
+        raise BadInput(
+            f"{so_far} has no {step.group().lstrip('.')}, so nothing was sent.", f"{hint} {_RAW_HINT}".strip()
+        ) from error

@@ -1,0 +1,452 @@
+"""The Responses API as frozen values and events; pure.
+
+Tolerant in reading: every field may be missing, null or of another type, what is unknown is kept and named, and nothing
+here raises on a JSON object. A `Response` is a view of the raw object, which stays as it came. A `Stream` folds the events
+of one stream into such an object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+Raw = Mapping[str, Any]
+
+MAX_JSON = 16 * 2**20  # bytes of one JSON body
+_MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
+PENDING = ("queued", "in_progress")
+
+_KNOWN_ITEMS = {
+    "message", "reasoning", "function_call", "web_search_call", "file_search_call", "computer_call",
+    "computer_call_output", "image_generation_call", "code_interpreter_call", "local_shell_call",
+    "mcp_list_tools", "mcp_call", "mcp_approval_request",
+}  # fmt: skip
+
+
+def load(body: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError, also for one too large or too deep to be an answer."""
+    if isinstance(body, bytes):
+        body = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+    if len(body) > MAX_JSON or sum(body.count(sign) for sign in "{[,") > _MAX_VALUES:
+        raise ValueError(f"more than {MAX_JSON // 2**20} MiB or {_MAX_VALUES:,} values")
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def dump(value: Any) -> str:
+    """JSON in ASCII: a lone surrogate, which is no UTF-8, survives as its escape."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens, as the server counted them; `None` where it did not say."""
+
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the server says it charged. `source` is the place where it said so."""
+
+    usd: float
+    credits: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A place that the text cites. The indices count code points; a server may give some outside the text."""
+
+    title: str
+    url: str
+    start_index: int | None
+    end_index: int | None
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response: `raw` as it came, and what can be read from it."""
+
+    raw: Raw
+
+    @cached_property
+    def id(self) -> str | None:
+        return _text(self.raw.get("id")) or None
+
+    @cached_property
+    def model(self) -> str | None:
+        return _text(self.raw.get("model")) or None
+
+    @cached_property
+    def items(self) -> tuple[Raw, ...]:
+        """The output items, in order."""
+        return tuple(_objects(self.raw.get("output")))
+
+    @cached_property
+    def text(self) -> str:
+        """What the model wrote: all `output_text` parts, joined; `output_text` of the response only if there is no item."""
+        if not self.items:
+            return _text(self.raw.get("output_text"))
+        return "".join(_text(part.get("text")) for part in self._parts("output_text"))
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the model would not answer, in its words."""
+        return "".join(_text(part.get("refusal")) for part in self._parts("refusal")) or None
+
+    @cached_property
+    def summaries(self) -> tuple[str, ...]:
+        """The summaries of the reasoning, Markdown. Raw reasoning text is never among them."""
+        parts = (part for item in self.of_type("reasoning") for part in _objects(item.get("summary")))
+        return tuple(text for part in parts if (text := _text(part.get("text"))))
+
+    @cached_property
+    def error(self) -> Raw | None:
+        """`code` and `message` of a failed run."""
+        error = self.raw.get("error")
+        return error if isinstance(error, Mapping) else None
+
+    @cached_property
+    def incomplete_reason(self) -> str | None:
+        details = _object(self.raw.get("incomplete_details"))
+        return _text(details.get("reason")) or None
+
+    @cached_property
+    def is_status_inferred(self) -> bool:
+        """The vendor's own sample has no status (contract of 2025)."""
+        return not _text(self.raw.get("status"))
+
+    @cached_property
+    def status(self) -> str | None:
+        if not self.is_status_inferred:
+            return _text(self.raw.get("status"))
+        if self.error:
+            return "failed"
+        if self.raw.get("incomplete_details"):
+            return "incomplete"
+        return "completed" if self.text or self.refusal or self.items else None
+
+    @cached_property
+    def outcome(self) -> str:
+        """What came of it: answer, refusal, tool_calls, approval, incomplete, failed, cancelled or pending."""
+        if self.status in PENDING:
+            return "pending"
+        if self.status in ("failed", "incomplete", "cancelled"):
+            return self.status
+        if self.refusal:
+            return "refusal"
+        if self.of_type("mcp_approval_request"):
+            return "approval"
+        return "tool_calls" if self.of_type("function_call") else "answer"
+
+    @cached_property
+    def usage(self) -> Usage | None:
+        usage = self.raw.get("usage")
+        if not isinstance(usage, Mapping):
+            return None
+        given, written = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
+        total = _count(usage.get("total_tokens"))
+        if total is None and given is not None and written is not None:
+            total = given + written
+        return Usage(
+            input_tokens=given,
+            cached_tokens=_count(_object(usage.get("input_tokens_details")).get("cached_tokens")),
+            output_tokens=written,
+            reasoning_tokens=_count(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
+            total_tokens=total,
+        )
+
+    @cached_property
+    def citations(self) -> tuple[Citation, ...]:
+        notes = (note for part in self._parts("output_text") for note in _objects(part.get("annotations")))
+        return tuple(
+            Citation(
+                _text(note.get("title")),
+                _text(note.get("url")),
+                _count(note.get("start_index")),
+                _count(note.get("end_index")),
+            )
+            for note in notes
+            if note.get("type") == "url_citation"
+        )
+
+    @cached_property
+    def unknown_types(self) -> tuple[str, ...]:
+        """Types of items that this package does not know, each once, sorted."""
+        return tuple(sorted({_text(item.get("type")) or "(no type)" for item in self.items} - _KNOWN_ITEMS))
+
+    @property
+    def images(self) -> tuple[Raw, ...]:
+        return tuple(item for item in self.of_type("image_generation_call") if item.get("result"))
+
+    def of_type(self, kind: str) -> tuple[Raw, ...]:
+        return tuple(item for item in self.items if item.get("type") == kind)
+
+    def warnings(self, request: Raw) -> tuple[str, ...]:
+        """What a person should know of this response, as codes, given the `request` that it answers."""
+        return tuple(code for code, holds in self._claims(request) if holds)
+
+    def _claims(self, request: Raw) -> Iterator[tuple[str, bool]]:
+        is_completed = self.status == "completed"
+        written = self.usage.output_tokens if self.usage else None
+        cap, asked_cap = _count(self.raw.get("max_output_tokens")), request.get("max_output_tokens")
+        calls = self.of_type("function_call")
+        yield "status_missing", self.is_status_inferred
+        yield (
+            "item_not_completed",
+            is_completed and any(item.get("status") not in (None, "completed") for item in self.of_type("message")),
+        )
+        yield "usage_missing", is_completed and self.usage is None
+        yield "usage_exceeds_max_output_tokens", written is not None and cap is not None and written > cap
+        yield "max_output_tokens_changed", asked_cap is not None and cap is not None and cap < asked_cap
+        yield "background_not_honoured", bool(request.get("background")) and self.status not in PENDING
+        yield "tool_arguments_not_json", any(not _is_json(call.get("arguments")) for call in calls)
+        yield "citation_out_of_range", any(not self._is_in_text(citation) for citation in self.citations)
+        yield "citation_unsafe_url", any(not is_web_link(citation.url) for citation in self.citations)
+        yield (
+            "mcp_error",
+            any(item.get("error") for kind in ("mcp_list_tools", "mcp_call") for item in self.of_type(kind)),
+        )
+
+    def _is_in_text(self, citation: Citation) -> bool:
+        start, end = citation.start_index, citation.end_index
+        return start is not None and end is not None and 0 <= start <= end <= len(self.text)
+
+    def _parts(self, kind: str) -> Iterator[Raw]:
+        for item in self.of_type("message"):
+            yield from (part for part in _objects(item.get("content")) if part.get("type") == kind)
+
+
+def is_response(raw: Raw) -> bool:
+    """A JSON object that is a response, not an error body nor something else."""
+    return raw.get("object") == "response" or isinstance(raw.get("output"), list) or "output_text" in raw
+
+
+def is_web_link(url: str) -> bool:
+    return url.startswith(("https://", "http://"))
+
+
+def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost | None:
+    """What the server says it charged: in the response, in the last chunk of a stream (`meta`), or in the headers."""
+    places = (
+        ("meta.usage", _object(_object(raw.get("meta")).get("usage"))),
+        ("stream meta", _object(_object(meta).get("usage"))),
+        (
+            "headers",
+            {name: headers.get(f"x-aimlapi-{name.replace('_', '-')}") for name in ("usd_spent", "credits_used")},
+        ),
+    )
+    for source, usage in places:
+        usd = _money(usage.get("usd_spent"))
+        if usd is not None:
+            spent = _money(usage.get("credits_used"))
+            return Cost(usd, None if spent is None else round(spent), source)
+    return None
+
+
+def message(role: str, text: str, item_id: str | None = None) -> dict[str, Any]:
+    """An input item with one part of text; one of the assistant's needs an id."""
+    if role == "assistant":
+        part = {"type": "output_text", "text": text, "annotations": []}
+        return {"type": "message", "role": role, "id": item_id, "status": "completed", "content": [part]}
+    return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+
+
+def transcript(turns: Iterable[tuple[Any, str]], question: Any) -> list[Any]:
+    """The `input` that tells a whole conversation: of each turn its own input and the text of its answer, then `question`."""
+    items: list[Any] = []
+    for number, (asked, answered) in enumerate(turns, start=1):
+        items += _as_items(asked)
+        items.append(message("assistant", answered, f"msg_{number}"))
+    return items + _as_items(question)
+
+
+def _as_items(asked: Any) -> list[Any]:
+    return [message("user", asked)] if isinstance(asked, str) else list(asked)
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of what the model writes for the person (its text or its refusal)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Created:
+    """The server has the request, under this id."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """The model reasons, or a tool runs; `what` is the type of the item."""
+
+    what: str
+
+
+Event = TextDelta | Created | Thinking
+
+
+@dataclass
+class Stream:
+    """Folds the events of one stream into its response.
+
+    The response inside the terminal event decides; where it has no output, and where no terminal event came, the output is
+    put together from what was streamed.
+    """
+
+    terminal: str | None = None
+    last_sequence_number: int | None = None
+    meta: Raw | None = None
+    error: Raw | None = None
+    _response: dict[str, Any] = field(default_factory=dict)
+    _done: dict[object, Raw] = field(default_factory=dict)
+    _parts: dict[object, dict[tuple[str, int], str]] = field(default_factory=dict)
+    _index_of: dict[str, object] = field(default_factory=dict)
+
+    def add(self, event: Raw) -> Event | None:
+        """Takes one event; gives what of it a person may want to see at once."""
+        number = _count(event.get("sequence_number"))
+        self.last_sequence_number = self.last_sequence_number if number is None else number
+        kind = _text(event.get("type"))
+        match kind.removeprefix("response."):
+            case "queued" | "created" | "in_progress":
+                return self._begin(_object(event.get("response")))
+            case "completed" | "incomplete" | "failed" | "cancelled" if kind.startswith("response."):
+                self.terminal = kind
+                return self._begin(_object(event.get("response")))
+            case "error":
+                self.error = _object(event.get("error")) or event
+            case "output_item.added":
+                self._key(event)
+                return Thinking(_text(_object(event.get("item")).get("type")))
+            case "output_item.done":
+                self._done[self._key(event)] = _object(event.get("item"))
+            case "output_text.delta" | "refusal.delta" | "reasoning_summary_text.delta":
+                return self._append(event, kind.removeprefix("response.").removesuffix(".delta"))
+            case "output_text.done" | "refusal.done" | "reasoning_summary_text.done":
+                part = kind.removeprefix("response.").removesuffix(".done")
+                self._parts[self._key(event)][_slot(event, part)] = _text(event.get("refusal" if part == "refusal" else "text"))
+            case _:
+                self._take_untyped(event, kind)
+        return None
+
+    @property
+    def text(self) -> str:
+        """What was streamed for the person so far."""
+        return Response({"output": self._items()}).text
+
+    @property
+    def has_ended(self) -> bool:
+        return self.terminal is not None
+
+    def response(self) -> dict[str, Any]:
+        """The response as far as it is known; empty if nothing of it came."""
+        items = self._items()
+        if self._response.get("output") or not items:
+            return self._response
+        return self._response | {"output": items}
+
+    @property
+    def differs_from_final(self) -> bool:
+        """The terminal response holds another text than was streamed."""
+        final = Response(self._response).text
+        return bool(self.text and final and self.text != final)
+
+    def _begin(self, response: Raw) -> Event | None:
+        is_first = not self._response
+        self._response = self._response | dict(response)
+        known = Response(self._response).id
+        return Created(known) if is_first and known else None
+
+    def _take_untyped(self, event: Raw, kind: str) -> None:
+        if not kind and isinstance(event.get("meta"), Mapping):
+            self.meta = event["meta"]
+        elif not kind and ("statusCode" in event or "error" in event or "detail" in event):
+            self.error = event
+
+    def _append(self, event: Raw, kind: str) -> Event | None:
+        delta = _text(event.get("delta"))
+        parts, slot = self._parts[self._key(event)], _slot(event, kind)
+        parts[slot] = parts.get(slot, "") + delta
+        return Thinking("reasoning") if kind == "reasoning_summary_text" else TextDelta(delta)
+
+    def _key(self, event: Raw) -> object:
+        """One key for an item, whether an event names it by its index, by its id (llama.cpp) or by both."""
+        item = _object(event.get("item"))
+        index, known = _count(event.get("output_index")), _text(event.get("item_id")) or _text(item.get("id"))
+        if index is None:
+            index = self._index_of.get(known, known)
+        self._index_of.setdefault(known, index)
+        self._parts.setdefault(index, {})
+        return index
+
+    def _items(self) -> list[Raw]:
+        streamed = ((key, self._done.get(key) or _assembled(parts)) for key, parts in self._parts.items())
+        items = [(key, item) for key, item in streamed if item]
+        if all(isinstance(key, int) for key, _ in items):
+            items.sort(key=lambda pair: pair[0])  # type: ignore[arg-type,return-value]  # all are integers
+        return [item for _, item in items]
+
+
+def _slot(event: Raw, kind: str) -> tuple[str, int]:
+    name = "summary_index" if kind == "reasoning_summary_text" else "content_index"
+    return kind, _count(event.get(name)) or 0
+
+
+def _assembled(parts: Mapping[tuple[str, int], str]) -> Raw | None:
+    """An item made of streamed text, for one that was cut off before it was done."""
+    if not parts:
+        return None
+    names = {"output_text": "text", "refusal": "refusal", "reasoning_summary_text": "text"}
+    content = [{"type": kind, names[kind]: text} for (kind, _), text in parts.items()]
+    if content[0]["type"] == "reasoning_summary_text":
+        return {"type": "reasoning", "summary": [part | {"type": "summary_text"} for part in content]}
+    return {"type": "message", "role": "assistant", "status": "in_progress", "content": content}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _object(value: Any) -> Raw:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any) -> list[Raw]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value)
+
+
+def _money(value: Any) -> float | None:
+    try:
+        amount = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return amount if math.isfinite(amount) and amount >= 0 and not isinstance(value, bool) else None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

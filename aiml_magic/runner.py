@@ -1,0 +1,245 @@
+"""The process that holds the wire: jobs in, events out.
+
+    python -m aiml_magic.runner JOURNAL
+
+One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of the kernel reaches it.
+It lives while its standard input is open or a request is in flight: an answer that nobody listens for is paid and lost.
+Commands and events are JSON, one a line. The API key comes with a command, and is written nowhere.
+
+    {"do": "send", "row": 7, "key": …, "silence": 3600}     {"do": "cancel", "row": 7}
+    {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.client import Client, Reply
+from aiml_magic.credentials import mask
+from aiml_magic.journal import Journal, Row
+from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
+
+TAIL = 1500  # characters of the newest text that a panel shows
+_TELL_EVERY = 0.1  # seconds
+_KEEP_EVERY = 2.0  # seconds
+
+
+class Runner:
+    """Sends the requests of one journal, each in a task."""
+
+    def __init__(self, journal: Journal, outbox: Outbox) -> None:
+        self._journal = journal
+        self._outbox = outbox
+        self._clients: dict[tuple[str, str, float], Client] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
+        """Does what is asked until there is nobody to ask, then finishes what is in flight."""
+        while (command := await commands.get()) is not None:
+            match command["do"]:
+                case "send":
+                    task = asyncio.create_task(self._send(command["row"], command["key"], command["silence"]))
+                    self._tasks[command["row"]] = task
+                case "cancel" if command["row"] in self._tasks:
+                    self._tasks[command["row"]].cancel()
+                case "get":
+                    call = asyncio.create_task(self._get(command))
+                    self._calls.add(call)
+                    call.add_done_callback(self._calls.discard)
+        await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _send(self, row_id: int, key: str, silence: float) -> None:
+        try:
+            if self._journal.claim(row_id):
+                await self._ask_and_keep(self._journal.row(row_id), key, silence)
+        finally:
+            self._tasks.pop(row_id, None)
+            self._outbox.put({"row": row_id, "event": "over"})
+
+    async def _ask_and_keep(self, row: Row, key: str, silence: float) -> None:
+        recorder = Recorder(row.id, self._journal, self._outbox, key)
+        started = time.monotonic()
+        try:
+            reply, state = await self._ask(row, self._client(row.base_url, key, silence), recorder), "done"
+        except asyncio.CancelledError:
+            reply, state = Reply({}), "cancelled"
+        recorder.close()
+        if reply.error is not None:
+            state = "failed"
+            reply.error.message = mask(reply.error.message, key)
+        self._journal.finish(
+            row.id,
+            state,
+            response=_without_key(reply.response, key),
+            seconds=time.monotonic() - started,
+            notices=reply.notices,
+            cost=reply.cost,
+            error=reply.error,
+        )
+
+    async def _ask(self, row: Row, client: Client, recorder: Recorder) -> Reply:
+        """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
+        reply = await client.ask(self._body(row, row.chain), row.client_request_id, recorder)
+        if row.chain != "id":
+            return reply
+        if _is_chain_refused(reply.error):
+            self._journal.note_chain(row.id, "transcript", "chain_refused")
+            return await client.ask(self._body(row, "transcript"), row.client_request_id, recorder)
+        if reply.error is None and not reply.response.get("previous_response_id"):
+            return replace(reply, notices=(*reply.notices, "chain_ignored"))
+        return reply
+
+    def _body(self, row: Row, chain: str | None) -> dict[str, Any]:
+        """The request with its conversation, by the parent's response id or as a transcript."""
+        body = dict(row.request)
+        if row.parent is None:
+            return body
+        turns = self._journal.ancestors(row.parent)
+        if chain == "id":
+            return body | {"previous_response_id": turns[-1].response_id}
+        told = ((turn.request.get("input", ""), Response(turn.response).text) for turn in turns)
+        return body | {"input": transcript(told, body["input"])}
+
+    async def _get(self, command: Mapping[str, Any]) -> None:
+        told: dict[str, Any] = {"call": command["call"], "event": "over"}
+        try:
+            told["value"] = await self._client(command["base_url"], command["key"], 30.0).get(command["path"])
+        except errors.RequestFailed as error:
+            error.message = mask(error.message, command["key"])
+            told["error"] = error.as_dict()
+        self._outbox.put(told)
+
+    def _client(self, base_url: str, key: str, silence: float) -> Client:
+        """The client for these settings; one that was used before has a warm connection."""
+        settings = (base_url, key, silence)
+        if settings not in self._clients:
+            self._clients[settings] = Client(base_url, key, silence)
+        return self._clients[settings]
+
+
+class Recorder:
+    """Keeps what happens to one request in the journal, and tells the kernel: a `client.Listener`."""
+
+    def __init__(self, row_id: int, journal: Journal, outbox: Outbox, key: str) -> None:
+        self._row_id = row_id
+        self._journal = journal
+        self._outbox = outbox
+        self._key = key
+        self._text = ""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tell(event="sent")
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case Created(response_id):
+                self._journal.note_response_id(self._row_id, response_id)
+                self._tell(event="thinking", what="")
+            case Thinking(what):
+                self._tell(event="thinking", what=what)
+            case TextDelta(text):
+                self._text += text
+                self._later("tell", _TELL_EVERY, self._tell_text)
+                self._later("keep", _KEEP_EVERY, self._keep_text)
+
+    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
+        self._tell(event="retry", seconds=seconds, why=mask(error.message, self._key))
+
+    def on_poll(self, status: str) -> None:
+        self._tell(event="poll", status=status)
+
+    def close(self) -> None:
+        """Keeps what has not been kept yet."""
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._text:
+            self._keep_text()
+
+    def _later(self, name: str, delay: float, action: Any) -> None:
+        if name not in self._timers:
+            self._timers[name] = asyncio.get_running_loop().call_later(delay, action)
+
+    def _tell_text(self) -> None:
+        self._timers.pop("tell", None)
+        tail = mask(self._text[-TAIL - len(self._key) :], self._key)[-TAIL:]
+        self._tell(event="text", tail=tail, characters=len(self._text))
+
+    def _keep_text(self) -> None:
+        self._timers.pop("keep", None)
+        self._journal.note_text(self._row_id, mask(self._text, self._key))
+
+    def _tell(self, **event: Any) -> None:
+        self._outbox.put({"row": self._row_id} | event)
+
+
+class Outbox:
+    """Events on their way to the kernel. A kernel that is gone, or does not read, stops nothing here."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        self._queue.put(dump(event).encode("ascii") + b"\n")
+
+    def close(self) -> None:
+        """Gives the last events two seconds to leave."""
+        self._queue.put(None)
+        self._thread.join(2)
+
+    def _write(self) -> None:
+        while (line := self._queue.get()) is not None:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError:
+                return
+
+
+def _is_chain_refused(error: errors.RequestFailed | None) -> bool:
+    """The server does not know the response that the request continues, or no such responses at all."""
+    if error is None or error.status not in (400, 404):
+        return False
+    return error.param == "previous_response_id" or "previous_response" in f"{error.code} {error.message}".lower()
+
+
+def _without_key(response: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A server may echo what it was sent; the key is kept out of the journal all the same."""
+    text = dump(response)
+    masked = mask(text, key)
+    return response if masked == text else json.loads(masked)
+
+
+def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
+    """Hands on the lines of standard input, then `None`: in a thread, since no loop waits for a pipe on Windows."""
+    for line in sys.stdin.buffer:
+        loop.call_soon_threadsafe(commands.put_nowait, json.loads(line))
+    loop.call_soon_threadsafe(commands.put_nowait, None)
+
+
+async def _main(journal: Journal) -> None:
+    commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    outbox = Outbox(sys.stdout.buffer)
+    threading.Thread(target=_read_commands, args=(asyncio.get_running_loop(), commands), daemon=True).start()
+    await Runner(journal, outbox).run(commands)
+    outbox.close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_main(Journal(Path(sys.argv[1]))))

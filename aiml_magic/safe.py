@@ -1,0 +1,396 @@
+"""Model text to Markdown and HTML in which nothing is active.
+
+A notebook that was just run is trusted: JupyterLab executes what its `text/markdown` and `text/html` hold. So the answer's
+Markdown is parsed, and written anew from what was understood. One rule decides what survives: every mark in the result is ours,
+and every character of the model's is one of four things.
+
+* Text, in which each character that Markdown, HTML or MathJax could take for a mark is an entity.
+* Code, in a fence where no front end can misread it, else in entities.
+* An address that begins with https, http, mailto or #, in characters that cannot end it.
+* Mathematics made of known commands that only set type; any other formula is shown as code.
+
+Raw HTML is text, a picture is a link (showing it would fetch it), and a language name that makes a front end draw is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.tree import SyntaxTreeNode
+
+_IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
+_MARKS = re.compile(r"[<>&*`\[\]~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)")
+_LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
+_BARE_LINK = re.compile(r"https?://[\w.~:/?#@!&*+,;=%-]*[\w/#=&%-]", re.ASCII)
+_ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
+_LANGUAGES = frozenset(
+    "bash c c++ clojure cmake console cpp cs csharp css csv dart diff docker dockerfile elixir erlang fortran fsharp go "
+    "graphql haskell haskell html http ini java javascript js json jsonc jsx julia kotlin latex lisp lua make makefile "
+    "markdown matlab md nix nim objc ocaml pascal perl php powershell prolog proto ps1 py pycon python python3 r rb rs ruby "
+    "rust sas scala scheme sh shell sql stan swift tcl terraform tex text toml ts tsx typescript vb verilog vhdl vim xml "
+    "yaml yml zig".split()
+)
+_COMMANDS = frozenset(
+    # letters
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi omicron pi varpi rho "
+    "varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
+    "aleph beth gimel ell hbar hslash imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
+    # relations and operators
+    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong equiv propto prec succ preceq "
+    "succeq subset supset subseteq supseteq subsetneq supsetneq sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel "
+    "perp vdash dashv models asymp doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
+    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger diamond triangle triangleleft "
+    "triangleright bigtriangleup bigtriangledown lhd rhd trianglelefteq trianglerighteq square Box blacksquare lozenge angle "
+    "measuredangle therefore because forall exists nexists top bot prime backprime degree checkmark surd flat natural sharp "
+    "clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq "
+    # arrows
+    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow longleftarrow longrightarrow "
+    "longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow "
+    "Uparrow Downarrow Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
+    "rightharpoonup rightleftharpoons leadsto implies impliedby iff xrightarrow xleftarrow "
+    # big operators and functions
+    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes bigsqcup limits nolimits lim limsup "
+    "liminf varlimsup varliminf max min sup inf arg det dim ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos "
+    "arctan sinh cosh tanh coth Pr mod bmod pmod operatorname argmax argmin "
+    # structures
+    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset underset substack overline "
+    "underline overbrace underbrace overrightarrow overleftarrow widehat widetilde hat check tilde acute grave dot ddot dddot "
+    "breve bar vec mathring boxed cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr "
+    "bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil lbrace rbrace lbrack rbrack "
+    "ulcorner urcorner llcorner lrcorner backslash begin end hline cr nonumber notag tag displaystyle textstyle scriptstyle "
+    # letters in another shape, space, dots
+    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal mathfrak mathscr mathnormal "
+    "boldsymbol bm rm bf it sf tt cal quad qquad enspace thinspace phantom hphantom vphantom ldots cdots vdots ddots dots "
+    "dotsc dotsb dotsm dotsi dotso".split()
+)
+_ENVIRONMENTS = frozenset(
+    [
+        "equation",
+        "align",
+        "aligned",
+        "alignat",
+        "alignedat",
+        "gather",
+        "gathered",
+        "multline",
+        "split",
+        "cases",
+        "rcases",
+        "array",
+        "matrix",
+        "pmatrix",
+        "bmatrix",
+        "Bmatrix",
+        "vmatrix",
+        "Vmatrix",
+        "smallmatrix",
+    ]
+)
+_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
+_CONTROL |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_MAX_FORMULA = 4000  # characters
+_HTML_TAGS = set(
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong del sub sup table thead tbody tr th td a".split()
+)
+
+
+def plain(text: str) -> str:
+    """`text` with every control character made visible, and what is no character replaced."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROL)
+
+
+def markdown(text: str) -> str:
+    """The Markdown `text` of a model as Markdown in which nothing is active."""
+    from markdown_it.tree import SyntaxTreeNode
+
+    root = SyntaxTreeNode(_parser().parse(plain(text)))
+    return "\n\n".join(_block(child, is_top=True) for child in root.children)
+
+
+def html(text: str) -> str:
+    """The Markdown `text` of a model as HTML in which nothing is active, without mathematics."""
+    import markdown as python_markdown
+    import nh3
+
+    unsafe = python_markdown.markdown(plain(text), extensions=["tables", "fenced_code", "sane_lists"])
+    return nh3.clean(
+        unsafe,
+        tags=_HTML_TAGS,
+        attributes={"a": {"href"}},
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer",
+    )
+
+
+def is_address(url: str) -> bool:
+    """`url` may be linked to."""
+    return _ADDRESS.fullmatch(url) is not None
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    parser.inline.ruler.before("escape", "formula", _inline_formula)
+    parser.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]})
+    return parser
+
+
+_OPENERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
+
+
+def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    opener = next((mark for mark in _OPENERS if state.src.startswith(mark, state.pos)), None)
+    if opener is None:
+        return False
+    start = state.pos + len(opener)
+    end = _end_of_formula(state.src, start, _OPENERS[opener])
+    if end < 0 or (opener == "$" and not _is_between_dollars(state.src, start, end)):
+        return False
+    if not silent:
+        token = state.push("formula", "", 0)
+        token.content, token.markup = state.src[start:end], opener
+    state.pos = end + len(_OPENERS[opener])
+    return True
+
+
+def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
+    """A formula that begins a line and may go on over many, which would else be read as lists and headings."""
+    begin = state.bMarks[first] + state.tShift[first]
+    opener = state.src[begin : begin + 2]
+    if opener not in ("$$", "\\["):
+        return False
+    stop = state.eMarks[last - 1]
+    end = _end_of_formula(state.src[:stop], begin + 2, _OPENERS[opener])
+    after = next((line for line in range(first, last) if state.eMarks[line] >= end + 2), last)
+    if end < 0 or after >= last or state.src[end + 2 : state.eMarks[after]].strip():
+        return False
+    if not silent:
+        token = state.push("formula_block", "", 0)
+        token.content, token.markup = state.src[begin + 2 : end], opener
+        token.map = [first, after + 1]
+        state.line = after + 1
+    return True
+
+
+def _end_of_formula(source: str, start: int, closer: str) -> int:
+    for found in re.finditer(re.escape(closer), source[start : start + _MAX_FORMULA]):
+        end = start + found.start()
+        backslashes = len(source[:end]) - len(source[:end].rstrip("\\"))
+        if closer.startswith("$") and backslashes % 2:
+            continue
+        return end if source[start:end].strip() and "\n\n" not in source[start:end] else -1
+    return -1
+
+
+def _is_between_dollars(source: str, start: int, end: int) -> bool:
+    """`$x$`, not the money in "$5 and $6": no space inside the dollars, no digit behind them, no amount before a space."""
+    content = source[start:end]
+    if content[0].isspace() or content[-1].isspace() or source[end + 1 : end + 2].isdigit():
+        return False
+    return re.match(r"\d[\d.,]*\s", content) is None
+
+
+def _formula(content: str) -> str | None:
+    """The formula on one line, or `None` if it holds anything that does more than set type."""
+    line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
+    is_known = all(
+        name in _COMMANDS if name.isalpha() else name in "\\,;:! {}|%#_&"
+        for name in re.findall(r"\\([A-Za-z]+|.)", line, re.DOTALL)
+    )
+    environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", line)
+    begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", line))
+    if not is_known or begins != len(environments) or {name.rstrip("*") for name in environments} - _ENVIRONMENTS:
+        return None
+    if re.search(r"\\\\\s*\[|[`$@]|://|&#|\\$", line) or not _is_balanced(line):
+        return None
+    return line.replace("<", r"\lt ").replace(">", r"\gt ").replace("](", "] (").replace("![", "! [")
+
+
+def _is_balanced(line: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", line.replace("\\\\", "  ")):
+        depth += 1 if brace == "{" else -1
+        if not 0 <= depth <= 40:
+            return False
+    return depth == 0
+
+
+def _block(node: SyntaxTreeNode, *, is_top: bool = False) -> str:
+    match node.type:
+        case "heading":
+            return "#" * int(node.tag[1]) + " " + _inline(node.children[0]).replace("\n", " ")
+        case "paragraph":
+            return _inline(node.children[0])
+        case "blockquote":
+            return _indented("> ", "> ", _blocks(node))
+        case "bullet_list":
+            return _list(node, ("- " for _ in node.children))
+        case "ordered_list":
+            first = int(node.attrs.get("start", 1))
+            return _list(node, (f"{number}. " for number in range(first, first + len(node.children))))
+        case "fence" | "code_block":
+            return _code_block(node, is_top=is_top)
+        case "formula_block":
+            return _display(node.content, node.markup)
+        case "table":
+            return _table(node)
+        case "hr":
+            return "* * *"
+        case _:
+            return _entities(node.content)
+
+
+def _blocks(node: SyntaxTreeNode) -> str:
+    return "\n\n".join(_block(child) for child in node.children)
+
+
+def _list(node: SyntaxTreeNode, markers: Iterator[str]) -> str:
+    items = [_indented(marker, " " * len(marker), _item(item)) for marker, item in zip(markers, node.children, strict=True)]
+    is_tight = all(child.hidden for item in node.children for child in item.children if child.type == "paragraph")
+    # A comment keeps two neighbouring lists of one kind apart.
+    return ("\n" if is_tight else "\n\n").join(items) + "\n\n<!-- -->" * _is_followed_by_alike(node)
+
+
+def _item(node: SyntaxTreeNode) -> str:
+    """The blocks of a list item; a list follows its tight paragraph without a blank line."""
+    text = ""
+    for child in node.children:
+        is_tight = text and child.type.endswith("_list") and child.previous_sibling and child.previous_sibling.hidden
+        text += ("\n" if is_tight else "\n\n" if text else "") + _block(child)
+    return text
+
+
+def _is_followed_by_alike(node: SyntaxTreeNode) -> bool:
+    following = node.next_sibling
+    return following is not None and following.type in ("bullet_list", "ordered_list", "code_block")
+
+
+def _indented(first: str, rest: str, text: str) -> str:
+    lines = text.split("\n")
+    return "\n".join((first if number == 0 else rest) + line for number, line in enumerate(lines)).rstrip(" ")
+
+
+def _code_block(node: SyntaxTreeNode, *, is_top: bool) -> str:
+    """A fence at the margin, where all front ends agree what is code, unless MathJax could pair a dollar across its end."""
+    content = node.content.removesuffix("\n")
+    language = node.info.split()[0].lower() if node.info.split() else ""
+    language = language if language in _LANGUAGES else ""
+    is_plain = not re.search(r"[$]|@@|\\begin|\\end", content)
+    if is_top and is_plain:
+        ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
+        return f"{ticks}{language}\n{content}\n{ticks}"
+    return f"<pre><code>{_entities(content)}</code></pre>"
+
+
+def _table(node: SyntaxTreeNode) -> str:
+    rows = [row for part in node.children for row in part.children]
+    lines = ["| " + " | ".join(_inline(cell.children[0]).replace("\n", " ") for cell in row.children) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join(_alignment(cell) for cell in rows[0].children) + "|")
+    return "\n".join(lines)
+
+
+def _alignment(cell: SyntaxTreeNode) -> str:
+    style = str(cell.attrs.get("style", ""))
+    return {"text-align:left": ":--", "text-align:center": ":-:", "text-align:right": "--:"}.get(style, "---")
+
+
+def _inline(node: SyntaxTreeNode) -> str:
+    """The inline content, with what begins a line kept from beginning a block."""
+    lines = "".join(_span(child) for child in node.children).split("\n")
+    return "\n".join(_LINE_START.sub(lambda start: start[1] + _entity_of_mark(start[2]), line.strip(" ")) for line in lines)
+
+
+def _span(node: SyntaxTreeNode) -> str:
+    match node.type:
+        case "text" | "text_special":
+            return _text(node.content)
+        case "softbreak":
+            return "\n"
+        case "hardbreak":
+            return "<br>\n"
+        case "code_inline":
+            return _code(node.content)
+        case "em" | "strong" | "s":
+            mark = {"em": "*", "strong": "**", "s": "~~"}[node.type]
+            return mark + "".join(_span(child) for child in node.children) + mark
+        case "link":
+            return _link("".join(_span(child) for child in node.children), str(node.attrs.get("href", "")))
+        case "image":
+            return _link(_text(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", "")))
+        case "formula":
+            return (
+                _display(node.content, node.markup) if node.markup in ("$$", "\\[") else _inline_math(node.content, node.markup)
+            )
+        case _:
+            return _entities(node.content)
+
+
+def _text(text: str) -> str:
+    """Text in which nothing is a mark, and bare addresses are links."""
+    pieces, end = [], 0
+    for found in _BARE_LINK.finditer(text):
+        pieces += [_literal(text[end : found.start()]), _link(_literal(found.group()), found.group())]
+        end = found.end()
+    return "".join(pieces) + _literal(text[end:])
+
+
+def _literal(text: str) -> str:
+    return _MARKS.sub(lambda mark: _entity(mark.group()), text)
+
+
+def _entity(sign: str) -> str:
+    names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    return _IGNORED.format(f"&#{ord(sign)};") if sign in "$\\" else names.get(sign, f"&#{ord(sign)};")
+
+
+def _entity_of_mark(mark: str) -> str:
+    return mark[:-1] + f"&#{ord(mark[-1])};"
+
+
+def _entities(text: str) -> str:
+    """`text` as entities but for letters, digits and spaces: it reads the same whatever a front end takes it for."""
+    return re.sub(r"[^\w \u0080-\U0010ffff]|_", lambda sign: f"&#{ord(sign.group())};", text)
+
+
+def _code(content: str) -> str:
+    if re.fullmatch(r"[^`$<>&|\\\n\[\]@]*[^`$<>&|\\\n\[\]@ ][^`$<>&|\\\n\[\]@]*", content) and content == content.strip():
+        return f"`{content}`"
+    return f"<code>{_entities(content)}</code>"
+
+
+def _link(text: str, url: str) -> str:
+    if not is_address(url):
+        return text
+    encoded = re.sub(
+        r"[^\w.~:/?#@!&+,;=%-]",
+        lambda sign: "".join(f"%{byte:02X}" for byte in sign.group().encode()),
+        url,
+        flags=re.ASCII,
+    )
+    return f"[{text}](<{encoded.replace('&', '&amp;')}>)"
+
+
+def _inline_math(content: str, opener: str) -> str:
+    line = _formula(content)
+    return _code(opener + content + _OPENERS[opener]) if line is None else f"${line}$"
+
+
+def _display(content: str, opener: str) -> str:
+    line = _formula(content)
+    return _code(opener + content + _OPENERS[opener]) if line is None else f"$${line}$$"
+
+
+def escape(value: Any) -> str:
+    """Any scalar as HTML text: nothing in it is a mark for HTML."""
+    import html as entities
+
+    return entities.escape(plain(str(value)), quote=True)

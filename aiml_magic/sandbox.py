@@ -1,0 +1,527 @@
+"""A local stand-in for the API: answers by rule, no model behind it, and every answer says so.
+
+    python -m aiml_magic.sandbox --port 9000
+
+It keeps conversations, streams, reports usage and cost, runs in the background and fails on demand, so that everything can be
+tried without a key or a network. The same conversation always gets the same answer, id and date, so that a notebook that uses
+it comes out the same each time. A line in the question makes it slow or makes it fail:
+
+    sandbox: delay=5 pace=0.02 fault=503 times=1
+
+`delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut, silent, incomplete, refusal,
+failed, empty or error; `times` says how often it strikes (else always).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiml_magic.responses import dump
+
+if TYPE_CHECKING:
+    from tornado.web import Application
+
+IDLE = 30 * 60.0  # seconds without a request after which it ends
+_CREATED = 1_767_225_600  # its clock stands still, at the beginning of 2026
+_PRICE = {"input": 21.0, "output": 84.0}  # dollars for a million tokens, as a stand-in for the real price
+_REASONING = {"low": 64, "medium": 256, "high": 1024}  # tokens
+_ORDER = re.compile(r"^sandbox:((?:[ \t]+\w+=[\w.-]+)+)[ \t]*$", re.MULTILINE)
+_started: list[subprocess.Popen[bytes]] = []  # kept, so that they are no zombies nor warnings
+
+
+def find_or_start(home: Path, patience: float = 10.0) -> str:
+    """The base URL of this user's sandbox, which is started if none runs. Raises SandboxError."""
+    from aiml_magic.errors import SandboxError
+
+    url = _running(home)
+    if url is None:
+        command = [sys.executable, "-P", "-m", "aiml_magic.sandbox", "--home", str(home)]
+        # A session of its own: it outlives the kernel, as the API does.
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        _started.append(subprocess.Popen(command, start_new_session=True, **quiet))  # type: ignore[call-overload]
+        deadline = time.monotonic() + patience
+        while (url := _running(home)) is None:
+            if time.monotonic() > deadline or _started[-1].poll() not in (None, 0):
+                raise SandboxError("The sandbox did not start.", "Run it by hand to see why: python -m aiml_magic.sandbox")
+            time.sleep(0.02)
+    return url
+
+
+def stop(home: Path) -> bool:
+    """Ends this user's sandbox; `False` if none was running."""
+    url = _running(home)
+    if url is not None:
+        _call(_port(home), "DELETE")
+    for process in _started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+    _started.clear()
+    return url is not None
+
+
+def _running(home: Path) -> str | None:
+    port = _port(home)
+    return f"http://127.0.0.1:{port}/v1" if port and _call(port, "GET") == "aiml_magic sandbox" else None
+
+
+def _port(home: Path) -> int:
+    try:
+        return int(json.loads((home / "sandbox.json").read_text())["port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _call(port: int, method: str) -> str | None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request(method, "/sandbox")
+        return str(json.loads(connection.getresponse().read())["name"])
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+class Sandbox:
+    """What the stand-in remembers: responses with their conversations, a log, and the faults that have struck."""
+
+    def __init__(self) -> None:
+        self.responses: dict[str, dict[str, Any]] = {}
+        self.ready_at: dict[str, float] = {}
+        self.turns: dict[str, list[tuple[str, str]]] = {}
+        self.logs: list[dict[str, Any]] = []
+        self.struck: Counter[str] = Counter()
+        self.last_used = time.monotonic()
+
+    def conversation(self, body: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
+        """The turns so far as question and answer, and the new question. Raises KeyError for an unknown response."""
+        turns = list(self.turns[body["previous_response_id"]]) if body.get("previous_response_id") else []
+        if isinstance(body["input"], str):
+            return turns, body["input"]
+        asked = ""
+        for item in body["input"]:
+            content = item.get("content") or ""
+            text = content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+            if item.get("role") == "assistant":
+                turns.append((asked, text))
+            else:
+                asked = text
+        return turns, asked
+
+    def respond(self, body: Mapping[str, Any], orders: Mapping[str, str]) -> dict[str, Any]:
+        """The response to a request, by rule. Raises KeyError for an unknown `previous_response_id`."""
+        turns, question = self.conversation(body)
+        reasoning = body.get("reasoning") or {}
+        effort = reasoning.get("effort") or "medium"
+        text = _text(turns, _ORDER.sub("", question).strip(), body, effort)
+        identity = hashlib.sha256(dump([turns, question, body.get("model"), body.get("instructions"), reasoning]).encode())
+        response_id = "sandbox_" + identity.hexdigest()[:16]
+        told = sum(_tokens(asked) + _tokens(answered) for asked, answered in turns)
+        usage = _usage(told + _tokens(question) + _tokens(body.get("instructions") or ""), _tokens(text), _REASONING[effort])
+        summary = [{"type": "summary_text", "text": f"**Counting words**\n\nThe question has {len(question.split())}."}]
+        content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        response = {
+            "id": response_id,
+            "object": "response",
+            "created_at": _CREATED,
+            "status": "completed",
+            "background": bool(body.get("background")),
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.get("instructions"),
+            "max_output_tokens": body.get("max_output_tokens"),
+            "model": f"{body['model'].rpartition('/')[2]}-sandbox",
+            "output": [
+                {"id": "rs_1", "type": "reasoning", "summary": summary if reasoning.get("summary") else []},
+                {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [content]},
+            ],
+            "parallel_tool_calls": True,
+            "previous_response_id": body.get("previous_response_id"),
+            "reasoning": {"effort": effort, "summary": reasoning.get("summary")},
+            "store": bool(body.get("store")),
+            "text": body.get("text") or {"format": {"type": "text"}},
+            "tool_choice": body.get("tool_choice") or "auto",
+            "tools": body.get("tools") or [],
+            "truncation": body.get("truncation") or "disabled",
+            "usage": usage,
+        }
+        _limit(response, body.get("max_output_tokens"))
+        _spoil(response, orders.get("fault", ""))
+        if body.get("store"):
+            self.responses[response_id] = response
+            self.turns[response_id] = [*turns, (question, text)]
+        return response
+
+    def strikes(self, question: str, orders: Mapping[str, str]) -> str:
+        """The fault to show for this request, or the empty string."""
+        fault = orders.get("fault", "")
+        self.struck[question] += bool(fault)
+        return "" if "times" in orders and self.struck[question] > int(orders["times"]) else fault
+
+    def log(self, client_request_id: str | None, body: Mapping[str, Any], response: Mapping[str, Any] | None) -> None:
+        usage = (response or {}).get("usage") or {}
+        cost = _cost(usage)
+        self.logs.insert(0, {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
+            "status": "succeeded" if response else "failed",
+            "origin": "api",
+            "model": body.get("model"),
+            "cost": {"usd": cost["usd_spent"], "credits": cost["credits_used"]},
+            "tokens": {
+                "input": usage.get("input_tokens", 0),
+                "output": usage.get("output_tokens", 0),
+                "total": usage.get("total_tokens", 0),
+            },
+            "request_id": None,
+            "inference_id": (response or {}).get("id", ""),
+            "client_request_id": client_request_id,
+        })  # fmt: skip
+
+
+def orders(question: str) -> dict[str, str]:
+    """What a question asks of the sandbox itself."""
+    found = _ORDER.search(question)
+    return dict(order.split("=", 1) for order in found[1].split()) if found else {}
+
+
+def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], effort: str) -> str:
+    form = "by the id of the last answer" if body.get("previous_response_id") else "as a transcript"
+    rows = [
+        ("model", f"`{body['model']}`"),
+        ("effort", effort),
+        ("instructions", body.get("instructions") or "none"),
+        ("conversation", f"{len(turns)} earlier, sent {form}" if turns else "it begins here"),
+    ]
+    table = "\n".join(f"| {name} | {' '.join(str(value).split())[:80].replace('|', '/')} |" for name, value in rows)
+    words = len(question.split())
+    quote = "\n".join(f"> {line}" for line in question[:400].splitlines())
+    earlier = "\n".join(f"{number}. {_first_words(asked)}" for number, (asked, _) in enumerate(turns, start=1))
+    return (
+        f"**This is the sandbox; no model is behind it.** It read your question of {words} word{'s' * (words != 1)}:\n\n"
+        f"{quote}\n\n| sent with it | |\n|---|---|\n{table}\n"
+    ) + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
+
+
+def _first_words(text: str) -> str:
+    line = " ".join(_ORDER.sub("", text).split())
+    return line if len(line) <= 60 else line[:59] + "…"
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // 4)
+
+
+def _usage(given: int, written: int, reasoned: int) -> dict[str, Any]:
+    return {
+        "input_tokens": given,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": written + reasoned,
+        "output_tokens_details": {"reasoning_tokens": reasoned},
+        "total_tokens": given + written + reasoned,
+    }
+
+
+def _cost(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """What the real one might charge; in the sandbox it is play money."""
+    usd = sum(usage.get(f"{kind}_tokens", 0) * price / 1e6 for kind, price in _PRICE.items())
+    return {"credits_used": round(usd * 2e6), "usd_spent": round(usd, 6)}
+
+
+def _limit(response: dict[str, Any], limit: int | None) -> None:
+    """Stops at `max_output_tokens`: first the reasoning counts, then the text."""
+    usage = response["usage"]
+    if limit is None or usage["output_tokens"] <= limit:
+        return
+    reasoned = min(limit, usage["output_tokens_details"]["reasoning_tokens"])
+    message = response["output"][1]
+    message["content"][0]["text"] = message["content"][0]["text"][: 4 * (limit - reasoned)]
+    message["status"] = "incomplete"
+    response["usage"] = _usage(usage["input_tokens"], limit - reasoned, reasoned)
+    response.update(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+
+
+def _spoil(response: dict[str, Any], fault: str) -> None:
+    match fault:
+        case "incomplete":
+            _limit(response, response["usage"]["output_tokens_details"]["reasoning_tokens"] + 8)
+        case "refusal":
+            refusal = {"type": "refusal", "refusal": "The sandbox was told to refuse."}
+            response["output"][1]["content"] = [refusal]
+        case "failed":
+            error = {"code": "server_error", "message": "The sandbox was told to fail."}
+            response.update(status="failed", error=error, output=[], usage=None)
+
+
+_MESSAGES = {
+    400: "Body validation error",
+    401: "This request requires a valid API key.",
+    403: "You've run out of credits.",
+    404: "Not found",
+    409: "Conflict",
+    413: "Payload too large",
+    429: "Too Many Requests",
+    500: "Internal server error",
+    502: "Bad Gateway",
+    503: "Service unavailable",
+    504: "Generation timeout",
+}
+
+
+def _error(status: int, message: str) -> dict[str, Any]:
+    return {"requestId": "sandbox", "statusCode": status, "path": "/v1/responses", "message": message}
+
+
+def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The events that stream a response."""
+    begun = {**response, "status": "in_progress", "output": [], "usage": None}
+    found: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]
+    for index, item in enumerate(response["output"]):
+        place = {"output_index": index, "item_id": item["id"]}
+        found.append(
+            {
+                "type": "response.output_item.added",
+                "output_index": index,
+                "item": {**item, "content": [], "summary": []},
+            }
+        )
+        for number, part in enumerate(item.get("content") or []):
+            kind, field = ("refusal", "refusal") if part["type"] == "refusal" else ("output_text", "text")
+            slot = {**place, "content_index": number}
+            words = re.findall(r"\s*\S+\s*$|\s*\S+", part[field])
+            found += [{"type": f"response.{kind}.delta", **slot, "delta": word} for word in words]
+            found.append({"type": f"response.{kind}.done", **slot, field: part[field]})
+        found.append({"type": "response.output_item.done", "output_index": index, "item": item})
+    found.append({"type": f"response.{response['status']}", "response": response})
+    for number, event in enumerate(found):
+        event["sequence_number"] = number
+    return found
+
+
+def application(state: Sandbox) -> Application:
+    """The web application over `state`."""
+    from tornado.iostream import StreamClosedError
+    from tornado.web import Application, RequestHandler
+
+    class Base(RequestHandler):
+        def prepare(self) -> None:
+            state.last_used = time.monotonic()
+
+        def fail(self, status: int, message: str | None = None) -> None:
+            self.set_status(status)
+            self.finish(_error(status, message or _MESSAGES.get(status, "An error")))
+
+        def hang_up(self) -> None:
+            """Ends the connection without an answer."""
+            self.request.connection.stream.close()  # type: ignore[union-attr]  # tornado's HTTP1Connection has it
+
+    class Responses(Base):
+        async def post(self) -> None:
+            try:
+                body = json.loads(self.request.body)
+            except ValueError:
+                return self.fail(400, "Body validation error: no JSON")
+            if not self.request.headers.get("Authorization", "").startswith("Bearer "):
+                return self.fail(401)
+            wrong = _wrong(body)
+            if wrong:
+                return self.fail(400, f"Body validation error\n{wrong}")
+            client_request_id = self.request.headers.get("X-Client-Request-Id")
+            try:
+                _, question = state.conversation(body)
+            except KeyError:
+                known = {"message": "Previous response not found.", "type": "invalid_request_error"}
+                self.set_status(400)
+                return await self.finish(
+                    {"error": {**known, "param": "previous_response_id", "code": "previous_response_not_found"}}
+                )
+            asked = orders(question)
+            fault = state.strikes(question, asked)
+            if await self.strike(fault, float(asked.get("delay", 0)) if not body.get("background") else 0):
+                state.log(client_request_id, body, None)
+                return None
+            response = state.respond(body, {"fault": fault})
+            state.log(client_request_id, body, response)
+            if body.get("background"):
+                state.responses[response["id"]] = response
+                state.ready_at[response["id"]] = time.monotonic() + float(asked.get("delay", 0))
+                return await self.finish(_seen(state, response["id"]))
+            self.set_header("x-inference-id", response["id"])
+            if not body.get("stream"):
+                return await self.finish({**response, "meta": {"usage": _cost(response["usage"] or {})}})
+            return await self.stream(response, float(asked.get("pace", 0)), fault)
+
+        async def strike(self, fault: str, delay: float) -> bool:
+            """Waits, then fails as it was told to; `False` if the answer should come all the same."""
+            await asyncio.sleep(1e6 if fault == "silent" else delay)
+            if fault.isdecimal():
+                if fault == "429":
+                    self.set_header("Retry-After", "1")
+                self.fail(int(fault))
+            elif fault == "html":
+                self.set_status(502)
+                self.finish("<html><head><title>502 Bad Gateway</title></head><body>gateway</body></html>")
+            elif fault == "empty":
+                self.finish()
+            elif fault == "error":
+                self.finish(
+                    {
+                        "error": {
+                            "message": "The upstream is overloaded.",
+                            "type": "server_error",
+                            "code": "server_error",
+                        }
+                    }
+                )
+            elif fault == "reset":
+                self.hang_up()
+            else:
+                return False
+            return True
+
+        async def stream(self, response: dict[str, Any], pace: float, fault: str) -> None:
+            self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+            told = events(response)
+            with contextlib.suppress(StreamClosedError):
+                for event in told[: len(told) // 2] if fault == "cut" else told:
+                    self.write(f"event: {event['type']}\ndata: {dump(event)}\n\n")
+                    if pace and event["type"].endswith("delta"):
+                        await self.flush()
+                        await asyncio.sleep(pace)
+                if fault == "cut":
+                    await self.flush()
+                    return self.hang_up()
+                self.write(f"data: {dump({'meta': {'usage': _cost(response['usage'] or {})}})}\n\n")
+
+    class OneResponse(Base):
+        def get(self, response_id: str) -> None:
+            if response_id not in state.responses:
+                return self.fail(404)
+            self.finish(_seen(state, response_id))
+
+        def delete(self, response_id: str) -> None:
+            if state.responses.pop(response_id, None) is None:
+                return self.fail(404)
+            state.turns.pop(response_id, None)
+            self.finish({"id": response_id, "object": "response", "deleted": True})
+
+    class Cancel(Base):
+        def post(self, response_id: str) -> None:
+            if response_id not in state.responses:
+                return self.fail(404)
+            if _seen(state, response_id)["status"] == "queued":
+                state.responses[response_id] |= {"status": "cancelled", "output": [], "usage": None}
+                state.ready_at.pop(response_id, None)
+            self.finish(_seen(state, response_id))
+
+    class Models(Base):
+        def get(self) -> None:
+            units = [{"unit": f"{kind}_token", "price": price, "per": 1_000_000} for kind, price in _PRICE.items()]
+            names = {"name": "o3-pro (sandbox)", "developer": "nobody"}
+            pricing = {"kind": "fixed", "units": units}
+            model = {"id": "openai/o3-pro", "type": "responses", "info": names, "tags": [], "pricing": pricing}
+            self.finish({"object": "list", "data": [model]})
+
+    class Billing(Base):
+        def get(self) -> None:
+            self.finish({"current_balance": 100.0, "currency": "USD"})
+
+    class Logs(Base):
+        def get(self) -> None:
+            page = {"limit": 100, "offset": 0, "total": len(state.logs), "has_more": len(state.logs) > 100}
+            self.finish({"data": state.logs[:100], "pagination": page})
+
+    class Self(Base):
+        def get(self) -> None:
+            self.finish({"name": "aiml_magic sandbox"})
+
+        def delete(self) -> None:
+            self.finish({"name": "aiml_magic sandbox"})
+            asyncio.get_running_loop().call_soon(stopped.set)
+
+    stopped = asyncio.Event()
+    routes = [
+        (r"/v1/responses", Responses), (r"/v1/responses/([^/]+)", OneResponse), (r"/v1/responses/([^/]+)/cancel", Cancel),
+        (r"/v1/models", Models), (r"/v2/billing", Billing), (r"/v2/logs", Logs), (r"/sandbox", Self),
+    ]  # fmt: skip
+    return Application(routes, stopped=stopped, log_function=lambda _: None)
+
+
+def _wrong(body: Any) -> str:
+    """What is wrong with a request, in the vendor's manner; empty if nothing is."""
+    if not isinstance(body, dict):
+        return "Expected object"
+    if not isinstance(body.get("model"), str):
+        return "model: Required"
+    if not isinstance(body.get("input"), str | list) or not body["input"]:
+        return "input: Required"
+    limit = body.get("max_output_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 16):
+        return "max_output_tokens: Number must be greater than or equal to 16"
+    if ((body.get("reasoning") or {}).get("effort") or "medium") not in _REASONING:
+        return "reasoning.effort: Expected 'low' | 'medium' | 'high'"
+    return ""
+
+
+def _seen(state: Sandbox, response_id: str) -> dict[str, Any]:
+    """A stored response as it is now: one in the background is queued until its delay is over."""
+    response = state.responses[response_id]
+    if time.monotonic() < state.ready_at.get(response_id, 0):
+        return {**response, "status": "queued", "output": [], "usage": None}
+    return {**response, "meta": {"usage": _cost(response["usage"] or {})}}
+
+
+async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
+    """Serves on loopback until it was idle for so many seconds; with `home`, leaves a note there of where it is."""
+    from tornado.httpserver import HTTPServer
+    from tornado.netutil import bind_sockets
+
+    state = Sandbox()
+    app = application(state)
+    sockets = bind_sockets(port, "127.0.0.1")
+    server = HTTPServer(app)
+    server.add_sockets(sockets)
+    chosen = sockets[0].getsockname()[1]
+    if home is not None:
+        _leave_note(home, chosen)
+    print(f"The sandbox listens on http://127.0.0.1:{chosen}/v1", flush=True)
+    stopped: asyncio.Event = app.settings["stopped"]
+    while not stopped.is_set() and time.monotonic() - state.last_used < idle:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), min(idle, 60))
+    server.stop()
+    await asyncio.sleep(0.1)  # the answer to the request that stopped it
+
+
+def _leave_note(home: Path, port: int) -> None:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = home / f"sandbox.json.{os.getpid()}"
+    draft.touch(mode=0o600)
+    draft.write_text(dump({"port": port}))
+    draft.replace(home / "sandbox.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m aiml_magic.sandbox", description="A stand-in for the API; no model.")
+    parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--home", type=Path, help="a folder in which to leave a note of the port")
+    parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a request after which it ends")
+    args = parser.parse_args()
+    asyncio.run(serve(args.port, args.home, args.idle))
+
+
+if __name__ == "__main__":
+    main()

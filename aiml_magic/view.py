@@ -1,0 +1,411 @@
+"""What the reader sees of an answer and of a job, in every front end.
+
+In a notebook a cell gives four outputs: a panel that lives while the answer is awaited and is then replaced by nothing; the
+answer, Markdown that is displayed once and never updated; the details, a widget; and a static copy of the details, which a live
+widget hides, and which a reopened notebook, an exported page and a front end without widgets show. In a terminal an answer is
+text, and the details are a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display, update_display
+
+from aiml_magic import errors, safe
+from aiml_magic.answer import Answer
+from aiml_magic.jobs import Job, Progress
+from aiml_magic.responses import Raw, dump, is_web_link
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_MAX_STATIC_JSON = 4000  # characters
+_PANEL_PERIOD = 0.2  # seconds between two updates of a panel
+
+_CAVEATS = {
+    "status_missing": "The server did not say how the answer ended; it looks whole.",
+    "item_not_completed": "The server calls a part of this whole answer unfinished.",
+    "usage_missing": "The server did not report any usage.",
+    "usage_exceeds_max_output_tokens": "The server reports more output tokens than it allowed: these may be credits.",
+    "max_output_tokens_changed": "The server lowered the limit of output tokens.",
+    "background_not_honoured": "The server answered at once, although background was asked for.",
+    "tool_arguments_not_json": "The arguments of a tool call are no JSON.",
+    "citation_out_of_range": "A citation points outside the text.",
+    "citation_unsafe_url": "A citation names an address that is no web link.",
+    "mcp_error": "A tool server reported an error.",
+    "event_not_json": "The stream held something that is no JSON; it was left out.",
+    "no_terminal_event": "The stream ended without saying that it was done.",
+    "salvaged_unterminated_event": "The stream ended early, but its last event was whole.",
+    "salvaged_after_cut": "The connection ended early, but the answer was whole.",
+    "final_differs_from_stream": "The final text differs from what was streamed; the final one is shown.",
+    "chain_refused": "The server does not know the earlier answers, so the conversation was sent as a transcript.",
+}
+
+_STATES = {
+    "queued": "Starting",
+    "sent": "Sent; waiting for the answer",
+    "reasoning": "Reasoning",
+    "in_progress": "The server works on it",
+}
+
+_STYLE = (
+    "<style>.aiml-details summary{cursor:pointer}.aiml-details details{margin-left:1em}"
+    ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
+    ".aiml-details table{margin:0 0 0 1em;font-size:inherit}"
+    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0 1em}</style>"
+)
+# A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
+_HIDE_DEAD_WIDGET = (
+    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key}) > .jp-OutputArea-output.jupyter-widgets:not(:has(*))"
+    "{{display:none}}</style>"
+)
+
+
+class View(Protocol):
+    """How one kind of front end shows things."""
+
+    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer: ...
+
+    def show(self, answer: Answer) -> None: ...
+
+    def show_result(self, answer: Answer) -> None: ...
+
+
+def view_for(shell: InteractiveShell) -> View:
+    """The view for a kernel, or for a terminal."""
+    return NotebookView(shell) if getattr(shell, "kernel", None) is not None else TerminalView(shell)
+
+
+class _View:
+    """What both views do alike."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._shown: tuple[int, Answer] | None = None
+
+    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
+        """Shows how a job goes, then its answer; an interrupt stops the job. Raises what went wrong, after what came of it."""
+        with self._panel() as show_progress:
+            try:
+                for progress in job.follow():
+                    show_progress(progress)
+            except KeyboardInterrupt:
+                job.cancel()
+            try:
+                answer = job.answer()
+            except errors.AimlMagicError as error:
+                if error.answer is not None:
+                    self.show(error.answer)
+                raise
+            if not is_quiet:
+                self.show(answer)
+        # The cell's value is the answer, which Jupyter would show a second time.
+        self._shown = (self._shell.execution_count, answer)
+        return answer
+
+    def show(self, answer: Answer) -> None:
+        raise NotImplementedError
+
+    def show_result(self, answer: Answer) -> None:
+        """Shows an answer that is the value of a cell, unless the same cell has just shown it."""
+        was_shown = self._shown is not None and self._shown == (self._shell.execution_count, answer)
+        self._shown = None
+        if not was_shown:
+            self.show(answer)
+
+    def _panel(self) -> Any:
+        raise NotImplementedError
+
+
+class NotebookView(_View):
+    """Rich outputs, for every front end of a Jupyter kernel."""
+
+    def show(self, answer: Answer) -> None:
+        display(_answer_bundle(answer), raw=True)
+        _display_widget(_html_widget(_live_details(answer)))
+        display({"text/html": _static_details(answer), "text/plain": details_line(answer)}, raw=True)
+
+    @contextmanager
+    def _panel(self) -> Iterator[Any]:
+        widget = _html_widget(_panel_html(Progress()))
+        handle = _display_widget(widget, display_id=True)
+        latest = 0.0
+
+        def show_progress(progress: Progress) -> None:
+            nonlocal latest
+            if time.monotonic() - latest >= _PANEL_PERIOD:
+                latest = time.monotonic()
+                widget.value = _panel_html(progress)
+
+        try:
+            yield show_progress
+        finally:
+            # A closed widget that is still named in the notebook would be an error line when it is opened again.
+            update_display({"text/plain": ""}, raw=True, display_id=handle.display_id)
+            for part in (widget, widget.layout, widget.style):
+                part.close()
+
+
+class TerminalView(_View):
+    """Text, for IPython in a terminal."""
+
+    def show(self, answer: Answer) -> None:
+        text = safe.plain(_with_banner(answer))
+        if not _print_rich(text):
+            print(text)
+        print(f"[{details_line(answer)}]")
+
+    @contextmanager
+    def _panel(self) -> Iterator[Any]:
+        is_live = sys.stderr.isatty()
+
+        def show_progress(progress: Progress) -> None:
+            if is_live:
+                sys.stderr.write(f"\r\x1b[K{_status_line(progress)}  (Ctrl-C stops it)")
+                sys.stderr.flush()
+
+        try:
+            yield show_progress
+        finally:
+            if is_live:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+
+
+def details_line(answer: Answer) -> str:
+    """The details on one line: tokens, money, time, model."""
+    usage = answer.usage
+    tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    if usage.reasoning_tokens:
+        tokens += f" ({usage.reasoning_tokens:,} reasoning)"
+    return safe.plain(" · ".join([tokens, _money(answer.cost_usd), _duration(answer.seconds), answer.model or "unknown model"]))
+
+
+def banner(answer: Answer) -> str:
+    """What a person must know before they read the answer, as Markdown; empty for a plain answer."""
+    response = answer.response
+    written, thought = answer.usage.output_tokens, answer.usage.reasoning_tokens
+    notes = []
+    match response.outcome:
+        case "incomplete" if response.incomplete_reason == "content_filter":
+            notes.append("**Incomplete.** A content filter stopped the answer. Ask in other words.")
+        case "incomplete":
+            limit = "the limit of output tokens" if written is None else f"{written:,} output tokens"
+            spent = f", {thought:,} of them reasoning" if thought else ""
+            more = max(16_000, 4 * (written or 0))
+            way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
+            notes.append(f"**Incomplete.** The answer stopped at {limit}{spent}. {way_out}")
+        case "refusal":
+            notes.append(f"**Refused.** {safe.markdown(response.refusal or '')}")
+        case "cancelled":
+            notes.append("**Cancelled.** The server stopped working on it. Run the cell again to ask once more.")
+        case "tool_calls":
+            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("function_call"))
+            notes.append(f"**Waiting for tools.** The model wants to call {calls}.")
+        case "approval":
+            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("mcp_approval_request"))
+            notes.append(f"**Waiting for approval.** The model wants to use {calls}.")
+        case "answer" if not answer.text and not response.images and answer.status == "completed":
+            notes.append("**Empty.** The answer holds no text; the details show what came.")
+    if notes and response.outcome != "answer":
+        notes.append("The conversation does not go on from here.")
+    if "chain_ignored" in answer.notices:
+        notes.append(
+            "**The model may not know the conversation.** The server did not confirm the earlier answer; "
+            "from now on the conversation is sent as a transcript."
+        )
+    if not answer.status or answer.status == "in_progress":
+        notes.append("**Not finished.** This is what had come.")
+    return "\n".join(f"> {line}" for line in "\n\n".join(notes).split("\n")) if notes else ""
+
+
+def _with_banner(answer: Answer) -> str:
+    return "\n\n".join(part for part in (banner(answer), answer.text) if part) or "(no text)"
+
+
+def _answer_bundle(answer: Answer) -> dict[str, str]:
+    parts = [banner(answer), safe.markdown(answer.text)]
+    return {
+        "text/markdown": "\n\n".join(part for part in parts if part) or "*(no text)*",
+        "text/plain": safe.plain(_with_banner(answer)),
+    }
+
+
+def _live_details(answer: Answer) -> str:
+    """The details, and a rule that hides their static copy while the widget lives."""
+    extra = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
+    return f"<style>#{_key(answer)}{{display:none}}</style>{_details(answer, extra, max_json=200_000)}"
+
+
+def _static_details(answer: Answer) -> str:
+    """The same for whoever has no widget; without what differs from run to run, so that a notebook can be compared."""
+    return f'{_HIDE_DEAD_WIDGET.format(key=_key(answer))}<div id="{_key(answer)}">{_details(answer, [], _MAX_STATIC_JSON)}</div>'
+
+
+def _details(answer: Answer, extra: list[tuple[str, Any]], max_json: int) -> str:
+    usage, response, request = answer.usage, answer.response, answer.request
+    reasoning = request.get("reasoning") or {}
+    rows_of_usage = [
+        ("Input tokens", _tokens(usage.input_tokens)),
+        ("of them cached", _tokens(usage.cached_tokens)),
+        ("Output tokens", _tokens(usage.output_tokens)),
+        ("of them reasoning", _tokens(usage.reasoning_tokens)),
+        ("Total", _tokens(usage.total_tokens)),
+        ("Cost", _money(answer.cost_usd)),
+    ]
+    echoed = response.raw.get("reasoning")
+    effort = reasoning.get("effort") or (echoed.get("effort") if isinstance(echoed, dict) else None) or "the model's default"
+    rows_of_response = [
+        ("Id", answer.id),
+        ("Model", answer.model),
+        ("Status", answer.status),
+        *_created(response.raw),
+        *extra,
+    ]
+    asked = {name: value for name, value in request.items() if name not in ("input", "reasoning")}
+    sections = [
+        _section("Usage", _table(rows_of_usage)),
+        _section("Reasoning", _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries))),
+        _section("Response", _table(rows_of_response)),
+        _section("Request", _table([(name, _scalar(value)) for name, value in asked.items()])),
+        _section("Sources", _sources(answer)) if response.citations else "",
+        _section("Remarks", _remarks(answer)) if answer.notices or response.unknown_types else "",
+        _section("Raw JSON", _raw_json(answer, max_json)),
+    ]
+    inside = "".join(sections)
+    # Fonts of formulas are not loaded here: what a model wrote is not typeset outside the answer.
+    return (
+        f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
+        f"<summary>{safe.escape(details_line(answer))}</summary>{inside}</details></div>"
+    )
+
+
+def _section(title: str, inside: str) -> str:
+    return f"<details><summary>{title}</summary>{inside}</details>"
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    cells = (f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>" for name, value in rows if value is not None)
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _sources(answer: Answer) -> str:
+    entries = []
+    for citation in answer.response.citations:
+        title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
+        is_link = is_web_link(citation.url) and safe.is_address(citation.url)
+        entries.append(f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}</li>")
+    return f"<ul>{''.join(entries)}</ul>"
+
+
+def _remarks(answer: Answer) -> str:
+    remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
+    remarks += [f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types]
+    return f"<ul>{''.join(f'<li>{safe.escape(remark)}</li>' for remark in remarks)}</ul>"
+
+
+def _raw_json(answer: Answer, limit: int) -> str:
+    text = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
+    if len(text) > limit:
+        return f"<p>{len(text):,} characters, too many to keep here; <code>answer.raw</code> holds them all.</p>"
+    return f"<pre>{safe.escape(text)}</pre>"
+
+
+def _without_secrets(value: Any) -> Any:
+    """Encrypted reasoning is kept for the next turn, and is of no use to a reader."""
+    if isinstance(value, list):
+        return [_without_secrets(entry) for entry in value]
+    if isinstance(value, Mapping):
+        hidden = {"encrypted_content": f"({len(str(value.get('encrypted_content'))):,} characters)"}
+        return {name: hidden.get(name) or _without_secrets(entry) for name, entry in value.items()}
+    return value
+
+
+def _panel_html(progress: Progress) -> str:
+    status = f"<div>{safe.escape(_status_line(progress))}. Interrupt the kernel to stop it.</div>"
+    if not progress.tail:
+        return status
+    return f'{status}<pre style="white-space:pre-wrap;opacity:.8;margin:.5em 0 0">{safe.escape(progress.tail)}</pre>'
+
+
+def _status_line(progress: Progress) -> str:
+    if progress.retry_at is not None:
+        left = max(0, round(progress.retry_at - progress.seconds))
+        return f"{progress.why} Sending it again in {left} s"
+    state = _STATES.get(progress.state, progress.state.replace("_", " ").capitalize())
+    if progress.state == "writing":
+        state = f"Writing: {progress.characters:,} characters"
+    return f"{state}, {int(progress.seconds)} s"
+
+
+def _print_rich(text: str) -> bool:
+    """Prints Markdown in colours, if rich is installed and somebody watches."""
+    if not sys.stdout.isatty():
+        return False
+    try:
+        from rich.console import Console
+        from rich.markdown import Markdown
+    except ImportError:
+        return False
+    Console().print(Markdown(text, hyperlinks=False))
+    return True
+
+
+def _html_widget(value: str) -> Any:
+    import ipywidgets
+
+    return ipywidgets.HTML(value)
+
+
+def _display_widget(widget: Any, **options: Any) -> Any:
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return display({_WIDGET: view, "text/plain": ""}, raw=True, **options)
+
+
+def _key(answer: Answer) -> str:
+    """An HTML id for the details of this answer, the same in every run."""
+    return "o3pro-" + hashlib.sha256(str(answer.id or answer.journal_id).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _created(raw: Raw) -> list[tuple[str, str]]:
+    try:
+        return [("Created", _moment(datetime.fromtimestamp(raw["created_at"], timezone.utc)))]
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return []
+
+
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _tokens(count: int | None) -> str:
+    return "not reported" if count is None else f"{count:,}"
+
+
+def _money(usd: float | None) -> str:
+    return "cost not reported" if usd is None else f"${usd:,.4f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "time unknown"
+    if seconds < 10:
+        return "under 10 s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) else dump(value)
+
+
+def _name(value: Any) -> str:
+    """A tool's name as code: only what a name may hold."""
+    return "".join(sign for sign in str(value)[:64] if sign.isalnum() or sign in "_-.") or "?"
