@@ -104,7 +104,7 @@ class Row:
         """What a person gets of it, which is as much as came."""
         response = Response(self.response)
         return Answer(
-            text=response.text or self.text,
+            text=response.text if self.response else self.text,
             reasoning="\n\n".join(response.summaries),
             usage=response.usage or Usage(),
             cost_usd=self.cost_usd,

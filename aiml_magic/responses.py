@@ -387,7 +387,8 @@ class Stream:
     def _key(self, event: Raw) -> object:
         """One key for an item, whether an event names it by its index, by its id (llama.cpp) or by both."""
         item = _object(event.get("item"))
-        index, known = _count(event.get("output_index")), _text(event.get("item_id")) or _text(item.get("id"))
+        index: object = _count(event.get("output_index"))
+        known = _text(event.get("item_id")) or _text(item.get("id"))
         if index is None:
             index = self._index_of.get(known, known)
         self._index_of.setdefault(known, index)

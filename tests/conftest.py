@@ -1,0 +1,84 @@
+"""Fixtures: a home of its own for each test, a session, the sandbox, a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiml_magic.answer import Answer
+from aiml_magic.session import Question, Session
+
+KEY = "test-key-0123456789abcdef"
+_VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_JOURNAL", "JPY_SESSION_NAME")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def home_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads the key or the journal of whoever runs it; the notebooks too have a home of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*_VARIABLES, *(name for name in os.environ if name.lower().endswith("_proxy"))):
+            patch.delenv(name, raising=False)
+        patch.setenv("AIML_MAGIC_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+        yield
+        from aiml_magic import sandbox
+
+        sandbox.stop(Path(os.environ["AIML_MAGIC_HOME"]))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty AIML_MAGIC_HOME, with a key in the environment."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("AIML_MAGIC_HOME", str(folder))
+    monkeypatch.setenv("AIML_API_KEY", KEY)
+    return folder
+
+
+class Asker:
+    """A session as a test uses it."""
+
+    def __init__(self, journal: Path) -> None:
+        self.session = Session()
+        self.path = journal
+        self.cells = 0
+
+    def start(self, url: str, text: str = "Why?", **options):
+        self.cells += 1
+        options = {"cell": f"cell {self.cells}", "model": "openai/o3-pro"} | options
+        return self.session.ask(Question(text, **options), url, self.path)
+
+    def ask(self, url: str, text: str = "Why?", **options) -> Answer:
+        job = self.start(url, text, **options)
+        for _ in job.follow():
+            pass
+        return job.answer()
+
+    @property
+    def journal(self):
+        return self.session.runner(self.path).journal
+
+
+@pytest.fixture
+def asker(home: Path) -> Iterator[Asker]:
+    asker = Asker(home / "journal.sqlite3")
+    yield asker
+    asker.session.close(10)
+
+
+@pytest.fixture(scope="session")
+def sandbox_url() -> Iterator[str]:
+    """A sandbox of the tests' own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiml_magic.sandbox"], stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().split()[-1]
+    process.terminate()
+    process.wait(5)
+    process.stdout.close()
