@@ -169,16 +169,19 @@ class Runner:
             process.stdin.close()
             if patience:
                 process.wait(patience)
+            self._stderr.close()
 
     def last_words(self) -> str:
         """The last line that the runner wrote before it died, if it wrote any."""
-        if self._stderr is None:
+        if self._stderr is None or self._stderr.closed:
             return ""
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
 
     def _start(self) -> None:
+        if self._stderr is not None:
+            self._stderr.close()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
         # -P: a json.py or httpx.py beside the notebook is not for us. A session of its own: Ctrl-C and a kernel that ends
         # its process group do not reach it.

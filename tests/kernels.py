@@ -1,0 +1,94 @@
+"""A real kernel, as a front end talks to it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_client.manager import KernelManager
+
+
+@dataclass
+class Ran:
+    """What a cell did: its displays in order, its streams, its error, and how many messages and bytes it took."""
+
+    displays: list[dict[str, Any]] = field(default_factory=list)
+    stream: str = ""
+    error: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def of_type(self, kind: str) -> list[Any]:
+        return [display[kind] for display in self.displays if kind in display]
+
+
+class Kernel:
+    """One running kernel."""
+
+    def __init__(self, manager: KernelManager) -> None:
+        self.manager = manager
+        self.client = manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=30)
+
+    def start(self, code: str, cell_id: str | None = None) -> str:
+        """Has a cell run, and gives the id of the request."""
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
+        metadata = {"cellId": cell_id} if cell_id else {}
+        message = self.client.session.msg("execute_request", content, metadata=metadata)
+        self.client.shell_channel.send(message)
+        return message["header"]["msg_id"]
+
+    def finish(self, request: str, timeout: float = 30) -> Ran:
+        """All that the cell puts out until the kernel is idle again."""
+        ran, started = Ran(), time.monotonic()
+        while True:
+            message = self.client.get_iopub_msg(timeout=timeout)
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            ran.messages.append(message)
+            content = message["content"]
+            match message["msg_type"]:
+                case "display_data" | "execute_result":
+                    ran.displays.append(content["data"])
+                case "stream":
+                    ran.stream += content["text"]
+                case "error":
+                    ran.error = content
+                case "status" if content["execution_state"] == "idle":
+                    ran.seconds = time.monotonic() - started
+                    self.client.get_shell_msg(timeout=timeout)
+                    return ran
+
+    def run(self, code: str, cell_id: str | None = None, timeout: float = 30) -> Ran:
+        return self.finish(self.start(code, cell_id), timeout)
+
+    def wait_for(self, request: str, kind: str, timeout: float = 10) -> dict[str, Any]:
+        """The next message of this kind that the cell puts out."""
+        while True:
+            message = self.client.get_iopub_msg(timeout=timeout)
+            if message["parent_header"].get("msg_id") == request and message["msg_type"] == kind:
+                return message
+
+    @property
+    def pid(self) -> int:
+        return int(self.run("import os; print(os.getpid())").stream)
+
+
+@contextmanager
+def kernel():
+    """A kernel with the extension loaded."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel()
+    running = None
+    try:
+        running = Kernel(manager)
+        assert running.run("%load_ext aiml_magic").error is None
+        yield running
+    finally:
+        if running is not None:
+            running.client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()

@@ -1,0 +1,169 @@
+"""The magics in a real kernel: what a front end is sent, an interrupt, and the death of the kernel or of the runner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import wire
+from kernels import kernel
+
+from aiml_magic.journal import Journal
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture
+def running(home):
+    with kernel() as running:
+        yield running
+
+
+def processes(name: str, parent: int | None = None) -> list[int]:
+    """Ids of the processes whose command line holds `name`, this user's children of `parent` if given."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            parent_id = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if name in command and parent in (None, parent_id) and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until(claim, timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not claim():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_four_outputs(running, sandbox_url):
+    """A cell gives a panel, the answer, the details and their static copy, in this order, and no fifth for its value."""
+    running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    ran = running.run("%%o3pro\nWhat is 6*7?")
+    assert [{WIDGET, "text/plain"}, {"text/markdown", "text/plain"}, {WIDGET, "text/plain"}, {"text/html", "text/plain"}] == [
+        set(display) for display in ran.displays
+    ]
+    assert "What is 6\\*7?" in ran.displays[1]["text/markdown"].replace("&#42;", "\\*")
+    assert "tokens" in ran.displays[3]["text/plain"]
+    updates = [message["content"]["data"] for message in ran.messages if message["msg_type"] == "update_display_data"]
+    assert [{"text/plain": ""}] == updates, "the panel is replaced by nothing"
+
+
+def test_value_of_cell(running, sandbox_url):
+    """`_`, `Out[n]` and -o NAME hold the answer, which shows itself again as it was."""
+    running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    first = running.run("%%o3pro -o kept\nWhat is 6*7?")
+    assert "True" == running.run("print(_ is kept and Out[3] is kept)").stream.strip()
+    again = running.run("kept")
+    assert first.displays[1] == again.displays[0]
+    assert first.displays[3] == again.displays[2]
+    assert [] == running.run("%o3pro -q And now?").of_type("text/markdown")
+
+
+def test_answer_pickles(running, sandbox_url):
+    """An answer survives pickling."""
+    running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    running.run("%o3pro -o kept Why?")
+    assert "True" == running.run("import pickle; print(pickle.loads(pickle.dumps(kept)) == kept)").stream.strip()
+
+
+def test_rerun_keeps_its_place(running, sandbox_url):
+    """Two runs of one cell continue from the same answer, and a changed earlier cell is continued in its newest form."""
+    running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    running.run("%o3pro -o one First?", "a")
+    running.run("%o3pro -o two Second?", "b")
+    running.run("%o3pro -o again Second?", "b")
+    told = running.run("print(two.raw['previous_response_id'] == one.id == again.raw['previous_response_id'])")
+    assert "True" == told.stream.strip()
+    running.run("%o3pro -o one First, but otherwise?", "a")
+    running.run("%o3pro -o two Second?", "b")
+    assert "True" == running.run("print(two.raw['previous_response_id'] == one.id)").stream.strip()
+
+
+@pytest.mark.parametrize("reply", ["silence", "hang"])
+def test_interrupt(running, reply, home):
+    """An interrupt gives the cell back at once, closes the connection, keeps what came, and says what it may cost."""
+    delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half an answer"}\n\n'
+    answer = wire.Reply(200, {"Content-Type": "text/event-stream"}, [delta], end=reply)
+    with wire.serve(lambda _: answer) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        request = running.start("%%o3pro -o half\nWhy?")
+        wait_until(lambda: server.posts)
+        time.sleep(0.5)
+        os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
+        ran = running.finish(request)
+        assert "Interrupted" == ran.error["ename"]
+        assert 2 == len(ran.error["traceback"])
+        assert "may be charged" in ran.error["evalue"]
+        assert ran.seconds < 2
+        assert server.closed_by_client.wait(2)
+        if reply == "hang":
+            assert "Half an answer" in ran.of_type("text/markdown")[-1]
+            assert "Half an answer" == running.run("print(half.text)").stream.strip()
+    row = Journal(home / "journal.sqlite3").row(1)
+    assert "cancelled" == row.state
+    assert ("Half an answer" if reply == "hang" else "") == row.text
+
+
+def test_kernel_killed(running, home):
+    """A kernel killed with -9 loses nothing: the runner waits for the answer, writes it to the journal, and ends."""
+    with wire.serve(slow := Slow()) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        pid = running.pid
+        running.start("%%o3pro\nWhy?")
+        wait_until(lambda: server.posts)
+        (runner,) = processes("aiml_magic.runner", parent=pid)
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)
+        assert [runner] == [one for one in processes("aiml_magic.runner") if one == runner], "it outlives the kernel"
+        slow.release.set()
+        journal = Journal(home / "journal.sqlite3")
+        wait_until(lambda: journal.row(1).state == "done")
+        assert "Worth the wait." == journal.row(1).answer().text
+        wait_until(lambda: runner not in processes("aiml_magic.runner"))
+
+
+class Slow:
+    """Answers when it is released."""
+
+    def __init__(self) -> None:
+        import threading
+
+        self.release = threading.Event()
+
+    def __call__(self, request):
+        self.release.wait(30)
+        return wire.json_reply(wire.response("Worth the wait."))
+
+
+def test_runner_killed(running):
+    """A killed runner fails the cell with what it may have cost; the next question gets a new runner."""
+    with wire.serve(slow := Slow()) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        pid = running.pid
+        request = running.start("%%o3pro\nWhy?")
+        wait_until(lambda: server.posts)
+        (runner,) = processes("aiml_magic.runner", parent=pid)
+        os.kill(runner, signal.SIGKILL)
+        ran = running.finish(request)
+        assert "RunnerDied" == ran.error["ename"]
+        assert "may be charged" in ran.error["evalue"]
+        slow.release.set()
+        assert running.run("%%o3pro\nWhy?").error is None
+
+
+def test_question_marks(running, sandbox_url):
+    """A line question ends with a question mark and is no call for help; `%%o3pro?` is one."""
+    running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    for line in ("%o3pro What's 6*7?", 'a = %o3pro Is "it" {6*7}?', "if True:\n    %o3pro Why?"):
+        assert 1 == len(running.run(line).of_type("text/markdown")), line
+    reply = running.client.execute("%%o3pro?", reply=True, timeout=10)
+    assert "--max-output-tokens" in reply["content"]["payload"][0]["data"]["text/plain"]
