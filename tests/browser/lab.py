@@ -1,0 +1,91 @@
+"""JupyterLab in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+          "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@contextmanager
+def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
+    """JupyterLab over `folder`, on a free port of loopback; gives its address."""
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(settings / "config"), "JUPYTERLAB_SETTINGS_DIR": str(settings / "lab"),
+                                "JUPYTERLAB_WORKSPACES_DIR": str(settings / "spaces")}  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1",
+               "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+               f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    quiet = settings / "lab" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True, exist_ok=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    log = (settings / "lab.log").open("w+")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield _address(process, settings / "lab.log")
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        words = log.read_text().split()
+        found = [word for word in words if word.startswith("http://127.0.0.1:") and "/lab" in word]
+        if found:
+            address = found[0].partition("/lab")[0]
+            with urllib.request.urlopen(f"{address}/api/status", timeout=10):
+                return address
+        time.sleep(0.1)
+    raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")
+
+
+@contextmanager
+def browser_page(*, width: int = 1100, dark: bool = False) -> Iterator[Page]:
+    """A page of headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        try:
+            yield browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+        finally:
+            browser.close()
+
+
+def open_notebook(page: Page, address: str, name: str) -> None:
+    page.goto(f"{address}/lab/tree/{name}?reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.wait_for_timeout(500)
+
+
+def command(page: Page, name: str) -> None:
+    """Runs a command of JupyterLab."""
+    page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+
+
+def run_all(page: Page, timeout: float = 60) -> None:
+    """Runs every cell, and waits until each code cell has its number."""
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=timeout * 1000
+    )
+    command(page, "notebook:run-all-cells")
+    page.wait_for_function(
+        """() => window.jupyterapp.shell.currentWidget.content.widgets.every(
+            cell => cell.model.type !== 'code' || (cell.model.executionCount !== null && cell.model.executionState !== 'running'))""",
+        timeout=timeout * 1000,
+    )
+    page.wait_for_timeout(1000)
