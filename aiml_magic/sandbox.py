@@ -301,7 +301,7 @@ def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
         for number, part in enumerate(item.get("content") or []):
             kind, field = ("refusal", "refusal") if part["type"] == "refusal" else ("output_text", "text")
             slot = {**place, "content_index": number}
-            words = re.findall(r"\s*\S+\s*$|\s*\S+", part[field])
+            words = re.findall(r"\s*\S+|\s+", part[field])
             found += [{"type": f"response.{kind}.delta", **slot, "delta": word} for word in words]
             found.append({"type": f"response.{kind}.done", **slot, field: part[field]})
         found.append({"type": "response.output_item.done", "output_index": index, "item": item})

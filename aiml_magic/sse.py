@@ -53,8 +53,9 @@ class Decoder:
 
     def flush(self) -> str | None:
         """The event that the end of the stream cut off, if any; ask once, at the end."""
+        line, self._buffer = bytes(self._buffer), bytearray()
         events: list[str] = []
-        self._take(bytes(self._buffer), events)
+        self._take(line, events)
         self._take(b"", events)
         return events[-1] if events else None
 

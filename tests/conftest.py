@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aiml_magic.answer import Answer
 from aiml_magic.session import Question, Session
+
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 KEY = "test-key-0123456789abcdef"
 _VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_JOURNAL", "JPY_SESSION_NAME")
