@@ -314,7 +314,7 @@ class Stream:
     error: Raw | None = None
     _response: dict[str, Any] = field(default_factory=dict)
     _done: dict[object, Raw] = field(default_factory=dict)
-    _parts: dict[object, dict[tuple[str, int], str]] = field(default_factory=dict)
+    _parts: dict[object, dict[tuple[str, int], list[str]]] = field(default_factory=dict)
     _index_of: dict[str, object] = field(default_factory=dict)
 
     def add(self, event: Raw) -> Event | None:
@@ -339,7 +339,8 @@ class Stream:
                 return self._append(event, kind.removeprefix("response.").removesuffix(".delta"))
             case "output_text.done" | "refusal.done" | "reasoning_summary_text.done":
                 part = kind.removeprefix("response.").removesuffix(".done")
-                self._parts[self._key(event)][_slot(event, part)] = _text(event.get("refusal" if part == "refusal" else "text"))
+                text = _text(event.get("refusal" if part == "refusal" else "text"))
+                self._parts[self._key(event)][_slot(event, part)] = [text]
             case _:
                 self._take_untyped(event, kind)
         return None
@@ -380,8 +381,7 @@ class Stream:
 
     def _append(self, event: Raw, kind: str) -> Event | None:
         delta = _text(event.get("delta"))
-        parts, slot = self._parts[self._key(event)], _slot(event, kind)
-        parts[slot] = parts.get(slot, "") + delta
+        self._parts[self._key(event)].setdefault(_slot(event, kind), []).append(delta)
         return Thinking("reasoning") if kind == "reasoning_summary_text" else TextDelta(delta)
 
     def _key(self, event: Raw) -> object:
@@ -408,12 +408,12 @@ def _slot(event: Raw, kind: str) -> tuple[str, int]:
     return kind, _count(event.get(name)) or 0
 
 
-def _assembled(parts: Mapping[tuple[str, int], str]) -> Raw | None:
+def _assembled(parts: Mapping[tuple[str, int], list[str]]) -> Raw | None:
     """An item made of streamed text, for one that was cut off before it was done."""
     if not parts:
         return None
     names = {"output_text": "text", "refusal": "refusal", "reasoning_summary_text": "text"}
-    content = [{"type": kind, names[kind]: text} for (kind, _), text in parts.items()]
+    content = [{"type": kind, names[kind]: "".join(pieces)} for (kind, _), pieces in parts.items()]
     if content[0]["type"] == "reasoning_summary_text":
         return {"type": "reasoning", "summary": [part | {"type": "summary_text"} for part in content]}
     return {"type": "message", "role": "assistant", "status": "in_progress", "content": content}

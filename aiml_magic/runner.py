@@ -139,7 +139,9 @@ class Recorder:
         self._journal = journal
         self._outbox = outbox
         self._key = key
-        self._text = ""
+        self._pieces: list[str] = []
+        self._characters = 0
+        self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tell(event="sent")
 
@@ -151,7 +153,9 @@ class Recorder:
             case Thinking(what):
                 self._tell(event="thinking", what=what)
             case TextDelta(text):
-                self._text += text
+                self._pieces.append(text)
+                self._characters += len(text)
+                self._tail = (self._tail + text)[-TAIL - len(self._key) :]
                 self._later("tell", _TELL_EVERY, self._tell_text)
                 self._later("keep", _KEEP_EVERY, self._keep_text)
 
@@ -165,7 +169,7 @@ class Recorder:
         """Keeps what has not been kept yet."""
         for timer in self._timers.values():
             timer.cancel()
-        if self._text:
+        if self._pieces:
             self._keep_text()
 
     def _later(self, name: str, delay: float, action: Any) -> None:
@@ -174,12 +178,11 @@ class Recorder:
 
     def _tell_text(self) -> None:
         self._timers.pop("tell", None)
-        tail = mask(self._text[-TAIL - len(self._key) :], self._key)[-TAIL:]
-        self._tell(event="text", tail=tail, characters=len(self._text))
+        self._tell(event="text", tail=mask(self._tail, self._key)[-TAIL:], characters=self._characters)
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
-        self._journal.note_text(self._row_id, mask(self._text, self._key))
+        self._journal.note_text(self._row_id, mask("".join(self._pieces), self._key))
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)

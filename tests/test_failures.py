@@ -88,8 +88,10 @@ def test_waits():
 
 bodies = st.binary(max_size=300) | st.recursive(
     st.none() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["error", "message", "detail", "meta", "issues", "path", "code", "statusCode"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["error", "message", "detail", "meta", "issues", "path", "code", "statusCode"]), inner)
+    ),
 ).map(lambda value: json.dumps(value).encode())
 
 

@@ -32,7 +32,9 @@ def test_examples(stream, events):
 
 
 streams = st.lists(
-    st.sampled_from([b"data: a", b"data:", b"data: \xc3\xa9", b"event: e", b": comment", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"x"])
+    st.sampled_from(
+        [b"data: a", b"data:", b"data: \xc3\xa9", b"event: e", b": comment", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"x"]
+    )
 ).map(b"".join)
 
 

@@ -42,7 +42,12 @@ def outcomes(tmp_path_factory):
 def start(asker, vector, stack):
     http = vector.http
     asked = {name: value for name, value in (http["request"] or {}).items() if name in ("background", "store")}
-    options = {"chat": None, "stream": bool((http["request"] or {}).get("stream")), "store": asked.pop("store", False), "params": asked}
+    options = {
+        "chat": None,
+        "stream": bool((http["request"] or {}).get("stream")),
+        "store": asked.pop("store", False),
+        "params": asked,
+    }
     match http["end"]:
         case "connect_refused":
             return asker.start(f"http://127.0.0.1:{closed_port()}/v1", **options), None

@@ -76,7 +76,9 @@ def test_live(lab):
     """Every question is answered; the details are live, and their copies hidden."""
     _, page, _ = lab
     shoot(page, "live")
-    assert ASKED - 1 == visible(page, ".jp-OutputArea .jp-RenderedMarkdown table"), "one is asked outside the conversation, one is quiet"
+    assert ASKED - 1 == visible(page, ".jp-OutputArea .jp-RenderedMarkdown table"), (
+        "one is asked outside the conversation, one is quiet"
+    )
     assert ASKED - 1 == visible(page, ".jupyter-widgets .aiml-details")
     assert 0 == visible(page, ".jp-RenderedHTML .aiml-details")
     assert 0 == errors_shown(page)

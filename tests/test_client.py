@@ -1,0 +1,244 @@
+"""One request over the wire: headers, bounds, connections, and where the key may go."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import json
+import subprocess
+import threading
+import time
+import zlib
+
+import pytest
+import wire
+from conftest import KEY
+
+from aiml_magic import errors
+
+
+def test_request(asker):
+    """A request carries what the vendor's page shows, the key as a bearer, an id of its own, and says whether to store."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        asker.ask(server.url, "Hello", stream=False, store=False)
+        asker.ask(server.url, "Hello", chat=None, effort="high", summary="auto", instructions="Be brief.", max_output_tokens=99,
+                  params={"truncation": "auto"})  # fmt: skip
+    first, second = server.posts
+    assert ("POST", "/v1/responses") == (first.method, first.path)
+    assert {"model": "openai/o3-pro", "input": "Hello", "store": False} == first.body
+    assert f"Bearer {KEY}" == first.headers["authorization"]
+    assert "application/json" == first.headers["content-type"]
+    ids = {request.headers["x-client-request-id"] for request in (first, second)}
+    assert 2 == len(ids)
+    assert all(set(one) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(one) <= 128 for one in ids)
+    assert {
+        "model": "openai/o3-pro", "input": "Hello", "instructions": "Be brief.", "max_output_tokens": 99, "stream": True,
+        "reasoning": {"effort": "high", "summary": "auto"}, "store": True, "truncation": "auto",
+    } == second.body  # fmt: skip
+
+
+def test_any_text_arrives(asker):
+    """A question arrives as it was typed: quotes, backslashes, NUL, emoji, even a lone surrogate."""
+    text = '"quotes" \\back\\ \x00\x1b 😀 \u2028 \ud800 end'
+    with wire.serve(lambda _: wire.json_reply(wire.response(text))) as server:
+        answer = asker.ask(server.url, text)
+    assert text == server.posts[0].body["input"] == answer.text
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(asker, status):
+    """The key does not go where a redirect points."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as elsewhere:
+        reply = wire.Reply(status, {"Location": f"{elsewhere.url}/responses"})
+        with wire.serve(lambda _: reply) as server, pytest.raises(errors.Redirected):
+            asker.ask(server.url)
+        assert [] == elsewhere.requests
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://api.aimlapi.com/v1", "http://127.0.0.1@evil.example/v1", "http://evil.example#127.0.0.1", "ftp://127.0.0.1/v1",
+     "https://a b/v1", "https://user:pass@host/v1", "//127.0.0.1/v1", "http://127.0.0.1.evil.example/v1", "http://0x7f.1/v1",
+     "https://api.aimlapi.com\\@evil.example/v1", "http://localhost.evil.example", "https://host/v1?x=1"],
+)  # fmt: skip
+@pytest.mark.parametrize("proxied", [False, True])
+def test_addresses_that_are_refused(asker, url, proxied, monkeypatch):
+    """Plain http leaves this machine never, nor does an address that parsers read in two ways get the key."""
+    if proxied:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(errors.BadInput):
+        asker.ask(url)
+    assert not asker.path.exists(), "nothing is written of what is refused"
+
+
+def test_loopback_is_never_proxied(asker, monkeypatch):
+    """Plain http to this machine does not leave it through a proxy."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        assert "Fine." == asker.ask(server.url).text
+
+
+def test_proxy_of_the_environment(asker, monkeypatch):
+    """https goes through the environment's proxy by CONNECT, which is shown no key."""
+    seen = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_CONNECT(self):
+            seen.append((self.path, dict(self.headers)))
+            self.send_error(403)
+
+        def log_message(self, *_): ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_address[1]}")
+        with pytest.raises(errors.ConnectError):
+            asker.ask("https://api.example/v1")
+        proxy.shutdown()
+    assert "api.example:443" == seen[0][0]
+    assert KEY not in str(seen)
+
+
+def test_keepalive(asker):
+    """A silent connection is probed before a router forgets it."""
+    with wire.serve(lambda _: wire.Reply(end="silence")) as server:
+        job = asker.start(server.url)
+        deadline = time.monotonic() + 5
+        while not server.posts and time.monotonic() < deadline:
+            time.sleep(0.01)
+        port = server.url.rpartition(":")[2].partition("/")[0]
+        try:
+            told = subprocess.run(["ss", "-tno", f"dport = :{port}"], capture_output=True, text=True, check=True).stdout
+        except FileNotFoundError:
+            pytest.skip("this machine has no ss")
+        finally:
+            job.cancel()
+    assert "timer:(keepalive,4" in told
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_answer(asker, coding):
+    """None is asked for, but a compressed answer is read all the same: it was paid for."""
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
+    body = pack(json.dumps(wire.response("Packed.")).encode())
+    reply = wire.Reply(200, {"Content-Type": "application/json", "Content-Encoding": coding}, [body[:20], body[20:]])
+    with wire.serve(lambda _: reply) as server:
+        assert "Packed." == asker.ask(server.url).text
+    assert "identity" == server.posts[0].headers["accept-encoding"]
+
+
+def bomb() -> wire.Reply:
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+    chunks = [pack.compress(b" " * 2**20) for _ in range(1024)] + [pack.flush()]
+    return wire.Reply(200, {"Content-Type": "application/json", "Content-Encoding": "gzip"}, chunks)
+
+
+def flood(start: bytes, chunk: bytes, kind: str) -> wire.Reply:
+    return wire.Reply(200, {"Content-Type": kind}, [start, *[chunk] * (2**30 // len(chunk))])
+
+
+STREAM = "text/event-stream"
+DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"%s"}\n\n' % (b"x" * 60_000)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(bomb, id="gzip bomb"),
+        pytest.param(lambda: flood(b'{"output":[', b" " * 2**16, "application/json"), id="1 GiB of JSON"),
+        pytest.param(lambda: flood(b"data: ", b"x" * 2**16, STREAM), id="one endless event"),
+        pytest.param(lambda: flood(b"", DELTA, STREAM), id="endless text"),
+        pytest.param(lambda: flood(b"", b": keep-alive\n\n" * 5000, STREAM), id="endless comments"),
+        pytest.param(lambda: flood(b"<html>", b"x" * 2**16, "text/html"), id="1 GiB of HTML"),
+    ],
+)
+def test_memory_is_bounded(asker, reply):
+    """Whatever a server sends, it ends with an error, is not asked again, and costs the runner less than 300 MB."""
+    endless = reply()
+    with wire.serve(lambda _: endless) as server:
+        with pytest.raises(errors.RequestFailed) as failed:
+            asker.ask(server.url)
+        runner = asker.session.runner(asker.path)._process.pid
+        with open(f"/proc/{runner}/status") as status:
+            peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    assert peak < 300_000
+    assert "ask" == failed.value.retry
+    assert 1 == len(server.posts)
+
+
+def test_large_event(asker):
+    """One event of several MiB is an answer."""
+    text = "word " * 1_000_000
+    event = json.dumps({"type": "response.completed", "response": wire.response(text)})
+    with wire.serve(lambda _: wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()])) as server:
+        assert text == asker.ask(server.url).text
+
+
+def test_error_body_holding_the_key(asker, home):
+    """A server that echoes the key does not bring it into a message or the journal."""
+    for reply in (
+        wire.json_reply({"message": f"bad key {KEY}"}, 401),
+        wire.json_reply(wire.response(f"You sent {KEY}")),
+        wire.json_reply({"unexpected": KEY}),
+    ):
+        with wire.serve(lambda _, reply=reply: reply) as server:
+            try:
+                assert KEY not in asker.ask(server.url).text
+            except errors.RequestFailed as error:
+                assert KEY not in str(error)
+    assert not any(KEY.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())
+
+
+def test_stream_refused(asker):
+    """A 400 that names `stream` was not executed: the question is sent once more without it, and answered."""
+    refused = wire.json_reply({"error": {"message": "not supported", "param": "stream", "code": "unsupported_value"}}, 400)
+
+    def answer(request):
+        return refused if request.body.get("stream") else wire.json_reply(wire.response())
+
+    with wire.serve(answer) as server:
+        assert "Fine." == asker.ask(server.url).text
+    assert [True, False] == [request.body["stream"] for request in server.posts]
+
+
+def test_retries_until_it_is_good(asker):
+    """A 503 and then a good answer is an answer; the person paid once."""
+    replies = iter([wire.json_reply({"message": "Service unavailable"}, 503), wire.json_reply(wire.response())])
+    with wire.serve(lambda _: next(replies)) as server:
+        assert "Fine." == asker.ask(server.url).text
+    assert 2 == len(server.posts)
+    assert 1 == len({request.headers["x-client-request-id"] for request in server.posts})
+
+
+def test_silence(asker):
+    """After the time of --timeout without a byte the wait ends, and the question is not sent again."""
+    with wire.serve(lambda _: wire.Reply(end="silence")) as server:
+        with pytest.raises(errors.ConnectionLost) as lost:
+            asker.ask(server.url, timeout=0.3)
+        assert "--timeout" in lost.value.message
+        assert 1 == len(server.posts)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", ""])
+@pytest.mark.parametrize("body", ["json", "events"])
+def test_wrong_content_type(asker, kind, body):
+    """An answer under a wrong Content-Type is read by what it is."""
+    whole = json.dumps(wire.response())
+    text = whole if body == "json" else f'data: {{"type":"response.completed","response":{whole}}}\n\n'
+    with wire.serve(lambda _: wire.Reply(200, {"Content-Type": kind}, [text.encode()])) as server:
+        assert "Fine." == asker.ask(server.url).text
+
+
+def test_reset_after_the_end(asker):
+    """A connection that breaks when the answer is already whole loses nothing."""
+    event = json.dumps({"type": "response.completed", "response": wire.response()})
+    replies = [
+        wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()], end="reset"),
+        wire.Reply(200, {"Content-Type": "application/json"}, [json.dumps(wire.response()).encode()], end="reset"),
+    ]
+    for reply in replies:
+        with wire.serve(lambda _, reply=reply: reply) as server:
+            assert "Fine." == asker.ask(server.url).text

@@ -1,0 +1,193 @@
+"""Conversations over the wire: by id, by transcript, refused, ignored, forked by cells."""
+
+from __future__ import annotations
+
+import pytest
+import wire
+from conftest import KEY
+
+from aiml_magic import errors
+
+
+def chain(request) -> str:
+    """A server that keeps conversations, and answers with a number."""
+    number = chain.count = getattr(chain, "count", 0) + 1
+    return wire.json_reply(wire.response(f"Answer {number}", id=f"resp_{number}",
+                                         previous_response_id=request.body.get("previous_response_id")))  # fmt: skip
+
+
+def previous(server) -> list[str | None]:
+    return [request.body.get("previous_response_id") for request in server.posts]
+
+
+@pytest.fixture
+def keeper():
+    chain.count = 0
+    with wire.serve(chain) as server:
+        yield server
+
+
+def test_turns_continue_by_id(asker, keeper):
+    """A turn continues the last by its response id, with instructions sent again, since the API does not carry them over."""
+    asker.ask(keeper.url, "One?", instructions="Be brief.")
+    asker.ask(keeper.url, "Two?", instructions="Be brief.")
+    asker.ask(keeper.url, "Three?")
+    assert [None, "resp_1", "resp_2"] == previous(keeper)
+    assert ["One?", "Two?", "Three?"] == [request.body["input"] for request in keeper.posts]
+    assert ["Be brief.", "Be brief.", None] == [request.body.get("instructions") for request in keeper.posts]
+
+
+def test_chats_new_and_alone(asker, keeper):
+    """Chats do not mix; a new one begins afresh; one alone neither continues nor is continued."""
+    asker.ask(keeper.url, chat="a")
+    asker.ask(keeper.url, chat="b")
+    asker.ask(keeper.url, chat="a")
+    asker.ask(keeper.url, chat=None)
+    asker.ask(keeper.url, chat="a")
+    asker.ask(keeper.url, chat="a", is_new=True)
+    asker.ask(keeper.url, chat="a")
+    assert [None, None, "resp_1", None, "resp_3", None, "resp_6"] == previous(keeper)
+
+
+def test_rerun_cell_keeps_its_place(asker, keeper):
+    """A cell that is run again continues from the same cell as before, whatever that cell's newest answer is."""
+    for cell in ("a", "b", "b", "a", "b", "c"):
+        asker.ask(keeper.url, cell=cell)
+    assert [None, "resp_1", "resp_1", None, "resp_4", "resp_5"] == previous(keeper)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        wire.json_reply(
+            wire.response(previous_response_id="resp_1", status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+        ),
+        wire.json_reply(
+            wire.response(
+                previous_response_id="resp_1", output=[{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]
+            )
+        ),
+        wire.json_reply(
+            wire.response(previous_response_id="resp_1", status="failed", error={"code": "server_error", "message": "x"})
+        ),
+        wire.json_reply({"message": "Bad"}, 400),
+        wire.json_reply(
+            wire.response(
+                previous_response_id="resp_1", output=[{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]
+            )
+        ),
+    ],
+    ids=["incomplete", "refusal", "failed", "error", "tool call"],
+)
+def test_what_does_not_advance(asker, reply):
+    """Only a whole answer is continued: the next cell goes on from the last of those, and a mended cell from where it stood."""
+    is_bad = {"value": False}
+    with wire.serve(lambda request: reply if is_bad["value"] else chain(request)) as server:
+        chain.count = 0
+        asker.ask(server.url, cell="a")
+        is_bad["value"] = True
+        try:
+            asker.ask(server.url, cell="b")
+        except errors.RequestFailed:
+            pass
+        is_bad["value"] = False
+        asker.ask(server.url, cell="c")
+        asker.ask(server.url, cell="b")
+    assert [None, "resp_1", "resp_1", "resp_1"] == previous(server)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": {"message": "Previous response not found", "param": "previous_response_id", "code": "x"}}),
+        (404, {"message": "previous_response_id 'resp_1' not found", "statusCode": 404}),
+        (400, {"error": {"message": "Unknown", "code": "previous_response_not_found"}}),
+    ],
+)
+def test_refused_chain(asker, status, body):
+    """A server that refuses the id gets the conversation as a transcript, in the same cell and from then on, and the person is told."""
+
+    def answer(request):
+        return wire.json_reply(body, status) if "previous_response_id" in request.body else chain(request)
+
+    chain.count = 0
+    with wire.serve(answer) as server:
+        asker.ask(server.url, "One?")
+        second = asker.ask(server.url, "Two?")
+        third = asker.ask(server.url, "Three?")
+    assert 4 == len(server.posts), "the refused request was not executed; no other is sent twice"
+    assert ("chain_refused",) == second.notices
+    assert () == third.notices
+    told = [(item["role"], item["content"][0]["text"]) for item in server.posts[3].body["input"]]
+    assert [("user", "One?"), ("assistant", "Answer 1"), ("user", "Two?"), ("assistant", "Answer 2"), ("user", "Three?")] == told
+
+
+def test_ignored_chain(asker):
+    """A server that does not confirm the id may have ignored it: the answer stays, a notice says so, and a transcript follows."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        asker.ask(server.url, "One?")
+        second = asker.ask(server.url, "Two?")
+        third = asker.ask(server.url, "Three?")
+    assert 3 == len(server.posts)
+    assert ("chain_ignored",) == second.notices
+    assert () == third.notices
+    assert 5 == len(server.posts[2].body["input"])
+
+
+def test_other_id_in_the_echo(asker):
+    """A gateway that echoes an id of its own has honoured ours."""
+    with wire.serve(lambda _: wire.json_reply(wire.response(previous_response_id="upstream"))) as server:
+        asker.ask(server.url)
+        assert () == asker.ask(server.url).notices
+
+
+def test_unstored_parent(asker, keeper):
+    """What the server was asked not to keep is sent as a transcript."""
+    asker.ask(keeper.url, "One?", store=False)
+    asker.ask(keeper.url, "Two?")
+    assert [None, None] == previous(keeper)
+    assert 3 == len(keeper.posts[1].body["input"])
+
+
+def test_other_server(asker, keeper):
+    """A conversation that moves to another server takes its transcript along."""
+    chain.count = 0
+    with wire.serve(chain) as other:
+        asker.ask(keeper.url, "One?")
+        asker.ask(other.url, "Two?")
+    assert 3 == len(other.posts[0].body["input"])
+
+
+def test_chain_setting(asker, keeper):
+    """`chain` decides the form: a transcript if told so, the id even where it was refused."""
+    asker.ask(keeper.url, "One?")
+    asker.ask(keeper.url, "Two?", chain="transcript")
+    asker.ask(keeper.url, "Three?", chain="id")
+    assert [None, None, "resp_2"] == previous(keeper)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"text": " \n\t "}, {"text": f"my key is {KEY}"}, {"text": "x", "instructions": f"use {KEY}"},
+     {"text": "x", "params": {"metadata": {"note": KEY}}}],
+)  # fmt: skip
+def test_refused_before_it_is_sent(asker, options):
+    """A blank question and one that holds the key are refused; nothing is written nor sent."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server, pytest.raises(errors.BadInput) as refused:
+        asker.ask(server.url, **options)
+    assert [] == server.requests
+    assert KEY not in str(refused.value)
+    assert not asker.path.exists()
+
+
+def test_background_is_polled(asker):
+    """A response that comes back queued is asked for by GET until it is there; one POST in all."""
+    replies = iter(["queued", "in_progress", "completed"])
+
+    def answer(request):
+        return wire.json_reply(wire.response(status=next(replies), output=[], background=True, output_text="Later."))
+
+    with wire.serve(answer) as server:
+        assert "Later." == asker.ask(server.url, params={"background": True}).text
+    assert ["POST", "GET", "GET"] == [request.method for request in server.requests]
+    assert "/v1/responses/resp_1" == server.requests[1].path
