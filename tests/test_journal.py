@@ -1,0 +1,172 @@
+"""Answers on disk: what is written when, by how many, and which files are refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic import errors
+from aiml_magic.journal import Journal, NewRow
+from aiml_magic.responses import Cost
+
+LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
+
+
+def new(**fields) -> NewRow:
+    known = {"base_url": "u", "server": "s", "request": {"input": "Why?"}, "client_request_id": os.urandom(8).hex(), "parent": None,
+             "chain": None, "session": "one", "notebook": "n", "chat": "main", "cell": "c", "asked_at": time.time()}  # fmt: skip
+    return NewRow(**known | fields)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal(tmp_path / "new" / "journal.sqlite3")
+
+
+def test_life_of_a_row(journal):
+    """A row is queued, claimed once, and keeps what came of it; when it is over, nothing changes it."""
+    row_id = journal.add(new())
+    assert "queued" == journal.row(row_id).state
+    assert journal.claim(row_id)
+    assert not journal.claim(row_id), "two runners cannot send one row"
+    journal.note_response_id(row_id, "resp_1")
+    journal.note_text(row_id, "Half")
+    assert ("sent", "resp_1", "Half") == (journal.row(row_id).state, journal.row(row_id).response_id, journal.row(row_id).text)
+    response = {"id": "resp_1", "status": "completed", "output_text": "Whole"}
+    journal.finish(row_id, "done", response=response, seconds=2.5, cost=Cost(0.5, 1_000_000, "headers"), notices=("usage_missing",))
+    journal.finish(row_id, "failed", response={}, seconds=9)
+    row = journal.row(row_id)
+    assert ("done", "Whole", 0.5, 2.5, ("usage_missing",)) == (
+        row.state, row.answer().text, row.answer().cost_usd, row.answer().seconds, row.notices)  # fmt: skip
+    assert (0.5, 0) == journal.spent("one")
+
+
+def test_error_is_kept(journal):
+    """The error of a failed row is raised again as it was."""
+    row_id = journal.add(new())
+    error = errors.RateLimited("Too many.", "Wait.", retry="auto", retry_after=3.0, status=429)
+    journal.finish(row_id, "failed", response={}, seconds=1, error=error)
+    again = errors.from_dict(journal.row(row_id).error)
+    assert (type(error), error.as_dict()) == (type(again), again.as_dict())
+
+
+@given(LONE, LONE)
+def test_any_text(tmp_path_factory, question, answer):
+    """Any question and answer is kept, whatever code points it holds."""
+    journal = Journal(tmp_path_factory.getbasetemp() / "any.sqlite3")
+    row_id = journal.add(new(request={"input": question}))
+    journal.claim(row_id)
+    journal.note_text(row_id, answer)
+    assert (question, answer) == (journal.row(row_id).request["input"], journal.row(row_id).text)
+    journal.finish(row_id, "done", response={"output_text": answer}, seconds=1)
+    assert answer == journal.row(row_id).answer().text
+
+
+def test_private(journal):
+    """The journal is for its owner alone: the folder, the file, and what SQLite puts beside it."""
+    journal.add(new())
+    with journal._connect() as db:
+        db.execute("BEGIN IMMEDIATE")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [journal.path.parent, *journal.path.parent.iterdir()]}
+        db.rollback()
+    db.close()
+    assert 0o700 == modes.pop("new")
+    assert {0o600} == set(modes.values())
+    assert 3 == len(modes)
+
+
+def test_ancestors(journal):
+    """A conversation is the line from its beginning to a row, whatever forks from it."""
+    one = journal.add(new())
+    two = journal.add(new(parent=one))
+    journal.add(new(parent=one))
+    three = journal.add(new(parent=two))
+    assert [one, two, three] == [row.id for row in journal.ancestors(three)]
+
+
+def _write(path, count):
+    journal = Journal(path)
+    for _ in range(count):
+        row_id = journal.add(new())
+        journal.claim(row_id)
+        journal.finish(row_id, "done", response={"output_text": "x"}, seconds=1)
+
+
+def test_many_writers(journal):
+    """Four processes write at once, the file not yet there: no error, no lost row."""
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write, args=(journal.path, 25)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [0] * 4 == [writer.exitcode for writer in writers]
+    assert ["done"] * 100 == [journal.row(number).state for number in range(1, 101)]
+
+
+def garbage(path):
+    path.write_bytes(b"not a database, but somebody's notes")
+
+
+def folder(path):
+    path.mkdir()
+
+
+def other_program(path):
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE bookmarks (url TEXT)")
+    db.close()
+
+
+def newer(path):
+    Journal(path).add(new())
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+
+
+def torn(path):
+    Journal(path).add(new())
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("spoil", [garbage, folder, other_program, newer, torn])
+def test_refused_files(tmp_path, spoil):
+    """A file that is no journal of ours is an error of two lines that says what to do, and stays as it is."""
+    path = tmp_path / "journal.sqlite3"
+    spoil(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(errors.JournalError) as refused:
+        Journal(path).add(new())
+    assert 2 == len(str(refused.value).splitlines())
+    assert "AIML_MAGIC_JOURNAL" in refused.value.hint
+    assert before == (path.read_bytes() if path.is_file() else None)
+
+
+def test_read_only_folder(tmp_path):
+    """A journal that cannot be made is an error before anything is sent."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.JournalError):
+        Journal(tmp_path / "file" / "journal.sqlite3").add(new())
+
+
+def test_unknown_row(journal):
+    """An id that the journal does not have is the person's mistake, and no failure of the journal."""
+    with pytest.raises(errors.BadInput, match="no answer 7"):
+        journal.row(7)
+
+
+def test_no_key_column(journal):
+    """Neither a key nor a header has a place in the journal."""
+    journal.add(new())
+    with sqlite3.connect(journal.path) as db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(requests)")]
+    db.close()
+    assert not [column for column in columns if "key" in column or "header" in column or "auth" in column]

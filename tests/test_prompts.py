@@ -1,0 +1,85 @@
+"""Filling {{names}}: the laws, and every kind of refusal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic.errors import BadInput
+from aiml_magic.prompts import fill
+
+VARIABLES = {
+    "x": 5, "pi": 3.14159, "rows": [10, 20], "table": {"a b": 1, "key": "value"}, "name": "O'Hara",
+    "thing": SimpleNamespace(size=SimpleNamespace(width=7)), "braces": "{{x}} {x} $x", "größe": 1, "_hidden": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("{{x}} and {{ x }}", "5 and 5"),
+        ("{{pi:.2f}}", "3.14"),
+        ("{{ name!r }}", '"O\'Hara"'),
+        ("{{name!r:>10}}", '  "O\'Hara"'),
+        ("{{rows[1]}} {{table[key]}} {{table[a b]}}", "20 value 1"),
+        ("{{thing.size.width:03d}}", "007"),
+        ("{{größe}}", "1"),
+        ("{{braces}}", "{{x}} {x} $x"),
+        ("{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'", "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'"),
+        ('{"a": {"b": {}}}', '{"a": {"b": {}}}'),
+        ("an open {{x", "an open {{x"),
+        ("{{x}}{{x}}", "55"),
+    ],
+)
+def test_filled(template, filled):
+    """A field is filled as a format string would; everything else stays as it is."""
+    assert filled == fill(template, VARIABLES)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{y}}", "{{x.__class__}}", "{{__builtins__}}", "{{_hidden}}", "{{thing._x}}", "{{x.real.__doc__}}", "{{open('f')}}", "{{x + 1}}",
+        "{{}}", "{{ }}", "{{1}}", "{{x!z}}", "{{x:%%%}}", "{{rows[9]}}", "{{table[none]}}", "{{thing.nothing}}", "{{x.}}", "{{lambda: 1}}",
+        "{{1,2},{3,4}}", "{{ {x} }}", "{{x[]}}", "{{x:{y}}}",
+    ],
+)  # fmt: skip
+def test_refused(template):
+    """What is no field, begins with an underscore or does not exist is two lines of error, before anything is sent."""
+    with pytest.raises(BadInput) as refused:
+        fill(template, VARIABLES)
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_nearest_name():
+    """A misspelt name is answered with the nearest good one."""
+    with pytest.raises(BadInput, match="Did you mean table?"):
+        fill("{{tabel}}", VARIABLES)
+    with pytest.raises(BadInput, match="Did you mean width?"):
+        fill("{{thing.size.widht}}", VARIABLES)
+
+
+@given(st.text().filter(lambda text: "{{" not in text))
+def test_text_without_double_braces(text):
+    """A question without double braces is sent as it is."""
+    assert text == fill(text, {})
+
+
+@given(st.text(), st.text(st.characters(blacklist_characters="{}")))
+def test_values_are_not_read(value, around):
+    """What is inserted is not looked at again, whatever it holds."""
+    assert f"{around}{value}{around}" == fill(f"{around}{{{{v}}}}{around}", {"v": value})
+
+
+def test_broken_values():
+    """A variable that cannot be written out is an error of ours, not its own."""
+
+    class Broken:
+        def __format__(self, spec):
+            raise RuntimeError("no")
+
+    with pytest.raises(BadInput, match="cannot be written out: no"):
+        fill("{{broken}}", {"broken": Broken()})

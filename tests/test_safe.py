@@ -1,0 +1,177 @@
+"""Model text to Markdown and HTML in which nothing is active, and in which nothing is lost that a reader needs."""
+
+from __future__ import annotations
+
+import html
+import html.parser
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from aiml_magic import safe
+
+HOSTILE = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>", "<iframe srcdoc='<script>alert(1)</script>'>",
+    "<details open ontoggle=alert(1)>", "[x](javascript:alert(1))", "[x](  javascript&colon;alert(1))", "[x](JaVaScRiPt:alert(1))",
+    "[x](data:text/html,<script>1</script>)", "[x](vbscript:1)", "[x](command:workbench.action)", "[x](attachment:a.html)",
+    "![x](https://evil.example/p.png)", "![x](javascript:1)", "[x]: javascript:alert(1)\n\n[x]", "<javascript:alert(1)>",
+    "<button data-commandlinker-command=\"x\">", "<style>*{position:fixed}</style>", "<a href=javascript:1>x</a>", "<!--\n-->\n<b>x</b>",
+    "$\\unicode[x;position:fixed;background:url(https://evil.example)]{65}$", "$\\href{javascript:alert(1)}{x}$",
+    "\\(\\href{javascript:1}{x}\\)", "$$\\require{html}\\class{x}{y}$$", "\\[\\style{position:fixed}{x}\\]",
+    "\\begin{align}\\href{javascript:1}{x}\\end{align}", "$\\def\\x{\\href{javascript:1}{y}}\\x$", "$\\text{<img src=x onerror=1>}$",
+    "$<img src=x onerror=alert(1)>$", "$x](javascript:1)$", "```mermaid\ngraph TD; click A href \"javascript:1\"\n```",
+    "```html\n<script>alert(1)</script>\n```", "`<script>alert(1)</script>`", "``[x](javascript:1)``", "    <script>1</script>",
+    "- ```\n  <script>1</script>\n  ```", "> <script>1</script>", "| <script>1</script> |\n|---|\n| [x](javascript:1) |",
+    "# <script>1</script>", "1. <img src=x onerror=1>", "a <b\nonclick=alert(1)>x", "<<script>script>alert(1)<</script>/script>",
+    "&lt;script&gt;", "&#x3c;script&#x3e;", "[&#x6a;avascript:1](&#x6a;avascript:1)", "\\<script>", "`$` <b>$x$</b> `$`",
+    "```\n$\n```\n<img src=x onerror=1>\n```\n$\n```", "- ```\n  $a\n  ```\n  b$ <i onclick=1>\n", "@@0@@ $x$ @@1@@",
+    "<math><mtext><script>1</script></mtext></math>", "<form action=https://evil.example><input name=x>", "<base href=https://evil.example>",
+    "<meta http-equiv=refresh content=0>", "<object data=x>", "<embed src=x>", "<link rel=stylesheet href=x>", "\x00<script>1</script>",
+    "<scr\x00ipt>1</scr\x00ipt>", "[a](<https://e.org/\" onclick=\"alert(1)>)", "[a](https://e.org \"title\" onclick=1)",
+    "<https://e.org/\"onmouseover=\"alert(1)>", "https://e.org/\"><script>1</script>", "[x](https://e.org/`<b>`)", "~~~~html\n<b>\n",
+    "[<img src=x onerror=1>](https://e.org)", "**<b>**", "*[x](javascript:1)*", "<a href=\"#\" data-commandlinker-command=x>",
+]  # fmt: skip
+
+
+class Elements(html.parser.HTMLParser):
+    """Every element and attribute of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+TAGS = {
+    "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s", "del",
+    "table", "thead", "tbody", "tr", "th", "td", "a", "span", "sub", "sup",
+}  # fmt: skip
+ATTRIBUTES = {"href", "class", "style", "start", "rel"}
+
+
+def check_inert(page: str) -> None:
+    elements = Elements()
+    elements.feed(page)
+    for tag, attributes in elements.found:
+        assert tag in TAGS, page
+        assert set(attributes) <= ATTRIBUTES, page
+        assert re.match(r"https?://|mailto:|#", attributes.get("href") or "#", re.IGNORECASE), page
+        assert re.fullmatch(r"text-align:(left|center|right)", attributes.get("style") or "text-align:left"), page
+        assert re.fullmatch(r"language-[\w+#]+|mathjax_ignore tex2jax_ignore", attributes.get("class") or "language-c"), page
+
+
+def rendered(markdown: str) -> str:
+    """As a front end would show it that lets all HTML through."""
+    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_inert(text):
+    """Nothing of an attack survives as an element, an attribute or an address, in Markdown or in HTML."""
+    check_inert(rendered(safe.markdown(text)))
+    check_inert(rendered(safe.markdown(f"before\n\n{text}\n\nafter")))
+    check_inert(safe.html(text))
+
+
+def test_the_check_sees():
+    """Shown as it is, most of it is active: the check would see it."""
+
+    def is_active(text):
+        try:
+            check_inert(rendered(text))
+        except AssertionError:
+            return True
+        return False
+
+    assert sum(map(is_active, HOSTILE)) > 25
+
+
+fragments = st.lists(
+    st.sampled_from(HOSTILE) | st.sampled_from(["$", "$$", "`", "```", "\n", "\n\n", "- ", "> ", "    ", "<", "\\", "[", "](", "|", "**"])
+).map("".join)
+
+
+@given(fragments | st.text())
+def test_any_text_is_inert(text):
+    """No text, however it is put together, becomes active."""
+    check_inert(rendered(safe.markdown(text)))
+    check_inert(safe.html(text))
+
+
+@given(fragments)
+def test_math_is_ours(text):
+    """A dollar outside code is one of a formula that was let through; no other mathematics reaches MathJax."""
+    shown = re.sub(r"(?ms)^(`{3,}).*?^\1$|<code>.*?</code>|`[^`]*`|<[^>]*>", "", safe.markdown(text))
+    for formula in re.findall(r"\$\$?([^$]*)\$\$?", shown):
+        assert safe._formula(formula) is not None
+    assert "\\(" not in re.sub(r"\$[^$]*\$", "", shown)
+    assert "\\begin" not in re.sub(r"\$[^$]*\$", "", shown)
+
+
+FAITHFUL = [
+    ("# Title\n\nText *em* **strong** ~~gone~~ `code`.", "<h1>Title</h1>"),
+    ("a_b_c snake_case 2*3*4", "a_b_c snake_case"),
+    ("- a\n- b\n  - c\n\n1. d\n2. e", "<li>a</li>"),
+    ("3. three\n4. four", '<ol start="3">'),
+    ("```python\nif a < b:\n    pass\n```", '<pre><code class="language-python">if a &lt; b:'),
+    ("- item\n\n  ```\n  x = 1\n    y\n  ```", "x = 1\n  y"),
+    ("| a | b |\n|:--|--:|\n| 1 | 2 |", '<td style="text-align:right">2</td>'),
+    ("> quote\n>\n> - list", "<blockquote>"),
+    ("[link](https://e.org/a_b?x=1&y=2)", 'href="https://e.org/a_b?x=1&amp;y=2"'),
+    ("see https://e.org/x_y.", 'href="https://e.org/x_y"'),
+    ("<b>bold</b> & 1 < 2", "&lt;b&gt;bold&lt;/b&gt; &amp; 1 &lt; 2"),
+    ("a  \nb", "a<br>"),
+    ("line one\nline two", "line one\nline two"),
+    ("1986\\. A year", "1986. A year"),
+    ("日本語 العربية 😀 naïve", "日本語 العربية 😀 naïve"),
+    ("C:\\Users\\new", "Users"),
+    ("```\nunclosed", "unclosed"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), FAITHFUL)
+def test_faithful(text, shown):
+    """What a reader needs is there: structure, code, links, tables, any script."""
+    page = rendered(safe.markdown(text))
+    assert shown in page or shown in html.unescape(page)
+
+
+@pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        ("$x^2$", "$x^2$"), ("\\(x_1\\)", "$x_1$"), ("\\[\\frac{a}{b}\\]", "$$\\frac{a}{b}$$"), ("$$\na\n- b\n$$", "$$a - b$$"),
+        ("$a < b$", "$a \\lt  b$"), ("\\begin{x}", None), ("$5 and $6", None), ("it costs $5.", None), ("$5 million, $6 million", None),
+        ("$$\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix}$$", "$$\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix}$$"),
+        ("- \\(\\alpha\\)", "$\\alpha$"), ("| $x$ |\n|---|\n| $y_1$ |", "$y_1$"), ("`$x$`", None), ("$\\text{if } x$", "$\\text{if } x$"),
+    ],
+)  # fmt: skip
+def test_mathematics(text, formula):
+    """Formulas in all four delimiters are typeset; money is money, and code is code."""
+    shown = safe.markdown(text)
+    if formula is None:
+        assert "$" not in re.sub(r"`[^`]*`|<code>.*?</code>", "", shown)
+    else:
+        assert formula in shown
+
+
+@given(st.text())
+def test_plain(text):
+    """Plain text holds no control character and no surrogate, and can be written anywhere."""
+    shown = safe.plain(text)
+    shown.encode()
+    assert all(sign.isprintable() or sign in "\n\t" or ord(sign) > 0x9F for sign in shown)
+
+
+@given(st.text(st.sampled_from("ab *_#>-1.`\n"), max_size=40))
+def test_stable(text):
+    """Text that was made safe reads the same when it is made safe again."""
+    def letters(shown):
+        return re.sub(r"[^ab]", "", re.sub(r"<[^>]*>", "", rendered(shown)))
+
+    once = safe.markdown(text)
+    assert letters(text) == letters(once) == letters(safe.markdown(once.replace("<br>", "  ").replace("<!-- -->", "")))
