@@ -1,0 +1,251 @@
+"""IPython in a terminal, %aiml, the key, and what loading costs."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+import wire
+from conftest import KEY
+from IPython.core.interactiveshell import InteractiveShell
+
+from aiml_magic import load_ipython_extension, unload_ipython_extension
+from aiml_magic.magics import keep_question_marks
+from aiml_magic.options import OPTIONS
+
+
+@pytest.fixture
+def shell(home):
+    shell = InteractiveShell()
+    load_ipython_extension(shell)
+    yield shell
+    session = shell.find_line_magic("aiml").__self__.session
+    session.close(10)
+    unload_ipython_extension(shell)
+    shell.history_manager.end_session()
+    InteractiveShell.clear_instance()
+
+
+def run(shell, code):
+    """The error of a cell, or `None`."""
+    return shell.run_cell(code).error_in_exec
+
+
+@pytest.fixture
+def answering(shell):
+    with wire.serve(lambda _: wire.json_reply(wire.response("**Forty-two**, by \x1b[31mmagic"))) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        yield server
+
+
+def test_terminal(shell, answering, capsys):
+    """In a terminal an answer is text without control characters, and the details are one line."""
+    result = shell.run_cell("%%o3pro\nWhat is 6*7?")
+    out = capsys.readouterr().out
+    assert "**Forty-two**, by ␛[31mmagic" in out
+    assert "[12 tokens · cost not reported · under 10 s · o3-pro-2025-06-10]" in out
+    assert 1 == out.count("Forty-two"), "the value of the cell is not shown a second time"
+    assert "\x1b" not in out
+    assert "**Forty-two**, by \x1b[31mmagic" == result.result.text
+    shell.run_cell("_")
+    assert "Forty-two" in capsys.readouterr().out
+
+
+def test_line_magic_and_variables(shell, answering):
+    """A line asks, also behind an equals sign; {{names}} are the notebook's variables, and a function's own."""
+    shell.run_cell("n = 7")
+    shell.run_cell("a = %o3pro -q Is {{n}} > {n} and $n?")
+    shell.run_cell("def f():\n    local = 'inside'\n    return get_ipython().run_line_magic('o3pro', '-q {{local}}?')\nb = f()")
+    shell.run_cell("%%o3pro -q --raw --alone\n{{n}}")
+    assert ["Is 7 > {n} and $n?", "inside?", "{{n}}"] == [request.body["input"] for request in answering.posts]
+    assert "Forty-two" in shell.user_ns["a"].text
+
+
+def test_settings(shell, answering):
+    """Settings hold for every question; an option goes before its setting."""
+    shell.run_cell('%config O3Pro.effort = "high"\n%config O3Pro.instructions = "Be brief."\n%config O3Pro.stream = False')
+    shell.run_cell("%o3pro -q One?")
+    shell.run_cell("%o3pro -q -e low Two?")
+    one, two = (request.body for request in answering.posts)
+    assert ({"effort": "high"}, "Be brief.", False) == (one["reasoning"], one["instructions"], "stream" in one)
+    assert {"effort": "low"} == two["reasoning"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["%%o3pro --efort high\nx", "%%o3pro be brief\nx", "%%o3pro -e\nx", "%%o3pro\n  \n", "%o3pro", "%%o3pro\n{{nothing}}", "%aiml stats",
+     "%aiml status now", "%%o3pro -t 3\nx", "%%o3pro\n{{f()}}", f"%%o3pro\nmy key is {KEY}", "%aiml sandbox --now"],
+)  # fmt: skip
+def test_mistakes(shell, answering, code, capsys):
+    """A mistake fails the cell with two clean lines; nothing is sent, and nothing else changes."""
+    error = run(shell, code)
+    out = "".join(capsys.readouterr())
+    assert error is not None
+    assert 2 == len([line for line in out.splitlines() if line.strip()])
+    assert "Traceback" not in out
+    assert KEY not in out
+    assert [] == answering.requests
+
+
+def test_failed_cell_keeps_what_came(shell, capsys):
+    """What came before a failure is shown and bound, and the cell fails."""
+    delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half"}\n\n'
+    reply = wire.Reply(200, {"Content-Type": "text/event-stream"}, [delta])
+    with wire.serve(lambda _: reply) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        assert "StreamInterrupted" == type(run(shell, "%%o3pro -o half\nx")).__name__
+    assert "Half" in capsys.readouterr().out
+    assert "Half" == shell.user_ns["half"].text
+
+
+def test_no_key(shell, monkeypatch, capsys):
+    """Without a key the error names every way to come by one."""
+    monkeypatch.delenv("AIML_API_KEY")
+    assert "NoKey" == type(run(shell, "%o3pro Why?")).__name__
+    out = "".join(capsys.readouterr())
+    assert all(way in out for way in ("%aiml login", "AIML_API_KEY", "%aiml sandbox"))
+
+
+def test_status(shell, home, capsys):
+    """`%aiml status` tells the key's source without the key, the server, the balance, the journal and what was spent."""
+    with wire.serve(lambda _: wire.json_reply({"current_balance": 12.5, "currency": "USD"})) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        assert run(shell, "%aiml status") is None
+    out = capsys.readouterr().out
+    assert all(words in out for words in ("AIML_API_KEY", "…cdef", server.url, "$12.50", "journal.sqlite3", "$0.0000 in this session"))
+    assert KEY not in out
+    assert "/v2/billing" == server.requests[0].path
+
+
+def test_login_and_logout(shell, home, monkeypatch, capsys):
+    """A key is asked for hidden, kept in a file for this user alone, found, and removed."""
+    monkeypatch.delenv("AIML_API_KEY")
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: f"  {KEY}\n")
+    assert run(shell, "%aiml login") is None
+    assert 0o600 == stat.S_IMODE((home / "key").stat().st_mode)
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        assert run(shell, "%o3pro -q Why?") is None
+    assert f"Bearer {KEY}" == server.posts[0].headers["authorization"]
+    assert run(shell, "%aiml logout") is None
+    assert not (home / "key").exists()
+    assert KEY not in "".join(capsys.readouterr())
+
+
+def test_login_where_nobody_types(shell, monkeypatch):
+    """Under nbclient nobody can type a key; that is an error with a way out."""
+    from IPython.core.error import StdinNotImplementedError
+
+    def refuse(prompt):
+        raise StdinNotImplementedError("no stdin")
+
+    monkeypatch.setattr(getpass, "getpass", refuse)
+    assert "BadInput" == type(run(shell, "%aiml login")).__name__
+
+
+@pytest.mark.parametrize("text", ["two words", "ключ-к-апи", "a\x00b", ""])
+def test_keys_that_are_none(shell, monkeypatch, text, capsys):
+    """What no header can carry is refused, and not shown."""
+    if "\x00" not in text:
+        monkeypatch.setenv("AIML_API_KEY", text)
+        assert type(run(shell, "%o3pro Why?")).__name__ in ("BadInput", "NoKey")
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: text)
+    assert "BadInput" == type(run(shell, "%aiml login")).__name__
+    assert not text or text not in "".join(capsys.readouterr())
+
+
+def test_sandbox_command(shell, monkeypatch, capsys):
+    """`%aiml sandbox` answers without a key and never sees a real one; with --if-no-key it steps back for a key."""
+    assert run(shell, "%aiml sandbox --if-no-key") is None
+    assert "A key was found" in capsys.readouterr().out
+    assert run(shell, "%aiml sandbox") is None
+    try:
+        shell.run_cell("%o3pro -q -o a Why?")
+        assert "no model is behind it" in shell.user_ns["a"].text
+        assert "sandbox" == shell.user_ns["a"].server
+    finally:
+        run(shell, "%aiml sandbox stop")
+
+
+def test_help(shell, capsys):
+    """`%%o3pro?` and `%aiml help` stand alone: every option, setting and command."""
+    doc = shell.find_cell_magic("o3pro").__doc__
+    magics = shell.find_line_magic("aiml").__self__
+    assert all(option.long in doc for option in OPTIONS)
+    assert all(name in doc for name in magics.trait_names(config=True))
+    run(shell, "%aiml help")
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("status", "login", "logout", "sandbox", "help"))
+
+
+def test_reload_and_unload(shell, home):
+    """Loading twice is loading once; unloading leaves the shell as it was."""
+    before = len(shell.configurables), len(shell.input_transformers_cleanup)
+    load_ipython_extension(shell)
+    assert before == (len(shell.configurables), len(shell.input_transformers_cleanup))
+    magics = shell.find_line_magic("aiml").__self__
+    unload_ipython_extension(shell)
+    assert shell.find_cell_magic("o3pro") is None
+    assert keep_question_marks not in shell.input_transformers_cleanup
+    assert magics not in shell.configurables
+    load_ipython_extension(shell)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_changed"),
+    [
+        ("%o3pro why?", True), ("a = %o3pro why?", True), ("  %o3pro why??", True), ("%aiml search why?", True), ("%o3pro?", False),
+        ("%%o3pro\n%o3pro why?", False), ('x = """\n%o3pro why?\n"""', False), ("", False), ("\n", False), ("%timeit why?", False),
+        ("%o3pro why", False), ("x = 1  # %o3pro why?", False),
+    ],
+)  # fmt: skip
+def test_question_marks(code, is_changed):
+    """Only a line that asks is kept from being a call for help."""
+    lines = code.splitlines(keepends=True)
+    assert is_changed == (keep_question_marks(lines) != lines)
+
+
+LOAD = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell()
+before = set(sys.modules)
+shell.run_line_magic("load_ext", "aiml_magic")
+import json; print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+def test_loading_is_light(home):
+    """Loading the extension imports neither HTTP nor widgets nor Markdown, and touches no file."""
+    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, env=os.environ)
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert not {"httpx", "ipywidgets", "markdown", "markdown_it", "nh3", "tornado", "asyncio", "sqlite3"} & set(loaded)
+    assert not home.exists()
+
+
+def test_public_names():
+    """The package's public names are these."""
+    import aiml_magic
+
+    assert ["load_ipython_extension", "unload_ipython_extension"] == aiml_magic.__all__
+
+
+def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
+    """After questions, answers and errors the key is in no file, output, history or representation."""
+    for code in ("%o3pro Why?", "%o3pro -o a Why?", "a", "%aiml status", "%%o3pro\n{{nothing}}", f"%%o3pro\n{KEY[:8]} {KEY[8:]}"):
+        shell.run_cell(code, store_history=True)
+    shell.run_line_magic("config", "O3Pro.base_url = 'http://127.0.0.1:1/v1'")
+    shell.run_cell("%o3pro Why?", store_history=True)
+    session = shell.find_line_magic("aiml").__self__.session
+    assert KEY not in repr(vars(session)) + repr(vars(session.runner(home / "journal.sqlite3")))
+    assert KEY not in "".join(capsys.readouterr())
+    assert KEY not in str(list(shell.history_manager.get_range()))
+    assert KEY not in repr(shell.user_ns["a"])
+    assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    children = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert KEY not in children
