@@ -37,17 +37,19 @@ def usage() -> str:
 
 def _status(context: Context, words: list[str]) -> None:
     from aiml_magic import credentials
+    from aiml_magic.session import SANDBOX
 
     _take(words)
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
-    server = "the sandbox" if is_sandbox else addresses.base_url(context.base_url)
-    usd, unknown = context.session.runner(context.journal).journal.spent(context.session.id)
+    server = SANDBOX if is_sandbox else addresses.base_url(context.base_url)
+    usd, unknown = context.session.runner(context.journal).journal.spent(context.session.id, server)
     print(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
     print(f"Server   {server}")
     print(f"Balance  {_balance(context)}")
     print(f"Journal  {addresses.short(context.journal)}")
-    print(f"Spent    ${usd:,.4f} in this session{f', and {unknown} answers of unknown cost' if unknown else ''}")
+    of_unknown_cost = f", and {unknown} answers of unknown cost" if unknown else ""
+    print(f"Spent    ${usd:,.4f} in this session{of_unknown_cost}{', in play money' if is_sandbox else ''}")
 
 
 def _no_key(context: Context) -> str:

@@ -255,15 +255,15 @@ class Journal:
             ).fetchone()
         return found is not None
 
-    def spent(self, session: str) -> tuple[float, int]:
-        """Dollars that the server says it charged in this session, and the number of answers of unknown cost."""
+    def spent(self, session: str, server: str) -> tuple[float, int]:
+        """Dollars that this server says it charged in this session, and the number of answers of unknown cost."""
         with self._transaction() as db:
             usd, unknown = db.execute(
                 """
                 SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND state = 'done')
-                FROM requests WHERE session = ?
+                FROM requests WHERE session = ? AND server = ?
                 """,
-                (session,),
+                (session, server),
             ).fetchone()
         return float(usd), int(unknown)
 

@@ -56,7 +56,7 @@ _STATES = {
 }
 
 _STYLE = (
-    "<style>.aiml-details summary{cursor:pointer}.aiml-details details details{margin-left:1em}"
+    "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details details details{margin-left:1em}"
     ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
     ".aiml-details table{margin:0 0 0 1em;font-size:inherit}"
     ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0 1em}</style>"

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 import wire
@@ -162,8 +163,8 @@ def test_memory_is_bounded(asker, reply):
         with pytest.raises(errors.RequestFailed) as failed:
             asker.ask(server.url)
         runner = asker.session.runner(asker.path)._process.pid
-        with open(f"/proc/{runner}/status") as status:
-            peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        status = Path(f"/proc/{runner}/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     assert peak < 300_000
     assert "ask" == failed.value.retry
     assert 1 == len(server.posts)

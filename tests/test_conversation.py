@@ -20,7 +20,9 @@ class Rows:
         return SimpleNamespace(advances=self.whole[row_id])
 
 
-def run(conversation: Conversation, rows: Rows, cell: str, *, is_whole: bool = True, is_new: bool = False) -> tuple[int, int | None]:
+def run(
+    conversation: Conversation, rows: Rows, cell: str, *, is_whole: bool = True, is_new: bool = False
+) -> tuple[int, int | None]:
     if is_new:
         conversation.start_afresh(cell)
     parent = conversation.parent(cell, rows)

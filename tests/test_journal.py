@@ -40,12 +40,14 @@ def test_life_of_a_row(journal):
     journal.note_text(row_id, "Half")
     assert ("sent", "resp_1", "Half") == (journal.row(row_id).state, journal.row(row_id).response_id, journal.row(row_id).text)
     response = {"id": "resp_1", "status": "completed", "output_text": "Whole"}
-    journal.finish(row_id, "done", response=response, seconds=2.5, cost=Cost(0.5, 1_000_000, "headers"), notices=("usage_missing",))
+    journal.finish(
+        row_id, "done", response=response, seconds=2.5, cost=Cost(0.5, 1_000_000, "headers"), notices=("usage_missing",)
+    )
     journal.finish(row_id, "failed", response={}, seconds=9)
     row = journal.row(row_id)
     assert ("done", "Whole", 0.5, 2.5, ("usage_missing",)) == (
         row.state, row.answer().text, row.answer().cost_usd, row.answer().seconds, row.notices)  # fmt: skip
-    assert (0.5, 0) == journal.spent("one")
+    assert (0.5, 0) == journal.spent("one", "s")
 
 
 def test_error_is_kept(journal):

@@ -92,7 +92,8 @@ def test_the_check_sees():
 
 
 fragments = st.lists(
-    st.sampled_from(HOSTILE) | st.sampled_from(["$", "$$", "`", "```", "\n", "\n\n", "- ", "> ", "    ", "<", "\\", "[", "](", "|", "**"])
+    st.sampled_from(HOSTILE)
+    | st.sampled_from(["$", "$$", "`", "```", "\n", "\n\n", "- ", "> ", "    ", "<", "\\", "[", "](", "|", "**"])
 ).map("".join)
 
 
@@ -170,6 +171,7 @@ def test_plain(text):
 @given(st.text(st.sampled_from("ab *_#>-1.`\n"), max_size=40))
 def test_stable(text):
     """Text that was made safe reads the same when it is made safe again."""
+
     def letters(shown):
         return re.sub(r"[^ab]", "", re.sub(r"<[^>]*>", "", rendered(shown)))
 

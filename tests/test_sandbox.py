@@ -48,7 +48,11 @@ def test_remembers(sandbox_url):
     _, two = ask(sandbox_url, "Second", previous_response_id=one["id"])
     _, three = ask(sandbox_url, "Third", previous_response_id=two["id"])
     assert "1. First question\n2. Second" in text(three)
-    told = [{"role": "user", "content": "First question"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "Second"}]
+    told = [
+        {"role": "user", "content": "First question"},
+        {"role": "assistant", "content": "x"},
+        {"role": "user", "content": "Second"},
+    ]
     assert "1. First question" in text(ask(sandbox_url, told)[1])
     _, gone = ask(sandbox_url, "Unstored", store=False)
     status, error = ask(sandbox_url, "More", previous_response_id=gone["id"])
@@ -75,9 +79,7 @@ def test_limit(sandbox_url):
         response["status"], response["incomplete_details"], response["usage"]["output_tokens"])  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"model": None}, {"input": ""}, {"max_output_tokens": 5}, {"reasoning": {"effort": "huge"}}]
-)
+@pytest.mark.parametrize("wrong", [{"model": None}, {"input": ""}, {"max_output_tokens": 5}, {"reasoning": {"effort": "huge"}}])
 def test_validates(sandbox_url, wrong):
     """A wrong request is refused in the vendor's manner."""
     status, body = ask(sandbox_url, "x", **wrong)

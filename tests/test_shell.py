@@ -117,7 +117,9 @@ def test_status(shell, home, capsys):
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         assert run(shell, "%aiml status") is None
     out = capsys.readouterr().out
-    assert all(words in out for words in ("AIML_API_KEY", "…cdef", server.url, "$12.50", "journal.sqlite3", "$0.0000 in this session"))
+    assert all(
+        words in out for words in ("AIML_API_KEY", "…cdef", server.url, "$12.50", "journal.sqlite3", "$0.0000 in this session")
+    )
     assert KEY not in out
     assert "/v2/billing" == server.requests[0].path
 

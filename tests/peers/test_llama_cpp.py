@@ -1,0 +1,89 @@
+"""A real model behind llama.cpp's own server, which nobody here wrote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
+SCRIPT = Path(__file__).parents[3] / "shared" / "servers" / "start-llama_cpp.sh"
+PORT = 9131
+URL = f"http://127.0.0.1:{PORT}/v1"
+REQUIRED = "peers" in os.environ.get("AIML_TEST_REQUIRE", "")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The server with SmolLM2-135M; installed by its own script, which is not a part of this project."""
+    if not SCRIPT.exists() or shutil.which("bash") is None:
+        if REQUIRED:
+            pytest.fail(f"{SCRIPT} is not there")
+        pytest.skip("the script that starts llama.cpp is not on this machine")
+    if not REQUIRED:
+        pytest.skip("installing llama.cpp takes a while; AIML_TEST_REQUIRE=peers asks for it")
+    log = (tmp_path_factory.mktemp("llama") / "log").open("w+")
+    folder = os.environ.get("AIML_TEST_LLAMA") or str(tmp_path_factory.mktemp("venv"))
+    process = subprocess.Popen(["bash", SCRIPT, folder, str(PORT)], stdout=log, stderr=log)
+    try:
+        wait_until_it_answers(process, log)
+        yield URL
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+
+
+def wait_until_it_answers(process, log, timeout: float = 300) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    log.seek(0)
+    pytest.fail(f"llama.cpp did not start:\n{log.read()[-2000:]}")
+
+
+def test_conversation(llama, asker):
+    """A real model answers, and is told the conversation: by transcript, since this server refuses response ids."""
+    options = {"model": "smollm2", "max_output_tokens": 40}
+    one = asker.ask(llama, "Say hello.", **options)
+    two = asker.ask(llama, "And again?", **options)
+    three = asker.ask(llama, "Say goodbye.", **options)
+    assert one.text
+    assert one.usage.output_tokens > 0
+    assert "chain_refused" in two.notices
+    assert "chain_refused" not in three.notices, "asked by id only once"
+    assert one.usage.input_tokens < two.usage.input_tokens < three.usage.input_tokens
+    assert one.cost_usd is None, "this server reports no cost, and none is made up"
+
+
+def test_whole_answer(llama, asker):
+    """The same without a stream."""
+    assert asker.ask(llama, "Say hello.", model="smollm2", max_output_tokens=30, stream=False).text
+
+
+def test_quickstart(llama, home, tmp_path, monkeypatch):
+    """The quickstart, unchanged, is answered by a real model: only the server, the key and the `model` setting differ."""
+    profile = tmp_path / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_config.py").write_text('c.O3Pro.model = "smollm2"\nc.O3Pro.max_output_tokens = 64\n')
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("AIML_API_URL", llama)
+    notebook = nbformat.read(QUICKSTART, 4)
+    NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    answers = [output["data"]["text/plain"] for output in outputs if "text/markdown" in output.get("data", {})]
+    assert 5 == len(answers)
+    assert not any("no model is behind it" in answer for answer in answers)
+    assert not any(output["output_type"] == "error" for output in outputs)
