@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -164,11 +165,13 @@ class Journal:
             )  # fmt: skip
             return int(cursor.lastrowid or 0)
 
-    def claim(self, row_id: int) -> bool:
-        """Marks a queued row as sent; `False` if it was not queued any more, and so must not be sent."""
+    def claim(self, row_id: int) -> Row | None:
+        """Marks a queued row as sent, and gives it; `None` if it was not queued any more, and so must not be sent."""
         with self._transaction() as db:
             cursor = db.execute("UPDATE requests SET state = 'sent' WHERE id = ? AND state = 'queued'", (row_id,))
-            return cursor.rowcount == 1
+            if cursor.rowcount != 1:
+                return None
+            return _row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
 
     def note_response_id(self, row_id: int, response_id: str) -> None:
         with self._transaction() as db:
@@ -279,11 +282,14 @@ class Journal:
     def _connect(self) -> sqlite3.Connection:
         if not self._is_ready:
             self._make()
-        db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY)
+        db = self._open()
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA synchronous = FULL")  # a row that is written survives a power cut
         db.execute("PRAGMA foreign_keys = ON")
         return db
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, check_same_thread=False)
 
     def _make(self) -> None:
         """Makes the file if there is none, and brings it to the newest form. A file of somebody else stays as it is."""
@@ -294,13 +300,18 @@ class Journal:
             with self.path.open("rb") as file:
                 if file.read(16) not in (b"", b"SQLite format 3\x00"):
                     raise sqlite3.DatabaseError("it is no SQLite file") from None
-        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None)) as db:
-            version = _version(db)
-            if version < len(_MIGRATIONS):
+        if not os.access(self.path, os.W_OK):
+            raise sqlite3.OperationalError("it is read-only")
+        db = self._open()
+        try:
+            if _version(db) < len(_MIGRATIONS):
                 db.execute("PRAGMA journal_mode = WAL")
                 _migrate(db)
-            elif not os.access(self.path, os.W_OK):
-                raise sqlite3.OperationalError("it is read-only")
+        except BaseException:
+            db.close()
+            raise
+        # Whoever closes a WAL file last folds it up; with one connection that stays, that is not at each step.
+        weakref.finalize(self, db.close)
         self._is_ready = True
 
 
@@ -316,6 +327,7 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _migrate(db: sqlite3.Connection) -> None:
+    db.isolation_level = None
     db.execute("BEGIN IMMEDIATE")  # two kernels may start at once
     version = _version(db)
     for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):

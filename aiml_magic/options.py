@@ -67,8 +67,16 @@ def variable_name(text: str) -> str:
     return text
 
 
+_OF_OPTIONS = {
+    "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
+    "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--chat",
+}  # fmt: skip
+
+
 def field_and_json(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
+    if name in _OF_OPTIONS:
+        raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
     try:
         if equals and re.fullmatch(r"[a-z][a-z_]*", name):
             return name, json.loads(value)

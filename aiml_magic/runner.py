@@ -64,8 +64,9 @@ class Runner:
 
     async def _send(self, row_id: int, key: str, silence: float) -> None:
         try:
-            if self._journal.claim(row_id):
-                await self._ask_and_keep(self._journal.row(row_id), key, silence)
+            row = self._journal.claim(row_id)
+            if row is not None:
+                await self._ask_and_keep(row, key, silence)
         finally:
             self._tasks.pop(row_id, None)
             self._outbox.put({"row": row_id, "event": "over"})
@@ -77,7 +78,7 @@ class Runner:
             reply, state = await self._ask(row, self._client(row.base_url, key, silence), recorder), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
-        recorder.close()
+        recorder.close(is_whole=state == "done" and reply.error is None)
         if reply.error is not None:
             state = "failed"
             reply.error.message = mask(reply.error.message, key)
@@ -165,11 +166,11 @@ class Recorder:
     def on_poll(self, status: str) -> None:
         self._tell(event="poll", status=status)
 
-    def close(self) -> None:
-        """Keeps what has not been kept yet."""
+    def close(self, *, is_whole: bool) -> None:
+        """Keeps what has not been kept yet, unless the whole response now takes its place."""
         for timer in self._timers.values():
             timer.cancel()
-        if self._pieces:
+        if self._pieces and not is_whole:
             self._keep_text()
 
     def _later(self, name: str, delay: float, action: Any) -> None:

@@ -1,6 +1,6 @@
 """What the reader sees of an answer and of a job, in every front end.
 
-In a notebook a cell gives four outputs: a panel that lives while the answer is awaited and is then replaced by nothing; the
+In a notebook a cell gives four outputs: a place for the panel that lives while the answer is awaited, else empty; the
 answer, Markdown that is displayed once and never updated; the details, a widget; and a static copy of the details, which a live
 widget hides, and which a reopened notebook, an exported page and a front end without widgets show. In a terminal an answer is
 text, and the details are a line.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,7 @@ _STATES = {
     "queued": "Starting",
     "sent": "Sent; waiting for the answer",
     "reasoning": "Reasoning",
+    "message": "Writing",
     "in_progress": "The server works on it",
 }
 
@@ -117,8 +119,13 @@ class _View:
         """Shows an answer that is the value of a cell, unless the same cell has just shown it."""
         was_shown = self._shown is not None and self._shown == (self._shell.execution_count, answer)
         self._shown = None
-        if not was_shown:
+        if was_shown:
+            self._point_to(answer)
+        else:
             self.show(answer)
+
+    def _point_to(self, answer: Answer) -> None:
+        """Stands for an answer that is shown above: in a notebook nothing need."""
 
     def _panel(self) -> Any:
         raise NotImplementedError
@@ -129,28 +136,35 @@ class NotebookView(_View):
 
     def show(self, answer: Answer) -> None:
         display(_answer_bundle(answer), raw=True)
-        _display_widget(_html_widget(_live_details(answer)))
+        display(_widget_bundle(_html_widget(_live_details(answer))), raw=True)
         display({"text/html": _static_details(answer), "text/plain": details_line(answer)}, raw=True)
 
     @contextmanager
     def _panel(self) -> Iterator[Any]:
-        widget = _html_widget(_panel_html(Progress()))
-        handle = _display_widget(widget, display_id=True)
-        latest = 0.0
+        """An empty output at once, a widget in its place as soon as one waits, and nothing again at the end."""
+        place = display({"text/plain": ""}, raw=True, display_id=True)
+        widget: Any = None
+        latest = time.monotonic()
 
         def show_progress(progress: Progress) -> None:
-            nonlocal latest
-            if time.monotonic() - latest >= _PANEL_PERIOD:
-                latest = time.monotonic()
+            nonlocal widget, latest
+            if time.monotonic() - latest < _PANEL_PERIOD:
+                return
+            latest = time.monotonic()
+            if widget is None:
+                widget = _html_widget(_panel_html(progress))
+                update_display(_widget_bundle(widget), raw=True, display_id=place.display_id)
+            else:
                 widget.value = _panel_html(progress)
 
         try:
             yield show_progress
         finally:
-            # A closed widget that is still named in the notebook would be an error line when it is opened again.
-            update_display({"text/plain": ""}, raw=True, display_id=handle.display_id)
-            for part in (widget, widget.layout, widget.style):
-                part.close()
+            if widget is not None:
+                # A closed widget that is still named in the notebook would be an error line when it is opened again.
+                update_display({"text/plain": ""}, raw=True, display_id=place.display_id)
+                for part in (widget, widget.layout, widget.style):
+                    part.close()
 
 
 class TerminalView(_View):
@@ -162,13 +176,18 @@ class TerminalView(_View):
             print(text)
         print(f"[{details_line(answer)}]")
 
+    def _point_to(self, answer: Answer) -> None:
+        """The prompt Out[n] is there already, and gets a word."""
+        print(f"<Answer {answer.journal_id}>")
+
     @contextmanager
     def _panel(self) -> Iterator[Any]:
         is_live = sys.stderr.isatty()
 
         def show_progress(progress: Progress) -> None:
             if is_live:
-                sys.stderr.write(f"\r\x1b[K{_status_line(progress)}  (Ctrl-C stops it)")
+                line = f"{_status_line(progress)}  (Ctrl-C stops it)"
+                sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
                 sys.stderr.flush()
 
         try:
@@ -364,9 +383,8 @@ def _html_widget(value: str) -> Any:
     return ipywidgets.HTML(value)
 
 
-def _display_widget(widget: Any, **options: Any) -> Any:
-    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-    return display({_WIDGET: view, "text/plain": ""}, raw=True, **options)
+def _widget_bundle(widget: Any) -> dict[str, Any]:
+    return {_WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}, "text/plain": ""}
 
 
 def _key(answer: Answer) -> str:

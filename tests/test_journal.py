@@ -34,8 +34,8 @@ def test_life_of_a_row(journal):
     """A row is queued, claimed once, and keeps what came of it; when it is over, nothing changes it."""
     row_id = journal.add(new())
     assert "queued" == journal.row(row_id).state
-    assert journal.claim(row_id)
-    assert not journal.claim(row_id), "two runners cannot send one row"
+    assert row_id == journal.claim(row_id).id
+    assert journal.claim(row_id) is None, "two runners cannot send one row"
     journal.note_response_id(row_id, "resp_1")
     journal.note_text(row_id, "Half")
     assert ("sent", "resp_1", "Half") == (journal.row(row_id).state, journal.row(row_id).response_id, journal.row(row_id).text)

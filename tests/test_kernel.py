@@ -47,14 +47,32 @@ def wait_until(claim, timeout: float = 10.0) -> None:
 def test_four_outputs(running, sandbox_url):
     """A cell gives a panel, the answer, the details and their static copy, in this order, and no fifth for its value."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    running.run("%o3pro --alone The first question starts the runner.")
     ran = running.run("%%o3pro\nWhat is 6*7?")
-    assert [{WIDGET, "text/plain"}, {"text/markdown", "text/plain"}, {WIDGET, "text/plain"}, {"text/html", "text/plain"}] == [
+    assert [{"text/plain"}, {"text/markdown", "text/plain"}, {WIDGET, "text/plain"}, {"text/html", "text/plain"}] == [
         set(display) for display in ran.displays
     ]
     assert "What is 6\\*7?" in ran.displays[1]["text/markdown"].replace("&#42;", "\\*")
     assert "tokens" in ran.displays[3]["text/plain"]
-    updates = [message["content"]["data"] for message in ran.messages if message["msg_type"] == "update_display_data"]
-    assert [{"text/plain": ""}] == updates, "the panel is replaced by nothing"
+    assert [] == updates(ran), "an answer that comes at once needs no panel"
+
+
+def updates(ran):
+    return [set(message["content"]["data"]) for message in ran.messages if message["msg_type"] == "update_display_data"]
+
+
+def test_panel(running, sandbox_url):
+    """While one waits, the place before the answer holds a panel; at the end it is empty again, and its widget closed."""
+    running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+    ran = running.run("%%o3pro\nsandbox: delay=1\nWhat is 6*7?")
+    assert [{WIDGET, "text/plain"}, {"text/plain"}] == updates(ran)
+    opened = [message for message in ran.messages if message["msg_type"] == "comm_open"]
+    closed = [message for message in ran.messages if message["msg_type"] == "comm_close"]
+    assert (6, 3) == (len(opened), len(closed)), "the panel's three models are closed, those of the details live"
+    told = [
+        message["content"]["data"].get("state", {}).get("value", "") for message in ran.messages if "comm" in message["msg_type"]
+    ]
+    assert any("waiting" in value for value in told)
 
 
 def test_value_of_cell(running, sandbox_url):

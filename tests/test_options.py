@@ -42,7 +42,7 @@ def test_lines(line, values, question):
         ("--efort high", "Did you mean --effort?"), ("--effort hihg", "Did you mean high?"), ("-e", "needs a value"),
         ("-t 15", "at least 16"), ("-t many", "whole number"), ("-t 1e3", "whole number"), ("--timeout 0", "above 0"),
         ("--timeout -5", "above 0"), ("-o 1x", "variable"), ("-o a.b", "variable"), ("--param x", "KEY=JSON"),
-        ("--param x={", "KEY=JSON"), ("-q=yes", "takes no value"), ("-5 what?", "goes after --"), ("-x", "There is no option -x"),
+        ("--param x={", "KEY=JSON"), ("--param model=\"x\"", "there is --model"), ("-q=yes", "takes no value"), ("-5 what?", "goes after --"), ("-x", "There is no option -x"),
         ("--summary none", "one of auto, concise, detailed"), ('-i ""', "some text"), ("--new=1", "takes no value"), ("-", "There is no"),
     ],
 )  # fmt: skip

@@ -1,0 +1,158 @@
+"""How fast it is, as ratios against a raw call in the same run.
+
+    python tests/bench/bench.py
+
+Prints a table of medians. Times on a shared machine drift; the ratios and differences are of neighbouring runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import wire
+from kernels import kernel
+
+RUNS = 15
+LOAD = """
+import time
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell()
+start = time.perf_counter()
+{what}
+print(time.perf_counter() - start)
+"""
+
+
+def median_ms(measure: Callable[[], float], runs: int = RUNS) -> float:
+    return 1000 * statistics.median(measure() for _ in range(runs))
+
+
+def loading(what: str) -> float:
+    done = subprocess.run([sys.executable, "-c", LOAD.format(what=what)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def timed(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def sandbox() -> tuple[subprocess.Popen[str], str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiml_magic.sandbox"], stdout=subprocess.PIPE, start_new_session=True, text=True
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().split()[-1]
+
+
+def cells(url: str) -> list[tuple[str, float, float]]:
+    """A cell that the sandbox answers, beside a raw POST of the same body on a warm connection."""
+    body = {"model": "openai/o3-pro", "input": "What is 6*7?", "stream": True, "store": True}
+    rows = []
+    with kernel() as running, httpx.Client() as client:
+        running.run(f"%config O3Pro.base_url = {url!r}")
+
+        def raw() -> float:
+            return timed(lambda: client.post(f"{url}/responses", json=body, headers={"Authorization": "Bearer x"}).read())
+
+        def cell() -> float:
+            return running.run("%%o3pro --alone\nWhat is 6*7?").seconds
+
+        raw()
+        rows.append(("first cell, over a raw POST", cell() * 1000, raw() * 1000))
+        pairs = [(cell(), raw()) for _ in range(RUNS)]
+        rows.append(("cell, over a raw POST", *(1000 * statistics.median(column) for column in zip(*pairs, strict=True))))
+    return rows
+
+
+def interrupts() -> list[tuple[str, float, float]]:
+    """From the signal to the idle kernel, and to the closed socket, while the server is silent; beside a `time.sleep`."""
+    idle, closed, bare = [], [], []
+    with wire.serve(lambda _: wire.Reply(end="silence")) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        process = running.manager.provisioner.process.pid
+        for number in range(RUNS):
+            server.closed_by_client.clear()
+            request = running.start("%%o3pro --alone\nWhy?")
+            while len(server.posts) <= number:
+                time.sleep(0.005)
+            time.sleep(0.3)
+            start = time.perf_counter()
+            os.kill(process, signal.SIGINT)
+            server.closed_by_client.wait(5)
+            closed.append(time.perf_counter() - start)
+            running.finish(request)
+            idle.append(time.perf_counter() - start)
+            request = running.start("import time; time.sleep(5)")
+            time.sleep(0.3)
+            start = time.perf_counter()
+            os.kill(process, signal.SIGINT)
+            running.finish(request)
+            bare.append(time.perf_counter() - start)
+    reference = 1000 * statistics.median(bare)
+    return [
+        ("interrupt to idle kernel, over one of time.sleep", 1000 * statistics.median(idle), reference),
+        ("interrupt to closed socket", 1000 * statistics.median(closed), reference),
+    ]
+
+
+def streaming() -> list[tuple[str, str]]:
+    """20,000 characters in 4,000 deltas over 20 s, seen from iopub."""
+    events = [{"type": "response.created", "response": {"id": "r", "status": "in_progress"}}]
+    events += [{"type": "response.output_text.delta", "output_index": 0, "delta": "words"} for _ in range(4000)]
+    events.append({"type": "response.completed", "response": wire.response("words" * 4000)})
+
+    class Paced(list):
+        def __iter__(self):
+            for event in events:
+                yield f"data: {json.dumps(event)}\n\n".encode()
+                time.sleep(20 / 4000)
+
+    reply = wire.Reply(200, {"Content-Type": "text/event-stream"}, Paced())
+    with wire.serve(lambda _: reply) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        before = float(running.run("import time; print(time.process_time())").stream)
+        ran = running.run("%%o3pro\nWhy?", timeout=60)
+        after = float(running.run("print(time.process_time())").stream)
+    size = sum(len(json.dumps(message["content"], default=str)) for message in ran.messages)
+    return [
+        ("messages on iopub (goal 150)", str(len(ran.messages))),
+        ("MB on iopub (goal 0.3)", f"{size / 1e6:.2f}"),
+        ("kernel CPU, s (goal 0.5)", f"{after - before:.2f}"),
+        ("seconds, of 20 + the pauses' own", f"{ran.seconds:.1f}"),
+    ]
+
+
+def main() -> None:
+    os.environ["AIML_MAGIC_HOME"] = tempfile.mkdtemp()
+    os.environ["AIML_API_KEY"] = "bench-key-0123456789"
+    load = median_ms(lambda: loading('shell.run_line_magic("load_ext", "aiml_magic")'))
+    nothing = median_ms(lambda: loading('shell.run_line_magic("load_ext", "storemagic")'))
+    process, url = sandbox()
+    try:
+        rows = [("%load_ext aiml_magic, over one of IPython's own", load, nothing), *cells(url), *interrupts()]
+    finally:
+        process.terminate()
+        process.wait(5)
+    print(f"{'':52} {'ms':>8} {'beside':>8} {'more':>8} {'ratio':>6}")
+    for name, ours, other in rows:
+        print(f"{name:52} {ours:8.1f} {other:8.1f} {ours - other:8.1f} {ours / other:6.1f}")
+    for name, value in streaming():
+        print(f"{name:52} {value:>8}")
+
+
+if __name__ == "__main__":
+    main()
