@@ -38,7 +38,7 @@ from aiml_magic.responses import (
 )
 from aiml_magic.sse import Decoder, EventTooLarge
 
-_MAX_BODY = 2 * MAX_JSON  # bytes of one answer, decompressed
+_MAX_BODY = MAX_JSON  # bytes of one answer, decompressed
 _MAX_ERROR_BODY = 2**20
 _META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor

@@ -2,54 +2,92 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiml_magic import addresses, errors
 
 if TYPE_CHECKING:
-    from aiml_magic.session import Session
+    from aiml_magic.journal import Journal, Row
+    from aiml_magic.session import Question, Session
+    from aiml_magic.view import View
 
 
 class Context(NamedTuple):
-    """What a command works on."""
+    """What a command works on. `view` gives the view, which is made when it is first needed."""
 
     session: Session
     base_url: str
-    journal: Path
+    journal_path: Path
+    view: Callable[[], View]
+
+    @property
+    def journal(self) -> Journal:
+        return self.session.runner(self.journal_path).journal
 
 
-def run(line: str, session: Session, base_url: str, journal: Path) -> None:
+def run(line: str, context: Context) -> None:
     """Carries out one command line. Raises BadInput for one that there is not."""
-    name, *words = line.split() or ["help"]
+    name, _, rest = line.strip().partition(" ")
+    name = name or "help"
     if name not in COMMANDS:
         hint = errors.nearest(name, COMMANDS) or "%aiml help lists them all."
         raise errors.BadInput(f"There is no command {name[:40]}.", hint)
-    COMMANDS[name].carry_out(Context(session, base_url, journal), words)
+    COMMANDS[name].carry_out(context, rest.strip())
 
 
 def usage() -> str:
     """The help of %aiml."""
-    rows = "\n".join(f"  %aiml {command.usage:<26} {command.help}" for command in COMMANDS.values())
-    return f"Look after keys, the sandbox and the session; asks nothing, costs nothing.\n\n{rows}\n\nTo ask: %%o3pro?\n"
+    rows = "\n".join(f"  %aiml {command.usage:<30} {command.help}" for command in COMMANDS.values())
+    return f"Look after keys, answers and the session; asks nothing, costs nothing.\n\n{rows}\n\nTo ask: %%o3pro?\n"
 
 
-def _status(context: Context, words: list[str]) -> None:
+def dry_run(question: Question, session: Session, base_url: str, journal_path: Path) -> str:
+    """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
+    journal = session.runner(journal_path).journal
+    plan = session.plan(question, base_url, journal)
+    body = json.dumps(plan.request, indent=1, ensure_ascii=False)
+    price = session.price(base_url, question.model, journal_path)
+    lines = [body, f"{len(body.encode('utf-8', 'replace')):,} bytes to {plan.server}; nothing was sent."]
+    if plan.parent is not None:
+        form = "by its id" if plan.chain == "id" else "as a transcript"
+        lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
+    if plan.saved is not None:
+        lines.append(f"It would be replayed: answer {plan.saved.id} is in the journal, so it costs nothing.")
+    elif price is None:
+        lines.append("What it may cost is unknown: the server lists no price.")
+    else:
+        worst = session.worst_case(plan, question.max_output_tokens, price, journal)
+        lines.append(f"It may cost up to ${worst:,.2f}: an estimate, by the server's price list.")
+    return "\n".join(lines)
+
+
+def _status(context: Context, rest: str) -> None:
     from aiml_magic import credentials
-    from aiml_magic.session import SANDBOX
 
-    _take(words)
+    _no_more(rest)
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
-    server = SANDBOX if is_sandbox else addresses.base_url(context.base_url)
-    usd, unknown = context.session.runner(context.journal).journal.spent(context.session.id, server)
+    server, _ = context.session.server(context.base_url)
     print(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
     print(f"Server   {server}")
     print(f"Balance  {_balance(context)}")
-    print(f"Journal  {addresses.short(context.journal)}")
-    of_unknown_cost = f", and {unknown} answers of unknown cost" if unknown else ""
-    print(f"Spent    ${usd:,.4f} in this session{of_unknown_cost}{', in play money' if is_sandbox else ''}")
+    print(f"Journal  {addresses.short(context.journal_path)}")
+    print(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")
+
+
+def _spent(context: Context) -> str:
+    server, _ = context.session.server(context.base_url)
+    midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    session, unknown = context.journal.spent(server, session=context.session.id)
+    notebook, _ = context.journal.spent(server, notebook=context.session.notebook)
+    day, _ = context.journal.spent(server, since=midnight)
+    of_unknown_cost = f" (and {unknown} of unknown cost)" if unknown else ""
+    return f"${session:,.4f} in this session{of_unknown_cost}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
 
 
 def _no_key(context: Context) -> str:
@@ -58,8 +96,7 @@ def _no_key(context: Context) -> str:
 
 def _balance(context: Context) -> str:
     try:
-        _, url, key = context.session.server(context.base_url)
-        billing = context.session.runner(context.journal).get(url, "/v2/billing", key.text)
+        billing = context.session.get(context.base_url, "/v2/billing", context.journal_path)
         return f"${billing['current_balance']:,.2f}"
     except errors.AimlMagicError as error:
         return f"unknown ({error.message.split('. ')[0].rstrip('.')})"
@@ -67,12 +104,12 @@ def _balance(context: Context) -> str:
         return "unknown (the server's answer holds none)"
 
 
-def _login(context: Context, words: list[str]) -> None:
+def _login(context: Context, rest: str) -> None:
     import getpass
 
     from aiml_magic import credentials
 
-    _take(words)
+    _no_more(rest)
     try:
         text = getpass.getpass("AI/ML API key (it is not shown): ").strip()
     except (
@@ -90,42 +127,126 @@ def _login(context: Context, words: list[str]) -> None:
     context.session.sandbox_url = None
 
 
-def _logout(_: Context, words: list[str]) -> None:
+def _logout(_: Context, rest: str) -> None:
     from aiml_magic import credentials
 
-    _take(words)
+    _no_more(rest)
     places = credentials.forget_key()
     print(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
     if (left := credentials.find_key()) is not None:
         print(f"{left.source} still holds one.")
 
 
-def _help(_: Context, words: list[str]) -> None:
-    _take(words)
+def _help(_: Context, rest: str) -> None:
+    _no_more(rest)
     print(usage())
 
 
-def _sandbox(context: Context, words: list[str]) -> None:
+def _sandbox(context: Context, rest: str) -> None:
     from aiml_magic import credentials, sandbox
 
-    word = _take(words, "--if-no-key", "stop")
-    if word == "stop":
+    if rest not in ("", "--if-no-key", "stop"):
+        hint = errors.nearest(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
+        raise errors.BadInput(f"{rest[:40]} cannot stand there.", hint)
+    if rest == "stop":
         context.session.sandbox_url = None
         print("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
-    elif word == "--if-no-key" and credentials.find_key() is not None:
+    elif rest == "--if-no-key" and credentials.find_key() is not None:
         print("A key was found, so the questions go to the API.")
     else:
         context.session.sandbox_url = sandbox.find_or_start(addresses.home())
         print("The sandbox answers from now on: no key, no cost, and no model behind it.")
 
 
-def _take(words: list[str], *known: str) -> str | None:
-    """The one word that may follow a command, if it is there."""
-    unknown = [word for word in words if word not in known]
-    if unknown:
-        hint = errors.nearest(unknown[0], known) or "%aiml help shows what can."
-        raise errors.BadInput(f"{unknown[0][:40]} cannot stand there.", hint)
-    return words[0] if words else None
+def _history(context: Context, rest: str) -> None:
+    _no_more(rest)
+    rows = context.journal.history(context.session.notebook)
+    print("\n".join(map(_line, rows)) or "Nothing was asked in this notebook yet.")
+    print(f"Spent: {_spent(context)}")
+
+
+def _search(context: Context, rest: str) -> None:
+    found = context.journal.search(_needed(rest, "search", "some words"))
+    print("\n".join(map(_line, found)) or "No question and no answer holds these words.")
+
+
+def _show(context: Context, rest: str) -> None:
+    row = _row(context, rest, "show")
+    context.view().show(row.answer())
+    if row.error is not None:
+        print(errors.from_dict(row.error))
+
+
+def _tree(context: Context, rest: str) -> None:
+    from aiml_magic import conversation, pictures
+
+    _no_more(rest)
+    entries = conversation.tree(context.journal.history(context.session.notebook))
+    lines = [(depth, _line(row) + (" (stale)" if is_stale else "")) for depth, row, is_stale in entries]
+    text = "\n".join(f"{'   ' * depth}{line}" for depth, line in lines) or "Nothing was asked in this notebook yet."
+    context.view().show_picture(pictures.tree(lines), text)
+
+
+def _resume(context: Context, rest: str) -> None:
+    _no_more(rest)
+    chats = context.session.resume(context.journal)
+    told = ", ".join(f"{chat} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
+    print(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
+
+
+def _record(context: Context, rest: str) -> None:
+    path = Path(_needed(rest, "record", "a file, such as tutorial.o3pro.jsonl"))
+    known = context.session.record(path)
+    print(f"Every answer is also written to {path} from now on{f'; it holds {known} already' if known else ''}.")
+
+
+def _replay(context: Context, rest: str) -> None:
+    path = Path(_needed(rest, "replay", "a file that %aiml record has written"))
+    count = context.session.replay_file(path, context.journal)
+    print(f"{count} answer{'s' * (count != 1)} of {path} can be replayed, without a key and without a network.")
+
+
+def _export(context: Context, rest: str) -> None:
+    from aiml_magic import export
+
+    path = Path(_needed(rest, "export", "a file that ends with .md, .html or .jsonl"))
+    head = context.session.head("main", context.journal)
+    if head is None:
+        raise errors.BadInput("There is no conversation to export yet.", "Ask something first, or run %aiml resume.")
+    turns = context.journal.ancestors(head)
+    export.write(path, [turn.answer() for turn in turns])
+    print(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {path}.")
+
+
+def _forget(context: Context, rest: str) -> None:
+    for name in _needed(rest, "forget", "the ids of answers").split():
+        row = _row(context, name, "forget")
+        context.journal.forget(row.id)
+        print(f"Answer {row.id} is forgotten: its texts are removed from the disk, what it cost is kept.")
+
+
+def _row(context: Context, name: str, command: str) -> Row:
+    return context.journal.row(context.journal.find_id(_needed(name, command, "the id of an answer")))
+
+
+def _line(row: Row) -> str:
+    """A row on one line: id, time, status, cost, the question's first words."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.asked_at))
+    cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:,.4f}"
+    words = " ".join("".join(sign if sign.isprintable() else " " for sign in row.question).split())
+    status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
+    return f"{row.id:>4}  {when}  {status:<10}  {cost:>12}  {words[:59] + '…' if len(words) > 60 else words}"
+
+
+def _no_more(rest: str) -> None:
+    if rest:
+        raise errors.BadInput(f"{rest[:40]} cannot stand there.", "%aiml help shows what can.")
+
+
+def _needed(rest: str, command: str, what: str) -> str:
+    if not rest:
+        raise errors.BadInput(f"%aiml {command} needs {what}.", "%aiml help shows how it is written.")
+    return rest
 
 
 class Command(NamedTuple):
@@ -133,7 +254,7 @@ class Command(NamedTuple):
 
     usage: str
     help: str
-    carry_out: Callable[[Context, list[str]], None]
+    carry_out: Callable[[Context, str], None]
 
 
 COMMANDS = {
@@ -141,5 +262,14 @@ COMMANDS = {
     "login": Command("login", "give the API key; it is not shown, and kept in the system's keyring or a private file", _login),
     "logout": Command("logout", "remove the saved key", _logout),
     "sandbox": Command("sandbox [--if-no-key|stop]", "try everything without a key: a stand-in server, no model", _sandbox),
+    "history": Command("history", "what was asked in this notebook, and what it cost", _history),
+    "search": Command("search WORDS", "answers of any notebook that hold these words", _search),
+    "show": Command("show ID", "show an answer again; asks nothing", _show),
+    "tree": Command("tree", "the conversations of this notebook, as a tree", _tree),
+    "resume": Command("resume", "go on with this notebook's conversations after a restart", _resume),
+    "record": Command("record FILE", "also write every answer to a file, for readers without a key", _record),
+    "replay": Command("replay FILE", "replay the answers of such a file", _replay),
+    "export": Command("export FILE", "write the conversation as .md, .html or .jsonl", _export),
+    "forget": Command("forget ID…", "remove the texts of answers from the disk", _forget),
     "help": Command("help", "this list", _help),
 }

@@ -7,16 +7,21 @@ the last one run. "The last answer" would make a cell that is run again the chil
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from aiml_magic.journal import Journal
+from aiml_magic.journal import Journal, Row
 
 
 @dataclass
 class Place:
-    """A cell in a conversation: the cell before it, and the journal ids of what was asked there, oldest first."""
+    """A cell in a conversation: the cell before it, or the answer from which it forks; and what was asked there.
+
+    `rows` are ids of the journal, oldest first.
+    """
 
     before: str | None
+    fork: int | None = None
     rows: list[int] = field(default_factory=list)
 
 
@@ -31,14 +36,19 @@ class Conversation:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
         place = self._places.get(cell)
         if place is not None:
-            return self._answer_at(place.before, journal)
+            return place.fork if place.fork is not None else self._answer_at(place.before, journal)
         for earlier in reversed(self._run_order):
             if (row_id := self._newest_answer(earlier, journal)) is not None:
                 return row_id
         return None
 
+    def before(self, cell: str, journal: Journal) -> str | None:
+        """The cell that `cell` continues, or would if it were run now."""
+        place = self._places.get(cell)
+        return self._last_answered(journal) if place is None else place.before
+
     def note(self, cell: str, row_id: int, journal: Journal) -> None:
-        """Remembers that `row_id` was asked in `cell`, which has now been run last."""
+        """Remembers that `row_id` was asked or replayed in `cell`, which has now been run last."""
         if cell not in self._places:
             self._places[cell] = Place(self._last_answered(journal))
         self._places[cell].rows.append(row_id)
@@ -49,8 +59,47 @@ class Conversation:
     def start_afresh(self, cell: str) -> None:
         """Makes `cell` the beginning; the cells that were run before no longer lead to it."""
         self._run_order.clear()
-        rows = self._places[cell].rows if cell in self._places else []
-        self._places[cell] = Place(None, rows)
+        self._move(cell, Place(None))
+
+    def fork(self, cell: str, row_id: int) -> None:
+        """Makes `cell` continue the answer `row_id`, whichever cell or session that is of."""
+        self._move(cell, Place(None, row_id))
+
+    def later_cells(self, cell: str, row_id: int, journal: Journal) -> list[str]:
+        """The cells behind `cell` whose answers continue another answer of it than `row_id`: they are stale."""
+        stale = []
+        for name, place in self._places.items():
+            newest = self._newest_answer(name, journal) if place.before == cell else None
+            if newest is not None and journal.row(newest).parent != row_id:
+                stale += [name, *self._behind(name)]
+        return stale
+
+    def head(self, journal: Journal) -> int | None:
+        """The journal id of the last answer."""
+        cell = self._last_answered(journal)
+        return None if cell is None else self._newest_answer(cell, journal)
+
+    def restore(self, rows: Iterable[Row]) -> None:
+        """Takes up what a notebook asked in this chat before, oldest first."""
+        for row in rows:
+            cell = row.cell or f"row {row.id}"
+            if row.before is None or row.before in self._places:
+                fork = row.parent if row.before is None else None
+                self._move(cell, Place(row.before, fork))
+            self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
+            if cell in self._run_order:
+                self._run_order.remove(cell)
+            self._run_order.append(cell)
+
+    def _move(self, cell: str, place: Place) -> None:
+        place.rows = self._places[cell].rows if cell in self._places else []
+        self._places[cell] = place
+
+    def _behind(self, cell: str) -> Iterator[str]:
+        for name, place in self._places.items():
+            if place.before == cell:
+                yield name
+                yield from self._behind(name)
 
     def _last_answered(self, journal: Journal) -> str | None:
         return next((cell for cell in reversed(self._run_order) if self._newest_answer(cell, journal) is not None), None)
@@ -64,3 +113,28 @@ class Conversation:
 
     def _newest_answer(self, cell: str, journal: Journal) -> int | None:
         return next((row_id for row_id in reversed(self._places[cell].rows) if journal.row(row_id).advances), None)
+
+
+def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
+    """The rows of a notebook as a tree: depth, row, and whether it is stale, each parent before its children.
+
+    An answer is stale if the cell that it continues has a newer one.
+    """
+    known = {row.id: row for row in rows}
+    newest: dict[tuple[str | None, str | None], int] = {
+        (row.chat, row.cell): row.id for row in known.values() if row.advances and row.cell
+    }
+    children: dict[int | None, list[Row]] = {}
+    for row in known.values():
+        children.setdefault(row.parent if row.parent in known else None, []).append(row)
+    found: list[tuple[int, Row, bool]] = []
+    waiting = [(0, row, False) for row in reversed(children.get(None, []))]
+    while waiting:
+        depth, row, is_stale = waiting.pop()
+        found.append((depth, row, is_stale))
+        is_replaced = newest.get((row.chat, row.cell), row.id) != row.id
+        # A line of questions and answers stays at its depth; only a fork goes deeper.
+        below = children.get(row.id, [])
+        step = depth + (len(below) > 1)
+        waiting += [(step, child, is_stale or is_replaced) for child in reversed(below)]
+    return found

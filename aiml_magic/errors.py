@@ -5,7 +5,9 @@ stops, and shows no frames, since a frame could show the API key.
 
     AimlMagicError
      ├── BadInput              an option, a name, a value or a question; nothing was sent
-     │    └── NoKey            no API key was found
+     │    ├── NoKey            no API key was found
+     │    ├── ReplayMiss       no recorded answer, and nothing may be asked
+     │    └── BudgetExceeded   it could cost more than the budget leaves
      ├── JournalError          the journal cannot be used; nothing was sent
      ├── SandboxError          the sandbox did not start
      ├── Interrupted           the person stopped it (also a KeyboardInterrupt)
@@ -47,6 +49,14 @@ class AimlMagicError(Exception):
 
 class BadInput(AimlMagicError):
     """An option, a name, a value or a question that cannot be sent; nothing was."""
+
+
+class ReplayMiss(BadInput):
+    """The journal has no answer to this question, and nothing may be asked."""
+
+
+class BudgetExceeded(BadInput):
+    """The question could cost more than the budget leaves."""
 
 
 class NoKey(BadInput):

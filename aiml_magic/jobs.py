@@ -6,6 +6,7 @@ interrupt is felt at once. What came of a job is read from the journal, never fr
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import queue
@@ -41,8 +42,11 @@ class Progress:
 class Job:
     """A question that is being answered: a row of the journal, and the runner that sends it."""
 
-    def __init__(self, row_id: int, journal: Journal, runner: Runner, events: queue.SimpleQueue[_Event]) -> None:
+    def __init__(
+        self, row_id: int, journal: Journal, runner: Runner, events: queue.SimpleQueue[_Event], notices: tuple[str, ...]
+    ) -> None:
         self.id = row_id
+        self._notices = notices
         self._journal = journal
         self._runner = runner
         self._events = events
@@ -77,7 +81,8 @@ class Job:
         if row.state in ("queued", "sent") and not self._is_cancelled:
             row = self._bury(row)
         if row.state == "done":
-            return row.answer()
+            answer = row.answer()
+            return dataclasses.replace(answer, notices=(*answer.notices, *self._notices))
         error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
         error.answer = row.answer() if row.text or row.response else None
         raise error
@@ -113,6 +118,22 @@ class Job:
         return progress
 
 
+class Replay:
+    """An answer of the journal, followed like a job that is over."""
+
+    def __init__(self, row: Row, notices: tuple[str, ...]) -> None:
+        self.id = row.id
+        self._answer = dataclasses.replace(row.answer(), replayed=True, notices=(*row.notices, *notices))
+
+    def follow(self) -> Iterator[Progress]:
+        return iter(())
+
+    def cancel(self) -> None: ...
+
+    def answer(self) -> Answer:
+        return self._answer
+
+
 class Runner:
     """The child process, `python -m aiml_magic.runner`, started when it is first needed and again if it died."""
 
@@ -128,11 +149,14 @@ class Runner:
     def journal(self) -> Journal:
         return self._journal
 
-    def send(self, row_id: int, key: str, silence: float) -> Job:
-        """Has a queued row sent. `silence` is the time without a byte, in seconds, after which it is given up."""
+    def send(self, row_id: int, key: str, silence: float, notices: tuple[str, ...] = ()) -> Job:
+        """Has a queued row sent. `notices` are what else a person should know of the answer.
+
+        `silence` is the time without a byte, in seconds, after which it is given up.
+        """
         inbox = self._inbox("row", row_id)
         self.tell({"do": "send", "row": row_id, "key": key, "silence": silence})
-        return Job(row_id, self._journal, self, inbox)
+        return Job(row_id, self._journal, self, inbox, notices)
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:
         """The JSON at `path` of the server. Raises RequestFailed, or RunnerDied after `patience` seconds."""

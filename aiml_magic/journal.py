@@ -11,6 +11,7 @@ The state of a row:
     done        a response came, whatever its status
     failed      it came to nothing; `error` says why and whether it may be charged
     cancelled   the person stopped it
+    forgotten   the person had its texts removed; that it was asked, and what it cost, is left
 
 Each step is one short transaction of one connection, so that any number of kernels and runners may write at once.
 """
@@ -66,6 +67,15 @@ _MIGRATIONS = [
     CREATE INDEX requests_by_response_id ON requests (response_id);
     CREATE INDEX requests_by_session ON requests (session);
     """,
+    """
+    ALTER TABLE requests ADD COLUMN key TEXT;
+    ALTER TABLE requests ADD COLUMN before TEXT;
+    ALTER TABLE requests ADD COLUMN origin TEXT NOT NULL DEFAULT 'asked';
+    CREATE INDEX requests_by_key ON requests (key) WHERE status = 'completed';
+    CREATE INDEX requests_by_notebook ON requests (notebook, id);
+    CREATE INDEX requests_by_cell ON requests (notebook, chat, cell);
+    CREATE VIRTUAL TABLE texts USING fts5 (question, answer);
+    """,
 ]
 
 
@@ -81,7 +91,11 @@ class Row:
     client_request_id: str
     parent: int | None
     chain: str | None
+    notebook: str
     chat: str | None
+    cell: str | None
+    before: str | None
+    key: str | None
     asked_at: float
     response_id: str | None
     text: str
@@ -93,7 +107,13 @@ class Row:
 
     @property
     def is_over(self) -> bool:
-        return self.state in ("done", "failed", "cancelled")
+        return self.state in ("done", "failed", "cancelled", "forgotten")
+
+    @property
+    def question(self) -> str:
+        """What was asked, in words."""
+        asked = self.request.get("input", "")
+        return asked if isinstance(asked, str) else json.dumps(asked)
 
     @property
     def advances(self) -> bool:
@@ -139,6 +159,8 @@ class NewRow:
     notebook: str
     chat: str | None
     cell: str | None
+    before: str | None
+    key: str
     asked_at: float
 
 
@@ -155,12 +177,12 @@ class Journal:
             cursor = db.execute(
                 """
                 INSERT INTO requests (base_url, server, request, client_request_id, parent, chain,
-                                      session, notebook, chat, cell, asked_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                      session, notebook, chat, cell, before, key, asked_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
                 (
                     new.base_url, new.server, dump(new.request), new.client_request_id, new.parent, new.chain,
-                    new.session, new.notebook, new.chat, new.cell, new.asked_at,
+                    new.session, new.notebook, new.chat, new.cell, new.before, new.key, new.asked_at,
                 ),
             )  # fmt: skip
             return int(cursor.lastrowid or 0)
@@ -219,6 +241,9 @@ class Journal:
                     dump(error.as_dict()) if error else None, row_id,
                 ),
             )  # fmt: skip
+            if read.text:
+                asked = json.loads(db.execute("SELECT request FROM requests WHERE id = ?", (row_id,)).fetchone()[0])
+                _index(db, row_id, asked, read.text)
 
     def row(self, row_id: int) -> Row:
         """The row of this id. Raises BadInput if there is none."""
@@ -227,6 +252,83 @@ class Journal:
         if found is None:
             raise errors.BadInput(f"The journal has no answer {row_id}.", f"It is in {short(self.path)}.")
         return _row(found)
+
+    def find(self, key: str) -> Row | None:
+        """The newest whole answer to the request of this key."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT * FROM requests WHERE key = ? AND status = 'completed' AND state = 'done' ORDER BY id DESC LIMIT 1",
+                (key,),
+            ).fetchone()
+        return None if found is None else _row(found)
+
+    def find_id(self, name: str) -> int:
+        """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT id FROM requests WHERE id = ? OR response_id = ? ORDER BY id DESC LIMIT 1",
+                (int(name) if name.isdecimal() and len(name) < 19 else None, name),
+            ).fetchone()
+        if found is None:
+            raise errors.BadInput(f"The journal has no answer {name[:60]}.", "%aiml history lists those of this notebook.")
+        return int(found["id"])
+
+    def history(self, notebook: str | None = None, limit: int = 1000) -> list[Row]:
+        """The newest rows, oldest first: those of one notebook, or all."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT * FROM requests WHERE ? IS NULL OR notebook = ? ORDER BY id DESC LIMIT ?", (notebook, notebook, limit)
+            ).fetchall()
+        return [_row(entry) for entry in reversed(found)]
+
+    def search(self, words: str, limit: int = 20) -> list[Row]:
+        """Rows whose question or answer holds all the words, the best first."""
+        query = " ".join('"' + word.replace('"', '""') + '"' for word in words.split())
+        with self._transaction() as db:
+            found = db.execute(
+                """
+                SELECT requests.* FROM texts JOIN requests ON requests.id = texts.rowid
+                WHERE texts MATCH ? ORDER BY texts.rank LIMIT ?
+                """,
+                (query, limit),
+            ).fetchall()
+        return [_row(entry) for entry in found]
+
+    def forget(self, row_id: int) -> None:
+        """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place."""
+        with self._transaction() as db:
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute(
+                """
+                UPDATE requests
+                SET state = 'forgotten', request = '{}', text = NULL, response = NULL, error = NULL, key = NULL,
+                    response_id = NULL, status = NULL, notebook = '', cell = NULL, before = NULL
+                WHERE id = ?
+                """,
+                (row_id,),
+            )
+            db.execute("DELETE FROM texts WHERE rowid = ?", (row_id,))
+
+    def take(self, row: NewRow, answer: Mapping[str, Any]) -> None:
+        """Takes over an answer of a recording, unless it is there already. `answer` has the columns of what came."""
+        with self._transaction() as db:
+            known = db.execute("SELECT 1 FROM requests WHERE key = ? AND status = 'completed'", (row.key,)).fetchone()
+            if known is not None:
+                return
+            response = answer["response"]
+            cursor = db.execute(
+                """
+                INSERT INTO requests (base_url, server, request, client_request_id, session, notebook, key, asked_at, origin,
+                                      state, response, response_id, status, notices, cost_usd, seconds)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'recording', 'done', ?, ?, ?, ?, ?, ?)
+                """,
+                (
+                    row.base_url, row.server, dump(row.request), row.client_request_id, row.session, row.notebook, row.key,
+                    row.asked_at, dump(response), Response(response).id, Response(response).status, dump(answer["notices"]),
+                    answer["cost_usd"], answer["seconds"],
+                ),
+            )  # fmt: skip
+            _index(db, int(cursor.lastrowid or 0), row.request, Response(response).text)
 
     def ancestors(self, row_id: int) -> list[Row]:
         """The conversation that ends with this row, oldest first, the row included."""
@@ -246,6 +348,15 @@ class Journal:
             ).fetchall()
         return [_row(entry) for entry in found]
 
+    def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
+        """The notebook has an answer to the same request behind another answer."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT 1 FROM requests WHERE notebook = ? AND request = ? AND key <> ? AND status = 'completed'",
+                (notebook, dump(request), key),
+            ).fetchone()
+        return found is not None
+
     def has_lost_chain(self, session: str, server: str) -> bool:
         """In this session the server refused or ignored a response id."""
         with self._transaction() as db:
@@ -258,15 +369,22 @@ class Journal:
             ).fetchone()
         return found is not None
 
-    def spent(self, session: str, server: str) -> tuple[float, int]:
-        """Dollars that this server says it charged in this session, and the number of answers of unknown cost."""
+    def spent(
+        self, server: str, *, session: str | None = None, notebook: str | None = None, since: float = 0.0
+    ) -> tuple[float, int]:
+        """Dollars that this server says it charged, and the number of answers of unknown cost.
+
+        In a session, in a notebook, or since a time in seconds since 1970; without any, ever.
+        """
         with self._transaction() as db:
             usd, unknown = db.execute(
                 """
-                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND state = 'done')
-                FROM requests WHERE session = ? AND server = ?
+                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND state IN ('done', 'sent'))
+                FROM requests
+                WHERE server = ? AND origin = 'asked' AND asked_at >= ?
+                  AND (? IS NULL OR session = ?) AND (? IS NULL OR notebook = ?)
                 """,
-                (session, server),
+                (server, since, session, session, notebook, notebook),
             ).fetchone()
         return float(usd), int(unknown)
 
@@ -338,6 +456,16 @@ def _migrate(db: sqlite3.Connection) -> None:
     db.execute("COMMIT")
 
 
+def _index(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
+    """Makes question and answer searchable. What is no text (a lone surrogate, NUL) is left out of the index, not of the row."""
+    asked = request.get("input", "")
+    texts = (asked if isinstance(asked, str) else json.dumps(asked), answer)
+    db.execute(
+        "INSERT OR REPLACE INTO texts (rowid, question, answer) VALUES (?, ?, ?)",
+        (row_id, *(text.encode("utf-8", "replace").decode().replace("\0", " ") for text in texts)),
+    )
+
+
 def _row(found: sqlite3.Row) -> Row:
     return Row(
         id=found["id"],
@@ -348,7 +476,11 @@ def _row(found: sqlite3.Row) -> Row:
         client_request_id=found["client_request_id"],
         parent=found["parent"],
         chain=found["chain"],
+        notebook=found["notebook"],
         chat=found["chat"],
+        cell=found["cell"],
+        before=found["before"],
+        key=found["key"],
         asked_at=found["asked_at"],
         response_id=found["response_id"],
         text=json.loads(found["text"] or '""'),

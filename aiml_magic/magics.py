@@ -6,6 +6,7 @@ What a question needs is imported with the first question, so that loading the e
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -39,6 +40,11 @@ class O3Pro(Magics):
     stream = Bool(True, help="Have the text come while it is written.").tag(config=True)
     store = Bool(True, help="Have the server keep the answer, so that a conversation can go on by its id.").tag(config=True)
     timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(config=True)
+    replay = Enum(
+        ["auto", "only", "off"], None, allow_none=True,
+        help="Replay an answer of the journal: auto, only (never ask) or off; else AIML_MAGIC_REPLAY, else auto.",
+    ).tag(config=True)  # fmt: skip
+    budget_usd = Float(None, min=0.0, allow_none=True, help="Dollars that this session may spend at most.").tag(config=True)
     chain = Enum(["auto", "id", "transcript"], "auto", help="How a conversation is sent: by the response's id, or whole.").tag(
         config=True
     )
@@ -64,22 +70,27 @@ class O3Pro(Magics):
     @no_var_expand
     @needs_local_scope
     @line_cell_magic
-    def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer:
+    def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | None:
         given, rest = options.read_line(line)
         question = self._question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
-        job = self.session.ask(question, self.base_url, addresses.journal_path(self.journal))
+        journal = addresses.journal_path(self.journal)
+        if given.get("dry_run"):
+            return print(commands.dry_run(question, self.session, self.base_url, journal))
+        job = self.session.ask(question, self.base_url, journal)
         try:
             answer = self.view.follow(job, is_quiet=given.get("quiet", False))
         except errors.AimlMagicError as error:
             self._bind(given, error.answer)
             raise
         self._bind(given, answer)
+        self.session.keep(answer, self.session.runner(journal).journal)
         return answer
 
     @no_var_expand
     @line_magic
     def aiml(self, line: str) -> None:
-        commands.run(line, self.session, self.base_url, addresses.journal_path(self.journal))
+        context = commands.Context(self.session, self.base_url, addresses.journal_path(self.journal), lambda: self.view)
+        commands.run(line, context)
 
     def show_result(self, answer: Answer) -> None:
         """Told by IPython that an answer is the value of a cell."""
@@ -107,9 +118,18 @@ class O3Pro(Magics):
             store=self.store and not given.get("no_store"),
             chat=None if given.get("alone") else given.get("chat", "main"),
             is_new=given.get("new", False),
+            after=given.get("after"),
             chain=self.chain,
+            replay="off" if given.get("fresh") else self._replay_mode(),
+            budget_usd=self.budget_usd,
             timeout=given.get("timeout", self.timeout),
         )
+
+    def _replay_mode(self) -> str:
+        mode = self.replay or os.environ.get("AIML_MAGIC_REPLAY", "").strip() or "auto"
+        if mode not in ("auto", "only", "off"):
+            raise errors.BadInput(f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.", "It takes auto, only or off.")
+        return mode
 
     def _bind(self, given: Mapping[str, Any], answer: Answer | None) -> None:
         if answer is not None and "out" in given:
@@ -117,8 +137,8 @@ class O3Pro(Magics):
 
     _settings: Mapping[str, TraitType[Any, Any]] = {
         "model": model, "base_url": base_url, "effort": effort, "summary": summary, "instructions": instructions,
-        "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "chain": chain,
-        "journal": journal,
+        "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "replay": replay,
+        "budget_usd": budget_usd, "chain": chain, "journal": journal,
     }  # fmt: skip
     o3pro.__doc__ = options.usage({name: str(setting.help) for name, setting in _settings.items()})
     aiml.__doc__ = commands.usage()

@@ -69,7 +69,7 @@ def variable_name(text: str) -> str:
 
 _OF_OPTIONS = {
     "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
-    "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--chat",
+    "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
 }  # fmt: skip
 
 
@@ -108,11 +108,14 @@ OPTIONS = (
     Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),
+    Option("--after", "continue from that answer (its number or its id)", "", "ID", words),
     Option("--alone", "ask outside every conversation"),
+    Option("--fresh", "ask again, although the journal has the answer"),
     Option("--timeout", "give up after so many seconds without a byte (default 3600)", "", "SECONDS", seconds),
     Option("--raw", "send the question as it is, {{…}} included"),
     Option("--no-stream", "have the answer come in one piece"),
     Option("--no-store", "ask the server not to keep the answer"),
+    Option("--dry-run", "show what would be sent and what it may cost; send nothing"),
 )
 
 

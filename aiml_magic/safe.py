@@ -305,8 +305,17 @@ def _alignment(cell: SyntaxTreeNode) -> str:
 
 def _inline(node: SyntaxTreeNode) -> str:
     """The inline content, with what begins a line kept from beginning a block."""
-    lines = "".join(_span(child) for child in node.children).split("\n")
+    lines = _spans(node).split("\n")
     return "\n".join(_LINE_START.sub(lambda start: start[1] + _entity_of_mark(start[2]), line.strip(" ")) for line in lines)
+
+
+def _spans(node: SyntaxTreeNode) -> str:
+    """The children one after the other; neighbouring formulas apart, or their dollars would pair up anew."""
+    text = ""
+    for child in node.children:
+        span = _span(child)
+        text += " " + span if text.endswith("$") and span.startswith("$") else span
+    return text
 
 
 def _span(node: SyntaxTreeNode) -> str:
@@ -321,9 +330,9 @@ def _span(node: SyntaxTreeNode) -> str:
             return _code(node.content)
         case "em" | "strong" | "s":
             mark = {"em": "*", "strong": "**", "s": "~~"}[node.type]
-            return mark + "".join(_span(child) for child in node.children) + mark
+            return mark + _spans(node) + mark
         case "link":
-            return _link("".join(_span(child) for child in node.children), str(node.attrs.get("href", "")))
+            return _link(_spans(node), str(node.attrs.get("href", "")))
         case "image":
             return _link(_text(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", "")))
         case "formula":

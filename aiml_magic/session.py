@@ -1,20 +1,26 @@
-"""Asks: checks a question, puts it in its place of a conversation, has it sent; knows no IPython."""
+"""Asks: replays or sends, keeps each question in its place of a conversation, minds the budget; knows no IPython."""
 
 from __future__ import annotations
 
 import os
 import time
+import urllib.parse
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import addresses, credentials, errors
+from aiml_magic import addresses, credentials, errors, recording
+from aiml_magic.answer import Answer
+from aiml_magic.budget import Price, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key
-from aiml_magic.jobs import Job, Runner
+from aiml_magic.jobs import Job, Replay, Runner
 from aiml_magic.journal import Journal, NewRow, Row
+from aiml_magic.recording import Record
+from aiml_magic.replay import differences, nearest, request_key, without_delivery
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _SANDBOX_KEY = Key("the sandbox", "no-key-is-needed-here")
@@ -36,8 +42,11 @@ class Question:
     store: bool = True
     chat: str | None = "main"
     is_new: bool = False
+    after: str | None = None
     chain: str = "auto"
+    replay: str = "auto"
     timeout: float = 3600.0  # seconds of silence
+    budget_usd: float | None = None
 
     def request(self) -> dict[str, Any]:
         """The body of the POST, without the conversation. `store` is always said, since its default differs by server."""
@@ -54,47 +63,86 @@ class Question:
         return {**given, "store": self.store, **self.params}
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a question comes to before it is sent: its request, what it continues, and the answer that is there already."""
+
+    server: str
+    base_url: str
+    request: Mapping[str, Any]
+    parent: Row | None
+    chain: str | None
+    key: str
+    saved: Row | None
+
+
 class Session:
     """The questions of one kernel: one runner, and one conversation for each chat."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
+        self.notebook = os.environ.get("JPY_SESSION_NAME") or str(Path.cwd())
         self.sandbox_url: str | None = None
         self._runner: Runner | None = None
         self._conversations: dict[str, Conversation] = {}
+        self._recording: tuple[Path, dict[str, Record]] | None = None
+        self._prices: dict[tuple[str, str], Price] = {}
 
-    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job:
-        """Writes the question to the journal and has it sent. Raises BadInput and JournalError, and then nothing is."""
-        server, url, key = self.server(base_url)
-        request = question.request()
-        _check(request, key)
+    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job | Replay:
+        """Replays the answer if the journal has it; else writes the question to the journal and has it sent.
+
+        Raises BadInput and JournalError, and then nothing is sent.
+        """
         runner = self.runner(journal_path)
-        parent = self._parent(question, runner.journal)
+        plan = self.plan(question, base_url, runner.journal)
+        if plan.saved is not None:
+            return Replay(plan.saved, self._note(question, plan.saved.id, runner.journal))
+        if question.replay == "only":
+            raise self._miss(plan, runner.journal)
+        key = self._key()
+        if question.budget_usd is not None:
+            self._keep_to_budget(question, plan, runner)
         row_id = runner.journal.add(
             NewRow(
-                base_url=url,
-                server=server,
-                request=request,
+                base_url=plan.base_url,
+                server=plan.server,
+                request=plan.request,
                 client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
-                parent=parent.id if parent else None,
-                chain=self._chain(question, parent, server, runner.journal),
+                parent=plan.parent.id if plan.parent else None,
+                chain=plan.chain,
                 session=self.id,
-                notebook=os.environ.get("JPY_SESSION_NAME") or str(Path.cwd()),
+                notebook=self.notebook,
                 chat=question.chat,
                 cell=question.cell,
+                before=self._before(question, runner.journal),
+                key=plan.key,
                 asked_at=time.time(),
             )
         )
-        if question.chat is not None:
-            self._conversations[question.chat].note(question.cell, row_id, runner.journal)
-        return runner.send(row_id, key.text, question.timeout)
+        is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
+        notices = self._note(question, row_id, runner.journal) + (("parent_changed",) if is_moved else ())
+        return runner.send(row_id, key.text, question.timeout, notices)
 
-    def server(self, base_url: str) -> tuple[str, str, Key]:
-        """Its name, its address and the key for it: the sandbox while it is in use, and it never gets a real key."""
+    def plan(self, question: Question, base_url: str, journal: Journal) -> Plan:
+        """What the question comes to. Raises BadInput; sends nothing, and writes nothing but an empty journal."""
+        server, url = self.server(base_url)
+        request = question.request()
+        _check(request, None if self.sandbox_url else credentials.find_key())
+        parent = self._parent(question, journal)
+        key = request_key(server, request, (parent.response_id or parent.key) if parent else None)
+        saved = journal.find(key) if question.replay in ("auto", "only") else None
+        return Plan(server, url, request, parent, self._chain(question, parent, server, journal), key, saved)
+
+    def server(self, base_url: str) -> tuple[str, str]:
+        """The server's name and address: the sandbox while it is in use. Raises BadInput."""
         if self.sandbox_url is not None:
-            return SANDBOX, self.sandbox_url, _SANDBOX_KEY
+            return SANDBOX, self.sandbox_url
         url = addresses.base_url(base_url)
-        return url, url, credentials.need_key()
+        return url, url
+
+    def get(self, base_url: str, path: str, journal_path: Path) -> Any:
+        """The JSON that the server gives at `path`, free of charge. Raises RequestFailed and NoKey."""
+        return self.runner(journal_path).get(self.server(base_url)[1], path, self._key().text)
 
     def runner(self, journal_path: Path) -> Runner:
         """The runner of this journal; one of another journal finishes what it has and ends."""
@@ -108,34 +156,162 @@ class Session:
             self._runner.close(patience)
             self._runner = None
 
-    def chats(self) -> list[str]:
-        return sorted(self._conversations)
+    def head(self, chat: str, journal: Journal) -> int | None:
+        """The journal id of the last answer of a chat: of this session, else of this notebook."""
+        conversation = self._conversations.get(chat)
+        head = conversation.head(journal) if conversation else None
+        if head is not None:
+            return head
+        return next((row.id for row in reversed(journal.history(self.notebook)) if row.chat == chat and row.advances), None)
+
+    def resume(self, journal: Journal) -> dict[str, int]:
+        """Takes up the conversations of this notebook where they were; gives the number of answers of each chat."""
+        chats: dict[str, list[Row]] = {}
+        for row in journal.history(self.notebook):
+            if row.chat is not None:
+                chats.setdefault(row.chat, []).append(row)
+        for chat, rows in chats.items():
+            self._conversations[chat] = Conversation()
+            self._conversations[chat].restore(rows)
+        return {chat: sum(row.advances for row in rows) for chat, rows in chats.items()}
+
+    def record(self, path: Path) -> int:
+        """Writes every answer from now on to a file too; gives the number of those that it already holds."""
+        self._recording = (path, recording.read(path) if path.exists() else {})
+        return len(self._recording[1])
+
+    def keep(self, answer: Answer, journal: Journal) -> None:
+        """Adds an answer to the recording, if one is being made."""
+        if self._recording is None or answer.status != "completed" or answer.journal_id is None:
+            return
+        path, records = self._recording
+        row = journal.row(answer.journal_id)
+        parent = None if row.parent is None else journal.row(row.parent)
+        record = Record(
+            server=row.server,
+            request=without_delivery(row.request),
+            parent=None if parent is None else parent.response_id or parent.key,
+            response=row.response,
+            notices=row.notices,
+            cost_usd=row.cost_usd,
+            seconds=row.seconds,
+            asked_at=row.asked_at,
+        )
+        records[record.key] = record
+        recording.write(path, records)
+
+    def replay_file(self, path: Path, journal: Journal) -> int:
+        """Takes the answers of a recording into the journal, from where they are replayed; gives their number."""
+        records = recording.read(path)
+        for key, record in records.items():
+            new = NewRow(
+                base_url=record.server, server=record.server, request=record.request, client_request_id=uuid.uuid4().hex,
+                parent=None, chain=None, session="recording", notebook="", chat=None, cell=None, before=None, key=key,
+                asked_at=record.asked_at,
+            )  # fmt: skip
+            journal.take(new, {name: getattr(record, name) for name in ("response", "notices", "cost_usd", "seconds")})
+        return len(records)
+
+    def price(self, base_url: str, model: str, journal_path: Path) -> Price | None:
+        """The price that the server lists for this model, asked for once; `None` if it lists none or does not answer."""
+        known = (self.server(base_url)[1], model)
+        if known not in self._prices:
+            try:
+                path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing"
+                price = price_of(self.runner(journal_path).get(known[0], path, "no-key-is-needed-here"), model)
+            except errors.AimlMagicError:
+                return None
+            if price is None:
+                return None
+            self._prices[known] = price
+        return self._prices[known]
+
+    def _key(self) -> Key:
+        """The API key; the sandbox never gets a real one."""
+        return _SANDBOX_KEY if self.sandbox_url is not None else credentials.need_key()
+
+    def _conversation(self, question: Question) -> Conversation | None:
+        return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
 
     def _parent(self, question: Question, journal: Journal) -> Row | None:
-        if question.chat is None:
+        if question.after is not None:
+            return journal.row(journal.find_id(question.after))
+        conversation = self._conversation(question)
+        if conversation is None or question.is_new:
             return None
-        conversation = self._conversations.setdefault(question.chat, Conversation())
-        if question.is_new:
-            conversation.start_afresh(question.cell)
         parent = conversation.parent(question.cell, journal)
         return None if parent is None else journal.row(parent)
+
+    def _before(self, question: Question, journal: Journal) -> str | None:
+        conversation = self._conversation(question)
+        if conversation is None or question.is_new or question.after is not None:
+            return None
+        return conversation.before(question.cell, journal)
+
+    def _note(self, question: Question, row_id: int, journal: Journal) -> tuple[str, ...]:
+        """Gives the answer its place; tells what that means for the cells behind it."""
+        conversation = self._conversation(question)
+        if conversation is None:
+            return ()
+        if question.after is not None:
+            conversation.fork(question.cell, journal.find_id(question.after))
+        elif question.is_new:
+            conversation.start_afresh(question.cell)
+        conversation.note(question.cell, row_id, journal)
+        return ("later_cells_stale",) if conversation.later_cells(question.cell, row_id, journal) else ()
 
     def _chain(self, question: Question, parent: Row | None, server: str, journal: Journal) -> str | None:
         """How the conversation is sent: by the parent's id where this server is known to have it, else as a transcript."""
         if parent is None:
             return None
-        is_kept = parent.server == server and parent.response_id is not None and bool(parent.request.get("store"))
+        is_kept = parent.server == server and parent.response_id is not None and bool(parent.request.get("store", True))
         if question.chain == "auto":
             return "id" if is_kept and not journal.has_lost_chain(self.id, server) else "transcript"
         return "id" if question.chain == "id" and parent.response_id is not None else "transcript"
 
+    def _miss(self, plan: Plan, journal: Journal) -> errors.ReplayMiss:
+        """The error that names the nearest recorded request, and what differs."""
+        recorded = [row for row in journal.history() if row.state == "done" and row.server == plan.server]
+        position = nearest(plan.request, [row.request for row in recorded])
+        lines = ['No answer to this question is recorded, and replay is "only", so nothing was sent.']
+        if position is not None:
+            row = recorded[position]
+            lines.append(f"The nearest is answer {row.id} of {_day(row.asked_at)}:")
+            lines += differences(plan.request, row.request)[:4] or ["the same question, behind another answer"]
+        return errors.ReplayMiss("\n".join(lines), 'Ask it with %config O3Pro.replay = "auto", or mend what differs.')
 
-def _check(request: Mapping[str, Any], key: Key) -> None:
+    def _keep_to_budget(self, question: Question, plan: Plan, runner: Runner) -> None:
+        budget = question.budget_usd or 0.0
+        price = self.price(plan.base_url, question.model, runner.journal.path)
+        if price is None:
+            raise errors.BudgetExceeded(
+                f"The server lists no price for {question.model}, so a budget cannot be kept. Nothing was sent.",
+                "%config O3Pro.budget_usd = None asks without one.",
+            )
+        spent, _ = runner.journal.spent(plan.server, session=self.id)
+        worst = self.worst_case(plan, question.max_output_tokens, price, runner.journal)
+        if spent + worst > budget:
+            raise errors.BudgetExceeded(
+                f"${spent:,.2f} spent and up to ${worst:,.2f} for this pass the budget of ${budget:,.2f}. Nothing was sent.",
+                "Lower --max-output-tokens, or raise it with %config O3Pro.budget_usd.",
+            )
+
+    def worst_case(self, plan: Plan, max_output_tokens: int | None, price: Price, journal: Journal) -> float:
+        """Dollars that the request costs at most: the conversation counts as input, however it is sent."""
+        told = sum(len(row.question) + len(row.answer().text) for row in journal.ancestors(plan.parent.id)) if plan.parent else 0
+        return price.worst_case(len(str(plan.request)) + told, max_output_tokens)
+
+
+def _check(request: Mapping[str, Any], key: Key | None) -> None:
     if not str(request["input"]).strip():
         raise errors.BadInput("The question is empty, so nothing was sent.", "Write it below the %%o3pro line.")
     text = str(request)
-    if credentials.mask(text, key.text) != text:
+    if key is not None and credentials.mask(text, key.text) != text:
         raise errors.BadInput(
             "The API key stands in what would be sent, so nothing was.",
             "Remove it from the question, the options and the values.",
         )
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")

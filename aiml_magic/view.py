@@ -23,7 +23,7 @@ from IPython.display import display, update_display
 
 from aiml_magic import errors, safe
 from aiml_magic.answer import Answer
-from aiml_magic.jobs import Job, Progress
+from aiml_magic.jobs import Job, Progress, Replay
 from aiml_magic.responses import Raw, dump, is_web_link
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -46,6 +46,7 @@ _CAVEATS = {
     "salvaged_unterminated_event": "The stream ended early, but its last event was whole.",
     "salvaged_after_cut": "The connection ended early, but the answer was whole.",
     "final_differs_from_stream": "The final text differs from what was streamed; the final one is shown.",
+    "parent_changed": "It was asked again, since the answer that it continues has changed.",
     "chain_refused": "The server does not know the earlier answers, so the conversation was sent as a transcript.",
 }
 
@@ -73,11 +74,13 @@ _HIDE_DEAD_WIDGET = (
 class View(Protocol):
     """How one kind of front end shows things."""
 
-    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer: ...
+    def follow(self, job: Job | Replay, *, is_quiet: bool = False) -> Answer: ...
 
     def show(self, answer: Answer) -> None: ...
 
     def show_result(self, answer: Answer) -> None: ...
+
+    def show_picture(self, svg: str, text: str) -> None: ...
 
 
 def view_for(shell: InteractiveShell) -> View:
@@ -92,7 +95,7 @@ class _View:
         self._shell = shell
         self._shown: tuple[int, Answer] | None = None
 
-    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
+    def follow(self, job: Job | Replay, *, is_quiet: bool = False) -> Answer:
         """Shows how a job goes, then its answer; an interrupt stops the job. Raises what went wrong, after what came of it."""
         with self._panel() as show_progress:
             try:
@@ -139,6 +142,9 @@ class NotebookView(_View):
         display(_widget_bundle(_html_widget(_live_details(answer))), raw=True)
         display({"text/html": _static_details(answer), "text/plain": details_line(answer)}, raw=True)
 
+    def show_picture(self, svg: str, text: str) -> None:
+        display({"image/svg+xml": svg, "text/plain": text}, raw=True)
+
     @contextmanager
     def _panel(self) -> Iterator[Any]:
         """An empty output at once, a widget in its place as soon as one waits, and nothing again at the end."""
@@ -174,7 +180,10 @@ class TerminalView(_View):
         text = safe.plain(_with_banner(answer))
         if not _print_rich(text):
             print(text)
-        print(f"[{details_line(answer)}]")
+        print(f"[{_line_with_replay(answer)}]")
+
+    def show_picture(self, svg: str, text: str) -> None:  # noqa: ARG002  # a terminal shows no pictures
+        print(text)
 
     def _point_to(self, answer: Answer) -> None:
         """The prompt Out[n] is there already, and gets a word."""
@@ -207,6 +216,14 @@ def details_line(answer: Answer) -> str:
     return safe.plain(" · ".join([tokens, _money(answer.cost_usd), _duration(answer.seconds), answer.model or "unknown model"]))
 
 
+def _line_with_replay(answer: Answer) -> str:
+    """The details on one line, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
+    if not answer.replayed:
+        return details_line(answer)
+    then = "cost not reported" if answer.cost_usd is None else f"${answer.cost_usd:,.4f}"
+    return f"replayed from {answer.asked_at:%Y-%m-%d}, $0 now, {then} then · {details_line(answer)}"
+
+
 def banner(answer: Answer) -> str:
     """What a person must know before they read the answer, as Markdown; empty for a plain answer."""
     response = answer.response
@@ -235,6 +252,8 @@ def banner(answer: Answer) -> str:
             notes.append("**Empty.** The answer holds no text; the details show what came.")
     if notes and response.outcome != "answer":
         notes.append("The conversation does not go on from here.")
+    if "later_cells_stale" in answer.notices:
+        notes.append("**Later cells are stale.** They continue an earlier answer of this cell; run them again to renew them.")
     if "chain_ignored" in answer.notices:
         notes.append(
             "**The model may not know the conversation.** The server did not confirm the earlier answer; "
@@ -260,15 +279,17 @@ def _answer_bundle(answer: Answer) -> dict[str, str]:
 def _live_details(answer: Answer) -> str:
     """The details, and a rule that hides their static copy while the widget lives."""
     extra = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
-    return f"<style>#{_key(answer)}{{display:none}}</style>{_details(answer, extra, max_json=200_000)}"
+    details = _details(answer, extra, 200_000, _line_with_replay(answer))
+    return f"<style>#{_key(answer)}{{display:none}}</style>{details}"
 
 
 def _static_details(answer: Answer) -> str:
     """The same for whoever has no widget; without what differs from run to run, so that a notebook can be compared."""
-    return f'{_HIDE_DEAD_WIDGET.format(key=_key(answer))}<div id="{_key(answer)}">{_details(answer, [], _MAX_STATIC_JSON)}</div>'
+    details = _details(answer, [], _MAX_STATIC_JSON, details_line(answer))
+    return f'{_HIDE_DEAD_WIDGET.format(key=_key(answer))}<div id="{_key(answer)}">{details}</div>'
 
 
-def _details(answer: Answer, extra: list[tuple[str, Any]], max_json: int) -> str:
+def _details(answer: Answer, extra: list[tuple[str, Any]], max_json: int, line: str) -> str:
     usage, response, request = answer.usage, answer.response, answer.request
     reasoning = request.get("reasoning") or {}
     rows_of_usage = [
@@ -302,7 +323,7 @@ def _details(answer: Answer, extra: list[tuple[str, Any]], max_json: int) -> str
     # Fonts of formulas are not loaded here: what a model wrote is not typeset outside the answer.
     return (
         f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
-        f"<summary>{safe.escape(details_line(answer))}</summary>{inside}</details></div>"
+        f"<summary>{safe.escape(line)}</summary>{inside}</details></div>"
     )
 
 

@@ -54,7 +54,7 @@ class Asker:
 
     def start(self, url: str, text: str = "Why?", **options):
         self.cells += 1
-        options = {"cell": f"cell {self.cells}", "model": "openai/o3-pro"} | options
+        options = {"cell": f"cell {self.cells}", "model": "openai/o3-pro", "replay": "off"} | options
         return self.session.ask(Question(text, **options), url, self.path)
 
     def ask(self, url: str, text: str = "Why?", **options) -> Answer:

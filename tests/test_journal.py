@@ -21,7 +21,8 @@ LONE = st.text(st.characters())  # any code point, lone surrogates and NUL inclu
 
 def new(**fields) -> NewRow:
     known = {"base_url": "u", "server": "s", "request": {"input": "Why?"}, "client_request_id": os.urandom(8).hex(), "parent": None,
-             "chain": None, "session": "one", "notebook": "n", "chat": "main", "cell": "c", "asked_at": time.time()}  # fmt: skip
+             "chain": None, "session": "one", "notebook": "n", "chat": "main", "cell": "c", "before": None, "key": "k",
+             "asked_at": time.time()}  # fmt: skip
     return NewRow(**known | fields)
 
 
@@ -47,7 +48,7 @@ def test_life_of_a_row(journal):
     row = journal.row(row_id)
     assert ("done", "Whole", 0.5, 2.5, ("usage_missing",)) == (
         row.state, row.answer().text, row.answer().cost_usd, row.answer().seconds, row.notices)  # fmt: skip
-    assert (0.5, 0) == journal.spent("one", "s")
+    assert (0.5, 0) == journal.spent("s", session="one")
 
 
 def test_error_is_kept(journal):
@@ -171,4 +172,4 @@ def test_no_key_column(journal):
     with sqlite3.connect(journal.path) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(requests)")]
     db.close()
-    assert not [column for column in columns if "key" in column or "header" in column or "auth" in column]
+    assert not [column for column in columns if ("key" in column and column != "key") or "header" in column or "auth" in column]

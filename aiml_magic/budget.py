@@ -1,0 +1,49 @@
+"""What a request may cost before it is sent: an estimate, from the server's own price list; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_OUTPUT = 100_000  # tokens that o3-pro writes at most, reasoning included
+_CHARACTERS_PER_TOKEN = 3  # fewer than in English prose, so that the estimate is rather too high
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars for one token."""
+
+    input: float
+    output: float
+
+    def worst_case(self, characters: int, max_output_tokens: int | None) -> float:
+        """Dollars that a request of so many characters costs at most, if the model writes all it may."""
+        tokens = characters / _CHARACTERS_PER_TOKEN
+        return tokens * self.input + (max_output_tokens or MAX_OUTPUT) * self.output
+
+
+def price_of(models: Any, model: str) -> Price | None:
+    """The price of `model` in an answer of `GET /v1/models?include=pricing`; `None` if it quotes none for tokens.
+
+    A price counts together with `per`, the number of units that it is for.
+    """
+    entries = models.get("data") if isinstance(models, Mapping) else None
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, Mapping) and model in (entry.get("id"), *(entry.get("aliases") or ())):
+            return _price(entry.get("pricing"))
+    return None
+
+
+def _price(pricing: Any) -> Price | None:
+    units = pricing.get("units") if isinstance(pricing, Mapping) and pricing.get("kind") == "fixed" else None
+    found: dict[str, float] = {}
+    for unit in units if isinstance(units, list) else []:
+        try:
+            name, dollars = str(unit["unit"]).lower(), float(unit["price"]) / float(unit["per"])
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            continue
+        for kind, signs in (("input", ("input", "prompt")), ("output", ("output", "completion"))):
+            if "token" in name and "cache" not in name and any(sign in name for sign in signs):
+                found[kind] = dollars
+    return Price(**found) if len(found) == 2 else None

@@ -1,0 +1,79 @@
+"""A conversation as a file: Markdown, HTML that stands alone, or JSON lines; fit for the appendix of a paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiml_magic import safe
+from aiml_magic.answer import Answer
+from aiml_magic.errors import BadInput
+
+_STYLE = (
+    "body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff}"
+    "pre{overflow:auto;background:#f4f4f4;padding:.6em}td,th{border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left}"
+    "blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}.about{color:#555;font-size:85%}"
+)
+
+
+def write(path: Path, turns: Sequence[Answer]) -> None:
+    """Writes the turns of a conversation, oldest first. Raises BadInput for another ending, or a file that cannot be written."""
+    forms = {".md": _markdown, ".html": _html, ".jsonl": _json_lines}
+    form = forms.get(path.suffix.lower())
+    if form is None:
+        raise BadInput(f"{path.name} ends with none of {', '.join(forms)}.", "The ending says what is written.")
+    try:
+        path.write_text(form(turns), "utf-8")
+    except OSError as error:
+        raise BadInput(f"{path.name} cannot be written: {error}.", "Name another file.") from error
+
+
+def _about(turn: Answer) -> str:
+    """Model, date, id, tokens and cost of a turn, on one line."""
+    usage = turn.usage
+    tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    cost = "cost not reported" if turn.cost_usd is None else f"${turn.cost_usd:,.4f}"
+    named = [turn.model or "unknown model", f"{turn.asked_at:%Y-%m-%d %H:%M} UTC", turn.id or "no id", tokens, cost]
+    return safe.plain(" · ".join(named))
+
+
+def _question(turn: Answer) -> str:
+    asked = turn.request.get("input", "")
+    return safe.plain(asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=True))
+
+
+def _markdown(turns: Sequence[Answer]) -> str:
+    parts = ["# Conversation"]
+    for number, turn in enumerate(turns, start=1):
+        quoted = "\n".join(f"> {line}" for line in safe.markdown(_question(turn)).split("\n"))
+        parts += [f"## {number}", quoted, safe.markdown(turn.text), f"*{safe.markdown(_about(turn))}*"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(turns: Sequence[Answer]) -> str:
+    parts = []
+    for number, turn in enumerate(turns, start=1):
+        question = safe.escape(_question(turn)).replace("\n", "<br>")
+        parts.append(f"<h2>{number}</h2><blockquote>{question}</blockquote>{safe.html(turn.text)}")
+        parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>')
+    policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    head = f'<meta charset="utf-8">{policy}<title>Conversation</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>Conversation</h1>{"".join(parts)}</body></html>\n'
+
+
+def _json_lines(turns: Sequence[Answer]) -> str:
+    lines = (
+        {
+            "question": turn.request.get("input", ""),
+            "answer": turn.text,
+            "model": turn.model,
+            "asked_at": turn.asked_at.isoformat(),
+            "id": turn.id,
+            "usage": vars(turn.usage),
+            "cost_usd": turn.cost_usd,
+            "seconds": turn.seconds,
+        }
+        for turn in turns
+    )
+    return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)

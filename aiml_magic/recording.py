@@ -1,0 +1,84 @@
+"""A file of answers that travels with a tutorial: JSON, one answer a line.
+
+It holds what decides an answer and what came, in the order in which they were first asked; no key, no header, no name of a user
+and no path. A line is believed only if its key is the key of its request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aiml_magic.errors import BadInput
+from aiml_magic.replay import request_key, without_delivery
+
+_MAX_FILE = 256 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer. `parent` is the id of the response that it continues, `asked_at` seconds since 1970, `seconds` its duration."""
+
+    server: str
+    request: Mapping[str, Any]
+    parent: str | None
+    response: Mapping[str, Any]
+    notices: tuple[str, ...]
+    cost_usd: float | None
+    seconds: float | None
+    asked_at: float
+
+    @property
+    def key(self) -> str:
+        return request_key(self.server, self.request, self.parent)
+
+
+def read(path: Path) -> dict[str, Record]:
+    """The records of a file by key, in order. Raises BadInput for a file that is none."""
+    try:
+        if path.stat().st_size > _MAX_FILE:
+            raise BadInput(f"{path.name} is larger than a recording may be.", "Is it the right file?")
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path.name} cannot be read: {error}.", "Name a file that %aiml record has written.") from error
+    records = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            key, record = _read_line(line, f"{path.name}, line {number}")
+            records[key] = record
+    return records
+
+
+def write(path: Path, records: Mapping[str, Record]) -> None:
+    """Writes the whole file anew, so that a crash leaves the old one or the new one."""
+    draft = path.with_name(path.name + ".part")
+    lines = (json.dumps({"key": key, **asdict(record)}, sort_keys=True) for key, record in records.items())
+    try:
+        draft.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path.name} cannot be written: {error}.", "The answer is in the journal; name another file.") from error
+
+
+def _read_line(line: str, where: str) -> tuple[str, Record]:
+    try:
+        raw = json.loads(line)
+        record = Record(
+            server=str(raw["server"]),
+            request=without_delivery(dict(raw["request"])),
+            parent=None if raw["parent"] is None else str(raw["parent"]),
+            response=dict(raw["response"]),
+            notices=tuple(map(str, raw["notices"])),
+            cost_usd=None if raw["cost_usd"] is None else float(raw["cost_usd"]),
+            seconds=None if raw["seconds"] is None else float(raw["seconds"]),
+            asked_at=float(raw["asked_at"]),
+        )
+        key = str(raw["key"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{where} is no recorded answer.", "Name a file that %aiml record has written.") from error
+    if record.key != key:
+        raise BadInput(f"{where} was changed after it was recorded.", "Record it again, or take the file's older version.")
+    return key, record

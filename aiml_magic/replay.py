@@ -1,0 +1,50 @@
+"""When an answer of the journal stands for a new one: the key of a request, and what tells two requests apart; pure.
+
+The key is a hash of all that decides the answer: the server, the request, and the response that it continues. How the request
+travels does not count: streamed or not, stored or not, in the background or not, its conversation by id or as a transcript.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from typing import Any
+
+_DELIVERY = {"stream", "store", "background", "previous_response_id"}
+_TAG = b"aiml_magic request 1\n"  # a hash of another kind of thing, or of another version, is another hash
+
+
+def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> str:
+    """The key of a request to `server` that continues the response `parent`; the order of fields does not count."""
+    decisive = {"server": server, "request": without_delivery(request), "parent": parent}
+    text = json.dumps(decisive, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(_TAG + text.encode("ascii")).hexdigest()
+
+
+def without_delivery(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name not in _DELIVERY}
+
+
+def nearest(request: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> int | None:
+    """The position of the request that is most like `request`; `None` if there is none."""
+    text = _text(request)
+    likeness = [SequenceMatcher(None, text, _text(other), autojunk=False).quick_ratio() for other in others]
+    return max(range(len(likeness)), key=likeness.__getitem__) if likeness else None
+
+
+def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+    """What differs between two requests, a line for each field."""
+    ours, recorded = without_delivery(ours), without_delivery(recorded)
+    names = sorted(name for name in ours.keys() | recorded.keys() if ours.get(name) != recorded.get(name))
+    return [f"{name}: {_short(recorded.get(name))} is recorded, {_short(ours.get(name))} is asked" for name in names]
+
+
+def _text(request: Mapping[str, Any]) -> str:
+    return json.dumps(without_delivery(request), sort_keys=True)[:2000]
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
