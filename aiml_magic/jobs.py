@@ -53,6 +53,7 @@ class Job:
         self._started = time.monotonic()
         self._is_over = False
         self._is_cancelled = False
+        self._unkept: _Event | None = None
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """What is known, at every change and at least every `tick` seconds, until the job is over."""
@@ -77,7 +78,12 @@ class Job:
 
     def answer(self) -> Answer:
         """What came of it. Raises the error if it failed, with what had come before as its `answer`."""
-        row = self._journal.row(self.id)
+        if self._unkept is not None:
+            came = self._unkept["came"]
+            row = Row(**{**came, "notices": tuple(came["notices"])})
+            _warn_of_unkept(self._unkept)
+        else:
+            row = self._journal.row(self.id)
         if row.state in ("queued", "sent") and not self._is_cancelled:
             row = self._bury(row)
         if row.state == "done":
@@ -104,6 +110,8 @@ class Job:
         match event["event"]:
             case "over" | "gone":
                 self._is_over = True
+            case "unkept":
+                self._unkept = event
             case "sent":
                 return replace(progress, state="sent", retry_at=None)
             case "thinking":
@@ -242,6 +250,11 @@ class Runner:
         inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._inboxes[name, number] = inbox
         return inbox
+
+
+def _warn_of_unkept(event: _Event) -> None:
+    copy = f"It is in {event['copy']} instead." if event["copy"] else "No file could take it: keep what you see."
+    print(f"The answer could not be written to the journal: {event['why']}\n{copy}")
 
 
 def _interrupted(row: Row) -> errors.AimlMagicError:

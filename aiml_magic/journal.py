@@ -308,6 +308,9 @@ class Journal:
                 (row_id,),
             )
             db.execute("DELETE FROM texts WHERE rowid = ?", (row_id,))
+            db.execute("INSERT INTO texts (texts) VALUES ('optimize')")  # the index is written anew, without the words
+        with self._transaction() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what was written before is still in the log until then
 
     def take(self, row: NewRow, answer: Mapping[str, Any]) -> None:
         """Takes over an answer of a recording, unless it is there already. `answer` has the columns of what came."""

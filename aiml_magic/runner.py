@@ -13,14 +13,16 @@ Commands and events are JSON, one a line. The API key comes with a command, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import queue
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +84,28 @@ class Runner:
         if reply.error is not None:
             state = "failed"
             reply.error.message = mask(reply.error.message, key)
-        self._journal.finish(
-            row.id,
-            state,
-            response=_without_key(reply.response, key),
-            seconds=time.monotonic() - started,
-            notices=reply.notices,
-            cost=reply.cost,
-            error=reply.error,
-        )
+        reply = replace(reply, response=_without_key(reply.response, key))
+        self._keep(row, state, reply, time.monotonic() - started)
+
+    def _keep(self, row: Row, state: str, reply: Reply, seconds: float) -> None:
+        """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
+        try:
+            self._journal.finish(
+                row.id, state, response=reply.response, seconds=seconds, notices=reply.notices, cost=reply.cost, error=reply.error
+            )
+        except errors.JournalError as error:
+            came = replace(
+                row,
+                state=state,
+                response=reply.response,
+                response_id=Response(reply.response).id,
+                notices=(*reply.notices, "not_in_journal"),
+                cost_usd=reply.cost.usd if reply.cost else None,
+                seconds=seconds,
+                error=reply.error.as_dict() if reply.error else None,
+            )
+            copy = _save_beside(self._journal.path, came)
+            self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(came), "copy": copy, "why": error.message})
 
     async def _ask(self, row: Row, client: Client, recorder: Recorder) -> Reply:
         """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
@@ -149,7 +164,8 @@ class Recorder:
     def on_event(self, event: Event) -> None:
         match event:
             case Created(response_id):
-                self._journal.note_response_id(self._row_id, response_id)
+                with contextlib.suppress(errors.JournalError):  # the answer is worth more than its id
+                    self._journal.note_response_id(self._row_id, response_id)
                 self._tell(event="thinking", what="")
             case Thinking(what):
                 self._tell(event="thinking", what=what)
@@ -183,7 +199,8 @@ class Recorder:
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
-        self._journal.note_text(self._row_id, mask("".join(self._pieces), self._key))
+        with contextlib.suppress(errors.JournalError):
+            self._journal.note_text(self._row_id, mask("".join(self._pieces), self._key))
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)
@@ -213,6 +230,17 @@ class Outbox:
                 self._file.flush()
             except OSError:
                 return
+
+
+def _save_beside(journal: Path, row: Row) -> str | None:
+    """Writes an answer to a private file in the journal's folder; its path, or `None` if that fails too."""
+    path = journal.with_name(f"answer-{row.client_request_id[-8:]}.json")
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(dump(asdict(row)))
+    except OSError:
+        return None
+    return str(path)
 
 
 def _is_chain_refused(error: errors.RequestFailed | None) -> bool:

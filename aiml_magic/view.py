@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, Protocol
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -46,6 +47,7 @@ _CAVEATS = {
     "salvaged_unterminated_event": "The stream ended early, but its last event was whole.",
     "salvaged_after_cut": "The connection ended early, but the answer was whole.",
     "final_differs_from_stream": "The final text differs from what was streamed; the final one is shown.",
+    "not_in_journal": "The journal could not take this answer.",
     "parent_changed": "It was asked again, since the answer that it continues has changed.",
     "chain_refused": "The server does not know the earlier answers, so the conversation was sent as a transcript.",
 }
@@ -169,8 +171,7 @@ class NotebookView(_View):
             if widget is not None:
                 # A closed widget that is still named in the notebook would be an error line when it is opened again.
                 update_display({"text/plain": ""}, raw=True, display_id=place.display_id)
-                for part in (widget, widget.layout, widget.style):
-                    part.close()
+                widget.close()
 
 
 class TerminalView(_View):
@@ -401,7 +402,19 @@ def _print_rich(text: str) -> bool:
 def _html_widget(value: str) -> Any:
     import ipywidgets
 
-    return ipywidgets.HTML(value)
+    layout, style = _layout_and_style()
+    return ipywidgets.HTML(value, layout=layout, style=style)
+
+
+@cache
+def _layout_and_style() -> tuple[Any, Any]:
+    """One for all widgets: each would else bring two models of its own, and take three times as long."""
+    import ipywidgets
+
+    widget = ipywidgets.HTML()
+    parts = widget.layout, widget.style
+    widget.close()
+    return parts
 
 
 def _widget_bundle(widget: Any) -> dict[str, Any]:

@@ -1,0 +1,494 @@
+"""Nothing is paid twice: replay, recordings, conversations that survive, budgets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import wire
+from conftest import KEY, Asker
+from hypothesis import given
+from hypothesis import strategies as st
+from kernels import kernel
+from nbclient import NotebookClient
+
+from aiml_magic import errors, export, recording
+from aiml_magic.recording import Record
+from aiml_magic.replay import differences, nearest, request_key
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+REQUESTS = st.dictionaries(st.sampled_from(["model", "input", "instructions", "reasoning", "tools", "text"]), JSON)
+DELIVERY = st.dictionaries(st.sampled_from(["stream", "store", "background"]), st.booleans())
+
+
+@given(REQUESTS, DELIVERY, DELIVERY, st.randoms())
+def test_key_ignores_order_and_delivery(request, one_way, another, random):
+    """The key does not depend on the order of fields nor on how the request travels."""
+    names = list(request)
+    random.shuffle(names)
+    shuffled = {name: request[name] for name in names}
+    assert request_key("s", request | one_way, "p") == request_key("s", another | shuffled, "p")
+
+
+@given(REQUESTS, REQUESTS)
+def test_key_tells_requests_apart(one, other):
+    """Two requests have one key only if they are the same, on one server, behind one answer."""
+    is_same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert is_same == (request_key("s", one, None) == request_key("s", other, None))
+    assert request_key("s", one, None) != request_key("t", one, None)
+    assert request_key("s", one, None) != request_key("s", one, "p")
+
+
+@pytest.fixture
+def numbered():
+    """A server that numbers its answers and keeps conversations."""
+
+    def answer(request):
+        number = len(server.posts)
+        echo = request.body.get("previous_response_id")
+        usage = {"meta": {"usage": {"usd_spent": 0.5, "credits_used": 1_000_000}}}
+        return wire.json_reply(wire.response(f"Answer {number}", id=f"resp_{number}", previous_response_id=echo, **usage))
+
+    with wire.serve(answer) as server:
+        yield server
+
+
+def test_replay(asker, numbered):
+    """The same question in the same place costs one request; the answer is the same, and says that it is replayed."""
+    first = asker.ask(numbered.url, cell="a", replay="auto")
+    again = asker.ask(numbered.url, cell="a", replay="auto")
+    assert 1 == len(numbered.posts)
+    assert (False, True) == (first.replayed, again.replayed)
+    assert (first.text, first.cost_usd, first.seconds, first.asked_at, first.id) == (
+        again.text, again.cost_usd, again.seconds, again.asked_at, again.id)  # fmt: skip
+
+
+def test_wire_form_does_not_count(asker, numbered):
+    """Streamed or not, stored or not: the same question. Effort, instructions and the parent count."""
+    asker.ask(numbered.url, replay="auto", chat=None)
+    assert asker.ask(numbered.url, replay="auto", chat=None, stream=False, store=False).replayed
+    assert not asker.ask(numbered.url, replay="auto", chat=None, effort="high").replayed
+    assert not asker.ask(numbered.url, replay="auto", chat=None, instructions="Be brief.").replayed
+    assert not asker.ask(numbered.url, replay="off", chat=None).replayed
+
+
+def test_fresh(asker, numbered):
+    """After asking afresh the newest answer is the one that is replayed."""
+    asker.ask(numbered.url, cell="a", replay="auto")
+    asker.ask(numbered.url, cell="a", replay="off")
+    assert "Answer 2" == asker.ask(numbered.url, cell="a", replay="auto").text
+    assert 2 == len(numbered.posts)
+
+
+def test_only_whole_answers_are_replayed(asker):
+    """An incomplete answer is asked again, and so is one that failed."""
+    reply = wire.json_reply(wire.response(status="incomplete", incomplete_details={"reason": "max_output_tokens"}))
+    with wire.serve(lambda _: reply) as server:
+        for _ in range(2):
+            asker.ask(server.url, cell="a", replay="auto")
+        assert 2 == len(server.posts)
+
+
+def test_another_server_is_another_question(asker, numbered):
+    """The answer of one server is not given for another's."""
+    asker.ask(numbered.url, cell="a", replay="auto")
+    with wire.serve(lambda _: wire.json_reply(wire.response("Other."))) as other:
+        assert "Other." == asker.ask(other.url, cell="a", replay="auto").text
+
+
+def test_miss(asker, numbered):
+    """With `only`, a miss sends nothing, and names the nearest recorded question and what differs, in eight lines at most."""
+    asker.ask(numbered.url, "What is the mass of the Moon?", effort="low")
+    with pytest.raises(errors.ReplayMiss) as miss:
+        asker.ask(numbered.url, "What is the mass of the Sun?", effort="high", replay="only", chat=None)
+    text = str(miss.value)
+    assert 1 == len(numbered.posts)
+    assert "Moon" in text
+    assert '"low"' in text
+    assert '"high"' in text
+    assert len(text.splitlines()) <= 8
+
+
+def test_replay_needs_no_key(asker, numbered, monkeypatch):
+    """A replay needs neither a key nor a server."""
+    asker.ask(numbered.url, cell="a", replay="auto")
+    monkeypatch.delenv("AIML_API_KEY")
+    assert "Answer 1" == asker.ask(numbered.url, cell="a", replay="only").text
+    with pytest.raises(errors.NoKey):
+        asker.ask(numbered.url, "Another?", replay="auto")
+
+
+def test_nearest_and_differences():
+    """The nearest request is the one most alike, and each differing field is a line."""
+    asked = {"model": "m", "input": "How far is the Moon?"}
+    others = [{"model": "m", "input": "Write a poem"}, {"model": "m", "input": "How far is the Sun?"}]
+    assert 1 == nearest(asked, others)
+    assert nearest(asked, []) is None
+    assert ['input: "How far is the Sun?" is recorded, "How far is the Moon?" is asked'] == differences(asked, others[1])
+
+
+TURNS = 20
+
+
+def cells(changed: int | None = None) -> list[str]:
+    words = [f"Question {number}{' in other words' if number == changed else ''}?" for number in range(1, TURNS + 1)]
+    return ["%load_ext aiml_magic", *[f"%%o3pro -o a{number}\n{text}" for number, text in enumerate(words, start=1)]]
+
+
+def posts(url: str) -> int:
+    from test_sandbox import call
+
+    return call(f"{url.removesuffix('/v1')}/v2/logs")[1]["pagination"]["total"]
+
+
+def run_in_kernel(url: str, changed: int | None = None, *, ids: bool = True) -> tuple[list[str], list[float]]:
+    """All cells in a new kernel: what each showed, and how long it took."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {url!r}")
+        ran = [running.run(code, f"cell {number}" if ids else None) for number, code in enumerate(cells(changed)[1:])]
+    assert [None] * TURNS == [one.error for one in ran]
+    return [one.of_type("text/markdown")[0] for one in ran], [one.seconds for one in ran]
+
+
+def test_restart_and_run_all(home, sandbox_url):
+    """A notebook of twenty turns, run again in a new kernel, shows the same answers and sends nothing."""
+    before = posts(sandbox_url)
+    asked, _ = run_in_kernel(sandbox_url)
+    assert before + TURNS == posts(sandbox_url)
+    replayed, _ = run_in_kernel(sandbox_url)
+    assert asked == replayed
+    without_ids, _ = run_in_kernel(sandbox_url, ids=False)
+    assert asked == without_ids
+    assert before + TURNS == posts(sandbox_url)
+
+
+def test_change_in_turn_seven(home, sandbox_url):
+    """When turn 7 is changed, 1 to 6 are replayed; 7 is asked, and so are those behind it, which say why."""
+    run_in_kernel(sandbox_url)
+    before = posts(sandbox_url)
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        for number, code in enumerate(cells(changed=7)[1:]):
+            running.run(code, f"cell {number}")
+        told = running.run("print([a.replayed for a in (a6, a7, a8, a20)], a7.notices, a8.notices, a20.notices)").stream
+    assert before + TURNS - 6 == posts(sandbox_url)
+    assert "[True, False, False, False] () ('parent_changed',) ('parent_changed',)" == told.strip()
+
+
+def execute(folder: Path, code: list[str], **environment: str) -> list[str]:
+    """The cells under nbclient, in a process of its own; gives what each showed."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        NotebookClient(notebook, timeout=60, store_widget_state=False).execute()
+    outputs = [output for cell in notebook.cells for output in cell.outputs]
+    return [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+
+
+NO_NETWORK = """
+import socket, subprocess
+def refuse(*_, **__): raise OSError("no network here, and no process that could have one")
+socket.socket.connect = socket.create_connection = subprocess.Popen = refuse
+"""
+
+
+def test_recording_travels(home, sandbox_url, tmp_path, monkeypatch):
+    """A recording made in one place is replayed in another, without a key, without a network, without cell ids."""
+    author, reader = tmp_path / "author", tmp_path / "reader"
+    author.mkdir()
+    reader.mkdir()
+    ask = ['%%o3pro\nFirst 日本語 "quoted"?', "%o3pro And then?", "%%o3pro --alone -e high\nSomething else"]
+    setting = f"%config O3Pro.base_url = {sandbox_url!r}"
+    shown = execute(author, ["%load_ext aiml_magic", setting, "%aiml record answers.jsonl", *ask])
+    text = (author / "answers.jsonl").read_text()
+    assert 3 == len(text.splitlines())
+    assert KEY not in text
+    assert str(tmp_path) not in text
+    shutil.copy(author / "answers.jsonl", reader)
+    monkeypatch.delenv("AIML_API_KEY")
+    before = posts(sandbox_url)
+    again = execute(reader, [NO_NETWORK, "%load_ext aiml_magic", setting, "%aiml replay answers.jsonl", *ask],
+                    AIML_MAGIC_HOME=str(tmp_path / "elsewhere"), AIML_MAGIC_REPLAY="only")  # fmt: skip
+    assert shown == again
+    assert before == posts(sandbox_url)
+
+
+def test_recording_is_stable(home, sandbox_url, tmp_path):
+    """Run again, a notebook writes the same recording, byte for byte."""
+    ask = [
+        "%load_ext aiml_magic",
+        f"%config O3Pro.base_url = {sandbox_url!r}",
+        "%aiml record a.jsonl",
+        "%o3pro One?",
+        "%o3pro Two?",
+    ]
+    execute(tmp_path, ask)
+    first = (tmp_path / "a.jsonl").read_bytes()
+    execute(tmp_path, ask)
+    assert first == (tmp_path / "a.jsonl").read_bytes()
+
+
+def test_miss_under_only_asks_nothing(home, sandbox_url, tmp_path):
+    """With `replay only` a question that is not recorded fails its cell, and nothing is sent."""
+    before = posts(sandbox_url)
+    with pytest.raises(Exception, match="ReplayMiss"):
+        execute(tmp_path, ["%load_ext aiml_magic", f"%config O3Pro.base_url = {sandbox_url!r}", "%o3pro Unrecorded?"],
+                AIML_MAGIC_REPLAY="only")  # fmt: skip
+    assert before == posts(sandbox_url)
+
+
+RECORDS = st.builds(
+    Record,
+    server=st.just("s"), request=st.builds(lambda text: {"model": "m", "input": text}, st.text(st.characters())),
+    parent=st.none() | st.text(max_size=5),
+    response=st.builds(wire.response, st.text(st.characters())),
+    notices=st.just(()), cost_usd=st.none() | st.floats(0, 10), seconds=st.none() | st.floats(0, 1e4), asked_at=st.floats(0, 2e9),
+)  # fmt: skip
+
+
+@given(st.lists(RECORDS, max_size=4))
+def test_any_text_survives(tmp_path_factory, records):
+    """Any question and answer survives recording, replay and export, whatever code points it holds."""
+    folder = tmp_path_factory.mktemp("any")
+    path = folder / "answers.jsonl"
+    kept = {record.key: record for record in records}
+    recording.write(path, kept)
+    assert kept == recording.read(path)
+    assert path.read_bytes().isascii()
+    asker = Asker(folder / "journal.sqlite3")
+    asker.session.replay_file(path, asker.journal)
+    for key, record in kept.items():
+        row = asker.journal.find(key)
+        assert (record.request["input"], record.response["output"][0]["content"][0]["text"]) == (row.question, row.answer().text)
+        for ending in ("md", "html", "jsonl"):
+            export.write(folder / f"x.{ending}", [row.answer()])
+        line = json.loads((folder / "x.jsonl").read_text())
+        assert (row.question, row.answer().text) == (line["question"], line["answer"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda line: line.replace("Why", "Who"), lambda line: "{}", lambda line: "nonsense", lambda line: "[1]",
+     lambda line: line.replace('"notices": []', '"notices": 5'), lambda line: "[" * 100_000],
+)  # fmt: skip
+def test_spoilt_recordings(asker, tmp_path, spoil):
+    """A line that is no recorded answer, or that was changed, is refused, and nothing of the file is taken."""
+    record = Record("s", {"input": "Why?"}, None, wire.response(), (), None, 1.0, 0.0)
+    path = tmp_path / "a.jsonl"
+    recording.write(path, {record.key: record})
+    path.write_text(path.read_text() + spoil(path.read_text()))
+    with pytest.raises(errors.BadInput, match="line 2"):
+        asker.session.replay_file(path, asker.journal)
+    assert [] == asker.journal.history()
+
+
+def test_later_cells_are_stale(asker, numbered):
+    """An early cell, asked anew, says that later cells are stale; run again, they are not."""
+    for cell in ("a", "b", "c"):
+        asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
+    changed = asker.ask(numbered.url, "In a, otherwise?", cell="a", replay="auto")
+    assert "later_cells_stale" in changed.notices
+    renewed = asker.ask(numbered.url, "In b?", cell="b", replay="auto")
+    assert "later_cells_stale" in renewed.notices
+    last = asker.ask(numbered.url, "In c?", cell="c", replay="auto")
+    assert "later_cells_stale" not in last.notices
+    assert "later_cells_stale" not in asker.ask(numbered.url, "In a, otherwise?", cell="a", replay="auto").notices
+
+
+def test_after(asker, numbered):
+    """`--after` continues any answer, by its number or its response's id, and later cells go on from the fork."""
+    one = asker.ask(numbered.url, "One?")
+    asker.ask(numbered.url, "Two?")
+    asker.ask(numbered.url, "Fork?", after=str(one.journal_id))
+    asker.ask(numbered.url, "Fork too?", after="resp_1")
+    asker.ask(numbered.url, "On?")
+    assert [None, "resp_1", "resp_1", "resp_1", "resp_4"] == [post.body.get("previous_response_id") for post in numbered.posts]
+    with pytest.raises(errors.BadInput, match="no answer 99"):
+        asker.ask(numbered.url, "Lost?", after="99")
+
+
+def test_resume(asker, numbered):
+    """After a restart, `resume` goes on with the conversation, and a cell that is run again keeps its place."""
+    for cell in ("a", "b"):
+        asker.ask(numbered.url, f"In {cell}?", cell=cell)
+    asker.ask(numbered.url, "Elsewhere?", cell="x", chat="other")
+    later = Asker(asker.path)
+    assert {"main": 2, "other": 1} == later.session.resume(later.journal)
+    later.ask(numbered.url, "In b, otherwise?", cell="b")
+    later.ask(numbered.url, "In c?", cell="c")
+    later.session.close(10)
+    assert ["resp_1", "resp_4"] == [post.body.get("previous_response_id") for post in numbered.posts[3:]]
+
+
+def test_forgotten_parent(asker, numbered):
+    """A parent that the server has forgotten is told as a transcript from the journal, and the answer says so."""
+    asker.ask(numbered.url, "One?", cell="a")
+    gone = {"error": {"message": "not found", "param": "previous_response_id", "code": "previous_response_not_found"}}
+
+    def answer(request):
+        return wire.json_reply(gone, 400) if "previous_response_id" in request.body else wire.json_reply(wire.response())
+
+    with wire.serve(answer) as forgetful:
+        later = Asker(asker.path)
+        later.session.resume(later.journal)
+        told = later.ask(forgetful.url, "Two?", cell="b", chain="id")
+        later.session.close(10)
+    assert ("chain_refused",) == told.notices
+    assert ["One?", "Answer 1", "Two?"] == [item["content"][0]["text"] for item in forgetful.posts[-1].body["input"]]
+
+
+def test_forget(asker, numbered, home):
+    """What is forgotten is nowhere on the disk any more; what it cost is still counted, and the conversation goes on."""
+    secret = "a secret phrase of mine"
+    asker.ask(numbered.url, f"{secret}?")
+    asker.ask(numbered.url, "Two?")
+    asker.session.close(10)
+    asker.journal.forget(1)
+    assert not [file.name for file in home.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert [] == asker.journal.search("secret")
+    assert (1.0, 0) == asker.journal.spent(numbered.url)
+    assert "forgotten" == asker.journal.row(1).state
+    assert 2 == asker.journal.ancestors(2)[-1].id
+
+
+def test_search(asker, numbered):
+    """A search finds words of questions and of answers, and words that mean something to SQLite are just words."""
+    asker.ask(numbered.url, "Where do whales sleep?")
+    asker.ask(numbered.url, 'AND OR NOT "quoted* NEAR(x)')
+    assert [1] == [row.id for row in asker.journal.search("whales sleep")]
+    assert {1, 2} == {row.id for row in asker.journal.search("answer")}
+    assert [2] == [row.id for row in asker.journal.search('NOT "quoted*')]
+    assert [] == asker.journal.search("walrus")
+
+
+def priced(models):
+    def answer(request):
+        return wire.json_reply(models if "/models" in request.path else wire.response(meta={"usage": {"usd_spent": 0.5}}))
+
+    return answer
+
+
+PRICES = {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "fixed", "units": [
+    {"unit": "input_token", "price": 20.0, "per": 1_000_000}, {"unit": "output_token", "price": 80.0, "per": 1_000_000}]}}]}  # fmt: skip
+
+
+def test_budget(asker):
+    """A question that could pass the budget is refused before it is sent; a smaller one is asked, and a replay is free."""
+    with wire.serve(priced(PRICES)) as server:
+        with pytest.raises(errors.BudgetExceeded, match="budget"):
+            asker.ask(server.url, budget_usd=1.0)
+        assert [] == server.posts
+        asker.ask(server.url, cell="a", budget_usd=1.0, max_output_tokens=10_000, replay="auto")
+        with pytest.raises(errors.BudgetExceeded):
+            asker.ask(server.url, "More?", budget_usd=1.0, max_output_tokens=10_000)
+        assert asker.ask(server.url, cell="a", budget_usd=1.0, max_output_tokens=10_000, replay="auto").replayed
+        assert 1 == len(server.posts)
+        assert 1 == len([request for request in server.requests if "/models" in request.path]), "the price is asked once"
+
+
+@pytest.mark.parametrize("models", [{}, {"data": []}, {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "variable"}}]}, [1]])
+def test_unknown_price(asker, models):
+    """Where no price is listed a budget cannot be kept, and nothing is sent."""
+    with wire.serve(priced(models)) as server:
+        with pytest.raises(errors.BudgetExceeded, match="no price"):
+            asker.ask(server.url, budget_usd=100.0)
+        assert [] == server.posts
+
+
+def test_journal_lost_under_way(asker, home, capsys):
+    """If the journal fails when the answer has come, the answer is shown, a private file takes it, and both are said."""
+
+    def answer(request):
+        for file in home.glob("journal.sqlite3*"):
+            file.unlink()
+        return wire.json_reply(wire.response("Worth four dollars."))
+
+    with wire.serve(answer) as server:
+        got = asker.ask(server.url, stream=False)
+    assert "Worth four dollars." == got.text
+    assert "not_in_journal" in got.notices
+    (copy,) = home.glob("answer-*.json")
+    assert 0o600 == copy.stat().st_mode & 0o777
+    assert "Worth four dollars." in copy.read_text()
+    out = capsys.readouterr().out
+    assert str(copy) in out
+    assert "could not be written to the journal" in out
+
+
+def test_commands(home, sandbox_url, tmp_path):
+    """The commands read back what was asked: one line each, an answer again, a tree, a file."""
+    with kernel() as running:
+        running.run(f"import os; os.chdir({str(tmp_path)!r})\n%config O3Pro.base_url = {sandbox_url!r}")
+        asked = running.run("%o3pro Where do whales sleep?", "a")
+        running.run("%o3pro And <dolphins>?", "b")
+        running.run("%o3pro --after 1 A fork?", "c")
+        history = running.run("%aiml history").stream
+        assert 3 == len(re.findall(r"^ +\d+  \d{4}-\d\d-\d\d \d\d:\d\d  completed +\$0\.\d{4}  ", history, re.MULTILINE))
+        assert "today" in history
+        assert "whales" in running.run("%aiml search whales").stream
+        assert asked.displays[1] == running.run("%aiml show 1").displays[0]
+        tree = running.run("%aiml tree").displays[0]
+        assert "   " in tree["text/plain"].splitlines()[1]
+        assert "&lt;dolphins&gt;" in tree["image/svg+xml"]
+        assert "<dolphins>" not in tree["image/svg+xml"]
+        for ending in ("md", "html", "jsonl"):
+            assert "2 turns" in running.run(f"%aiml export talk.{ending}").stream
+            assert "whales" in (tmp_path / f"talk.{ending}").read_text()
+        assert "<script" not in (tmp_path / "talk.html").read_text()
+        assert "main (3 answers)" in running.run("%aiml resume").stream
+        assert "forgotten" in running.run("%aiml forget 3").stream
+        for wrong in ("show 99", "show", "export x.pdf", "forget", "search", "replay nothing.jsonl", "record", "tree now"):
+            ran = running.run(f"%aiml {wrong}")
+            assert 2 == len(ran.error["traceback"]), wrong
+
+
+def test_dry_run(home, sandbox_url):
+    """A dry run shows the request, its size, what it may cost and whether it would be replayed, and sends nothing."""
+    before = posts(sandbox_url)
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        told = running.run("%%o3pro --dry-run -t 1000\nWhy?").stream
+        assert all(words in told for words in ('"max_output_tokens": 1000', "nothing was sent", "up to $0.08", "estimate"))
+        assert before == posts(sandbox_url)
+        running.run("%%o3pro -t 1000\nWhy?", "a")
+        told = running.run("%%o3pro --dry-run -t 1000\nWhy?", "a").stream
+        assert "replayed" in told
+        assert KEY not in told
+    assert before + 1 == posts(sandbox_url)
+
+
+def test_replay_says_so(home, sandbox_url):
+    """A replayed answer looks as it did; the live details say when it was asked and what it cost, the saved copy does not."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        asked = running.run("%o3pro Why?", "a")
+        again = running.run("%o3pro Why?", "a")
+    plain = [{kind: value for kind, value in display.items() if "widget" not in kind} for display in asked.displays]
+    assert plain == [{kind: value for kind, value in display.items() if "widget" not in kind} for display in again.displays]
+    states = [
+        message["content"]["data"].get("state", {}).get("value", "")
+        for message in again.messages
+        if message["msg_type"] == "comm_open"
+    ]
+    assert any(re.search(r"replayed from \d{4}-\d\d-\d\d, \$0 now, \$0\.0\d+ then", value) for value in states)
+
+
+def test_environment_of_replay(home):
+    """AIML_MAGIC_REPLAY that is none of the three is an error before anything is sent."""
+    code = "from IPython.core.interactiveshell import InteractiveShell as S\ns = S()\ns.run_line_magic('load_ext', 'aiml_magic')\ns.run_cell('%o3pro x')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env=os.environ | {"AIML_MAGIC_REPLAY": "sometimes"})  # fmt: skip
+    assert "AIML_MAGIC_REPLAY cannot be 'sometimes'" in done.stdout + done.stderr
