@@ -244,6 +244,7 @@ def _no_more(rest: str) -> None:
 
 
 def _needed(rest: str, command: str, what: str) -> str:
+    rest = rest.strip("\"'")
     if not rest:
         raise errors.BadInput(f"%aiml {command} needs {what}.", "%aiml help shows how it is written.")
     return rest

@@ -31,6 +31,7 @@ class Conversation:
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
         self._run_order: list[str] = []
+        self._ended: dict[int, tuple[bool, int | None]] = {}  # rows that are over: whether they advance, and their parent
 
     def parent(self, cell: str, journal: Journal) -> int | None:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
@@ -70,7 +71,7 @@ class Conversation:
         stale = []
         for name, place in self._places.items():
             newest = self._newest_answer(name, journal) if place.before == cell else None
-            if newest is not None and journal.row(newest).parent != row_id:
+            if newest is not None and self._fate(newest, journal)[1] != row_id:
                 stale += [name, *self._behind(name)]
         return stale
 
@@ -112,7 +113,16 @@ class Conversation:
         return None
 
     def _newest_answer(self, cell: str, journal: Journal) -> int | None:
-        return next((row_id for row_id in reversed(self._places[cell].rows) if journal.row(row_id).advances), None)
+        return next((row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id, journal)[0]), None)
+
+    def _fate(self, row_id: int, journal: Journal) -> tuple[bool, int | None]:
+        """Whether a row advances, and its parent. A row that is over changes no more, so it is read once."""
+        if row_id in self._ended:
+            return self._ended[row_id]
+        row = journal.row(row_id)
+        if row.is_over:
+            self._ended[row_id] = row.advances, row.parent
+        return row.advances, row.parent
 
 
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:

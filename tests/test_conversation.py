@@ -17,7 +17,7 @@ class Rows:
         self.whole: list[bool] = []
 
     def row(self, row_id: int) -> SimpleNamespace:
-        return SimpleNamespace(advances=self.whole[row_id])
+        return SimpleNamespace(advances=self.whole[row_id], parent=None, is_over=True)
 
 
 def run(

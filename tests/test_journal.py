@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import time
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -94,9 +95,14 @@ def test_ancestors(journal):
     assert [one, two, three] == [row.id for row in journal.ancestors(three)]
 
 
-def _write(path, count):
+SECONDS = float(os.environ.get("AIML_TEST_SECONDS", "2"))
+
+
+def _write(path, written):
     journal = Journal(path)
-    for _ in range(count):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        written.value += 1
         row_id = journal.add(new())
         journal.claim(row_id)
         journal.finish(row_id, "done", response={"output_text": "x"}, seconds=1)
@@ -105,13 +111,25 @@ def _write(path, count):
 def test_many_writers(journal):
     """Four processes write at once, the file not yet there: no error, no lost row."""
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write, args=(journal.path, 25)) for _ in range(4)]
+    counts = [context.Value("i") for _ in range(4)]
+    writers = [context.Process(target=_write, args=(journal.path, written)) for written in counts]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(SECONDS + 60)
     assert [0] * 4 == [writer.exitcode for writer in writers]
-    assert ["done"] * 100 == [journal.row(number).state for number in range(1, 101)]
+    total = sum(written.value for written in counts)
+    assert ["done"] * total == [row.state for row in journal.history(limit=10**9)]
+
+
+def test_locked(journal):
+    """A journal that somebody else keeps locked is an error after a while, before anything is sent."""
+    journal.add(new())
+    with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(errors.JournalError, match="locked"):
+            journal.add(new())
+    assert 1 == len(journal.history())
 
 
 def garbage(path):

@@ -492,3 +492,11 @@ def test_environment_of_replay(home):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"AIML_MAGIC_REPLAY": "sometimes"})  # fmt: skip
     assert "AIML_MAGIC_REPLAY cannot be 'sometimes'" in done.stdout + done.stderr
+
+
+def test_killed_kernels(home):
+    """Kernels killed at random moments lose no answer, and the question, asked again, is not sent a second time."""
+    from chaos import kill_at_random
+
+    happened = kill_at_random(4, seed=7)
+    assert (0, 0) == (happened["sent twice"], happened["not shown in the end"])

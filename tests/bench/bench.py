@@ -24,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import wire
 from kernels import kernel
 
+from aiml_magic.journal import Journal, NewRow
+from aiml_magic.replay import request_key
+
 RUNS = 15
 LOAD = """
 import time
@@ -69,13 +72,62 @@ def cells(url: str) -> list[tuple[str, float, float]]:
             return timed(lambda: client.post(f"{url}/responses", json=body, headers={"Authorization": "Bearer x"}).read())
 
         def cell() -> float:
-            return running.run("%%o3pro --alone\nWhat is 6*7?").seconds
+            return running.run("%%o3pro --alone --fresh\nWhat is 6*7?").seconds
 
         raw()
         rows.append(("first cell, over a raw POST", cell() * 1000, raw() * 1000))
         pairs = [(cell(), raw()) for _ in range(RUNS)]
         rows.append(("cell, over a raw POST", *(1000 * statistics.median(column) for column in zip(*pairs, strict=True))))
+        again = [(running.run("%%o3pro --alone\nWhat is 6*7?").seconds, running.run("1;").seconds) for _ in range(RUNS)]
+        rows.append(
+            ("replayed cell, over an empty one", *(1000 * statistics.median(column) for column in zip(*again, strict=True)))
+        )
     return rows
+
+
+def journals(count: int = 100_000) -> list[tuple[str, float, float]]:
+    """Steps of a journal of so many answers, beside one of ten."""
+    folder = Path(tempfile.mkdtemp())
+    large, small = (filled(folder / f"{size}.sqlite3", size) for size in (count, 10))
+    steps = {
+        "look-up": lambda journal: journal.find(request_key("s", {"input": "question 7"}, None)),
+        "search": lambda journal: journal.search("question 7 whale"),
+        "open and write a row": lambda journal: Journal(journal.path).add(row("new", os.urandom(8).hex())),
+    }
+    return [
+        (
+            f"{name}, of {count:,} answers over 10",
+            *(median_ms(lambda: timed(lambda: step(journal))) for journal in (large, small)),
+        )
+        for name, step in steps.items()
+    ]
+
+
+def row(text: str, client_request_id: str) -> NewRow:
+    request = {"input": text}
+    return NewRow(
+        "u", "s", request, client_request_id, None, None, "one", "n", "main", None, None, request_key("s", request, None), 0.0
+    )
+
+
+def filled(path: Path, count: int) -> Journal:
+    journal = Journal(path)
+    words = "moon sun whale river proof prime matrix cell graph light".split()
+    with journal._transaction() as db:
+        for number in range(count):
+            text = f"question {number} about the {words[number % 10]}"
+            new = row(f"question {number}", str(number))
+            answer = json.dumps(wire.response(f"The {words[number // 7 % 10]} answers {number}. " * 20))
+            db.execute(
+                """
+                INSERT INTO requests (base_url, server, request, client_request_id, session, notebook, key, asked_at, state, status,
+                                      response)
+                VALUES ('u', 's', ?, ?, 'one', 'n', ?, 0, 'done', 'completed', ?)
+                """,
+                (json.dumps(new.request), new.client_request_id, new.key, answer),
+            )
+            db.execute("INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)", (number + 1, text, answer))
+    return journal
 
 
 def interrupts() -> list[tuple[str, float, float]]:
@@ -143,7 +195,7 @@ def main() -> None:
     nothing = median_ms(lambda: loading('shell.run_line_magic("load_ext", "storemagic")'))
     process, url = sandbox()
     try:
-        rows = [("%load_ext aiml_magic, over one of IPython's own", load, nothing), *cells(url), *interrupts()]
+        rows = [("%load_ext aiml_magic, over one of IPython's own", load, nothing), *cells(url), *interrupts(), *journals()]
     finally:
         process.terminate()
         process.wait(5)
