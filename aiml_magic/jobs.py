@@ -86,12 +86,7 @@ class Job:
             row = self._journal.row(self.id)
         if row.state in ("queued", "sent") and not self._is_cancelled:
             row = self._bury(row)
-        if row.state == "done":
-            answer = row.answer()
-            return dataclasses.replace(answer, notices=(*answer.notices, *self._notices))
-        error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
-        error.answer = row.answer() if row.text or row.response else None
-        raise error
+        return _answer_of(row, self._notices)
 
     def _bury(self, row: Row) -> Row:
         """Notes that nobody works on the row any more."""
@@ -124,6 +119,41 @@ class Job:
                 again = time.monotonic() - self._started + event["seconds"]
                 return replace(progress, state="retry", retry_at=again, why=event["why"])
         return progress
+
+
+class RunningElsewhere:
+    """A question that another kernel's runner waits for, followed by its row: it is not asked a second time."""
+
+    def __init__(self, row: Row, journal: Journal, notices: tuple[str, ...]) -> None:
+        self.id = row.id
+        self._row = row
+        self._journal = journal
+        self._notices = notices
+
+    def follow(self, tick: float = 0.2) -> Iterator[Progress]:
+        while self._row.is_alive:
+            text = self._row.text
+            state = "writing" if text else "in_progress"
+            yield Progress(time.time() - self._row.asked_at, state, text[-1500:], len(text))
+            time.sleep(tick)
+            self._row = self._journal.row(self.id)
+
+    def cancel(self) -> None:
+        """The question is another kernel's: who stops waiting does not stop it."""
+
+    def answer(self) -> Answer:
+        """What came of it. Raises the error if it failed, or if nobody waits for it any more."""
+        if self._row.is_over:
+            return _answer_of(self._row, self._notices)
+        if self._row.is_alive:
+            raise errors.Interrupted(
+                "You stopped waiting; the question is still being answered.", "Run the cell again to see it."
+            )
+        raise errors.RunnerDied(
+            "This question was sent before, by a process that has ended; it may have been charged. It was not sent again.",
+            "Look at your account's usage; --fresh asks once more.",
+            retry="ask",
+        )
 
 
 class Replay:
@@ -250,6 +280,16 @@ class Runner:
         inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._inboxes[name, number] = inbox
         return inbox
+
+
+def _answer_of(row: Row, notices: tuple[str, ...]) -> Answer:
+    """The answer of a row that is over. Raises the error if it failed, with what had come before as its `answer`."""
+    if row.state == "done":
+        answer = row.answer()
+        return dataclasses.replace(answer, notices=(*answer.notices, *notices))
+    error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
+    error.answer = row.answer() if row.text or row.response else None
+    raise error
 
 
 def _warn_of_unkept(event: _Event) -> None:

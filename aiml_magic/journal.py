@@ -21,8 +21,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -36,6 +37,8 @@ from aiml_magic.responses import Cost, Response, Usage, dump
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
 _BUSY = 10.0  # seconds to wait for another writer
+HEARTBEAT = 5.0  # seconds between two signs of life of a runner
+_SILENT = 4 * HEARTBEAT  # seconds after which it is taken for dead
 
 _MIGRATIONS = [
     """
@@ -71,7 +74,8 @@ _MIGRATIONS = [
     ALTER TABLE requests ADD COLUMN key TEXT;
     ALTER TABLE requests ADD COLUMN before TEXT;
     ALTER TABLE requests ADD COLUMN origin TEXT NOT NULL DEFAULT 'asked';
-    CREATE INDEX requests_by_key ON requests (key) WHERE status = 'completed';
+    ALTER TABLE requests ADD COLUMN alive_at REAL;
+    CREATE INDEX requests_by_key ON requests (key);
     CREATE INDEX requests_by_notebook ON requests (notebook, id);
     CREATE INDEX requests_by_cell ON requests (notebook, chat, cell);
     CREATE VIRTUAL TABLE texts USING fts5 (question, answer);
@@ -104,6 +108,12 @@ class Row:
     cost_usd: float | None
     seconds: float | None
     error: Mapping[str, Any] | None
+    alive_at: float | None
+
+    @property
+    def is_alive(self) -> bool:
+        """A runner works on it, or did a moment ago."""
+        return self.state == "sent" and self.alive_at is not None and time.time() - self.alive_at < _SILENT
 
     @property
     def is_over(self) -> bool:
@@ -190,10 +200,17 @@ class Journal:
     def claim(self, row_id: int) -> Row | None:
         """Marks a queued row as sent, and gives it; `None` if it was not queued any more, and so must not be sent."""
         with self._transaction() as db:
-            cursor = db.execute("UPDATE requests SET state = 'sent' WHERE id = ? AND state = 'queued'", (row_id,))
+            cursor = db.execute(
+                "UPDATE requests SET state = 'sent', alive_at = ? WHERE id = ? AND state = 'queued'", (time.time(), row_id)
+            )
             if cursor.rowcount != 1:
                 return None
             return _row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
+
+    def note_alive(self, row_ids: Iterable[int]) -> None:
+        """A sign of life of the runner that works on these rows, for kernels that wait for them."""
+        with self._transaction() as db:
+            db.executemany("UPDATE requests SET alive_at = ? WHERE id = ?", [(time.time(), row_id) for row_id in row_ids])
 
     def note_response_id(self, row_id: int, response_id: str) -> None:
         with self._transaction() as db:
@@ -259,6 +276,14 @@ class Journal:
             found = db.execute(
                 "SELECT * FROM requests WHERE key = ? AND status = 'completed' AND state = 'done' ORDER BY id DESC LIMIT 1",
                 (key,),
+            ).fetchone()
+        return None if found is None else _row(found)
+
+    def find_sent(self, key: str) -> Row | None:
+        """The newest row of this key that was sent, and of which nothing has come yet."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT * FROM requests WHERE key = ? AND state = 'sent' ORDER BY id DESC LIMIT 1", (key,)
             ).fetchone()
         return None if found is None else _row(found)
 
@@ -492,4 +517,5 @@ def _row(found: sqlite3.Row) -> Row:
         cost_usd=found["cost_usd"],
         seconds=found["seconds"],
         error=json.loads(found["error"]) if found["error"] else None,
+        alive_at=found["alive_at"],
     )

@@ -175,6 +175,7 @@ def usage(settings: Mapping[str, str]) -> str:
 
 The value is the answer: .text .reasoning .usage .cost_usd .seconds .status .id .model .raw
 A cell continues the conversation of the cell run before it; run again, it keeps its place.
+The same question in the same place is not asked again: its answer is replayed from the journal, for $0.
 {{{{name}}}} in the question is replaced by that variable; also {{{{table.shape[0]}}}} and {{{{x:.2f}}}}.
 An interrupt of the kernel stops the question and keeps what came.
 
@@ -189,6 +190,8 @@ Examples:
   %%o3pro -o answer -e high --summary auto   think hard, say how, keep the answer in a variable
   %%o3pro -n -i "You are a strict referee."  begin anew, with instructions
   %%o3pro -c ideas -t 4000                   another conversation, at most 4,000 tokens
+  %%o3pro --dry-run -e high                  show what would be sent, and what it may cost
+  %%o3pro --after 12 --fresh                 continue answer 12, asked anew even if it was asked before
   %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
   %o3pro --param truncation="auto" -- -1 is the square of what?
 

@@ -29,7 +29,7 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import mask
-from aiml_magic.journal import Journal, Row
+from aiml_magic.journal import HEARTBEAT, Journal, Row
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
 TAIL = 1500  # characters of the newest text that a panel shows
@@ -49,6 +49,7 @@ class Runner:
 
     async def run(self, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
         """Does what is asked until there is nobody to ask, then finishes what is in flight."""
+        heartbeat = asyncio.create_task(self._show_life())
         while (command := await commands.get()) is not None:
             match command["do"]:
                 case "send":
@@ -61,8 +62,17 @@ class Runner:
                     self._calls.add(call)
                     call.add_done_callback(self._calls.discard)
         await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
+        heartbeat.cancel()
         for client in self._clients.values():
             await client.aclose()
+
+    async def _show_life(self) -> None:
+        """Tells other kernels, by the journal, that somebody waits for these answers."""
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            if self._tasks:
+                with contextlib.suppress(errors.JournalError):
+                    self._journal.note_alive(list(self._tasks))
 
     async def _send(self, row_id: int, key: str, silence: float) -> None:
         try:

@@ -24,7 +24,7 @@ from IPython.display import display, update_display
 
 from aiml_magic import errors, safe
 from aiml_magic.answer import Answer
-from aiml_magic.jobs import Job, Progress, Replay
+from aiml_magic.jobs import Job, Progress, Replay, RunningElsewhere
 from aiml_magic.responses import Raw, dump, is_web_link
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -76,7 +76,7 @@ _HIDE_DEAD_WIDGET = (
 class View(Protocol):
     """How one kind of front end shows things."""
 
-    def follow(self, job: Job | Replay, *, is_quiet: bool = False) -> Answer: ...
+    def follow(self, job: Job | Replay | RunningElsewhere, *, is_quiet: bool = False) -> Answer: ...
 
     def show(self, answer: Answer) -> None: ...
 
@@ -97,7 +97,7 @@ class _View:
         self._shell = shell
         self._shown: tuple[int, Answer] | None = None
 
-    def follow(self, job: Job | Replay, *, is_quiet: bool = False) -> Answer:
+    def follow(self, job: Job | Replay | RunningElsewhere, *, is_quiet: bool = False) -> Answer:
         """Shows how a job goes, then its answer; an interrupt stops the job. Raises what went wrong, after what came of it."""
         with self._panel() as show_progress:
             try:
@@ -210,19 +210,21 @@ class TerminalView(_View):
 
 def details_line(answer: Answer) -> str:
     """The details on one line: tokens, money, time, model."""
+    return _line(answer, _money(answer.cost_usd))
+
+
+def _line_with_replay(answer: Answer) -> str:
+    """The same, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
+    then = _money(answer.cost_usd)
+    return _line(answer, f"replayed from {answer.asked_at:%Y-%m-%d}, $0 now, {then} then" if answer.replayed else then)
+
+
+def _line(answer: Answer, money: str) -> str:
     usage = answer.usage
     tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
     if usage.reasoning_tokens:
         tokens += f" ({usage.reasoning_tokens:,} reasoning)"
-    return safe.plain(" · ".join([tokens, _money(answer.cost_usd), _duration(answer.seconds), answer.model or "unknown model"]))
-
-
-def _line_with_replay(answer: Answer) -> str:
-    """The details on one line, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
-    if not answer.replayed:
-        return details_line(answer)
-    then = "cost not reported" if answer.cost_usd is None else f"${answer.cost_usd:,.4f}"
-    return f"replayed from {answer.asked_at:%Y-%m-%d}, $0 now, {then} then · {details_line(answer)}"
+    return safe.plain(" · ".join([tokens, money, _duration(answer.seconds), answer.model or "unknown model"]))
 
 
 def banner(answer: Answer) -> str:

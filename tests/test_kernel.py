@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,48 @@ def test_kernel_killed(running, home):
         wait_until(lambda: journal.row(1).state == "done")
         assert "Worth the wait." == journal.row(1).answer().text
         wait_until(lambda: runner not in processes("aiml_magic.runner"))
+
+
+def test_rerun_while_it_is_answered(running, home):
+    """The kernel dies, its cell is run again in a new one before the answer is there: it waits for it, and asks nothing."""
+    with wire.serve(slow := Slow()) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        pid = running.pid
+        running.start("%%o3pro\nWhy?")
+        wait_until(lambda: server.posts)
+        os.kill(pid, signal.SIGKILL)
+        with kernel() as another:
+            another.run(f"%config O3Pro.base_url = {server.url!r}")
+            request = another.start("%%o3pro\nWhy?")
+            time.sleep(1)
+            os.kill(another.manager.provisioner.process.pid, signal.SIGINT)
+            assert "still being answered" in another.finish(request).error["evalue"]
+            request = another.start("%%o3pro\nWhy?")
+            time.sleep(0.5)
+            slow.release.set()
+            assert "Worth the wait." in another.finish(request).of_type("text/markdown")[0]
+        assert 1 == len(server.posts)
+
+
+def test_rerun_after_the_runner_died(running, home):
+    """A question whose runner died is not sent again by itself: only --fresh does."""
+    with wire.serve(slow := Slow()) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        pid = running.pid
+        running.start("%%o3pro\nWhy?")
+        wait_until(lambda: server.posts)
+        (runner,) = processes("aiml_magic.runner", parent=pid)
+        os.kill(pid, signal.SIGKILL)
+        os.kill(runner, signal.SIGKILL)
+        slow.release.set()
+        with closing(sqlite3.connect(home / "journal.sqlite3")) as db, db:
+            db.execute("UPDATE requests SET alive_at = alive_at - 60")
+        with kernel() as another:
+            another.run(f"%config O3Pro.base_url = {server.url!r}")
+            assert "--fresh" in another.run("%%o3pro\nWhy?").error["evalue"]
+            assert 1 == len(server.posts)
+            assert another.run("%%o3pro --fresh\nWhy?").error is None
+        assert 2 == len(server.posts)
 
 
 class Slow:

@@ -89,18 +89,16 @@ def journals(count: int = 100_000) -> list[tuple[str, float, float]]:
     """Steps of a journal of so many answers, beside one of ten."""
     folder = Path(tempfile.mkdtemp())
     large, small = (filled(folder / f"{size}.sqlite3", size) for size in (count, 10))
-    steps = {
+    steps: dict[str, Callable[[Journal], object]] = {
         "look-up": lambda journal: journal.find(request_key("s", {"input": "question 7"}, None)),
         "search": lambda journal: journal.search("question 7 whale"),
         "open and write a row": lambda journal: Journal(journal.path).add(row("new", os.urandom(8).hex())),
     }
-    return [
-        (
-            f"{name}, of {count:,} answers over 10",
-            *(median_ms(lambda: timed(lambda: step(journal))) for journal in (large, small)),
-        )
-        for name, step in steps.items()
-    ]
+    return [(f"{name}, of {count:,} answers over 10", step_ms(step, large), step_ms(step, small)) for name, step in steps.items()]
+
+
+def step_ms(step: Callable[[Journal], object], journal: Journal) -> float:
+    return median_ms(lambda: timed(lambda: step(journal)))
 
 
 def row(text: str, client_request_id: str) -> NewRow:
