@@ -182,9 +182,15 @@ def _tree(context: Context, rest: str) -> None:
 
     _no_more(rest)
     entries = conversation.tree(context.journal.history(context.session.notebook))
-    lines = [(depth, _line(row) + (" (stale)" if is_stale else "")) for depth, row, is_stale in entries]
-    text = "\n".join(f"{'   ' * depth}{line}" for depth, line in lines) or "Nothing was asked in this notebook yet."
-    context.view().show_picture(pictures.tree(lines), text)
+    line_of = {row.id: number for number, (_, row, _) in enumerate(entries)}
+    leaves = [
+        pictures.Leaf(
+            depth, _line(row) + (" (stale)" if is_stale else ""), None if row.parent is None else line_of.get(row.parent)
+        )
+        for depth, row, is_stale in entries
+    ]
+    text = "\n".join(f"{'   ' * leaf.depth}{leaf.text}" for leaf in leaves) or "Nothing was asked in this notebook yet."
+    context.view().show_picture(pictures.tree(leaves), text)
 
 
 def _resume(context: Context, rest: str) -> None:

@@ -337,21 +337,29 @@ class Journal:
         with self._transaction() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what was written before is still in the log until then
 
-    def take(self, row: NewRow, answer: Mapping[str, Any]) -> None:
-        """Takes over an answer of a recording, unless it is there already. `answer` has the columns of what came."""
+    def take(self, row: NewRow, parent: str | None, answer: Mapping[str, Any]) -> None:
+        """Takes over an answer of a recording, unless it is there already.
+
+        `parent` is the id of the response that it continues (or the key of a request that has none), `answer` has the
+        columns of what came.
+        """
         with self._transaction() as db:
             known = db.execute("SELECT 1 FROM requests WHERE key = ? AND status = 'completed'", (row.key,)).fetchone()
             if known is not None:
                 return
             response = answer["response"]
+            before = db.execute(
+                "SELECT id FROM requests WHERE response_id = ? OR key = ? ORDER BY id DESC LIMIT 1", (parent, parent)
+            ).fetchone()
             cursor = db.execute(
                 """
-                INSERT INTO requests (base_url, server, request, client_request_id, session, notebook, key, asked_at, origin,
-                                      state, response, response_id, status, notices, cost_usd, seconds)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'recording', 'done', ?, ?, ?, ?, ?, ?)
+                INSERT INTO requests (base_url, server, request, client_request_id, parent, session, notebook, key, asked_at,
+                                      origin, state, response, response_id, status, notices, cost_usd, seconds)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'recording', 'done', ?, ?, ?, ?, ?, ?)
                 """,
                 (
-                    row.base_url, row.server, dump(row.request), row.client_request_id, row.session, row.notebook, row.key,
+                    row.base_url, row.server, dump(row.request), row.client_request_id, before and before["id"], row.session,
+                    row.notebook, row.key,
                     row.asked_at, dump(response), Response(response).id, Response(response).status, dump(answer["notices"]),
                     answer["cost_usd"], answer["seconds"],
                 ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -52,7 +53,6 @@ class O3Pro(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._runs = itertools.count(1)
         self.begin_run(None)
 
     @cached_property
@@ -98,7 +98,7 @@ class O3Pro(Magics):
 
     def begin_run(self, info: Any) -> None:
         """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
-        self._cell = getattr(info, "cell_id", None) or f"run {next(self._runs)}"
+        self._cell = getattr(info, "cell_id", None) or f"run {time.time_ns():x}"
         self._asked = itertools.count(1)
 
     def _question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:

@@ -185,10 +185,11 @@ class Session:
 
     def keep(self, answer: Answer, journal: Journal) -> None:
         """Adds an answer to the recording, if one is being made."""
-        if self._recording is None or answer.status != "completed" or answer.journal_id is None:
+        is_kept = answer.status == "completed" and answer.journal_id is not None and "not_in_journal" not in answer.notices
+        if self._recording is None or not is_kept:
             return
         path, records = self._recording
-        row = journal.row(answer.journal_id)
+        row = journal.row(answer.journal_id or 0)
         parent = None if row.parent is None else journal.row(row.parent)
         record = Record(
             server=row.server,
@@ -212,7 +213,9 @@ class Session:
                 parent=None, chain=None, session="recording", notebook="", chat=None, cell=None, before=None, key=key,
                 asked_at=record.asked_at,
             )  # fmt: skip
-            journal.take(new, {name: getattr(record, name) for name in ("response", "notices", "cost_usd", "seconds")})
+            journal.take(
+                new, record.parent, {name: getattr(record, name) for name in ("response", "notices", "cost_usd", "seconds")}
+            )
         return len(records)
 
     def price(self, base_url: str, model: str, journal_path: Path) -> Price | None:

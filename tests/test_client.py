@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.server
 import json
+import shutil
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -101,6 +105,34 @@ def test_proxy_of_the_environment(asker, monkeypatch):
         proxy.shutdown()
     assert "api.example:443" == seen[0][0]
     assert KEY not in str(seen)
+
+
+def test_untrusted_certificate(asker, tmp_path):
+    """A certificate that nobody vouches for ends the connection before anything is sent, and is not tried again."""
+    if shutil.which("openssl") is None:
+        pytest.skip("this machine has no openssl to make a certificate with")
+    pem = tmp_path / "server.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+                    "-keyout", pem, "-out", tmp_path / "cert.pem"], check=True, capture_output=True)  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", pem)
+    accepted = []
+
+    def accept(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                accepted.append(1)
+                with connection, contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+                    accepted.append(secure.recv(100))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        with pytest.raises(errors.ConnectError, match="(?i)certificate") as refused:
+            asker.ask(f"https://127.0.0.1:{listener.getsockname()[1]}/v1")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert "never" == refused.value.retry
+    assert [1] == accepted, "one connection, and not a byte of the request"
 
 
 def test_keepalive(asker):

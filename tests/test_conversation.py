@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.conversation import Conversation
+from aiml_magic.conversation import Conversation, tree
 
 
 class Rows:
@@ -59,6 +59,30 @@ def test_straight_run(cells):
         parents = [run(conversation, rows, cell) for cell in cells]
         assert parents[0][1] is None
         assert [row_id for row_id, _ in parents[:-1]] == [parent for _, parent in parents[1:]]
+
+
+def test_tree():
+    """A tree shows each parent before its children, a line of turns at one depth, forks deeper; what continues a replaced
+    answer is stale, and so is all behind it."""
+
+    def row(row_id, cell, parent=None):
+        return SimpleNamespace(id=row_id, chat="main", cell=cell, parent=parent, advances=True)
+
+    rows = [row(1, "a"), row(2, "b", 1), row(3, "c", 2), row(4, "a"), row(5, "d", 2)]
+    shown = [(depth, row.id, is_stale) for depth, row, is_stale in tree(rows)]
+    assert [(0, 1, False), (0, 2, True), (1, 3, True), (1, 5, True), (0, 4, False)] == shown
+
+
+@given(st.lists(st.integers(0, 9), max_size=10))
+def test_tree_holds_every_row(parents):
+    """Every row is shown once, behind its parent, also if the parent is gone."""
+    rows = [
+        SimpleNamespace(id=number, chat="main", cell=None, parent=parent if parent < number else None, advances=True)
+        for number, parent in enumerate(parents)
+    ]
+    shown = [row.id for _, row, _ in tree(rows)]
+    assert sorted(shown) == list(range(len(rows)))
+    assert all(row.parent is None or shown.index(row.parent) < shown.index(row.id) for row in rows)
 
 
 def test_rerun_of_the_last_cell():

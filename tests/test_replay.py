@@ -241,6 +241,25 @@ def test_recording_is_stable(home, sandbox_url, tmp_path):
     assert first == (tmp_path / "a.jsonl").read_bytes()
 
 
+def test_recording_can_be_gone_on_with(asker, numbered, tmp_path):
+    """A conversation that was replayed from a recording goes on: the server is told all of it; and it can be recorded anew."""
+    asker.session.record(tmp_path / "a.jsonl")
+    for text in ("One?", "Two?"):
+        asker.session.keep(asker.ask(numbered.url, text), asker.journal)
+    reader = Asker(tmp_path / "reader" / "journal.sqlite3")
+    assert 2 == reader.session.replay_file(tmp_path / "a.jsonl", reader.journal)
+    reader.session.record(tmp_path / "b.jsonl")
+    for text in ("One?", "Two?"):
+        answer = reader.ask(numbered.url, text, replay="only")
+        reader.session.keep(answer, reader.journal)
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    reader.ask(numbered.url, "Three?", chain="transcript")
+    reader.session.close(10)
+    assert ["One?", "Answer 1", "Two?", "Answer 2", "Three?"] == [
+        item["content"][0]["text"] for item in numbered.posts[-1].body["input"]
+    ]
+
+
 def test_miss_under_only_asks_nothing(home, sandbox_url, tmp_path):
     """With `replay only` a question that is not recorded fails its cell, and nothing is sent."""
     before = posts(sandbox_url)
