@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic.errors import BadInput
-from aiml_magic.replay import request_key, without_delivery
+from aiml_magic.replay import request_key
 
 _MAX_FILE = 256 * 2**20  # bytes
 
@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Record]:
 def write(path: Path, records: Mapping[str, Record]) -> None:
     """Writes the whole file anew, so that a crash leaves the old one or the new one."""
     draft = path.with_name(path.name + ".part")
-    lines = (json.dumps({"key": key, **asdict(record)}, sort_keys=True) for key, record in records.items())
+    lines = (json.dumps({"key": key, **asdict(record)}) for key, record in records.items())
     try:
         draft.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         draft.replace(path)
@@ -68,7 +68,7 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
         raw = json.loads(line)
         record = Record(
             server=str(raw["server"]),
-            request=without_delivery(dict(raw["request"])),
+            request=dict(raw["request"]),
             parent=None if raw["parent"] is None else str(raw["parent"]),
             response=dict(raw["response"]),
             notices=tuple(map(str, raw["notices"])),

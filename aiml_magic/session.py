@@ -20,7 +20,7 @@ from aiml_magic.credentials import Key
 from aiml_magic.jobs import Job, Replay, Runner, RunningElsewhere
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
-from aiml_magic.replay import differences, nearest, request_key, without_delivery
+from aiml_magic.replay import differences, nearest, request_key
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _SANDBOX_KEY = Key("the sandbox", "no-key-is-needed-here")
@@ -193,7 +193,7 @@ class Session:
         parent = None if row.parent is None else journal.row(row.parent)
         record = Record(
             server=row.server,
-            request=without_delivery(row.request),
+            request=row.request,
             parent=None if parent is None else parent.response_id or parent.key,
             response=row.response,
             notices=row.notices,

@@ -186,16 +186,17 @@ def test_change_in_turn_seven(home, sandbox_url):
     assert "[True, False, False, False] () ('parent_changed',) ('parent_changed',)" == told.strip()
 
 
-def execute(folder: Path, code: list[str], **environment: str) -> list[str]:
-    """The cells under nbclient, in a process of its own; gives what each showed."""
+def execute(folder: Path, code: list[str], **environment: str) -> list[dict[str, str]]:
+    """The cells under nbclient, in a process of its own; gives the outputs of those that show an answer, as nbval compares them."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code])
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(folder)
         NotebookClient(notebook, timeout=60, store_widget_state=False).execute()
-    outputs = [output for cell in notebook.cells for output in cell.outputs]
-    return [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    asking = [cell for cell in notebook.cells if "%o3pro" in cell.source and "%config" not in cell.source]
+    outputs = [output["data"] for cell in asking for output in cell.outputs]
+    return [{kind: value for kind, value in data.items() if "widget" not in kind} for data in outputs]
 
 
 NO_NETWORK = """
