@@ -36,7 +36,7 @@ from aiml_magic.answer import Answer
 from aiml_magic.responses import Cost, Response, Usage, dump
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
-_BUSY = 10.0  # seconds to wait for another writer
+_BUSY = 5.0  # seconds to wait for another writer
 HEARTBEAT = 5.0  # seconds between two signs of life of a runner
 _SILENT = 4 * HEARTBEAT  # seconds after which it is taken for dead
 
