@@ -54,7 +54,7 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
     price = session.price(base_url, question.model, journal_path)
     lines = [body, f"{len(body.encode('utf-8', 'replace')):,} bytes to {plan.server}; nothing was sent."]
     if plan.parent is not None:
-        form = "by its id" if plan.chain == "id" else "as a transcript"
+        form = "by its id" if session.chain(question, plan, journal) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
     if plan.saved is not None:
         lines.append(f"It would be replayed: answer {plan.saved.id} is in the journal, so it costs nothing.")

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -454,7 +455,7 @@ class Journal:
             with self.path.open("rb") as file:
                 if file.read(16) not in (b"", b"SQLite format 3\x00"):
                     raise sqlite3.DatabaseError("it is no SQLite file") from None
-        if not os.access(self.path, os.W_OK):
+        if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & stat.S_IWUSR:  # the latter holds for root too
             raise sqlite3.OperationalError("it is read-only")
         db = self._open()
         try:

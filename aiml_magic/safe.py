@@ -119,9 +119,11 @@ def html(text: str) -> str:
     import markdown as python_markdown
     import nh3
 
-    unsafe = python_markdown.markdown(plain(text), extensions=["tables", "fenced_code", "sane_lists"])
+    parser = python_markdown.Markdown(extensions=["tables", "fenced_code", "sane_lists"])
+    parser.preprocessors.deregister("html_block")  # raw HTML is text: a reader sees what the model wrote
+    parser.inlinePatterns.deregister("html")
     return nh3.clean(
-        unsafe,
+        parser.convert(plain(text)),
         tags=_HTML_TAGS,
         attributes={"a": {"href"}},
         url_schemes={"http", "https", "mailto"},

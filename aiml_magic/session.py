@@ -71,7 +71,6 @@ class Plan:
     base_url: str
     request: Mapping[str, Any]
     parent: Row | None
-    chain: str | None
     key: str
     saved: Row | None
 
@@ -112,7 +111,7 @@ class Session:
                 request=plan.request,
                 client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
                 parent=plan.parent.id if plan.parent else None,
-                chain=plan.chain,
+                chain=self.chain(question, plan, runner.journal),
                 session=self.id,
                 notebook=self.notebook,
                 chat=question.chat,
@@ -134,7 +133,17 @@ class Session:
         parent = self._parent(question, journal)
         key = request_key(server, request, (parent.response_id or parent.key) if parent else None)
         saved = journal.find(key) if question.replay in ("auto", "only") else None
-        return Plan(server, url, request, parent, self._chain(question, parent, server, journal), key, saved)
+        return Plan(server, url, request, parent, key, saved)
+
+    def chain(self, question: Question, plan: Plan, journal: Journal) -> str | None:
+        """How the conversation is sent: by the parent's id where this server is known to have it, else as a transcript."""
+        parent = plan.parent
+        if parent is None:
+            return None
+        is_kept = parent.server == plan.server and parent.response_id is not None and bool(parent.request.get("store", True))
+        if question.chain == "auto":
+            return "id" if is_kept and not journal.has_lost_chain(self.id, plan.server) else "transcript"
+        return "id" if question.chain == "id" and parent.response_id is not None else "transcript"
 
     def server(self, base_url: str) -> tuple[str, str]:
         """The server's name and address: the sandbox while it is in use. Raises BadInput."""
@@ -265,15 +274,6 @@ class Session:
             conversation.start_afresh(question.cell)
         conversation.note(question.cell, row_id, journal)
         return ("later_cells_stale",) if conversation.later_cells(question.cell, row_id, journal) else ()
-
-    def _chain(self, question: Question, parent: Row | None, server: str, journal: Journal) -> str | None:
-        """How the conversation is sent: by the parent's id where this server is known to have it, else as a transcript."""
-        if parent is None:
-            return None
-        is_kept = parent.server == server and parent.response_id is not None and bool(parent.request.get("store", True))
-        if question.chain == "auto":
-            return "id" if is_kept and not journal.has_lost_chain(self.id, server) else "transcript"
-        return "id" if question.chain == "id" and parent.response_id is not None else "transcript"
 
     def _miss(self, plan: Plan, journal: Journal) -> errors.ReplayMiss:
         """The error that names the nearest recorded request, and what differs."""

@@ -28,7 +28,7 @@ from aiml_magic.jobs import Job, Progress, Replay, RunningElsewhere
 from aiml_magic.responses import Raw, dump, is_web_link
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_MAX_STATIC_JSON = 4000  # characters
+_MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
 _PANEL_PERIOD = 0.2  # seconds between two updates of a panel
 
 _CAVEATS = {
@@ -140,9 +140,10 @@ class NotebookView(_View):
     """Rich outputs, for every front end of a Jupyter kernel."""
 
     def show(self, answer: Answer) -> None:
+        sections = _sections(answer)
         display(_answer_bundle(answer), raw=True)
-        display(_widget_bundle(_html_widget(_live_details(answer))), raw=True)
-        display({"text/html": _static_details(answer), "text/plain": details_line(answer)}, raw=True)
+        display(_widget_bundle(_html_widget(_live_details(answer, sections))), raw=True)
+        display({"text/html": _static_details(answer, sections), "text/plain": details_line(answer)}, raw=True)
 
     def show_picture(self, svg: str, text: str) -> None:
         display({"image/svg+xml": svg, "text/plain": text}, raw=True)
@@ -279,22 +280,35 @@ def _answer_bundle(answer: Answer) -> dict[str, str]:
     }
 
 
-def _live_details(answer: Answer) -> str:
+def _live_details(answer: Answer, sections: Mapping[str, str]) -> str:
     """The details, and a rule that hides their static copy while the widget lives."""
-    extra = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
-    details = _details(answer, extra, 200_000, _line_with_replay(answer))
-    return f"<style>#{_key(answer)}{{display:none}}</style>{details}"
+    here = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
+    more = {"Response": sections["Response"] + _table(here), "Raw JSON": _raw_json(answer, _MAX_LIVE_JSON)}
+    return f"<style>#{_key(answer)}{{display:none}}</style>{_folded(_line_with_replay(answer), {**sections, **more})}"
 
 
-def _static_details(answer: Answer) -> str:
+def _static_details(answer: Answer, sections: Mapping[str, str]) -> str:
     """The same for whoever has no widget; without what differs from run to run, so that a notebook can be compared."""
-    details = _details(answer, [], _MAX_STATIC_JSON, details_line(answer))
-    return f'{_HIDE_DEAD_WIDGET.format(key=_key(answer))}<div id="{_key(answer)}">{details}</div>'
+    hide = _HIDE_DEAD_WIDGET.format(key=_key(answer))
+    short = {"Raw JSON": _raw_json(answer, _MAX_STATIC_JSON)}
+    return f'{hide}<div id="{_key(answer)}">{_folded(details_line(answer), {**sections, **short})}</div>'
 
 
-def _details(answer: Answer, extra: list[tuple[str, Any]], max_json: int, line: str) -> str:
+def _folded(line: str, sections: Mapping[str, str]) -> str:
+    inside = "".join(f"<details><summary>{title}</summary>{text}</details>" for title, text in sections.items() if text)
+    # What a model wrote is not typeset outside the answer: formulas are let through there only.
+    return (
+        f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
+        f"<summary>{safe.escape(line)}</summary>{inside}</details></div>"
+    )
+
+
+def _sections(answer: Answer) -> dict[str, str]:
+    """The folded sections by title, as HTML; one with nothing in it is empty."""
     usage, response, request = answer.usage, answer.response, answer.request
     reasoning = request.get("reasoning") or {}
+    echoed = response.raw.get("reasoning")
+    effort = reasoning.get("effort") or (echoed.get("effort") if isinstance(echoed, dict) else None) or "the model's default"
     rows_of_usage = [
         ("Input tokens", _tokens(usage.input_tokens)),
         ("of them cached", _tokens(usage.cached_tokens)),
@@ -303,35 +317,17 @@ def _details(answer: Answer, extra: list[tuple[str, Any]], max_json: int, line: 
         ("Total", _tokens(usage.total_tokens)),
         ("Cost", _money(answer.cost_usd)),
     ]
-    echoed = response.raw.get("reasoning")
-    effort = reasoning.get("effort") or (echoed.get("effort") if isinstance(echoed, dict) else None) or "the model's default"
-    rows_of_response = [
-        ("Id", answer.id),
-        ("Model", answer.model),
-        ("Status", answer.status),
-        *_created(response.raw),
-        *extra,
-    ]
+    rows_of_response = [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(response.raw)]
     asked = {name: value for name, value in request.items() if name not in ("input", "reasoning")}
-    sections = [
-        _section("Usage", _table(rows_of_usage)),
-        _section("Reasoning", _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries))),
-        _section("Response", _table(rows_of_response)),
-        _section("Request", _table([(name, _scalar(value)) for name, value in asked.items()])),
-        _section("Sources", _sources(answer)) if response.citations else "",
-        _section("Remarks", _remarks(answer)) if answer.notices or response.unknown_types else "",
-        _section("Raw JSON", _raw_json(answer, max_json)),
-    ]
-    inside = "".join(sections)
-    # Fonts of formulas are not loaded here: what a model wrote is not typeset outside the answer.
-    return (
-        f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
-        f"<summary>{safe.escape(line)}</summary>{inside}</details></div>"
-    )
-
-
-def _section(title: str, inside: str) -> str:
-    return f"<details><summary>{title}</summary>{inside}</details>"
+    return {
+        "Usage": _table(rows_of_usage),
+        "Reasoning": _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries)),
+        "Response": _table(rows_of_response),
+        "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
+        "Sources": _sources(answer) if response.citations else "",
+        "Remarks": _remarks(answer) if answer.notices or response.unknown_types else "",
+        "Raw JSON": "",
+    }
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiml_magic import errors
-from aiml_magic.journal import Journal, NewRow
+from aiml_magic.journal import _APPLICATION_ID, _MIGRATIONS, Journal, NewRow
 from aiml_magic.responses import Cost
 
 LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
@@ -158,7 +158,12 @@ def torn(path):
     path.write_bytes(path.read_bytes()[:5000])
 
 
-@pytest.mark.parametrize("spoil", [garbage, folder, other_program, newer, torn])
+def read_only(path):
+    Journal(path).add(new())
+    path.chmod(0o400)
+
+
+@pytest.mark.parametrize("spoil", [garbage, folder, other_program, newer, torn, read_only])
 def test_refused_files(tmp_path, spoil):
     """A file that is no journal of ours is an error of two lines that says what to do, and stays as it is."""
     path = tmp_path / "journal.sqlite3"
@@ -169,6 +174,27 @@ def test_refused_files(tmp_path, spoil):
     assert 2 == len(str(refused.value).splitlines())
     assert "AIML_MAGIC_JOURNAL" in refused.value.hint
     assert before == (path.read_bytes() if path.is_file() else None)
+
+
+def test_older_journal(tmp_path):
+    """A journal of the first version is brought to the newest, and keeps what it has."""
+    path = tmp_path / "journal.sqlite3"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(_MIGRATIONS[0])
+        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.execute(
+            """
+            INSERT INTO requests (state, base_url, server, request, client_request_id, session, notebook, asked_at, response, status)
+            VALUES ('done', 'u', 's', '{"input": "Old?"}', 'x', 'one', 'n', 0, '{"status": "completed", "output_text": "Old."}',
+                    'completed')
+            """
+        )
+        db.commit()
+    journal = Journal(path)
+    assert "Old." == journal.row(1).answer().text
+    assert 2 == journal.add(new())
+    assert len(_MIGRATIONS) > 1
 
 
 def test_read_only_folder(tmp_path):

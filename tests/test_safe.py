@@ -78,6 +78,16 @@ def test_hostile_text_is_inert(text):
     check_inert(safe.html(text))
 
 
+def test_raw_html_is_shown():
+    """Raw HTML is shown as the text that it is, in Markdown and in HTML."""
+    for page in (
+        rendered(safe.markdown("a <script>alert(1)</script>\n\n<b>x</b>")),
+        safe.html("a <script>alert(1)</script>\n\n<b>x</b>"),
+    ):
+        assert "<script>alert(1)</script>" in html.unescape(page)
+        assert "<b>x</b>" in html.unescape(page)
+
+
 def test_the_check_sees():
     """Shown as it is, most of it is active: the check would see it."""
 
