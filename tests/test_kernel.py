@@ -26,6 +26,8 @@ def running(home):
 
 def processes(name: str, parent: int | None = None) -> list[int]:
     """Ids of the processes whose command line holds `name`, this user's children of `parent` if given."""
+    if not Path("/proc/self").exists():
+        pytest.skip("this system does not list its processes in /proc")
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
