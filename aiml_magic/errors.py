@@ -78,9 +78,9 @@ class Interrupted(AimlMagicError, KeyboardInterrupt):
 class RequestFailed(AimlMagicError):
     """What the server or the network did to a request.
 
-    `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have been, and may be charged),
-    "resume" (the server has it; GET may fetch it) or "never" (the same request would fail again). `retry_after` is the
-    server's wish in seconds. `status` is the HTTP status, `code` and `param` are the server's own words.
+    `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have been), "resume" (the server
+    has it; GET may fetch it) or "never" (the same request would fail again). `may_cost` says that it may have been charged,
+    `retry_after` is the server's wish in seconds, `status` the HTTP status; `code` and `param` are the server's own words.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class RequestFailed(AimlMagicError):
         *,
         retry: Retry = "never",
         retry_after: float | None = None,
+        may_cost: bool = False,
         status: int | None = None,
         code: str | None = None,
         param: str | None = None,
@@ -98,6 +99,7 @@ class RequestFailed(AimlMagicError):
         super().__init__(message, hint)
         self.retry: Retry = retry
         self.retry_after = retry_after
+        self.may_cost = may_cost
         self.status = status
         self.code = code
         self.param = param
@@ -105,7 +107,7 @@ class RequestFailed(AimlMagicError):
 
     def as_dict(self) -> dict[str, object]:
         """What the journal keeps of it; `from_dict` makes the same error again."""
-        names = ("message", "hint", "retry", "retry_after", "status", "code", "param", "request_id")
+        names = ("message", "hint", "retry", "retry_after", "may_cost", "status", "code", "param", "request_id")
         return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
 
 

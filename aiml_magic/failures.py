@@ -81,6 +81,7 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, seconds: fl
         next_step,
         retry=retry,
         retry_after=wait,
+        may_cost=cost == _MAYBE,
         status=status,
         code=said.code,
         param=said.param,
@@ -97,6 +98,7 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
         f"{_SAID[kind]}, in an answer that began well{_quoted(said.message)}. {_MAYBE}",
         _CHECK,
         retry="ask",
+        may_cost=True,
         status=200,
         code=said.code,
         param=said.param,
@@ -117,7 +119,7 @@ def failed_run(error: Raw | None) -> errors.ResponseFailed:
 
 
 def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
-    return errors.MalformedResponse(f"The server sent {what}. {_MAYBE}", _CHECK, retry="ask", status=status)
+    return errors.MalformedResponse(f"The server sent {what}. {_MAYBE}", _CHECK, retry="ask", may_cost=True, status=status)
 
 
 def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
@@ -128,7 +130,8 @@ def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError
 
 
 def connection_lost(reason: str) -> errors.ConnectionLost:
-    return errors.ConnectionLost(f"The connection ended without an answer ({shorten(reason)}). {_MAYBE}", _CHECK, retry="ask")
+    message = f"The connection ended without an answer ({shorten(reason)}). {_MAYBE}"
+    return errors.ConnectionLost(message, _CHECK, retry="ask", may_cost=True)
 
 
 def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.StreamInterrupted:
@@ -136,13 +139,15 @@ def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.Strea
         f"The connection ended in the middle of the answer ({shorten(reason)}). {_MAYBE}",
         _CHECK,
         retry="resume" if can_resume else "ask",
+        may_cost=True,
     )
 
 
 def retrieve_unsupported(response_id: str, said: str) -> errors.RetrieveUnsupported:
     return errors.RetrieveUnsupported(
         f"The server took the question as {response_id}, but does not give out its answer{_quoted(said)}. {_MAYBE}",
-        "It was not sent again. Ask without --param background=true.",
+        "It was not sent again. Ask with --fresh, and without --param background=true.",
+        may_cost=True,
         status=404,
     )
 
@@ -180,7 +185,7 @@ def shorten(words: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-_CHECK = "The journal keeps what came. Look at your account's usage before you ask again; nothing is sent again by itself."
+_CHECK = "The journal keeps what came. Look at your account's usage; only --fresh asks once more."
 
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401, "invalid_prompt": 400}
 

@@ -95,8 +95,9 @@ class Job:
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         error = errors.RunnerDied(
             f"The process that held the connection ended{f' ({words})' if words else ''}. {cost}",
-            "Look at your account's usage before you run the cell again." if was_sent else "Run the cell again.",
+            "Look at your account's usage; only --fresh asks once more." if was_sent else "Run the cell again.",
             retry="ask" if was_sent else "auto",
+            may_cost=was_sent,
         )
         self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
         return self._journal.row(row.id)
@@ -121,8 +122,11 @@ class Job:
         return progress
 
 
-class RunningElsewhere:
-    """A question that another kernel's runner waits for, followed by its row: it is not asked a second time."""
+class AskedBefore:
+    """A question that was sent and not answered yet, or not for sure: it is followed by its row, and not sent a second time.
+
+    Another kernel's runner may still wait for the answer; or the connection was lost, and nobody knows what it cost.
+    """
 
     def __init__(self, row: Row, journal: Journal, notices: tuple[str, ...]) -> None:
         self.id = row.id
@@ -151,8 +155,9 @@ class RunningElsewhere:
             )
         raise errors.RunnerDied(
             "This question was sent before, by a process that has ended; it may have been charged. It was not sent again.",
-            "Look at your account's usage; --fresh asks once more.",
+            "Look at your account's usage; only --fresh asks once more.",
             retry="ask",
+            may_cost=True,
         )
 
 

@@ -280,13 +280,15 @@ class Journal:
             ).fetchone()
         return None if found is None else _row(found)
 
-    def find_sent(self, key: str) -> Row | None:
-        """The newest row of this key that was sent, and of which nothing has come yet."""
+    def find_doubtful(self, key: str) -> Row | None:
+        """The newest row of this key, if it was sent and nothing came of it yet, or if it failed and may have been charged."""
         with self._transaction() as db:
-            found = db.execute(
-                "SELECT * FROM requests WHERE key = ? AND state = 'sent' ORDER BY id DESC LIMIT 1", (key,)
-            ).fetchone()
-        return None if found is None else _row(found)
+            found = db.execute("SELECT * FROM requests WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)).fetchone()
+        if found is None:
+            return None
+        row = _row(found)
+        is_doubtful = row.state == "sent" or (row.error is not None and bool(row.error.get("may_cost")))
+        return row if is_doubtful else None
 
     def find_id(self, name: str) -> int:
         """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput."""

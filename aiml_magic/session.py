@@ -17,7 +17,7 @@ from aiml_magic.answer import Answer
 from aiml_magic.budget import Price, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key
-from aiml_magic.jobs import Job, Replay, Runner, RunningElsewhere
+from aiml_magic.jobs import AskedBefore, Job, Replay, Runner
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key
@@ -87,8 +87,8 @@ class Session:
         self._recording: tuple[Path, dict[str, Record]] | None = None
         self._prices: dict[tuple[str, str], Price] = {}
 
-    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job | Replay | RunningElsewhere:
-        """Replays the answer if the journal has it, waits if it is being answered; else journals the question and has it sent.
+    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job | Replay | AskedBefore:
+        """Replays the answer if the journal has it, waits if it was sent already; else journals the question and has it sent.
 
         Raises BadInput and JournalError, and then nothing is sent.
         """
@@ -96,9 +96,9 @@ class Session:
         plan = self.plan(question, base_url, runner.journal)
         if plan.saved is not None:
             return Replay(plan.saved, self._note(question, plan.saved.id, runner.journal))
-        running = runner.journal.find_sent(plan.key) if question.replay != "off" else None
-        if running is not None:
-            return RunningElsewhere(running, runner.journal, self._note(question, running.id, runner.journal))
+        doubtful = runner.journal.find_doubtful(plan.key) if question.replay != "off" else None
+        if doubtful is not None:
+            return AskedBefore(doubtful, runner.journal, self._note(question, doubtful.id, runner.journal))
         if question.replay == "only":
             raise self._miss(plan, runner.journal)
         key = self._key()

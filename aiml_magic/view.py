@@ -24,7 +24,7 @@ from IPython.display import display, update_display
 
 from aiml_magic import errors, safe
 from aiml_magic.answer import Answer
-from aiml_magic.jobs import Job, Progress, Replay, RunningElsewhere
+from aiml_magic.jobs import AskedBefore, Job, Progress, Replay
 from aiml_magic.responses import Raw, dump, is_web_link
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -76,7 +76,7 @@ _HIDE_DEAD_WIDGET = (
 class View(Protocol):
     """How one kind of front end shows things."""
 
-    def follow(self, job: Job | Replay | RunningElsewhere, *, is_quiet: bool = False) -> Answer: ...
+    def follow(self, job: Job | Replay | AskedBefore, *, is_quiet: bool = False) -> Answer: ...
 
     def show(self, answer: Answer) -> None: ...
 
@@ -97,7 +97,7 @@ class _View:
         self._shell = shell
         self._shown: tuple[int, Answer] | None = None
 
-    def follow(self, job: Job | Replay | RunningElsewhere, *, is_quiet: bool = False) -> Answer:
+    def follow(self, job: Job | Replay | AskedBefore, *, is_quiet: bool = False) -> Answer:
         """Shows how a job goes, then its answer; an interrupt stops the job. Raises what went wrong, after what came of it."""
         with self._panel() as show_progress:
             try:

@@ -223,7 +223,9 @@ def test_runner_killed(running):
         assert "RunnerDied" == ran.error["ename"]
         assert "may be charged" in ran.error["evalue"]
         slow.release.set()
-        assert running.run("%%o3pro\nWhy?").error is None
+        assert "--fresh" in running.run("%%o3pro\nWhy?", "a").error["evalue"]
+        assert 1 == len(server.posts), "it is not sent again by itself"
+        assert running.run("%%o3pro --fresh\nWhy?").error is None
 
 
 def test_question_marks(running, sandbox_url):

@@ -100,6 +100,42 @@ def test_only_whole_answers_are_replayed(asker):
         assert 2 == len(server.posts)
 
 
+DOUBTFUL = [
+    wire.Reply(end="close"),
+    wire.Reply(504, {"Content-Type": "text/html"}, [b"<h1>504</h1>"]),
+    wire.Reply(200, {"Content-Type": "text/event-stream"}, [b'data: {"type":"response.output_text.delta","delta":"Half"}\n\n']),
+    wire.Reply(200, {"Content-Type": "text/html"}, [b"<h1>Maintenance</h1>"]),
+]
+FREE = [wire.json_reply({"message": "Bad"}, 400), wire.json_reply(wire.response(status="failed", error={"code": "server_error"}))]
+
+
+@pytest.mark.parametrize("reply", DOUBTFUL)
+def test_doubtful_questions_are_not_sent_again(asker, reply):
+    """What may have been charged is not sent again when its cell is run again, which shows what is known; only afresh is it."""
+    with wire.serve(lambda _: reply) as server:
+        said = []
+        for _ in range(2):
+            with pytest.raises(errors.RequestFailed) as failed:
+                asker.ask(server.url, cell="a", replay="auto")
+            said.append((type(failed.value), str(failed.value)))
+        assert said[0] == said[1]
+        assert "--fresh" in said[0][1]
+        assert 1 == len(server.posts)
+        with pytest.raises(errors.RequestFailed):
+            asker.ask(server.url, cell="a", replay="off")
+        assert 2 == len(server.posts)
+
+
+@pytest.mark.parametrize("reply", FREE)
+def test_free_failures_may_be_asked_again(asker, reply):
+    """What failed for free is simply asked again."""
+    with wire.serve(lambda _: reply) as server:
+        for _ in range(2):
+            with pytest.raises(errors.RequestFailed):
+                asker.ask(server.url, cell="a", replay="auto")
+        assert 2 == len(server.posts)
+
+
 def test_another_server_is_another_question(asker, numbered):
     """The answer of one server is not given for another's."""
     asker.ask(numbered.url, cell="a", replay="auto")
