@@ -165,7 +165,8 @@ def test_compressed_answer(asker, coding):
 
 def bomb() -> wire.Reply:
     pack = zlib.compressobj(9, zlib.DEFLATED, 31)
-    chunks = [pack.compress(b" " * 2**20) for _ in range(1024)] + [pack.flush()]
+    first, again = (pack.compress(b" " * 2**20) + pack.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    chunks = [first, *[again] * 1023]  # 1 GiB, when it is unpacked
     return wire.Reply(200, {"Content-Type": "application/json", "Content-Encoding": "gzip"}, chunks)
 
 
