@@ -80,17 +80,17 @@ class Client:
 
     def __init__(self, base_url: str, key: str, silence: float = 3600.0) -> None:
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
+        headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
         timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
         # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
-        self._transport = httpx.AsyncHTTPTransport(
+        transport = httpx.AsyncHTTPTransport(
             verify=_ssl_context(base_url),
             proxy=_proxy(base_url),
             socket_options=_KEEPALIVE,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
         )
         self._http = httpx.AsyncClient(
-            transport=self._transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=self._headers
+            transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=headers
         )
 
     async def aclose(self) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aiml_magic.answer import Answer
 
 Retry = Literal["auto", "ask", "resume", "never"]
+ONLY_FRESH = "Look at your account's usage; only --fresh asks once more."  # the next step of all that may have been charged
 
 
 class AimlMagicError(Exception):

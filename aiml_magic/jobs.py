@@ -21,7 +21,7 @@ from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.answer import Answer
-from aiml_magic.journal import Journal, Row
+from aiml_magic.journal import TAIL, Journal, Row
 
 _Event = dict[str, Any]
 _GONE: _Event = {"event": "gone"}
@@ -95,7 +95,7 @@ class Job:
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         error = errors.RunnerDied(
             f"The process that held the connection ended{f' ({words})' if words else ''}. {cost}",
-            "Look at your account's usage; only --fresh asks once more." if was_sent else "Run the cell again.",
+            errors.ONLY_FRESH if was_sent else "Run the cell again.",
             retry="ask" if was_sent else "auto",
             may_cost=was_sent,
         )
@@ -138,7 +138,7 @@ class AskedBefore:
         while self._row.is_alive:
             text = self._row.text
             state = "writing" if text else "in_progress"
-            yield Progress(time.time() - self._row.asked_at, state, text[-1500:], len(text))
+            yield Progress(time.time() - self._row.asked_at, state, text[-TAIL:], len(text))
             time.sleep(tick)
             self._row = self._journal.row(self.id)
 
@@ -155,7 +155,7 @@ class AskedBefore:
             )
         raise errors.RunnerDied(
             "This question was sent before, by a process that has ended; it may have been charged. It was not sent again.",
-            "Look at your account's usage; only --fresh asks once more.",
+            errors.ONLY_FRESH,
             retry="ask",
             may_cost=True,
         )

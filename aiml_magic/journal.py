@@ -38,6 +38,7 @@ from aiml_magic.responses import Cost, Response, Usage, dump
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
 _BUSY = 5.0  # seconds to wait for another writer
+TAIL = 1500  # characters of the newest text that a panel shows
 HEARTBEAT = 5.0  # seconds between two signs of life of a runner
 _SILENT = 4 * HEARTBEAT  # seconds after which it is taken for dead
 
@@ -119,6 +120,11 @@ class Row:
     @property
     def is_over(self) -> bool:
         return self.state in ("done", "failed", "cancelled", "forgotten")
+
+    @property
+    def link(self) -> str | None:
+        """What the key of a request that continues it holds of it."""
+        return self.response_id or self.key
 
     @property
     def question(self) -> str:
@@ -244,9 +250,9 @@ class Journal:
         """Keeps what came of a request, before anybody sees it. A row that is over stays as it is."""
         read = Response(response)
         with self._transaction() as db:
-            noted = db.execute("SELECT notices FROM requests WHERE id = ?", (row_id,)).fetchone()
-            every = dict.fromkeys([*json.loads(noted[0]), *notices]) if noted else {}
-            db.execute(
+            known = db.execute("SELECT notices, request FROM requests WHERE id = ?", (row_id,)).fetchone()
+            every = dict.fromkeys([*json.loads(known["notices"]), *notices]) if known else {}
+            cursor = db.execute(
                 """
                 UPDATE requests
                 SET state = ?, response = ?, response_id = coalesce(?, response_id), status = ?, notices = ?,
@@ -259,9 +265,8 @@ class Journal:
                     dump(error.as_dict()) if error else None, row_id,
                 ),
             )  # fmt: skip
-            if read.text:
-                asked = json.loads(db.execute("SELECT request FROM requests WHERE id = ?", (row_id,)).fetchone()[0])
-                _index(db, row_id, asked, read.text)
+            if read.text and cursor.rowcount:
+                _index(db, row_id, json.loads(known["request"]), read.text)
 
     def row(self, row_id: int) -> Row:
         """The row of this id. Raises BadInput if there is none."""

@@ -29,10 +29,9 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import mask
-from aiml_magic.journal import HEARTBEAT, Journal, Row
+from aiml_magic.journal import HEARTBEAT, TAIL, Journal, Row
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
-TAIL = 1500  # characters of the newest text that a panel shows
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
 

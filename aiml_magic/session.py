@@ -23,7 +23,7 @@ from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
-_SANDBOX_KEY = Key("the sandbox", "no-key-is-needed-here")
+_NO_KEY = Key("the sandbox", "no-key-is-needed-here")
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Session:
         runner = self.runner(journal_path)
         plan = self.plan(question, base_url, runner.journal)
         if plan.saved is not None:
-            return Replay(plan.saved, self._note(question, plan.saved.id, runner.journal))
+            return Replay(plan.saved, self._note(question, plan, plan.saved.id, runner.journal))
         doubtful = runner.journal.find_doubtful(plan.key) if question.replay != "off" else None
         if doubtful is not None:
-            return AskedBefore(doubtful, runner.journal, self._note(question, doubtful.id, runner.journal))
+            return AskedBefore(doubtful, runner.journal, self._note(question, plan, doubtful.id, runner.journal))
         if question.replay == "only":
             raise self._miss(plan, runner.journal)
         key = self._key()
@@ -122,7 +122,7 @@ class Session:
             )
         )
         is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
-        notices = self._note(question, row_id, runner.journal) + (("parent_changed",) if is_moved else ())
+        notices = self._note(question, plan, row_id, runner.journal) + (("parent_changed",) if is_moved else ())
         return runner.send(row_id, key.text, question.timeout, notices)
 
     def plan(self, question: Question, base_url: str, journal: Journal) -> Plan:
@@ -131,7 +131,7 @@ class Session:
         request = question.request()
         _check(request, None if self.sandbox_url else credentials.find_key())
         parent = self._parent(question, journal)
-        key = request_key(server, request, (parent.response_id or parent.key) if parent else None)
+        key = request_key(server, request, parent.link if parent else None)
         saved = journal.find(key) if question.replay in ("auto", "only") else None
         return Plan(server, url, request, parent, key, saved)
 
@@ -203,7 +203,7 @@ class Session:
         record = Record(
             server=row.server,
             request=row.request,
-            parent=None if parent is None else parent.response_id or parent.key,
+            parent=None if parent is None else parent.link,
             response=row.response,
             notices=row.notices,
             cost_usd=row.cost_usd,
@@ -233,7 +233,7 @@ class Session:
         if known not in self._prices:
             try:
                 path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing"
-                price = price_of(self.runner(journal_path).get(known[0], path, "no-key-is-needed-here"), model)
+                price = price_of(self.runner(journal_path).get(known[0], path, _NO_KEY.text), model)
             except errors.AimlMagicError:
                 return None
             if price is None:
@@ -243,7 +243,7 @@ class Session:
 
     def _key(self) -> Key:
         """The API key; the sandbox never gets a real one."""
-        return _SANDBOX_KEY if self.sandbox_url is not None else credentials.need_key()
+        return _NO_KEY if self.sandbox_url is not None else credentials.need_key()
 
     def _conversation(self, question: Question) -> Conversation | None:
         return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
@@ -263,13 +263,13 @@ class Session:
             return None
         return conversation.before(question.cell, journal)
 
-    def _note(self, question: Question, row_id: int, journal: Journal) -> tuple[str, ...]:
+    def _note(self, question: Question, plan: Plan, row_id: int, journal: Journal) -> tuple[str, ...]:
         """Gives the answer its place; tells what that means for the cells behind it."""
         conversation = self._conversation(question)
         if conversation is None:
             return ()
-        if question.after is not None:
-            conversation.fork(question.cell, journal.find_id(question.after))
+        if question.after is not None and plan.parent is not None:
+            conversation.fork(question.cell, plan.parent.id)
         elif question.is_new:
             conversation.start_afresh(question.cell)
         conversation.note(question.cell, row_id, journal)

@@ -48,6 +48,15 @@ def wait_until(claim, timeout: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+def ask(running, server) -> tuple[int, str]:
+    """Has the kernel ask, until the server has the question; gives the kernel's process and the cell's request."""
+    running.run(f"%config O3Pro.base_url = {server.url!r}")
+    pid = running.pid
+    request = running.start("%%o3pro\nWhy?")
+    wait_until(lambda: server.posts)
+    return pid, request
+
+
 def test_four_outputs(running, sandbox_url):
     """A cell gives a panel, the answer, the details and their static copy, in this order, and no fifth for its value."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
@@ -140,10 +149,7 @@ def test_interrupt(running, reply, home):
 def test_kernel_killed(running, home):
     """A kernel killed with -9 loses nothing: the runner waits for the answer, writes it to the journal, and ends."""
     with wire.serve(slow := Slow()) as server:
-        running.run(f"%config O3Pro.base_url = {server.url!r}")
-        pid = running.pid
-        running.start("%%o3pro\nWhy?")
-        wait_until(lambda: server.posts)
+        pid, _ = ask(running, server)
         (runner,) = processes("aiml_magic.runner", parent=pid)
         os.kill(pid, signal.SIGKILL)
         time.sleep(0.3)
@@ -158,10 +164,7 @@ def test_kernel_killed(running, home):
 def test_rerun_while_it_is_answered(running, home):
     """The kernel dies, its cell is run again in a new one before the answer is there: it waits for it, and asks nothing."""
     with wire.serve(slow := Slow()) as server:
-        running.run(f"%config O3Pro.base_url = {server.url!r}")
-        pid = running.pid
-        running.start("%%o3pro\nWhy?")
-        wait_until(lambda: server.posts)
+        pid, _ = ask(running, server)
         os.kill(pid, signal.SIGKILL)
         with kernel() as another:
             another.run(f"%config O3Pro.base_url = {server.url!r}")
@@ -179,10 +182,7 @@ def test_rerun_while_it_is_answered(running, home):
 def test_rerun_after_the_runner_died(running, home):
     """A question whose runner died is not sent again by itself: only --fresh does."""
     with wire.serve(slow := Slow()) as server:
-        running.run(f"%config O3Pro.base_url = {server.url!r}")
-        pid = running.pid
-        running.start("%%o3pro\nWhy?")
-        wait_until(lambda: server.posts)
+        pid, _ = ask(running, server)
         (runner,) = processes("aiml_magic.runner", parent=pid)
         os.kill(pid, signal.SIGKILL)
         os.kill(runner, signal.SIGKILL)
@@ -213,10 +213,7 @@ class Slow:
 def test_runner_killed(running):
     """A killed runner fails the cell with what it may have cost; the next question gets a new runner."""
     with wire.serve(slow := Slow()) as server:
-        running.run(f"%config O3Pro.base_url = {server.url!r}")
-        pid = running.pid
-        request = running.start("%%o3pro\nWhy?")
-        wait_until(lambda: server.posts)
+        pid, request = ask(running, server)
         (runner,) = processes("aiml_magic.runner", parent=pid)
         os.kill(runner, signal.SIGKILL)
         ran = running.finish(request)
