@@ -35,7 +35,8 @@ class Kernel:
 
     def start(self, code: str, cell_id: str | None = None) -> str:
         """Has a cell run, and gives the id of the request."""
-        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
+        # With stop_on_error the kernel would drop a cell that comes within a moment of an error.
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
         metadata = {"cellId": cell_id} if cell_id else {}
         message = self.client.session.msg("execute_request", content, metadata=metadata)
         self.client.shell_channel.send(message)
@@ -59,7 +60,8 @@ class Kernel:
                     ran.error = content
                 case "status" if content["execution_state"] == "idle":
                     ran.seconds = time.monotonic() - started
-                    self.client.get_shell_msg(timeout=timeout)
+                    reply = self.client.get_shell_msg(timeout=timeout)["content"]
+                    assert (reply["status"] == "error") == (ran.error is not None), reply
                     return ran
 
     def run(self, code: str, cell_id: str | None = None, timeout: float = 30) -> Ran:
