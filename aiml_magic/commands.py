@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiml_magic import addresses, errors
 
 if TYPE_CHECKING:
+    from aiml_magic.jobs import Runner
     from aiml_magic.journal import Journal, Row
     from aiml_magic.session import Question, Session
     from aiml_magic.view import View
@@ -23,11 +24,17 @@ class Context(NamedTuple):
     session: Session
     base_url: str
     journal_path: Path
+    timeout: float  # seconds of silence
+    max_concurrency: int
     view: Callable[[], View]
 
     @property
+    def runner(self) -> Runner:
+        return self.session.runner(self.journal_path)
+
+    @property
     def journal(self) -> Journal:
-        return self.session.runner(self.journal_path).journal
+        return self.runner.journal
 
 
 def run(line: str, context: Context) -> None:
@@ -198,6 +205,51 @@ def _resume(context: Context, rest: str) -> None:
     chats = context.session.resume(context.journal)
     told = ", ".join(f"{chat} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
     print(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
+    jobs = context.session.unfinished(context.journal_path, context.timeout, context.max_concurrency)
+    for job in jobs:
+        print(f"Question {job.id} is still being answered.")
+        context.view().watch(job, lambda answer: context.session.keep(answer, context.journal))
+    for row in context.journal.unfinished(context.session.notebook):
+        if row.state == "sent" and not row.is_alive:
+            print(f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}")
+
+
+def _jobs(context: Context, rest: str) -> None:
+    _no_more(rest)
+    rows = context.journal.unfinished(context.session.notebook)
+    print("\n".join(map(_line, rows)) or "No question of this notebook waits for its answer.")
+
+
+def _cancel(context: Context, rest: str) -> None:
+    row = _row(context, rest, "cancel")
+    if not context.session.cancel(row, context.runner):
+        print(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
+        return
+    is_sent = context.journal.row(row.id).seconds is not None
+    print(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was sent'}.")
+
+
+def _check(context: Context, rest: str) -> None:
+    row = _row(context, rest, "check")
+    if row.state == "done":
+        print(f"Question {row.id} is answered: %aiml show {row.id}.")
+    elif row.is_alive:
+        print(f"Question {row.id} is being answered: %aiml jobs.")
+    elif row.state == "queued" or (row.state == "cancelled" and row.seconds is None):
+        print(f"Question {row.id} was never sent, and cost nothing.")
+    else:
+        fate, usd = context.session.check(row, context.journal_path)
+        print(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
+
+
+_FATES = {
+    "answered": "The server still has the answer to question {id}; it is in the journal now: %aiml show {id}.",
+    "charged": "The server finished question {id} and charged {usd}, but does not give out its text.\n"
+    "Only --fresh asks once more, and pays once more.",
+    "failed": "Question {id} failed at the server; nothing was charged.\nRun its cell again to ask once more.",
+    "unknown": "The server's log has no question {id}. It may not have arrived, or is not over: the log is written at the end.\n"
+    "Check again in some minutes; if it never appears there, nothing was charged, and --fresh asks once more.",
+}
 
 
 def _record(context: Context, rest: str) -> None:
@@ -241,6 +293,7 @@ def _line(row: Row) -> str:
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:,.4f}"
     words = " ".join("".join(sign if sign.isprintable() else " " for sign in row.question).split())
     status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
+    status = "unknown" if status == "sent" and not row.is_alive else status
     return f"{row.id:>4}  {when}  {status:<10}  {cost:>12}  {words[:59] + '…' if len(words) > 60 else words}"
 
 
@@ -274,6 +327,9 @@ COMMANDS = {
     "show": Command("show ID", "show an answer again; asks nothing", _show),
     "tree": Command("tree", "the conversations of this notebook, as a tree", _tree),
     "resume": Command("resume", "go on with this notebook's conversations after a restart", _resume),
+    "jobs": Command("jobs", "the questions of this notebook that wait for their answer", _jobs),
+    "cancel": Command("cancel ID", "stop a question that waits for its answer", _cancel),
+    "check": Command("check ID", "ask the server what became of a request whose connection died", _check),
     "record": Command("record FILE", "also write every answer to a file, for readers without a key", _record),
     "replay": Command("replay FILE", "replay the answers of such a file", _replay),
     "export": Command("export FILE", "write the conversation as .md, .html or .jsonl", _export),

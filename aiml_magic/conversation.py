@@ -32,6 +32,7 @@ class Conversation:
         self._places: dict[str, Place] = {}
         self._run_order: list[str] = []
         self._ended: dict[int, tuple[bool, int | None]] = {}  # rows that are over: whether they advance, and their parent
+        self._expected: set[int] = set()  # rows that are answered in the background
 
     def parent(self, cell: str, journal: Journal) -> int | None:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
@@ -56,6 +57,10 @@ class Conversation:
         if cell in self._run_order:
             self._run_order.remove(cell)
         self._run_order.append(cell)
+
+    def expect(self, row_id: int) -> None:
+        """Lets later cells continue the answer of `row_id` although it is not there yet, while somebody works on it."""
+        self._expected.add(row_id)
 
     def start_afresh(self, cell: str) -> None:
         """Makes `cell` the beginning; the cells that were run before no longer lead to it."""
@@ -88,6 +93,8 @@ class Conversation:
                 fork = row.parent if row.before is None else None
                 self._move(cell, Place(row.before, fork))
             self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
+            if not row.is_over:
+                self.expect(row.id)
             if cell in self._run_order:
                 self._run_order.remove(cell)
             self._run_order.append(cell)
@@ -116,13 +123,13 @@ class Conversation:
         return next((row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id, journal)[0]), None)
 
     def _fate(self, row_id: int, journal: Journal) -> tuple[bool, int | None]:
-        """Whether a row advances, and its parent. A row that is over changes no more, so it is read once."""
+        """Whether a row advances or may yet, and its parent. A row that is over changes no more, so it is read once."""
         if row_id in self._ended:
             return self._ended[row_id]
         row = journal.row(row_id)
         if row.is_over:
             self._ended[row_id] = row.advances, row.parent
-        return row.advances, row.parent
+        return row.advances or (row_id in self._expected and row.is_alive), row.parent
 
 
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:

@@ -15,7 +15,7 @@ stops, and shows no frames, since a frame could show the API key.
           ├── InvalidRequest   PayloadTooLarge   NotFound   RetrieveUnsupported   Redirected
           ├── AuthError        PermissionDenied  OutOfCredits  QuotaExceeded
           ├── RateLimited      ServerError  BadGateway  Unavailable  GatewayTimeout
-          ├── ConnectError     ConnectionLost  StreamInterrupted  RunnerDied
+          ├── ConnectError     ConnectionLost  StreamInterrupted  RunnerDied  ParentFailed
           └── MalformedResponse  ResponseFailed
 """
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from aiml_magic.answer import Answer
 
 Retry = Literal["auto", "ask", "resume", "never"]
-ONLY_FRESH = "Look at your account's usage; only --fresh asks once more."  # the next step of all that may have been charged
 
 
 class AimlMagicError(Exception):
@@ -184,12 +183,21 @@ class RunnerDied(ConnectionLost):
     """The process that held the connection ended before the answer came."""
 
 
+class ParentFailed(RequestFailed):
+    """The answer that the question continues did not come; nothing was sent."""
+
+
 class MalformedResponse(RequestFailed):
     """What came is no response of this API."""
 
 
 class ResponseFailed(RequestFailed):
     """The model's run failed; the response says so itself."""
+
+
+def check(row_id: int | str = "ID") -> str:
+    """The next step after all that may have been charged."""
+    return f"%aiml check {row_id} asks the server what became of it; only --fresh asks once more."
 
 
 def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:

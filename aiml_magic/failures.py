@@ -185,7 +185,7 @@ def shorten(words: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-_CHECK = f"The journal keeps what came. {errors.ONLY_FRESH}"
+_CHECK = f"The journal keeps what came. {errors.check()}"
 
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401, "invalid_prompt": 400}
 

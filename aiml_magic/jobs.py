@@ -1,11 +1,13 @@
 """The kernel's end of the pipe: starts the runner, tells it what to send, follows a job by its events.
 
-A thread reads the events and sorts them into queues; whoever waits for a job waits at its queue, in the main thread, where an
-interrupt is felt at once. What came of a job is read from the journal, never from the pipe.
+A thread reads the events and hands each to its job. Whoever waits for a job waits in a thread of their own, in the main thread
+as a rule, where an interrupt is felt at once. What came of a job is read from the journal, never from the pipe.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -15,13 +17,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.answer import Answer
-from aiml_magic.journal import TAIL, Journal, Row
+from aiml_magic.journal import Journal, Row
 
 _Event = dict[str, Any]
 _GONE: _Event = {"event": "gone"}
@@ -29,152 +31,169 @@ _GONE: _Event = {"event": "gone"}
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a job that is being answered. `tail` is the newest text, `characters` the length of all of it."""
+    """What is known of a job that is being answered. `tail` is the newest text, `characters` the length of all of it.
+
+    `state` is queued, waiting (for `parent`, else for a free place), sent, reasoning, writing, retry, or the server's own word.
+    """
 
     seconds: float = 0.0
     state: str = "queued"
     tail: str = ""
     characters: int = 0
+    parent: int | None = None
     retry_at: float | None = None  # on the clock of `seconds`
     why: str = ""
 
 
 class Job:
-    """A question that is being answered: a row of the journal, and the runner that sends it."""
+    """A question that is being answered: `await job`, `job.wait()` or just go on; `job.answer` is `None` until it is there."""
 
-    def __init__(
-        self, row_id: int, journal: Journal, runner: Runner, events: queue.SimpleQueue[_Event], notices: tuple[str, ...]
-    ) -> None:
-        self.id = row_id
+    def __init__(self, row: Row, journal: Journal, runner: Runner | None = None, notices: tuple[str, ...] = ()) -> None:
+        """Follows `row` by the events of `runner`; without one the row is over, and its answer is replayed."""
+        self.id = row.id
+        self._row: Row | None = row if row.is_over else None
+        self._is_replay = runner is None
+        self._asked_at = row.asked_at
         self._notices = notices
         self._journal = journal
         self._runner = runner
-        self._events = events
-        self._started = time.monotonic()
-        self._is_over = False
+        self._progress = Progress()
+        self._changed = threading.Condition()
+        self._is_over = runner is None
+        self._is_ours = False
         self._is_cancelled = False
-        self._unkept: _Event | None = None
+        self._came: Answer | errors.AimlMagicError | None = None
+
+    @property
+    def done(self) -> bool:
+        """It is over: answered, failed or cancelled."""
+        return self._is_over
+
+    @property
+    def status(self) -> str:
+        """How it stands, in a word: queued, waiting, sent, reasoning, writing, retry; then completed, failed or cancelled."""
+        if not self.done:
+            return self._progress.state
+        with contextlib.suppress(errors.AimlMagicError):
+            return self.outcome().status or "completed"
+        return "cancelled" if isinstance(self._came, errors.Interrupted) else "failed"
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer, or `None` until it is there. Raises what went wrong."""
+        return self.outcome() if self.done else None
+
+    def wait(self, timeout: float | None = None) -> Answer:
+        """The answer, once it is there. Raises what went wrong, and TimeoutError after `timeout` seconds, if given."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for _ in self.follow():
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"Job {self.id} is not done after {timeout:g} s; it goes on.")
+        return self.outcome()
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        return self._awaited().__await__()
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}: {self.status}>"
+
+    @property
+    def progress(self) -> Progress:
+        return replace(self._progress, seconds=max(0.0, time.time() - self._asked_at))
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """What is known, at every change and at least every `tick` seconds, until the job is over."""
-        progress = Progress()
         while not self._is_over:
-            yield replace(progress, seconds=time.monotonic() - self._started)
-            try:
-                progress = self._after(progress, self._events.get(timeout=tick))
-            except queue.Empty:
-                continue
+            seen = self._progress
+            yield self.progress
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over or self._progress is not seen, tick)  # noqa: B023  # called at once
 
     def cancel(self, patience: float = 0.1) -> None:
-        """Stops it: closes the connection and keeps what came. Waits `patience` seconds for that to have happened."""
+        """Stops it: closes the connection and keeps what came. Waits `patience` seconds for that to have happened.
+
+        A question that another kernel's runner has sent goes on there.
+        """
+        if self._runner is None or self._is_over:
+            return
         self._is_cancelled = True
         self._runner.tell({"do": "cancel", "row": self.id})
-        deadline = time.monotonic() + patience
-        while not self._is_over and (left := deadline - time.monotonic()) > 0:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over, patience)
+
+    def take(self, event: _Event) -> None:
+        """Hears of an event; called by the thread that reads them."""
+        with self._changed:
+            match event["event"]:
+                case "over" | "gone":
+                    self._is_over = True
+                case "unkept":
+                    self._row = Row(**{**event["came"], "notices": tuple(event["came"]["notices"])})
+                    _warn_of_unkept(event)
+                case _:
+                    self._progress = self._after(event)
+            self._changed.notify_all()
+
+    def outcome(self) -> Answer:
+        """What came of it, once it is over. Raises the error if it failed, with what had come before as its `answer`."""
+        if self._came is None:
             try:
-                self._after(Progress(), self._events.get(timeout=left))
-            except queue.Empty:
-                return
+                self._came = self._read()
+            except errors.AimlMagicError as error:
+                self._came = error
+        if isinstance(self._came, errors.AimlMagicError):
+            raise self._came
+        return self._came
 
-    def answer(self) -> Answer:
-        """What came of it. Raises the error if it failed, with what had come before as its `answer`."""
-        if self._unkept is not None:
-            came = self._unkept["came"]
-            row = Row(**{**came, "notices": tuple(came["notices"])})
-            _warn_of_unkept(self._unkept)
-        else:
-            row = self._journal.row(self.id)
-        if row.state in ("queued", "sent") and not self._is_cancelled:
-            row = self._bury(row)
-        return _answer_of(row, self._notices)
+    def _read(self) -> Answer:
+        row = self._row or self._journal.row(self.id)
+        if row.is_over:
+            answer = _answer_of(row)
+            return dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
+        if self._is_cancelled:
+            raise _interrupted(row) if self._is_ours or row.state == "queued" else _left_alone()
+        raise self._bury(row)
 
-    def _bury(self, row: Row) -> Row:
-        """Notes that nobody works on the row any more."""
-        words = self._runner.last_words()
+    def _bury(self, row: Row) -> errors.RunnerDied:
+        """The error for a row that nobody works on any more; one that was sent is over by that."""
+        words = self._runner.last_words() if self._runner else ""
         was_sent = row.state == "sent"
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         error = errors.RunnerDied(
             f"The process that held the connection ended{f' ({words})' if words else ''}. {cost}",
-            errors.ONLY_FRESH if was_sent else "Run the cell again.",
+            errors.check(row.id) if was_sent else "Run the cell again.",
             retry="ask" if was_sent else "auto",
             may_cost=was_sent,
         )
-        self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
-        return self._journal.row(row.id)
+        if was_sent and self._is_ours:  # else its runner may be only asleep, and finish it yet
+            self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
+            row = self._journal.row(row.id)
+        error.answer = row.answer() if row.text else None
+        return error
 
-    def _after(self, progress: Progress, event: _Event) -> Progress:
+    async def _awaited(self) -> Answer:
+        while not self.done:  # noqa: ASYNC110  # an Event belongs to one loop, and any may wait here
+            await asyncio.sleep(0.05)
+        return self.outcome()
+
+    def _after(self, event: _Event) -> Progress:
+        known = replace(self._progress, retry_at=None)
         match event["event"]:
-            case "over" | "gone":
-                self._is_over = True
-            case "unkept":
-                self._unkept = event
             case "sent":
-                return replace(progress, state="sent", retry_at=None)
+                self._is_ours = True
+                return replace(known, state="sent")
+            case "waiting":
+                return replace(known, state="waiting", parent=event["parent"])
             case "thinking":
-                return replace(progress, state=event["what"] or "sent", retry_at=None)
+                return replace(known, state=event["what"] or "sent")
             case "text":
-                return replace(progress, state="writing", tail=event["tail"], characters=event["characters"], retry_at=None)
+                return replace(known, state="writing", tail=event["tail"], characters=event["characters"])
             case "poll":
-                return replace(progress, state=event["status"], retry_at=None)
+                return replace(known, state=event["status"])
             case "retry":
-                again = time.monotonic() - self._started + event["seconds"]
-                return replace(progress, state="retry", retry_at=again, why=event["why"])
-        return progress
-
-
-class AskedBefore:
-    """A question that was sent and not answered yet, or not for sure: it is followed by its row, and not sent a second time.
-
-    Another kernel's runner may still wait for the answer; or the connection was lost, and nobody knows what it cost.
-    """
-
-    def __init__(self, row: Row, journal: Journal, notices: tuple[str, ...]) -> None:
-        self.id = row.id
-        self._row = row
-        self._journal = journal
-        self._notices = notices
-
-    def follow(self, tick: float = 0.2) -> Iterator[Progress]:
-        while self._row.is_alive:
-            text = self._row.text
-            state = "writing" if text else "in_progress"
-            yield Progress(time.time() - self._row.asked_at, state, text[-TAIL:], len(text))
-            time.sleep(tick)
-            self._row = self._journal.row(self.id)
-
-    def cancel(self) -> None:
-        """The question is another kernel's: who stops waiting does not stop it."""
-
-    def answer(self) -> Answer:
-        """What came of it. Raises the error if it failed, or if nobody waits for it any more."""
-        if self._row.is_over:
-            return _answer_of(self._row, self._notices)
-        if self._row.is_alive:
-            raise errors.Interrupted(
-                "You stopped waiting; the question is still being answered.", "Run the cell again to see it."
-            )
-        raise errors.RunnerDied(
-            "This question was sent before, by a process that has ended; it may have been charged. It was not sent again.",
-            errors.ONLY_FRESH,
-            retry="ask",
-            may_cost=True,
-        )
-
-
-class Replay:
-    """An answer of the journal, followed like a job that is over."""
-
-    def __init__(self, row: Row, notices: tuple[str, ...]) -> None:
-        self.id = row.id
-        self._answer = dataclasses.replace(row.answer(), replayed=True, notices=(*row.notices, *notices))
-
-    def follow(self) -> Iterator[Progress]:
-        return iter(())
-
-    def cancel(self) -> None: ...
-
-    def answer(self) -> Answer:
-        return self._answer
+                again = time.time() - self._asked_at + event["seconds"]
+                return replace(known, state="retry", retry_at=again, why=event["why"])
+        return known
 
 
 class Runner:
@@ -183,8 +202,9 @@ class Runner:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._process: subprocess.Popen[bytes] | None = None
-        self._inboxes: dict[tuple[str, int], queue.SimpleQueue[_Event]] = {}
-        self._calls = itertools.count(1)
+        self._jobs: dict[int, Job] = {}
+        self._calls: dict[int, queue.SimpleQueue[_Event]] = {}
+        self._numbers = itertools.count(1)
         self._stderr: Any = None
         self._lock = threading.Lock()
 
@@ -192,24 +212,33 @@ class Runner:
     def journal(self) -> Journal:
         return self._journal
 
-    def send(self, row_id: int, key: str, silence: float, notices: tuple[str, ...] = ()) -> Job:
-        """Has a queued row sent. `notices` are what else a person should know of the answer.
+    @property
+    def jobs(self) -> dict[int, Job]:
+        """The jobs that are not over, by the id of their row."""
+        return dict(self._jobs)
 
-        `silence` is the time without a byte, in seconds, after which it is given up.
+    def send(self, row: Row, key: str, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
+        """Has a queued row sent, or a row that another runner has sent followed. `notices` go with the answer.
+
+        `silence` is the time without a byte, in seconds, after which it is given up; `limit` the number of requests at once.
         """
-        inbox = self._inbox("row", row_id)
-        self.tell({"do": "send", "row": row_id, "key": key, "silence": silence})
-        return Job(row_id, self._journal, self, inbox, notices)
+        job = self._jobs.get(row.id)
+        if job is None:
+            job = self._jobs[row.id] = Job(row, self._journal, self, notices)
+            self.tell({"do": "send", "row": row.id, "key": key, "silence": silence, "limit": limit})
+        return job
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:
         """The JSON at `path` of the server. Raises RequestFailed, or RunnerDied after `patience` seconds."""
-        call = next(self._calls)
-        inbox = self._inbox("call", call)
+        call = next(self._numbers)
+        inbox = self._calls[call] = queue.SimpleQueue()
         self.tell({"do": "get", "call": call, "base_url": base_url, "path": path, "key": key})
         try:
             event = inbox.get(timeout=patience)
         except queue.Empty:
             event = _GONE
+        finally:
+            self._calls.pop(call, None)
         if "error" in event:
             raise errors.from_dict(event["error"])
         if "value" not in event:
@@ -247,51 +276,50 @@ class Runner:
         return next((line for line in reversed(lines) if line.strip()), "")
 
     def _start(self) -> None:
-        if self._stderr is not None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
             self._stderr.close()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
-        # -P: a json.py or httpx.py beside the notebook is not for us. A session of its own: Ctrl-C and a kernel that ends
-        # its process group do not reach it.
+        # -P: a json.py or httpx.py beside the notebook is not for us.
+        command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(self._journal.path)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "aiml_magic.runner", str(self._journal.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, **_OUT_OF_REACH
         )
-        threading.Thread(target=self._sort, args=(self._process,), daemon=True, name="aiml_magic-events").start()
+        threading.Thread(target=self._hand_out, args=(self._process,), daemon=True, name="aiml_magic-events").start()
 
-    def _sort(self, process: subprocess.Popen[bytes]) -> None:
+    def _hand_out(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 event = json.loads(line)
-                name = "row" if "row" in event else "call"
-                inbox = self._inboxes.get((name, event[name]))
-                if inbox is not None:
-                    inbox.put(event)
-                if event["event"] == "over":
-                    self._inboxes.pop((name, event[name]), None)
+                if "call" in event and event["call"] in self._calls:
+                    self._calls[event["call"]].put(event)
+                if "row" in event and event["row"] in self._jobs:
+                    # Taken off before it is told to be over: who asks once more then asks anew.
+                    job = self._jobs.pop(event["row"]) if event["event"] == "over" else self._jobs[event["row"]]
+                    job.take(event)
         process.wait()
         if process is self._process:
             self._hand_out_end()
 
     def _hand_out_end(self) -> None:
-        for inbox in list(self._inboxes.values()):
+        for inbox in list(self._calls.values()):
             inbox.put(_GONE)
-        self._inboxes.clear()
-
-    def _inbox(self, name: str, number: int) -> queue.SimpleQueue[_Event]:
-        inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._inboxes[name, number] = inbox
-        return inbox
+        while self._jobs:
+            self._jobs.popitem()[1].take(_GONE)
 
 
-def _answer_of(row: Row, notices: tuple[str, ...]) -> Answer:
+# A session or a process group of its own: Ctrl-C and a kernel that ends its process group do not reach it.
+_OUT_OF_REACH: dict[str, Any] = {"start_new_session": True}
+if sys.platform == "win32":
+    _OUT_OF_REACH = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+
+
+def _answer_of(row: Row) -> Answer:
     """The answer of a row that is over. Raises the error if it failed, with what had come before as its `answer`."""
     if row.state == "done":
-        answer = row.answer()
-        return dataclasses.replace(answer, notices=(*answer.notices, *notices))
+        return row.answer()
     error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
     error.answer = row.answer() if row.text or row.response else None
     raise error
@@ -303,6 +331,11 @@ def _warn_of_unkept(event: _Event) -> None:
 
 
 def _interrupted(row: Row) -> errors.AimlMagicError:
-    cost = "nothing was sent" if row.state == "queued" else "the request was sent, and may be charged"
+    was_sent = row.state == "sent" or row.seconds is not None
+    cost = "the request was sent, and may be charged" if was_sent else "nothing was sent"
     kept = f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
     return errors.Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")
+
+
+def _left_alone() -> errors.AimlMagicError:
+    return errors.Interrupted("You stopped waiting; the question is still being answered.", "Run the cell again to see it.")

@@ -24,7 +24,7 @@ import sqlite3
 import stat
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -82,6 +82,10 @@ _MIGRATIONS = [
     CREATE INDEX requests_by_cell ON requests (notebook, chat, cell);
     CREATE VIRTUAL TABLE texts USING fts5 (question, answer);
     """,
+    """
+    ALTER TABLE requests ADD COLUMN is_unwanted INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX requests_unfinished ON requests (state) WHERE state IN ('queued', 'sent');
+    """,
 ]
 
 
@@ -115,7 +119,7 @@ class Row:
     @property
     def is_alive(self) -> bool:
         """A runner works on it, or did a moment ago."""
-        return self.state == "sent" and self.alive_at is not None and time.time() - self.alive_at < _SILENT
+        return not self.is_over and self.alive_at is not None and time.time() - self.alive_at < _SILENT
 
     @property
     def is_over(self) -> bool:
@@ -123,8 +127,8 @@ class Row:
 
     @property
     def link(self) -> str | None:
-        """What the key of a request that continues it holds of it."""
-        return self.response_id or self.key
+        """What the key of a request that continues it holds of it; while it is not over, that is its number."""
+        return (self.response_id or self.key) if self.is_over else f"row {self.id}"
 
     @property
     def question(self) -> str:
@@ -188,36 +192,64 @@ class Journal:
         self.path = path
         self._is_ready = False
 
-    def add(self, new: NewRow) -> int:
-        """Writes a request that is about to be sent; gives the id of its row."""
+    def add(self, new: NewRow) -> Row:
+        """Writes a request that is about to be sent; gives its row."""
         with self._transaction() as db:
             cursor = db.execute(
                 """
                 INSERT INTO requests (base_url, server, request, client_request_id, parent, chain,
-                                      session, notebook, chat, cell, before, key, asked_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                      session, notebook, chat, cell, before, key, asked_at, alive_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
                 (
                     new.base_url, new.server, dump(new.request), new.client_request_id, new.parent, new.chain,
-                    new.session, new.notebook, new.chat, new.cell, new.before, new.key, new.asked_at,
+                    new.session, new.notebook, new.chat, new.cell, new.before, new.key, new.asked_at, time.time(),
                 ),
             )  # fmt: skip
-            return int(cursor.lastrowid or 0)
+            return _row(db.execute("SELECT * FROM requests WHERE id = ?", (cursor.lastrowid,)).fetchone())
 
     def claim(self, row_id: int) -> Row | None:
-        """Marks a queued row as sent, and gives it; `None` if it was not queued any more, and so must not be sent."""
+        """Marks a queued row as sent, and gives it; `None` if it may not be sent.
+
+        It was sent or withdrawn already, or the answer that it continues is not there yet.
+        """
         with self._transaction() as db:
             cursor = db.execute(
-                "UPDATE requests SET state = 'sent', alive_at = ? WHERE id = ? AND state = 'queued'", (time.time(), row_id)
+                """
+                UPDATE requests SET state = 'sent', alive_at = ?
+                WHERE id = ? AND state = 'queued' AND NOT EXISTS (
+                    SELECT 1 FROM requests AS before WHERE before.id = requests.parent AND before.state <> 'done'
+                )
+                """,
+                (time.time(), row_id),
             )
             if cursor.rowcount != 1:
                 return None
             return _row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
 
-    def note_alive(self, row_ids: Iterable[int]) -> None:
-        """A sign of life of the runner that works on these rows, for kernels that wait for them."""
+    def withdraw(self, row_id: int) -> bool:
+        """Takes back a row that was not sent yet; `False` if it was."""
+        with self._transaction() as db:
+            return (
+                db.execute("UPDATE requests SET state = 'cancelled' WHERE id = ? AND state = 'queued'", (row_id,)).rowcount == 1
+            )
+
+    def note_unwanted(self, row_id: int) -> None:
+        """Asks the runner that works on the row, whichever kernel's that is, to stop."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET is_unwanted = 1 WHERE id = ?", (row_id,))
+
+    def note_alive(self, row_ids: Collection[int]) -> list[int]:
+        """A sign of life of the runner that works on these rows; gives those of them that are unwanted."""
         with self._transaction() as db:
             db.executemany("UPDATE requests SET alive_at = ? WHERE id = ?", [(time.time(), row_id) for row_id in row_ids])
+            unwanted = db.execute("SELECT id FROM requests WHERE is_unwanted AND state IN ('queued', 'sent')")
+            return [found["id"] for found in unwanted if found["id"] in row_ids]
+
+    def note_key(self, row_id: int, key: str) -> None:
+        """Keeps the key of a row, which is known when the answer that it continues is there."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET key = ? WHERE id = ?", (key, row_id))
 
     def note_response_id(self, row_id: int, response_id: str) -> None:
         with self._transaction() as db:
@@ -242,7 +274,7 @@ class Journal:
         state: str,
         *,
         response: Mapping[str, Any],
-        seconds: float,
+        seconds: float | None,
         notices: tuple[str, ...] = (),
         cost: Cost | None = None,
         error: errors.RequestFailed | None = None,
@@ -268,6 +300,29 @@ class Journal:
             if read.text and cursor.rowcount:
                 _index(db, row_id, json.loads(known["request"]), read.text)
 
+    def recover(self, row_id: int, response: Mapping[str, Any], cost: Cost | None) -> None:
+        """Keeps an answer that the server still had for a request whose connection was lost."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET state = 'sent', error = NULL WHERE id = ? AND state <> 'forgotten'", (row_id,))
+        self.finish(row_id, "done", response=response, seconds=None, cost=cost)
+
+    def note_free(self, row_id: int) -> None:
+        """The server says that the request failed and cost nothing, so it may be asked again."""
+        error = errors.ServerError("The request failed at the server. Nothing was charged.", "Run the cell again.", retry="ask")
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET state = 'failed', cost_usd = 0, cost_source = 'log', error = ? WHERE id = ?",
+                (dump(error.as_dict()), row_id),
+            )
+
+    def note_cost(self, row_id: int, cost: Cost) -> None:
+        """What the server's log says was charged for a request whose answer did not come."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE requests SET cost_usd = ?, cost_credits = ?, cost_source = ? WHERE id = ?",
+                (cost.usd, cost.credits, cost.source, row_id),
+            )
+
     def row(self, row_id: int) -> Row:
         """The row of this id. Raises BadInput if there is none."""
         with self._transaction() as db:
@@ -285,15 +340,23 @@ class Journal:
             ).fetchone()
         return None if found is None else _row(found)
 
-    def find_doubtful(self, key: str) -> Row | None:
-        """The newest row of this key, if it was sent and nothing came of it yet, or if it failed and may have been charged."""
+    def find_open(self, key: str) -> Row | None:
+        """The newest row of this key, if it is not answered yet, or if nobody knows whether it was (it may have been charged)."""
         with self._transaction() as db:
             found = db.execute("SELECT * FROM requests WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)).fetchone()
         if found is None:
             return None
         row = _row(found)
-        is_doubtful = row.state == "sent" or (row.error is not None and bool(row.error.get("may_cost")))
-        return row if is_doubtful else None
+        is_doubtful = row.error is not None and bool(row.error.get("may_cost"))
+        return row if is_doubtful or not row.is_over else None
+
+    def unfinished(self, notebook: str) -> list[Row]:
+        """The rows of a notebook that are queued or sent, oldest first."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT * FROM requests WHERE state IN ('queued', 'sent') AND notebook = ? ORDER BY id", (notebook,)
+            ).fetchall()
+        return [_row(entry) for entry in found]
 
     def find_id(self, name: str) -> int:
         """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput."""

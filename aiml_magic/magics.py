@@ -11,7 +11,7 @@ import re
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -22,6 +22,7 @@ from aiml_magic import addresses, commands, errors, options
 
 if TYPE_CHECKING:
     from aiml_magic.answer import Answer
+    from aiml_magic.jobs import Job
     from aiml_magic.session import Question, Session
     from aiml_magic.view import View
 
@@ -46,6 +47,7 @@ class O3Pro(Magics):
         help="Replay an answer of the journal: auto, only (never ask) or off; else AIML_MAGIC_REPLAY, else auto.",
     ).tag(config=True)  # fmt: skip
     budget_usd = Float(None, min=0.0, allow_none=True, help="Dollars that this session may spend at most.").tag(config=True)
+    max_concurrency = Integer(64, min=1, help="Questions that are on their way at once; the others wait.").tag(config=True)
     chain = Enum(["auto", "id", "transcript"], "auto", help="How a conversation is sent: by the response's id, or whole.").tag(
         config=True
     )
@@ -70,31 +72,37 @@ class O3Pro(Magics):
     @no_var_expand
     @needs_local_scope
     @line_cell_magic
-    def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | None:
+    def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | Job | None:
         given, rest = options.read_line(line)
         question = self._question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
         journal = addresses.journal_path(self.journal)
         if given.get("dry_run"):
             return print(commands.dry_run(question, self.session, self.base_url, journal))
         job = self.session.ask(question, self.base_url, journal)
+        keep = partial(self.session.keep, journal=self.session.runner(journal).journal)
+        if given.get("background"):
+            self.view.watch(job, keep)
+            self._bind(given, job)
+            return job
         try:
             answer = self.view.follow(job, is_quiet=given.get("quiet", False))
         except errors.AimlMagicError as error:
             self._bind(given, error.answer)
             raise
         self._bind(given, answer)
-        self.session.keep(answer, self.session.runner(journal).journal)
+        keep(answer)
         return answer
 
     @no_var_expand
     @line_magic
     def aiml(self, line: str) -> None:
-        context = commands.Context(self.session, self.base_url, addresses.journal_path(self.journal), lambda: self.view)
+        journal = addresses.journal_path(self.journal)
+        context = commands.Context(self.session, self.base_url, journal, self.timeout, self.max_concurrency, lambda: self.view)
         commands.run(line, context)
 
-    def show_result(self, answer: Answer) -> None:
-        """Told by IPython that an answer is the value of a cell."""
-        self.view.show_result(answer)
+    def show_result(self, value: Answer | Job) -> None:
+        """Told by IPython that an answer or a job is the value of a cell."""
+        self.view.show_result(value)
 
     def begin_run(self, info: Any) -> None:
         """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
@@ -123,6 +131,8 @@ class O3Pro(Magics):
             replay="off" if given.get("fresh") else self._replay_mode(),
             budget_usd=self.budget_usd,
             timeout=given.get("timeout", self.timeout),
+            background=given.get("background", False),
+            max_concurrency=self.max_concurrency,
         )
 
     def _replay_mode(self) -> str:
@@ -131,14 +141,14 @@ class O3Pro(Magics):
             raise errors.BadInput(f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.", "It takes auto, only or off.")
         return mode
 
-    def _bind(self, given: Mapping[str, Any], answer: Answer | None) -> None:
-        if answer is not None and "out" in given:
-            self.shell.push({given["out"]: answer})
+    def _bind(self, given: Mapping[str, Any], value: Answer | Job | None) -> None:
+        if value is not None and "out" in given:
+            self.shell.push({given["out"]: value})
 
     _settings: Mapping[str, TraitType[Any, Any]] = {
         "model": model, "base_url": base_url, "effort": effort, "summary": summary, "instructions": instructions,
         "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "replay": replay,
-        "budget_usd": budget_usd, "chain": chain, "journal": journal,
+        "budget_usd": budget_usd, "max_concurrency": max_concurrency, "chain": chain, "journal": journal,
     }  # fmt: skip
     o3pro.__doc__ = options.usage({name: str(setting.help) for name, setting in _settings.items()})
     aiml.__doc__ = commands.usage()
@@ -171,6 +181,7 @@ def keep_question_marks(lines: list[str]) -> list[str]:
     return kept
 
 
+_SHOWN = (("aiml_magic.answer", "Answer"), ("aiml_magic.jobs", "Job"))
 _loaded: dict[int, tuple[O3Pro, Callable[[], None]]] = {}
 
 
@@ -183,7 +194,8 @@ def load(shell: InteractiveShell) -> None:
     shell.events.register("pre_run_cell", magics.begin_run)
     shell.input_transformers_cleanup.append(keep_question_marks)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
-    formatter.for_type_by_name("aiml_magic.answer", "Answer", magics.show_result)
+    for module, name in _SHOWN:
+        formatter.for_type_by_name(module, name, magics.show_result)
 
     def undo() -> None:
         magics.session.close()
@@ -194,7 +206,8 @@ def load(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.events.unregister("pre_run_cell", magics.begin_run)
         shell.input_transformers_cleanup.remove(keep_question_marks)
-        formatter.pop("aiml_magic.answer.Answer", None)
+        for module, name in _SHOWN:
+            formatter.pop(f"{module}.{name}", None)
 
     _loaded[id(shell)] = magics, undo
 

@@ -111,6 +111,7 @@ OPTIONS = (
     Option("--after", "continue from that answer (its number or its id)", "", "ID", words),
     Option("--alone", "ask outside every conversation"),
     Option("--fresh", "ask again, although the journal has the answer"),
+    Option("--background", "return at once with a job, whose answer comes into this cell later", "-b"),
     Option("--timeout", "give up after so many seconds without a byte (default 3600)", "", "SECONDS", seconds),
     Option("--raw", "send the question as it is, {{…}} included"),
     Option("--no-stream", "have the answer come in one piece"),

@@ -255,6 +255,18 @@ def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost 
     return None
 
 
+def log_entries(page: Any) -> tuple[list[Raw], bool]:
+    """The entries of one page of the server's log, and whether there are more pages."""
+    return _objects(_object(page).get("data")), bool(_object(_object(page).get("pagination")).get("has_more"))
+
+
+def logged_cost(entry: Raw | None) -> Cost | None:
+    """What a log entry says was charged."""
+    spent = _object(_object(entry).get("cost"))
+    usd = _money(spent.get("usd"))
+    return None if usd is None else Cost(usd, _count(spent.get("credits")), "log")
+
+
 def message(role: str, text: str, item_id: str | None = None) -> dict[str, Any]:
     """An input item with one part of text; one of the assistant's needs an id."""
     if role == "assistant":

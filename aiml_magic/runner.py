@@ -6,7 +6,7 @@ One child process of a kernel, in a session of its own, so that neither an inter
 It lives while its standard input is open or a request is in flight: an answer that nobody listens for is paid and lost.
 Commands and events are JSON, one a line. The API key comes with a command, and is written nowhere.
 
-    {"do": "send", "row": 7, "key": …, "silence": 3600}     {"do": "cancel", "row": 7}
+    {"do": "send", "row": 7, "key": …, "silence": 3600, "limit": 64}     {"do": "cancel", "row": 7}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 """
 
@@ -30,30 +30,34 @@ from aiml_magic import errors
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import mask
 from aiml_magic.journal import HEARTBEAT, TAIL, Journal, Row
+from aiml_magic.replay import request_key
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
+_LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
 
 
 class Runner:
-    """Sends the requests of one journal, each in a task."""
+    """Answers rows of one journal, each in a task: sends those that are queued, follows those that another runner has sent."""
 
     def __init__(self, journal: Journal, outbox: Outbox) -> None:
         self._journal = journal
         self._outbox = outbox
         self._clients: dict[tuple[str, str, float], Client] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._followed: set[int] = set()
         self._calls: set[asyncio.Task[None]] = set()
+        self._places = Places()
 
     async def run(self, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
         """Does what is asked until there is nobody to ask, then finishes what is in flight."""
         heartbeat = asyncio.create_task(self._show_life())
         while (command := await commands.get()) is not None:
             match command["do"]:
-                case "send":
-                    task = asyncio.create_task(self._send(command["row"], command["key"], command["silence"]))
-                    self._tasks[command["row"]] = task
+                case "send" if command["row"] not in self._tasks:
+                    self._places.limit = command["limit"]
+                    self._tasks[command["row"]] = asyncio.create_task(self._answer(**_without(command, "do", "limit")))
                 case "cancel" if command["row"] in self._tasks:
                     self._tasks[command["row"]].cancel()
                 case "get":
@@ -66,21 +70,66 @@ class Runner:
             await client.aclose()
 
     async def _show_life(self) -> None:
-        """Tells other kernels, by the journal, that somebody waits for these answers."""
+        """Tells other kernels, by the journal, that somebody works on these rows, and hears which of them are unwanted."""
         while True:
             await asyncio.sleep(HEARTBEAT)
-            if self._tasks:
+            if ours := self._tasks.keys() - self._followed:
                 with contextlib.suppress(errors.JournalError):
-                    self._journal.note_alive(list(self._tasks))
+                    for row_id in self._journal.note_alive(ours):
+                        self._tasks[row_id].cancel()
 
-    async def _send(self, row_id: int, key: str, silence: float) -> None:
+    async def _answer(self, row: int, key: str, silence: float) -> None:
+        """Sees to it that the row is answered: sent once, by whichever runner."""
         try:
+            while not await self._send(row, key, silence):
+                waiting = self._journal.row(row)
+                if waiting.state != "queued":
+                    return await self._follow(row)
+                if waiting.parent is not None and not await self._is_continued(waiting, waiting.parent):
+                    return None
+        except asyncio.CancelledError:
+            self._journal.withdraw(row)
+        finally:
+            self._followed.discard(row)
+            del self._tasks[row]
+            self._outbox.put({"row": row, "event": "over"})
+
+    async def _send(self, row_id: int, key: str, silence: float) -> bool:
+        """Sends the row when there is a place; `False` if it may not be sent."""
+        if self._places.are_taken:
+            self._outbox.put({"row": row_id, "event": "waiting", "parent": None})
+        async with self._places:
             row = self._journal.claim(row_id)
             if row is not None:
                 await self._ask_and_keep(row, key, silence)
-        finally:
-            self._tasks.pop(row_id, None)
-            self._outbox.put({"row": row_id, "event": "over"})
+        return row is not None
+
+    async def _is_continued(self, row: Row, parent_id: int) -> bool:
+        """Waits for the answer that the row continues; `False` if there is none, and then the row has failed."""
+        self._outbox.put({"row": row.id, "event": "waiting", "parent": parent_id})
+        while (parent := self._journal.row(parent_id)).is_alive:
+            if parent_id in self._tasks:
+                await asyncio.wait([self._tasks[parent_id]])
+            else:
+                await asyncio.sleep(_LOOK_EVERY)
+        if parent.advances:
+            self._journal.note_key(row.id, request_key(row.server, row.request, parent.link))
+            return True
+        error = errors.ParentFailed(
+            f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.", "Run the cells again."
+        )
+        self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
+        return False
+
+    async def _follow(self, row_id: int) -> None:
+        """Tells of a row that another kernel's runner has sent."""
+        self._followed.add(row_id)
+        while (row := self._journal.row(row_id)).is_alive:
+            if row.text:
+                self._outbox.put({"row": row_id, "event": "text", "tail": row.text[-TAIL:], "characters": len(row.text)})
+            else:
+                self._outbox.put({"row": row_id, "event": "thinking", "what": "in_progress"})
+            await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask_and_keep(self, row: Row, key: str, silence: float) -> None:
         recorder = Recorder(row.id, self._journal, self._outbox, key)
@@ -93,6 +142,7 @@ class Runner:
         if reply.error is not None:
             state = "failed"
             reply.error.message = mask(reply.error.message, key)
+            reply.error.hint = reply.error.hint.replace(errors.check(), errors.check(row.id))
         reply = replace(reply, response=_without_key(reply.response, key))
         self._keep(row, state, reply, time.monotonic() - started)
 
@@ -118,8 +168,9 @@ class Runner:
 
     async def _ask(self, row: Row, client: Client, recorder: Recorder) -> Reply:
         """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
-        reply = await client.ask(self._body(row, row.chain), row.client_request_id, recorder)
-        if row.chain != "id":
+        body = self._body(row, row.chain)
+        reply = await client.ask(body, row.client_request_id, recorder)
+        if "previous_response_id" not in body:
             return reply
         if _is_chain_refused(reply.error):
             self._journal.note_chain(row.id, "transcript", "chain_refused")
@@ -134,7 +185,7 @@ class Runner:
         if row.parent is None:
             return body
         turns = self._journal.ancestors(row.parent)
-        if chain == "id":
+        if chain == "id" and turns[-1].response_id is not None:
             return body | {"previous_response_id": turns[-1].response_id}
         told = ((turn.request.get("input", ""), Response(turn.response).text) for turn in turns)
         return body | {"input": transcript(told, body["input"])}
@@ -154,6 +205,33 @@ class Runner:
         if settings not in self._clients:
             self._clients[settings] = Client(base_url, key, silence)
         return self._clients[settings]
+
+
+class Places:
+    """How many requests may be on their way at once; the rest wait their turn."""
+
+    def __init__(self) -> None:
+        self.limit = 1
+        self._taken = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def are_taken(self) -> bool:
+        return self._taken >= self.limit
+
+    async def __aenter__(self) -> None:
+        while self.are_taken:
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
+        self._taken += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._taken -= 1
+        # All are woken, and the first takes the place: so none is lost with one that is cancelled at this moment.
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
 
 
 class Recorder:
@@ -250,6 +328,10 @@ def _save_beside(journal: Path, row: Row) -> str | None:
     except OSError:
         return None
     return str(path)
+
+
+def _without(command: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in command.items() if name not in names}
 
 
 def _is_chain_refused(error: errors.RequestFailed | None) -> bool:

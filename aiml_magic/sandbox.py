@@ -441,8 +441,13 @@ def application(state: Sandbox) -> Application:
 
     class Logs(Base):
         def get(self) -> None:
-            page = {"limit": 100, "offset": 0, "total": len(state.logs), "has_more": len(state.logs) > 100}
-            self.finish({"data": state.logs[:100], "pagination": page})
+            if not re.fullmatch(r"[1-9]\d*[hd]", self.get_query_argument("period", "24h")):
+                return self.fail(400, "Body validation error\nperiod: Invalid")
+            models, offset = self.get_query_arguments("model"), int(self.get_query_argument("offset", "0"))
+            limit = min(int(self.get_query_argument("limit", "50")), 100)
+            kept = [entry for entry in state.logs if not models or entry["model"] in models]
+            page = {"limit": limit, "offset": offset, "total": len(kept), "has_more": len(kept) > offset + limit}
+            self.finish({"data": kept[offset : offset + limit], "pagination": page})
 
     class Self(Base):
         def get(self) -> None:

@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiml_magic import addresses, credentials, errors, recording
 from aiml_magic.answer import Answer
 from aiml_magic.budget import Price, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key
-from aiml_magic.jobs import AskedBefore, Job, Replay, Runner
+from aiml_magic.jobs import Job, Runner
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key
+from aiml_magic.responses import Raw, Response, cost, log_entries, logged_cost
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
+_MAX_LOG = 2000  # entries of the server's log in which a request is looked for
 _NO_KEY = Key("the sandbox", "no-key-is-needed-here")
 
 
@@ -47,6 +49,8 @@ class Question:
     replay: str = "auto"
     timeout: float = 3600.0  # seconds of silence
     budget_usd: float | None = None
+    background: bool = False
+    max_concurrency: int = 64
 
     def request(self) -> dict[str, Any]:
         """The body of the POST, without the conversation. `store` is always said, since its default differs by server."""
@@ -75,6 +79,13 @@ class Plan:
     saved: Row | None
 
 
+class Finding(NamedTuple):
+    """What a server says of a request: answered (and the text is kept), charged, failed (and free) or unknown (yet)."""
+
+    fate: str
+    cost_usd: float | None
+
+
 class Session:
     """The questions of one kernel: one runner, and one conversation for each chat."""
 
@@ -87,43 +98,47 @@ class Session:
         self._recording: tuple[Path, dict[str, Record]] | None = None
         self._prices: dict[tuple[str, str], Price] = {}
 
-    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job | Replay | AskedBefore:
-        """Replays the answer if the journal has it, waits if it was sent already; else journals the question and has it sent.
+    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job:
+        """Replays the answer if the journal has it, follows the job if it was asked already; else journals it and has it sent.
 
         Raises BadInput and JournalError, and then nothing is sent.
         """
         runner = self.runner(journal_path)
         plan = self.plan(question, base_url, runner.journal)
         if plan.saved is not None:
-            return Replay(plan.saved, self._note(question, plan, plan.saved.id, runner.journal))
-        doubtful = runner.journal.find_doubtful(plan.key) if question.replay != "off" else None
-        if doubtful is not None:
-            return AskedBefore(doubtful, runner.journal, self._note(question, plan, doubtful.id, runner.journal))
-        if question.replay == "only":
+            return Job(plan.saved, runner.journal, notices=self._note(question, plan, plan.saved.id, runner.journal))
+        row = runner.journal.find_open(plan.key) if question.replay != "off" else None
+        if row is not None and not (row.state == "queued" or row.is_alive):
+            return Job(row, runner.journal, notices=self._note(question, plan, row.id, runner.journal))
+        if question.replay == "only" and (row is None or row.state == "queued"):
             raise self._miss(plan, runner.journal)
         key = self._key()
-        if question.budget_usd is not None:
-            self._keep_to_budget(question, plan, runner)
-        row_id = runner.journal.add(
+        if row is None:
+            if question.budget_usd is not None:
+                self._keep_to_budget(question, plan, runner)
+            row = self._add(question, plan, runner.journal)
+        is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
+        notices = self._note(question, plan, row.id, runner.journal) + (("parent_changed",) if is_moved else ())
+        return runner.send(row, key.text, question.timeout, question.max_concurrency, notices)
+
+    def _add(self, question: Question, plan: Plan, journal: Journal) -> Row:
+        return journal.add(
             NewRow(
                 base_url=plan.base_url,
                 server=plan.server,
                 request=plan.request,
                 client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
                 parent=plan.parent.id if plan.parent else None,
-                chain=self.chain(question, plan, runner.journal),
+                chain=self.chain(question, plan, journal),
                 session=self.id,
                 notebook=self.notebook,
                 chat=question.chat,
                 cell=question.cell,
-                before=self._before(question, runner.journal),
+                before=self._before(question, journal),
                 key=plan.key,
                 asked_at=time.time(),
             )
         )
-        is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
-        notices = self._note(question, plan, row_id, runner.journal) + (("parent_changed",) if is_moved else ())
-        return runner.send(row_id, key.text, question.timeout, notices)
 
     def plan(self, question: Question, base_url: str, journal: Journal) -> Plan:
         """What the question comes to. Raises BadInput; sends nothing, and writes nothing but an empty journal."""
@@ -140,10 +155,11 @@ class Session:
         parent = plan.parent
         if parent is None:
             return None
-        is_kept = parent.server == plan.server and parent.response_id is not None and bool(parent.request.get("store", True))
+        has_id = parent.response_id is not None or not parent.is_over  # one that is not over may get one yet
+        is_kept = parent.server == plan.server and has_id and bool(parent.request.get("store", True))
         if question.chain == "auto":
             return "id" if is_kept and not journal.has_lost_chain(self.id, plan.server) else "transcript"
-        return "id" if question.chain == "id" and parent.response_id is not None else "transcript"
+        return "id" if question.chain == "id" and has_id else "transcript"
 
     def server(self, base_url: str) -> tuple[str, str]:
         """The server's name and address: the sandbox while it is in use. Raises BadInput."""
@@ -187,6 +203,29 @@ class Session:
             self._conversations[chat].restore(rows)
         return {chat: sum(row.advances for row in rows) for chat, rows in chats.items()}
 
+    def unfinished(self, journal_path: Path, timeout: float, max_concurrency: int) -> list[Job]:
+        """Takes up the questions of this notebook that have no answer yet: sends those that were not sent, follows the others."""
+        runner = self.runner(journal_path)
+        jobs = []
+        for row in runner.journal.unfinished(self.notebook):
+            if row.state == "queued" or row.is_alive:
+                key = _NO_KEY if row.server == SANDBOX else credentials.need_key()
+                jobs.append(runner.send(row, key.text, timeout, max_concurrency))
+        return jobs
+
+    def cancel(self, row: Row, runner: Runner) -> bool:
+        """Stops a question that is not answered yet; `False` if another kernel's runner will, within seconds. Raises BadInput."""
+        if row.id in runner.jobs:
+            runner.jobs[row.id].cancel(patience=2.0)
+            return True
+        if row.state == "queued" and runner.journal.withdraw(row.id):
+            return True
+        if not row.is_alive:
+            what = "is over" if row.is_over else "is in nobody's hands any more, and may have been charged"
+            raise errors.BadInput(f"Question {row.id} {what}; nothing was cancelled.", "%aiml jobs lists what can be.")
+        runner.journal.note_unwanted(row.id)
+        return False
+
     def record(self, path: Path) -> int:
         """Writes every answer from now on to a file too; gives the number of those that it already holds."""
         self._recording = (path, recording.read(path) if path.exists() else {})
@@ -226,6 +265,44 @@ class Session:
                 new, record.parent, {name: getattr(record, name) for name in ("response", "notices", "cost_usd", "seconds")}
             )
         return len(records)
+
+    def check(self, row: Row, journal_path: Path) -> Finding:
+        """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost."""
+        journal = self.runner(journal_path).journal
+        entry = self._log_entry(row, journal_path)
+        if row.response_id is not None:
+            try:
+                path = "responses/" + urllib.parse.quote(row.response_id, safe="")
+                raw = self.runner(journal_path).get(row.base_url, path, self._key().text)
+            except errors.AimlMagicError:
+                raw = None
+            if isinstance(raw, Mapping) and Response(raw).status == "completed":
+                journal.recover(row.id, raw, cost(raw, {}) or logged_cost(entry))
+                return Finding("answered", journal.row(row.id).cost_usd)
+        if entry is None:
+            return Finding("unknown", None)
+        spent = logged_cost(entry)
+        if entry.get("status") == "failed":
+            journal.note_free(row.id)
+            return Finding("failed", 0.0)
+        if spent is not None:
+            journal.note_cost(row.id, spent)
+        return Finding("charged", spent.usd if spent else None)
+
+    def _log_entry(self, row: Row, journal_path: Path) -> Raw | None:
+        """The server's log entry of a request, found by the id that we gave it; `None` if there is none (yet)."""
+        hours = min(int((time.time() - row.asked_at) / 3600) + 2, 92 * 24)
+        model = urllib.parse.quote(str(row.request.get("model", "")))
+        for offset in range(0, _MAX_LOG, 100):
+            path = f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}"
+            page = self.runner(journal_path).get(row.base_url, path, self._key().text)
+            entries, more = log_entries(page)
+            for entry in entries:
+                if entry.get("client_request_id") == row.client_request_id:
+                    return entry
+            if not more:
+                break
+        return None
 
     def price(self, base_url: str, model: str, journal_path: Path) -> Price | None:
         """The price that the server lists for this model, asked for once; `None` if it lists none or does not answer."""
@@ -273,6 +350,8 @@ class Session:
         elif question.is_new:
             conversation.start_afresh(question.cell)
         conversation.note(question.cell, row_id, journal)
+        if question.background:
+            conversation.expect(row_id)
         return ("later_cells_stale",) if conversation.later_cells(question.cell, row_id, journal) else ()
 
     def _miss(self, plan: Plan, journal: Journal) -> errors.ReplayMiss:

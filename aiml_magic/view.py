@@ -8,49 +8,25 @@ text, and the details are a line.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime, timezone
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any, Protocol
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display, update_display
+from IPython.display import display
 
-from aiml_magic import errors, safe
+from aiml_magic import details, errors, safe
 from aiml_magic.answer import Answer
-from aiml_magic.jobs import AskedBefore, Job, Progress, Replay
-from aiml_magic.responses import Raw, dump, is_web_link
+from aiml_magic.jobs import Job, Progress
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
 _PANEL_PERIOD = 0.2  # seconds between two updates of a panel
-
-_CAVEATS = {
-    "status_missing": "The server did not say how the answer ended; it looks whole.",
-    "item_not_completed": "The server calls a part of this whole answer unfinished.",
-    "usage_missing": "The server did not report any usage.",
-    "usage_exceeds_max_output_tokens": "The server reports more output tokens than it allowed: these may be credits.",
-    "max_output_tokens_changed": "The server lowered the limit of output tokens.",
-    "background_not_honoured": "The server answered at once, although background was asked for.",
-    "tool_arguments_not_json": "The arguments of a tool call are no JSON.",
-    "citation_out_of_range": "A citation points outside the text.",
-    "citation_unsafe_url": "A citation names an address that is no web link.",
-    "mcp_error": "A tool server reported an error.",
-    "event_not_json": "The stream held something that is no JSON; it was left out.",
-    "no_terminal_event": "The stream ended without saying that it was done.",
-    "salvaged_unterminated_event": "The stream ended early, but its last event was whole.",
-    "salvaged_after_cut": "The connection ended early, but the answer was whole.",
-    "final_differs_from_stream": "The final text differs from what was streamed; the final one is shown.",
-    "not_in_journal": "The journal could not take this answer.",
-    "parent_changed": "It was asked again, since the answer that it continues has changed.",
-    "chain_refused": "The server does not know the earlier answers, so the conversation was sent as a transcript.",
-}
 
 _STATES = {
     "queued": "Starting",
@@ -60,27 +36,17 @@ _STATES = {
     "in_progress": "The server works on it",
 }
 
-_STYLE = (
-    "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details details details{margin-left:1em}"
-    ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
-    ".aiml-details table{margin:0 0 0 1em;font-size:inherit}"
-    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0 1em}</style>"
-)
-# A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
-_HIDE_DEAD_WIDGET = (
-    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key}) > .jp-OutputArea-output.jupyter-widgets:not(:has(*))"
-    "{{display:none}}</style>"
-)
-
 
 class View(Protocol):
     """How one kind of front end shows things."""
 
-    def follow(self, job: Job | Replay | AskedBefore, *, is_quiet: bool = False) -> Answer: ...
+    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer: ...
+
+    def watch(self, job: Job, then: Callable[[Answer], None]) -> None: ...
 
     def show(self, answer: Answer) -> None: ...
 
-    def show_result(self, answer: Answer) -> None: ...
+    def show_result(self, value: Answer | Job) -> None: ...
 
     def show_picture(self, svg: str, text: str) -> None: ...
 
@@ -95,280 +61,313 @@ class _View:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._shown: tuple[int, Answer] | None = None
+        self._shown: tuple[int, Answer | Job] | None = None
+        self._watcher = _Watcher()
 
-    def follow(self, job: Job | Replay | AskedBefore, *, is_quiet: bool = False) -> Answer:
+    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
         """Shows how a job goes, then its answer; an interrupt stops the job. Raises what went wrong, after what came of it."""
-        with self._panel() as show_progress:
+        panel = self._panel()
+        try:
             try:
                 for progress in job.follow():
-                    show_progress(progress)
+                    panel.show(progress)
             except KeyboardInterrupt:
                 job.cancel()
             try:
-                answer = job.answer()
+                answer = job.outcome()
             except errors.AimlMagicError as error:
                 if error.answer is not None:
                     self.show(error.answer)
                 raise
-            if not is_quiet:
-                self.show(answer)
-        # The cell's value is the answer, which Jupyter would show a second time.
-        self._shown = (self._shell.execution_count, answer)
+            self._end(panel, None if is_quiet else answer)
+        finally:
+            panel.close()
+        self._mark_as_shown(answer)
         return answer
+
+    def watch(self, job: Job, then: Callable[[Answer], None]) -> None:
+        """Shows a job in this cell from now on, also while other cells run; `then` is told its answer."""
+        if job.done:
+            then(self.follow(job))
+        else:
+            self._watcher.add(job, self._begin(job), then)
+        self._mark_as_shown(job)
 
     def show(self, answer: Answer) -> None:
         raise NotImplementedError
 
-    def show_result(self, answer: Answer) -> None:
-        """Shows an answer that is the value of a cell, unless the same cell has just shown it."""
-        was_shown = self._shown is not None and self._shown == (self._shell.execution_count, answer)
+    def show_result(self, value: Answer | Job) -> None:
+        """Shows an answer or a job that is the value of a cell, unless the same cell has just shown it."""
+        was_shown = self._shown is not None and self._shown == (self._shell.execution_count, value)
         self._shown = None
         if was_shown:
-            self._point_to(answer)
+            self._point_to(value)
+        elif isinstance(value, Answer):
+            self.show(value)
+        elif value.status in ("queued", "failed", "cancelled") or not value.done:
+            print(value)
         else:
-            self.show(answer)
+            self.show(value.outcome())
 
-    def _point_to(self, answer: Answer) -> None:
-        """Stands for an answer that is shown above: in a notebook nothing need."""
+    def _mark_as_shown(self, value: Answer | Job) -> None:
+        """The value of this cell, which Jupyter would show a second time."""
+        self._shown = (self._shell.execution_count, value)
 
-    def _panel(self) -> Any:
+    def _point_to(self, value: Answer | Job) -> None:
+        """Stands for what is shown above: in a notebook nothing need."""
+
+    def _panel(self) -> _Panel:
         raise NotImplementedError
+
+    def _begin(self, job: Job) -> _Outputs:
+        """The place of a job that is watched."""
+        raise NotImplementedError
+
+    def _end(self, panel: _Panel, answer: Answer | None) -> None:
+        raise NotImplementedError
+
+
+class _Panel(Protocol):
+    """Where one sees how a job goes."""
+
+    def show(self, progress: Progress) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Outputs(Protocol):
+    """What a cell shows of a job after the cell itself is over."""
+
+    def show(self, progress: Progress) -> None: ...
+
+    def end(self, came: Answer | errors.AimlMagicError) -> None: ...
 
 
 class NotebookView(_View):
     """Rich outputs, for every front end of a Jupyter kernel."""
 
     def show(self, answer: Answer) -> None:
-        sections = _sections(answer)
-        display(_answer_bundle(answer), raw=True)
-        display(_widget_bundle(_html_widget(_live_details(answer, sections))), raw=True)
-        display({"text/html": _static_details(answer, sections), "text/plain": details_line(answer)}, raw=True)
+        with _streams_flushed_once():
+            for bundle in _bundles(answer):
+                display(bundle, raw=True)
 
     def show_picture(self, svg: str, text: str) -> None:
         display({"image/svg+xml": svg, "text/plain": text}, raw=True)
 
-    @contextmanager
-    def _panel(self) -> Iterator[Any]:
-        """An empty output at once, a widget in its place as soon as one waits, and nothing again at the end."""
-        place = display({"text/plain": ""}, raw=True, display_id=True)
-        widget: Any = None
-        latest = time.monotonic()
+    def _panel(self) -> NotebookPanel:
+        return NotebookPanel(self._shell, "Interrupt the kernel to stop it.")
 
-        def show_progress(progress: Progress) -> None:
-            nonlocal widget, latest
-            if time.monotonic() - latest < _PANEL_PERIOD:
-                return
-            latest = time.monotonic()
-            if widget is None:
-                widget = _html_widget(_panel_html(progress))
-                update_display(_widget_bundle(widget), raw=True, display_id=place.display_id)
-            else:
-                widget.value = _panel_html(progress)
+    def _begin(self, job: Job) -> NotebookOutputs:
+        return NotebookOutputs(self._shell, job)
 
-        try:
-            yield show_progress
-        finally:
-            if widget is not None:
-                # A closed widget that is still named in the notebook would be an error line when it is opened again.
-                update_display({"text/plain": ""}, raw=True, display_id=place.display_id)
-                widget.close()
+    def _end(self, panel: Any, answer: Answer | None) -> None:
+        with _streams_flushed_once():
+            panel.open()
+            if answer is not None:
+                self.show(answer)
+
+
+class NotebookPanel:
+    """An empty output, a widget in its place as soon as one waits, and nothing again at the end."""
+
+    def __init__(self, shell: InteractiveShell, way_out: str) -> None:
+        self._shell = shell
+        self._way_out = way_out
+        self._output: _Output | None = None
+        self._widget: Any = None
+        self._latest = 0.0
+
+    def open(self) -> None:
+        if self._output is None:
+            self._output = _Output(self._shell)
+            self._latest = time.monotonic()
+
+    def show(self, progress: Progress) -> None:
+        self.open()
+        if time.monotonic() - self._latest < _PANEL_PERIOD:
+            return
+        self._latest = time.monotonic()
+        html = _panel_html(progress, self._way_out)
+        if self._widget is None:
+            self._widget = _html_widget(html)
+            self._put(_widget_bundle(self._widget))
+        else:
+            self._widget.value = html
+
+    def close(self) -> None:
+        if self._widget is not None:
+            # A closed widget that is still named in the notebook would be an error line when it is opened again.
+            self._put({"text/plain": ""})
+            self._widget.close()
+            self._widget = None
+
+    def _put(self, bundle: dict[str, Any]) -> None:
+        assert self._output is not None
+        self._output.put(bundle)
+
+
+class NotebookOutputs:
+    """The four outputs of a cell, of which the panel lives until the job is over and the others are empty until then."""
+
+    def __init__(self, shell: InteractiveShell, job: Job) -> None:
+        self._panel = NotebookPanel(shell, f"%aiml cancel {job.id} stops it.")
+        self._panel.open()
+        self._rest = [_Output(shell) for _ in range(3)]
+
+    def show(self, progress: Progress) -> None:
+        self._panel.show(progress)
+
+    def end(self, came: Answer | errors.AimlMagicError) -> None:
+        answer = came.answer if isinstance(came, errors.AimlMagicError) else came
+        if answer is not None:
+            for output, bundle in zip(self._rest, _bundles(answer), strict=True):
+                output.put(bundle)
+        self._panel.close()
+        if isinstance(came, errors.AimlMagicError):
+            self._rest[-1].put(_error_bundle(came))
+
+
+class _Output:
+    """An output of a cell that can be changed later, by another thread and while another cell runs."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._publish = shell.display_pub.publish  # the cell's own: a later cell may capture what is displayed
+        self._transient = {"display_id": uuid.uuid4().hex}
+        self._publish({"text/plain": ""}, transient=self._transient)
+
+    def put(self, bundle: dict[str, Any]) -> None:
+        self._publish(bundle, transient=self._transient, update=True)
+
+
+class _Watcher:
+    """Looks after background jobs: in a thread, since cells may compute meanwhile. It touches only what is displayed already."""
+
+    def __init__(self) -> None:
+        self._watched: list[tuple[Job, _Outputs, Callable[[Answer], None]]] = []
+        self._lock = threading.Lock()
+
+    def add(self, job: Job, outputs: _Outputs, then: Callable[[Answer], None]) -> None:
+        with self._lock:
+            self._watched.append((job, outputs, then))
+            if len(self._watched) == 1:
+                threading.Thread(target=self._look, daemon=True, name="aiml_magic-panels").start()
+
+    def _look(self) -> None:
+        while True:
+            ended = []
+            for job, outputs, then in list(self._watched):
+                if job.done:
+                    ended.append(job)
+                    outputs.end(_came(job, then))
+                else:
+                    outputs.show(job.progress)
+            with self._lock:
+                self._watched = [watched for watched in self._watched if watched[0] not in ended]
+                if not self._watched:
+                    return
+            time.sleep(_PANEL_PERIOD)
+
+
+def _came(job: Job, then: Callable[[Answer], None]) -> Answer | errors.AimlMagicError:
+    answer = None
+    try:
+        answer = job.outcome()
+        then(answer)
+    except errors.AimlMagicError as error:
+        error.answer = error.answer or answer
+        return error
+    return answer
 
 
 class TerminalView(_View):
     """Text, for IPython in a terminal."""
 
     def show(self, answer: Answer) -> None:
-        text = safe.plain(_with_banner(answer))
+        text = safe.plain(details.with_banner(answer))
         if not _print_rich(text):
             print(text)
-        print(f"[{_line_with_replay(answer)}]")
+        print(f"[{details.line_with_replay(answer)}]")
 
     def show_picture(self, svg: str, text: str) -> None:  # noqa: ARG002  # a terminal shows no pictures
         print(text)
 
-    def _point_to(self, answer: Answer) -> None:
+    def _point_to(self, value: Answer | Job) -> None:
         """The prompt Out[n] is there already, and gets a word."""
-        print(f"<Answer {answer.journal_id}>")
+        print(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
 
-    @contextmanager
-    def _panel(self) -> Iterator[Any]:
-        is_live = sys.stderr.isatty()
+    def _panel(self) -> _Panel:
+        return TerminalPanel()
 
-        def show_progress(progress: Progress) -> None:
-            if is_live:
-                line = f"{_status_line(progress)}  (Ctrl-C stops it)"
-                sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
-                sys.stderr.flush()
+    def _begin(self, job: Job) -> _Outputs:
+        print(f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}.")
+        return NoOutputs()
 
-        try:
-            yield show_progress
-        finally:
-            if is_live:
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
+    def _end(self, panel: _Panel, answer: Answer | None) -> None:
+        panel.close()
+        if answer is not None:
+            self.show(answer)
 
 
-def details_line(answer: Answer) -> str:
-    """The details on one line: tokens, money, time, model."""
-    return _line(answer, _money(answer.cost_usd))
+class TerminalPanel:
+    """One line that is written over and over, if somebody watches."""
+
+    def show(self, progress: Progress) -> None:
+        line = f"{_status_line(progress)}  (Ctrl-C stops it)"
+        self._write(line[: shutil.get_terminal_size().columns - 1])
+
+    def close(self) -> None:
+        self._write("")
+
+    def _write(self, line: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
 
 
-def _line_with_replay(answer: Answer) -> str:
-    """The same, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
-    then = _money(answer.cost_usd)
-    return _line(answer, f"replayed from {answer.asked_at:%Y-%m-%d}, $0 now, {then} then" if answer.replayed else then)
+class NoOutputs:
+    """A terminal keeps no place for a job: what came of it would be written into the prompt."""
+
+    def show(self, progress: Progress) -> None: ...
+
+    def end(self, came: Answer | errors.AimlMagicError) -> None: ...
 
 
-def _line(answer: Answer, money: str) -> str:
-    usage = answer.usage
-    tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
-    if usage.reasoning_tokens:
-        tokens += f" ({usage.reasoning_tokens:,} reasoning)"
-    return safe.plain(" · ".join([tokens, money, _duration(answer.seconds), answer.model or "unknown model"]))
-
-
-def banner(answer: Answer) -> str:
-    """What a person must know before they read the answer, as Markdown; empty for a plain answer."""
-    response = answer.response
-    written, thought = answer.usage.output_tokens, answer.usage.reasoning_tokens
-    notes = []
-    match response.outcome:
-        case "incomplete" if response.incomplete_reason == "content_filter":
-            notes.append("**Incomplete.** A content filter stopped the answer. Ask in other words.")
-        case "incomplete":
-            limit = "the limit of output tokens" if written is None else f"{written:,} output tokens"
-            spent = f", {thought:,} of them reasoning" if thought else ""
-            more = max(16_000, 4 * (written or 0))
-            way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
-            notes.append(f"**Incomplete.** The answer stopped at {limit}{spent}. {way_out}")
-        case "refusal":
-            notes.append(f"**Refused.** {safe.markdown(response.refusal or '')}")
-        case "cancelled":
-            notes.append("**Cancelled.** The server stopped working on it. Run the cell again to ask once more.")
-        case "tool_calls":
-            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("function_call"))
-            notes.append(f"**Waiting for tools.** The model wants to call {calls}.")
-        case "approval":
-            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("mcp_approval_request"))
-            notes.append(f"**Waiting for approval.** The model wants to use {calls}.")
-        case "answer" if not answer.text and not response.images and answer.status == "completed":
-            notes.append("**Empty.** The answer holds no text; the details show what came.")
-    if notes and response.outcome != "answer":
-        notes.append("The conversation does not go on from here.")
-    if "later_cells_stale" in answer.notices:
-        notes.append("**Later cells are stale.** They continue an earlier answer of this cell; run them again to renew them.")
-    if "chain_ignored" in answer.notices:
-        notes.append(
-            "**The model may not know the conversation.** The server did not confirm the earlier answer; "
-            "from now on the conversation is sent as a transcript."
-        )
-    if not answer.status or answer.status == "in_progress":
-        notes.append("**Not finished.** This is what had come.")
-    return "\n".join(f"> {line}" for line in "\n\n".join(notes).split("\n")) if notes else ""
-
-
-def _with_banner(answer: Answer) -> str:
-    return "\n\n".join(part for part in (banner(answer), answer.text) if part) or "(no text)"
-
-
-def _answer_bundle(answer: Answer) -> dict[str, str]:
-    parts = [banner(answer), safe.markdown(answer.text)]
-    return {
-        "text/markdown": "\n\n".join(part for part in parts if part) or "*(no text)*",
-        "text/plain": safe.plain(_with_banner(answer)),
-    }
-
-
-def _live_details(answer: Answer, sections: Mapping[str, str]) -> str:
-    """The details, and a rule that hides their static copy while the widget lives."""
-    here = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
-    more = {"Response": sections["Response"] + _table(here), "Raw JSON": _raw_json(answer, _MAX_LIVE_JSON)}
-    return f"<style>#{_key(answer)}{{display:none}}</style>{_folded(_line_with_replay(answer), {**sections, **more})}"
-
-
-def _static_details(answer: Answer, sections: Mapping[str, str]) -> str:
-    """The same for whoever has no widget; without what differs from run to run, so that a notebook can be compared."""
-    hide = _HIDE_DEAD_WIDGET.format(key=_key(answer))
-    short = {"Raw JSON": _raw_json(answer, _MAX_STATIC_JSON)}
-    return f'{hide}<div id="{_key(answer)}">{_folded(details_line(answer), {**sections, **short})}</div>'
-
-
-def _folded(line: str, sections: Mapping[str, str]) -> str:
-    inside = "".join(f"<details><summary>{title}</summary>{text}</details>" for title, text in sections.items() if text)
-    # What a model wrote is not typeset outside the answer: formulas are let through there only.
+def _bundles(answer: Answer) -> tuple[dict[str, Any], ...]:
+    """The answer, its details, and the static copy of those."""
+    live, static = details.details(answer)
     return (
-        f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
-        f"<summary>{safe.escape(line)}</summary>{inside}</details></div>"
+        details.answer_bundle(answer),
+        _widget_bundle(_html_widget(live)),
+        {"text/html": static, "text/plain": details.details_line(answer)},
     )
 
 
-def _sections(answer: Answer) -> dict[str, str]:
-    """The folded sections by title, as HTML; one with nothing in it is empty."""
-    usage, response, request = answer.usage, answer.response, answer.request
-    reasoning = request.get("reasoning") or {}
-    echoed = response.raw.get("reasoning")
-    effort = reasoning.get("effort") or (echoed.get("effort") if isinstance(echoed, dict) else None) or "the model's default"
-    rows_of_usage = [
-        ("Input tokens", _tokens(usage.input_tokens)),
-        ("of them cached", _tokens(usage.cached_tokens)),
-        ("Output tokens", _tokens(usage.output_tokens)),
-        ("of them reasoning", _tokens(usage.reasoning_tokens)),
-        ("Total", _tokens(usage.total_tokens)),
-        ("Cost", _money(answer.cost_usd)),
-    ]
-    rows_of_response = [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(response.raw)]
-    asked = {name: value for name, value in request.items() if name not in ("input", "reasoning")}
-    return {
-        "Usage": _table(rows_of_usage),
-        "Reasoning": _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries)),
-        "Response": _table(rows_of_response),
-        "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
-        "Sources": _sources(answer) if response.citations else "",
-        "Remarks": _remarks(answer) if answer.notices or response.unknown_types else "",
-        "Raw JSON": "",
-    }
+def _error_bundle(error: errors.AimlMagicError) -> dict[str, str]:
+    text = safe.plain(f"{type(error).__name__}: {error}")
+    return {"text/html": f'<pre role="alert">{safe.escape(text)}</pre>', "text/plain": text}
 
 
-def _table(rows: list[tuple[str, Any]]) -> str:
-    cells = (f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>" for name, value in rows if value is not None)
-    return f"<table>{''.join(cells)}</table>"
+@contextmanager
+def _streams_flushed_once() -> Iterator[None]:
+    """The kernel flushes both streams before each display, which takes longer than the display; one flush keeps the order."""
+
+    class Stream:
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def flush(self) -> None: ...
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stream, name)
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with redirect_stdout(Stream(sys.stdout)), redirect_stderr(Stream(sys.stderr)):
+        yield
 
 
-def _sources(answer: Answer) -> str:
-    entries = []
-    for citation in answer.response.citations:
-        title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
-        is_link = is_web_link(citation.url) and safe.is_address(citation.url)
-        entries.append(f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}</li>")
-    return f"<ul>{''.join(entries)}</ul>"
-
-
-def _remarks(answer: Answer) -> str:
-    remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
-    remarks += [f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types]
-    return f"<ul>{''.join(f'<li>{safe.escape(remark)}</li>' for remark in remarks)}</ul>"
-
-
-def _raw_json(answer: Answer, limit: int) -> str:
-    text = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
-    if len(text) > limit:
-        return f"<p>{len(text):,} characters, too many to keep here; <code>answer.raw</code> holds them all.</p>"
-    return f"<pre>{safe.escape(text)}</pre>"
-
-
-def _without_secrets(value: Any) -> Any:
-    """Encrypted reasoning is kept for the next turn, and is of no use to a reader."""
-    if isinstance(value, list):
-        return [_without_secrets(entry) for entry in value]
-    if isinstance(value, Mapping):
-        hidden = {"encrypted_content": f"({len(str(value.get('encrypted_content'))):,} characters)"}
-        return {name: hidden.get(name) or _without_secrets(entry) for name, entry in value.items()}
-    return value
-
-
-def _panel_html(progress: Progress) -> str:
-    status = f"<div>{safe.escape(_status_line(progress))}. Interrupt the kernel to stop it.</div>"
+def _panel_html(progress: Progress, way_out: str) -> str:
+    status = f"<div>{safe.escape(_status_line(progress))}. {way_out}</div>"
     if not progress.tail:
         return status
     return f'{status}<pre style="white-space:pre-wrap;opacity:.8;margin:.5em 0 0">{safe.escape(progress.tail)}</pre>'
@@ -379,7 +378,9 @@ def _status_line(progress: Progress) -> str:
         left = max(0, round(progress.retry_at - progress.seconds))
         return f"{progress.why} Sending it again in {left} s"
     state = _STATES.get(progress.state, progress.state.replace("_", " ").capitalize())
-    if progress.state == "writing":
+    if progress.state == "waiting":
+        state = "In line behind other questions" if progress.parent is None else f"Waiting for answer {progress.parent}"
+    elif progress.state == "writing":
         state = f"Writing: {progress.characters:,} characters"
     return f"{state}, {int(progress.seconds)} s"
 
@@ -417,45 +418,3 @@ def _layout_and_style() -> tuple[Any, Any]:
 
 def _widget_bundle(widget: Any) -> dict[str, Any]:
     return {_WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}, "text/plain": ""}
-
-
-def _key(answer: Answer) -> str:
-    """An HTML id for the details of this answer, the same in every run."""
-    return "o3pro-" + hashlib.sha256(str(answer.id or answer.journal_id).encode("utf-8", "replace")).hexdigest()[:12]
-
-
-def _created(raw: Raw) -> list[tuple[str, str]]:
-    try:
-        return [("Created", _moment(datetime.fromtimestamp(raw["created_at"], timezone.utc)))]
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        return []
-
-
-def _moment(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _tokens(count: int | None) -> str:
-    return "not reported" if count is None else f"{count:,}"
-
-
-def _money(usd: float | None) -> str:
-    return "cost not reported" if usd is None else f"${usd:,.4f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "time unknown"
-    if seconds < 10:
-        return "under 10 s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _scalar(value: Any) -> str:
-    return value if isinstance(value, str) else dump(value)
-
-
-def _name(value: Any) -> str:
-    """A tool's name as code: only what a name may hold."""
-    return "".join(sign for sign in str(value)[:64] if sign.isalnum() or sign in "_-.") or "?"

@@ -61,7 +61,7 @@ class Asker:
         job = self.start(url, text, **options)
         for _ in job.follow():
             pass
-        return job.answer()
+        return job.outcome()
 
     @property
     def journal(self):

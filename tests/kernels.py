@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,12 @@ class Ran:
     error: dict[str, Any] | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def kernel_seconds(self) -> float:
+        """From busy to idle, by the kernel's own clock: without the time that the front end takes to receive it all."""
+        times = [message["header"]["date"] for message in self.messages if message["msg_type"] == "status"]
+        return (times[-1] - times[0]).total_seconds()
 
     def of_type(self, kind: str) -> list[Any]:
         return [display[kind] for display in self.displays if kind in display]
@@ -66,6 +73,15 @@ class Kernel:
 
     def run(self, code: str, cell_id: str | None = None, timeout: float = 30) -> Ran:
         return self.finish(self.start(code, cell_id), timeout)
+
+    def drain(self, seconds: float = 1.0) -> list[dict[str, Any]]:
+        """What else the kernel puts out, until it is quiet for so long."""
+        messages = []
+        while True:
+            try:
+                messages.append(self.client.get_iopub_msg(timeout=seconds))
+            except queue.Empty:
+                return messages
 
     def wait_for(self, request: str, kind: str, timeout: float = 10) -> dict[str, Any]:
         """The next message of this kind that the cell puts out."""

@@ -34,7 +34,7 @@ def journal(tmp_path):
 
 def test_life_of_a_row(journal):
     """A row is queued, claimed once, and keeps what came of it; when it is over, nothing changes it."""
-    row_id = journal.add(new())
+    row_id = journal.add(new()).id
     assert "queued" == journal.row(row_id).state
     assert row_id == journal.claim(row_id).id
     assert journal.claim(row_id) is None, "two runners cannot send one row"
@@ -54,7 +54,7 @@ def test_life_of_a_row(journal):
 
 def test_error_is_kept(journal):
     """The error of a failed row is raised again as it was."""
-    row_id = journal.add(new())
+    row_id = journal.add(new()).id
     error = errors.RateLimited("Too many.", "Wait.", retry="auto", retry_after=3.0, status=429)
     journal.finish(row_id, "failed", response={}, seconds=1, error=error)
     again = errors.from_dict(journal.row(row_id).error)
@@ -65,7 +65,7 @@ def test_error_is_kept(journal):
 def test_any_text(tmp_path_factory, question, answer):
     """Any question and answer is kept, whatever code points it holds."""
     journal = Journal(tmp_path_factory.getbasetemp() / "any.sqlite3")
-    row_id = journal.add(new(request={"input": question}))
+    row_id = journal.add(new(request={"input": question})).id
     journal.claim(row_id)
     journal.note_text(row_id, answer)
     assert (question, answer) == (journal.row(row_id).request["input"], journal.row(row_id).text)
@@ -88,10 +88,10 @@ def test_private(journal):
 
 def test_ancestors(journal):
     """A conversation is the line from its beginning to a row, whatever forks from it."""
-    one = journal.add(new())
-    two = journal.add(new(parent=one))
+    one = journal.add(new()).id
+    two = journal.add(new(parent=one)).id
     journal.add(new(parent=one))
-    three = journal.add(new(parent=two))
+    three = journal.add(new(parent=two)).id
     assert [one, two, three] == [row.id for row in journal.ancestors(three)]
 
 
@@ -103,7 +103,7 @@ def _write(path, written):
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         written.value += 1
-        row_id = journal.add(new())
+        row_id = journal.add(new()).id
         journal.claim(row_id)
         journal.finish(row_id, "done", response={"output_text": "x"}, seconds=1)
 
@@ -193,7 +193,7 @@ def test_older_journal(tmp_path):
         db.commit()
     journal = Journal(path)
     assert "Old." == journal.row(1).answer().text
-    assert 2 == journal.add(new())
+    assert 2 == journal.add(new()).id
     assert len(_MIGRATIONS) > 1
 
 

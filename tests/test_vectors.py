@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import wire
 
 from aiml_magic import errors
-from aiml_magic.view import banner
+from aiml_magic.details import banner
 
 VECTORS = Path(__file__).parent / "data" / "vectors"
 CASES = sorted(folder.name for folder in VECTORS.iterdir() if folder.is_dir())
@@ -34,8 +35,9 @@ def outcomes(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("AIML_API_KEY", KEY)
         asker = Asker(tmp_path_factory.mktemp("vectors") / "journal.sqlite3")
-        started = {case: start(asker, read(case), stack) for case in CASES}
-        yield {case: finish(asker, *started[case]) for case in CASES}
+        watchers = stack.enter_context(ThreadPoolExecutor(len(CASES)))
+        came = [watchers.submit(finish, asker, *start(asker, read(case), stack)) for case in CASES]
+        yield {case: future.result() for case, future in zip(CASES, came, strict=True)}
         asker.session.close(10)
 
 
@@ -44,6 +46,7 @@ def start(asker, vector, stack):
     asked = {name: value for name, value in (http["request"] or {}).items() if name in ("background", "store")}
     options = {
         "chat": None,
+        "max_concurrency": len(CASES),
         "stream": bool((http["request"] or {}).get("stream")),
         "store": asked.pop("store", False),
         "params": asked,
@@ -78,7 +81,7 @@ def finish(asker, job, server):
             if waits[-1][1] > _LONG:
                 job.cancel()
     try:
-        answer, error = job.answer(), None
+        answer, error = job.outcome(), None
     except errors.AimlMagicError as raised:
         answer, error = raised.answer, raised
     row = asker.journal.row(job.id)

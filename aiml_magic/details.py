@@ -1,0 +1,250 @@
+"""What is shown of an answer: its banner, its Markdown, and the details; as text and HTML in which nothing is active."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from aiml_magic import safe
+from aiml_magic.answer import Answer
+from aiml_magic.responses import Raw, dump, is_web_link
+
+_MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
+
+_CAVEATS = {
+    "status_missing": "The server did not say how the answer ended; it looks whole.",
+    "item_not_completed": "The server calls a part of this whole answer unfinished.",
+    "usage_missing": "The server did not report any usage.",
+    "usage_exceeds_max_output_tokens": "The server reports more output tokens than it allowed: these may be credits.",
+    "max_output_tokens_changed": "The server lowered the limit of output tokens.",
+    "background_not_honoured": "The server answered at once, although background was asked for.",
+    "tool_arguments_not_json": "The arguments of a tool call are no JSON.",
+    "citation_out_of_range": "A citation points outside the text.",
+    "citation_unsafe_url": "A citation names an address that is no web link.",
+    "mcp_error": "A tool server reported an error.",
+    "event_not_json": "The stream held something that is no JSON; it was left out.",
+    "no_terminal_event": "The stream ended without saying that it was done.",
+    "salvaged_unterminated_event": "The stream ended early, but its last event was whole.",
+    "salvaged_after_cut": "The connection ended early, but the answer was whole.",
+    "final_differs_from_stream": "The final text differs from what was streamed; the final one is shown.",
+    "not_in_journal": "The journal could not take this answer.",
+    "parent_changed": "It was asked again, since the answer that it continues has changed.",
+    "chain_refused": "The server does not know the earlier answers, so the conversation was sent as a transcript.",
+}
+
+_STYLE = (
+    "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details details details{margin-left:1em}"
+    ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
+    ".aiml-details table{margin:0 0 0 1em;font-size:inherit}"
+    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0 1em}</style>"
+)
+# A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
+_HIDE_DEAD_WIDGET = (
+    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key}) > .jp-OutputArea-output.jupyter-widgets:not(:has(*))"
+    "{{display:none}}</style>"
+)
+
+
+def details_line(answer: Answer) -> str:
+    """The details on one line: tokens, money, time, model."""
+    return _line(answer, _money(answer.cost_usd))
+
+
+def line_with_replay(answer: Answer) -> str:
+    """The same, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
+    then = _money(answer.cost_usd)
+    return _line(answer, f"replayed from {answer.asked_at:%Y-%m-%d}, $0 now, {then} then" if answer.replayed else then)
+
+
+def _line(answer: Answer, money: str) -> str:
+    usage = answer.usage
+    tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    if usage.reasoning_tokens:
+        tokens += f" ({usage.reasoning_tokens:,} reasoning)"
+    return safe.plain(" · ".join([tokens, money, _duration(answer.seconds), answer.model or "unknown model"]))
+
+
+def banner(answer: Answer) -> str:
+    """What a person must know before they read the answer, as Markdown; empty for a plain answer."""
+    response = answer.response
+    written, thought = answer.usage.output_tokens, answer.usage.reasoning_tokens
+    notes = []
+    match response.outcome:
+        case "incomplete" if response.incomplete_reason == "content_filter":
+            notes.append("**Incomplete.** A content filter stopped the answer. Ask in other words.")
+        case "incomplete":
+            limit = "the limit of output tokens" if written is None else f"{written:,} output tokens"
+            spent = f", {thought:,} of them reasoning" if thought else ""
+            more = max(16_000, 4 * (written or 0))
+            way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
+            notes.append(f"**Incomplete.** The answer stopped at {limit}{spent}. {way_out}")
+        case "refusal":
+            notes.append(f"**Refused.** {safe.markdown(response.refusal or '')}")
+        case "cancelled":
+            notes.append("**Cancelled.** The server stopped working on it. Run the cell again to ask once more.")
+        case "tool_calls":
+            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("function_call"))
+            notes.append(f"**Waiting for tools.** The model wants to call {calls}.")
+        case "approval":
+            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("mcp_approval_request"))
+            notes.append(f"**Waiting for approval.** The model wants to use {calls}.")
+        case "answer" if not answer.text and not response.images and answer.status == "completed":
+            notes.append("**Empty.** The answer holds no text; the details show what came.")
+    if notes and response.outcome != "answer":
+        notes.append("The conversation does not go on from here.")
+    if "later_cells_stale" in answer.notices:
+        notes.append("**Later cells are stale.** They continue an earlier answer of this cell; run them again to renew them.")
+    if "chain_ignored" in answer.notices:
+        notes.append(
+            "**The model may not know the conversation.** The server did not confirm the earlier answer; "
+            "from now on the conversation is sent as a transcript."
+        )
+    if not answer.status or answer.status == "in_progress":
+        notes.append("**Not finished.** This is what had come.")
+    return "\n".join(f"> {line}" for line in "\n\n".join(notes).split("\n")) if notes else ""
+
+
+def with_banner(answer: Answer) -> str:
+    return "\n\n".join(part for part in (banner(answer), answer.text) if part) or "(no text)"
+
+
+def answer_bundle(answer: Answer) -> dict[str, str]:
+    """The answer for a notebook, below its banner."""
+    parts = [banner(answer), safe.markdown(answer.text)]
+    return {
+        "text/markdown": "\n\n".join(part for part in parts if part) or "*(no text)*",
+        "text/plain": safe.plain(with_banner(answer)),
+    }
+
+
+def details(answer: Answer) -> tuple[str, str]:
+    """The details as HTML: for a widget, with a rule that hides the copy while the widget lives; and that copy.
+
+    The copy is for whoever has no widget, and leaves out what differs from run to run, so that a notebook can be compared.
+    """
+    sections, key = _sections(answer), _key(answer)
+    raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
+    here = _table([("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)])
+    live = {**sections, "Response": sections["Response"] + here, "Raw JSON": _raw_json(raw, _MAX_LIVE_JSON)}
+    static = {**sections, "Raw JSON": _raw_json(raw, _MAX_STATIC_JSON)}
+    return (
+        f"<style>#{key}{{display:none}}</style>{_folded(line_with_replay(answer), live)}",
+        f'{_HIDE_DEAD_WIDGET.format(key=key)}<div id="{key}">{_folded(details_line(answer), static)}</div>',
+    )
+
+
+def _folded(line: str, sections: Mapping[str, str]) -> str:
+    inside = "".join(f"<details><summary>{title}</summary>{text}</details>" for title, text in sections.items() if text)
+    # What a model wrote is not typeset outside the answer: formulas are let through there only.
+    return (
+        f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
+        f"<summary>{safe.escape(line)}</summary>{inside}</details></div>"
+    )
+
+
+def _sections(answer: Answer) -> dict[str, str]:
+    """The folded sections by title, as HTML; one with nothing in it is empty."""
+    usage, response, request = answer.usage, answer.response, answer.request
+    reasoning = request.get("reasoning") or {}
+    echoed = response.raw.get("reasoning")
+    effort = reasoning.get("effort") or (echoed.get("effort") if isinstance(echoed, dict) else None) or "the model's default"
+    rows_of_usage = [
+        ("Input tokens", _tokens(usage.input_tokens)),
+        ("of them cached", _tokens(usage.cached_tokens)),
+        ("Output tokens", _tokens(usage.output_tokens)),
+        ("of them reasoning", _tokens(usage.reasoning_tokens)),
+        ("Total", _tokens(usage.total_tokens)),
+        ("Cost", _money(answer.cost_usd)),
+    ]
+    rows_of_response = [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(response.raw)]
+    asked = {name: value for name, value in request.items() if name not in ("input", "reasoning")}
+    return {
+        "Usage": _table(rows_of_usage),
+        "Reasoning": _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries)),
+        "Response": _table(rows_of_response),
+        "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
+        "Sources": _sources(answer) if response.citations else "",
+        "Remarks": _remarks(answer) if answer.notices or response.unknown_types else "",
+        "Raw JSON": "",
+    }
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    cells = (f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>" for name, value in rows if value is not None)
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _sources(answer: Answer) -> str:
+    entries = []
+    for citation in answer.response.citations:
+        title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
+        is_link = is_web_link(citation.url) and safe.is_address(citation.url)
+        entries.append(f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}</li>")
+    return f"<ul>{''.join(entries)}</ul>"
+
+
+def _remarks(answer: Answer) -> str:
+    remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
+    remarks += [f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types]
+    return f"<ul>{''.join(f'<li>{safe.escape(remark)}</li>' for remark in remarks)}</ul>"
+
+
+def _raw_json(text: str, limit: int) -> str:
+    if len(text) > limit:
+        return f"<p>{len(text):,} characters, too many to keep here; <code>answer.raw</code> holds them all.</p>"
+    return f"<pre>{safe.escape(text)}</pre>"
+
+
+def _without_secrets(value: Any) -> Any:
+    """Encrypted reasoning is kept for the next turn, and is of no use to a reader."""
+    if isinstance(value, list):
+        return [_without_secrets(entry) for entry in value]
+    if isinstance(value, Mapping):
+        hidden = {"encrypted_content": f"({len(str(value.get('encrypted_content'))):,} characters)"}
+        return {name: hidden.get(name) or _without_secrets(entry) for name, entry in value.items()}
+    return value
+
+
+def _key(answer: Answer) -> str:
+    """An HTML id for the details of this answer, the same in every run."""
+    return "o3pro-" + hashlib.sha256(str(answer.id or answer.journal_id).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _created(raw: Raw) -> list[tuple[str, str]]:
+    try:
+        return [("Created", _moment(datetime.fromtimestamp(raw["created_at"], timezone.utc)))]
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return []
+
+
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _tokens(count: int | None) -> str:
+    return "not reported" if count is None else f"{count:,}"
+
+
+def _money(usd: float | None) -> str:
+    return "cost not reported" if usd is None else f"${usd:,.4f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "time unknown"
+    if seconds < 10:
+        return "under 10 s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) else dump(value)
+
+
+def _name(value: Any) -> str:
+    """A tool's name as code: only what a name may hold."""
+    return "".join(sign for sign in str(value)[:64] if sign.isalnum() or sign in "_-.") or "?"

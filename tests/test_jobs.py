@@ -1,0 +1,338 @@
+"""Questions in the background, and what holds for every job: one request, one answer, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
+import pytest
+import wire
+from kernels import kernel
+from test_kernel import processes
+
+from aiml_magic import errors
+from aiml_magic.jobs import Runner
+from aiml_magic.session import Session
+
+
+class Held:
+    """Answers each question with itself when it is let go; `first` words of a question decide which."""
+
+    def __init__(self) -> None:
+        self._gates: dict[str, threading.Event] = {}
+        self.asked: list[str] = []
+
+    def gate(self, word: str) -> threading.Event:
+        return self._gates.setdefault(word, threading.Event())
+
+    def let_go(self, *words: str) -> None:
+        for word in words:
+            self.gate(word).set()
+
+    def __call__(self, request: wire.Request) -> wire.Reply:
+        told = request.body["input"]
+        asked = told if isinstance(told, str) else told[-1]["content"][0]["text"]
+        self.asked.append(asked)
+        self.gate(asked).wait(20)
+        previous = request.body.get("previous_response_id")
+        return wire.json_reply(wire.response(f"On {asked}", id=f"resp_{asked}", previous_response_id=previous))
+
+
+@pytest.fixture
+def held():
+    with wire.serve(answer := Held()) as server:
+        server.held = answer
+        yield server
+        answer.let_go(*answer.asked)
+
+
+def wait_until(claim, timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not claim():
+        assert time.monotonic() < deadline, "it did not come to this"
+        time.sleep(0.01)
+
+
+def start(asker, server, text, **options):
+    return asker.start(server.url, text, background=True, **options)
+
+
+def test_job(asker, held):
+    """A job is there at once, tells how it stands, and has its answer later: by waiting, by looking, by awaiting."""
+    job = start(asker, held, "one")
+    wait_until(lambda: held.posts)
+    assert (False, None) == (job.done, job.answer)
+    assert "sent" == job.status
+    with pytest.raises(TimeoutError, match="goes on"):
+        job.wait(0.1)
+    held.held.let_go("one")
+    assert "On one" == job.wait().text
+    assert (True, "completed") == (job.done, job.status)
+    assert job.answer is job.wait()
+
+    async def awaited():
+        return await job
+
+    assert job.answer is asyncio.run(awaited())
+    assert f"<Job {job.id}: completed>" == repr(job)
+
+
+def test_next_question_waits(asker, held):
+    """A question that continues a job waits for its answer, and says so; one of another chat does not."""
+    one, two, other = (start(asker, held, text, chat=chat) for text, chat in [("one", "a"), ("two", "a"), ("else", "b")])
+    wait_until(lambda: {"one", "else"} == set(held.held.asked))
+    wait_until(lambda: two.progress.parent == one.id)
+    assert "waiting" == two.status
+    held.held.let_go("two", "else")
+    assert "On else" == other.wait().text
+    assert ["else", "one"] == sorted(held.held.asked)
+    held.held.let_go("one")
+    assert "On two" == two.wait().text
+    assert "resp_one" == held.posts[-1].body["previous_response_id"]
+    assert asker.journal.row(two.id).parent == one.id
+
+
+def test_key_of_a_question_that_waited(asker, held):
+    """Asked again when all is there, both turns of a chain in the background are replayed."""
+    held.held.let_go("one", "two")
+    for _ in range(2):
+        session, asker.session = asker.session, Session()
+        asker.cells = 0
+        jobs = [start(asker, held, text, replay="auto") for text in ("one", "two")]
+        assert ["On one", "On two"] == [job.wait().text for job in jobs]
+        session.close(10)
+    assert 2 == len(held.posts)
+    assert all(job.wait().replayed for job in jobs)
+
+
+def test_parent_that_fails(asker):
+    """If the answer does not come, what continues it is not sent, and says why."""
+
+    def answer(request):
+        time.sleep(0.3)
+        return wire.json_reply({"message": "No."}, 400)
+
+    with wire.serve(answer) as server:
+        one, two = start(asker, server, "one"), start(asker, server, "two")
+        with pytest.raises(errors.InvalidRequest):
+            one.wait()
+        with pytest.raises(errors.ParentFailed, match=f"Answer {one.id}, which .* Nothing was sent"):
+            two.wait()
+        assert "failed" == two.status
+        assert 1 == len(server.posts)
+
+
+def test_cancel(asker, held):
+    """A job that is cancelled closes its connection, and one that waits for it is never sent."""
+    one, two = start(asker, held, "one"), start(asker, held, "two")
+    wait_until(lambda: held.posts)
+    two.cancel(2)
+    assert "cancelled" == two.status
+    with pytest.raises(errors.Interrupted, match="nothing was sent"):
+        two.wait()
+    one.cancel(2)
+    with pytest.raises(errors.Interrupted, match="may be charged"):
+        one.wait()
+    assert ["cancelled", "cancelled"] == [asker.journal.row(job.id).state for job in (one, two)]
+    assert 1 == len(held.posts)
+
+
+def test_max_concurrency(asker, held):
+    """No more questions are on their way than may be; the others wait in line, and are all answered."""
+    words = [f"word {number}" for number in range(6)]
+    jobs = [start(asker, held, word, chat=None, max_concurrency=2) for word in words]
+    wait_until(lambda: 2 == len(held.posts))
+    wait_until(lambda: 4 == sum(job.status == "waiting" for job in jobs))
+    jobs[3].cancel(2)
+    held.held.let_go(words[0])
+    wait_until(lambda: 3 == len(held.posts))
+    time.sleep(0.1)
+    assert 3 == len(held.posts)
+    held.held.let_go(*words)
+    assert [f"On {word}" for word in words if word != "word 3"] == [job.wait().text for job in jobs if job is not jobs[3]]
+    assert "word 3" not in held.held.asked
+
+
+def test_two_runners_one_row(asker, held):
+    """A row is sent once, whoever is told to send it and how many are at once; each of them gets its answer."""
+    job = start(asker, held, "one")
+    others = [Runner(asker.journal) for _ in range(3)]
+    row = asker.journal.row(job.id)
+    jobs = [job, *(other.send(row, "another-key-0123456789", 60, 64) for other in others)]
+    wait_until(lambda: held.posts)
+    time.sleep(0.3)
+    held.held.let_go("one")
+    assert ["On one"] * 4 == [each.wait(10).text for each in jobs]
+    assert 1 == len(held.posts)
+    for other in others:
+        other.close(10)
+
+
+def test_queued_row_of_a_dead_runner(asker, held):
+    """A question that was not sent yet when its runner died is sent by the next, as the same row."""
+    one, two = start(asker, held, "one"), start(asker, held, "two")
+    wait_until(lambda: held.posts and two.status == "waiting")
+    os.kill(asker.session._runner._process.pid, signal.SIGKILL)
+    with pytest.raises(errors.RunnerDied, match="Nothing was sent"):
+        two.wait()
+    with pytest.raises(errors.RunnerDied, match="may be charged"):
+        one.wait()
+    assert ("failed", "queued") == (asker.journal.row(one.id).state, asker.journal.row(two.id).state)
+    held.held.let_go("one", "two", "alone")
+    alone = start(asker, held, "alone", chat=None)
+    assert two.id + 1 == alone.wait().journal_id
+    resumed = asker.session.unfinished(asker.path, 60, 64)
+    assert two.id in {job.id for job in resumed}
+    with pytest.raises(errors.ParentFailed):
+        next(job for job in resumed if job.id == two.id).wait()
+    assert ["one", "alone"] == held.held.asked
+
+
+def test_sleep_is_no_death(asker, held):
+    """A row whose runner gave no sign of life for a while is not declared lost: its answer still counts when it comes."""
+    job = start(asker, held, "one", replay="auto")
+    wait_until(lambda: held.posts)
+    with closing(sqlite3.connect(asker.path)) as db, db:
+        db.execute("UPDATE requests SET alive_at = alive_at - 3600")
+    other = Session()
+    doubtful = other.ask(question_of(asker, "one"), held.url, asker.path)
+    with pytest.raises(errors.RunnerDied, match="may be charged"):
+        doubtful.wait()
+    held.held.let_go("one")
+    assert "On one" == job.wait().text
+    assert other.ask(question_of(asker, "one"), held.url, asker.path).wait().replayed
+    other.close(10)
+    assert 1 == len(held.posts)
+
+
+def question_of(asker, text):
+    from aiml_magic.session import Question
+
+    return Question(text, cell="cell 1", model="openai/o3-pro")
+
+
+@pytest.fixture
+def running(home):
+    with kernel() as running:
+        yield running
+
+
+def test_background_cell(running, held, home):
+    """The cell of a job returns at once; its own outputs become the answer while a later cell computes, which gets none of it."""
+    running.run(f"%config O3Pro.base_url = {held.url!r}")
+    asked = running.run("%%o3pro -b -o job\none")
+    assert asked.seconds < 5
+    assert not asked.of_type("text/markdown")
+    wait_until(lambda: held.posts)
+    ids = [
+        message["content"]["transient"].get("display_id") for message in asked.messages if message["msg_type"] == "display_data"
+    ]
+    assert 4 == len(ids)
+    request = running.start("import time; time.sleep(1.5); print('computed')")
+    held.held.let_go("one")
+    updates, later = {}, []
+    while True:
+        message = running.client.get_iopub_msg(timeout=20)
+        if message["msg_type"] == "update_display_data":
+            updates[message["content"]["transient"]["display_id"]] = message["content"]["data"]
+        elif message["msg_type"] in ("display_data", "execute_result"):
+            later.append(message)
+        elif (
+            message["msg_type"] == "status"
+            and message["content"]["execution_state"] == "idle"
+            and message["parent_header"].get("msg_id") == request
+        ):
+            break
+    running.client.get_shell_msg(timeout=5)
+    assert not later
+    assert "On one" == updates[ids[1]]["text/markdown"]
+    assert "<details>" in updates[ids[3]]["text/html"]
+    assert "text/html" not in updates[ids[0]]
+    assert "On one" == running.run("print(job.answer.text)").stream.strip()
+    again = running.run("%%o3pro -b --alone\none")
+    assert "On one" == again.of_type("text/markdown")[0], "an answer that is there is shown at once"
+    assert 1 == len(held.posts)
+
+
+def test_background_error(running, home):
+    """What goes wrong in the background is shown in the cell that asked, and raised by whoever wants the answer."""
+    with wire.serve(lambda _: wire.json_reply({"message": "Bad <b>question</b>."}, 400)) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        asked = running.run("%%o3pro -b -o job\nWhy?")
+        waited = running.run("job.wait()")
+        assert "InvalidRequest" == waited.error["ename"]
+        assert not asked.error
+        assert "failed" in running.run("job").stream
+        updates = [message["content"]["data"] for message in running.drain() if message["msg_type"] == "update_display_data"]
+        found = [update["text/html"] for update in updates if "text/html" in update]
+        assert any('role="alert"' in html and "<b>" not in html for html in found)
+
+
+def test_kernel_dies_in_the_background(running, held, home):
+    """The kernel dies while two jobs wait, one for the other; both are answered, and their cells show it without a request."""
+    running.run(f"%config O3Pro.base_url = {held.url!r}")
+    running.run("%%o3pro -b\none", "cell-1")
+    running.run("%%o3pro -b\ntwo", "cell-2")
+    wait_until(lambda: held.posts)
+    os.kill(running.pid, signal.SIGKILL)
+    with kernel() as another:
+        another.run(f"%config O3Pro.base_url = {held.url!r}")
+        told = another.run("%aiml resume").stream
+        assert "Question 1 is still being answered" in told
+        assert "Question 2 is still being answered" in told
+        assert 2 == len(another.run("%aiml jobs").stream.splitlines())
+        held.held.let_go("one", "two")
+        ran = another.run("%%o3pro\none", "cell-1")
+        assert "On one" in ran.of_type("text/markdown")[0]
+        assert "On two" in another.run("%%o3pro\ntwo", "cell-2").of_type("text/markdown")[0]
+        assert "No question" in another.run("%aiml jobs").stream
+    assert ["one", "two"] == held.held.asked
+
+
+def test_cancel_command(running, held, home):
+    """`%aiml cancel` stops a job of this kernel at once, and one of another kernel's runner by the journal."""
+    running.run(f"%config O3Pro.base_url = {held.url!r}")
+    running.run("%%o3pro -b\none")
+    wait_until(lambda: held.posts)
+    with kernel() as another:
+        assert "another kernel" in another.run("%aiml cancel 1").stream
+        wait_until(lambda: "cancelled" in another.run("%aiml show 1").stream + running.run("%aiml history").stream, 20)
+    running.run("%%o3pro -b --fresh\ntwo")
+    wait_until(lambda: 2 == len(held.posts))
+    assert "is cancelled; it was sent, and may be charged" in running.run("%aiml cancel 2").stream
+    assert "is over" in running.run("%aiml cancel 2").error["evalue"]
+    assert "no answer 99" in running.run("%aiml cancel 99").error["evalue"]
+
+
+def test_upgrade_while_a_runner_lives(home, held, tmp_path, monkeypatch):
+    """A runner that lives while the package is upgraded finishes its work with what it has loaded."""
+    import shutil
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    import aiml_magic
+
+    package = tmp_path / "site" / "aiml_magic"
+    shutil.copytree(Path(aiml_magic.__file__).parent, package)
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(package.parent)!r})
+from pathlib import Path
+from aiml_magic.session import Question, Session
+job = Session().ask(Question("one", cell="a", model="m"), {held.url!r}, Path({str(home / "journal.sqlite3")!r}))
+while job.status != "sent": time.sleep(0.01)
+"""
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(package.parent)})
+    wait_until(lambda: held.posts)
+    for file in package.glob("*.py"):
+        file.write_text("raise ImportError('half an upgrade')")
+    held.held.let_go("one")
+    with closing(sqlite3.connect(home / "journal.sqlite3")) as db:
+        wait_until(lambda: [("done",)] == db.execute("SELECT state FROM requests").fetchall())
+    wait_until(lambda: not processes("aiml_magic.runner"))
