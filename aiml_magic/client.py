@@ -8,6 +8,7 @@ and whatever came before a failure is part of the `Reply`. What a server may mak
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import time
@@ -42,6 +43,7 @@ _MAX_BODY = MAX_JSON  # bytes of one answer, decompressed
 _MAX_ERROR_BODY = 2**20
 _META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
+_STOP_WAIT = 10.0  # seconds
 _MAX_NOT_FOUND = 3  # answers of 404 to a poll, before it is believed
 
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
@@ -92,8 +94,10 @@ class Client:
         self._http = httpx.AsyncClient(
             transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=headers
         )
+        self._stops: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
+        await asyncio.gather(*self._stops)
         await self._http.aclose()
 
     async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
@@ -170,11 +174,13 @@ class Client:
         listener.on_event(Created(response_id))
         while True:
             listener.on_poll(Response(pending.response).status or "in_progress")
-            await asyncio.sleep(wait)
-            wait = min(wait * _POLL_GROWTH, _POLL_LAST)
             try:
+                await asyncio.sleep(wait)
                 raw = await self.get(path)
-            except errors.NotFound as error:
+            except asyncio.CancelledError:
+                self._stop(path)
+                raise
+            except (errors.NotFound, errors.MalformedResponse) as error:  # some gateways answer a page to what they have not
                 not_found += 1
                 if not_found >= _MAX_NOT_FOUND:
                     return replace(pending, error=failures.retrieve_unsupported(response_id, str(error.message)))
@@ -186,6 +192,18 @@ class Client:
                     pending = _judged(raw, {}, cost(raw, {}), ())
                 if Response(pending.response).status not in PENDING:
                     return pending
+            wait = min(wait * _POLL_GROWTH, _POLL_LAST)
+
+    def _stop(self, path: str) -> None:
+        """Has the server stop its work on a response; whether it does is not waited for."""
+
+        async def post() -> None:
+            with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError):
+                await asyncio.wait_for(self._http.post(f"{self._base_url}/{path}/cancel"), _STOP_WAIT)
+
+        stop = asyncio.create_task(post())
+        self._stops.add(stop)
+        stop.add_done_callback(self._stops.discard)
 
 
 async def _read_whole(response: httpx.Response, request: Raw) -> Reply:

@@ -542,8 +542,13 @@ class Journal:
 
 def _version(db: sqlite3.Connection) -> int:
     """The number of migrations that the file has seen. Raises DatabaseError if it is no journal, or a newer one."""
-    (application,), (version,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
-    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    # One statement: another kernel may be making the file at this moment.
+    application, version, tables = db.execute(
+        """
+        SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+        FROM pragma_application_id, pragma_user_version
+        """
+    ).fetchone()
     if application != _APPLICATION_ID and (application or tables):
         raise sqlite3.DatabaseError("it is the database of another program")
     if version > len(_MIGRATIONS):

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -93,6 +95,21 @@ def test_ancestors(journal):
     journal.add(new(parent=one))
     three = journal.add(new(parent=two)).id
     assert [one, two, three] == [row.id for row in journal.ancestors(three)]
+
+
+def test_many_make_it_at_once(tmp_path):
+    """Kernels that start at the same moment, where there is no journal yet, all find one."""
+    for attempt in range(6):
+        path = tmp_path / str(attempt) / "journal.sqlite3"
+        barrier = threading.Barrier(32)
+
+        def add(path=path, barrier=barrier):
+            barrier.wait()
+            return Journal(path).add(new(client_request_id=str(threading.get_ident()))).id
+
+        with ThreadPoolExecutor(32) as kernels:
+            ids = [kernel.result() for kernel in [kernels.submit(add) for _ in range(32)]]
+        assert list(range(1, 33)) == sorted(ids)
 
 
 SECONDS = float(os.environ.get("AIML_TEST_SECONDS", "2"))

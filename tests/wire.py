@@ -30,12 +30,17 @@ class Request:
 
 @dataclass
 class Reply:
-    """What to send: a status, headers, a body in chunks, and an end: clean, reset, close, hang or silence."""
+    """What to send: a status, headers, a body in chunks, `pace` seconds apart, and an end: clean, reset, close, hang or silence.
+
+    `raw` goes out instead of all that, byte for byte.
+    """
 
     status: int | None = 200
     headers: dict[str, str] = field(default_factory=dict)
     chunks: Chunks = field(default_factory=list)
     end: str = "clean"
+    raw: bytes | None = None
+    pace: float = 0.0
 
 
 @dataclass
@@ -123,7 +128,7 @@ def _read_request(lines: Any) -> Request | None:
             headers[name.lower()] = value.strip()
         method, path, _ = first.split()
         return Request(method, path, headers, lines.read(int(headers.get("content-length", 0))))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no HTTP
         return None
 
 
@@ -133,14 +138,17 @@ def _send(connection: socket.socket, reply: Reply, server: Server) -> bool:
         if reply.end == "silence":
             _wait_for_client(connection, server)
             return False
+        if reply.raw is not None:
+            connection.sendall(reply.raw)
         if reply.status is None or reply.end == "close":
             return False
         headers = {"Transfer-Encoding": "chunked", **reply.headers}
         lines = [f"HTTP/1.1 {reply.status} Status", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        connection.sendall("\r\n".join(lines).encode())
+        connection.sendall("\r\n".join(lines).encode() if reply.raw is None else b"")
         for chunk in reply.chunks:
             if chunk:
                 connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+                server.release.wait(reply.pace)
         if reply.end == "hang":
             _wait_for_client(connection, server)
             return False

@@ -1,0 +1,88 @@
+"""What became of a request whose connection died: the server's log tells, by the id that went with the request."""
+
+from __future__ import annotations
+
+import pytest
+import wire
+from kernels import kernel
+
+from aiml_magic import errors
+
+
+@pytest.fixture
+def running(home, sandbox_url):
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        yield running
+
+
+def test_answer_that_the_server_still_has(running):
+    """A stored answer whose stream was cut is fetched, for nothing; its cell then replays it, and the sums know its cost."""
+    cut = running.run("%%o3pro\nWhy?\nsandbox: fault=cut", "a")
+    assert "%aiml check 1" in cut.error["evalue"]
+    assert "in the journal now: %aiml show 1" in running.run("%aiml check 1").stream
+    shown = running.run("%%o3pro\nWhy?\nsandbox: fault=cut", "a")
+    assert "| effort | medium |" in shown.of_type("text/markdown")[0]
+    assert not shown.error
+    assert "completed" in running.run("%aiml history").stream
+    assert "$0.0000 in this session" not in running.run("%aiml history").stream
+    assert "is answered" in running.run("%aiml check 1").stream
+
+
+def test_answer_that_is_lost(running):
+    """One that the server does not give out is known to be charged, and how much; only --fresh asks again."""
+    running.run("%%o3pro --no-store\nAnd why?\nsandbox: fault=cut", "a")
+    told = running.run("%aiml check 1").stream
+    assert "finished question 1 and charged $0." in told
+    assert "Only --fresh" in told
+    assert running.run("%%o3pro --no-store\nAnd why?\nsandbox: fault=cut", "a").error
+    assert "1 of unknown cost" not in running.run("%aiml status").stream
+
+
+def test_request_that_failed(running):
+    """One that failed at the server is free, and its cell asks again by itself."""
+    assert "may have been" in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    assert "may have been" in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    assert "nothing was charged" in running.run("%aiml check 1").stream
+    assert not running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error
+
+
+def test_request_that_nobody_knows(asker):
+    """One that is not in the log may come yet: the log is read page by page, and no other's entry is taken for it."""
+    entry = {"client_request_id": None, "status": "succeeded", "cost": {"usd": 4.0}}
+    pages = {"0": ([entry] * 100, True), "100": ([entry | {"client_request_id": "another"}], False)}
+    asked = []
+
+    def answer(request):
+        if request.method == "POST":
+            return wire.Reply(end="close")
+        asked.append(request.path)
+        data, more = pages[request.path.rpartition("offset=")[2]]
+        return wire.json_reply({"data": data, "pagination": {"has_more": more}})
+
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        row = asker.journal.row(1)
+        assert "unknown" == asker.session.check(row, asker.path).fate
+        pages["100"] = ([entry | {"client_request_id": row.client_request_id}], False)
+        assert ("charged", 4.0) == asker.session.check(row, asker.path)
+    assert [f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)] * 2 == asked
+    assert (4.0, 0) == asker.journal.spent(server.url)
+
+
+@pytest.mark.parametrize("page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}])
+def test_log_of_another_shape(asker, page):
+    """A log that is none finds nothing, and breaks nothing."""
+    with wire.serve(lambda request: wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        assert "unknown" == asker.session.check(asker.journal.row(1), asker.path).fate
+
+
+def test_what_needs_no_check(running):
+    """An answer that is there, and a question that was never sent, need no server."""
+    running.run("%o3pro Why?")
+    assert "is answered: %aiml show 1" in running.run("%aiml check 1").stream
+    assert 2 == len(running.run("%aiml check").error["traceback"])
+    assert 2 == len(running.run("%aiml check 7").error["traceback"])

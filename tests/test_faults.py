@@ -1,0 +1,237 @@
+"""What a wire can do: what the person gets, what the journal holds, and how many times the question was sent.
+
+Every fault meets a question of its own, all at once, over real sockets.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import chain, repeat
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import wire
+from conftest import KEY, Asker
+
+from aiml_magic import errors
+from aiml_magic.jobs import Job
+
+STREAM = "text/event-stream"
+JSON = "application/json"
+WHOLE = json.dumps(wire.response()).encode()
+PART = "A good begi"
+
+
+def event(kind: str, **fields) -> bytes:
+    return f"data: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+CREATED = event("response.created", response={"id": "resp_1", "status": "in_progress"})
+REASONING = event("response.output_item.added", output_index=0, item={"id": "rs_1", "type": "reasoning", "summary": []})
+DELTA = event("response.output_text.delta", output_index=1, content_index=0, delta=PART)
+TEXT_DONE = event("response.output_text.done", output_index=1, content_index=0, text="Fine.")
+COMPLETED = event("response.completed", response=wire.response())
+FAILED = event("response.failed", response={"id": "r", "status": "failed", "error": {"code": "invalid_prompt", "message": "No."}})
+ERROR = event("error", code="server_error", message="Broken.")
+UTF8 = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"\xff\xfe"}\n\n'
+
+
+def body(
+    *chunks: bytes, status: int = 200, kind: str = JSON, end: str = "clean", pace: float = 0.0, **headers: str
+) -> wire.Reply:
+    return wire.Reply(status, {"Content-Type": kind} | headers, list(chunks), end, pace=pace)
+
+
+def stream(*chunks: bytes, end: str = "reset") -> wire.Reply:
+    return body(*chunks, kind=STREAM, end=end)
+
+
+def raw(text: bytes, end: str) -> wire.Reply:
+    """Exact bytes, then the end."""
+    return wire.Reply(200 if end == "reset" else None, end=end, raw=text)
+
+
+def said(status: int, message: str = "Something", **headers: str) -> wire.Reply:
+    return body(json.dumps({"statusCode": status, "message": message}).encode(), status=status, **headers)
+
+
+def sized(text: bytes, length: int) -> wire.Reply:
+    return raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (length, text), "close")
+
+
+FINE = body(WHOLE)
+SOON = email.utils.formatdate(time.time() + 1, usegmt=True)
+NOW = email.utils.formatdate(time.time(), usegmt=True)
+
+
+class Fault(NamedTuple):
+    """What the server does, answer by answer (the last is repeated); then what is to come of it.
+
+    `came` is the text of the answer or the class of the error; `posts` is how many arrived; `is_charged` that it may be charged;
+    `kept` the text that is kept of a failed one.
+    """
+
+    name: str
+    replies: list[wire.Reply]
+    came: str | type[errors.AimlMagicError]
+    posts: int
+    is_charged: bool = False
+    kept: str = ""
+
+
+LOST, CUT, BAD = errors.ConnectionLost, errors.StreamInterrupted, errors.MalformedResponse
+FAULTS = [
+    Fault("closed before the answer", [wire.Reply(end="close")], LOST, 1, True),
+    Fault("reset before the answer", [raw(b"", "reset")], LOST, 1, True),
+    Fault("reset inside the status line", [raw(b"HTTP/1.1 2", "reset")], LOST, 1, True),
+    Fault("closed inside the headers", [raw(b"HTTP/1.1 200 OK\r\nContent-Ty", "close")], LOST, 1, True),
+    Fault("no HTTP at all", [raw(b"SSH-2.0-OpenSSH_9.2\r\n", "close")], LOST, 1, True),
+    Fault("headers without end", [raw(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000, "close")], LOST, 1, True),
+    Fault("silence", [wire.Reply(end="silence")], LOST, 1, True),
+    Fault("silence inside the body", [body(WHOLE[:20], end="hang")], LOST, 1, True),
+    Fault("slow drip", [body(*(WHOLE[at : at + 8] for at in range(0, len(WHOLE), 8)), pace=0.05)], "Fine.", 1),
+    Fault("reset inside the body", [body(WHOLE[:30], end="reset")], LOST, 1, True),
+    Fault("reset after the body", [body(WHOLE, end="reset")], "Fine.", 1),
+    Fault("shorter than its length", [sized(WHOLE[:40], len(WHOLE))], LOST, 1, True),
+    Fault("truncated JSON, ended well", [body(WHOLE[:-20])], BAD, 1, True),
+    Fault("empty body", [body()], BAD, 1, True),
+    Fault("a page with 200", [body(b"<html><title>Portal</title></html>", kind="text/html")], BAD, 1, True),
+    Fault("an array", [body(b"[1, 2]")], BAD, 1, True),
+    Fault("another object", [body(b'{"choices": []}')], BAD, 1, True),
+    Fault("invalid UTF-8 in the JSON", [body(WHOLE.replace(b"Fine.", b"F\xffne."))], "F\ufffdne.", 1),
+    Fault("JSON as text/plain", [body(WHOLE, kind="text/plain")], "Fine.", 1),
+    Fault("JSON as a stream", [body(WHOLE, kind=STREAM)], CUT, 1, True),
+    Fault("a stream as JSON", [body(CREATED, COMPLETED)], "Fine.", 1),
+    Fault("a coding that was not asked for", [body(b"\x1b\x00", **{"Content-Encoding": "br"})], LOST, 1, True),
+    Fault("error with 200", [body(b'{"error": {"message": "Overloaded.", "code": "server_error"}}')], errors.ServerError, 1, True),
+    Fault("failed with 200", [body(json.dumps(wire.response(status="failed", output=[], error={"code": "x", "message": "No."})).encode())], errors.ResponseFailed, 1),
+    Fault("reset before the first event", [stream()], CUT, 1, True),
+    Fault("reset after `created`", [stream(CREATED)], CUT, 1, True),
+    Fault("reset while it reasons", [stream(CREATED, REASONING)], CUT, 1, True),
+    Fault("reset inside the text", [stream(CREATED, REASONING, DELTA)], CUT, 1, True, PART),
+    Fault("reset inside an event", [stream(CREATED, DELTA, DELTA[:20])], CUT, 1, True, PART),
+    Fault("end of the stream inside the text", [stream(CREATED, DELTA, end="clean")], CUT, 1, True, PART),
+    Fault("[DONE] instead of an end", [stream(CREATED, DELTA, b"data: [DONE]\n\n", end="clean")], CUT, 1, True, PART),
+    Fault("silence inside the text", [stream(CREATED, DELTA, end="hang")], CUT, 1, True, PART),
+    Fault("reset before the terminal event", [stream(CREATED, DELTA, TEXT_DONE)], CUT, 1, True, "Fine."),
+    Fault("reset after the terminal event", [stream(CREATED, DELTA, COMPLETED)], "Fine.", 1),
+    Fault("silence after the terminal event", [stream(CREATED, DELTA, COMPLETED, end="hang")], "Fine.", 1),
+    Fault("terminal event without its blank line", [stream(CREATED, COMPLETED[:-2], end="clean")], "Fine.", 1),
+    Fault("error as the first event", [stream(ERROR, end="clean")], errors.ServerError, 1, True),
+    Fault("error inside the text", [stream(CREATED, DELTA, ERROR, end="clean")], errors.ResponseFailed, 1, False, PART),
+    Fault("failed in the stream", [stream(CREATED, FAILED, end="clean")], errors.ResponseFailed, 1),
+    Fault("invalid UTF-8 in the stream", [stream(CREATED, UTF8, COMPLETED, end="clean")], "Fine.", 1),
+    Fault("no JSON in the stream", [stream(b"data: {oops\n\n", b"data: 7\n\n", COMPLETED, end="clean")], "Fine.", 1),
+    Fault("502 as a page", [body(b"<html>502</html>", status=502, kind="text/html")], errors.BadGateway, 1, True),
+    Fault("502 as JSON, then good", [said(502), FINE], "Fine.", 2),
+    Fault("503, then good", [said(503), FINE], "Fine.", 2),
+    Fault("503 for ever", [said(503)], errors.Unavailable, 3),
+    Fault("500 as JSON, then good", [said(500), FINE], "Fine.", 2),
+    Fault("500 as a page", [body(b"<html>500</html>", status=500, kind="text/html")], errors.ServerError, 1, True),
+    Fault("504", [said(504, "Generation timeout")], errors.GatewayTimeout, 1, True),
+    Fault("524", [body(b"<html>524</html>", status=524, kind="text/html")], errors.GatewayTimeout, 1, True),
+    Fault("408", [said(408)], errors.GatewayTimeout, 1, True),
+    Fault("302", [body(status=302, Location="https://elsewhere.invalid/")], errors.Redirected, 1),
+    Fault("401", [said(401)], errors.AuthError, 1),
+    Fault("413", [said(413)], errors.PayloadTooLarge, 1),
+    Fault("409, then good", [said(409), FINE], "Fine.", 2),
+    Fault("429 without Retry-After", [said(429), FINE], "Fine.", 2),
+    Fault("429, seconds", [said(429, **{"Retry-After": "1"}), FINE], "Fine.", 2),
+    Fault("429, milliseconds", [said(429, **{"retry-after-ms": "100", "Retry-After": "60"}), FINE], "Fine.", 2),
+    Fault("429, a date", [said(429, **{"Retry-After": SOON, "Date": NOW}), FINE], "Fine.", 2),
+    Fault("429, an hour", [said(429, **{"Retry-After": "3600"})], errors.RateLimited, 1),
+    Fault("429, nonsense", [said(429, **{"Retry-After": "soon"}), FINE], "Fine.", 2),
+    Fault("429, below zero", [said(429, **{"Retry-After": "-5"}), FINE], "Fine.", 2),
+    Fault("429, told not to", [said(429, **{"x-should-retry": "false"})], errors.RateLimited, 1),
+    Fault("429, a quota", [said(429, "You exceeded your current quota")], errors.QuotaExceeded, 1),
+]  # fmt: skip
+
+
+def answering(replies: list[wire.Reply]) -> Callable[[wire.Request], wire.Reply]:
+    turns = chain(replies, repeat(replies[-1]))
+    return lambda _: next(turns)
+
+
+def came_of(job: Job) -> tuple[int, str | errors.AimlMagicError]:
+    try:
+        return job.id, job.wait(60).text
+    except errors.AimlMagicError as error:
+        return job.id, error
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What came of every fault, by name."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("AIML_API_KEY", KEY)
+        asker = Asker(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
+        servers = {fault.name: stack.enter_context(wire.serve(answering(fault.replies))) for fault in FAULTS}
+        with ThreadPoolExecutor(len(FAULTS)) as people:
+            options = {"timeout": 3.0, "chat": None, "max_concurrency": len(FAULTS)}
+            asked = {name: people.submit(came_of, asker.start(server.url, **options)) for name, server in servers.items()}
+        yield {
+            name: SimpleNamespace(came=came, row=asker.journal.row(row_id), posts=len(servers[name].posts))
+            for name, (row_id, came) in ((name, future.result()) for name, future in asked.items())
+        }
+        asker.session.close(10)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_fault(fault, outcomes):
+    """The person gets the answer or the right error, which says what it cost; the journal holds what came; none is sent too often."""
+    got = outcomes[fault.name]
+    assert fault.posts == got.posts
+    if isinstance(fault.came, str):
+        assert fault.came == got.came
+        assert ("done", "completed") == (got.row.state, got.row.response["status"])
+        assert fault.came == got.row.answer().text
+        return
+    assert fault.came is type(got.came)
+    assert 2 == len(str(got.came).splitlines())
+    assert fault.is_charged == got.came.may_cost
+    assert fault.is_charged == ("may have been executed and charged" in got.came.message)
+    assert fault.is_charged == (f"%aiml check {got.row.id}" in got.came.hint)
+    assert "failed" == got.row.state
+    assert fault.came.__name__ == got.row.error["class"]
+    assert fault.kept == got.row.answer().text
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{}/v1", "https://127.0.0.1:{}/v1", "https://no-such-host.invalid:{}/v1"])
+def test_no_connection(asker, url):
+    """Where nobody listens, and where no host is, nothing was sent and nothing charged; it is tried three times."""
+    with pytest.raises(errors.ConnectError, match=r"Nothing was sent, nothing was charged") as failed:
+        asker.ask(url.format(closed_port()))
+    assert not failed.value.may_cost
+
+
+def test_plain_http_behind_https(asker):
+    """A server that speaks no TLS gets nothing."""
+    with wire.serve(lambda _: wire.Reply()) as server:
+        with pytest.raises(errors.ConnectError):
+            asker.ask(server.url.replace("http:", "https:"))
+        assert not server.posts
+
+
+def test_doubtful_is_not_sent_again(asker):
+    """After a fault that may have been charged, the same cell shows the same error and sends nothing; --fresh sends it."""
+    replies = [wire.Reply(end="close"), FINE]
+    with wire.serve(answering(replies)) as server:
+        for _ in range(3):
+            with pytest.raises(errors.ConnectionLost):
+                asker.ask(server.url, cell="a", replay="auto")
+        assert 1 == len(server.posts)
+        assert "Fine." == asker.ask(server.url, cell="a", replay="off").text
+        assert "Fine." == asker.ask(server.url, cell="a", replay="auto").text
+    assert 2 == len(server.posts)
