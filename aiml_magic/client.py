@@ -57,6 +57,8 @@ _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
 class Listener(Protocol):
     """Told of what happens while it happens."""
 
+    def on_sent(self) -> None: ...
+
     def on_event(self, event: Event) -> None: ...
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
@@ -149,8 +151,16 @@ class Client:
         }
         content = dump(body).encode("ascii")
         started = time.monotonic()
+
+        async def trace(step: str, _: Any) -> None:
+            if step.endswith("send_request_headers.started"):
+                listener.on_sent()
+
+        post = self._http.build_request(
+            "POST", f"{self._base_url}/responses", content=content, headers=headers, extensions={"trace": trace}
+        )
         try:
-            async with self._http.stream("POST", f"{self._base_url}/responses", content=content, headers=headers) as response:
+            async with contextlib.aclosing(await self._http.send(post, stream=True)) as response:
                 if not response.is_success:
                     raw = await _read(response, _MAX_ERROR_BODY, is_cut=True)
                     seconds = time.monotonic() - started
@@ -287,6 +297,8 @@ def _read_events(body: bytes, request: Raw, response: httpx.Response) -> Reply:
 
 
 class _Deaf:
+    def on_sent(self) -> None: ...
+
     def on_event(self, event: Event) -> None: ...
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...

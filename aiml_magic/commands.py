@@ -226,7 +226,7 @@ def _cancel(context: Context, rest: str) -> None:
         print(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
-    print(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was sent'}.")
+    print(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
 
 
 def _check(context: Context, rest: str) -> None:

@@ -33,7 +33,8 @@ _GONE: _Event = {"event": "gone"}
 class Progress:
     """What is known of a job that is being answered. `tail` is the newest text, `characters` the length of all of it.
 
-    `state` is queued, waiting (for `parent`, else for a free place), sent, reasoning, writing, retry, or the server's own word.
+    `state` is queued, waiting (for `parent`, else for a free place), connecting, sent, reasoning, writing, retry, or the server's
+    own word.
     """
 
     seconds: float = 0.0
@@ -71,7 +72,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """How it stands, in a word: queued, waiting, sent, reasoning, writing, retry; then completed, failed or cancelled."""
+        """How it stands, in a word: as the state of its progress, then completed, failed or cancelled."""
         if not self.done:
             return self._progress.state
         with contextlib.suppress(errors.AimlMagicError):
@@ -179,8 +180,10 @@ class Job:
     def _after(self, event: _Event) -> Progress:
         known = replace(self._progress, retry_at=None)
         match event["event"]:
-            case "sent":
+            case "claimed":
                 self._is_ours = True
+                return replace(known, state="connecting")
+            case "sent":
                 return replace(known, state="sent")
             case "waiting":
                 return replace(known, state="waiting", parent=event["parent"])
@@ -332,7 +335,7 @@ def _warn_of_unkept(event: _Event) -> None:
 
 def _interrupted(row: Row) -> errors.AimlMagicError:
     was_sent = row.state == "sent" or row.seconds is not None
-    cost = "the request was sent, and may be charged" if was_sent else "nothing was sent"
+    cost = "the request was sent, and may be charged" if was_sent else "nothing was charged"
     kept = f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
     return errors.Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")
 

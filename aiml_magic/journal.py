@@ -13,7 +13,7 @@ The state of a row:
     cancelled   the person stopped it
     forgotten   the person had its texts removed; that it was asked, and what it cost, is left
 
-Each step is one short transaction of one connection, so that any number of kernels and runners may write at once.
+Each step is one short transaction, so that any number of kernels and runners may write at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import json
 import os
 import sqlite3
 import stat
+import threading
 import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -190,7 +191,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._is_ready = False
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._place: tuple[int, ...] = ()
 
     def add(self, new: NewRow) -> Row:
         """Writes a request that is about to be sent; gives its row."""
@@ -498,25 +501,26 @@ class Journal:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(self._connect()) as db, db:
+            with self._lock, self._connection() as db:
                 yield db
         except (sqlite3.Error, OSError) as error:
             hint = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
             raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", hint) from error
 
-    def _connect(self) -> sqlite3.Connection:
-        if not self._is_ready:
-            self._make()
-        db = self._open()
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA synchronous = FULL")  # a row that is written survives a power cut
-        db.execute("PRAGMA foreign_keys = ON")
-        return db
+    def _connection(self) -> sqlite3.Connection:
+        """The connection, which stays: each new one would read the schema anew, and each last one fold the log up."""
+        if self._db is None or self._place != self._current_place():
+            self._db = self._made()
+            self._place = self._current_place()
+            weakref.finalize(self, self._db.close)
+        return self._db
 
-    def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, check_same_thread=False)
+    def _current_place(self) -> tuple[int, ...]:
+        """The process and the file that a connection is of: it must not be used after a fork, nor for a file that is gone."""
+        file = self.path.stat()
+        return os.getpid(), file.st_dev, file.st_ino
 
-    def _make(self) -> None:
+    def _made(self) -> sqlite3.Connection:
         """Makes the file if there is none, and brings it to the newest form. A file of somebody else stays as it is."""
         make_private_folder(self.path.parent)
         try:
@@ -527,7 +531,7 @@ class Journal:
                     raise sqlite3.DatabaseError("it is no SQLite file") from None
         if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & stat.S_IWUSR:  # the latter holds for root too
             raise sqlite3.OperationalError("it is read-only")
-        db = self._open()
+        db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, check_same_thread=False)
         try:
             if _version(db) < len(_MIGRATIONS):
                 db.execute("PRAGMA journal_mode = WAL")
@@ -535,9 +539,10 @@ class Journal:
         except BaseException:
             db.close()
             raise
-        # Whoever closes a WAL file last folds it up; with one connection that stays, that is not at each step.
-        weakref.finalize(self, db.close)
-        self._is_ready = True
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA synchronous = FULL")  # a row that is written survives a power cut
+        db.execute("PRAGMA foreign_keys = ON")
+        return db
 
 
 def _version(db: sqlite3.Connection) -> int:

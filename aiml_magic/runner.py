@@ -144,9 +144,9 @@ class Runner:
             reply.error.message = mask(reply.error.message, key)
             reply.error.hint = reply.error.hint.replace(errors.check(), errors.check(row.id))
         reply = replace(reply, response=_without_key(reply.response, key))
-        self._keep(row, state, reply, time.monotonic() - started)
+        self._keep(row, state, reply, None if state == "cancelled" and not recorder.is_out else time.monotonic() - started)
 
-    def _keep(self, row: Row, state: str, reply: Reply, seconds: float) -> None:
+    def _keep(self, row: Row, state: str, reply: Reply, seconds: float | None) -> None:
         """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
         try:
             self._journal.finish(
@@ -246,6 +246,11 @@ class Recorder:
         self._characters = 0
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.is_out = False  # the request is on its way: what happens from now on may be charged
+        self._tell(event="claimed")
+
+    def on_sent(self) -> None:
+        self.is_out = True
         self._tell(event="sent")
 
     def on_event(self, event: Event) -> None:
@@ -264,6 +269,7 @@ class Recorder:
                 self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
+        self.is_out = False
         self._tell(event="retry", seconds=seconds, why=mask(error.message, self._key))
 
     def on_poll(self, status: str) -> None:

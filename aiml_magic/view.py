@@ -30,6 +30,7 @@ _PANEL_PERIOD = 0.2  # seconds between two updates of a panel
 
 _STATES = {
     "queued": "Starting",
+    "connecting": "Connecting",
     "sent": "Sent; waiting for the answer",
     "reasoning": "Reasoning",
     "message": "Writing",

@@ -41,7 +41,10 @@ class Slow(list):
 
 
 def kill_at_random(runs: int, seed: int) -> Counter[str]:
-    """Asks `runs` questions, each in a kernel that is killed while it waits; then each again, in a new one. Counts what happened."""
+    """Asks `runs` questions, each in a kernel that is killed meanwhile; then each again, in a new one. Counts what happened.
+
+    Every other question is asked in the background.
+    """
     generator = random.Random(seed)
     journal = Journal(Path(os.environ["AIML_MAGIC_HOME"]) / "journal.sqlite3")
     happened: Counter[str] = Counter()
@@ -53,7 +56,7 @@ def kill_at_random(runs: int, seed: int) -> Counter[str]:
         for number in range(runs):
             with kernel() as running:
                 running.run(f"%config O3Pro.base_url = {server.url!r}")
-                running.start(f"%%o3pro --alone\nQuestion {number}")
+                running.start(f"%%o3pro --alone {'-b' * (number % 2)}\nQuestion {number}")
                 time.sleep(generator.uniform(0, SECONDS * 1.5))
                 os.kill(running.manager.provisioner.process.pid, signal.SIGKILL)
             happened["asked"] += 1

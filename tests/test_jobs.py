@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 import wire
 from kernels import kernel
-from test_kernel import processes
+from test_kernel import processes, wait_until
 
 from aiml_magic import errors
 from aiml_magic.jobs import Runner
@@ -49,13 +49,6 @@ def held():
         server.held = answer
         yield server
         answer.let_go(*answer.asked)
-
-
-def wait_until(claim, timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not claim():
-        assert time.monotonic() < deadline, "it did not come to this"
-        time.sleep(0.01)
 
 
 def start(asker, server, text, **options):
@@ -133,7 +126,7 @@ def test_cancel(asker, held):
     wait_until(lambda: held.posts)
     two.cancel(2)
     assert "cancelled" == two.status
-    with pytest.raises(errors.Interrupted, match="nothing was sent"):
+    with pytest.raises(errors.Interrupted, match="nothing was charged"):
         two.wait()
     one.cancel(2)
     with pytest.raises(errors.Interrupted, match="may be charged"):
@@ -156,6 +149,19 @@ def test_max_concurrency(asker, held):
     held.held.let_go(*words)
     assert [f"On {word}" for word in words if word != "word 3"] == [job.wait().text for job in jobs if job is not jobs[3]]
     assert "word 3" not in held.held.asked
+
+
+def test_many_jobs(asker):
+    """256 questions are on their way at once, in one runner, and each gets its own answer."""
+    barrier = threading.Barrier(256)
+
+    def answer(request):
+        barrier.wait(60)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    with wire.serve(answer) as server:
+        jobs = [start(asker, server, f"q{number}", chat=None, max_concurrency=256) for number in range(256)]
+        assert [f"On q{number}" for number in range(256)] == [job.wait(60).text for job in jobs]
 
 
 def test_two_runners_one_row(asker, held):

@@ -78,11 +78,10 @@ def test_any_text(tmp_path_factory, question, answer):
 def test_private(journal):
     """The journal is for its owner alone: the folder, the file, and what SQLite puts beside it."""
     journal.add(new())
-    with journal._connect() as db:
+    with journal._transaction() as db:
         db.execute("BEGIN IMMEDIATE")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [journal.path.parent, *journal.path.parent.iterdir()]}
         db.rollback()
-    db.close()
     assert 0o700 == modes.pop("new")
     assert {0o600} == set(modes.values())
     assert 3 == len(modes)
@@ -95,6 +94,31 @@ def test_ancestors(journal):
     journal.add(new(parent=one))
     three = journal.add(new(parent=two)).id
     assert [one, two, three] == [row.id for row in journal.ancestors(three)]
+
+
+def test_fork(journal):
+    """A process that was forked off writes by a connection of its own, and the file stays sound."""
+    journal.add(new())
+    child = multiprocessing.get_context("fork").Process(target=lambda: [journal.add(new()) for _ in range(20)])
+    child.start()
+    for _ in range(20):
+        journal.add(new())
+    child.join(20)
+    assert 41 == len(journal.history())
+    with journal._transaction() as db:
+        assert "ok" == db.execute("PRAGMA integrity_check").fetchone()[0]
+
+
+def test_file_that_is_gone(journal):
+    """A journal that was removed or replaced meanwhile is no place for an answer; nothing is written where nobody looks."""
+    journal.add(new())
+    journal.path.unlink()
+    with pytest.raises(errors.JournalError, match="No such file"):
+        journal.add(new())
+    journal.path.write_text("something else")
+    with pytest.raises(errors.JournalError, match="no SQLite file"):
+        journal.add(new())
+    assert "something else" == journal.path.read_text()
 
 
 def test_many_make_it_at_once(tmp_path):

@@ -146,6 +146,42 @@ def test_interrupt(running, reply, home):
     assert ("Half an answer" if reply == "hang" else "") == row.text
 
 
+STATES = {
+    "connecting": (wire.Reply(end="silence"), "", "nothing was charged"),
+    "waiting": (wire.Reply(end="silence"), "", "may be charged"),
+    "retry": (wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}), "", "nothing was charged"),
+    "polling": (
+        wire.json_reply({"id": "r", "object": "response", "status": "queued"}),
+        "--param background=true",
+        "may be charged",
+    ),
+    "parent": (wire.Reply(end="silence"), "", "nothing was charged"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_interrupt_in_each_state(running, state, home):
+    """In whatever state a question is, an interrupt gives the cell back, and the message says whether it may be charged."""
+    reply, options, cost = STATES[state]
+    with wire.serve(lambda _: reply) as server:
+        url = server.url.replace("http:", "https:") if state == "connecting" else server.url
+        running.run(f"%config O3Pro.base_url = {url!r}")
+        if state == "parent":
+            running.run("%o3pro -b The parent?")
+        request = running.start(f"%%o3pro {options}\nWhy?")
+        time.sleep(1.0)
+        os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
+        ran = running.finish(request)
+        assert "Interrupted" == ran.error["ename"]
+        assert cost in ran.error["evalue"]
+        assert ran.seconds < 2
+        journal = Journal(home / "journal.sqlite3")
+        wait_until(lambda: "cancelled" == journal.history()[-1].state)
+        assert (0 if state == "connecting" else 1) == len(server.posts) - (state == "polling")
+        if state == "polling":
+            wait_until(lambda: "/v1/responses/r/cancel" == server.requests[-1].path, 5)
+
+
 def test_kernel_killed(running, home):
     """A kernel killed with -9 loses nothing: the runner waits for the answer, writes it to the journal, and ends."""
     with wire.serve(slow := Slow()) as server:

@@ -26,8 +26,20 @@ from kernels import kernel
 
 from aiml_magic.journal import Journal, NewRow
 from aiml_magic.replay import request_key
+from aiml_magic.session import Question, Session
 
 RUNS = 15
+BARE = "display({'text/plain': ''}, raw=True)\n" * 4
+TIMED = """
+import statistics, time
+times = []
+for _ in range(30):
+    start = time.perf_counter()
+    get_ipython().run_cell_magic("o3pro", "--alone", "What is 6*7?")
+    times.append(time.perf_counter() - start)
+    time.sleep(0.02)
+print(statistics.median(times))
+"""
 LOAD = """
 import time
 from IPython.core.interactiveshell import InteractiveShell
@@ -78,10 +90,16 @@ def cells(url: str) -> list[tuple[str, float, float]]:
         rows.append(("first cell, over a raw POST", cell() * 1000, raw() * 1000))
         pairs = [(cell(), raw()) for _ in range(RUNS)]
         rows.append(("cell, over a raw POST", *(1000 * statistics.median(column) for column in zip(*pairs, strict=True))))
-        again = [(running.run("%%o3pro --alone\nWhat is 6*7?").seconds, running.run("1;").seconds) for _ in range(RUNS)]
-        rows.append(
-            ("replayed cell, over an empty one", *(1000 * statistics.median(column) for column in zip(*again, strict=True)))
-        )
+        running.run("from IPython.display import display")
+        again = [
+            tuple(running.run(code).kernel_seconds for code in ("%%o3pro --alone\nWhat is 6*7?", "1;", BARE))
+            for _ in range(2 * RUNS)
+        ]
+        replayed, empty, bare = (1000 * statistics.median(column) for column in zip(*again, strict=True))
+        rows += [
+            ("replayed cell, over an empty one", replayed, empty),
+            ("replayed cell, over four bare displays", replayed, bare),
+        ]
     return rows
 
 
@@ -186,6 +204,43 @@ def streaming() -> list[tuple[str, str]]:
     ]
 
 
+def waiting_jobs(count: int = 256) -> list[tuple[str, str]]:
+    """The memory of a runner with one waiting job and with so many, and the time until they are all on their way."""
+    with wire.serve(lambda _: wire.Reply(end="silence")) as server:
+        session, path = Session(), Path(tempfile.mkdtemp()) / "journal.sqlite3"
+
+        def ask(number: int) -> None:
+            question = Question(f"q{number}", cell=str(number), model="m", chat=None, background=True, max_concurrency=count)
+            session.ask(question, server.url, path)
+
+        def until(posts: int) -> float:
+            while len(server.posts) < posts:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            return resident(session.runner(path)._process.pid)
+
+        ask(0)
+        one = until(1)
+        start = time.perf_counter()
+        for number in range(1, count):
+            ask(number)
+        many = until(count)
+        seconds = time.perf_counter() - start - 0.5
+        session.runner(path)._process.kill()
+        session.close()
+    return [
+        ("MB of a runner that waits for one (goal 60)", f"{one / 1000:.1f}"),
+        (f"kB more for each of {count} (goal 200)", f"{(many - one) / (count - 1):.0f}"),
+        (f"ms for each until all {count} are on their way", f"{1000 * seconds / count:.1f}"),
+    ]
+
+
+def resident(pid: int) -> int:
+    """Kilobytes of memory that a process holds."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
 def main() -> None:
     os.environ["AIML_MAGIC_HOME"] = tempfile.mkdtemp()
     os.environ["AIML_API_KEY"] = "bench-key-0123456789"
@@ -200,7 +255,7 @@ def main() -> None:
     print(f"{'':52} {'ms':>8} {'beside':>8} {'more':>8} {'ratio':>6}")
     for name, ours, other in rows:
         print(f"{name:52} {ours:8.1f} {other:8.1f} {ours - other:8.1f} {ours / other:6.1f}")
-    for name, value in streaming():
+    for name, value in [*streaming(), *waiting_jobs()]:
         print(f"{name:52} {value:>8}")
 
 
