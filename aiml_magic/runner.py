@@ -172,7 +172,7 @@ class Runner:
         reply = await client.ask(body, row.client_request_id, recorder)
         if "previous_response_id" not in body:
             return reply
-        if _is_chain_refused(reply.error):
+        if _is_chain_refused(reply, body["previous_response_id"]):
             self._journal.note_chain(row.id, "transcript", "chain_refused")
             return await client.ask(self._body(row, "transcript"), row.client_request_id, recorder)
         if reply.error is None and not reply.response.get("previous_response_id"):
@@ -340,11 +340,16 @@ def _without(command: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in command.items() if name not in names}
 
 
-def _is_chain_refused(error: errors.RequestFailed | None) -> bool:
-    """The server does not know the response that the request continues, or no such responses at all."""
-    if error is None or error.status not in (400, 404):
+def _is_chain_refused(reply: Reply, parent: str) -> bool:
+    """The server does not know the response `parent` that the request continues, or no such responses at all.
+
+    It may say so in a stream that began well, before anything else.
+    """
+    error = reply.error
+    if error is None or (error.status not in (400, 404) and (error.status != 200 or reply.response)):
         return False
-    return error.param == "previous_response_id" or "previous_response" in f"{error.code} {error.message}".lower()
+    words = f"{error.code} {error.message}"
+    return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
 
 
 def _without_key(response: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import urllib.parse
@@ -267,18 +268,20 @@ class Session:
         return len(records)
 
     def check(self, row: Row, journal_path: Path) -> Finding:
-        """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost."""
+        """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost.
+
+        Raises RequestFailed if the server keeps no log.
+        """
         journal = self.runner(journal_path).journal
+        raw = self._kept_response(row, journal_path)
+        if raw is not None:
+            spent = cost(raw, {})
+            if spent is None:
+                with contextlib.suppress(errors.RequestFailed):  # not every server keeps a log
+                    spent = logged_cost(self._log_entry(row, journal_path))
+            journal.recover(row.id, raw, spent)
+            return Finding("answered", spent.usd if spent else None)
         entry = self._log_entry(row, journal_path)
-        if row.response_id is not None:
-            try:
-                path = "responses/" + urllib.parse.quote(row.response_id, safe="")
-                raw = self.runner(journal_path).get(row.base_url, path, self._key().text)
-            except errors.AimlMagicError:
-                raw = None
-            if isinstance(raw, Mapping) and Response(raw).status == "completed":
-                journal.recover(row.id, raw, cost(raw, {}) or logged_cost(entry))
-                return Finding("answered", journal.row(row.id).cost_usd)
         if entry is None:
             return Finding("unknown", None)
         spent = logged_cost(entry)
@@ -288,6 +291,17 @@ class Session:
         if spent is not None:
             journal.note_cost(row.id, spent)
         return Finding("charged", spent.usd if spent else None)
+
+    def _kept_response(self, row: Row, journal_path: Path) -> Raw | None:
+        """The whole response to a request, if the server gives it out by its id."""
+        if row.response_id is None:
+            return None
+        path = "responses/" + urllib.parse.quote(row.response_id, safe="")
+        try:
+            raw = self.runner(journal_path).get(row.base_url, path, self._key().text)
+        except errors.RequestFailed:
+            return None
+        return raw if isinstance(raw, Mapping) and Response(raw).status == "completed" else None
 
     def _log_entry(self, row: Row, journal_path: Path) -> Raw | None:
         """The server's log entry of a request, found by the id that we gave it; `None` if there is none (yet)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 import wire
@@ -191,3 +192,20 @@ def test_background_is_polled(asker):
         assert "Later." == asker.ask(server.url, params={"background": True}).text
     assert ["POST", "GET", "GET"] == [request.method for request in server.requests]
     assert "/v1/responses/resp_1" == server.requests[1].path
+
+
+def test_refused_inside_a_stream(asker):
+    """A server that says only in its stream that it does not know the response gets the transcript, too: nothing was executed."""
+
+    def answer(request):
+        previous = request.body.get("previous_response_id")
+        if previous is None:
+            return wire.json_reply(wire.response("Fine.", id="resp_7f"))
+        error = {"type": "error", "code": "404", "message": f"Response '{previous}' not found."}
+        return wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(error)}\n\n".encode()])
+
+    with wire.serve(answer) as server:
+        asker.ask(server.url, "One?")
+        second = asker.ask(server.url, "Two?")
+        assert ("Fine.", True) == (second.text, "chain_refused" in second.notices)
+        assert ["One?", "Fine.", "Two?"] == [item["content"][0]["text"] for item in server.posts[-1].body["input"]]

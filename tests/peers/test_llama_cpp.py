@@ -1,57 +1,13 @@
-"""A real model behind llama.cpp's own server, which nobody here wrote."""
+"""A real model behind llama.cpp's own server: the loosest dialect of the API, and tokens that are really counted."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 
 QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
-SCRIPT = Path(__file__).parents[3] / "shared" / "servers" / "start-llama_cpp.sh"
-PORT = 9131
-URL = f"http://127.0.0.1:{PORT}/v1"
-REQUIRED = "peers" in os.environ.get("AIML_TEST_REQUIRE", "")
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    """The server with SmolLM2-135M; installed by its own script, which is not a part of this project."""
-    if not SCRIPT.exists() or shutil.which("bash") is None:
-        if REQUIRED:
-            pytest.fail(f"{SCRIPT} is not there")
-        pytest.skip("the script that starts llama.cpp is not on this machine")
-    if not REQUIRED:
-        pytest.skip("installing llama.cpp takes a while; AIML_TEST_REQUIRE=peers asks for it")
-    log = (tmp_path_factory.mktemp("llama") / "log").open("w+")
-    folder = os.environ.get("AIML_TEST_LLAMA") or str(tmp_path_factory.mktemp("venv"))
-    process = subprocess.Popen(["bash", SCRIPT, folder, str(PORT)], stdout=log, stderr=log)
-    try:
-        wait_until_it_answers(process, log)
-        yield URL
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
-
-
-def wait_until_it_answers(process, log, timeout: float = 300) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    log.seek(0)
-    pytest.fail(f"llama.cpp did not start:\n{log.read()[-2000:]}")
 
 
 def test_conversation(llama, asker):

@@ -1,0 +1,109 @@
+"""OGX keeps responses: the chain by id, storing, background, polling and cancelling, against a server with real state."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+import pytest
+
+from aiml_magic import errors
+
+MODEL = {"model": "llama/gpt-4o"}
+
+
+def get(url: str):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def told(llmock) -> list[str]:
+    """The conversation as the model behind OGX got it, in its last request."""
+    messages = [asked["body"]["messages"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
+    return [message["content"] if isinstance(message["content"], str) else message["content"][0]["text"] for message in messages]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_conversation(ogx, llmock, asker, stream):
+    """Three turns by response id: the model is told exactly the conversation so far."""
+    llmock.will(
+        {"type": "reply", "text": "One.", "times": 1},
+        {"type": "reply", "text": "Two.", "times": 1},
+        {"type": "reply", "text": "Three."},
+    )
+    texts = [asker.ask(ogx, question, stream=stream, **MODEL).text for question in ("First?", "Second?", "Third?")]
+    assert ["One.", "Two.", "Three."] == texts
+    assert ["First?", "One.", "Second?", "Two.", "Third?"] == told(llmock)
+    assert ["id", "id"] == [asker.journal.row(number).chain for number in (2, 3)]
+
+
+def test_fork(ogx, llmock, asker):
+    """--after continues from an earlier answer, and the server knows no more than that."""
+    llmock.will({"type": "reply", "text": "Yes.", "times": None})
+    first = asker.ask(ogx, "First?", **MODEL)
+    asker.ask(ogx, "Second?", **MODEL)
+    asker.ask(ogx, "A fork?", after=str(first.journal_id), **MODEL)
+    assert ["First?", "Yes.", "A fork?"] == told(llmock)
+
+
+def test_unknown_parent(ogx, llmock, asker):
+    """A response that the server has forgotten: the conversation is sent as a transcript, and known all the same."""
+    llmock.will({"type": "reply", "text": "Yes.", "times": None})
+    first = asker.ask(ogx, "First?", **MODEL)
+    request = urllib.request.Request(f"{ogx}/responses/{first.id}", method="DELETE")
+    urllib.request.urlopen(request, timeout=10).close()
+    second = asker.ask(ogx, "Second?", **MODEL)
+    assert "chain_refused" in second.notices
+    assert ["First?", "Yes.", "Second?"] == told(llmock)
+
+
+def test_not_stored(ogx, llmock, asker):
+    """An answer that was not stored is continued by transcript at once."""
+    llmock.will({"type": "reply", "text": "Yes.", "times": None})
+    asker.ask(ogx, "First?", store=False, **MODEL)
+    second = asker.ask(ogx, "Second?", **MODEL)
+    assert "chain_refused" not in second.notices
+    assert ["First?", "Yes.", "Second?"] == told(llmock)
+
+
+def test_background_response(ogx, llmock, asker):
+    """A response that the server works on is polled until it is there, by GET alone; its id is in the journal before."""
+    llmock.will({"type": "delay", "seconds": 3.0}, {"type": "reply", "text": "At last."})
+    job = asker.start(ogx, stream=False, params={"background": True}, **MODEL)
+    while not asker.journal.row(job.id).response_id:
+        assert not job.done
+        time.sleep(0.05)
+    assert "At last." == job.wait(30).text
+    assert 1 == len([asked for asked in llmock.asked if asked["path"].endswith("/chat/completions")])
+
+
+def test_cancel_of_a_background_response(ogx, llmock, asker):
+    """Cancelling tells the server to stop, too."""
+    llmock.will({"type": "delay", "seconds": 20.0})
+    job = asker.start(ogx, stream=False, params={"background": True}, **MODEL)
+    while job.status not in ("queued", "in_progress") or not asker.journal.row(job.id).response_id:
+        time.sleep(0.05)
+    job.cancel(2)
+    with pytest.raises(errors.Interrupted):
+        job.wait()
+    deadline = time.monotonic() + 10
+    while (status := get(f"{ogx}/responses/{asker.journal.row(job.id).response_id}")["status"]) != "cancelled":
+        assert time.monotonic() < deadline, status
+        time.sleep(0.2)
+
+
+def test_check_recovers_an_answer(ogx, llmock, asker):
+    """An answer whose connection was lost is fetched from the server that still has it."""
+    llmock.will({"type": "reply", "text": "Still here."})
+    answer = asker.ask(ogx, "Why?", **MODEL)
+    with asker.journal._transaction() as db:
+        db.execute("UPDATE requests SET state = 'failed', response = NULL, status = NULL WHERE id = 1")
+    assert "answered" == asker.session.check(asker.journal.row(1), asker.path).fate
+    assert ("Still here.", answer.id) == (asker.journal.row(1).answer().text, asker.journal.row(1).response_id)
+
+
+def test_small_limit(ogx, asker):
+    """What the server does not accept is said in its own words."""
+    with pytest.raises(errors.InvalidRequest, match="max_output_tokens"):
+        asker.ask(ogx, params={"max_output_tokens": 3}, **MODEL)
