@@ -9,15 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asking import KEY, Asker
 from hypothesis import HealthCheck, settings
-
-from aiml_magic.answer import Answer
-from aiml_magic.session import Question, Session
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
-KEY = "test-key-0123456789abcdef"
 _VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_JOURNAL", "JPY_SESSION_NAME")
 
 
@@ -42,30 +39,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AIML_MAGIC_HOME", str(folder))
     monkeypatch.setenv("AIML_API_KEY", KEY)
     return folder
-
-
-class Asker:
-    """A session as a test uses it."""
-
-    def __init__(self, journal: Path) -> None:
-        self.session = Session()
-        self.path = journal
-        self.cells = 0
-
-    def start(self, url: str, text: str = "Why?", **options):
-        self.cells += 1
-        options = {"cell": f"cell {self.cells}", "model": "openai/o3-pro", "replay": "off"} | options
-        return self.session.ask(Question(text, **options), url, self.path)
-
-    def ask(self, url: str, text: str = "Why?", **options) -> Answer:
-        job = self.start(url, text, **options)
-        for _ in job.follow():
-            pass
-        return job.outcome()
-
-    @property
-    def journal(self):
-        return self.session.runner(self.path).journal
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import wire
-from conftest import KEY
+from asking import KEY
 
 from aiml_magic import errors
 

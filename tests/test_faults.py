@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 import wire
-from conftest import KEY, Asker
+from asking import KEY, Asker
 
 from aiml_magic import errors
 from aiml_magic.jobs import Job

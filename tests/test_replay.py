@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import wire
-from conftest import KEY, Asker
+from asking import KEY, Asker
 from hypothesis import given
 from hypothesis import strategies as st
 from kernels import kernel

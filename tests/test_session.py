@@ -7,7 +7,7 @@ import json
 
 import pytest
 import wire
-from conftest import KEY
+from asking import KEY
 
 from aiml_magic import errors
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import wire
-from conftest import KEY
+from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 
 from aiml_magic import load_ipython_extension, unload_ipython_extension

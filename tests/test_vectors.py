@@ -30,7 +30,7 @@ def read(case: str) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """All cases, asked at once: what came of each, by name."""
-    from conftest import KEY, Asker
+    from asking import KEY, Asker
 
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("AIML_API_KEY", KEY)
