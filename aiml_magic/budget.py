@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_OUTPUT = 100_000  # tokens that o3-pro writes at most, reasoning included
+_IMAGE = 9_000  # characters that an image counts as: more than the tokens of the largest
 _CHARACTERS_PER_TOKEN = 3  # fewer than in English prose, so that the estimate is rather too high
 
 
@@ -21,6 +22,15 @@ class Price:
         """Dollars that a request of so many characters costs at most, if the model writes all it may."""
         tokens = characters / _CHARACTERS_PER_TOKEN
         return tokens * self.input + (max_output_tokens or MAX_OUTPUT) * self.output
+
+
+def characters(value: Any) -> int:
+    """The length of a request as the model reads it: of all its texts, with a fixed length for each image."""
+    if isinstance(value, Mapping):
+        return sum(characters(entry) for entry in value.values())
+    if isinstance(value, list | tuple):
+        return sum(map(characters, value))
+    return _IMAGE if isinstance(value, str) and value.startswith("data:image/") else len(str(value))
 
 
 def price_of(models: Any, model: str) -> Price | None:

@@ -55,11 +55,14 @@ def usage() -> str:
 
 def dry_run(question: Question, session: Session, base_url: str, journal_path: Path) -> str:
     """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
+    from aiml_magic.replay import with_hashes
+
     journal = session.runner(journal_path).journal
     plan = session.plan(question, base_url, journal)
-    body = json.dumps(plan.request, indent=1, ensure_ascii=False)
+    body = json.dumps(with_hashes(plan.request), indent=1, ensure_ascii=False)
+    size = len(json.dumps(plan.request, ensure_ascii=False).encode("utf-8", "replace"))
     price = session.price(base_url, question.model, journal_path)
-    lines = [body, f"{len(body.encode('utf-8', 'replace')):,} bytes to {plan.server}; nothing was sent."]
+    lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
     if plan.parent is not None:
         form = "by its id" if session.chain(question, plan, journal) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")

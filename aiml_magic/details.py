@@ -10,6 +10,7 @@ from typing import Any
 
 from aiml_magic import safe
 from aiml_magic.answer import Answer
+from aiml_magic.attachments import labels
 from aiml_magic.responses import Raw, dump, is_web_link
 
 _MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
@@ -166,8 +167,9 @@ def _sections(answer: Answer) -> dict[str, str]:
         "Reasoning": _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries)),
         "Response": _table(rows_of_response),
         "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
+        "Attachments": _list(labels(request)),
         "Sources": _sources(answer) if response.citations else "",
-        "Remarks": _remarks(answer) if answer.notices or response.unknown_types else "",
+        "Remarks": _remarks(answer),
         "Raw JSON": "",
     }
 
@@ -188,8 +190,11 @@ def _sources(answer: Answer) -> str:
 
 def _remarks(answer: Answer) -> str:
     remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
-    remarks += [f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types]
-    return f"<ul>{''.join(f'<li>{safe.escape(remark)}</li>' for remark in remarks)}</ul>"
+    return _list([*remarks, *(f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types)])
+
+
+def _list(lines: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{safe.escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _raw_json(text: str, limit: int) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from aiml_magic import safe
 from aiml_magic.answer import Answer
+from aiml_magic.attachments import labels
 from aiml_magic.errors import BadInput
+from aiml_magic.responses import question_text
 
 _STYLE = (
     "body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff}"
@@ -39,8 +41,8 @@ def _about(turn: Answer) -> str:
 
 
 def _question(turn: Answer) -> str:
-    asked = turn.request.get("input", "")
-    return safe.plain(asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=True))
+    attached = "".join(f"\n[attached: {label}]" for label in labels(turn.request))
+    return safe.plain(question_text(turn.request) + attached)
 
 
 def _markdown(turns: Sequence[Answer]) -> str:
@@ -65,7 +67,8 @@ def _html(turns: Sequence[Answer]) -> str:
 def _json_lines(turns: Sequence[Answer]) -> str:
     lines = (
         {
-            "question": turn.request.get("input", ""),
+            "question": question_text(turn.request),
+            "attachments": labels(turn.request),
             "answer": turn.text,
             "model": turn.model,
             "asked_at": turn.asked_at.isoformat(),

@@ -35,7 +35,7 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.addresses import make_private_folder, short
 from aiml_magic.answer import Answer
-from aiml_magic.responses import Cost, Response, Usage, dump
+from aiml_magic.responses import Cost, Response, Usage, dump, question_text
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
 _BUSY = 5.0  # seconds to wait for another writer
@@ -134,8 +134,7 @@ class Row:
     @property
     def question(self) -> str:
         """What was asked, in words."""
-        asked = self.request.get("input", "")
-        return asked if isinstance(asked, str) else json.dumps(asked)
+        return question_text(self.request)
 
     @property
     def advances(self) -> bool:
@@ -575,8 +574,7 @@ def _migrate(db: sqlite3.Connection) -> None:
 
 def _index(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
     """Makes question and answer searchable. What is no text (a lone surrogate, NUL) is left out of the index, not of the row."""
-    asked = request.get("input", "")
-    texts = (asked if isinstance(asked, str) else json.dumps(asked), answer)
+    texts = (question_text(request), answer)
     db.execute(
         "INSERT OR REPLACE INTO texts (rowid, question, answer) VALUES (?, ?, ?)",
         (row_id, *(text.encode("utf-8", "replace").decode().replace("\0", " ") for text in texts)),

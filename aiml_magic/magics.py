@@ -110,11 +110,17 @@ class O3Pro(Magics):
         self._asked = itertools.count(1)
 
     def _question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
+        from aiml_magic.attachments import attach, check_size
         from aiml_magic.prompts import fill
         from aiml_magic.session import Question
 
+        filled, attached = (text, []) if given.get("raw") else fill(text, variables)
+        for named in given.get("attach", []):
+            attached += attach(named, variables)
+        check_size(attached)
         return Question(
-            text=text if given.get("raw") else fill(text, variables),
+            text=filled,
+            attached=attached,
             cell=f"{self._cell}/{next(self._asked)}",
             model=given.get("model", self.model),
             effort=given.get("effort", self.effort),

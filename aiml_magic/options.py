@@ -105,6 +105,7 @@ OPTIONS = (
     ),
     Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
     Option("--max-output-tokens", "stop at N tokens, reasoning included; at least 16", "-t", "N", whole_number(16)),
+    Option("--attach", "send along a file, an image's address, or a variable; repeatable", "-a", "X", words, is_repeatable=True),
     Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),
@@ -177,7 +178,8 @@ def usage(settings: Mapping[str, str]) -> str:
 The value is the answer: .text .reasoning .usage .cost_usd .seconds .status .id .model .raw
 A cell continues the conversation of the cell run before it; run again, it keeps its place.
 The same question in the same place is not asked again: its answer is replayed from the journal, for $0.
-{{{{name}}}} in the question is replaced by that variable; also {{{{table.shape[0]}}}} and {{{{x:.2f}}}}.
+{{{{name}}}} in the question is replaced by that variable (a table by its CSV, a figure goes along),
+also {{{{table.shape[0]}}}} and {{{{x:.2f}}}}.
 An interrupt of the kernel stops the question and keeps what came.
 
 Options:
@@ -194,6 +196,7 @@ Examples:
   %%o3pro --dry-run -e high                  show what would be sent, and what it may cost
   %%o3pro --after 12 --fresh                 continue answer 12, asked anew even if it was asked before
   %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
+  %%o3pro -a figure -a table.csv             with a figure of the notebook and a file
   %o3pro --param truncation="auto" -- -1 is the square of what?
 
 See also: %aiml help

@@ -1,7 +1,8 @@
 r"""Fills `{{name}}` in a question with variables of the notebook.
 
 A field is that of a format string: a name, then any `.attribute` and `[index]`, then `!r`, `!s` or `!a`, then `:format`. It
-is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is not looked at again.
+is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is not looked at again. A table
+is inserted as CSV; a figure or an image goes along with the question.
 Single braces, `$x` and `\frac{a}{b}` are text.
 """
 
@@ -11,7 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aiml_magic import attachments
 from aiml_magic.errors import BadInput, nearest
+from aiml_magic.responses import Raw
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _FIELD = re.compile(
@@ -22,16 +25,27 @@ _CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {"r": repr, "a": ascii, "
 _RAW_HINT = "With --raw the question is sent as it is, braces and all."
 
 
-def fill(template: str, variables: Mapping[str, Any]) -> str:
-    """`template` with every `{{field}}` replaced. Raises BadInput for what is no field, and for unknown names."""
-    return _BRACES.sub(lambda braces: _value(braces.group(1), variables), template)
+def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
+    """`template` with every `{{field}}` replaced, and the images that go along with it.
+
+    Raises BadInput for what is no field, and for unknown names.
+    """
+    attached: list[Raw] = []
+    return _BRACES.sub(lambda braces: _value(braces.group(1), variables, attached), template), attached
 
 
-def _value(text: str, variables: Mapping[str, Any]) -> str:
+def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
         raise BadInput(f"{{{{{text[:60]}}}}} is no variable: only a name with .attribute and [index] can stand there.", _RAW_HINT)
     value = _look_up(field["name"], field["path"], variables)
+    if field["conversion"] is None and not field["format"]:
+        name = field["name"] + field["path"]
+        if (table := attachments.as_csv(value)) is not None:
+            return f"\n\n{table}\n"
+        if (picture := attachments.as_picture(value, name)) is not None:
+            attached += attachments.parts(picture, name)
+            return f"(the attached {name})"
     try:
         return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())
     except Exception as error:

@@ -267,12 +267,24 @@ def logged_cost(entry: Raw | None) -> Cost | None:
     return None if usd is None else Cost(usd, _count(spent.get("credits")), "log")
 
 
-def message(role: str, text: str, item_id: str | None = None) -> dict[str, Any]:
-    """An input item with one part of text; one of the assistant's needs an id."""
-    if role == "assistant":
-        part = {"type": "output_text", "text": text, "annotations": []}
-        return {"type": "message", "role": role, "id": item_id, "status": "completed", "content": [part]}
-    return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+def user_message(text: str, attached: Iterable[Raw] = ()) -> dict[str, Any]:
+    """An input item: what a person says, and the parts that go with it."""
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}, *attached]}
+
+
+def assistant_message(text: str, item_id: str) -> dict[str, Any]:
+    """An input item: what the model said before."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "message", "role": "assistant", "id": item_id, "status": "completed", "content": [part]}
+
+
+def question_text(request: Raw) -> str:
+    """What was asked, in words: the first text of what was sent, without attachments."""
+    asked = request.get("input", "")
+    if isinstance(asked, str):
+        return asked
+    parts = (part for item in _objects(asked) for part in _objects(item.get("content")))
+    return next((_text(part.get("text")) for part in parts), "(results of tools)")
 
 
 def transcript(turns: Iterable[tuple[Any, str]], question: Any) -> list[Any]:
@@ -280,12 +292,12 @@ def transcript(turns: Iterable[tuple[Any, str]], question: Any) -> list[Any]:
     items: list[Any] = []
     for number, (asked, answered) in enumerate(turns, start=1):
         items += _as_items(asked)
-        items.append(message("assistant", answered, f"msg_{number}"))
+        items.append(assistant_message(answered, f"msg_{number}"))
     return items + _as_items(question)
 
 
 def _as_items(asked: Any) -> list[Any]:
-    return [message("user", asked)] if isinstance(asked, str) else list(asked)
+    return [user_message(asked)] if isinstance(asked, str) else list(asked)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from aiml_magic import errors
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import mask
 from aiml_magic.journal import HEARTBEAT, TAIL, Journal, Row
-from aiml_magic.replay import request_key
+from aiml_magic.replay import request_key, without_hashed
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
 _TELL_EVERY = 0.1  # seconds
@@ -187,7 +187,7 @@ class Runner:
         turns = self._journal.ancestors(row.parent)
         if chain == "id" and turns[-1].response_id is not None:
             return body | {"previous_response_id": turns[-1].response_id}
-        told = ((turn.request.get("input", ""), Response(turn.response).text) for turn in turns)
+        told = ((without_hashed(turn.request.get("input", "")), Response(turn.response).text) for turn in turns)
         return body | {"input": transcript(told, body["input"])}
 
     async def _get(self, command: Mapping[str, Any]) -> None:

@@ -115,7 +115,8 @@ class Sandbox:
         asked = ""
         for item in body["input"]:
             content = item.get("content") or ""
-            text = content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+            parts = [part.get("text") or "" for part in content if isinstance(part, dict)]
+            text = content if isinstance(content, str) else parts[0] if parts else ""
             if item.get("role") == "assistant":
                 turns.append((asked, text))
             else:
@@ -128,7 +129,7 @@ class Sandbox:
         reasoning = body.get("reasoning") or {}
         effort = reasoning.get("effort") or "medium"
         text = _text(turns, _ORDER.sub("", question).strip(), body, effort)
-        identity = hashlib.sha256(dump([turns, question, body.get("model"), body.get("instructions"), reasoning]).encode())
+        identity = hashlib.sha256(dump([turns, body["input"], body.get("model"), body.get("instructions"), reasoning]).encode())
         response_id = "sandbox_" + identity.hexdigest()[:16]
         told = sum(_tokens(asked) + _tokens(answered) for asked, answered in turns)
         usage = _usage(told + _tokens(question) + _tokens(body.get("instructions") or ""), _tokens(text), _REASONING[effort])
@@ -206,6 +207,9 @@ def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], 
         ("instructions", body.get("instructions") or "none"),
         ("conversation", f"{len(turns)} earlier, sent {form}" if turns else "it begins here"),
     ]
+    attached = _attached(body["input"])
+    if attached:
+        rows.append(("attached", attached))
     table = "\n".join(f"| {name} | {' '.join(str(value).split())[:80].replace('|', '/')} |" for name, value in rows)
     words = len(question.split())
     quote = "\n".join(f"> {line}" for line in question[:400].splitlines())
@@ -214,6 +218,14 @@ def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], 
         f"**This is the sandbox; no model is behind it.** It read your question of {words} word{'s' * (words != 1)}:\n\n"
         f"{quote}\n\n| sent with it | |\n|---|---|\n{table}\n"
     ) + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
+
+
+def _attached(asked: Any) -> str:
+    """What came along with the newest message, by the line that names each."""
+    parts = asked[-1].get("content") if isinstance(asked, list) and asked else []
+    texts = [part.get("text") or "" for part in parts[1:] if isinstance(part, dict)] if isinstance(parts, list) else []
+    names = (text.partition("\n")[0].removesuffix(":") for text in texts if text)
+    return "; ".join(name.removeprefix("Attachment ") for name in names)
 
 
 def _first_words(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 import time
 import urllib.parse
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 from aiml_magic import addresses, credentials, errors, recording
 from aiml_magic.answer import Answer
-from aiml_magic.budget import Price, price_of
+from aiml_magic.budget import Price, characters, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key
 from aiml_magic.jobs import Job, Runner
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
-from aiml_magic.replay import differences, nearest, request_key
-from aiml_magic.responses import Raw, Response, cost, log_entries, logged_cost
+from aiml_magic.replay import differences, nearest, request_key, with_hashes
+from aiml_magic.responses import Raw, Response, cost, log_entries, logged_cost, user_message
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
@@ -31,11 +31,16 @@ _NO_KEY = Key("the sandbox", "no-key-is-needed-here")
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask, and how. `text` is filled, `cell` is its place in the notebook, `chat` is `None` for one that stands alone."""
+    """What to ask, and how.
+
+    `text` is filled, `attached` are the parts that go with it, `cell` is its place in the notebook, `chat` is `None` for one that
+    stands alone.
+    """
 
     text: str
     cell: str
     model: str
+    attached: Sequence[Raw] = ()
     effort: str | None = None
     summary: str | None = None
     instructions: str | None = None
@@ -58,7 +63,7 @@ class Question:
         reasoning = {"effort": self.effort, "summary": self.summary}
         body: dict[str, Any] = {
             "model": self.model,
-            "input": self.text,
+            "input": [user_message(self.text, self.attached)] if self.attached else self.text,
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "reasoning": {name: value for name, value in reasoning.items() if value} or None,
@@ -145,7 +150,7 @@ class Session:
         """What the question comes to. Raises BadInput; sends nothing, and writes nothing but an empty journal."""
         server, url = self.server(base_url)
         request = question.request()
-        _check(request, None if self.sandbox_url else credentials.find_key())
+        _check(question, request, None if self.sandbox_url else credentials.find_key())
         parent = self._parent(question, journal)
         key = request_key(server, request, parent.link if parent else None)
         saved = journal.find(key) if question.replay in ("auto", "only") else None
@@ -242,7 +247,7 @@ class Session:
         parent = None if row.parent is None else journal.row(row.parent)
         record = Record(
             server=row.server,
-            request=row.request,
+            request=with_hashes(row.request),
             parent=None if parent is None else parent.link,
             response=row.response,
             notices=row.notices,
@@ -398,11 +403,11 @@ class Session:
     def worst_case(self, plan: Plan, max_output_tokens: int | None, price: Price, journal: Journal) -> float:
         """Dollars that the request costs at most: the conversation counts as input, however it is sent."""
         told = sum(len(row.question) + len(row.answer().text) for row in journal.ancestors(plan.parent.id)) if plan.parent else 0
-        return price.worst_case(len(str(plan.request)) + told, max_output_tokens)
+        return price.worst_case(characters(plan.request) + told, max_output_tokens)
 
 
-def _check(request: Mapping[str, Any], key: Key | None) -> None:
-    if not str(request["input"]).strip():
+def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> None:
+    if not question.text.strip():
         raise errors.BadInput("The question is empty, so nothing was sent.", "Write it below the %%o3pro line.")
     text = str(request)
     if key is not None and credentials.mask(text, key.text) != text:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,7 @@ class Kernel:
         self.client = manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=30)
+        self.updates: list[dict[str, Any]] = []
 
     def start(self, code: str, cell_id: str | None = None) -> str:
         """Has a cell run, and gives the id of the request."""
@@ -53,7 +54,7 @@ class Kernel:
         """All that the cell puts out until the kernel is idle again."""
         ran, started = Ran(), time.monotonic()
         while True:
-            message = self.client.get_iopub_msg(timeout=timeout)
+            message = self._next(timeout)
             if message["parent_header"].get("msg_id") != request:
                 continue
             ran.messages.append(message)
@@ -74,14 +75,18 @@ class Kernel:
     def run(self, code: str, cell_id: str | None = None, timeout: float = 30) -> Ran:
         return self.finish(self.start(code, cell_id), timeout)
 
-    def drain(self, seconds: float = 1.0) -> list[dict[str, Any]]:
-        """What else the kernel puts out, until it is quiet for so long."""
-        messages = []
-        while True:
-            try:
-                messages.append(self.client.get_iopub_msg(timeout=seconds))
-            except queue.Empty:
-                return messages
+    def wait_for_update(self, claim: Callable[[dict[str, Any]], bool], timeout: float = 10.0) -> dict[str, Any]:
+        """The content of an update of an earlier output, whichever cell is running when it comes."""
+        deadline = time.monotonic() + timeout
+        while not (found := [update for update in self.updates if claim(update)]):
+            self._next(max(0.0, deadline - time.monotonic()))
+        return found[-1]
+
+    def _next(self, timeout: float) -> dict[str, Any]:
+        message = self.client.get_iopub_msg(timeout=timeout)
+        if message["msg_type"] == "update_display_data":
+            self.updates.append(message["content"])
+        return message
 
     def wait_for(self, request: str, kind: str, timeout: float = 10) -> dict[str, Any]:
         """The next message of this kind that the cell puts out."""

@@ -241,24 +241,11 @@ def test_background_cell(running, held, home):
     assert 4 == len(ids)
     request = running.start("import time; time.sleep(1.5); print('computed')")
     held.held.let_go("one")
-    updates, later = {}, []
-    while True:
-        message = running.client.get_iopub_msg(timeout=20)
-        if message["msg_type"] == "update_display_data":
-            updates[message["content"]["transient"]["display_id"]] = message["content"]["data"]
-        elif message["msg_type"] in ("display_data", "execute_result"):
-            later.append(message)
-        elif (
-            message["msg_type"] == "status"
-            and message["content"]["execution_state"] == "idle"
-            and message["parent_header"].get("msg_id") == request
-        ):
-            break
-    running.client.get_shell_msg(timeout=5)
-    assert not later
-    assert "On one" == updates[ids[1]]["text/markdown"]
-    assert "<details>" in updates[ids[3]]["text/html"]
-    assert "text/html" not in updates[ids[0]]
+    computed = running.finish(request)
+    assert not computed.displays
+    shown = running.wait_for_update(lambda update: update["transient"]["display_id"] == ids[1])
+    assert "On one" == shown["data"]["text/markdown"]
+    assert "<details>" in running.wait_for_update(lambda update: update["transient"]["display_id"] == ids[3])["data"]["text/html"]
     assert "On one" == running.run("print(job.answer.text)").stream.strip()
     again = running.run("%%o3pro -b --alone\none")
     assert "On one" == again.of_type("text/markdown")[0], "an answer that is there is shown at once"
@@ -274,9 +261,9 @@ def test_background_error(running, home):
         assert "InvalidRequest" == waited.error["ename"]
         assert not asked.error
         assert "failed" in running.run("job").stream
-        updates = [message["content"]["data"] for message in running.drain() if message["msg_type"] == "update_display_data"]
-        found = [update["text/html"] for update in updates if "text/html" in update]
-        assert any('role="alert"' in html and "<b>" not in html for html in found)
+        shown = running.wait_for_update(lambda update: "text/html" in update["data"])["data"]["text/html"]
+        assert 'role="alert"' in shown
+        assert "<b>" not in shown
 
 
 def test_kernel_dies_in_the_background(running, held, home):

@@ -8,13 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiml_magic import prompts
 from aiml_magic.errors import BadInput
-from aiml_magic.prompts import fill
 
 VARIABLES = {
     "x": 5, "pi": 3.14159, "rows": [10, 20], "table": {"a b": 1, "key": "value"}, "name": "O'Hara",
     "thing": SimpleNamespace(size=SimpleNamespace(width=7)), "braces": "{{x}} {x} $x", "größe": 1, "_hidden": 2,
 }  # fmt: skip
+
+
+def fill(template: str, variables) -> str:
+    text, attached = prompts.fill(template, variables)
+    assert not attached
+    return text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,285 @@
+"""What goes along with a question: files, addresses of images, and variables of the notebook, as parts of a message.
+
+The kind is read from the content, never from a name's ending. Nothing is imported for it: a figure draws itself, a table writes
+itself out. Each attachment begins with a line that names it, for the model and for whoever reads the details later.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiml_magic.errors import BadInput, nearest
+from aiml_magic.responses import Raw
+
+MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
+MAX_TEXT = 800_000  # characters; more is beyond the 200,000 tokens that the model reads
+_LABEL = "Attachment "
+_KINDS = (
+    (b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
+    (b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
+    (b"GIF87a", "image/gif", "GIF image"),
+    (b"GIF89a", "image/gif", "GIF image"),
+    (b"%PDF-", "application/pdf", "PDF"),
+)
+_NOTHING_SENT = "Nothing was sent."
+
+
+def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
+    """The parts for what a person calls `named`: a variable, the address of an image, or a path. Raises BadInput."""
+    if named.isidentifier() and named in variables and not named.startswith("_"):
+        return list(parts(variables[named], named))
+    if _is_address(named):
+        return list(_linked(named))
+    path = Path(named).expanduser()
+    if not path.exists() and not path.is_symlink():
+        known = [name for name in variables if not name.startswith("_")]
+        hint = nearest(named, [*known, *(sibling.name for sibling in _siblings(path))])
+        raise BadInput(
+            f"There is no variable and no file {named[:80]}. {_NOTHING_SENT}", hint or "Paths begin in the working directory."
+        )
+    return list(parts(path, path.name))
+
+
+def parts(value: Any, name: str) -> Iterator[Raw]:
+    """The parts for a value: a path, bytes, text, a table, a figure, an image, or a list of these. Raises BadInput."""
+    if isinstance(value, list | tuple) and value:
+        for number, entry in enumerate(value):
+            yield from parts(entry, f"{name}[{number}]")
+    elif isinstance(value, Path):
+        yield from _of_bytes(_read(value), name)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        yield from _of_bytes(bytes(value), name)
+    elif isinstance(value, str):
+        yield from _linked(value) if _is_address(value) else _of_text(value, name, f"{len(value):,} characters")
+    elif (table := as_csv(value)) is not None:
+        yield from _of_text(table, name, f"{len(value):,} rows, {_size(len(table))} of CSV", "csv")
+    elif (picture := as_picture(value, name)) is not None:
+        yield from _of_bytes(picture, name)
+    else:
+        raise BadInput(
+            f"{name} is a {type(value).__name__}, which is no file, figure, image, table, text nor bytes. {_NOTHING_SENT}",
+            f"Write it into the question with {{{{{name}}}}}, or attach what it holds.",
+        )
+
+
+def as_csv(value: Any) -> str | None:
+    """A table (of pandas or polars) as CSV; `None` for what is none. Row labels are kept unless they only count."""
+    write = getattr(value, "write_csv", None) or getattr(value, "to_csv", None)  # polars, pandas
+    if not callable(write) or not hasattr(value, "shape"):
+        return None
+    try:
+        if math.prod(value.shape) > MAX_TEXT:
+            raise BadInput(
+                f"The table has {len(value):,} rows, more than the model can read. {_NOTHING_SENT}", "Take its head(1000)."
+            )
+        labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
+        return str(write(**labels))
+    except (TypeError, ValueError, OSError) as error:
+        raise BadInput(f"The table cannot be written as CSV: {error}. {_NOTHING_SENT}", "Attach it as text or a file.") from error
+
+
+def as_picture(value: Any, name: str) -> bytes | None:
+    """A figure, an image or an array of pixels as PNG; `None` for what is none. Raises BadInput if it cannot be drawn."""
+    try:
+        return _drawn(value)
+    except Exception as error:
+        raise BadInput(
+            f"{name} could not be drawn: {error}. {_NOTHING_SENT}", "Attach a file or the data of it instead."
+        ) from error
+
+
+def labels(request: Raw) -> list[str]:
+    """What was attached to a request, a line each: name, kind and size."""
+    asked = request.get("input")
+    found = []
+    for item in asked if isinstance(asked, list) else []:
+        for part in item.get("content") or [] if isinstance(item, Mapping) else []:
+            text = part.get("text") if isinstance(part, Mapping) else None
+            if isinstance(text, str) and text.startswith(_LABEL):
+                found.append(text.partition("\n")[0].removeprefix(_LABEL).removesuffix(":"))
+    return found
+
+
+def check_size(attached: list[Raw]) -> None:
+    """Raises BadInput if all attachments together are too large to be sent."""
+    size = sum(len(json.dumps(part)) for part in attached) * 3 // 4
+    if size > MAX_BYTES:
+        raise BadInput(
+            f"The attachments come to {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {_NOTHING_SENT}",
+            "Attach fewer, or make them smaller.",
+        )
+
+
+def _drawn(value: Any) -> bytes | None:
+    if callable(getattr(value, "savefig", None)):  # matplotlib
+        file = io.BytesIO()
+        value.savefig(file, format="png", bbox_inches="tight")
+        return file.getvalue()
+    if callable(getattr(value, "to_plotly_json", None)) and callable(getattr(value, "to_image", None)):
+        return bytes(value.to_image(format="png"))
+    if type(value).__module__.startswith("altair.") and callable(getattr(value, "save", None)):
+        file = io.BytesIO()
+        value.save(file, format="png")
+        return file.getvalue()
+    if type(value).__module__.startswith("PIL.") and callable(getattr(value, "save", None)):
+        file = io.BytesIO()
+        value.save(file, format="PNG")
+        return file.getvalue()
+    if hasattr(value, "__array_interface__"):
+        return _png_of_array(value)
+    drawing = value._repr_png_() if callable(getattr(value, "_repr_png_", None)) else None
+    return base64.b64decode(drawing) if isinstance(drawing, str) else drawing
+
+
+def _png_of_array(array: Any) -> bytes | None:
+    """Pixels as PNG, for shapes (rows, columns) and (rows, columns, 3 or 4), in bytes or in numbers from 0 to 1; else `None`."""
+    shape = tuple(array.shape)
+    colours = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or colours not in (1, 3, 4) or 0 in shape:
+        return None
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError("its numbers are not from 0 to 1")
+        array = array * 255
+    elif array.dtype.kind == "b":
+        array = array * 255
+    elif array.dtype.str[1:] != "u1":
+        raise ValueError(f"its numbers are {array.dtype}, and pixels are uint8, or float from 0 to 1")
+    pixels = array.astype("uint8").tobytes()
+    height, width = shape[:2]
+    stride = width * colours
+    rows = b"".join(b"\0" + pixels[start : start + stride] for start in range(0, height * stride, stride))
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[colours], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    signed = (struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(signed)
+
+
+def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
+    _check_bytes(len(content), name)
+    kind, words = _kind(content)
+    url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    if kind.startswith("image/"):
+        yield _label(name, f"{words}, {_size(len(content))}")
+        yield {"type": "input_image", "detail": "auto", "image_url": url}
+    elif kind == "application/pdf":
+        yield _label(name, f"{words}, {_size(len(content))}")
+        yield {"type": "input_file", "filename": name if name.endswith(".pdf") else f"{name}.pdf", "file_data": url}
+    else:
+        yield from _of_file_text(content, name)
+
+
+def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise BadInput(
+            f"{name} is neither PNG, JPEG, WebP, GIF, PDF nor text, by what it holds. {_NOTHING_SENT}",
+            "Convert it to one of these.",
+        )
+    notebook = _notebook_text(text)
+    if notebook is not None:
+        yield from _of_text(notebook, name, f"notebook, {_size(len(notebook))} of text")
+    else:
+        yield from _of_text(text, name, f"text, {_size(len(content))}", Path(name).suffix.removeprefix("."))
+
+
+def _of_text(text: str, name: str, told: str, language: str = "") -> Iterator[Raw]:
+    if len(text) > MAX_TEXT:
+        raise BadInput(
+            f"{name} has {len(text):,} characters, more than the {MAX_TEXT:,} that the model can read. {_NOTHING_SENT}",
+            "Attach a part of it, such as df.head(1000).",
+        )
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
+    language = language if re.fullmatch(r"\w{0,12}", language) else ""
+    yield {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):\n\n{fence}{language}\n{text}\n{fence}"}
+
+
+def _linked(url: str) -> Iterator[Raw]:
+    yield {"type": "input_text", "text": f"{_LABEL}{_line(url)} (image, linked):"}
+    yield {"type": "input_image", "detail": "auto", "image_url": url}
+
+
+def _label(name: str, told: str) -> Raw:
+    return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):"}
+
+
+def _line(name: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in name)[:200]
+
+
+def _kind(content: bytes) -> tuple[str, str]:
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "image/webp", "WebP image"
+    return next(((kind, words) for magic, kind, words in _KINDS if content.startswith(magic)), ("text/plain", "text"))
+
+
+def _notebook_text(text: str) -> str | None:
+    """A notebook as text: its cells, and the text of their outputs; `None` for what is no notebook."""
+    try:
+        notebook = json.loads(text) if text.lstrip().startswith("{") else None
+        if not isinstance(notebook, dict) or "nbformat" not in notebook:
+            return None
+        return "\n\n".join(_cell_text(cell) for cell in notebook["cells"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _cell_text(cell: Mapping[str, Any]) -> str:
+    lines = [f"# {cell['cell_type']} cell", "".join(cell["source"])]
+    for output in cell.get("outputs") or []:
+        said = output.get("text") or (output.get("data") or {}).get("text/plain") or output.get("traceback") or ""
+        if said:
+            lines += ["# output", "".join(said)]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> bytes:
+    """The content of a regular file; anything else would wait for ever, or never end."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput(f"{path.name} is no file that can be read to its end. {_NOTHING_SENT}", "Attach a regular file.")
+        _check_bytes(found.st_size, path.name)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path.name} cannot be read: {error.strerror or error}. {_NOTHING_SENT}", "Check the path.") from error
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size == 0:
+        raise BadInput(f"{name} is empty. {_NOTHING_SENT}", "Attach something else.")
+    if size > MAX_BYTES:
+        raise BadInput(
+            f"{name} has {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {_NOTHING_SENT}",
+            "Attach a part of it, or a smaller picture.",
+        )
+
+
+def _is_address(text: str) -> bool:
+    return re.match(r"https?://\S+$", text) is not None
+
+
+def _siblings(path: Path) -> list[Path]:
+    try:
+        return list(path.parent.iterdir())[:1000]
+    except OSError:
+        return []
+
+
+def _size(count: int) -> str:
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1000:,.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:,.1f} MB"

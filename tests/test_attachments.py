@@ -1,0 +1,298 @@
+"""What goes along with a question: kinds by content, variables of a notebook, and everything that cannot be sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import zlib
+from types import SimpleNamespace
+
+import pytest
+import wire
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic import attachments, prompts, recording
+from aiml_magic.attachments import MAX_BYTES, attach, labels, parts
+from aiml_magic.errors import BadInput
+from aiml_magic.replay import request_key
+
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+FILES = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0 a photo",
+    "image/gif": b"GIF89a a drawing",
+    "image/webp": b"RIFF\x10\x00\x00\x00WEBPVP8 ",
+}
+
+
+def told(found) -> str:
+    """The line that names the first attachment."""
+    return labels({"input": [{"content": [{"type": "input_text", "text": "?"}, *found]}]})[0]
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("name", ["picture.png", "picture.txt", "picture"])
+def test_images_by_content(tmp_path, kind, name):
+    """An image is sent as what it holds, whatever its name says."""
+    (tmp_path / name).write_bytes(FILES[kind])
+    label, image = attach(str(tmp_path / name), {})
+    assert {
+        "type": "input_image",
+        "detail": "auto",
+        "image_url": f"data:{kind};base64,{base64.b64encode(FILES[kind]).decode()}",
+    } == image
+    assert label["text"].startswith(f"Attachment {name} (")
+
+
+def test_pdf(tmp_path):
+    """A PDF travels inline, with a name that says what it is."""
+    (tmp_path / "paper").write_bytes(b"%PDF-1.7 words")
+    label, file = attach(str(tmp_path / "paper"), {})
+    assert ("input_file", "paper.pdf") == (file["type"], file["filename"])
+    assert b"%PDF-1.7 words" == base64.b64decode(file["file_data"].removeprefix("data:application/pdf;base64,"))
+    assert "paper (PDF, 14 bytes)" == told([label])
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "def f():\n    return '```'\n", "日本語", "\ufeffwith a mark"])
+def test_text_files(tmp_path, text):
+    """Text is sent as text, fenced so that nothing in it ends the fence."""
+    (tmp_path / "file.py").write_text(text, "utf-8")
+    (part,) = attach(str(tmp_path / "file.py"), {})
+    opened, _, rest = part["text"].partition("\n\n")[2].partition("\n")
+    assert text.removeprefix("\ufeff") + "\n" + opened.removesuffix("py") == rest
+    assert rest.count(opened.removesuffix("py")) == 1
+
+
+def test_notebook_file(tmp_path):
+    """A notebook is sent as its cells and the text of their outputs, without its pictures."""
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title"]},
+        {
+            "cell_type": "code",
+            "source": "1+1",
+            "outputs": [{"data": {"text/plain": "2", "image/png": "iVBOR"}}, {"text": ["printed"]}],
+        },
+    ]
+    (tmp_path / "n.ipynb").write_text(json.dumps({"nbformat": 4, "cells": cells}))
+    (part,) = attach(str(tmp_path / "n.ipynb"), {})
+    assert all(words in part["text"] for words in ("# Title", "1+1", "# output\n2", "printed", "notebook"))
+    assert "iVBOR" not in part["text"]
+
+
+def test_image_address():
+    """The address of an image is sent as it is."""
+    assert "https://example.org/a.png" == attach("https://example.org/a.png", {})[1]["image_url"]
+    assert "https://example.org/a.png" == attach("where", {"where": "https://example.org/a.png"})[1]["image_url"]
+
+
+class RangeIndex: ...
+
+
+class Table:
+    """A table as pandas makes them."""
+
+    columns = ("a",)
+
+    def __init__(self, rows: int = 3) -> None:
+        self.shape = (rows, 1)
+        self.index = RangeIndex()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def to_csv(self, *, index: bool) -> str:
+        return "".join([",a\n" if index else "a\n", *(f"{number}\n" for number in range(len(self)))])
+
+
+class Figure:
+    def savefig(self, file, *, format, bbox_inches) -> None:  # noqa: A002
+        file.write(PNG)
+
+
+class Broken:
+    def savefig(self, *_, **__) -> None:
+        raise RuntimeError("no colours left")
+
+
+def test_variables():
+    """Tables, figures, bytes, texts and lists of them are sent as what they are."""
+    assert "df (3 rows, 8 bytes of CSV)" == told(attach("df", {"df": Table()}))
+    assert "fig (PNG image, 70 bytes)" == told(attach("fig", {"fig": Figure()}))
+    assert "raw (PNG image, 70 bytes)" == told(attach("raw", {"raw": bytearray(PNG)}))
+    assert "words (11 characters)" == told(attach("words", {"words": "some words "}))
+    several = attach("both", {"both": [Figure(), Table()]})
+    assert ["both[0] (PNG image, 70 bytes)", "both[1] (3 rows, 8 bytes of CSV)"] == labels({"input": [{"content": several}]})
+    assert "x (PNG image, 70 bytes)" == told(attach("x", {"x": SimpleNamespace(_repr_png_=lambda: PNG)}))
+
+
+HOSTILE = {
+    "folder": lambda path: path.mkdir(),
+    "fifo": os.mkfifo if hasattr(os, "mkfifo") else None,
+    "broken link": lambda path: path.symlink_to("nowhere"),
+    "2 GB": lambda path: path.touch() or os.truncate(path, 2 * 2**30),
+    "empty": lambda path: path.touch(),
+    "bytes": lambda path: path.write_bytes(b"\x00\x01\xfe\xff"),
+    "unreadable name": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_files_that_cannot_be_sent(tmp_path, kind):
+    """A folder, a pipe, a broken link, a file too large, an empty or an unknown one: two lines at once, and nothing is sent."""
+    if HOSTILE[kind] is None:
+        pytest.skip("this system has no such files")
+    HOSTILE[kind](tmp_path / "thing")
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        attach(str(tmp_path / "thing"), {})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Broken(), object(), 7, None, [], {}, len, b"", b"\xff\x00", "x" * 900_000, Table(10**6), [Table(), object()]],
+    ids=str,
+)
+def test_values_that_cannot_be_sent(value):
+    """A figure that fails to draw, a table that nobody can read, and what is no attachment at all are two lines of error."""
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        attach("thing", {"thing": value})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_nearest_name():
+    """A misspelt name is answered with the nearest variable."""
+    with pytest.raises(BadInput, match="Did you mean figure?"):
+        attach("figrue", {"figure": Figure()})
+
+
+def test_all_together():
+    """Attachments that are too large only together are refused together."""
+    each = list(parts(PNG + b"\0" * (MAX_BYTES // 2), "x"))
+    attachments.check_size(each)
+    with pytest.raises(BadInput, match="Nothing was sent"):
+        attachments.check_size(each * 3)
+
+
+def test_braces():
+    """{{table}} is replaced by its CSV, {{figure}} goes along; with a format each is what format makes of it."""
+    text, attached = prompts.fill("Of {{df}} and {{fig}}: {{df.shape[0]}}", {"df": Table(), "fig": Figure()})
+    assert "Of \n\na\n0\n1\n2\n\n and (the attached fig): 3" == text
+    assert "fig (PNG image, 70 bytes)" == told(attached)
+    assert ([], True) == (
+        prompts.fill("{{fig!r}}", {"fig": Figure()})[1],
+        "Figure" in prompts.fill("{{fig!r}}", {"fig": Figure()})[0],
+    )
+
+
+def test_request(asker):
+    """An attachment is a part of the message; the details list it; the key knows its content, and the replay costs nothing."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        for picture in (PNG, PNG, PNG + b"\0"):
+            answer = asker.ask(server.url, "What is it?", cell="a", attached=list(parts(picture, "fig")), replay="auto")
+        assert 2 == len(server.posts)
+        (message,) = server.posts[0].body["input"]
+    assert ["input_text", "input_text", "input_image"] == [part["type"] for part in message["content"]]
+    assert ["fig (PNG image, 71 bytes)"] == labels(answer.request)
+    assert "What is it?" == asker.journal.row(1).question
+    assert [1] == [row.id for row in asker.journal.search("What") if row.id == 1]
+
+
+@given(st.binary(min_size=1, max_size=200), st.binary(min_size=1, max_size=200))
+def test_key_knows_the_content(one, two):
+    """Requests with the same attachments have the same key, and others another."""
+    keys = [
+        request_key(
+            "s", {"input": [{"content": [{"image_url": f"data:image/png;base64,{base64.b64encode(content).decode()}"}]}]}, None
+        )
+        for content in (one, two)
+    ]
+    assert (one == two) == (keys[0] == keys[1])
+
+
+def test_recording_holds_hashes(asker, tmp_path):
+    """A recording holds the hash of an attachment instead of it, and replays for whoever attaches the same."""
+    path = tmp_path / "r.jsonl"
+    noise = PNG + os.urandom(100_000)
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        asker.session.record(path)
+        asker.session.keep(asker.ask(server.url, "What?", attached=list(parts(noise, "fig"))), asker.journal)
+        assert path.stat().st_size < 5000
+        (record,) = recording.read(path).values()
+        assert "sha256," in json.dumps(record.request)
+        from asking import Asker
+
+        reader = Asker(tmp_path / "reader" / "journal.sqlite3")
+        reader.session.replay_file(path, reader.journal)
+        assert reader.ask(server.url, "What?", attached=list(parts(noise, "fig")), replay="only").replayed
+        after = reader.ask(server.url, "And now?", chain="transcript")
+        reader.session.close(10)
+    told = server.posts[-1].body["input"][0]["content"]
+    assert "(it is not at hand any more)" == told[-1]["text"]
+    assert after.text
+
+
+def test_numpy():
+    """An array of pixels is a PNG; one that is none is an error, and so is one of other numbers."""
+    np = pytest.importorskip("numpy")
+    for array in (np.zeros((4, 3), "uint8"), np.ones((4, 3, 3)), np.zeros((4, 3, 4), bool)):
+        content = attachments.as_picture(array, "a")
+        assert content.startswith(b"\x89PNG")
+        start = content.index(b"IDAT") + 4
+        assert 4 * (1 + array.size // 4) == len(zlib.decompress(content[start : content.index(b"IEND") - 8]))
+    for array in (np.zeros((4, 3), "int64"), np.full((2, 2), 7.5), np.array([[np.nan]])):
+        with pytest.raises(BadInput):
+            attach("a", {"a": array})
+    with pytest.raises(BadInput, match="ndarray"):
+        attach("a", {"a": np.zeros(5)})
+
+
+def test_pillow_reads_what_we_write():
+    """Another reader of PNG finds the pixels that were meant."""
+    np, image = pytest.importorskip("numpy"), pytest.importorskip("PIL.Image")
+    pixels = np.arange(2 * 3 * 3, dtype="uint8").reshape(2, 3, 3)
+    read = image.open(io.BytesIO(attachments.as_picture(pixels, "a")))
+    assert (pixels == np.asarray(read)).all()
+    assert "photo (PNG image" in told(attach("photo", {"photo": read}))
+
+
+def test_pandas():
+    """A DataFrame is CSV, with its labels if they say something; a Series too."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x", None]})
+    assert "a,b\n1,x\n2,\n" in attach("df", {"df": frame})[0]["text"]
+    assert "k,1,x" in attach("df", {"df": frame.set_index(pd.Index(["k", "l"]))})[0]["text"]
+    assert "2 rows" in told(attach("s", {"s": frame["a"]}))
+
+
+def test_polars():
+    pl = pytest.importorskip("polars")
+    assert "a\n1\n2\n" in attach("df", {"df": pl.DataFrame({"a": [1, 2]})})[0]["text"]
+
+
+def test_matplotlib():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Real
+
+    figure = Real()
+    figure.subplots().plot([1, 2])
+    assert "fig (PNG image, " in told(attach("fig", {"fig": figure}))
+
+
+def test_altair():
+    altair = pytest.importorskip("altair")
+    pytest.importorskip("vl_convert")
+    chart = altair.Chart(altair.Data(values=[{"a": 1}])).mark_bar().encode(x="a:Q")
+    assert "chart (PNG image, " in told(attach("chart", {"chart": chart}))
+
+
+def test_plotly_without_its_renderer():
+    """A figure whose library cannot draw it says so."""
+    go = pytest.importorskip("plotly.graph_objects")
+    try:
+        import kaleido  # noqa: F401
+    except ImportError:
+        with pytest.raises(BadInput, match="could not be drawn"):
+            attach("fig", {"fig": go.Figure()})
