@@ -68,9 +68,14 @@ class Kernel:
                     ran.error = content
                 case "status" if content["execution_state"] == "idle":
                     ran.seconds = time.monotonic() - started
-                    reply = self.client.get_shell_msg(timeout=timeout)["content"]
-                    assert (reply["status"] == "error") == (ran.error is not None), reply
+                    assert (self._status(request, timeout) == "error") == (ran.error is not None)
                     return ran
+
+    def _status(self, request: str, timeout: float) -> str:
+        while True:
+            reply = self.client.get_shell_msg(timeout=timeout)
+            if reply["parent_header"].get("msg_id") == request:
+                return reply["content"]["status"]
 
     def run(self, code: str, cell_id: str | None = None, timeout: float = 30) -> Ran:
         return self.finish(self.start(code, cell_id), timeout)

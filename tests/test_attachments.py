@@ -150,11 +150,13 @@ def test_files_that_cannot_be_sent(tmp_path, kind):
     assert 2 == len(str(refused.value).splitlines())
 
 
-@pytest.mark.parametrize(
-    "value",
-    [Broken(), object(), 7, None, [], {}, len, b"", b"\xff\x00", "x" * 900_000, Table(10**6), [Table(), object()]],
-    ids=str,
-)
+UNSENDABLE = {
+    "figure that fails": Broken(), "object": object(), "number": 7, "nothing": None, "no list": [], "dict": {}, "function": len,
+    "no bytes": b"", "unknown bytes": b"\xff\x00", "long text": "x" * 900_000, "huge table": Table(10**6), "mixed": [Table(), object()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE)
 def test_values_that_cannot_be_sent(value):
     """A figure that fails to draw, a table that nobody can read, and what is no attachment at all are two lines of error."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
