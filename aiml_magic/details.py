@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -114,11 +114,46 @@ def with_banner(answer: Answer) -> str:
 
 def answer_bundle(answer: Answer) -> dict[str, str]:
     """The answer for a notebook, below its banner."""
-    parts = [banner(answer), safe.markdown(answer.text)]
+    parts = [banner(answer), safe.markdown(_structured(answer) or answer.text)]
     return {
         "text/markdown": "\n\n".join(part for part in parts if part) or "*(no text)*",
         "text/plain": safe.plain(with_banner(answer)),
     }
+
+
+def _structured(answer: Answer) -> str | None:
+    """An answer that was asked for as JSON: a table, if it is flat, else the JSON; `None` for any other answer."""
+    wanted = answer.request.get("text")
+    kind = wanted.get("format", {}).get("type") if isinstance(wanted, dict) else None
+    if kind not in ("json_schema", "json_object"):
+        return None
+    try:
+        value = json.loads(answer.text)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and len(value) == 1 and isinstance(rows := next(iter(value.values())), list):
+        value = rows
+    rows = value if isinstance(value, list) else [value]
+    if _is_table(rows):
+        return _markdown_table(rows)
+    return f"```json\n{json.dumps(value, indent=2, ensure_ascii=False)}\n```"
+
+
+def _is_table(rows: list[Any]) -> bool:
+    return bool(rows) and all(
+        isinstance(row, dict) and row.keys() == rows[0].keys() and not any(isinstance(cell, dict | list) for cell in row.values())
+        for row in rows
+    )
+
+
+def _markdown_table(rows: list[dict[str, Any]]) -> str:
+    def line(cells: Iterable[Any]) -> str:
+        words = (cell if isinstance(cell, str) else json.dumps(cell) for cell in cells)
+        return f"| {' | '.join(' '.join(word.split()).replace('|', chr(92) + '|') for word in words)} |"
+
+    if len(rows) == 1:
+        return "\n".join(["| | |", "|---|---|", *(line(pair) for pair in rows[0].items())])
+    return "\n".join([line(rows[0]), "|---" * len(rows[0]) + "|", *(line(row.values()) for row in rows)])
 
 
 def details(answer: Answer) -> tuple[str, str]:

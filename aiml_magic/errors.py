@@ -11,6 +11,7 @@ stops, and shows no frames, since a frame could show the API key.
      ├── JournalError          the journal cannot be used; nothing was sent
      ├── SandboxError          the sandbox did not start
      ├── Interrupted           the person stopped it (also a KeyboardInterrupt)
+     ├── SchemaMismatch        the answer came, and does not fit the schema; it is kept
      └── RequestFailed         what the server or the network did
           ├── InvalidRequest   PayloadTooLarge   NotFound   RetrieveUnsupported   Redirected
           ├── AuthError        PermissionDenied  OutOfCredits  QuotaExceeded
@@ -73,6 +74,10 @@ class SandboxError(AimlMagicError):
 
 class Interrupted(AimlMagicError, KeyboardInterrupt):
     """The person stopped it."""
+
+
+class SchemaMismatch(AimlMagicError):
+    """The answer does not fit the schema that was asked for; `answer` holds it."""
 
 
 class RequestFailed(AimlMagicError):

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,7 @@ class Job:
         self._is_ours = False
         self._is_cancelled = False
         self._came: Answer | errors.AimlMagicError | None = None
+        self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
 
     @property
     def done(self) -> bool:
@@ -150,10 +151,18 @@ class Job:
         row = self._row or self._journal.row(self.id)
         if row.is_over:
             answer = _answer_of(row)
-            return dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
+            answer = dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
+            return self._parsed(answer) if row.advances else answer
         if self._is_cancelled:
             raise _interrupted(row) if self._is_ours or row.state == "queued" else _left_alone()
         raise self._bury(row)
+
+    def _parsed(self, answer: Answer) -> Answer:
+        try:
+            return dataclasses.replace(answer, parsed=self.parse(answer.text)) if self.parse else answer
+        except errors.SchemaMismatch as error:
+            error.answer = answer
+            raise
 
     def _bury(self, row: Row) -> errors.RunnerDied:
         """The error for a row that nobody works on any more; one that was sent is over by that."""

@@ -112,6 +112,7 @@ class O3Pro(Magics):
     def _question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
         from aiml_magic.attachments import attach, check_size
         from aiml_magic.prompts import fill
+        from aiml_magic.schemas import schema_of
         from aiml_magic.session import Question
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
@@ -121,6 +122,7 @@ class O3Pro(Magics):
         return Question(
             text=filled,
             attached=attached,
+            schema=schema_of(given["schema"], variables) if "schema" in given else None,
             cell=f"{self._cell}/{next(self._asked)}",
             model=given.get("model", self.model),
             effort=given.get("effort", self.effort),

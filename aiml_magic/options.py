@@ -106,6 +106,7 @@ OPTIONS = (
     Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
     Option("--max-output-tokens", "stop at N tokens, reasoning included; at least 16", "-t", "N", whole_number(16)),
     Option("--attach", "send along a file, an image's address, or a variable; repeatable", "-a", "X", words, is_repeatable=True),
+    Option("--schema", "answer as this type: a pydantic model, dataclass, TypedDict or JSON Schema", "-s", "NAME", variable_name),
     Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),

@@ -23,6 +23,7 @@ from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key, with_hashes
 from aiml_magic.responses import Raw, Response, cost, log_entries, logged_cost, user_message
+from aiml_magic.schemas import Schema
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
@@ -41,6 +42,7 @@ class Question:
     cell: str
     model: str
     attached: Sequence[Raw] = ()
+    schema: Schema | None = None
     effort: str | None = None
     summary: str | None = None
     instructions: str | None = None
@@ -67,6 +69,7 @@ class Question:
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "reasoning": {name: value for name, value in reasoning.items() if value} or None,
+            "text": {"format": self.schema.format} if self.schema else None,
             "stream": self.stream or None,
         }
         given = {name: value for name, value in body.items() if value is not None}
@@ -109,7 +112,12 @@ class Session:
 
         Raises BadInput and JournalError, and then nothing is sent.
         """
-        runner = self.runner(journal_path)
+        job = self._ask(question, base_url, self.runner(journal_path))
+        if question.schema is not None:
+            job.parse = question.schema.parse
+        return job
+
+    def _ask(self, question: Question, base_url: str, runner: Runner) -> Job:
         plan = self.plan(question, base_url, runner.journal)
         if plan.saved is not None:
             return Job(plan.saved, runner.journal, notices=self._note(question, plan, plan.saved.id, runner.journal))

@@ -1,0 +1,282 @@
+"""Types as strict schemas, replies as instances, and replies that do not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import enum
+import json
+import typing
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import pytest
+import wire
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic import schemas
+from aiml_magic.errors import BadInput, SchemaMismatch
+from aiml_magic.schemas import of_value
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclasses.dataclass
+class Author:
+    name: str
+    born: int | None
+
+
+@dataclasses.dataclass
+class Paper:
+    """A paper, rated."""
+
+    title: Annotated[str, "as printed"]
+    score: float
+    authors: list[Author]
+    verdict: Literal["accept", "reject"]
+    colour: Colour
+    when: dt.date
+    is_new: bool
+
+
+class Tree(TypedDict):
+    word: str
+    children: list[Tree]
+    note: NotRequired[str]
+
+
+PAPER = {
+    "title": "On x",
+    "score": 3,
+    "authors": [{"name": "A", "born": None}],
+    "verdict": "accept",
+    "colour": "red",
+    "when": "2026-01-02",
+    "is_new": True,
+}
+RATED = {"type": "object", "properties": {"score": {"type": "integer"}, "why": {"type": "string"}}, "required": ["score"]}
+
+
+def objects(schema: Any):
+    """Every object schema inside."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict):
+            yield schema
+        for entry in schema.values():
+            yield from objects(entry)
+    elif isinstance(schema, list):
+        for entry in schema:
+            yield from objects(entry)
+
+
+@pytest.mark.parametrize("value", [Paper, Tree, Author, RATED, list[Paper], Literal["yes", "no"], Colour, int | None])
+def test_strict(value):
+    """A schema is an object in which every object needs all its fields and has no others, under a name the API takes."""
+    schema = of_value(value, "some name!")
+    assert "object" == schema.json_schema.get("type") or "$ref" in schema.json_schema
+    found = list(objects(schema.json_schema))
+    assert found
+    for one in found:
+        assert list(one["properties"]) == one["required"]
+        assert one["additionalProperties"] is False
+    assert set(schema.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+    json.dumps(schema.format)
+
+
+def test_dataclass():
+    """A reply is an instance of the dataclass, all the way down."""
+    schema = of_value(Paper, "Paper")
+    assert "A paper, rated." == schema.json_schema["description"]
+    assert {"type": "string", "description": "as printed"} == schema.json_schema["properties"]["title"]
+    paper = schema.parse(json.dumps(PAPER))
+    assert Paper("On x", 3.0, [Author("A", None)], "accept", Colour.RED, dt.date(2026, 1, 2), is_new=True) == paper
+    assert isinstance(paper.score, float)
+
+
+def test_recursive_type():
+    """A type that holds itself is said by reference, and read."""
+    schema = of_value(Tree, "Tree")
+    assert {"$ref": "#/$defs/Tree"} == schema.json_schema["$defs"]["Tree"]["properties"]["children"]["items"]
+    tree = {"word": "a", "children": [{"word": "b", "children": [], "note": ""}], "note": "n"}
+    assert tree == schema.parse(json.dumps(tree))
+
+
+def test_what_is_no_object():
+    """A list or a choice travels in an object, and comes out of it."""
+    assert [1, 2] == of_value(list[int], "numbers").parse('{"value": [1, 2]}')
+    assert "yes" == of_value(Literal["yes", "no"], "answer").parse('{"value": "yes"}')
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"score": "high"}, "score"), ({"authors": [{"name": 7, "born": 1}]}, "authors[0].name"), ({"authors": {}}, "authors"), ({"verdict": "maybe"}, "verdict"),
+        ({"colour": "green"}, "colour"), ({"when": "soon"}, "when"), ({"is_new": 1}, "is_new"), ({"authors": [{"name": "A"}]}, "authors[0].born"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit(change, place):
+    """A reply that does not fit says where and why, in two lines."""
+    with pytest.raises(SchemaMismatch) as mismatch:
+        of_value(Paper, "Paper").parse(json.dumps(PAPER | change))
+    assert place in mismatch.value.message
+    assert "is kept" in mismatch.value.message
+    assert 2 == len(str(mismatch.value).splitlines())
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "null", '{"score": "x"}', '{"score": true}', "{}", "[" * 100_000])
+def test_dict_does_not_fit(text):
+    """What a JSON Schema does not allow is no reply to it."""
+    with pytest.raises(SchemaMismatch):
+        of_value(RATED, "rated").parse(text)
+
+
+def test_dict_fits():
+    """A field that the schema does not need is null in strict form, and fits."""
+    schema = of_value(RATED, "rated")
+    assert {"anyOf": [{"type": "string"}, {"type": "null"}]} == schema.json_schema["properties"]["why"]
+    assert {"score": 1, "why": None} == schema.parse('{"score": 1, "why": null}')
+
+
+def test_references_in_a_dict():
+    """References inside a JSON Schema are followed."""
+    schema = {
+        "type": "object",
+        "properties": {"x": {"$ref": "#/$defs/n"}},
+        "$defs": {"n": {"anyOf": [{"type": "integer"}, {"enum": ["none"]}]}},
+    }
+    assert {"x": "none"} == of_value(schema, "s").parse('{"x": "none"}')
+    with pytest.raises(SchemaMismatch, match="x"):
+        of_value(schema, "s").parse('{"x": 1.5}')
+
+
+class Unsayable(TypedDict):
+    table: dict[str, int]
+
+
+@pytest.mark.parametrize(
+    "value", [Unsayable, dict[str, int], Any, 7, "text", {}, {"type": "array"}, {"type": "object"}, {"type": "object", "properties": {"x": object()}}, complex, len, tuple[int, str], list[complex]]
+)  # fmt: skip
+def test_unsayable(value):
+    """What strict mode cannot say is two lines of error before anything is sent."""
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        of_value(value, "thing")
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_unresolved_names():
+    """A class that names what is not there is said to be so."""
+    Broken = TypedDict("Broken", {"x": "Nowhere"})  # noqa: UP013, F821
+    with pytest.raises(BadInput, match="Nowhere"):
+        of_value(Broken, "Broken")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(VALUES)
+def test_reading_never_raises_anything_else(value):
+    """Whatever comes, a reply fits or does not; nothing else happens."""
+    for kind in (Paper, Tree, RATED, list[Author]):
+        schema = of_value(kind, "x")
+        with contextlib.suppress(SchemaMismatch):
+            schema.parse(json.dumps(value))
+
+
+@given(st.builds(Author, st.text(), st.none() | st.integers()))
+def test_round_trip(author):
+    """What was written out as the schema says is read back as it was."""
+    assert author == of_value(Author, "Author").parse(json.dumps(dataclasses.asdict(author)))
+
+
+def test_pydantic():
+    """A pydantic model is its own judge; its schema is made strict."""
+    pydantic = pytest.importorskip("pydantic")
+
+    class Inner(pydantic.BaseModel):
+        n: int = 3
+
+    class Model(pydantic.BaseModel):
+        title: str = pydantic.Field(description="as printed", min_length=1)
+        inner: Inner | None = None
+        many: list[Inner] = pydantic.Field(default_factory=list)
+
+    schema = of_value(Model, "Model")
+    assert all(one["additionalProperties"] is False for one in objects(schema.json_schema))
+    assert "default" not in json.dumps(schema.json_schema)
+    assert Model(title="x", inner=Inner(n=1)) == schema.parse('{"title": "x", "inner": {"n": 1}, "many": []}')
+    with pytest.raises(SchemaMismatch, match=r"inner\.n") as mismatch:
+        schema.parse('{"title": "x", "inner": {"n": "y"}, "many": []}')
+    assert 2 == len(str(mismatch.value).splitlines())
+
+
+def function(x: int, mode: Literal["a", "b"] = "a", note: str | None = None) -> str:
+    return f"{x}{mode}{note}"
+
+
+def test_parameters():
+    """A function's parameters are a strict object; null stands for a default."""
+    schema = schemas.of_parameters(function)
+    assert ["x", "mode", "note"] == schema["required"]
+    assert {"anyOf": [{"enum": ["a", "b"]}, {"type": "null"}]} == schema["properties"]["mode"]
+    assert {"x": 1} == schemas.arguments_of(function, {"x": 1, "mode": None, "note": None})
+    assert {"x": 1, "mode": "b", "note": "n"} == schemas.arguments_of(function, {"x": 1, "mode": "b", "note": "n"})
+    for wrong in ({}, {"x": "1"}, {"x": 1, "y": 2}, [], None, {"x": 1, "mode": "c"}):
+        with pytest.raises(ValueError):
+            schemas.arguments_of(function, wrong)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x, lambda *args: args, print, lambda **options: options])
+def test_functions_without_a_schema(wrong):
+    """A function whose parameters cannot be said is two lines of error."""
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        schemas.of_parameters(wrong)
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_ask(asker):
+    """The schema travels as text.format; the answer's `parsed` is an instance, asked or replayed; the text stays."""
+    reply = wire.json_reply(wire.response(json.dumps(PAPER)))
+    schema = of_value(Paper, "Paper")
+    with wire.serve(lambda _: reply) as server:
+        answers = [asker.ask(server.url, cell="a", schema=schema, replay="auto") for _ in range(2)]
+        assert 1 == len(server.posts)
+    assert schema.format == server.posts[0].body["text"]["format"]
+    assert all(isinstance(answer.parsed, Paper) and answer.text == json.dumps(PAPER) for answer in answers)
+    assert [False, True] == [answer.replayed for answer in answers]
+
+
+def test_ask_and_mismatch(asker):
+    """A reply that does not fit is an error that keeps the answer: it was paid for, and is not asked again by itself."""
+    with wire.serve(lambda _: wire.json_reply(wire.response('{"score": "high"}'))) as server:
+        for _ in range(2):
+            with pytest.raises(SchemaMismatch, match="score") as mismatch:
+                asker.ask(server.url, cell="a", schema=of_value(RATED, "rated"), replay="auto")
+            assert '{"score": "high"}' == mismatch.value.answer.text
+        assert 1 == len(server.posts)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
+        {"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]},
+    ],
+)
+def test_what_is_not_parsed(asker, reply):
+    """A cut-off answer and a refusal are shown as what they are, and not taken for a reply."""
+    with wire.serve(lambda _: wire.json_reply(wire.response('{"sc', **reply))) as server:
+        assert asker.ask(server.url, schema=of_value(RATED, "rated")).parsed is None
+
+
+def test_typing_is_enough():
+    """The tests above need nothing but the standard library's types."""
+    assert typing.get_type_hints(Paper)
