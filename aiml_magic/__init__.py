@@ -5,13 +5,24 @@ Loading the extension imports neither an HTTP library nor a widget: those come w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from aiml_magic.tools import confirm
+
 __version__ = "0.1.0"
-__all__ = ["load_ipython_extension", "unload_ipython_extension"]
+__all__ = ["confirm", "load_ipython_extension", "unload_ipython_extension"]
+
+
+def __getattr__(name: str) -> Any:
+    """What a script or a notebook uses by name, imported when it is first used."""
+    if name == "confirm":
+        from aiml_magic.tools import confirm
+
+        return confirm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from aiml_magic.responses import Raw, Response, Usage
+from aiml_magic.responses import Citation, Raw, Response, ToolCall, Usage
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class Answer:
     """What a person gets for a question.
 
     `seconds` counts from the request to the last byte; `cost_usd` is what the server says it charged, `None` if it did not
-    say; `id` is the response's id, `journal_id` that of its row in the journal. `notices` are codes of what to know of it.
-    `raw` is the response as the server sent it, `request` what was asked, without the conversation.
+    say; `id` is the response's id, `journal_id` that of its row in the journal. `notices` are codes of what to know of it,
+    `calls` the functions of the notebook that were called on the way. `raw` is the response as the server sent it, `request` what
+    was asked, without the conversation.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Answer:
     server: str = ""
     chat: str | None = None
     notices: tuple[str, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -43,6 +46,20 @@ class Answer:
     def __repr__(self) -> str:
         start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
         return f"<Answer {self.journal_id}: {self.status}, {start!r}>"
+
+    @property
+    def items(self) -> tuple[Raw, ...]:
+        """Every item of the response, as it came."""
+        return self.response.items
+
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        return self.response.citations
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """Images that the model made."""
+        return tuple(base64.b64decode(str(item["result"])) for item in self.response.images)
 
     @cached_property
     def response(self) -> Response:

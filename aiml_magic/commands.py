@@ -24,8 +24,7 @@ class Context(NamedTuple):
     session: Session
     base_url: str
     journal_path: Path
-    timeout: float  # seconds of silence
-    max_concurrency: int
+    question: Callable[[], Question]  # an empty one, with the settings
     view: Callable[[], View]
 
     @property
@@ -208,7 +207,8 @@ def _resume(context: Context, rest: str) -> None:
     chats = context.session.resume(context.journal)
     told = ", ".join(f"{chat} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
     print(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
-    jobs = context.session.unfinished(context.journal_path, context.timeout, context.max_concurrency)
+    question = context.question()
+    jobs = context.session.unfinished(context.journal_path, question.timeout, question.max_concurrency)
     for job in jobs:
         print(f"Question {job.id} is still being answered.")
         context.view().watch(job, lambda answer: context.session.keep(answer, context.journal))
@@ -230,6 +230,19 @@ def _cancel(context: Context, rest: str) -> None:
         return
     is_sent = context.journal.row(row.id).seconds is not None
     print(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
+
+
+def _approve(context: Context, rest: str) -> None:
+    _decide(context, _row(context, rest, "approve"), is_approved=True)
+
+
+def _deny(context: Context, rest: str) -> None:
+    _decide(context, _row(context, rest, "deny"), is_approved=False)
+
+
+def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
+    job = context.session.decide(row, context.question(), context.base_url, context.journal_path, is_approved=is_approved)
+    context.session.keep(context.view().follow(job), context.journal)
 
 
 def _check(context: Context, rest: str) -> None:
@@ -332,6 +345,8 @@ COMMANDS = {
     "resume": Command("resume", "go on with this notebook's conversations after a restart", _resume),
     "jobs": Command("jobs", "the questions of this notebook that wait for their answer", _jobs),
     "cancel": Command("cancel ID", "stop a question that waits for its answer", _cancel),
+    "approve": Command("approve ID", "let the model use the tool that answer ID asks for, and go on", _approve),
+    "deny": Command("deny ID", "do not let it, and go on", _deny),
     "check": Command("check ID", "ask the server what became of a request whose connection died", _check),
     "record": Command("record FILE", "also write every answer to a file, for readers without a key", _record),
     "replay": Command("replay FILE", "replay the answers of such a file", _replay),

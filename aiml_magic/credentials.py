@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.addresses import home, make_private_folder, short
@@ -35,6 +36,27 @@ def ending(key: str) -> str:
 def mask(text: str, key: str) -> str:
     """`text` without the key. One of fewer than eight characters is no secret, and may be a part of any word."""
     return text.replace(key, "…") if len(key) >= 8 else text
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What one request carries and nothing else may hold: the key, and the headers for MCP servers by their labels."""
+
+    key: str = field(repr=False)
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+
+    def mask(self, text: str) -> str:
+        for headers in self.headers.values():
+            for value in headers.values():
+                text = mask(text, value.removeprefix("Bearer "))
+        return mask(text, self.key)
+
+    def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of a request with the headers in its tools."""
+        if not self.headers:
+            return dict(body)
+        labels = ((tool, self.headers.get(tool.get("server_label"))) for tool in body.get("tools", []))
+        return {**body, "tools": [{**tool, "headers": headers} if headers else tool for tool, headers in labels]}
 
 
 def find_key() -> Key | None:

@@ -91,10 +91,11 @@ def banner(answer: Answer) -> str:
             notes.append(f"**Waiting for tools.** The model wants to call {calls}.")
         case "approval":
             calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("mcp_approval_request"))
-            notes.append(f"**Waiting for approval.** The model wants to use {calls}.")
+            way_out = f"`%aiml approve {_name(answer.id)}` lets it, `%aiml deny {_name(answer.id)}` does not."
+            notes.append(f"**Waiting for approval.** The model wants to use {calls}. {way_out}")
         case "answer" if not answer.text and not response.images and answer.status == "completed":
             notes.append("**Empty.** The answer holds no text; the details show what came.")
-    if notes and response.outcome != "answer":
+    if notes and response.outcome not in ("answer", "approval"):
         notes.append("The conversation does not go on from here.")
     if "later_cells_stale" in answer.notices:
         notes.append("**Later cells are stale.** They continue an earlier answer of this cell; run them again to renew them.")
@@ -203,6 +204,7 @@ def _sections(answer: Answer) -> dict[str, str]:
         "Response": _table(rows_of_response),
         "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
         "Attachments": _list(labels(request)),
+        "Calls": _calls(answer),
         "Sources": _sources(answer) if response.citations else "",
         "Remarks": _remarks(answer),
         "Raw JSON": "",
@@ -226,6 +228,27 @@ def _sources(answer: Answer) -> str:
 def _remarks(answer: Answer) -> str:
     remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
     return _list([*remarks, *(f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types)])
+
+
+def _calls(answer: Answer) -> str:
+    """What was called on the way: functions of the notebook, tools of MCP servers, searches and code."""
+    told = [(f"{call.name}({call.arguments})", call.result or "") for call in answer.calls]
+    for item in answer.items:
+        match item.get("type"):
+            case "mcp_call":
+                told.append((f"{item.get('name')}({item.get('arguments')})", item.get("error") or item.get("output") or ""))
+            case "mcp_list_tools":
+                names = [tool.get("name") for tool in item.get("tools") or [] if isinstance(tool, Mapping)]
+                told.append((f"tools of {item.get('server_label')}", item.get("error") or ", ".join(map(str, names))))
+            case "web_search_call":
+                told.append(("web search", _scalar(item.get("action") or item.get("status"))))
+            case "code_interpreter_call":
+                told.append(("code", f"{item.get('code')}\n\n{_scalar(item.get('outputs'))}"))
+    folded = (
+        f"<details><summary>{safe.escape(name[:200])}</summary><pre>{safe.escape(_scalar(result)[:_MAX_STATIC_JSON])}</pre></details>"
+        for name, result in told
+    )
+    return "".join(folded)
 
 
 def _list(lines: list[str]) -> str:

@@ -17,13 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from aiml_magic import errors
+from aiml_magic import errors, tools
 from aiml_magic.answer import Answer
+from aiml_magic.credentials import Secrets
 from aiml_magic.journal import Journal, Row
+from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
 _Event = dict[str, Any]
 _GONE: _Event = {"event": "gone"}
@@ -208,6 +210,79 @@ class Job:
         return known
 
 
+class Rounds(Job):
+    """A question whose functions the notebook runs: one job after the other, until the model wants no more of them.
+
+    `ask_on` sends what came of the calls of an answer; `limit` is the number of times that it may.
+    """
+
+    def __init__(
+        self, job: Job, ask_on: Callable[[Answer, Sequence[Raw]], Job], functions: Mapping[str, Callable[..., Any]], limit: int
+    ) -> None:
+        self.id = job.id
+        self._job = job
+        self._ask_on = ask_on
+        self._functions = functions
+        self._left = limit
+        self._earlier: list[Answer] = []
+        self._calls: list[ToolCall] = []
+        self._is_over = False
+        self._came = None
+
+    @property
+    def progress(self) -> Progress:
+        return self._job.progress
+
+    def follow(self, tick: float = 0.2) -> Iterator[Progress]:
+        """As of a job; runs the functions meanwhile, in the thread that follows."""
+        while not self._is_over:
+            yield from self._job.follow(tick)
+            answer = self._outcome_of_round()
+            if answer is None or answer.response.outcome != "tool_calls" or not self._left:
+                self._is_over = True
+                return
+            results = []
+            for call in answer.response.calls:
+                yield replace(self._job.progress, state=f"running {call.name}", retry_at=None)
+                result = tools.run(call, self._functions)
+                self._calls.append(replace(call, result=result))
+                results.append(call_result(call, result))
+            self._left -= 1
+            self._earlier.append(answer)
+            self._job = self._ask_on(answer, results)
+
+    def cancel(self, patience: float = 0.1) -> None:
+        """Stops the round that is on its way; what came in earlier ones is in the journal."""
+        self._job.cancel(patience)
+        if not self._is_over and self._job.done:
+            self._came = errors.Interrupted(
+                "Interrupted between two rounds.", "Run the cell again: what was answered is replayed."
+            )
+        self._is_over = True
+
+    def outcome(self) -> Answer:
+        """The last answer, with the tokens, the dollars and the seconds of all rounds, and with every call."""
+        if isinstance(self._came, errors.AimlMagicError):
+            raise self._came
+        last = self._job.outcome()
+        rounds = [*self._earlier, last]
+        known = [answer.cost_usd for answer in rounds if answer.cost_usd is not None]
+        return dataclasses.replace(
+            last,
+            usage=sum_of([answer.usage for answer in rounds]),
+            cost_usd=sum(known) if len(known) == len(rounds) else None,
+            seconds=sum(answer.seconds or 0.0 for answer in rounds),
+            replayed=all(answer.replayed for answer in rounds),
+            request=rounds[0].request,
+            calls=tuple(self._calls),
+        )
+
+    def _outcome_of_round(self) -> Answer | None:
+        with contextlib.suppress(errors.AimlMagicError):
+            return self._job.outcome()
+        return None
+
+
 class Runner:
     """The child process, `python -m aiml_magic.runner`, started when it is first needed and again if it died."""
 
@@ -229,7 +304,7 @@ class Runner:
         """The jobs that are not over, by the id of their row."""
         return dict(self._jobs)
 
-    def send(self, row: Row, key: str, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
+    def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
         """Has a queued row sent, or a row that another runner has sent followed. `notices` go with the answer.
 
         `silence` is the time without a byte, in seconds, after which it is given up; `limit` the number of requests at once.
@@ -237,7 +312,7 @@ class Runner:
         job = self._jobs.get(row.id)
         if job is None:
             job = self._jobs[row.id] = Job(row, self._journal, self, notices)
-            self.tell({"do": "send", "row": row.id, "key": key, "silence": silence, "limit": limit})
+            self.tell({"do": "send", "row": row.id, **asdict(secrets), "silence": silence, "limit": limit})
         return job
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:

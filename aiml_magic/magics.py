@@ -48,6 +48,9 @@ class O3Pro(Magics):
     ).tag(config=True)  # fmt: skip
     budget_usd = Float(None, min=0.0, allow_none=True, help="Dollars that this session may spend at most.").tag(config=True)
     max_concurrency = Integer(64, min=1, help="Questions that are on their way at once; the others wait.").tag(config=True)
+    max_tool_rounds = Integer(8, min=0, help="How many times results of functions are sent back for one question.").tag(
+        config=True
+    )
     chain = Enum(["auto", "id", "transcript"], "auto", help="How a conversation is sent: by the response's id, or whole.").tag(
         config=True
     )
@@ -97,7 +100,7 @@ class O3Pro(Magics):
     @line_magic
     def aiml(self, line: str) -> None:
         journal = addresses.journal_path(self.journal)
-        context = commands.Context(self.session, self.base_url, journal, self.timeout, self.max_concurrency, lambda: self.view)
+        context = commands.Context(self.session, self.base_url, journal, partial(self._question, {}, "", {}), lambda: self.view)
         commands.run(line, context)
 
     def show_result(self, value: Answer | Job) -> None:
@@ -114,16 +117,21 @@ class O3Pro(Magics):
         from aiml_magic.prompts import fill
         from aiml_magic.schemas import schema_of
         from aiml_magic.session import Question
+        from aiml_magic.tools import choice, tools_of
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
         for named in given.get("attach", []):
             attached += attach(named, variables)
         check_size(attached)
+        tools = tools_of(given.get("tool", []), variables)
         return Question(
             text=filled,
             attached=attached,
             schema=schema_of(given["schema"], variables) if "schema" in given else None,
             cell=f"{self._cell}/{next(self._asked)}",
+            tools=tools,
+            tool_choice=choice(given["tool_choice"], tools) if "tool_choice" in given else None,
+            max_tool_rounds=self.max_tool_rounds,
             model=given.get("model", self.model),
             effort=given.get("effort", self.effort),
             summary=given.get("summary", self.summary),
@@ -156,7 +164,8 @@ class O3Pro(Magics):
     _settings: Mapping[str, TraitType[Any, Any]] = {
         "model": model, "base_url": base_url, "effort": effort, "summary": summary, "instructions": instructions,
         "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "replay": replay,
-        "budget_usd": budget_usd, "max_concurrency": max_concurrency, "chain": chain, "journal": journal,
+        "budget_usd": budget_usd, "max_concurrency": max_concurrency, "max_tool_rounds": max_tool_rounds, "chain": chain,
+        "journal": journal,
     }  # fmt: skip
     o3pro.__doc__ = options.usage({name: str(setting.help) for name, setting in _settings.items()})
     aiml.__doc__ = commands.usage()

@@ -71,18 +71,44 @@ _OF_OPTIONS = {
     "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
     "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
 }  # fmt: skip
+_FIELDS = ("background", "parallel_tool_calls", "truncation", "include", "prompt", "text", "tools", "tool_choice")
+_INCLUDED = (
+    "message.input_image.image_url", "computer_call_output.output.image_url", "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+)  # fmt: skip
+
+
+def _check_field(name: str, value: Any) -> None:
+    """Raises ValueError for a value that the API's schema does not allow in this field; other fields are the server's to judge."""
+    match name:
+        case "background" | "parallel_tool_calls" if not isinstance(value, bool):
+            raise ValueError(f"{name}=true or {name}=false")
+        case "truncation" if value not in ("auto", "disabled"):
+            raise ValueError('truncation="auto" or truncation="disabled"')
+        case "include":
+            wrong = [entry for entry in value if entry not in _INCLUDED] if isinstance(value, list) else [value]
+            if wrong:
+                raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}. {nearest(str(wrong[0]), _INCLUDED)}".rstrip())
+        case "prompt" if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+            raise ValueError('prompt={"id": "…"}, with "variables" and "version" if need be')
+        case "text" if not isinstance(value, dict):
+            raise ValueError('text={"format": {"type": "json_object"}}, say; for a type there is --schema')
 
 
 def field_and_json(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
+    name, _, value = text.partition("=")
     if name in _OF_OPTIONS:
         raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
+    if name not in _FIELDS and (close := nearest(name, _FIELDS)):
+        raise ValueError(f"a field of the API. {close}")
     try:
-        if equals and re.fullmatch(r"[a-z][a-z_]*", name):
-            return name, json.loads(value)
+        read = json.loads(value) if re.fullmatch(r"[a-z][a-z_]*", name) else ...
     except ValueError:
-        pass
-    raise ValueError('KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]')
+        read = ...
+    if read is ...:
+        raise ValueError('KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]')
+    _check_field(name, read)
+    return name, read
 
 
 def words(text: str) -> str:
@@ -107,6 +133,15 @@ OPTIONS = (
     Option("--max-output-tokens", "stop at N tokens, reasoning included; at least 16", "-t", "N", whole_number(16)),
     Option("--attach", "send along a file, an image's address, or a variable; repeatable", "-a", "X", words, is_repeatable=True),
     Option("--schema", "answer as this type: a pydantic model, dataclass, TypedDict or JSON Schema", "-s", "NAME", variable_name),
+    Option(
+        "--tool",
+        "let the model use a function, web_search or an MCP server's dict; repeatable",
+        "-f",
+        "NAME",
+        words,
+        is_repeatable=True,
+    ),
+    Option("--tool-choice", "auto, none, required, or the tool to use", "", "NAME", words),
     Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),

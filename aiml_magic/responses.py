@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,12 @@ class Usage:
     total_tokens: int | None = None
 
 
+def sum_of(usages: Iterable[Usage]) -> Usage:
+    """The tokens of several responses together; what one of them did not report is not known of all."""
+    columns = zip(*(astuple(usage) for usage in usages), strict=True)
+    return Usage(*(None if None in column else sum(column) for column in columns))
+
+
 @dataclass(frozen=True)
 class Cost:
     """What the server says it charged. `source` is the place where it said so."""
@@ -72,6 +78,16 @@ class Citation:
     url: str
     start_index: int | None
     end_index: int | None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that the model wants called. `arguments` should be JSON; `result` is what the model was told, or `None`."""
+
+    id: str
+    name: str
+    arguments: str
+    result: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,14 @@ class Response:
         """Types of items that this package does not know, each once, sorted."""
         return tuple(sorted({_text(item.get("type")) or "(no type)" for item in self.items} - _KNOWN_ITEMS))
 
+    @cached_property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The functions that the model wants called, in order."""
+        return tuple(
+            ToolCall(_text(item.get("call_id")) or _text(item.get("id")), _text(item.get("name")), _text(item.get("arguments")))
+            for item in self.of_type("function_call")
+        )
+
     @property
     def images(self) -> tuple[Raw, ...]:
         return tuple(item for item in self.of_type("image_generation_call") if item.get("result"))
@@ -287,12 +311,27 @@ def question_text(request: Raw) -> str:
     return next((_text(part.get("text")) for part in parts), "(results of tools)")
 
 
-def transcript(turns: Iterable[tuple[Any, str]], question: Any) -> list[Any]:
-    """The `input` that tells a whole conversation: of each turn its own input and the text of its answer, then `question`."""
+def call_result(call: ToolCall, result: str) -> dict[str, Any]:
+    """An input item: what came of a call."""
+    return {"type": "function_call_output", "call_id": call.id, "output": result}
+
+
+def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
+    """An input item: whether a call to an MCP server may be made."""
+    return {"type": "mcp_approval_response", "approval_request_id": _text(request.get("id")), "approve": is_approved}
+
+
+def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any]:
+    """The `input` that tells a whole conversation: of each turn its own input, then its answer and calls; then `question`."""
     items: list[Any] = []
-    for number, (asked, answered) in enumerate(turns, start=1):
+    for number, (asked, response) in enumerate(turns, start=1):
         items += _as_items(asked)
-        items.append(assistant_message(answered, f"msg_{number}"))
+        if response.text or not response.calls:
+            items.append(assistant_message(response.text, f"msg_{number}"))
+        items += [
+            {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+            for call in response.calls
+        ]
     return items + _as_items(question)
 
 

@@ -4,9 +4,10 @@
 
 One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of the kernel reaches it.
 It lives while its standard input is open or a request is in flight: an answer that nobody listens for is paid and lost.
-Commands and events are JSON, one a line. The API key comes with a command, and is written nowhere.
+Commands and events are JSON, one a line. The API key and other secrets come with a command, and are written
+nowhere.
 
-    {"do": "send", "row": 7, "key": …, "silence": 3600, "limit": 64}     {"do": "cancel", "row": 7}
+    {"do": "send", "row": 7, "key": …, "headers": {…}, "silence": 3600, "limit": 64}     {"do": "cancel", "row": 7}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.client import Client, Reply
-from aiml_magic.credentials import mask
+from aiml_magic.credentials import Secrets, mask
 from aiml_magic.journal import HEARTBEAT, TAIL, Journal, Row
 from aiml_magic.replay import request_key, without_hashed
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
@@ -57,7 +58,8 @@ class Runner:
             match command["do"]:
                 case "send" if command["row"] not in self._tasks:
                     self._places.limit = command["limit"]
-                    self._tasks[command["row"]] = asyncio.create_task(self._answer(**_without(command, "do", "limit")))
+                    secrets = Secrets(command["key"], command["headers"])
+                    self._tasks[command["row"]] = asyncio.create_task(self._answer(command["row"], secrets, command["silence"]))
                 case "cancel" if command["row"] in self._tasks:
                     self._tasks[command["row"]].cancel()
                 case "get":
@@ -78,10 +80,10 @@ class Runner:
                     for row_id in self._journal.note_alive(ours):
                         self._tasks[row_id].cancel()
 
-    async def _answer(self, row: int, key: str, silence: float) -> None:
+    async def _answer(self, row: int, secrets: Secrets, silence: float) -> None:
         """Sees to it that the row is answered: sent once, by whichever runner."""
         try:
-            while not await self._send(row, key, silence):
+            while not await self._send(row, secrets, silence):
                 waiting = self._journal.row(row)
                 if waiting.state != "queued":
                     return await self._follow(row)
@@ -94,14 +96,14 @@ class Runner:
             del self._tasks[row]
             self._outbox.put({"row": row, "event": "over"})
 
-    async def _send(self, row_id: int, key: str, silence: float) -> bool:
+    async def _send(self, row_id: int, secrets: Secrets, silence: float) -> bool:
         """Sends the row when there is a place; `False` if it may not be sent."""
         if self._places.are_taken:
             self._outbox.put({"row": row_id, "event": "waiting", "parent": None})
         async with self._places:
             row = self._journal.claim(row_id)
             if row is not None:
-                await self._ask_and_keep(row, key, silence)
+                await self._ask_and_keep(row, secrets, silence)
         return row is not None
 
     async def _is_continued(self, row: Row, parent_id: int) -> bool:
@@ -131,19 +133,19 @@ class Runner:
                 self._outbox.put({"row": row_id, "event": "thinking", "what": "in_progress"})
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _ask_and_keep(self, row: Row, key: str, silence: float) -> None:
-        recorder = Recorder(row.id, self._journal, self._outbox, key)
+    async def _ask_and_keep(self, row: Row, secrets: Secrets, silence: float) -> None:
+        recorder = Recorder(row.id, self._journal, self._outbox, secrets)
         started = time.monotonic()
         try:
-            reply, state = await self._ask(row, self._client(row.base_url, key, silence), recorder), "done"
+            reply, state = await self._ask(row, secrets, self._client(row.base_url, secrets.key, silence), recorder), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
         recorder.close(is_whole=state == "done" and reply.error is None)
         if reply.error is not None:
             state = "failed"
-            reply.error.message = mask(reply.error.message, key)
+            reply.error.message = secrets.mask(reply.error.message)
             reply.error.hint = reply.error.hint.replace(errors.check(), errors.check(row.id))
-        reply = replace(reply, response=_without_key(reply.response, key))
+        reply = replace(reply, response=_without_secrets(reply.response, secrets))
         self._keep(row, state, reply, None if state == "cancelled" and not recorder.is_out else time.monotonic() - started)
 
     def _keep(self, row: Row, state: str, reply: Reply, seconds: float | None) -> None:
@@ -166,15 +168,15 @@ class Runner:
             copy = _save_beside(self._journal.path, came)
             self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(came), "copy": copy, "why": error.message})
 
-    async def _ask(self, row: Row, client: Client, recorder: Recorder) -> Reply:
+    async def _ask(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
         """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
-        body = self._body(row, row.chain)
+        body = secrets.added_to(self._body(row, row.chain))
         reply = await client.ask(body, row.client_request_id, recorder)
         if "previous_response_id" not in body:
             return reply
         if _is_chain_refused(reply, body["previous_response_id"]):
             self._journal.note_chain(row.id, "transcript", "chain_refused")
-            return await client.ask(self._body(row, "transcript"), row.client_request_id, recorder)
+            return await client.ask(secrets.added_to(self._body(row, "transcript")), row.client_request_id, recorder)
         if reply.error is None and not reply.response.get("previous_response_id"):
             return replace(reply, notices=(*reply.notices, "chain_ignored"))
         return reply
@@ -187,7 +189,7 @@ class Runner:
         turns = self._journal.ancestors(row.parent)
         if chain == "id" and turns[-1].response_id is not None:
             return body | {"previous_response_id": turns[-1].response_id}
-        told = ((without_hashed(turn.request.get("input", "")), Response(turn.response).text) for turn in turns)
+        told = ((without_hashed(turn.request.get("input", "")), Response(turn.response)) for turn in turns)
         return body | {"input": transcript(told, body["input"])}
 
     async def _get(self, command: Mapping[str, Any]) -> None:
@@ -237,11 +239,11 @@ class Places:
 class Recorder:
     """Keeps what happens to one request in the journal, and tells the kernel: a `client.Listener`."""
 
-    def __init__(self, row_id: int, journal: Journal, outbox: Outbox, key: str) -> None:
+    def __init__(self, row_id: int, journal: Journal, outbox: Outbox, secrets: Secrets) -> None:
         self._row_id = row_id
         self._journal = journal
         self._outbox = outbox
-        self._key = key
+        self._secrets = secrets
         self._pieces: list[str] = []
         self._characters = 0
         self._tail = ""
@@ -264,13 +266,13 @@ class Recorder:
             case TextDelta(text):
                 self._pieces.append(text)
                 self._characters += len(text)
-                self._tail = (self._tail + text)[-TAIL - len(self._key) :]
+                self._tail = (self._tail + text)[-TAIL - len(self._secrets.key) :]
                 self._later("tell", _TELL_EVERY, self._tell_text)
                 self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
         self.is_out = False
-        self._tell(event="retry", seconds=seconds, why=mask(error.message, self._key))
+        self._tell(event="retry", seconds=seconds, why=self._secrets.mask(error.message))
 
     def on_poll(self, status: str) -> None:
         self._tell(event="poll", status=status)
@@ -288,12 +290,12 @@ class Recorder:
 
     def _tell_text(self) -> None:
         self._timers.pop("tell", None)
-        self._tell(event="text", tail=mask(self._tail, self._key)[-TAIL:], characters=self._characters)
+        self._tell(event="text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters)
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
         with contextlib.suppress(errors.JournalError):
-            self._journal.note_text(self._row_id, mask("".join(self._pieces), self._key))
+            self._journal.note_text(self._row_id, self._secrets.mask("".join(self._pieces)))
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)
@@ -336,10 +338,6 @@ def _save_beside(journal: Path, row: Row) -> str | None:
     return str(path)
 
 
-def _without(command: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in command.items() if name not in names}
-
-
 def _is_chain_refused(reply: Reply, parent: str) -> bool:
     """The server does not know the response `parent` that the request continues, or no such responses at all.
 
@@ -352,10 +350,10 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
 
 
-def _without_key(response: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A server may echo what it was sent; the key is kept out of the journal all the same."""
+def _without_secrets(response: Mapping[str, Any], secrets: Secrets) -> Mapping[str, Any]:
+    """A server may echo what it was sent; secrets are kept out of the journal all the same."""
     text = dump(response)
-    masked = mask(text, key)
+    masked = secrets.mask(text)
     return response if masked == text else json.loads(masked)
 
 

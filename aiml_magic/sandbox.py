@@ -2,9 +2,10 @@
 
     python -m aiml_magic.sandbox --port 9000
 
-It keeps conversations, streams, reports usage and cost, runs in the background and fails on demand, so that everything can be
-tried without a key or a network. The same conversation always gets the same answer, id and date, so that a notebook that uses
-it comes out the same each time. A line in the question makes it slow or makes it fail:
+It keeps conversations, streams, calls the functions that a question names, fills schemas, reports usage and cost, runs in the
+background and fails on demand, so that everything can be tried without a key or a network. The same conversation always gets the
+same answer, id and date, so that a notebook that uses it comes out the same each time. A line in the question makes it slow or
+makes it fail:
 
     sandbox: delay=5 pace=0.02 fault=503 times=1
 
@@ -113,6 +114,9 @@ class Sandbox:
         if isinstance(body["input"], str):
             return turns, body["input"]
         asked = ""
+        results = [str(item.get("output")) for item in body["input"] if item.get("type") == "function_call_output"]
+        if results:
+            return turns, f"(what came of the tools: {'; '.join(results)})"
         for item in body["input"]:
             content = item.get("content") or ""
             parts = [part.get("text") or "" for part in content if isinstance(part, dict)]
@@ -128,7 +132,12 @@ class Sandbox:
         turns, question = self.conversation(body)
         reasoning = body.get("reasoning") or {}
         effort = reasoning.get("effort") or "medium"
-        text = _text(turns, _ORDER.sub("", question).strip(), body, effort)
+        wanted = (body.get("text") or {}).get("format") or {}
+        text = (
+            dump(_filled(wanted["schema"], wanted["schema"]))
+            if wanted.get("type") == "json_schema"
+            else _text(turns, _ORDER.sub("", question).strip(), body, effort)
+        )
         identity = hashlib.sha256(dump([turns, body["input"], body.get("model"), body.get("instructions"), reasoning]).encode())
         response_id = "sandbox_" + identity.hexdigest()[:16]
         told = sum(_tokens(asked) + _tokens(answered) for asked, answered in turns)
@@ -148,7 +157,10 @@ class Sandbox:
             "model": f"{body['model'].rpartition('/')[2]}-sandbox",
             "output": [
                 {"id": "rs_1", "type": "reasoning", "summary": summary if reasoning.get("summary") else []},
-                {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [content]},
+                *(
+                    _calls(body, question)
+                    or [{"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [content]}]
+                ),
             ],
             "parallel_tool_calls": True,
             "previous_response_id": body.get("previous_response_id"),
@@ -220,6 +232,43 @@ def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], 
     ) + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
 
 
+def _calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
+    """A call of each function that the question names, with arguments by rule; none once there are results."""
+    if isinstance(body["input"], list) and any(item.get("type") == "function_call_output" for item in body["input"]):
+        return []
+    named = [tool for tool in body.get("tools") or [] if tool.get("type") == "function" and tool["name"] in question]
+    return [
+        {"id": f"fc_{number}", "type": "function_call", "call_id": f"call_{number}", "name": tool["name"], "status": "completed",
+         "arguments": dump(_filled(tool["parameters"], tool["parameters"]))}
+        for number, tool in enumerate(named, start=1)
+    ]  # fmt: skip
+
+
+def _filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
+    """A value that fits a schema: the first that comes to mind."""
+    if not isinstance(schema, Mapping) or depth > 8:
+        return None
+    if "$ref" in schema:
+        return _filled(root.get("$defs", {}).get(str(schema["$ref"]).rpartition("/")[2]), root, depth + 1)
+    if schema.get("anyOf"):
+        return _filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
+    if schema.get("enum"):
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            return {name: _filled(entry, root, depth + 1) for name, entry in (schema.get("properties") or {}).items()}
+        case "array":
+            return [_filled(schema.get("items"), root, depth + 1)] if depth < 4 else []
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case "string":
+            return {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}.get(schema.get("format", ""), "sandbox")
+        case _:
+            return None
+
+
 def _attached(asked: Any) -> str:
     """What came along with the newest message, by the line that names each."""
     parts = asked[-1].get("content") if isinstance(asked, list) and asked else []
@@ -260,7 +309,8 @@ def _limit(response: dict[str, Any], limit: int | None) -> None:
         return
     reasoned = min(limit, usage["output_tokens_details"]["reasoning_tokens"])
     message = response["output"][1]
-    message["content"][0]["text"] = message["content"][0]["text"][: 4 * (limit - reasoned)]
+    if message["type"] == "message":
+        message["content"][0]["text"] = message["content"][0]["text"][: 4 * (limit - reasoned)]
     message["status"] = "incomplete"
     response["usage"] = _usage(usage["input_tokens"], limit - reasoned, reasoned)
     response.update(status="incomplete", incomplete_details={"reason": "max_output_tokens"})

@@ -8,8 +8,9 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ from aiml_magic import addresses, credentials, errors, recording
 from aiml_magic.answer import Answer
 from aiml_magic.budget import Price, characters, price_of
 from aiml_magic.conversation import Conversation
-from aiml_magic.credentials import Key
-from aiml_magic.jobs import Job, Runner
+from aiml_magic.credentials import Key, Secrets
+from aiml_magic.jobs import Job, Rounds, Runner
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key, with_hashes
-from aiml_magic.responses import Raw, Response, cost, log_entries, logged_cost, user_message
+from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, user_message
 from aiml_magic.schemas import Schema
+from aiml_magic.tools import NO_TOOLS, Tools
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
@@ -35,7 +37,7 @@ class Question:
     """What to ask, and how.
 
     `text` is filled, `attached` are the parts that go with it, `cell` is its place in the notebook, `chat` is `None` for one that
-    stands alone.
+    stands alone. With `items`, results of tools say, those are sent instead of the text, and continue the row `continues`.
     """
 
     text: str
@@ -43,6 +45,10 @@ class Question:
     model: str
     attached: Sequence[Raw] = ()
     schema: Schema | None = None
+    tools: Tools = NO_TOOLS
+    tool_choice: Any = None
+    items: Sequence[Raw] = ()
+    continues: int | None = None
     effort: str | None = None
     summary: str | None = None
     instructions: str | None = None
@@ -58,6 +64,7 @@ class Question:
     timeout: float = 3600.0  # seconds of silence
     budget_usd: float | None = None
     background: bool = False
+    max_tool_rounds: int = 8
     max_concurrency: int = 64
 
     def request(self) -> dict[str, Any]:
@@ -65,11 +72,13 @@ class Question:
         reasoning = {"effort": self.effort, "summary": self.summary}
         body: dict[str, Any] = {
             "model": self.model,
-            "input": [user_message(self.text, self.attached)] if self.attached else self.text,
+            "input": list(self.items) or ([user_message(self.text, self.attached)] if self.attached else self.text),
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "reasoning": {name: value for name, value in reasoning.items() if value} or None,
             "text": {"format": self.schema.format} if self.schema else None,
+            "tools": list(self.tools.specifications) or None,
+            "tool_choice": self.tool_choice,
             "stream": self.stream or None,
         }
         given = {name: value for name, value in body.items() if value is not None}
@@ -106,15 +115,36 @@ class Session:
         self._conversations: dict[str, Conversation] = {}
         self._recording: tuple[Path, dict[str, Record]] | None = None
         self._prices: dict[tuple[str, str], Price] = {}
+        self._headers: dict[str, Mapping[str, str]] = {}  # of MCP servers by label: secret, and in no journal
 
     def ask(self, question: Question, base_url: str, journal_path: Path) -> Job:
         """Replays the answer if the journal has it, follows the job if it was asked already; else journals it and has it sent.
 
         Raises BadInput and JournalError, and then nothing is sent.
         """
+        if question.background and question.tools.functions:
+            raise errors.BadInput(
+                "A function of the notebook cannot be called in the background. Nothing was sent.",
+                "Leave out -b, or the function.",
+            )
         job = self._ask(question, base_url, self.runner(journal_path))
         if question.schema is not None:
             job.parse = question.schema.parse
+        if question.tools.functions:
+            return Rounds(
+                job,
+                partial(self._next_round, question, base_url, journal_path),
+                question.tools.functions,
+                question.max_tool_rounds,
+            )
+        return job
+
+    def _next_round(self, question: Question, base_url: str, journal_path: Path, answer: Answer, results: Sequence[Raw]) -> Job:
+        """Sends what came of the calls that an answer asked for."""
+        choice = "auto" if question.tool_choice is not None else None  # a choice that forces a call would do so for ever
+        follow_up = replace(question, items=results, continues=answer.journal_id, after=None, is_new=False, tool_choice=choice)
+        job = self._ask(follow_up, base_url, self.runner(journal_path))
+        job.parse = question.schema.parse if question.schema else None
         return job
 
     def _ask(self, question: Question, base_url: str, runner: Runner) -> Job:
@@ -133,7 +163,8 @@ class Session:
             row = self._add(question, plan, runner.journal)
         is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
         notices = self._note(question, plan, row.id, runner.journal) + (("parent_changed",) if is_moved else ())
-        return runner.send(row, key.text, question.timeout, question.max_concurrency, notices)
+        self._headers |= question.tools.secrets
+        return runner.send(row, Secrets(key.text, self._headers), question.timeout, question.max_concurrency, notices)
 
     def _add(self, question: Question, plan: Plan, journal: Journal) -> Row:
         return journal.add(
@@ -224,8 +255,20 @@ class Session:
         for row in runner.journal.unfinished(self.notebook):
             if row.state == "queued" or row.is_alive:
                 key = _NO_KEY if row.server == SANDBOX else credentials.need_key()
-                jobs.append(runner.send(row, key.text, timeout, max_concurrency))
+                jobs.append(runner.send(row, Secrets(key.text), timeout, max_concurrency))
         return jobs
+
+    def decide(self, row: Row, question: Question, base_url: str, journal_path: Path, *, is_approved: bool) -> Job:
+        """Answers the approvals that a response waits for, with the settings of its request. Raises BadInput without any."""
+        wanted = Response(row.response).of_type("mcp_approval_request")
+        if not wanted:
+            raise errors.BadInput(f"Answer {row.id} waits for no approval. Nothing was sent.", "%aiml history lists the answers.")
+        items = [approval(request, is_approved=is_approved) for request in wanted]
+        settings = {name: value for name, value in row.request.items() if name != "input"}
+        follow_up = replace(
+            question, items=items, continues=row.id, chat=row.chat, cell=row.cell or question.cell, params=settings
+        )
+        return self.ask(follow_up, base_url, journal_path)
 
     def cancel(self, row: Row, runner: Runner) -> bool:
         """Stops a question that is not answered yet; `False` if another kernel's runner will, within seconds. Raises BadInput."""
@@ -353,6 +396,8 @@ class Session:
         return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
 
     def _parent(self, question: Question, journal: Journal) -> Row | None:
+        if question.continues is not None:
+            return journal.row(question.continues)
         if question.after is not None:
             return journal.row(journal.find_id(question.after))
         conversation = self._conversation(question)
@@ -415,7 +460,7 @@ class Session:
 
 
 def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> None:
-    if not question.text.strip():
+    if not question.text.strip() and not question.items:
         raise errors.BadInput("The question is empty, so nothing was sent.", "Write it below the %%o3pro line.")
     text = str(request)
     if key is not None and credentials.mask(text, key.text) != text:

@@ -16,6 +16,7 @@ from kernels import kernel
 from test_kernel import processes, wait_until
 
 from aiml_magic import errors
+from aiml_magic.credentials import Secrets
 from aiml_magic.jobs import Runner
 from aiml_magic.session import Session
 
@@ -169,7 +170,7 @@ def test_two_runners_one_row(asker, held):
     job = start(asker, held, "one")
     others = [Runner(asker.journal) for _ in range(3)]
     row = asker.journal.row(job.id)
-    jobs = [job, *(other.send(row, "another-key-0123456789", 60, 64) for other in others)]
+    jobs = [job, *(other.send(row, Secrets("another-key-0123456789"), 60, 64) for other in others)]
     wait_until(lambda: held.posts)
     time.sleep(0.3)
     held.held.let_go("one")

@@ -26,8 +26,8 @@ from aiml_magic.options import OPTIONS, read_line, usage
         ("-t 16 -n --alone --raw --no-stream --no-store", {"max_output_tokens": 16, "new": True, "alone": True, "raw": True,
                                                            "no_stream": True, "no_store": True}, ""),
         ("--timeout 2.5 -c ideas -m other/model -o name", {"timeout": 2.5, "chat": "ideas", "model": "other/model", "out": "name"}, ""),
-        ('--param truncation="auto" --param include=["a b"] --param \'n={"a": 1}\'',
-         {"param": [("truncation", "auto"), ("include", ["a b"]), ("n", {"a": 1})]}, ""),
+        ('--param truncation="auto" --param include=["reasoning.encrypted_content"] --param \'n={"a": 1}\'',
+         {"param": [("truncation", "auto"), ("include", ["reasoning.encrypted_content"]), ("n", {"a": 1})]}, ""),
         ("--summary auto \\frac{a}{b} C:\\new", {"summary": "auto"}, "\\frac{a}{b} C:\\new"),
     ],
 )  # fmt: skip
@@ -43,6 +43,10 @@ def test_lines(line, values, question):
         ("-t 15", "at least 16"), ("-t many", "whole number"), ("-t 1e3", "whole number"), ("--timeout 0", "above 0"),
         ("--timeout -5", "above 0"), ("-o 1x", "variable"), ("-o a.b", "variable"), ("--param x", "KEY=JSON"),
         ("--param x={", "KEY=JSON"), ("--param model=\"x\"", "there is --model"), ("-q=yes", "takes no value"), ("-5 what?", "goes after --"), ("-x", "There is no option -x"),
+        ("--param trunkation=1", "Did you mean truncation?"), ('--param truncation="never"', 'truncation="auto"'),
+        ('--param include=["reasoning.encrypted"]', "Did you mean reasoning.encrypted_content?"), ("--param include=3", "include=["),
+        ("--param background=1", "background=true"), ("--param prompt={}", 'prompt={"id"'), ("--param text=3", "--schema"),
+        ('--param parallel_tool_calls="no"', "parallel_tool_calls=true"),
         ("--summary none", "one of auto, concise, detailed"), ('-i ""', "some text"), ("--new=1", "takes no value"), ("-", "There is no"),
     ],
 )  # fmt: skip

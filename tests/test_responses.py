@@ -110,9 +110,13 @@ def test_cost_is_never_made_up(spent):
     assert cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
 
 
+def said(text: str) -> Response:
+    return Response({"output_text": text})
+
+
 def test_transcript():
     """A transcript tells every turn with typed parts, the assistant's with an id and a status, as the vendor's schema wants it."""
-    items = transcript([("One?", "1"), ([{"role": "user", "content": "Two?"}], "2")], "Three?")
+    items = transcript([("One?", said("1")), ([{"role": "user", "content": "Two?"}], said("2"))], "Three?")
     assert ["user", "assistant", "user", "assistant", "user"] == [item["role"] for item in items]
     assert {"type": "message", "role": "assistant", "id": "msg_2", "status": "completed",
             "content": [{"type": "output_text", "text": "2", "annotations": []}]} == items[3]  # fmt: skip

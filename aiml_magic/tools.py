@@ -1,0 +1,166 @@
+"""Functions of the notebook, web search and MCP servers, as the API's tools; and a call that the model asks for, carried out.
+
+A function is run in the thread that asks, with arguments that were checked against its type hints. What it raises goes back to
+the model as its result; only an interrupt ends the question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiml_magic import attachments, schemas
+from aiml_magic.errors import BadInput, nearest
+from aiml_magic.responses import Raw, ToolCall
+
+_WEB_SEARCH = {"type": "web_search_preview"}
+_NOTHING_SENT = "Nothing was sent."
+_MAX_RESULT = 200_000  # characters of a result that go back to the model
+_CONFIRM = "__aiml_magic_confirm__"
+
+
+def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a function that is run as a tool only after the person has said yes to this very call."""
+    setattr(function, _CONFIRM, True)
+    return function
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the model may use: specifications as they are sent, functions by name, and secret headers of MCP servers by label."""
+
+    specifications: tuple[Raw, ...]
+    functions: Mapping[str, Callable[..., Any]]
+    secrets: Mapping[str, Mapping[str, str]]
+
+
+NO_TOOLS = Tools((), {}, {})
+
+
+def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
+    """The tools of these names: functions and dicts of the notebook, or `web_search`. Raises BadInput."""
+    specifications: list[Raw] = []
+    functions: dict[str, Callable[..., Any]] = {}
+    secrets: dict[str, Mapping[str, str]] = {}
+    for name in named:
+        value = variables.get(name) if not name.startswith("_") else None
+        if name == "web_search" and value is None:
+            specifications.append(_WEB_SEARCH)
+        elif isinstance(value, Mapping):
+            specification = _of_dict(value, name)
+            secrets |= {str(value.get("server_label")): dict(value["headers"])} if value.get("headers") else {}
+            specifications.append(specification)
+        elif callable(value):
+            specification = _of_function(value)
+            functions[specification["name"]] = value
+            specifications.append(specification)
+        else:
+            hint = nearest(
+                name, ["web_search", *(known for known in variables if callable(variables[known]) and known[0] != "_")]
+            )
+            raise BadInput(f"There is no function and no tool {name[:60]}. {_NOTHING_SENT}", hint or "Define the function first.")
+    return Tools(tuple(specifications), functions, secrets)
+
+
+def choice(named: str, tools: Tools) -> Any:
+    """The `tool_choice` of this name: auto, none, required, or one of the tools. Raises BadInput."""
+    if named in ("auto", "none", "required"):
+        return named
+    for tool in tools.specifications:
+        if tool["type"] == "function" and tool["name"] == named:
+            return {"type": "function", "name": named}
+        if named in (tool["type"], tool.get("server_label"), "web_search" if tool == _WEB_SEARCH else None):
+            return {"type": tool["type"]}
+    known = ["auto", "none", "required", *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications)]
+    raise BadInput(
+        f"--tool-choice cannot be {named[:60]}. {_NOTHING_SENT}", nearest(named, known) or f"It takes {', '.join(known)}."
+    )
+
+
+def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callable[[str], str] = input) -> str:
+    """The result of a call, as the model gets it: what the function returns, or the error. Raises KeyboardInterrupt alone."""
+    function = functions.get(call.name)
+    if function is None:
+        return _error(f"there is no tool {call.name}; there are {', '.join(functions)}")
+    try:
+        arguments = schemas.arguments_of(function, json.loads(call.arguments))
+        if getattr(function, _CONFIRM, False) and not _is_allowed(call, ask):
+            return _error("the person did not allow this call")
+        return _told(_returned(function, arguments))
+    except Exception as error:  # noqa: BLE001  # whatever it is, the model is told
+        return _error(f"{type(error).__name__}: {error}")
+
+
+def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
+    name = getattr(function, "__name__", "")
+    if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
+        raise BadInput(f"{name or 'A callable'} has no name that the API takes. {_NOTHING_SENT}", "Define it with def.")
+    parameters = schemas.of_parameters(function)
+    words = {"description": inspect.cleandoc(function.__doc__)} if function.__doc__ else {}
+    return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
+
+
+def _of_dict(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A tool as the API has it, without its headers: those are secret, and travel by another way."""
+    needed = {"mcp": ("server_label", "server_url"), "function": ("name", "parameters"), "web_search_preview": ()}
+    kind = value.get("type")
+    missing = [field for field in needed.get(str(kind), ()) if not value.get(field)]
+    if kind not in needed or missing:
+        what = f"lacks {', '.join(missing)}" if missing else f"has the type {kind!r}"
+        raise BadInput(f"The tool {name} {what}. {_NOTHING_SENT}", f"It takes the types {', '.join(needed)}.")
+    try:
+        return dict(json.loads(json.dumps({key: entry for key, entry in value.items() if key != "headers"})))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"The tool {name} is no JSON: {error}. {_NOTHING_SENT}", "Give it as the API has it.") from error
+
+
+def _is_allowed(call: ToolCall, ask: Callable[[str], str]) -> bool:
+    """Whether the person says yes; nobody there is no."""
+    try:
+        return ask(f"Run {call.name}({call.arguments[:500]})? [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, RuntimeError, NotImplementedError):
+        return False
+
+
+def _returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    value = function(**arguments)
+    return _awaited(value) if inspect.isawaitable(value) else value
+
+
+def _awaited(awaitable: Any) -> Any:
+    """What an async function gives: in a loop and a thread of its own, since a notebook's loop is running already."""
+    came: list[Any] = []
+
+    async def wait() -> Any:
+        return await awaitable
+
+    def run_it() -> None:
+        try:
+            came.append((asyncio.run(wait()), None))
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            came.append((None, error))
+
+    thread = threading.Thread(target=run_it, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)  # in steps, so that an interrupt is felt
+    value, error = came[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _told(value: Any) -> str:
+    table = None if isinstance(value, str) else attachments.as_csv(value)
+    text = value if isinstance(value, str) else table or json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _MAX_RESULT else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
+
+
+def _error(words: str) -> str:
+    return json.dumps({"error": words[:2000]}, ensure_ascii=False)
