@@ -77,7 +77,7 @@ class O3Pro(Magics):
     @line_cell_magic
     def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | Job | None:
         given, rest = options.read_line(line)
-        question = self._question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
+        question = self.question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
         journal = addresses.journal_path(self.journal)
         if given.get("dry_run"):
             return print(commands.dry_run(question, self.session, self.base_url, journal))
@@ -100,7 +100,7 @@ class O3Pro(Magics):
     @line_magic
     def aiml(self, line: str) -> None:
         journal = addresses.journal_path(self.journal)
-        context = commands.Context(self.session, self.base_url, journal, partial(self._question, {}, "", {}), lambda: self.view)
+        context = commands.Context(self.session, self.base_url, journal, partial(self.question, {}, "", {}), lambda: self.view)
         commands.run(line, context)
 
     def show_result(self, value: Answer | Job) -> None:
@@ -112,7 +112,8 @@ class O3Pro(Magics):
         self._cell = getattr(info, "cell_id", None) or f"run {time.time_ns():x}"
         self._asked = itertools.count(1)
 
-    def _question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
+    def question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
+        """What is asked: a text, the options that were given, and else the settings. Raises BadInput."""
         from aiml_magic.attachments import attach, check_size
         from aiml_magic.prompts import fill
         from aiml_magic.schemas import schema_of
@@ -227,6 +228,11 @@ def load(shell: InteractiveShell) -> None:
             formatter.pop(f"{module}.{name}", None)
 
     _loaded[id(shell)] = magics, undo
+
+
+def loaded() -> O3Pro | None:
+    """The magics that are loaded in this process, if any are."""
+    return next((magics for magics, _ in _loaded.values()), None)
 
 
 def unload(shell: InteractiveShell) -> None:

@@ -79,7 +79,7 @@ _INCLUDED = (
 
 
 def _check_field(name: str, value: Any) -> None:
-    """Raises ValueError for a value that the API's schema does not allow in this field; other fields are the server's to judge."""
+    """Raises ValueError for a value that the API's schema does not allow in this field; others are the server's to judge."""
     match name:
         case "background" | "parallel_tool_calls" if not isinstance(value, bool):
             raise ValueError(f"{name}=true or {name}=false")
@@ -184,6 +184,11 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
         value = _read(option, flag, _unquoted(attached if equals else found.pop(0).group()))
         values[option.name] = [*values.get(option.name, []), value] if option.is_repeatable else value
     return values, line[found[0].start() :].strip() if found else ""
+
+
+def check(option: Option, value: Any) -> Any:
+    """`value`, given in Python, as the text of this option would be read. Raises BadInput."""
+    return value if option.read is None else _read(option, option.long, str(value))
 
 
 def _read(option: Option, flag: str, text: str) -> Any:

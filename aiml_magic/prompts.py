@@ -34,6 +34,12 @@ def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
     return _BRACES.sub(lambda braces: _value(braces.group(1), variables, attached), template), attached
 
 
+def names_in(template: str) -> set[str]:
+    """The names of the variables that `fill` would look up."""
+    fields = (_FIELD.fullmatch(braces) for braces in _BRACES.findall(template))
+    return {field["name"] for field in fields if field}
+
+
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:

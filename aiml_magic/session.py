@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import urllib.parse
 import uuid
@@ -114,6 +115,8 @@ class Session:
         self._runner: Runner | None = None
         self._conversations: dict[str, Conversation] = {}
         self._recording: tuple[Path, dict[str, Record]] | None = None
+        self._lock = threading.RLock()  # questions may come from several threads, and each finds its place alone
+        self._at_risk: dict[int, float] = {}  # dollars that questions on their way may cost at most, by their rows
         self._prices: dict[tuple[str, str], Price] = {}
         self._headers: dict[str, Mapping[str, str]] = {}  # of MCP servers by label: secret, and in no journal
 
@@ -127,7 +130,8 @@ class Session:
                 "A function of the notebook cannot be called in the background. Nothing was sent.",
                 "Leave out -b, or the function.",
             )
-        job = self._ask(question, base_url, self.runner(journal_path))
+        with self._lock:
+            job = self._ask(question, base_url, self.runner(journal_path))
         if question.schema is not None:
             job.parse = question.schema.parse
         if question.tools.functions:
@@ -158,9 +162,10 @@ class Session:
             raise self._miss(plan, runner.journal)
         key = self._key()
         if row is None:
-            if question.budget_usd is not None:
-                self._keep_to_budget(question, plan, runner)
+            worst = None if question.budget_usd is None else self._keep_to_budget(question, plan, runner)
             row = self._add(question, plan, runner.journal)
+            if worst is not None:
+                self._at_risk[row.id] = worst
         is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
         notices = self._note(question, plan, row.id, runner.journal) + (("parent_changed",) if is_moved else ())
         self._headers |= question.tools.secrets
@@ -437,7 +442,8 @@ class Session:
             lines += differences(plan.request, row.request)[:4] or ["the same question, behind another answer"]
         return errors.ReplayMiss("\n".join(lines), 'Ask it with %config O3Pro.replay = "auto", or mend what differs.')
 
-    def _keep_to_budget(self, question: Question, plan: Plan, runner: Runner) -> None:
+    def _keep_to_budget(self, question: Question, plan: Plan, runner: Runner) -> float:
+        """What the question may cost at most. Raises BudgetExceeded if that, and what is on its way, passes the budget."""
         budget = question.budget_usd or 0.0
         price = self.price(plan.base_url, question.model, runner.journal.path)
         if price is None:
@@ -445,13 +451,15 @@ class Session:
                 f"The server lists no price for {question.model}, so a budget cannot be kept. Nothing was sent.",
                 "%config O3Pro.budget_usd = None asks without one.",
             )
-        spent, _ = runner.journal.spent(plan.server, session=self.id)
+        self._at_risk = {row_id: worst for row_id, worst in self._at_risk.items() if row_id in runner.jobs}
+        spent = runner.journal.spent(plan.server, session=self.id)[0] + sum(self._at_risk.values())
         worst = self.worst_case(plan, question.max_output_tokens, price, runner.journal)
         if spent + worst > budget:
             raise errors.BudgetExceeded(
                 f"${spent:,.2f} spent and up to ${worst:,.2f} for this pass the budget of ${budget:,.2f}. Nothing was sent.",
                 "Lower --max-output-tokens, or raise it with %config O3Pro.budget_usd.",
             )
+        return worst
 
     def worst_case(self, plan: Plan, max_output_tokens: int | None, price: Price, journal: Journal) -> float:
         """Dollars that the request costs at most: the conversation counts as input, however it is sent."""

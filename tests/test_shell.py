@@ -235,7 +235,7 @@ def test_public_names():
     """The package's public names are these."""
     import aiml_magic
 
-    assert ["confirm", "load_ipython_extension", "unload_ipython_extension"] == aiml_magic.__all__
+    assert ["ask", "confirm", "load_ipython_extension", "unload_ipython_extension"] == aiml_magic.__all__
     assert all(callable(getattr(aiml_magic, name)) for name in aiml_magic.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = aiml_magic.nothing

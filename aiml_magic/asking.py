@@ -1,0 +1,237 @@
+"""The same from Python: one question, or one for each row of a table.
+
+    answer = ask("Why is the sky dark at night?", effort="high")
+    answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating)
+
+The options are those of %%o3pro, by their long names; attachments, schemas and tools are given as what they are. The settings are
+those of the notebook, if there is one. A question stands alone, unless a chat is named or an answer to continue.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Literal
+
+from aiml_magic import addresses, errors, options
+from aiml_magic.answer import Answer
+from aiml_magic.jobs import Job
+from aiml_magic.magics import O3Pro, loaded
+from aiml_magic.prompts import names_in
+
+_NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # these are of a cell
+
+
+class Answers(list[Any]):
+    """Answers in the order of their rows; an error stands for the answer of a row that failed and was kept."""
+
+    def to_frame(self) -> Any:
+        """A DataFrame (pandas) with a line for each row: text, the fields of what was parsed, tokens, dollars, seconds, error."""
+        import pandas as pd
+
+        return pd.DataFrame([_line(answer) for answer in self])
+
+
+class Ask:
+    """Asks from Python; see the module."""
+
+    def __call__(self, question: str, **given: Any) -> Any:
+        """The answer to a question; with `background=True` its job. Raises what a cell would."""
+        job = _start(question, {}, given)
+        return job if given.get("background") else _waited(job)
+
+    def map(
+        self,
+        template: str,
+        rows: Iterable[Any],
+        *,
+        on_error: Literal["raise", "keep"] = "raise",
+        progress: bool = True,
+        **given: Any,
+    ) -> Answers:
+        """One answer for each row, asked at once as far as `max_concurrency` allows, in the order of the rows.
+
+        `{{name}}` in the template is a field of the row, or the row itself if it has none. With `on_error="keep"` an error takes
+        the place of its answer; else the first one is raised, its `answers` holding those that came, and what was on its way is
+        stopped. Asked again, the rows that were answered are replayed.
+        """
+        if on_error not in ("raise", "keep"):
+            raise errors.BadInput(f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep.")
+        answers, waiting = Answers(), deque[Job | errors.AimlMagicError]()
+        show = _progress(rows if hasattr(rows, "__len__") else None) if progress else _silent
+        limit = 2 * loaded_or_new().max_concurrency
+        try:
+            for row in _rows_of(rows):
+                while len(waiting) >= limit:
+                    answers.append(_end(waiting.popleft(), on_error))
+                    show(len(answers))
+                waiting.append(_started(template, _fields_of(row, template), given, on_error))
+            while waiting:
+                answers.append(_end(waiting.popleft(), on_error))
+                show(len(answers))
+        except (errors.AimlMagicError, KeyboardInterrupt) as error:
+            for job in waiting:
+                if isinstance(job, Job):
+                    job.cancel(0)
+            stopped = error if isinstance(error, errors.AimlMagicError) else _interrupted(len(answers))
+            stopped.answers = answers  # type: ignore[attr-defined]  # only here there are several
+            raise stopped from error
+        finally:
+            show(None)
+        return answers
+
+
+ask = Ask()
+
+
+@cache
+def _without_notebook() -> O3Pro:
+    return O3Pro(None)  # type: ignore[arg-type]  # a shell is needed only to show things
+
+
+def loaded_or_new() -> O3Pro:
+    """The magics of the notebook with their settings, else those of a plain script."""
+    return loaded() or _without_notebook()
+
+
+def _start(text: str, variables: Mapping[str, Any], given: Mapping[str, Any], *, is_template: bool = False) -> Job:
+    magics = loaded_or_new()
+    chosen, things = _chosen(given)
+    question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
+    return magics.session.ask(question, magics.base_url, addresses.journal_path(magics.journal))
+
+
+def _started(template: str, fields: Mapping[str, Any], given: Mapping[str, Any], on_error: str) -> Job | errors.AimlMagicError:
+    """The job of one row; with "keep" also the error of a row that cannot be asked. A budget that is used up ends it all."""
+    try:
+        return _start(template, fields, given, is_template=True)
+    except errors.BudgetExceeded:
+        raise
+    except errors.AimlMagicError as error:
+        if on_error == "raise":
+            raise
+        return error
+
+
+def _end(job: Job | errors.AimlMagicError, on_error: str) -> Answer | errors.AimlMagicError:
+    if isinstance(job, errors.AimlMagicError):
+        return job
+    try:
+        return job.wait()
+    except errors.AimlMagicError as error:
+        if on_error == "raise":
+            raise
+        return error
+
+
+def _waited(job: Job) -> Answer:
+    try:
+        return job.wait()
+    except KeyboardInterrupt:
+        job.cancel()
+        return job.outcome()
+
+
+def _interrupted(count: int) -> errors.Interrupted:
+    return errors.Interrupted(f"Interrupted after {count} answers; they are kept.", "Ask again: what was answered is replayed.")
+
+
+def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options as a cell would have them, and the things that they name. Raises BadInput."""
+    known = {option.name: option for option in options.OPTIONS if option.name not in _NO_OPTIONS}
+    chosen: dict[str, Any] = {}
+    things: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            hint = errors.nearest(name, known) or f"There are {', '.join(known)}."
+            raise errors.BadInput(f"ask has no option {name}. Nothing was sent.", hint)
+        if value is None or value is False:
+            continue
+        match name:
+            case "attach" | "tool":
+                entries = value if isinstance(value, list | tuple) else [value]
+                chosen[name] = [_named(entry, f"{name}_{number}", things) for number, entry in enumerate(entries, start=1)]
+            case "schema":
+                things["schema"] = value
+                chosen[name] = "schema"
+            case "param":
+                chosen[name] = list(dict(value).items())
+            case "after":
+                chosen[name] = str(getattr(value, "journal_id", None) or value)
+            case _:
+                chosen[name] = options.check(known[name], value)
+    if not {"chat", "after", "new"} & chosen.keys():
+        chosen["alone"] = True
+    return chosen, things
+
+
+def _named(value: Any, name: str, things: dict[str, Any]) -> str:
+    """The name of a thing, under which it is then found; a text is a path, an address or a name already."""
+    if isinstance(value, str):
+        return value
+    name = getattr(value, "__name__", name) if callable(value) else name
+    things[name] = value
+    return name
+
+
+def _rows_of(rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows of an iterable, or of a table (pandas, polars) as dicts."""
+    if hasattr(rows, "iter_rows"):
+        yield from rows.iter_rows(named=True)
+    elif hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        for _, row in rows.iterrows():  # type: ignore[attr-defined]  # a table of pandas has it
+            yield dict(row)
+    else:
+        yield from rows
+
+
+def _fields_of(row: Any, template: str) -> Mapping[str, Any]:
+    return row if isinstance(row, Mapping) else dict.fromkeys(names_in(template), row)
+
+
+def _line(answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, Answer):
+        return {"text": None, "error": str(answer)}
+    parsed = answer.parsed
+    fields = parsed if isinstance(parsed, dict) else getattr(parsed, "__dict__", {} if parsed is None else {"parsed": parsed})
+    told = {
+        "text": answer.text,
+        "total_tokens": answer.usage.total_tokens,
+        "cost_usd": answer.cost_usd,
+        "seconds": answer.seconds,
+    }
+    return {**told, "replayed": answer.replayed, **fields, "error": None}
+
+
+def _silent(_: int | None) -> None: ...
+
+
+def _progress(rows: Any) -> Callable[[int | None], None]:
+    """Shows how many rows are answered: by tqdm if it is there, else as a line, if somebody watches. `None` ends it."""
+    total = None if rows is None else len(rows)
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _line_of_progress(total)
+    bar = tqdm(total=total, unit="row")
+
+    def show(done: int | None) -> None:
+        if done is None:
+            bar.close()
+        else:
+            bar.update(done - bar.n)
+
+    return show
+
+
+def _line_of_progress(total: int | None) -> Callable[[int | None], None]:
+    if not sys.stderr.isatty():
+        return _silent
+
+    def show(done: int | None) -> None:
+        sys.stderr.write("\n" if done is None else f"\r{done:,} of {'?' if total is None else f'{total:,}'} answered")
+        sys.stderr.flush()
+
+    return show

@@ -1,0 +1,221 @@
+"""ask() and ask.map(): the options of a cell from Python, many questions at once, and what is kept when one fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+import wire
+from kernels import kernel
+
+from aiml_magic import ask, asking, errors
+from aiml_magic.asking import Answers
+
+
+@dataclass
+class Rating:
+    score: int
+
+
+@pytest.fixture(autouse=True)
+def script(home, monkeypatch):
+    """A script of its own: no notebook, and settings as they come."""
+    asking._without_notebook.cache_clear()
+    monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
+    yield
+    asking._without_notebook().session.close(10)
+    asking._without_notebook.cache_clear()
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """A server that answers each question with itself."""
+
+    def answer(request: wire.Request) -> wire.Reply:
+        told = request.body["input"]
+        asked = told if isinstance(told, str) else told[-1]["content"][0]["text"]
+        if "fail" in asked:
+            return wire.json_reply({"message": "No."}, 400)
+        return wire.json_reply(
+            wire.response(f"On {asked}", id=f"resp_{asked}", previous_response_id=request.body.get("previous_response_id"))
+        )
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        yield server
+
+
+def test_ask(echo):
+    """A question from Python takes the options by their names, stands alone, keeps its braces, and is replayed."""
+    answer = ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, no_stream=True)
+    assert "On Why {{x}}?" == answer.text
+    body = echo.posts[0].body
+    assert ({"effort": "high"}, 99, "auto") == (body["reasoning"], body["max_output_tokens"], body["truncation"])
+    assert ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}).replayed
+    assert not ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, fresh=True).replayed
+    ask("Other?")
+    assert "previous_response_id" not in echo.posts[-1].body
+
+
+def test_conversation(echo):
+    """With a chat, or after an answer, a question continues."""
+    one = ask("one", chat="a")
+    ask("two", chat="a")
+    ask("three", after=one)
+    assert [None, "resp_one", "resp_one"] == [post.body.get("previous_response_id") for post in echo.posts]
+
+
+def test_things(echo):
+    """Attachments, schemas and tools are given as what they are."""
+    with pytest.raises(errors.SchemaMismatch):
+        ask("Rate.", attach=[b"notes", b"more"], schema=Rating)
+    content = echo.posts[0].body["input"][0]["content"]
+    assert ["Rate.", "Attachment attach_1 (text, 5 bytes):"] == [part["text"].partition("\n")[0] for part in content[:2]]
+    assert "Rating" == echo.posts[0].body["text"]["format"]["name"]
+
+    def look(what: str) -> str:
+        """Looks."""
+        return what
+
+    ask("Look.", tool=look)
+    assert "look" == echo.posts[-1].body["tools"][0]["name"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"efort": "high"},
+        {"effort": "hihg"},
+        {"max_output_tokens": 3},
+        {"timeout": "soon"},
+        {"quiet": True},
+        {"tool": 7},
+        {"schema": 7},
+    ],
+)
+def test_wrong_options(echo, wrong):
+    """A wrong option is the same two lines as in a cell, and nothing is sent."""
+    with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
+        ask("Why?", **wrong)
+    assert 2 == len(str(refused.value).splitlines())
+    assert not echo.posts
+
+
+def test_background(echo):
+    """In the background it is a job."""
+    assert "On Why?" == ask("Why?", background=True).wait(10).text
+
+
+def test_two_threads(echo):
+    """Two threads do not mix: each gets its own answers, and each chat its own conversation."""
+    came: dict[str, list[str]] = {"a": [], "b": []}
+
+    def talk(chat: str) -> None:
+        for number in range(5):
+            came[chat].append(ask(f"{chat}{number}", chat=chat).text)
+
+    threads = [threading.Thread(target=talk, args=(chat,)) for chat in came]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert {chat: [f"On {chat}{number}" for number in range(5)] for chat in came} == came
+    parents = {post.body["input"]: post.body.get("previous_response_id") for post in echo.posts}
+    assert all(parents[f"{chat}{number}"] == f"resp_{chat}{number - 1}" for chat in came for number in range(1, 5))
+
+
+ROWS = [{"word": f"w{number}"} for number in range(30)]
+
+
+def test_map(echo):
+    """One answer for each row, in order, whatever the rows are; asked again, nothing is sent."""
+    expected = [f"On Of w{number}" for number in range(30)]
+    assert expected == [answer.text for answer in ask.map("Of {{word}}", ROWS, progress=False)]
+    assert expected == [answer.text for answer in ask.map("Of {{it}}", (row["word"] for row in ROWS))]
+    assert 30 == len(echo.posts)
+
+
+def test_map_of_tables(echo):
+    """A table is its rows, and the answers are one."""
+    pd = pytest.importorskip("pandas")
+    answers = ask.map("Of {{word}}", pd.DataFrame(ROWS[:3]))
+    frame = answers.to_frame()
+    assert ["On Of w0", "On Of w1", "On Of w2"] == list(frame["text"])
+    pl = pytest.importorskip("polars")
+    assert all(answer.replayed for answer in ask.map("Of {{word}}", pl.DataFrame(ROWS[:3])))
+
+
+def test_map_keeps_what_came(echo):
+    """The first error is raised with the answers before it, or takes the place of its answer."""
+    rows = ["a", "fail", "b"]
+    with pytest.raises(errors.InvalidRequest) as failed:
+        ask.map("{{row}}", rows)
+    assert ["On a"] == [answer.text for answer in failed.value.answers]
+    kept = ask.map("{{row}}", rows, on_error="keep")
+    assert isinstance(kept, Answers)
+    assert ["On a", "InvalidRequest", "On b"] == [getattr(answer, "text", type(answer).__name__) for answer in kept]
+    with pytest.raises(errors.BadInput, match="no variable"):
+        ask.map("{{nothing}}", [{"a": 1}])
+
+
+def test_map_is_lazy(echo):
+    """An endless generator is read only as far as it is asked."""
+    asking.loaded_or_new().max_concurrency = 2
+    read = []
+
+    def rows():
+        for number in range(10**9):
+            read.append(number)
+            yield f"fail {number}" if number == 5 else f"w{number}"
+
+    with pytest.raises(errors.InvalidRequest):
+        ask.map("{{row}}", rows())
+    assert len(read) < 12
+
+
+def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
+    """The budget ends it before the row that could pass it, what is on its way counted."""
+    monkeypatch.setenv("AIML_API_URL", sandbox_url)
+    asking.loaded_or_new().budget_usd = 0.5
+    with pytest.raises(errors.BudgetExceeded) as stopped:
+        ask.map("Rate {{row}}", [f"w{number}" for number in range(100)], max_output_tokens=1000)
+    assert len(stopped.value.answers) < 20
+
+
+def test_script_without_a_notebook(echo, home):
+    """A plain script asks, and ends by itself."""
+    code = "from aiml_magic import ask; print(ask('Why?').text, [answer.text for answer in ask.map('{{x}}', ['a', 'b'])])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "On Why? ['On a', 'On b']" == done.stdout.strip()
+
+
+def test_interrupt_of_a_map(home):
+    """An interrupt stops a map, and keeps the answers that came."""
+
+    def answer(request):
+        if request.body["input"] != "w0":
+            time.sleep(20)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    with wire.serve(answer) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        request = running.start(
+            "from aiml_magic import ask\ntry: ask.map('{{r}}', ['w0', 'w1', 'w2'])\nexcept KeyboardInterrupt as e: print(len(e.answers), e)"
+        )
+        time.sleep(2.0)
+        os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
+        told = running.finish(request).stream
+    assert "1 Interrupted after 1 answers" in told
+
+
+def test_settings_of_the_notebook(home, sandbox_url):
+    """In a notebook, ask has the notebook's settings, sandbox and all."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}\n%config O3Pro.effort = 'high'")
+        assert "high" in running.run("from aiml_magic import ask\nprint(ask('Why?').text)").stream
