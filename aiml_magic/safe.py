@@ -17,9 +17,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
     from markdown_it.rules_inline import StateInline
@@ -122,13 +125,32 @@ def html(text: str) -> str:
     parser = python_markdown.Markdown(extensions=["tables", "fenced_code", "sane_lists"])
     parser.preprocessors.deregister("html_block")  # raw HTML is text: a reader sees what the model wrote
     parser.inlinePatterns.deregister("html")
+    pictures: Any = SimpleNamespace(run=_link_pictures)
+    parser.treeprocessors.register(pictures, "pictures", 15)  # when the lines are read, which is at 20
+    try:
+        converted = parser.convert(plain(text))
+    except RecursionError:  # lists nested hundreds deep
+        return f"<pre>{escape(text)}</pre>"
     return nh3.clean(
-        parser.convert(plain(text)),
+        converted,
         tags=_HTML_TAGS,
         attributes={"a": {"href"}},
+        attribute_filter=_html_attribute,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer",
     )
+
+
+def _link_pictures(root: Element) -> None:
+    for picture in list(root.iter("img")):
+        picture.tag, picture.text = "a", f"picture: {picture.get('alt') or 'untitled'}"
+        picture.set("href", picture.get("src", ""))
+
+
+def _html_attribute(_: str, name: str, value: str) -> str | None:
+    """An address that may be linked to. nh3 would keep titles, and paths, which are addresses of the server that shows them."""
+    address = _encoded(value)
+    return address if name == "href" and is_address(address) else None
 
 
 def is_address(url: str) -> bool:
@@ -381,13 +403,17 @@ def _code(content: str) -> str:
 def _link(text: str, url: str) -> str:
     if not is_address(url):
         return text
-    encoded = re.sub(
+    return f"[{text}](<{_encoded(url).replace('&', '&amp;')}>)"
+
+
+def _encoded(url: str) -> str:
+    """`url` in characters that end no address, in Markdown and in HTML."""
+    return re.sub(
         r"[^\w.~:/?#@!&+,;=%-]",
         lambda sign: "".join(f"%{byte:02X}" for byte in sign.group().encode()),
         url,
         flags=re.ASCII,
     )
-    return f"[{text}](<{encoded.replace('&', '&amp;')}>)"
 
 
 def _inline_math(content: str, opener: str) -> str:

@@ -103,7 +103,9 @@ def test_the_check_sees():
 
 fragments = st.lists(
     st.sampled_from(HOSTILE)
-    | st.sampled_from(["$", "$$", "`", "```", "\n", "\n\n", "- ", "> ", "    ", "<", "\\", "[", "](", "|", "**"])
+    | st.sampled_from(
+        ["$", "$$", "`", "```", "\n", "\n\n", "- ", "> ", "    ", "<", "\\", "[", "](", "|", "**", "!", "@", "https:", "/"]
+    )
 ).map("".join)
 
 
@@ -150,6 +152,13 @@ def test_faithful(text, shown):
     """What a reader needs is there: structure, code, links, tables, any script."""
     page = rendered(safe.markdown(text))
     assert shown in page or shown in html.unescape(page)
+
+
+def test_pictures():
+    """A picture is a link, in Markdown and in HTML."""
+    for page in (rendered(safe.markdown("![a cat](https://e.org/cat.png)")), safe.html("![a cat](https://e.org/cat.png)")):
+        assert 'href="https://e.org/cat.png"' in page
+        assert "picture: a cat" in page
 
 
 @pytest.mark.parametrize(
