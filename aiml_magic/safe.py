@@ -99,6 +99,7 @@ _ENVIRONMENTS = frozenset(
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _CONTROL |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 _MAX_FORMULA = 4000  # characters
+_MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
 _HTML_TAGS = set(
     "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong del sub sup table thead tbody tr th td a".split()
 )
@@ -162,13 +163,27 @@ def is_address(url: str) -> bool:
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    # It leaves out what is nested more deeply than it may; a list takes two levels.
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(["table", "strikethrough"])
+    parser.block.ruler.before("table", "depth", _line_too_deep)
     parser.inline.ruler.before("escape", "formula", _inline_formula)
     parser.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]})
     return parser
 
 
 _OPENERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
+
+
+def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    """A line nested so deeply that it is not read as Markdown any more."""
+    if state.level < _MAX_DEPTH:
+        return False
+    if not silent:
+        token = state.push("code_block", "code", 0)
+        token.content = state.getLines(first, first + 1, state.blkIndent, keepLastLF=False)
+        token.map = [first, first + 1]
+        state.line = first + 1
+    return True
 
 
 def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so

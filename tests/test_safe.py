@@ -161,6 +161,15 @@ def test_pictures():
         assert "picture: a cat" in page
 
 
+@pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "> - "])
+def test_depth(mark):
+    """Nothing is lost that is nested more deeply than one reads."""
+    text = mark * 500 + "the end"
+    assert "the end" in safe.markdown(text)
+    assert "the end" in safe.html(text)
+    check_inert(rendered(safe.markdown(mark * 500 + "<script>1</script>")))
+
+
 @pytest.mark.parametrize(
     ("text", "formula"),
     [
