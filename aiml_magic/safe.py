@@ -15,7 +15,7 @@ Raw HTML is text, a picture is a link (showing it would fetch it), and a languag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode
 
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
-_MARKS = re.compile(r"[<>&*`\[\]~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)")
+_MARKS = re.compile(r"[<>&*`\[\]~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)")
+_SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
 _LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
 _BARE_LINK = re.compile(r"https?://[\w.~:/?#@!&*+,;=%-]*[\w/#=&%-]", re.ASCII)
 _ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
@@ -349,11 +350,17 @@ def _inline(node: SyntaxTreeNode) -> str:
 
 
 def _spans(node: SyntaxTreeNode) -> str:
-    """The children one after the other; neighbouring formulas apart, or their dollars would pair up anew."""
+    return _joined(map(_span, node.children))
+
+
+def _joined(spans: Iterable[str]) -> str:
+    """The spans one after the other, with no mark where two meet: two formulas, or a "!" and a link."""
     text = ""
-    for child in node.children:
-        span = _span(child)
-        text += " " + span if text.endswith("$") and span.startswith("$") else span
+    for span in spans:
+        joint = text[-1:] + span[:1]
+        if joint in _SIGNS_APART:
+            text = text[:-1] + _entity(text[-1])
+        text += " " + span if joint == "$$" else span
     return text
 
 
@@ -388,7 +395,7 @@ def _text(text: str) -> str:
     for found in _BARE_LINK.finditer(text):
         pieces += [_literal(text[end : found.start()]), _link(_literal(found.group()), found.group())]
         end = found.end()
-    return "".join(pieces) + _literal(text[end:])
+    return _joined([*pieces, _literal(text[end:])])
 
 
 def _literal(text: str) -> str:

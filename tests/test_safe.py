@@ -32,7 +32,8 @@ HOSTILE = [
     "<meta http-equiv=refresh content=0>", "<object data=x>", "<embed src=x>", "<link rel=stylesheet href=x>", "\x00<script>1</script>",
     "<scr\x00ipt>1</scr\x00ipt>", "[a](<https://e.org/\" onclick=\"alert(1)>)", "[a](https://e.org \"title\" onclick=1)",
     "<https://e.org/\"onmouseover=\"alert(1)>", "https://e.org/\"><script>1</script>", "[x](https://e.org/`<b>`)", "~~~~html\n<b>\n",
-    "[<img src=x onerror=1>](https://e.org)", "**<b>**", "*[x](javascript:1)*", "<a href=\"#\" data-commandlinker-command=x>",
+    "\\![x](https://evil.example/p.png)", "&excl;[x](https://evil.example/p.png)", "!https://evil.example/p.png", "[x](/api/kernels)",
+    "[x](//evil.example)", "[x](a.html \"title\")", "@[@0@@](javascript:1)", "[<img src=x onerror=1>](https://e.org)", "**<b>**", "*[x](javascript:1)*", "<a href=\"#\" data-commandlinker-command=x>",
 ]  # fmt: skip
 
 
@@ -76,6 +77,15 @@ def test_hostile_text_is_inert(text):
     check_inert(rendered(safe.markdown(text)))
     check_inert(rendered(safe.markdown(f"before\n\n{text}\n\nafter")))
     check_inert(safe.html(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["ftp://e.org", "ftp:\\/\\/e.org", "ftp:[//e.org](x)", "ftp:/[/e.org](x)", "ftp[://e.org](x)", "HTTP-ftp://e.org"]
+)
+def test_no_other_scheme_is_linked(text):
+    """A front end that makes links of bare addresses finds none but those of the web."""
+    assert "://" not in safe.markdown(text)
+    assert "://" in html.unescape(safe.markdown(text))
 
 
 def test_raw_html_is_shown():
