@@ -83,7 +83,8 @@ def banner(answer: Answer) -> str:
             way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
             notes.append(f"**Incomplete.** The answer stopped at {limit}{spent}. {way_out}")
         case "refusal":
-            notes.append(f"**Refused.** {safe.markdown(response.refusal or '')}")
+            # Apart: what begins a block of Markdown is none behind other words.
+            notes += ["**Refused.**", safe.markdown(response.refusal or "")]
         case "cancelled":
             notes.append("**Cancelled.** The server stopped working on it. Run the cell again to ask once more.")
         case "tool_calls":

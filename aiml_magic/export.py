@@ -49,7 +49,7 @@ def _markdown(turns: Sequence[Answer]) -> str:
     parts = ["# Conversation"]
     for number, turn in enumerate(turns, start=1):
         quoted = "\n".join(f"> {line}" for line in safe.markdown(_question(turn)).split("\n"))
-        parts += [f"## {number}", quoted, safe.markdown(turn.text), f"*{safe.markdown(_about(turn))}*"]
+        parts += [f"## {number}", quoted, safe.markdown(turn.text), f"*{safe.line(_about(turn))}*"]
     return "\n\n".join(parts) + "\n"
 
 

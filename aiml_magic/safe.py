@@ -119,6 +119,11 @@ def markdown(text: str) -> str:
     return "\n\n".join(_block(child, is_top=True) for child in root.children)
 
 
+def line(text: str) -> str:
+    """`text` as one line of Markdown in which nothing is a mark."""
+    return _begun(_text(" ".join(plain(text).split())))
+
+
 def html(text: str) -> str:
     """The Markdown `text` of a model as HTML in which nothing is active, without mathematics."""
     import markdown as python_markdown
@@ -344,9 +349,12 @@ def _alignment(cell: SyntaxTreeNode) -> str:
 
 
 def _inline(node: SyntaxTreeNode) -> str:
-    """The inline content, with what begins a line kept from beginning a block."""
-    lines = _spans(node).split("\n")
-    return "\n".join(_LINE_START.sub(lambda start: start[1] + _entity_of_mark(start[2]), line.strip(" ")) for line in lines)
+    return "\n".join(_begun(line.strip(" ")) for line in _spans(node).split("\n"))
+
+
+def _begun(line: str) -> str:
+    """A line of inline content, with what begins it kept from beginning a block."""
+    return _LINE_START.sub(lambda start: start[1] + _entity_of_mark(start[2]), line)
 
 
 def _spans(node: SyntaxTreeNode) -> str:

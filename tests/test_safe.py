@@ -5,13 +5,15 @@ from __future__ import annotations
 import html
 import html.parser
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from aiml_magic import safe
+from aiml_magic import details, safe
+from aiml_magic.responses import Response, Usage
 
 HOSTILE = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>", "<iframe srcdoc='<script>alert(1)</script>'>",
@@ -178,6 +180,27 @@ def test_depth(mark):
     assert "the end" in safe.markdown(text)
     assert "the end" in safe.html(text)
     check_inert(rendered(safe.markdown(mark * 500 + "<script>1</script>")))
+
+
+@given(fragments)
+def test_line(text):
+    """A line of Markdown is one line of text, which no emphasis around it turns into a block."""
+    shown = safe.line(text)
+    assert "\n" not in shown
+    check_inert(rendered(f"*{shown}*"))
+    assert "<pre>" not in rendered(shown)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_refusal(text):
+    """A refusal is inert below the word that says what it is, also where it begins with a block."""
+    for refusal in (text, f"```\n{text}\n```", f"- {text}"):
+        content = [{"type": "refusal", "refusal": refusal}]
+        response = Response({"status": "completed", "output": [{"type": "message", "content": content}]})
+        answer = SimpleNamespace(response=response, usage=Usage(), notices=(), status="completed")
+        banner = details.banner(answer)
+        assert banner.startswith("> **Refused.**")
+        check_inert(rendered(banner))
 
 
 @pytest.mark.parametrize(
