@@ -1,0 +1,68 @@
+"""What a page is asked about, to know that nothing of the model's is active in it."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page
+
+# Everything inside the outputs is one of these; what is typeset is looked at apart, since its elements are MathJax's own.
+_TAGS = (
+    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li ol p pre s span strong style sub summary sup "
+    "table tbody td th thead tr ul"
+)
+_OURS = r"^(\.aiml-details\{|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
+_MATH = "mjx-container, .MathJax, .MathJax_Preview, .MathJax_CHTML, .mjx-chtml, .MJXc-display, script[type^='math/tex']"
+_CHECK = f"""outputs => {{
+    const tags = new Set("{_TAGS}".split(" ")), found = [];
+    const isActive = (node, isMath) => {{
+        const tag = node.localName, style = getComputedStyle(node);
+        const isPicture = tag === "img" && node.closest(".jp-RenderedSVG") && node.src.startsWith("data:image/svg+xml");
+        const isLabel = tag === "label" && node.matches(".widget-label") && !node.textContent;
+        const isTask = tag === "input" && node.type === "checkbox" && node.disabled;
+        const isFormula = isMath && (tag.startsWith("mjx-") || node.closest("math") || node.type?.startsWith("math/tex"));
+        if (isPicture || isLabel || isTask) return;
+        if (!tags.has(tag) && !isFormula) return "element";
+        if (tag === "style" && !/{_OURS}/.test(node.textContent)) return "style sheet";
+        for (const {{ name, value }} of node.attributes) {{
+            if (/^on|commandlinker|^(srcset|srcdoc|action|formaction|ping|background|poster|popover|contenteditable)/.test(name)) return name;
+            if (/href$/.test(name) && !/^(https?:|mailto:|#)/i.test(value)) return name;
+            if (name === "style" && /url|image|expression/i.test(value)) return name;
+            if (/pwned/.test(value) && !/href$/.test(name) && !/^h\\d$/.test(tag) && !isMath) return name;
+        }}
+        if (!isMath && (!/^(static|relative)$/.test(style.position) || style.zIndex !== "auto")) return "position";
+    }};
+    for (const output of document.querySelectorAll(outputs)) for (const node of output.querySelectorAll("*")) {{
+        const why = isActive(node, node.closest("{_MATH}") !== null);
+        if (why) found.push(why + ": " + node.outerHTML.slice(0, 300));
+    }}
+    return found;
+}}"""
+_OPEN = "() => document.querySelectorAll('details').forEach(node => { node.open = true; })"
+
+
+class Watched:
+    """A page whose requests are noted."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def active(self, outputs: str, *, allowed: tuple[str, ...] = (), wait: float = 1.0) -> list[str]:
+        """All that is active on the page, once everything that folds is unfolded, `wait` seconds later.
+
+        `outputs` selects what the model may have written in; a request is `allowed` by how its address begins.
+        """
+        page = self.page
+        page.evaluate(_OPEN)
+        page.wait_for_timeout(1000 * wait)
+        own = (*allowed, "data:", "blob:")
+        fetched = [url for url in self.requests if "pwned" in url or not url.startswith(own)]
+        has_run = page.evaluate("() => String(window.__pwned)")
+        ran = [] if has_run == "undefined" else [f"ran: {has_run}"]
+        return ran + [f"fetched: {url}" for url in fetched] + page.evaluate(_CHECK, outputs)
+
+    def unseen(self, outputs: str, words: dict[str, str]) -> list[str]:
+        """Names of the payloads of which a reader of the outputs sees nothing."""
+        script = "outputs => [...document.querySelectorAll(outputs)].map(node => node.innerText).join('\\n')"
+        text = self.page.evaluate(script, outputs)
+        return [name for word, name in words.items() if word not in text]

@@ -1,0 +1,143 @@
+"""Documents put together at random from payloads and syntax are as inert as the payloads are.
+
+AIML_TEST_FUZZ says how many, and with which seed: "2000" or "2000:7".
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+
+import nbformat
+import pytest
+
+REQUIRED = "browser" in os.environ.get("AIML_TEST_REQUIRE", "")
+if not REQUIRED:
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+
+import payloads
+from inert import Watched
+from lab import browser_page, jupyter_lab, open_notebook
+from test_lab import pytestmark  # noqa: F401  # the marks hold here too
+
+from aiml_magic import safe
+
+COUNT, SEED = (int(part) for part in f"{os.environ.get('AIML_TEST_FUZZ') or 200}:1".split(":")[:2])
+BATCH = 100  # documents that are shown together
+ORIGIN = "http://fuzz.invalid"
+SYNTAX = [
+    "\n", "\n\n", "\n    ", "\n> ", "\n- ", "\n1. ", "\n\n\t", "  \n", "\\\n", "\n===\n", "\n---\n", "\n# ", "\n```\n", "\n~~~\n", "\n````html\n",
+    "```", "`", "``", "*", "**", "_", "~~", "[", "]", "](", "![", "!", ")", "(", "<", ">", "/>", "</", "<!--", "-->", "\"", "'", "\\", "&", ";", "&#",
+    "$", "$$", "\\(", "\\)", "\\[", "\\]", "\\begin{align}", "\\end{align}", "\\text{", "{", "}", "%", "@@0@@", "@", "^", "_{", "\\frac", "\\href",
+    "|", "\n|---|---|\n", ":", "://", "//", "https://example.org/", "javascript:", "#", "&lt;", "&colon;", "&#36;", "&bsol;", "[^1]", "\n[^1]: ", "\n[r]: ",
+    "\x00", "\x1b", "\u200b", "\u202e", "\u2028", "\xa0", "\ufeff", "\ud800", "é", "日本", "😀", "\r", "\x0c", "word", "5", " ",
+]  # fmt: skip
+AROUND = ["{}", "[{}](https://example.org)", "[{}](javascript:1)", "![{}](https://example.org)", "**{}**", "*{}*", "~~{}~~", "`{}`", "``{}``",
+          "${}$", "$${}$$", "\\({}\\)", "\\[{}\\]", "\\text{{{}}}", "<b title='{}'>", "<!--{}-->", "\n\n- {}\n\n", "\n\n> {}\n\n", "\n\n| {} |\n|---|\n",
+          "\n\n```\n{}\n```\n\n", "\n\n- x\n\n  ```{}\n  ```\n", "\n\n# {}\n\n", "<https://example.org/{}>", "[x](https://example.org/{})"]  # fmt: skip
+
+
+def documents() -> list[str]:
+    rng = random.Random(SEED)
+    known = list(payloads.each(ORIGIN).values())
+
+    def piece() -> str:
+        if rng.random() < 0.5:
+            return rng.choice(SYNTAX)
+        text = rng.choice(known)
+        if rng.random() < 0.5:
+            start = rng.randrange(len(text))
+            text = text[start : start + rng.randrange(1, 60)]
+        return rng.choice(AROUND).format(text) if rng.random() < 0.4 else text
+
+    texts = ("".join(piece() for _ in range(rng.randint(2, 14))) for _ in range(COUNT))
+    return [text.replace("WORD", f"document{number}") for number, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def page():
+    with browser_page() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def lab(page, tmp_path_factory):
+    """A page of JupyterLab, whose renderers can be had."""
+    folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Fuzz")]), folder / "fuzz.ipynb")
+    with jupyter_lab(folder, settings) as address:
+        watched = Watched(page)
+        open_notebook(page, address, "fuzz.ipynb")
+        yield watched, (address, address.replace("http", "ws", 1))
+
+
+def check(show: Callable[[list[str]], list[str]]) -> None:
+    """All documents, many at a time; and of those in which something is active, each on its own."""
+    texts = documents()
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        if show(batch):
+            culprits = [(text, active) for text in batch if (active := show([text]))]
+            raise AssertionError("\n".join(f"{text!r}: {active}" for text, active in culprits) or "only together")
+
+
+RENDER = """async ([kind, texts]) => {
+    document.querySelectorAll('.fuzzed').forEach(node => node.remove());
+    delete window.__pwned;
+    const host = document.body.appendChild(document.createElement('div'));
+    host.className = 'fuzzed';
+    for (const text of texts) {
+        const renderer = window.jupyterapp.shell.currentWidget.content.rendermime.createRenderer(kind);
+        renderer.constructor.attach(renderer, host);
+        await renderer.renderModel({ data: { [kind]: text }, metadata: {}, trusted: true, setData: () => {} });
+    }
+}"""
+
+
+def render(lab: tuple[Watched, tuple[str, ...]], kind: str, texts: list[str]) -> list[str]:
+    watched, own = lab
+    watched.requests.clear()
+    watched.page.evaluate(RENDER, [kind, texts])
+    return watched.active(".fuzzed", allowed=own, wait=0.5)
+
+
+def test_markdown_in_lab(lab):
+    """An answer, in JupyterLab's renderer of trusted Markdown."""
+    check(lambda texts: render(lab, "text/markdown", list(map(safe.markdown, texts))))
+
+
+def test_html_in_lab(lab):
+    """A summary of the reasoning, in JupyterLab's renderer of trusted HTML."""
+    ignored = '<div class="mathjax_ignore tex2jax_ignore">{}</div>'
+    check(lambda texts: render(lab, "text/html", [ignored.format(safe.html(text)) for text in texts]))
+
+
+def test_nbconvert(page, tmp_path):
+    """An answer, in the page that nbconvert makes of its notebook."""
+    nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
+    exporter, file, watched = nbconvert.HTMLExporter(), tmp_path / "fuzz.html", Watched(page)
+
+    def show(texts: list[str]) -> list[str]:
+        outputs = [nbformat.v4.new_output("display_data", {"text/markdown": safe.markdown(text)}) for text in texts]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+        file.write_text(exporter.from_notebook_node(notebook)[0], "utf-8")
+        watched.requests.clear()
+        page.goto(file.as_uri())
+        return watched.active(".jp-OutputArea-output", allowed=(file.as_uri(), "https://cdnjs.cloudflare.com/"), wait=0.2)
+
+    check(show)
+
+
+def test_export(page, tmp_path):
+    """An answer, in a page as %aiml export writes it, without its policy."""
+    file, watched = tmp_path / "fuzz.html", Watched(page)
+
+    def show(texts: list[str]) -> list[str]:
+        file.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(map(safe.html, texts))}", "utf-8")
+        watched.requests.clear()
+        page.goto(file.as_uri())
+        return watched.active("body", allowed=(file.as_uri(),), wait=0.2)
+
+    check(show)

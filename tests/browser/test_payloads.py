@@ -1,0 +1,277 @@
+"""Whatever a model or its server says, nothing of it is active in the reader's browser, in each place where it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import nbformat
+import pytest
+
+REQUIRED = "browser" in os.environ.get("AIML_TEST_REQUIRE", "")
+if not REQUIRED:
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
+
+import payloads
+import wire
+from inert import Watched
+from lab import browser_page, command, jupyter_lab, open_notebook, run_all
+from markdown_it import MarkdownIt
+from test_lab import pytestmark  # noqa: F401  # the marks hold here too
+
+from aiml_magic.safe import plain
+
+OUTPUTS = ".jp-OutputArea-output"
+ANSWERS = ".jp-RenderedMarkdown.jp-OutputArea-output"
+QUESTION = "Hostile"
+
+
+class Server(NamedTuple):
+    """The server that says all that, and the cells that ask it."""
+
+    url: str
+    origin: str
+    cells: list[tuple[str, bool]]  # source, and whether it fails
+    requests: list[wire.Request]
+
+
+def replies(origin: str) -> dict[str, wire.Reply]:
+    """What the server says to each question, by the question's first line."""
+    said = {"harmless": wire.json_reply(wire.response())}
+    said |= {name: wire.json_reply(wire.response(text)) for name, text in payloads.answers(origin).items()}
+    for kind in KINDS:
+        for number, text in enumerate(payloads.fields(origin, kind.__name__)):
+            said[f"{kind.__name__} {number}"] = kind(text)
+    return said
+
+
+def answer_with_fields(text: str) -> wire.Reply:
+    notes = [{"type": "url_citation", "title": text, "url": url, "start_index": text, "end_index": 1}
+             for url in (text, f"https://example.org/{text}", "javascript:window.__pwned=1", "https://example.org/\"onclick=\"x")]  # fmt: skip
+    output = [
+        {"type": "reasoning", "id": text, "summary": [{"type": "summary_text", "text": text}]},
+        {"type": text, "id": text},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text, "annotations": notes}]},
+    ]
+    fields = {"id": text, "model": text, "reasoning": {"effort": text}, "service_tier": text, "status": "completed"}
+    return wire.json_reply(wire.response(output=output, **fields))
+
+
+def refusal(text: str) -> wire.Reply:
+    return wire.json_reply(wire.response(output=[{"type": "message", "content": [{"type": "refusal", "refusal": text}]}]))
+
+
+def tools(text: str) -> wire.Reply:
+    call = {"type": "function_call", "name": text, "call_id": text, "arguments": text}
+    return wire.json_reply(wire.response(output=[call]))
+
+
+def approval(text: str) -> wire.Reply:
+    call = {"type": "mcp_approval_request", "name": text, "server_label": text, "arguments": text}
+    return wire.json_reply(wire.response(output=[call]))
+
+
+def incomplete(text: str) -> wire.Reply:
+    return wire.json_reply(wire.response(text, status="incomplete", incomplete_details={"reason": text}))
+
+
+def failed(text: str) -> wire.Reply:
+    return wire.json_reply(wire.response(output=[], status="failed", error={"code": text, "message": text}))
+
+
+def refused(text: str) -> wire.Reply:
+    return wire.json_reply({"error": {"message": text, "code": text, "param": text}, "requestId": text}, 400)
+
+
+def page(text: str) -> wire.Reply:
+    return wire.Reply(500, {"Content-Type": "text/html"}, [f"<html><title>{text}</title>{text}".encode()])
+
+
+def streamed(text: str) -> wire.Reply:
+    """A stream that stays open, so that its text stays in the panel."""
+    events = [
+        {"type": "response.created", "response": {"id": text, "object": "response", "status": "in_progress", "output": []}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "id": text}},
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "item_id": text, "delta": text},
+    ]
+    chunks = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    return wire.Reply(200, {"Content-Type": "text/event-stream"}, chunks, end="hang")
+
+
+KINDS = (answer_with_fields, refusal, tools, approval, incomplete, failed, refused, page, streamed)
+FAILS = ("failed", "refused", "page")
+
+
+def cells_for(names: list[str], hostile: list[str]) -> list[tuple[str, bool]]:
+    """Cells that ask each question; every second also says something hostile itself."""
+    cells = []
+    for number, name in enumerate(names):
+        asked = f"{name}\n{hostile[number % len(hostile)]}"
+        options = "-b --alone" if name.startswith("streamed") else "--alone" if name.startswith(FAILS) else "-i '<b onclick=x>'"
+        cells.append((f"%%o3pro --raw {options}\n{QUESTION} {asked}", name.startswith(FAILS)))
+    cells.append(("%aiml history", False))
+    cells.append(("%aiml tree", False))
+    cells.append(("%aiml export conversation.html", False))
+    cells.append((f"%%o3pro --alone -b\n{QUESTION} refused 1", False))
+    return cells
+
+
+@pytest.fixture(scope="module")
+def server():
+    said: dict[str, wire.Reply] = {}
+
+    def answer(request: wire.Request) -> wire.Reply:
+        if request.method != "POST":
+            return wire.Reply(404)
+        asked = request.body["input"]
+        text = asked if isinstance(asked, str) else asked[-1]["content"][0]["text"]
+        reply = said[text.split("\n")[0].removeprefix(f"{QUESTION} ")]
+        if request.body.get("previous_response_id") and reply.status == 200 and reply.end == "clean":
+            echoed = json.loads(reply.chunks[0]) | {"previous_response_id": request.body["previous_response_id"]}
+            return wire.json_reply(echoed)
+        return reply
+
+    with wire.serve(answer) as running, pytest.MonkeyPatch.context() as patch:
+        origin = running.url.removesuffix("/v1")
+        said |= replies(origin)
+        patch.setenv("AIML_API_URL", running.url)
+        patch.setenv("AIML_API_KEY", "test-key-0123456789abcdef")
+        hostile = payloads.fields(origin, "question")
+        yield Server(running.url, origin, cells_for(list(said), hostile), running.requests)
+
+
+def notebook_of(cells: list[tuple[str, bool]]) -> nbformat.NotebookNode:
+    cells = [("%load_ext aiml_magic\n%config O3Pro.replay = 'off'", False), *cells]
+    written = [
+        nbformat.v4.new_code_cell(source, metadata={"tags": ["raises-exception"]} if is_failing else {})
+        for source, is_failing in cells
+    ]
+    return nbformat.v4.new_notebook(cells=written, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+
+
+@pytest.fixture(scope="module")
+def jupyter(server, tmp_path_factory):
+    """A server of JupyterLab, and of Notebook 7 if that is installed, with the same notebook for each."""
+    folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
+    for name in ("lab.ipynb", "notebook.ipynb"):
+        nbformat.write(notebook_of(server.cells), folder / name)
+    configuration = settings / "config" / "jupyter_server_config.json"
+    configuration.parent.mkdir()
+    configuration.write_text('{"JupyterNotebookApp": {"expose_app_in_browser": true}}')
+    whole = settings / "lab" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    whole.parent.mkdir(parents=True)
+    whole.write_text('{"windowingMode": "none"}')  # else what is out of sight is not in the page
+    with jupyter_lab(folder, settings) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browser_page() as page:
+        yield page.context.browser
+
+
+@pytest.fixture(scope="module")
+def lab(jupyter, browser):
+    """One page of JupyterLab, for what follows on one another."""
+    return browser.new_page()
+
+
+def check(watched: Watched, outputs: str, answers: str, **options: Any) -> None:
+    active, unseen = watched.active(outputs, **options), watched.unseen(answers, payloads.words())
+    assert not active, "\n".join(active)
+    assert not unseen, "\n".join(unseen)
+
+
+def check_live(watched: Watched, address: str) -> None:
+    own = address, address.replace("http", "ws", 1)
+    check(watched, OUTPUTS, ANSWERS, allowed=own, wait=3)
+    unseen = watched.unseen(OUTPUTS, payloads.words(*(kind.__name__ for kind in KINDS)))
+    assert not unseen, "\n".join(unseen)
+    assert 10 < len(watched.requests)
+
+
+def test_lab(jupyter, lab):
+    """In JupyterLab, asked there."""
+    watched = Watched(lab)
+    open_notebook(lab, jupyter, "lab.ipynb")
+    run_all(lab)
+    check_live(watched, jupyter)
+
+
+def test_lab_reopened(jupyter, lab):
+    """In JupyterLab, saved and opened again."""
+    command(lab, "docmanager:save")
+    lab.wait_for_timeout(1000)
+    command(lab, "kernelmenu:shutdown")
+    lab.wait_for_timeout(500)
+    watched = Watched(lab)
+    open_notebook(lab, jupyter, "lab.ipynb")
+    check_live(watched, jupyter)
+
+
+def test_notebook(jupyter, browser):
+    """In Notebook 7, asked there."""
+    pytest.importorskip("notebook", minversion="7", reason="Notebook 7 is not installed")
+    page = browser.new_page()
+    watched = Watched(page)
+    page.goto(f"{jupyter}/notebooks/notebook.ipynb")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    run_all(page)
+    check_live(watched, jupyter)
+
+
+@pytest.fixture(scope="module")
+def executed(server, tmp_path_factory):
+    """A folder with the page that nbconvert makes of the notebook, executed without any front end, and with what that exports."""
+    pytest.importorskip("nbconvert", reason="nbconvert is not installed")
+    folder = tmp_path_factory.mktemp("executed")
+    # Nobody would ever close the panel of a stream that does not end.
+    cells = [(source, is_failing) for source, is_failing in server.cells if f"{QUESTION} streamed" not in source]
+    nbformat.write(notebook_of(cells), folder / "hostile.ipynb")
+    nbformat.write(notebook_of([(f"%o3pro {QUESTION} harmless", False)]), folder / "harmless.ipynb")
+    for name in ("hostile", "harmless"):
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--to=html", "--log-level=ERROR", f"{name}.ipynb"]
+        subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def test_nbconvert(executed, browser):
+    """In the page that nbconvert makes of the executed notebook. What a harmless answer fetches too is the template's own."""
+    watched = Watched(browser.new_page())
+    watched.page.goto((executed / "harmless.html").as_uri())
+    allowed = {*watched.requests, (executed / "hostile.html").as_uri()}
+    watched.requests.clear()
+    watched.page.goto((executed / "hostile.html").as_uri())
+    check(watched, f"{OUTPUTS}:not(.jupyter-widgets)", ANSWERS, allowed=tuple(allowed))
+
+
+def test_export(executed, browser):
+    """In the exported conversation, also if its policy, which lets nothing be fetched or run, were not there."""
+    exported = executed / "conversation.html"
+    unguarded, guards = re.subn(r"<meta http-equiv=[^>]*>", "", exported.read_text("utf-8"))
+    exported.write_text(unguarded, "utf-8")
+    assert 1 == guards
+    watched = Watched(browser.new_page())
+    watched.page.goto(exported.as_uri())
+    check(watched, "body", "body", allowed=(exported.as_uri(),))
+
+
+def test_the_check_sees(server, browser):
+    """Shown as they are, even in a page that reads no mathematics and follows no link, many payloads are active, and it is seen."""
+    parser = MarkdownIt("commonmark", {"html": True})
+    parser.validateLink = lambda _: True
+    watched = Watched(browser.new_page())
+    noticed = []
+    for name, text in payloads.each(server.origin).items():
+        if name != "html: refresh":  # which would end it all
+            watched.page.evaluate("page => { document.body.innerHTML = page; }", parser.render(plain(text)))
+            noticed += [name] * bool(watched.active("body", wait=0))
+            watched.requests.clear()
+            watched.page.evaluate("() => { delete window.__pwned; }")
+    assert 140 < len(noticed) < len(payloads.words()) - 50, len(noticed)
