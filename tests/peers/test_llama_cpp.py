@@ -43,3 +43,10 @@ def test_quickstart(llama, home, tmp_path, monkeypatch):
     assert 5 == len(answers)
     assert not any("no model is behind it" in answer for answer in answers)
     assert not any(output["output_type"] == "error" for output in outputs)
+
+
+def test_background_job(llama, asker):
+    """A job in the background, and a question that waits for it."""
+    options = {"model": "smollm2", "max_output_tokens": 30, "background": True}
+    one, two = asker.start(llama, "Say hello.", **options), asker.start(llama, "And again?", **options)
+    assert two.wait(60).usage.input_tokens > one.wait(60).usage.input_tokens

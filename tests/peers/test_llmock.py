@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import pytest
 
 from aiml_magic import errors
+from aiml_magic.schemas import of_value
+from aiml_magic.tools import tools_of
 
 MODEL = {"model": "gpt-4o"}
+
+
+@dataclass
+class Rating:
+    score: int
 
 
 def test_ask(llmock, asker):
@@ -104,3 +112,28 @@ def test_replay(llmock, asker):
     again = asker.ask(llmock.url, cell="a", replay="auto", **MODEL)
     assert (first.text, True) == (again.text, again.replayed)
     assert 1 == len(llmock.asked)
+
+
+def price(item: str) -> float:
+    """What an item costs."""
+    return {"pear": 0.75}[item]
+
+
+def test_tools(llmock, asker):
+    """A call that the server wants is run, and its result goes back under its id."""
+    wanted = {"type": "reply", "tool_calls": [{"name": "price", "arguments": {"item": "pear"}}]}
+    llmock.will(wanted, {"type": "reply", "text": "It is 0.75."})
+    answer = asker.ask(llmock.url, "What is a pear?", tools=tools_of(["price"], {"price": price}), **MODEL)
+    assert ("It is 0.75.", ["0.75"]) == (answer.text, [call.result for call in answer.calls])
+    (result,) = llmock.asked[-1]["body"]["input"]
+    assert ("function_call_output", "0.75") == (result["type"], result["output"])
+
+
+def test_schema(llmock, asker):
+    """A reply that fits is an instance; one that does not is an error that keeps it."""
+    schema = of_value(Rating, "Rating")
+    llmock.will({"type": "reply", "text": '{"score": 7}'}, {"type": "reply", "text": "seven"})
+    assert Rating(7) == asker.ask(llmock.url, schema=schema, **MODEL).parsed
+    with pytest.raises(errors.SchemaMismatch):
+        asker.ask(llmock.url, schema=schema, chat=None, **MODEL)
+    assert "Rating" == llmock.asked[0]["body"]["text"]["format"]["name"]

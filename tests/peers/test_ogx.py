@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 from aiml_magic import errors
+from aiml_magic.tools import tools_of
 
 MODEL = {"model": "llama/gpt-4o"}
 
@@ -107,3 +108,19 @@ def test_small_limit(ogx, asker):
     """What the server does not accept is said in its own words."""
     with pytest.raises(errors.InvalidRequest, match="max_output_tokens"):
         asker.ask(ogx, params={"max_output_tokens": 3}, **MODEL)
+
+
+def price(item: str) -> float:
+    """What an item costs."""
+    return {"pear": 0.75}[item]
+
+
+def test_tools(ogx, llmock, asker):
+    """A round of tools by the response's id, and a turn after it: the model is told the call, its result and the answer."""
+    wanted = {"type": "reply", "tool_calls": [{"name": "price", "arguments": {"item": "pear"}}]}
+    llmock.will(wanted, {"type": "reply", "text": "It is 0.75."}, {"type": "reply", "text": "Yes."})
+    answer = asker.ask(ogx, "What is a pear?", cell="a", tools=tools_of(["price"], {"price": price}), **MODEL)
+    assert ("It is 0.75.", ["0.75"]) == (answer.text, [call.result for call in answer.calls])
+    asker.ask(ogx, "Sure?", cell="b", **MODEL)
+    messages = [asked["body"]["messages"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
+    assert ["user", "assistant", "tool", "assistant", "user"] == [message["role"] for message in messages]
