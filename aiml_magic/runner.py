@@ -334,6 +334,7 @@ def _save_beside(journal: Path, row: Row) -> str | None:
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(dump(asdict(row)))
     except OSError:
+        path.unlink(missing_ok=True)  # a part of it is no copy
         return None
     return str(path)
 

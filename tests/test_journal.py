@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+import wire
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,6 +108,17 @@ def test_fork(journal):
     assert 41 == len(journal.history())
     with journal._transaction() as db:
         assert "ok" == db.execute("PRAGMA integrity_check").fetchone()[0]
+
+
+def test_full(asker):
+    """Where the disk has no room for the question, nothing is sent."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        asker.ask(server.url)
+        with asker.journal._transaction() as db:
+            db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
+        with pytest.raises(errors.JournalError, match="full"):
+            asker.ask(server.url, "long " * 10_000)
+        assert 1 == len(server.posts)
 
 
 def test_file_that_is_gone(journal):
