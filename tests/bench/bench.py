@@ -7,6 +7,7 @@ Prints a table of medians. Times on a shared machine drift; the ratios and diffe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import wire
 from kernels import kernel
 
+from aiml_magic import ask
 from aiml_magic.journal import Journal, NewRow
 from aiml_magic.replay import request_key
 from aiml_magic.session import Question, Session
@@ -178,6 +180,39 @@ def interrupts() -> list[tuple[str, float, float]]:
     ]
 
 
+STREAMING = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half"}\n\n'
+STATES: dict[str, tuple[wire.Reply, str]] = {
+    "connecting": (wire.Reply(end="silence"), ""),
+    "streaming": (wire.Reply(200, {"Content-Type": "text/event-stream"}, [STREAMING], end="hang"), ""),
+    "retry countdown": (wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}), ""),
+    "polling": (wire.json_reply({"id": "r", "object": "response", "status": "queued"}), "--param background=true"),
+    "waiting for a parent": (wire.Reply(end="silence"), ""),
+}
+
+
+def interrupts_in_each_state(runs: int = 5) -> list[tuple[str, str]]:
+    """From the signal to the idle kernel, in each other state that a question can be in: the median, and the worst."""
+    rows = []
+    for state, (reply, options) in STATES.items():
+        with wire.serve(lambda _, reply=reply: reply) as server, kernel() as running:
+            running.run(
+                f"%config O3Pro.base_url = {server.url.replace('http:', 'https:') if state == 'connecting' else server.url!r}"
+            )
+            if state == "waiting for a parent":
+                running.run("%o3pro -b The parent?")
+            idle = []
+            for number in range(runs):
+                chat = "" if state == "waiting for a parent" else "--alone"
+                request = running.start(f"%%o3pro {chat} {options}\nWhy {number}?")
+                time.sleep(0.8)
+                start = time.perf_counter()
+                os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
+                running.finish(request)
+                idle.append(1000 * (time.perf_counter() - start))
+        rows.append((f"ms from interrupt to idle, {state} (goal 150)", f"{statistics.median(idle):.0f}, worst {max(idle):.0f}"))
+    return rows
+
+
 def streaming() -> list[tuple[str, str]]:
     """20,000 characters in 4,000 deltas over 20 s, seen from iopub."""
     events = [{"type": "response.created", "response": {"id": "r", "status": "in_progress"}}]
@@ -236,6 +271,56 @@ def waiting_jobs(count: int = 256) -> list[tuple[str, str]]:
     ]
 
 
+SLOW = """
+import asyncio, json
+body = json.dumps({"id": "r", "object": "response", "status": "completed", "output_text": "Fine."}).encode()
+async def answer(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\\r\\n\\r\\n")
+            length = next(int(line[15:]) for line in head.lower().split(b"\\r\\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(length)
+            await asyncio.sleep(0.05)
+            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+
+
+def mapping(count: int = 1000, concurrency: int = 64) -> list[tuple[str, str]]:
+    """`ask.map` of so many rows at a server that takes 50 ms, over raw asyncio httpx with a semaphore."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = os.environ["AIML_API_URL"] = f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+
+    async def raw() -> None:
+        places = asyncio.Semaphore(concurrency)
+        async with httpx.AsyncClient() as client:
+
+            async def one(number: int) -> None:
+                async with places:
+                    (await client.post(f"{url}/responses", json={"model": "m", "input": f"q{number}"})).json()
+
+            await asyncio.gather(*(one(number) for number in range(count)))
+
+    try:
+        ask("The first question starts the runner.")
+        ours, theirs = [], []
+        for turn in range(3):
+            theirs.append(timed(lambda: asyncio.run(raw())))
+            ours.append(timed(lambda turn=turn: ask.map(f"{{{{x}}}} {turn}", range(count), progress=False)))
+    finally:
+        process.terminate()
+        process.wait(5)
+    ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+    return [(f"ask.map of {count} rows over raw httpx (goal 1.15)", f"{ratio:.2f} ({statistics.median(ours):.1f} s)")]
+
+
 def resident(pid: int) -> int:
     """Kilobytes of memory that a process holds."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -256,7 +341,7 @@ def main() -> None:
     print(f"{'':52} {'ms':>8} {'beside':>8} {'more':>8} {'ratio':>6}")
     for name, ours, other in rows:
         print(f"{name:52} {ours:8.1f} {other:8.1f} {ours - other:8.1f} {ours / other:6.1f}")
-    for name, value in [*streaming(), *waiting_jobs()]:
+    for name, value in [*streaming(), *waiting_jobs(), *interrupts_in_each_state(), *mapping()]:
         print(f"{name:52} {value:>8}")
 
 
