@@ -166,7 +166,11 @@ class Session:
             row = self._add(question, plan, runner.journal)
             if worst is not None:
                 self._at_risk[row.id] = worst
-        is_moved = question.replay == "auto" and runner.journal.has_answered(self.notebook, plan.request, plan.key)
+        is_moved = (
+            plan.parent is not None
+            and question.replay == "auto"
+            and runner.journal.has_answered(self.notebook, plan.request, plan.key)
+        )
         notices = self._note(question, plan, row.id, runner.journal) + (("parent_changed",) if is_moved else ())
         self._headers |= question.tools.secrets
         return runner.send(row, Secrets(key.text, self._headers), question.timeout, question.max_concurrency, notices)
