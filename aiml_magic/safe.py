@@ -379,7 +379,7 @@ def _span(node: SyntaxTreeNode) -> str:
         case "softbreak":
             return "\n"
         case "hardbreak":
-            return "<br>\n"
+            return "<br>"  # with the line going on: a tag alone on its line begins a block of raw HTML
         case "code_inline":
             return _code(node.content)
         case "em" | "strong" | "s":
@@ -433,7 +433,8 @@ def _code(content: str) -> str:
 def _link(text: str, url: str) -> str:
     if not is_address(url):
         return text
-    return f"[{text}](<{_encoded(url).replace('&', '&amp;')}>)"
+    # Without angles, so that no tag of ours holds anything of the model's, whatever a front end takes this for.
+    return f"[{text}]({_encoded(url).replace('&', '&amp;')})"
 
 
 def _encoded(url: str) -> str:

@@ -35,6 +35,7 @@ HOSTILE = [
     "<scr\x00ipt>1</scr\x00ipt>", "[a](<https://e.org/\" onclick=\"alert(1)>)", "[a](https://e.org \"title\" onclick=1)",
     "<https://e.org/\"onmouseover=\"alert(1)>", "https://e.org/\"><script>1</script>", "[x](https://e.org/`<b>`)", "~~~~html\n<b>\n",
     "\\![x](https://evil.example/p.png)", "&excl;[x](https://evil.example/p.png)", "!https://evil.example/p.png", "[x](/api/kernels)",
+    "\\\n[x](https://e.org/autofocus/onfocus=1)", "> \\\n> [x](https://e.org/style=position:fixed)", "\\\n\\\nhttps://e.org/onfocus=1",
     "[x](//evil.example)", "[x](a.html \"title\")", "@[@0@@](javascript:1)", "[<img src=x onerror=1>](https://e.org)", "**<b>**", "*[x](javascript:1)*", "<a href=\"#\" data-commandlinker-command=x>",
 ]  # fmt: skip
 
@@ -126,6 +127,14 @@ def test_any_text_is_inert(text):
     """No text, however it is put together, becomes active."""
     check_inert(rendered(safe.markdown(text)))
     check_inert(safe.html(text))
+
+
+@given(fragments)
+def test_tags_are_ours(text):
+    """Whatever begins with an angle is a tag of ours, which holds nothing of the model's, even where all of it is read as raw HTML."""
+    shown = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", safe.markdown(text))
+    ours = r"</?(pre|code|span)>|<br>|<!-- -->|<span class=\"mathjax_ignore tex2jax_ignore\">"
+    assert "<" not in re.sub(ours, "", shown)
 
 
 @given(fragments)
