@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 from playwright.sync_api import Page
+
+# The template of nbconvert takes MathJax from far away; this one stands for it if it is there, and has no safe mode.
+_PACKAGE = importlib.util.find_spec("jupyter_server_mathjax")
+MATHJAX = Path(str(_PACKAGE.origin)).with_name("static").as_uri() if _PACKAGE is not None else ""
+MATHJAX_URL = f"{MATHJAX}/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full" if MATHJAX else ""
 
 # Everything inside the outputs is one of these; what is typeset is looked at apart, since its elements are MathJax's own.
 _TAGS = (
-    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li ol p pre s span strong style sub summary sup "
+    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li nobr ol p pre s span strong style sub summary sup "
     "table tbody td th thead tr ul"
 )
 _OURS = r"^(\.aiml-details\{|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
-_MATH = "mjx-container, .MathJax, .MathJax_Preview, .MathJax_CHTML, .mjx-chtml, .MJXc-display, script[type^='math/tex']"
+_MATH = "mjx-container, .MathJax, .MathJax_Display, .MathJax_Preview, script[type^='math/tex']"
 _CHECK = f"""outputs => {{
     const tags = new Set("{_TAGS}".split(" ")), found = [];
     const isActive = (node, isMath) => {{

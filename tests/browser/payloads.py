@@ -12,6 +12,7 @@ from collections.abc import Iterable
 RUN = "window.__pwned='WORD'"
 FETCH = "ORIGIN/pwned/WORD"
 COVER = "position:fixed;inset:0;z-index:9999"
+FOCUS = "contenteditable/autofocus/onfocus=window.__pwned=1"  # an address; in a tag, attributes
 
 HTML = {
     "script": f"<script>{RUN}</script>",
@@ -114,6 +115,9 @@ LINKS = {
     "in a wiki": f"[[javascript:{RUN}|WORD]]",
     "with emphasis": f"*[WORD*](javascript:{RUN})",
     "with a line end": f"[WORD](java\nscript:{RUN})",
+    "after a break": f"\\\n[WORD](https://example.org/{FOCUS})",
+    "after a break in a list": f"- \\\n  [WORD](https://example.org/{FOCUS})\n\n> \\\n> <https://example.org/{FOCUS}>",
+    "after breaks": f"x  \n\\\n\\\n[WORD](https://example.org/style={COVER}) \\\nhttps://example.org/{FOCUS}",
     "of mail": "<WORD@example.org\"onmouseover=1> [x](mailto:WORD@example.org?body=<script>)",
 }  # fmt: skip
 
@@ -329,13 +333,9 @@ def fields(origin: str, name: str) -> list[str]:
 
 
 def each(origin: str) -> dict[str, str]:
-    """Every payload by what it is called."""
+    """Every payload by what it is called, with WORD still in it."""
     groups = (GROUPS | {"unclosed": UNCLOSED}).items()
-    return {
-        f"{name}: {key}": text.replace("ORIGIN", origin)
-        for name, group in groups
-        for key, text in zip(group, _filled(name, group.values()), strict=True)
-    }
+    return {f"{name}: {key}": text.replace("ORIGIN", origin) for name, group in groups for key, text in group.items()}
 
 
 def words(*names: str) -> dict[str, str]:

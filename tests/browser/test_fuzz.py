@@ -18,7 +18,7 @@ if not REQUIRED:
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
 
 import payloads
-from inert import Watched
+from inert import MATHJAX, MATHJAX_URL, Watched
 from lab import browser_page, jupyter_lab, open_notebook
 from test_lab import pytestmark  # noqa: F401  # the marks hold here too
 
@@ -117,7 +117,9 @@ def test_html_in_lab(lab):
 def test_nbconvert(page, tmp_path):
     """An answer, in the page that nbconvert makes of its notebook."""
     nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
-    exporter, file, watched = nbconvert.HTMLExporter(), tmp_path / "fuzz.html", Watched(page)
+    exporter = nbconvert.HTMLExporter(**{"mathjax_url": MATHJAX_URL} if MATHJAX else {})
+    file, watched = tmp_path / "fuzz.html", Watched(page)
+    allowed = (file.as_uri(), "https://cdnjs.cloudflare.com/ajax/libs/", *([MATHJAX] if MATHJAX else []))
 
     def show(texts: list[str]) -> list[str]:
         outputs = [nbformat.v4.new_output("display_data", {"text/markdown": safe.markdown(text)}) for text in texts]
@@ -125,7 +127,7 @@ def test_nbconvert(page, tmp_path):
         file.write_text(exporter.from_notebook_node(notebook)[0], "utf-8")
         watched.requests.clear()
         page.goto(file.as_uri())
-        return watched.active(".jp-OutputArea-output", allowed=(file.as_uri(), "https://cdnjs.cloudflare.com/"), wait=0.2)
+        return watched.active(".jp-OutputArea-output", allowed=allowed, wait=0.2)
 
     check(show)
 
