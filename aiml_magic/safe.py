@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode
 
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
-_MARKS = re.compile(r"[<>&*`\[\]~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)")
+_MARKS = re.compile(r"[<>&*`\[\]{~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)")
 _SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
 _LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
 _BARE_LINK = re.compile(r"https?://[\w.~:/?#@!&*+,;=%-]*[\w/#=&%-]", re.ASCII)

@@ -91,6 +91,13 @@ def test_no_other_scheme_is_linked(text):
     assert "://" in html.unescape(safe.markdown(text))
 
 
+def test_no_attributes():
+    """Dialects of Markdown that take attributes, roles or templates in braces find no brace."""
+    for text in ("[x](https://e.org){onclick=1}", "# x {: .y onclick=1}", "*x*{: #y}", "{eval}`x`", "{{ x }}"):
+        assert "{" not in safe.markdown(text)
+        assert "{" in html.unescape(safe.markdown(text))
+
+
 def test_raw_html_is_shown():
     """Raw HTML is shown as the text that it is, in Markdown and in HTML."""
     for page in (
