@@ -18,7 +18,7 @@ _TAGS = (
     "table tbody td th thead tr ul"
 )
 _OURS = r"^(\.aiml-details\{|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
-_MATH = "mjx-container, .MathJax, .MathJax_Display, .MathJax_Preview, script[type^='math/tex']"
+_MATH = "mjx-container, .MathJax, .MathJax_Display, .MathJax_Preview, .MJX_Assistive_MathML, script[type^='math/tex']"
 _CHECK = f"""outputs => {{
     const tags = new Set("{_TAGS}".split(" ")), found = [];
     const isActive = (node, isMath) => {{
@@ -45,6 +45,7 @@ _CHECK = f"""outputs => {{
     return found;
 }}"""
 _OPEN = "() => document.querySelectorAll('details').forEach(node => { node.open = true; })"
+_TYPESET = "() => new Promise(done => window.MathJax?.Hub ? window.MathJax.Hub.Queue(done) : done())"  # by MathJax 2
 
 
 class Watched:
@@ -62,6 +63,7 @@ class Watched:
         """
         page = self.page
         page.evaluate(_OPEN)
+        page.evaluate(_TYPESET)
         page.wait_for_timeout(1000 * wait)
         own = (*allowed, "data:", "blob:")
         fetched = [url for url in self.requests if "pwned" in url or not url.startswith(own)]

@@ -57,19 +57,24 @@ def documents() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page():
+def browser():
     with browser_page() as page:
-        yield page
+        yield page.context.browser
+
+
+@pytest.fixture
+def watched(browser):
+    return Watched(browser.new_page())
 
 
 @pytest.fixture(scope="module")
-def lab(page, tmp_path_factory):
+def lab(browser, tmp_path_factory):
     """A page of JupyterLab, whose renderers can be had."""
     folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Fuzz")]), folder / "fuzz.ipynb")
     with jupyter_lab(folder, settings) as address:
-        watched = Watched(page)
-        open_notebook(page, address, "fuzz.ipynb")
+        watched = Watched(browser.new_page())
+        open_notebook(watched.page, address, "fuzz.ipynb")
         yield watched, (address, address.replace("http", "ws", 1))
 
 
@@ -78,9 +83,9 @@ def check(show: Callable[[list[str]], list[str]]) -> None:
     texts = documents()
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
-        if show(batch):
-            culprits = [(text, active) for text in batch if (active := show([text]))]
-            raise AssertionError("\n".join(f"{text!r}: {active}" for text, active in culprits) or "only together")
+        if together := show(batch):
+            alone = [f"{text!r}: {active}" for text in batch if (active := show([text]))]
+            raise AssertionError("\n".join(alone or ["only together:", *together]))
 
 
 RENDER = """async ([kind, texts]) => {
@@ -114,11 +119,11 @@ def test_html_in_lab(lab):
     check(lambda texts: render(lab, "text/html", [ignored.format(safe.html(text)) for text in texts]))
 
 
-def test_nbconvert(page, tmp_path):
+def test_nbconvert(watched, tmp_path):
     """An answer, in the page that nbconvert makes of its notebook."""
     nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
     exporter = nbconvert.HTMLExporter(**{"mathjax_url": MATHJAX_URL} if MATHJAX else {})
-    file, watched = tmp_path / "fuzz.html", Watched(page)
+    file = tmp_path / "fuzz.html"
     allowed = (file.as_uri(), "https://cdnjs.cloudflare.com/ajax/libs/", *([MATHJAX] if MATHJAX else []))
 
     def show(texts: list[str]) -> list[str]:
@@ -126,20 +131,20 @@ def test_nbconvert(page, tmp_path):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
         file.write_text(exporter.from_notebook_node(notebook)[0], "utf-8")
         watched.requests.clear()
-        page.goto(file.as_uri())
+        watched.page.goto(file.as_uri())
         return watched.active(".jp-OutputArea-output", allowed=allowed, wait=0.2)
 
     check(show)
 
 
-def test_export(page, tmp_path):
+def test_export(watched, tmp_path):
     """An answer, in a page as %aiml export writes it, without its policy."""
-    file, watched = tmp_path / "fuzz.html", Watched(page)
+    file = tmp_path / "fuzz.html"
 
     def show(texts: list[str]) -> list[str]:
         file.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(map(safe.html, texts))}", "utf-8")
         watched.requests.clear()
-        page.goto(file.as_uri())
+        watched.page.goto(file.as_uri())
         return watched.active("body", allowed=(file.as_uri(),), wait=0.2)
 
     check(show)

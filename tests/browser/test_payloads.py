@@ -56,6 +56,11 @@ def answer_with_fields(text: str) -> wire.Reply:
     output = [
         {"type": "reasoning", "id": text, "summary": [{"type": "summary_text", "text": text}]},
         {"type": text, "id": text},
+        {"type": "mcp_list_tools", "server_label": text, "tools": [{"name": text, "description": text}]},
+        {"type": "mcp_call", "name": text, "server_label": text, "arguments": text, "output": text, "error": text},
+        {"type": "web_search_call", "action": {"query": text}, "status": text},
+        {"type": "code_interpreter_call", "code": text, "outputs": [{"type": "logs", "logs": text}]},
+        {"type": "image_generation_call", "result": text, "output_format": text},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text, "annotations": notes}]},
     ]
     fields = {"id": text, "model": text, "reasoning": {"effort": text}, "service_tier": text, "status": "completed"}
@@ -190,7 +195,7 @@ def check(watched: Watched, outputs: str, answers: str, **options: Any) -> None:
 
 def check_live(watched: Watched, address: str, *, without: str = "") -> None:
     own = address, address.replace("http", "ws", 1)
-    check(watched, OUTPUTS, ANSWERS, allowed=own, wait=3)
+    check(watched, OUTPUTS, ANSWERS, allowed=own, wait=1.5)
     unseen = watched.unseen(OUTPUTS, payloads.words(*(kind.__name__ for kind in KINDS if kind.__name__ != without)))
     assert not unseen, "\n".join(unseen)
     assert 10 < len(watched.requests)
