@@ -78,17 +78,25 @@ def test_restart_of_the_kernel(opened):
     wait_for(page, 1, "The server works on it")
     shoot(page, "background-restarted")
     wait_for(page, 1, "This is the sandbox")
+    wait_for(page, 1, "tokens")
     command(page, "docmanager:save")
     page.wait_for_timeout(1000)
     shoot(page, "background-answered-after-restart")
     assert 0 == errors_shown(page)
 
 
+def saved(folder):
+    return json.loads((folder / "jobs.ipynb").read_text())["cells"][1]["outputs"]
+
+
 def test_saved_answer(opened):
     """The saved notebook holds the answer in the cell that asked, and the log of the sandbox holds one request for each question."""
     _, page, folder = opened
-    notebook = json.loads((folder / "jobs.ipynb").read_text())
-    outputs = notebook["cells"][1]["outputs"]
+    outputs = saved(folder)
+    while "text/html" not in outputs[3]["data"]:  # the save is on its way
+        command(page, "docmanager:save")
+        page.wait_for_timeout(500)
+        outputs = saved(folder)
     assert "And where do they eat?" in "".join(outputs[1]["data"]["text/markdown"])
     assert "<details>" in "".join(outputs[3]["data"]["text/html"])
     note = json.loads((Path(os.environ["AIML_MAGIC_HOME"]) / "sandbox.json").read_text())
