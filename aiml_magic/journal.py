@@ -532,9 +532,7 @@ class Journal:
             raise sqlite3.OperationalError("it is read-only")
         db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, check_same_thread=False)
         try:
-            if _version(db) < len(_MIGRATIONS):
-                db.execute("PRAGMA journal_mode = WAL")
-                _migrate(db)
+            _bring_up_to_date(db)
         except BaseException:
             db.close()
             raise
@@ -560,8 +558,21 @@ def _version(db: sqlite3.Connection) -> int:
     return int(version)
 
 
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Runs the migrations that the file has not seen. Turning the log on does not wait for others, so it is tried again."""
+    deadline = time.monotonic() + _BUSY
+    while _version(db) < len(_MIGRATIONS):
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            _migrate(db)
+        except sqlite3.OperationalError as error:
+            db.rollback()
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _migrate(db: sqlite3.Connection) -> None:
-    db.isolation_level = None
     db.execute("BEGIN IMMEDIATE")  # two kernels may start at once
     version = _version(db)
     for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):

@@ -105,10 +105,10 @@ class _View:
             self._point_to(value)
         elif isinstance(value, Answer):
             self.show(value)
-        elif value.status in ("queued", "failed", "cancelled") or not value.done:
-            print(value)
-        else:
+        elif value.status in ("completed", "incomplete"):
             self.show(value.outcome())
+        else:
+            print(value)
 
     def _mark_as_shown(self, value: Answer | Job) -> None:
         """The value of this cell, which Jupyter would show a second time."""

@@ -110,6 +110,20 @@ def test_fork(journal):
         assert "ok" == db.execute("PRAGMA integrity_check").fetchone()[0]
 
 
+def test_steps_are_whole(journal):
+    """A step is one transaction, also of the process that made the file: what fails in the middle leaves nothing."""
+    row = journal.add(new())
+
+    def fail_in_the_middle():
+        with journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'done' WHERE id = ?", (row.id,))
+            db.execute("INSERT INTO nowhere VALUES (1)")
+
+    with pytest.raises(errors.JournalError):
+        fail_in_the_middle()
+    assert "queued" == journal.row(row.id).state
+
+
 def test_full(asker):
     """Where the disk has no room for the question, nothing is sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:

@@ -127,7 +127,9 @@ def _read_request(lines: Any) -> Request | None:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
         method, path, _ = first.split()
-        return Request(method, path, headers, lines.read(int(headers.get("content-length", 0))))
+        length = int(headers.get("content-length", 0))
+        body = lines.read(length)
+        return Request(method, path, headers, body) if len(body) == length else None  # the client has left
     except (OSError, ValueError):  # ValueError: no HTTP
         return None
 
