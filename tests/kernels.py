@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import KernelManager
@@ -105,10 +109,16 @@ class Kernel:
         return int(self.run("import os; print(os.getpid())").stream)
 
 
+def without_ports(folder: str | Path) -> dict[str, str]:
+    """Settings of a kernel that talks by files: a port that was free when it was chosen may be taken when the kernel binds it."""
+    return {} if sys.platform == "win32" else {"transport": "ipc", "ip": f"{folder}/ipc"}
+
+
 @contextmanager
 def kernel():
     """A kernel with the extension loaded."""
-    manager = KernelManager(kernel_name="python3")
+    folder = tempfile.mkdtemp(prefix="kernel")
+    manager = KernelManager(kernel_name="python3", **without_ports(folder))
     manager.start_kernel()
     running = None
     try:
@@ -120,3 +130,4 @@ def kernel():
             running.client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -16,8 +17,9 @@ import wire
 from asking import KEY, Asker
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import kernel
+from kernels import kernel, without_ports
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 from aiml_magic import errors, export, recording
 from aiml_magic.recording import Record
@@ -229,7 +231,9 @@ def execute(folder: Path, code: list[str], **environment: str) -> list[dict[str,
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(folder)
-        NotebookClient(notebook, timeout=60, store_widget_state=False).execute()
+        with tempfile.TemporaryDirectory(prefix="kernel") as sockets:
+            config = Config({"KernelManager": without_ports(sockets)})
+            NotebookClient(notebook, timeout=60, store_widget_state=False, config=config).execute()
     asking = [cell for cell in notebook.cells if "%o3pro" in cell.source and "%config" not in cell.source]
     outputs = [output["data"] for cell in asking for output in cell.outputs]
     return [{kind: value for kind, value in data.items() if "widget" not in kind} for data in outputs]
