@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -46,10 +47,9 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     while time.monotonic() < deadline and process.poll() is None:
         words = log.read_text().split()
         found = [word for word in words if word.startswith("http://127.0.0.1:") and "/lab" in word]
-        if found:
-            address = found[0].partition("/lab")[0]
-            with urllib.request.urlopen(f"{address}/api/status", timeout=10):
-                return address
+        for address in {word.partition("/lab")[0] for word in found}:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api/status", timeout=10):
+                return address  # it tells its address a moment before it listens there
         time.sleep(0.1)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")
 
