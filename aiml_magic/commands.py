@@ -208,7 +208,7 @@ def _resume(context: Context, rest: str) -> None:
     told = ", ".join(f"{chat} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
     print(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
     question = context.question()
-    jobs = context.session.unfinished(context.journal_path, question.timeout, question.max_concurrency)
+    jobs = context.session.unfinished(context.base_url, context.journal_path, question.timeout, question.max_concurrency)
     for job in jobs:
         print(f"Question {job.id} is still being answered.")
         context.view().watch(job, lambda answer: context.session.keep(answer, context.journal))
@@ -254,7 +254,7 @@ def _check(context: Context, rest: str) -> None:
     elif row.state == "queued" or (row.state == "cancelled" and row.seconds is None):
         print(f"Question {row.id} was never sent, and cost nothing.")
     else:
-        fate, usd = context.session.check(row, context.journal_path)
+        fate, usd = context.session.check(row, context.base_url, context.journal_path)
         print(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -130,32 +130,31 @@ class Session:
                 "A function of the notebook cannot be called in the background. Nothing was sent.",
                 "Leave out -b, or the function.",
             )
-        with self._lock:
-            job = self._ask(question, base_url, self.runner(journal_path))
-        if question.schema is not None:
-            job.parse = question.schema.parse
-        if question.tools.functions:
-            return Rounds(
-                job,
-                partial(self._next_round, question, base_url, journal_path),
-                question.tools.functions,
-                question.max_tool_rounds,
-            )
-        return job
+        job = self._ask(question, base_url, journal_path)
+        if not question.tools.functions:
+            return job
+        ask_on = partial(self._next_round, question, base_url, journal_path)
+        return Rounds(job, ask_on, question.tools.functions, question.max_tool_rounds)
 
     def _next_round(self, question: Question, base_url: str, journal_path: Path, answer: Answer, results: Sequence[Raw]) -> Job:
         """Sends what came of the calls that an answer asked for."""
         choice = "auto" if question.tool_choice is not None else None  # a choice that forces a call would do so for ever
         follow_up = replace(question, items=results, continues=answer.journal_id, after=None, is_new=False, tool_choice=choice)
-        job = self._ask(follow_up, base_url, self.runner(journal_path))
+        return self._ask(follow_up, base_url, journal_path)
+
+    def _ask(self, question: Question, base_url: str, journal_path: Path) -> Job:
+        with self._lock:
+            job = self._job(question, base_url, self.runner(journal_path))
         job.parse = question.schema.parse if question.schema else None
         return job
 
-    def _ask(self, question: Question, base_url: str, runner: Runner) -> Job:
+    def _job(self, question: Question, base_url: str, runner: Runner) -> Job:
         plan = self.plan(question, base_url, runner.journal)
         if plan.saved is not None:
             return Job(plan.saved, runner.journal, notices=self._note(question, plan, plan.saved.id, runner.journal))
         row = runner.journal.find_open(plan.key) if question.replay != "off" else None
+        if row is not None and row.state == "queued" and row.base_url != plan.base_url:
+            row = None  # it would be sent elsewhere: to a sandbox that is gone, or wherever a journal of somebody else says
         if row is not None and not (row.state == "queued" or row.is_alive):
             return Job(row, runner.journal, notices=self._note(question, plan, row.id, runner.journal))
         if question.replay == "only" and (row is None or row.state == "queued"):
@@ -257,15 +256,18 @@ class Session:
             self._conversations[chat].restore(rows)
         return {chat: sum(row.advances for row in rows) for chat, rows in chats.items()}
 
-    def unfinished(self, journal_path: Path, timeout: float, max_concurrency: int) -> list[Job]:
-        """Takes up the questions of this notebook that have no answer yet: sends those that were not sent, follows the others."""
+    def unfinished(self, base_url: str, journal_path: Path, timeout: float, max_concurrency: int) -> list[Job]:
+        """Takes up the questions of this notebook that have no answer yet: sends those that were not sent, follows the others.
+
+        One that was to go to another server than the one in use is left alone.
+        """
         runner = self.runner(journal_path)
-        jobs = []
-        for row in runner.journal.unfinished(self.notebook):
-            if row.state == "queued" or row.is_alive:
-                key = _NO_KEY if row.server == SANDBOX else credentials.need_key()
-                jobs.append(runner.send(row, Secrets(key.text), timeout, max_concurrency))
-        return jobs
+        found = (row for row in runner.journal.unfinished(self.notebook) if row.is_alive or row.state == "queued")
+        return [
+            runner.send(row, Secrets(self._key_for(row, base_url)), timeout, max_concurrency)
+            for row in found
+            if self._is_here(row, base_url)
+        ]
 
     def decide(self, row: Row, question: Question, base_url: str, journal_path: Path, *, is_approved: bool) -> Job:
         """Answers the approvals that a response waits for, with the settings of its request. Raises BadInput without any."""
@@ -332,21 +334,22 @@ class Session:
             )
         return len(records)
 
-    def check(self, row: Row, journal_path: Path) -> Finding:
+    def check(self, row: Row, base_url: str, journal_path: Path) -> Finding:
         """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost.
 
-        Raises RequestFailed if the server keeps no log.
+        Raises RequestFailed if the server keeps no log, and BadInput for a row of another server than the one in use.
         """
-        journal = self.runner(journal_path).journal
-        raw = self._kept_response(row, journal_path)
+        runner, key = self.runner(journal_path), self._key_for(row, base_url)
+        journal, get = runner.journal, partial(runner.get, row.base_url, key=key)
+        raw = _kept_response(row, get)
         if raw is not None:
             spent = cost(raw, {})
             if spent is None:
                 with contextlib.suppress(errors.RequestFailed):  # not every server keeps a log
-                    spent = logged_cost(self._log_entry(row, journal_path))
+                    spent = logged_cost(_log_entry(row, get))
             journal.recover(row.id, raw, spent)
             return Finding("answered", spent.usd if spent else None)
-        entry = self._log_entry(row, journal_path)
+        entry = _log_entry(row, get)
         if entry is None:
             return Finding("unknown", None)
         spent = logged_cost(entry)
@@ -356,32 +359,6 @@ class Session:
         if spent is not None:
             journal.note_cost(row.id, spent)
         return Finding("charged", spent.usd if spent else None)
-
-    def _kept_response(self, row: Row, journal_path: Path) -> Raw | None:
-        """The whole response to a request, if the server gives it out by its id."""
-        if row.response_id is None:
-            return None
-        path = "responses/" + urllib.parse.quote(row.response_id, safe="")
-        try:
-            raw = self.runner(journal_path).get(row.base_url, path, self._key().text)
-        except errors.RequestFailed:
-            return None
-        return raw if isinstance(raw, Mapping) and Response(raw).status == "completed" else None
-
-    def _log_entry(self, row: Row, journal_path: Path) -> Raw | None:
-        """The server's log entry of a request, found by the id that we gave it; `None` if there is none (yet)."""
-        hours = min(int((time.time() - row.asked_at) / 3600) + 2, 92 * 24)
-        model = urllib.parse.quote(str(row.request.get("model", "")))
-        for offset in range(0, _MAX_LOG, 100):
-            path = f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}"
-            page = self.runner(journal_path).get(row.base_url, path, self._key().text)
-            entries, more = log_entries(page)
-            for entry in entries:
-                if entry.get("client_request_id") == row.client_request_id:
-                    return entry
-            if not more:
-                break
-        return None
 
     def price(self, base_url: str, model: str, journal_path: Path) -> Price | None:
         """The price that the server lists for this model, asked for once; `None` if it lists none or does not answer."""
@@ -400,6 +377,19 @@ class Session:
     def _key(self) -> Key:
         """The API key; the sandbox never gets a real one."""
         return _NO_KEY if self.sandbox_url is not None else credentials.need_key()
+
+    def _is_here(self, row: Row, base_url: str) -> bool:
+        """The row is of the server in use, or of a sandbox, which gets no key."""
+        return row.server == SANDBOX or row.base_url == addresses.base_url(base_url)
+
+    def _key_for(self, row: Row, base_url: str) -> str:
+        """The key that goes to the server of a row: a journal says where a question was asked, not where a key may go."""
+        if not self._is_here(row, base_url):
+            raise errors.BadInput(
+                f"Question {row.id} was asked at {row.base_url[:80]}, which is not the server in use. Nothing was sent.",
+                "Name that server with %config O3Pro.base_url, then try again.",
+            )
+        return (_NO_KEY if row.server == SANDBOX else credentials.need_key()).text
 
     def _conversation(self, question: Question) -> Conversation | None:
         return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
@@ -484,3 +474,28 @@ def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> N
 
 def _day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")
+
+
+def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw | None:
+    """The whole response to a request, if the server gives it out by its id."""
+    if row.response_id is None:
+        return None
+    try:
+        raw = get("responses/" + urllib.parse.quote(row.response_id, safe=""))
+    except errors.RequestFailed:
+        return None
+    return raw if isinstance(raw, Mapping) and Response(raw).status == "completed" else None
+
+
+def _log_entry(row: Row, get: Callable[[str], Any]) -> Raw | None:
+    """The server's log entry of a request, found by the id that we gave it; `None` if there is none (yet)."""
+    hours = min(int((time.time() - row.asked_at) / 3600) + 2, 92 * 24)
+    model = urllib.parse.quote(str(row.request.get("model", "")))
+    for offset in range(0, _MAX_LOG, 100):
+        entries, more = log_entries(get(f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}"))
+        for entry in entries:
+            if entry.get("client_request_id") == row.client_request_id:
+                return entry
+        if not more:
+            break
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import wire
+from asking import KEY
 from kernels import kernel
 
 from aiml_magic import errors
@@ -64,9 +65,9 @@ def test_request_that_nobody_knows(asker):
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
         row = asker.journal.row(1)
-        assert "unknown" == asker.session.check(row, asker.path).fate
+        assert "unknown" == asker.session.check(row, server.url, asker.path).fate
         pages["100"] = ([entry | {"client_request_id": row.client_request_id}], False)
-        assert ("charged", 4.0) == asker.session.check(row, asker.path)
+        assert ("charged", 4.0) == asker.session.check(row, server.url, asker.path)
     assert [f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)] * 2 == asked
     assert (4.0, 0) == asker.journal.spent(server.url)
 
@@ -77,7 +78,7 @@ def test_log_of_another_shape(asker, page):
     with wire.serve(lambda request: wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)) as server:
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
-        assert "unknown" == asker.session.check(asker.journal.row(1), asker.path).fate
+        assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
 
 
 def test_what_needs_no_check(running):
@@ -86,3 +87,37 @@ def test_what_needs_no_check(running):
     assert "is answered: %aiml show 1" in running.run("%aiml check 1").stream
     assert 2 == len(running.run("%aiml check").error["traceback"])
     assert 2 == len(running.run("%aiml check 7").error["traceback"])
+
+
+def row_of(asker, url: str, server: str):
+    """A request that failed at `server`, as a journal has it."""
+    with wire.serve(lambda _: wire.Reply(end="close")) as lost, pytest.raises(errors.ConnectionLost):
+        asker.ask(lost.url)
+    with asker.journal._transaction() as db:
+        db.execute("UPDATE requests SET base_url = ?, server = ?, response_id = 'r'", (url, server))
+    return asker.journal.row(1)
+
+
+def test_key_goes_to_no_other_server(asker):
+    """A journal may name any server; the key goes to the one in use, and a sandbox never gets it."""
+    with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        row = row_of(asker, elsewhere.url, elsewhere.url)
+        with pytest.raises(errors.BadInput, match="not the server in use"):
+            asker.session.check(row, "https://api.example/v1", asker.path)
+        assert not elsewhere.requests
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET server = 'sandbox'")
+        asker.session.check(asker.journal.row(1), "https://api.example/v1", asker.path)
+        assert elsewhere.requests
+        assert not any(KEY in str(request.headers) for request in elsewhere.requests)
+
+
+def test_queued_row_of_another_server(asker):
+    """A question that a journal says is queued for another address is asked where the person asks it, with one key to one server."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as here, wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        asker.ask(here.url, cell="a")
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL", (elsewhere.url,))
+        assert [] == asker.session.unfinished(here.url, asker.path, 60, 64)
+        assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
+        assert not elsewhere.requests

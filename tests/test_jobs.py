@@ -193,7 +193,7 @@ def test_queued_row_of_a_dead_runner(asker, held):
     held.held.let_go("one", "two", "alone")
     alone = start(asker, held, "alone", chat=None)
     assert two.id + 1 == alone.wait().journal_id
-    resumed = asker.session.unfinished(asker.path, 60, 64)
+    resumed = asker.session.unfinished(held.url, asker.path, 60, 64)
     assert two.id in {job.id for job in resumed}
     with pytest.raises(errors.ParentFailed):
         next(job for job in resumed if job.id == two.id).wait()
