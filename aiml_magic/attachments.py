@@ -14,11 +14,11 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiml_magic.errors import BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
@@ -31,7 +31,6 @@ _KINDS = (
     (b"GIF89a", "image/gif", "GIF image"),
     (b"%PDF-", "application/pdf", "PDF"),
 )
-_NOTHING_SENT = "Nothing was sent."
 
 
 def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
@@ -45,7 +44,7 @@ def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
         known = [name for name in variables if not name.startswith("_")]
         hint = nearest(named, [*known, *(sibling.name for sibling in _siblings(path))])
         raise BadInput(
-            f"There is no variable and no file {named[:80]}. {_NOTHING_SENT}", hint or "Paths begin in the working directory."
+            f"There is no variable and no file {named[:80]}. {NOTHING_SENT}", hint or "Paths begin in the working directory."
         )
     return list(parts(path, path.name))
 
@@ -67,7 +66,7 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
         yield from _of_bytes(picture, name)
     else:
         raise BadInput(
-            f"{name} is a {type(value).__name__}, which is no file, figure, image, table, text nor bytes. {_NOTHING_SENT}",
+            f"{name} is a {type(value).__name__}, which is no file, figure, image, table, text nor bytes. {NOTHING_SENT}",
             f"Write it into the question with {{{{{name}}}}}, or attach what it holds.",
         )
 
@@ -80,12 +79,12 @@ def as_csv(value: Any) -> str | None:
     try:
         if math.prod(value.shape) > MAX_TEXT:
             raise BadInput(
-                f"The table has {len(value):,} rows, more than the model can read. {_NOTHING_SENT}", "Take its head(1000)."
+                f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}", "Take its head(1000)."
             )
         labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
         return str(write(**labels))
     except (TypeError, ValueError, OSError) as error:
-        raise BadInput(f"The table cannot be written as CSV: {error}. {_NOTHING_SENT}", "Attach it as text or a file.") from error
+        raise BadInput(f"The table cannot be written as CSV: {error}. {NOTHING_SENT}", "Attach it as text or a file.") from error
 
 
 def as_picture(value: Any, name: str) -> bytes | None:
@@ -94,7 +93,7 @@ def as_picture(value: Any, name: str) -> bytes | None:
         return _drawn(value)
     except Exception as error:
         raise BadInput(
-            f"{name} could not be drawn: {error}. {_NOTHING_SENT}", "Attach a file or the data of it instead."
+            f"{name} could not be drawn: {error}. {NOTHING_SENT}", "Attach a file or the data of it instead."
         ) from error
 
 
@@ -115,30 +114,28 @@ def check_size(attached: list[Raw]) -> None:
     size = sum(len(json.dumps(part)) for part in attached) * 3 // 4
     if size > MAX_BYTES:
         raise BadInput(
-            f"The attachments come to {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {_NOTHING_SENT}",
+            f"The attachments come to {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",
             "Attach fewer, or make them smaller.",
         )
 
 
 def _drawn(value: Any) -> bytes | None:
     if callable(getattr(value, "savefig", None)):  # matplotlib
-        file = io.BytesIO()
-        value.savefig(file, format="png", bbox_inches="tight")
-        return file.getvalue()
+        return _saved(value.savefig, format="png", bbox_inches="tight")
     if callable(getattr(value, "to_plotly_json", None)) and callable(getattr(value, "to_image", None)):
         return bytes(value.to_image(format="png"))
-    if type(value).__module__.startswith("altair.") and callable(getattr(value, "save", None)):
-        file = io.BytesIO()
-        value.save(file, format="png")
-        return file.getvalue()
-    if type(value).__module__.startswith("PIL.") and callable(getattr(value, "save", None)):
-        file = io.BytesIO()
-        value.save(file, format="PNG")
-        return file.getvalue()
+    if type(value).__module__.startswith(("altair.", "PIL.")) and callable(getattr(value, "save", None)):
+        return _saved(value.save, format="png")
     if hasattr(value, "__array_interface__"):
         return _png_of_array(value)
     drawing = value._repr_png_() if callable(getattr(value, "_repr_png_", None)) else None
     return base64.b64decode(drawing) if isinstance(drawing, str) else drawing
+
+
+def _saved(save: Callable[..., Any], **options: str) -> bytes:
+    file = io.BytesIO()
+    save(file, **options)
+    return file.getvalue()
 
 
 def _png_of_array(array: Any) -> bytes | None:
@@ -168,15 +165,14 @@ def _png_of_array(array: Any) -> bytes | None:
 def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
     _check_bytes(len(content), name)
     kind, words = _kind(content)
+    if kind == "text/plain":
+        return (yield from _of_file_text(content, name))
     url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    if kind.startswith("image/"):
-        yield _label(name, f"{words}, {_size(len(content))}")
-        yield {"type": "input_image", "detail": "auto", "image_url": url}
-    elif kind == "application/pdf":
-        yield _label(name, f"{words}, {_size(len(content))}")
+    yield _label(name, f"{words}, {_size(len(content))}")
+    if kind == "application/pdf":
         yield {"type": "input_file", "filename": name if name.endswith(".pdf") else f"{name}.pdf", "file_data": url}
     else:
-        yield from _of_file_text(content, name)
+        yield _image(url)
 
 
 def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
@@ -186,7 +182,7 @@ def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
         text = "\0"
     if "\0" in text:
         raise BadInput(
-            f"{name} is neither PNG, JPEG, WebP, GIF, PDF nor text, by what it holds. {_NOTHING_SENT}",
+            f"{name} is neither PNG, JPEG, WebP, GIF, PDF nor text, by what it holds. {NOTHING_SENT}",
             "Convert it to one of these.",
         )
     notebook = _notebook_text(text)
@@ -199,21 +195,26 @@ def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
 def _of_text(text: str, name: str, told: str, language: str = "") -> Iterator[Raw]:
     if len(text) > MAX_TEXT:
         raise BadInput(
-            f"{name} has {len(text):,} characters, more than the {MAX_TEXT:,} that the model can read. {_NOTHING_SENT}",
+            f"{name} has {len(text):,} characters, more than the {MAX_TEXT:,} that the model can read. {NOTHING_SENT}",
             "Attach a part of it, such as df.head(1000).",
         )
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
     language = language if re.fullmatch(r"\w{0,12}", language) else ""
-    yield {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):\n\n{fence}{language}\n{text}\n{fence}"}
+    yield _label(name, told, f"\n\n{fence}{language}\n{text}\n{fence}")
 
 
 def _linked(url: str) -> Iterator[Raw]:
-    yield {"type": "input_text", "text": f"{_LABEL}{_line(url)} (image, linked):"}
-    yield {"type": "input_image", "detail": "auto", "image_url": url}
+    yield _label(url, "image, linked")
+    yield _image(url)
 
 
-def _label(name: str, told: str) -> Raw:
-    return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):"}
+def _image(url: str) -> Raw:
+    return {"type": "input_image", "detail": "auto", "image_url": url}
+
+
+def _label(name: str, told: str, text: str = "") -> Raw:
+    """The line that names an attachment, and the text of one that is text."""
+    return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):{text}"}
 
 
 def _line(name: str) -> str:
@@ -251,19 +252,19 @@ def _read(path: Path) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise BadInput(f"{path.name} is no file that can be read to its end. {_NOTHING_SENT}", "Attach a regular file.")
+            raise BadInput(f"{path.name} is no file that can be read to its end. {NOTHING_SENT}", "Attach a regular file.")
         _check_bytes(found.st_size, path.name)
         return path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{path.name} cannot be read: {error.strerror or error}. {_NOTHING_SENT}", "Check the path.") from error
+        raise BadInput(f"{path.name} cannot be read: {error.strerror or error}. {NOTHING_SENT}", "Check the path.") from error
 
 
 def _check_bytes(size: int, name: str) -> None:
     if size == 0:
-        raise BadInput(f"{name} is empty. {_NOTHING_SENT}", "Attach something else.")
+        raise BadInput(f"{name} is empty. {NOTHING_SENT}", "Attach something else.")
     if size > MAX_BYTES:
         raise BadInput(
-            f"{name} has {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {_NOTHING_SENT}",
+            f"{name} has {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",
             "Attach a part of it, or a smaller picture.",
         )
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aiml_magic.answer import Answer
 
 Retry = Literal["auto", "ask", "resume", "never"]
+NOTHING_SENT = "Nothing was sent."  # of every error before the POST
 
 
 class AimlMagicError(Exception):

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from aiml_magic.errors import BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
-_NOTHING_SENT = "Nothing was sent."
 
 
 class Option(NamedTuple):
@@ -171,16 +170,16 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
         if option is None:
             hint = nearest(flag, flags) or "%%o3pro? lists them all."
             raise BadInput(
-                f"There is no option {flag}. {_NOTHING_SENT}",
+                f"There is no option {flag}. {NOTHING_SENT}",
                 f"{hint} A question that begins with a dash goes after --.",
             )
         if option.read is None:
             if equals:
-                raise BadInput(f"{flag} takes no value. {_NOTHING_SENT}", f"Write just {flag}.")
+                raise BadInput(f"{flag} takes no value. {NOTHING_SENT}", f"Write just {flag}.")
             values[option.name] = True
             continue
         if not equals and not found:
-            raise BadInput(f"{flag} needs a value: {option.metavar}. {_NOTHING_SENT}", f"{option.long} is to {option.help}.")
+            raise BadInput(f"{flag} needs a value: {option.metavar}. {NOTHING_SENT}", f"{option.long} is to {option.help}.")
         value = _read(option, flag, _unquoted(attached if equals else found.pop(0).group()))
         values[option.name] = [*values.get(option.name, []), value] if option.is_repeatable else value
     return values, line[found[0].start() :].strip() if found else ""
@@ -196,7 +195,7 @@ def _read(option: Option, flag: str, text: str) -> Any:
     try:
         return option.read(text)
     except ValueError as error:
-        raise BadInput(f"{flag} cannot be {text[:60]!r}. {_NOTHING_SENT}", f"It takes {error}.".replace("..", ".")) from error
+        raise BadInput(f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}.".replace("..", ".")) from error
 
 
 def _unquoted(text: str) -> str:

@@ -17,10 +17,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
-from aiml_magic.errors import BadInput, SchemaMismatch, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, nearest
 from aiml_magic.responses import Raw
 
-_NOTHING_SENT = "Nothing was sent."
 _PLAIN: dict[Any, Raw] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -64,7 +63,7 @@ def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
     if named not in variables or named.startswith("_"):
         hint = nearest(named, (name for name in variables if not name.startswith("_")))
         raise BadInput(
-            f"There is no variable {named[:60]} to take a schema from. {_NOTHING_SENT}", hint or "Define a class, or a dict."
+            f"There is no variable {named[:60]} to take a schema from. {NOTHING_SENT}", hint or "Define a class, or a dict."
         )
     return of_value(variables[named], named)
 
@@ -102,16 +101,16 @@ def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
         signature, hints = inspect.signature(function), typing.get_type_hints(function, include_extras=True)
     except (TypeError, ValueError, NameError) as error:
         raise BadInput(
-            f"The parameters of {name} cannot be read: {error}. {_NOTHING_SENT}", "Give it plain type hints."
+            f"The parameters of {name} cannot be read: {error}. {NOTHING_SENT}", "Give it plain type hints."
         ) from error
     definitions: dict[str, Raw] = {}
     reader = _Reader(name, definitions)
     properties = {}
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise BadInput(f"{name} takes {parameter}, which a schema cannot say. {_NOTHING_SENT}", "Name each parameter.")
+            raise BadInput(f"{name} takes {parameter}, which a schema cannot say. {NOTHING_SENT}", "Name each parameter.")
         if parameter.name not in hints:
-            raise BadInput(f"{name}({parameter.name}) has no type hint. {_NOTHING_SENT}", "Add one, such as `: str`.")
+            raise BadInput(f"{name}({parameter.name}) has no type hint. {NOTHING_SENT}", "Add one, such as `: str`.")
         schema = reader.schema(hints[parameter.name], parameter.name)
         properties[parameter.name] = schema if parameter.default is parameter.empty else _nullable(schema)
     return _object(properties) | ({"$defs": definitions} if definitions else {})
@@ -214,7 +213,7 @@ class _Reader:
             return _PLAIN[hint]
         where = f"{self._name} ({place})" if place else self._name
         raise BadInput(
-            f"{where} has the type {_hint_name(hint)}, which a strict schema cannot say. {_NOTHING_SENT}",
+            f"{where} has the type {_hint_name(hint)}, which a strict schema cannot say. {NOTHING_SENT}",
             "It can say str, int, float, bool, None, date, list, Literal, Enum, unions, dataclasses and TypedDicts.",
         )
 
@@ -236,7 +235,7 @@ def _asked_of(give: Callable[[], Any], name: str) -> Any:
     try:
         return give()
     except Exception as error:
-        raise BadInput(f"{name} gives no schema: {error}. {_NOTHING_SENT}", "Use types that JSON knows.") from error
+        raise BadInput(f"{name} gives no schema: {error}. {NOTHING_SENT}", "Use types that JSON knows.") from error
 
 
 def _fields_of(kind: Any) -> dict[str, Any]:
@@ -244,7 +243,7 @@ def _fields_of(kind: Any) -> dict[str, Any]:
         return typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError) as error:
         raise BadInput(
-            f"The fields of {kind.__name__} cannot be read: {error}. {_NOTHING_SENT}", "Define what it names."
+            f"The fields of {kind.__name__} cannot be read: {error}. {NOTHING_SENT}", "Define what it names."
         ) from error
 
 
@@ -270,10 +269,10 @@ def _check_is_schema(value: Mapping[str, Any], name: str) -> None:
     try:
         json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{name} is no JSON Schema: {error}. {_NOTHING_SENT}", "Give a dict that JSON can hold.") from error
+        raise BadInput(f"{name} is no JSON Schema: {error}. {NOTHING_SENT}", "Give a dict that JSON can hold.") from error
     if value.get("type") != "object" or not isinstance(value.get("properties"), Mapping):
         raise BadInput(
-            f'{name} describes no object: it needs "type": "object" and "properties". {_NOTHING_SENT}', "Wrap it in an object."
+            f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}', "Wrap it in an object."
         )
 
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiml_magic import attachments, schemas
-from aiml_magic.errors import BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw, ToolCall
 
 _WEB_SEARCH = {"type": "web_search_preview"}
-_NOTHING_SENT = "Nothing was sent."
 _MAX_RESULT = 200_000  # characters of a result that go back to the model
 _CONFIRM = "__aiml_magic_confirm__"
 
@@ -64,7 +63,7 @@ def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
             hint = nearest(
                 name, ["web_search", *(known for known in variables if callable(variables[known]) and known[0] != "_")]
             )
-            raise BadInput(f"There is no function and no tool {name[:60]}. {_NOTHING_SENT}", hint or "Define the function first.")
+            raise BadInput(f"There is no function and no tool {name[:60]}. {NOTHING_SENT}", hint or "Define the function first.")
     return Tools(tuple(specifications), functions, secrets)
 
 
@@ -79,7 +78,7 @@ def choice(named: str, tools: Tools) -> Any:
             return {"type": tool["type"]}
     known = ["auto", "none", "required", *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications)]
     raise BadInput(
-        f"--tool-choice cannot be {named[:60]}. {_NOTHING_SENT}", nearest(named, known) or f"It takes {', '.join(known)}."
+        f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}", nearest(named, known) or f"It takes {', '.join(known)}."
     )
 
 
@@ -100,7 +99,7 @@ def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callab
 def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
     name = getattr(function, "__name__", "")
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
-        raise BadInput(f"{name or 'A callable'} has no name that the API takes. {_NOTHING_SENT}", "Define it with def.")
+        raise BadInput(f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}", "Define it with def.")
     parameters = schemas.of_parameters(function)
     words = {"description": inspect.cleandoc(function.__doc__)} if function.__doc__ else {}
     return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
@@ -113,11 +112,11 @@ def _of_dict(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     missing = [field for field in needed.get(str(kind), ()) if not value.get(field)]
     if kind not in needed or missing:
         what = f"lacks {', '.join(missing)}" if missing else f"has the type {kind!r}"
-        raise BadInput(f"The tool {name} {what}. {_NOTHING_SENT}", f"It takes the types {', '.join(needed)}.")
+        raise BadInput(f"The tool {name} {what}. {NOTHING_SENT}", f"It takes the types {', '.join(needed)}.")
     try:
         return dict(json.loads(json.dumps({key: entry for key, entry in value.items() if key != "headers"})))
     except (TypeError, ValueError) as error:
-        raise BadInput(f"The tool {name} is no JSON: {error}. {_NOTHING_SENT}", "Give it as the API has it.") from error
+        raise BadInput(f"The tool {name} is no JSON: {error}. {NOTHING_SENT}", "Give it as the API has it.") from error
 
 
 def _is_allowed(call: ToolCall, ask: Callable[[str], str]) -> bool:
