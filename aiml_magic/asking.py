@@ -10,9 +10,9 @@ those of the notebook, if there is one. A question stands alone, unless a chat i
 from __future__ import annotations
 
 import sys
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 from aiml_magic import addresses, errors, options
@@ -21,6 +21,7 @@ from aiml_magic.jobs import Job
 from aiml_magic.magics import O3Pro, loaded
 from aiml_magic.prompts import names_in
 
+_TICK = 0.005  # seconds between two looks at the jobs of a map
 _NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # these are of a cell
 
 
@@ -54,33 +55,82 @@ class Ask:
         """One answer for each row, asked at once as far as `max_concurrency` allows, in the order of the rows.
 
         `{{name}}` in the template is a field of the row, or the row itself if it has none. With `on_error="keep"` an error takes
-        the place of its answer; else the first one is raised, its `answers` holding those that came, and what was on its way is
-        stopped. Asked again, the rows that were answered are replayed.
+        the place of its answer. Else the first one is raised, with an entry for each row as its `answers`, `None` where none
+        came: what was not sent yet is taken back, and what was sent is answered into the journal. An interrupt stops that too.
+        Asked again, the rows that were answered are replayed.
         """
         if on_error not in ("raise", "keep"):
             raise errors.BadInput(f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep.")
-        answers, waiting = Answers(), deque[Job | errors.AimlMagicError]()
-        show = _progress(rows if hasattr(rows, "__len__") else None) if progress else _silent
-        limit = 2 * loaded_or_new().max_concurrency
+        asked = _Asked(on_error, _progress(rows if hasattr(rows, "__len__") else None) if progress else _silent)
+        limit = 2 * loaded_or_new().max_concurrency  # so that those on their way have others behind them
         try:
             for row in _rows_of(rows):
-                while len(waiting) >= limit:
-                    answers.append(_end(waiting.popleft(), on_error))
-                    show(len(answers))
-                waiting.append(_started(template, _fields_of(row, template), given, on_error))
-            while waiting:
-                answers.append(_end(waiting.popleft(), on_error))
-                show(len(answers))
+                asked.add(partial(_start, template, _fields_of(row, template), given, is_template=True))
+                asked.settle(limit)
+            asked.settle(1)
         except (errors.AimlMagicError, KeyboardInterrupt) as error:
-            for job in waiting:
-                if isinstance(job, Job):
-                    job.cancel(0)
-            stopped = error if isinstance(error, errors.AimlMagicError) else _interrupted(len(answers))
-            stopped.answers = answers  # type: ignore[attr-defined]  # only here there are several
-            raise stopped from error
+            raise asked.stopped(error) from error
         finally:
-            show(None)
-        return answers
+            asked.show(None)
+        return asked.answers
+
+
+class _Asked:
+    """The rows of a map that were asked so far: their answers, and the jobs of those that have none yet."""
+
+    def __init__(self, on_error: str, show: Callable[[int | None], None]) -> None:
+        self.answers = Answers()
+        self.show = show
+        self._keeps_errors = on_error == "keep"
+        self._running: dict[int, Job] = {}  # by the place of the row
+
+    def add(self, start: Callable[[], Job]) -> None:
+        """Asks the next row. A budget that is used up ends the map, but not before what was sent is answered."""
+        try:
+            self._running[len(self.answers)] = start()
+        except errors.BudgetExceeded:
+            self.settle(1)
+            raise
+        except errors.AimlMagicError as error:
+            if not self._keeps_errors:
+                raise
+            self.answers.append(error)
+        else:
+            self.answers.append(None)
+
+    def settle(self, limit: int) -> None:
+        """Puts the answers that came in their places, and waits until fewer than `limit` are missing."""
+        while True:
+            for place in [place for place, job in self._running.items() if job.step()]:
+                self.answers[place] = self._outcome(self._running.pop(place))
+            self.show(len(self.answers) - len(self._running))
+            if len(self._running) < limit:
+                return
+            time.sleep(_TICK)
+
+    def stopped(self, error: errors.AimlMagicError | KeyboardInterrupt) -> errors.AimlMagicError:
+        """The error with which the map ends. What is on its way goes on, unless the person interrupted it."""
+        stopped: errors.AimlMagicError
+        if isinstance(error, errors.AimlMagicError):
+            stopped = error
+            for job in self._running.values():
+                job.withdraw()
+        else:
+            count = sum(isinstance(answer, Answer) for answer in self.answers)
+            again = "Ask again: what was answered is replayed."
+            stopped = errors.Interrupted(f"Interrupted after {count} answers; they are kept.", again)
+            for job in self._running.values():
+                job.cancel(0)
+        stopped.answers = self.answers  # type: ignore[attr-defined]  # only here there are several
+        return stopped
+
+    def _outcome(self, job: Job) -> Answer | errors.AimlMagicError:
+        try:
+            return job.outcome()
+        except errors.AimlMagicError as error:
+            if not self._keeps_errors:
+                raise
+            return error
 
 
 ask = Ask()
@@ -103,39 +153,12 @@ def _start(text: str, variables: Mapping[str, Any], given: Mapping[str, Any], *,
     return magics.session.ask(question, magics.base_url, addresses.journal_path(magics.journal))
 
 
-def _started(template: str, fields: Mapping[str, Any], given: Mapping[str, Any], on_error: str) -> Job | errors.AimlMagicError:
-    """The job of one row; with "keep" also the error of a row that cannot be asked. A budget that is used up ends it all."""
-    try:
-        return _start(template, fields, given, is_template=True)
-    except errors.BudgetExceeded:
-        raise
-    except errors.AimlMagicError as error:
-        if on_error == "raise":
-            raise
-        return error
-
-
-def _end(job: Job | errors.AimlMagicError, on_error: str) -> Answer | errors.AimlMagicError:
-    if isinstance(job, errors.AimlMagicError):
-        return job
-    try:
-        return job.wait()
-    except errors.AimlMagicError as error:
-        if on_error == "raise":
-            raise
-        return error
-
-
 def _waited(job: Job) -> Answer:
     try:
         return job.wait()
     except KeyboardInterrupt:
         job.cancel()
         return job.outcome()
-
-
-def _interrupted(count: int) -> errors.Interrupted:
-    return errors.Interrupted(f"Interrupted after {count} answers; they are kept.", "Ask again: what was answered is replayed.")
 
 
 def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -193,7 +216,7 @@ def _fields_of(row: Any, template: str) -> Mapping[str, Any]:
 
 def _line(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, Answer):
-        return {"text": None, "error": str(answer)}
+        return {"text": None, "error": str(answer or "not answered")}
     parsed = answer.parsed
     fields = parsed if isinstance(parsed, dict) else getattr(parsed, "__dict__", {} if parsed is None else {"parsed": parsed})
     told = {

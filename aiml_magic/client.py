@@ -15,7 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -84,23 +84,42 @@ class Client:
 
     def __init__(self, base_url: str, key: str, silence: float = 3600.0) -> None:
         self._base_url = base_url.rstrip("/")
-        headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
-        timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
-        # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
-        transport = httpx.AsyncHTTPTransport(
-            verify=_ssl_context(base_url),
-            proxy=_proxy(base_url),
-            socket_options=_KEEPALIVE,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
-        )
-        self._http = httpx.AsyncClient(
-            transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=headers
-        )
+        self._headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
+        self._timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
+        self._ssl_context = _ssl_context(base_url)
+        self._idle: list[httpx.AsyncClient] = []
         self._stops: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
         await asyncio.gather(*self._stops)
-        await self._http.aclose()
+        for http in self._idle:
+            await http.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A connection for one request at a time, warm if there is one; one that failed is not used again.
+
+        Many requests at once in one pool of httpx take it quadratic time.
+        """
+        http = self._idle.pop() if self._idle else self._new_connection()
+        try:
+            yield http
+        except BaseException:
+            await http.aclose()
+            raise
+        self._idle.append(http)
+
+    def _new_connection(self) -> httpx.AsyncClient:
+        # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
+        transport = httpx.AsyncHTTPTransport(
+            verify=self._ssl_context,
+            proxy=_proxy(self._base_url),
+            socket_options=_KEEPALIVE,
+            limits=httpx.Limits(max_connections=1),
+        )
+        return httpx.AsyncClient(
+            transport=transport, timeout=self._timeout, follow_redirects=False, trust_env=False, headers=self._headers
+        )
 
     async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
         """Sends `body` and waits for its response, however long it takes. Never raises but for a cancellation."""
@@ -118,7 +137,7 @@ class Client:
         url = self._base_url.removesuffix("/v1") + path if path.startswith("/") else f"{self._base_url}/{path}"
         started = time.monotonic()
         try:
-            async with self._http.stream("GET", url) as response:
+            async with self._connection() as http, http.stream("GET", url) as response:
                 raw = await _read(response, _MAX_BODY)
         except (httpx.HTTPError, OSError, ValueError, _BodyCut, _BodyTooLarge) as error:
             raise failures.not_connected(_reason(error)) from error
@@ -156,16 +175,16 @@ class Client:
             if step.endswith("send_request_headers.started"):
                 listener.on_sent()
 
-        post = self._http.build_request(
-            "POST", f"{self._base_url}/responses", content=content, headers=headers, extensions={"trace": trace}
-        )
+        url = f"{self._base_url}/responses"
         try:
-            async with contextlib.aclosing(await self._http.send(post, stream=True)) as response:
-                if not response.is_success:
-                    raw = await _read(response, _MAX_ERROR_BODY, is_cut=True)
-                    seconds = time.monotonic() - started
-                    return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
-                return await self._reply(response, body, listener)
+            async with self._connection() as http:
+                post = http.build_request("POST", url, content=content, headers=headers, extensions={"trace": trace})
+                async with contextlib.aclosing(await http.send(post, stream=True)) as response:
+                    if not response.is_success:
+                        raw = await _read(response, _MAX_ERROR_BODY, is_cut=True)
+                        seconds = time.monotonic() - started
+                        return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
+                    return await self._reply(response, body, listener)
         except httpx.HTTPError as error:
             return Reply({}, error=_transport_error(error))
         except (ssl.SSLError, OSError, ValueError) as error:  # a proxy or an address that httpx cannot use
@@ -209,7 +228,8 @@ class Client:
 
         async def post() -> None:
             with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError):
-                await asyncio.wait_for(self._http.post(f"{self._base_url}/{path}/cancel"), _STOP_WAIT)
+                async with self._connection() as http:
+                    await asyncio.wait_for(http.post(f"{self._base_url}/{path}/cancel"), _STOP_WAIT)
 
         stop = asyncio.create_task(post())
         self._stops.add(stop)

@@ -113,6 +113,15 @@ class Job:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_over or self._progress is not seen, tick)  # noqa: B023  # called at once
 
+    def step(self) -> bool:
+        """Does what is to be done for it in this thread, without waiting; `True` once it is over."""
+        return self._is_over
+
+    def withdraw(self) -> None:
+        """Takes it back if it was not sent yet; else it goes on."""
+        if self._journal.withdraw(self.id):
+            self._is_cancelled = True
+
     def cancel(self, patience: float = 0.1) -> None:
         """Stops it: closes the connection and keeps what came. Waits `patience` seconds for that to have happened.
 
@@ -226,6 +235,7 @@ class Rounds(Job):
         self._left = limit
         self._earlier: list[Answer] = []
         self._calls: list[ToolCall] = []
+        self._steps: Iterator[Progress] | None = None
         self._is_over = False
         self._came = None
 
@@ -250,6 +260,14 @@ class Rounds(Job):
             self._left -= 1
             self._earlier.append(answer)
             self._job = self._ask_on(answer, results)
+
+    def step(self) -> bool:
+        self._steps = self._steps or self.follow(0.0)
+        return next(self._steps, None) is None
+
+    def withdraw(self) -> None:
+        """Takes back the round that is on its way, if it was not sent yet."""
+        self._job.withdraw()
 
     def cancel(self, patience: float = 0.1) -> None:
         """Stops the round that is on its way; what came in earlier ones is in the journal."""

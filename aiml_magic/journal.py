@@ -193,10 +193,11 @@ class Journal:
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._place: tuple[int, ...] = ()
+        self._is_open = False  # a transaction, by the thread that has the lock
 
     def add(self, new: NewRow) -> Row:
-        """Writes a request that is about to be sent; gives its row."""
-        with self._transaction() as db:
+        """Writes a request that is about to be sent; gives its row. It is synced with the claim, without which it is not sent."""
+        with self._transaction("NORMAL") as db:
             cursor = db.execute(
                 """
                 INSERT INTO requests (base_url, server, request, client_request_id, parent, chain,
@@ -498,10 +499,36 @@ class Journal:
         return float(usd), int(unknown)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def together(self, sync: str = "FULL") -> Iterator[None]:
+        """Makes the steps of the block one transaction, which is kept even if the block ends early, but for a JournalError.
+
+        A disk that syncs two hundred times a second keeps thousands of answers a second this way.
+        """
+        with self._transaction(sync) as db:
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, errors.JournalError):
+                    db.commit()
+                raise
+
+    @contextmanager
+    def _transaction(self, sync: str = "FULL") -> Iterator[sqlite3.Connection]:
+        """One step. Synced in `FULL` it survives a power cut; `NORMAL` leaves that to the next step that is."""
         try:
-            with self._lock, self._connection() as db:
-                yield db
+            with self._lock:
+                if self._is_open:
+                    assert self._db is not None
+                    yield self._db
+                    return
+                db = self._connection()
+                db.execute(f"PRAGMA synchronous = {sync}")
+                self._is_open = True
+                try:
+                    with db:
+                        yield db
+                finally:
+                    self._is_open = False
         except (sqlite3.Error, OSError) as error:
             hint = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
             raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", hint) from error
@@ -537,7 +564,6 @@ class Journal:
             db.close()
             raise
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA synchronous = FULL")  # a row that is written survives a power cut
         db.execute("PRAGMA foreign_keys = ON")
         return db
 

@@ -22,10 +22,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiml_magic import errors
 from aiml_magic.client import Client, Reply
@@ -50,6 +52,7 @@ class Runner:
         self._followed: set[int] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self._places = Places()
+        self._steps = Steps(journal)
 
     async def run(self, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
         """Does what is asked until there is nobody to ask, then finishes what is in flight."""
@@ -67,6 +70,7 @@ class Runner:
                     self._calls.add(call)
                     call.add_done_callback(self._calls.discard)
         await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
+        await self._steps.done()
         heartbeat.cancel()
         for client in self._clients.values():
             await client.aclose()
@@ -101,10 +105,12 @@ class Runner:
         if self._places.are_taken:
             self._outbox.put({"row": row_id, "event": "waiting", "parent": None})
         async with self._places:
-            row = self._journal.claim(row_id)
-            if row is not None:
-                await self._ask_and_keep(row, secrets, silence)
-        return row is not None
+            row = await self._steps.take(partial(self._journal.claim, row_id))
+            if row is None:
+                return False
+            came = await self._ask(row, secrets, silence)
+        await self._keep(row, came)
+        return True
 
     async def _is_continued(self, row: Row, parent_id: int) -> bool:
         """Waits for the answer that the row continues; `False` if there is none, and then the row has failed."""
@@ -133,11 +139,13 @@ class Runner:
                 self._outbox.put({"row": row_id, "event": "thinking", "what": "in_progress"})
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _ask_and_keep(self, row: Row, secrets: Secrets, silence: float) -> None:
-        recorder = Recorder(row.id, self._journal, self._outbox, secrets)
+    async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Came:
+        """What comes of a row that is claimed; kept out of the journal are the secrets that a server may echo."""
+        recorder = Recorder(row.id, self._journal, self._steps, self._outbox, secrets)
         started = time.monotonic()
         try:
-            reply, state = await self._ask(row, secrets, self._client(row.base_url, secrets.key, silence), recorder), "done"
+            await asyncio.sleep(0)  # who was told to stop while the row was claimed hears of it here, with nothing sent
+            reply, state = await self._converse(row, secrets, self._client(row.base_url, secrets.key, silence), recorder), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
         recorder.close(is_whole=state == "done" and reply.error is None)
@@ -146,29 +154,38 @@ class Runner:
             reply.error.message = secrets.mask(reply.error.message)
             reply.error.hint = reply.error.hint.replace(errors.check(), errors.check(row.id))
         reply = replace(reply, response=_without_secrets(reply.response, secrets))
-        self._keep(row, state, reply, None if state == "cancelled" and not recorder.is_out else time.monotonic() - started)
+        return Came(state, reply, None if state == "cancelled" and not recorder.is_out else time.monotonic() - started)
 
-    def _keep(self, row: Row, state: str, reply: Reply, seconds: float | None) -> None:
+    async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
+        reply = came.reply
+        step = partial(
+            self._journal.finish,
+            row.id,
+            came.state,
+            response=reply.response,
+            seconds=came.seconds,
+            notices=reply.notices,
+            cost=reply.cost,
+            error=reply.error,
+        )
         try:
-            self._journal.finish(
-                row.id, state, response=reply.response, seconds=seconds, notices=reply.notices, cost=reply.cost, error=reply.error
-            )
+            await self._steps.take(step)
         except errors.JournalError as error:
-            came = replace(
+            unkept = replace(
                 row,
-                state=state,
+                state=came.state,
                 response=reply.response,
                 response_id=Response(reply.response).id,
                 notices=(*reply.notices, "not_in_journal"),
                 cost_usd=reply.cost.usd if reply.cost else None,
-                seconds=seconds,
+                seconds=came.seconds,
                 error=reply.error.as_dict() if reply.error else None,
             )
-            copy = _save_beside(self._journal.path, came)
-            self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(came), "copy": copy, "why": error.message})
+            copy = _save_beside(self._journal.path, unkept)
+            self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
 
-    async def _ask(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
+    async def _converse(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
         """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
         body = secrets.added_to(self._body(row, row.chain))
         reply = await client.ask(body, row.client_request_id, recorder)
@@ -209,13 +226,83 @@ class Runner:
         return self._clients[settings]
 
 
+class Came(NamedTuple):
+    """What came of a row: its state, the reply, and the seconds since it was sent, if it was."""
+
+    state: str
+    reply: Reply
+    seconds: float | None
+
+
+class Steps:
+    """Steps of the journal, in their order: those that gather while the disk is busy are one transaction, synced once."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def take(self, step: Callable[[], Any]) -> Any:
+        """What `step` returns. No step is taken by half: a cancellation that comes meanwhile is felt after it."""
+        taken = self.begin(step)
+        is_cancelled = False
+        while not taken.done():
+            try:
+                await asyncio.wait([taken])
+            except asyncio.CancelledError:
+                is_cancelled = True
+        if is_cancelled and (task := asyncio.current_task()):
+            task.cancel()
+        return taken.result()
+
+    def begin(self, step: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Has `step` taken; its error is for those who ask for the result."""
+        taken = asyncio.get_running_loop().create_future()
+        taken.add_done_callback(asyncio.Future.exception)
+        self._waiting.append((step, taken))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._take_those_waiting())
+        return taken
+
+    async def done(self) -> None:
+        """Waits until nothing waits."""
+        if self._work is not None:
+            await self._work
+
+    async def _take_those_waiting(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            results = await asyncio.to_thread(self._taken, [step for step, _ in waiting])
+            for (_, taken), (result, error) in zip(waiting, results, strict=True):
+                if error is None:
+                    taken.set_result(result)
+                else:
+                    taken.set_exception(error)
+
+    def _taken(self, steps: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+        try:
+            with self._journal.together():
+                return [_tried(step) for step in steps]
+        except errors.JournalError as error:
+            return [(None, error)] if len(steps) == 1 else [result for step in steps for result in self._taken([step])]
+
+
+def _tried(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return step(), None
+    except errors.JournalError:
+        raise
+    except Exception as error:  # noqa: BLE001  # it goes to who asked for the step
+        return None, error
+
+
 class Places:
     """How many requests may be on their way at once; the rest wait their turn."""
 
     def __init__(self) -> None:
         self.limit = 1
         self._taken = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def are_taken(self) -> bool:
@@ -223,25 +310,34 @@ class Places:
 
     async def __aenter__(self) -> None:
         while self.are_taken:
-            self._waiting.append(asyncio.get_running_loop().create_future())
-            await self._waiting[-1]
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._call_next()  # the call may have come at this very moment
+                raise
         self._taken += 1
+        self._call_next()  # the limit may have been raised
 
     async def __aexit__(self, *_: object) -> None:
         self._taken -= 1
-        # All are woken, and the first takes the place: so none is lost with one that is cancelled at this moment.
-        waiting, self._waiting = self._waiting, []
-        for turn in waiting:
+        self._call_next()
+
+    def _call_next(self) -> None:
+        while self._waiting and not self.are_taken:
+            turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(None)
+                return turn.set_result(None)
 
 
 class Recorder:
     """Keeps what happens to one request in the journal, and tells the kernel: a `client.Listener`."""
 
-    def __init__(self, row_id: int, journal: Journal, outbox: Outbox, secrets: Secrets) -> None:
+    def __init__(self, row_id: int, journal: Journal, steps: Steps, outbox: Outbox, secrets: Secrets) -> None:
         self._row_id = row_id
         self._journal = journal
+        self._steps = steps
         self._outbox = outbox
         self._secrets = secrets
         self._pieces: list[str] = []
@@ -258,8 +354,7 @@ class Recorder:
     def on_event(self, event: Event) -> None:
         match event:
             case Created(response_id):
-                with contextlib.suppress(errors.JournalError):  # the answer is worth more than its id
-                    self._journal.note_response_id(self._row_id, response_id)
+                self._steps.begin(partial(self._journal.note_response_id, self._row_id, response_id))
                 self._tell(event="thinking", what="")
             case Thinking(what):
                 self._tell(event="thinking", what=what)
@@ -294,8 +389,7 @@ class Recorder:
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
-        with contextlib.suppress(errors.JournalError):
-            self._journal.note_text(self._row_id, self._secrets.mask("".join(self._pieces)))
+        self._steps.begin(partial(self._journal.note_text, self._row_id, self._secrets.mask("".join(self._pieces))))
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)
@@ -322,7 +416,8 @@ class Outbox:
         while (line := self._queue.get()) is not None:
             try:
                 self._file.write(line)
-                self._file.flush()
+                if self._queue.empty():
+                    self._file.flush()
             except OSError:
                 return
 

@@ -152,11 +152,12 @@ def test_map_of_tables(echo):
 
 
 def test_map_keeps_what_came(echo):
-    """The first error is raised with the answers before it, or takes the place of its answer."""
+    """The first error is raised with the answers that came in their places, or takes the place of its answer."""
     rows = ["a", "fail", "b"]
     with pytest.raises(errors.InvalidRequest) as failed:
         ask.map("{{row}}", rows)
-    assert ["On a"] == [answer.text for answer in failed.value.answers]
+    assert failed.value.answers[1] is None
+    assert {"On a", "On b"} >= {answer.text for answer in failed.value.answers if answer}
     kept = ask.map("{{row}}", rows, on_error="keep")
     assert isinstance(kept, Answers)
     assert ["On a", "InvalidRequest", "On b"] == [getattr(answer, "text", type(answer).__name__) for answer in kept]
@@ -179,13 +180,56 @@ def test_map_is_lazy(echo):
     assert len(read) < 12
 
 
+def test_slow_row_holds_no_other_back(home, monkeypatch):
+    """A row that takes long is waited for at the end, not in the middle: the others are answered meanwhile."""
+    others = threading.Semaphore(0)
+
+    def answer(request):
+        if request.body["input"] == "w0":
+            for _ in range(19):
+                assert others.acquire(timeout=30)
+        else:
+            others.release()
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    asking.loaded_or_new().max_concurrency = 2
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        answers = ask.map("{{row}}", [f"w{number}" for number in range(20)], progress=False)
+    assert [f"On w{number}" for number in range(20)] == [answer.text for answer in answers]
+
+
+def test_error_drops_no_answer_that_was_sent(home, monkeypatch):
+    """The error of one row ends a map at once; the rows that were sent are answered into the journal, the others are taken back."""
+    is_over = threading.Event()
+
+    def answer(request):
+        if request.body["input"] == "fail":
+            return wire.json_reply({"error": {"message": "No.", "code": "bad"}}, status=400)
+        is_over.wait(30)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    asking.loaded_or_new().max_concurrency = 2
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(errors.InvalidRequest):
+            ask.map("{{row}}", ["slow", "fail", "late", "later"], progress=False)
+        is_over.set()
+        assert "On slow" == ask("slow").text
+        sent = [request.body["input"] for request in server.posts]
+        assert 1 == sent.count("slow")
+        assert 4 > len(sent)
+        assert ["On late", "On later"] == [answer.text for answer in ask.map("{{row}}", ["late", "later"], progress=False)]
+
+
 def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
     """The budget ends it before the row that could pass it, what is on its way counted."""
     monkeypatch.setenv("AIML_API_URL", sandbox_url)
     asking.loaded_or_new().budget_usd = 0.5
     with pytest.raises(errors.BudgetExceeded) as stopped:
         ask.map("Rate {{row}}", [f"w{number}" for number in range(100)], max_output_tokens=1000)
-    assert len(stopped.value.answers) < 20
+    assert 0 < len(stopped.value.answers) < 20
+    assert all(stopped.value.answers), "what was sent before is waited for"
 
 
 def test_script_without_a_notebook(echo, home):
@@ -206,12 +250,12 @@ def test_interrupt_of_a_map(home):
     with wire.serve(answer) as server, kernel() as running:
         running.run(f"%config O3Pro.base_url = {server.url!r}")
         request = running.start(
-            "from aiml_magic import ask\ntry: ask.map('{{r}}', ['w0', 'w1', 'w2'])\nexcept KeyboardInterrupt as e: print(len(e.answers), e)"
+            "from aiml_magic import ask\ntry: ask.map('{{r}}', ['w0', 'w1', 'w2'])\nexcept KeyboardInterrupt as e: print([a and a.text for a in e.answers], e)"
         )
         time.sleep(2.0)
         os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
         told = running.finish(request).stream
-    assert "1 Interrupted after 1 answers" in told
+    assert "['On w0', None, None] Interrupted after 1 answers" in told
 
 
 def test_settings_of_the_notebook(home, sandbox_url):

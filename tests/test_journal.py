@@ -124,6 +124,21 @@ def test_steps_are_whole(journal):
     assert "queued" == journal.row(row.id).state
 
 
+def test_steps_taken_together(journal):
+    """Several steps are one transaction; one that ends early keeps what was done, unless the journal itself failed."""
+    with journal.together():
+        first = journal.add(new()).id
+        assert "queued" == journal.row(first).state, "each step sees those before it"
+        assert Journal(journal.path).history() == [], "and nobody else does yet"
+    with pytest.raises(KeyboardInterrupt), journal.together():
+        second = journal.add(new()).id
+        raise KeyboardInterrupt
+    with pytest.raises(errors.JournalError), journal.together():
+        journal.add(new())
+        raise errors.JournalError("The disk is full.", "Make room.")
+    assert [first, second] == [row.id for row in Journal(journal.path).history()]
+
+
 def test_full(asker):
     """Where the disk has no room for the question, nothing is sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
