@@ -2,6 +2,7 @@
 
     answer = ask("Why is the sky dark at night?", effort="high")
     answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating)
+    answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating, client=dask_client)
 
 The options are those of %%o3pro, by their long names; attachments, schemas and tools are given as what they are. The settings are
 those of the notebook, if there is one. A question stands alone, unless a chat is named or an answer to continue.
@@ -13,13 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiml_magic import addresses, errors, options
 from aiml_magic.answer import Answer
-from aiml_magic.jobs import Job
+from aiml_magic.jobs import Job, Sender
 from aiml_magic.magics import O3Pro, loaded
 from aiml_magic.prompts import names_in
+
+if TYPE_CHECKING:
+    from aiml_magic.cluster import Cluster
 
 _TICK = 0.005  # seconds between two looks at the jobs of a map
 _NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # these are of a cell
@@ -50,6 +54,7 @@ class Ask:
         *,
         on_error: Literal["raise", "keep"] = "raise",
         progress: bool = True,
+        client: Any = None,
         **given: Any,
     ) -> Answers:
         """One answer for each row, asked at once as far as `max_concurrency` allows, in the order of the rows.
@@ -58,20 +63,26 @@ class Ask:
         the place of its answer. Else the first one is raised, with an entry for each row as its `answers`, `None` where none
         came: what was not sent yet is taken back, and what was sent is answered into the journal. An interrupt stops that too.
         Asked again, the rows that were answered are replayed.
+
+        With a `distributed.Client` as `client`, the workers of its cluster send what the journal lacks, as many at once as they
+        have threads. Each finds the API key where it runs, in AIML_API_KEY say; the answers are kept in the journal here.
         """
         if on_error not in ("raise", "keep"):
             raise errors.BadInput(f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep.")
         asked = _Asked(on_error, _progress(rows if hasattr(rows, "__len__") else None) if progress else _silent)
-        limit = 2 * loaded_or_new().max_concurrency  # so that those on their way have others behind them
+        cluster = None if client is None else _cluster(client, given)
+        places = loaded_or_new().max_concurrency if cluster is None else cluster.places
         try:
             for row in _rows_of(rows):
-                asked.add(partial(_start, template, _fields_of(row, template), given, is_template=True))
-                asked.settle(limit)
+                asked.add(partial(_start, template, _fields_of(row, template), given, is_template=True, sender=cluster))
+                asked.settle(2 * places)  # so that those on their way have others behind them
             asked.settle(1)
         except (errors.AimlMagicError, KeyboardInterrupt) as error:
             raise asked.stopped(error) from error
         finally:
             asked.show(None)
+            if cluster is not None:
+                cluster.close()
         return asked.answers
 
 
@@ -146,11 +157,34 @@ def loaded_or_new() -> O3Pro:
     return loaded() or _without_notebook()
 
 
-def _start(text: str, variables: Mapping[str, Any], given: Mapping[str, Any], *, is_template: bool = False) -> Job:
+def _start(
+    text: str,
+    variables: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    is_template: bool = False,
+    sender: Sender | None = None,
+) -> Job:
     magics = loaded_or_new()
     chosen, things = _chosen(given)
     question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
-    return magics.session.ask(question, magics.base_url, addresses.journal_path(magics.journal))
+    return magics.session.ask(question, magics.base_url, addresses.journal_path(magics.journal), sender)
+
+
+def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
+    """The cluster of a Dask client. Raises BadInput for what a worker cannot have."""
+    from aiml_magic.cluster import Cluster
+
+    if {"chat", "after", "new", "background"} & given.keys() or given.get("tool", "web_search") not in (
+        "web_search",
+        ["web_search"],
+    ):
+        raise errors.BadInput(
+            "On a cluster each row stands alone, without functions of the notebook and servers of tools. Nothing was sent.",
+            "Leave out chat, after, new, background and tool; or leave out client.",
+        )
+    magics = loaded_or_new()
+    return Cluster(client, magics.session.runner(addresses.journal_path(magics.journal)))
 
 
 def _waited(job: Job) -> Answer:

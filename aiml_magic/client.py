@@ -312,11 +312,13 @@ def _read_events(body: bytes, request: Raw, response: httpx.Response) -> Reply:
     stream, decoder, notices = Stream(), Decoder(_MAX_BODY), list[str]()
     for event in [*decoder.feed(body), decoder.flush() or ""]:
         if event:
-            _take(event, stream, _Deaf(), notices)
+            _take(event, stream, Deaf(), notices)
     return _end_of_stream(stream, None, notices, request, response.headers)
 
 
-class _Deaf:
+class Deaf:
+    """A listener that nobody listens to."""
+
     def on_sent(self) -> None: ...
 
     def on_event(self, event: Event) -> None: ...

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from aiml_magic import errors, tools
 from aiml_magic.answer import Answer
@@ -27,8 +27,8 @@ from aiml_magic.credentials import Secrets
 from aiml_magic.journal import Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
-_Event = dict[str, Any]
-_GONE: _Event = {"event": "gone"}
+Event = dict[str, Any]  # of a runner, or a command to one
+_GONE: Event = {"event": "gone"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,28 @@ class Progress:
     why: str = ""
 
 
+class Sender(Protocol):
+    """What sends the rows of a journal: a runner, as a rule. `has_keys` says that it needs none from here."""
+
+    has_keys: bool
+
+    @property
+    def journal(self) -> Journal: ...
+
+    @property
+    def jobs(self) -> dict[int, Job]: ...
+
+    def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job: ...
+
+    def tell(self, command: Event) -> None: ...
+
+    def last_words(self) -> str: ...
+
+
 class Job:
     """A question that is being answered: `await job`, `job.wait()` or just go on; `job.answer` is `None` until it is there."""
 
-    def __init__(self, row: Row, journal: Journal, runner: Runner | None = None, notices: tuple[str, ...] = ()) -> None:
+    def __init__(self, row: Row, journal: Journal, runner: Sender | None = None, notices: tuple[str, ...] = ()) -> None:
         """Follows `row` by the events of `runner`; without one the row is over, and its answer is replayed."""
         self.id = row.id
         self._row: Row | None = row if row.is_over else None
@@ -118,9 +136,9 @@ class Job:
         return self._is_over
 
     def withdraw(self) -> None:
-        """Takes it back if it was not sent yet; else it goes on."""
-        if self._journal.withdraw(self.id):
-            self._is_cancelled = True
+        """Has it taken back if it was not sent yet; else it goes on."""
+        if self._runner is not None and not self._is_over:
+            self._runner.tell({"do": "withdraw", "row": self.id})
 
     def cancel(self, patience: float = 0.1) -> None:
         """Stops it: closes the connection and keeps what came. Waits `patience` seconds for that to have happened.
@@ -134,7 +152,7 @@ class Job:
         with self._changed:
             self._changed.wait_for(lambda: self._is_over, patience)
 
-    def take(self, event: _Event) -> None:
+    def take(self, event: Event) -> None:
         """Hears of an event; called by the thread that reads them."""
         with self._changed:
             match event["event"]:
@@ -197,7 +215,7 @@ class Job:
             await asyncio.sleep(0.05)
         return self.outcome()
 
-    def _after(self, event: _Event) -> Progress:
+    def _after(self, event: Event) -> Progress:
         known = replace(self._progress, retry_at=None)
         match event["event"]:
             case "claimed":
@@ -304,11 +322,13 @@ class Rounds(Job):
 class Runner:
     """The child process, `python -m aiml_magic.runner`, started when it is first needed and again if it died."""
 
+    has_keys = False
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs: dict[int, Job] = {}
-        self._calls: dict[int, queue.SimpleQueue[_Event]] = {}
+        self._calls: dict[int, queue.SimpleQueue[Event]] = {}
         self._numbers = itertools.count(1)
         self._stderr: Any = None
         self._lock = threading.Lock()
@@ -350,7 +370,7 @@ class Runner:
             raise errors.RunnerDied("The server did not answer in time.", "Try again later.")
         return event["value"]
 
-    def tell(self, command: _Event) -> None:
+    def tell(self, command: Event) -> None:
         """Writes a command to the runner, which is started if there is none."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
@@ -430,7 +450,7 @@ def _answer_of(row: Row) -> Answer:
     raise error
 
 
-def _warn_of_unkept(event: _Event) -> None:
+def _warn_of_unkept(event: Event) -> None:
     copy = f"It is in {event['copy']} instead." if event["copy"] else "No file could take it: keep what you see."
     print(f"The answer could not be written to the journal: {event['why']}\n{copy}")
 

@@ -27,7 +27,7 @@ import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -302,6 +302,40 @@ class Journal:
             )  # fmt: skip
             if read.text and cursor.rowcount:
                 _index(db, row_id, json.loads(known["request"]), read.text)
+
+    def rescue(
+        self,
+        row: Row,
+        state: str,
+        *,
+        response: Mapping[str, Any],
+        seconds: float | None,
+        notices: tuple[str, ...] = (),
+        cost: Cost | None = None,
+        error: errors.RequestFailed | None = None,
+    ) -> tuple[Row, str | None]:
+        """As `finish`, where that failed: the row as it would be, and the private file beside the journal that now holds it.
+
+        The file is `None` if that failed too.
+        """
+        unkept = replace(
+            row,
+            state=state,
+            response=response,
+            response_id=Response(response).id,
+            notices=(*notices, "not_in_journal"),
+            cost_usd=cost.usd if cost else None,
+            seconds=seconds,
+            error=error.as_dict() if error else None,
+        )
+        path = self.path.with_name(f"answer-{row.client_request_id[-8:]}.json")
+        try:
+            with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+                file.write(dump(asdict(unkept)))
+        except OSError:
+            path.unlink(missing_ok=True)  # a part of it is no copy
+            return unkept, None
+        return unkept, str(path)
 
     def recover(self, row_id: int, response: Mapping[str, Any], cost: Cost | None) -> None:
         """Keeps an answer that the server still had for a request whose connection was lost."""

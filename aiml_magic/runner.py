@@ -7,7 +7,8 @@ It lives while its standard input is open or a request is in flight: an answer t
 Commands and events are JSON, one a line. The API key and other secrets come with a command, and are written
 nowhere.
 
-    {"do": "send", "row": 7, "key": …, "headers": {…}, "silence": 3600, "limit": 64}     {"do": "cancel", "row": 7}
+    {"do": "send", "row": 7, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
+    {"do": "cancel", "row": 7}    {"do": "withdraw", "row": 7}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 """
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import queue
 import signal
 import sys
@@ -65,6 +65,8 @@ class Runner:
                     self._tasks[command["row"]] = asyncio.create_task(self._answer(command["row"], secrets, command["silence"]))
                 case "cancel" if command["row"] in self._tasks:
                     self._tasks[command["row"]].cancel()
+                case "withdraw":
+                    self._steps.begin(partial(self._journal.withdraw, command["row"]))
                 case "get":
                     call = asyncio.create_task(self._get(command))
                     self._calls.add(call)
@@ -151,38 +153,19 @@ class Runner:
         recorder.close(is_whole=state == "done" and reply.error is None)
         if reply.error is not None:
             state = "failed"
-            reply.error.message = secrets.mask(reply.error.message)
             reply.error.hint = reply.error.hint.replace(errors.check(), errors.check(row.id))
-        reply = replace(reply, response=_without_secrets(reply.response, secrets))
+        reply = without_secrets(reply, secrets)
         return Came(state, reply, None if state == "cancelled" and not recorder.is_out else time.monotonic() - started)
 
     async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
         reply = came.reply
-        step = partial(
-            self._journal.finish,
-            row.id,
-            came.state,
-            response=reply.response,
-            seconds=came.seconds,
-            notices=reply.notices,
-            cost=reply.cost,
-            error=reply.error,
-        )
+        told: dict[str, Any] = {name: getattr(reply, name) for name in ("response", "notices", "cost", "error")}
+        told["seconds"] = came.seconds
         try:
-            await self._steps.take(step)
+            await self._steps.take(partial(self._journal.finish, row.id, came.state, **told))
         except errors.JournalError as error:
-            unkept = replace(
-                row,
-                state=came.state,
-                response=reply.response,
-                response_id=Response(reply.response).id,
-                notices=(*reply.notices, "not_in_journal"),
-                cost_usd=reply.cost.usd if reply.cost else None,
-                seconds=came.seconds,
-                error=reply.error.as_dict() if reply.error else None,
-            )
-            copy = _save_beside(self._journal.path, unkept)
+            unkept, copy = self._journal.rescue(row, came.state, **told)
             self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
 
     async def _converse(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
@@ -422,18 +405,6 @@ class Outbox:
                 return
 
 
-def _save_beside(journal: Path, row: Row) -> str | None:
-    """Writes an answer to a private file in the journal's folder; its path, or `None` if that fails too."""
-    path = journal.with_name(f"answer-{row.client_request_id[-8:]}.json")
-    try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(dump(asdict(row)))
-    except OSError:
-        path.unlink(missing_ok=True)  # a part of it is no copy
-        return None
-    return str(path)
-
-
 def _is_chain_refused(reply: Reply, parent: str) -> bool:
     """The server does not know the response `parent` that the request continues, or no such responses at all.
 
@@ -446,11 +417,13 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
 
 
-def _without_secrets(response: Mapping[str, Any], secrets: Secrets) -> Mapping[str, Any]:
-    """A server may echo what it was sent; secrets are kept out of the journal all the same."""
-    text = dump(response)
+def without_secrets(reply: Reply, secrets: Secrets) -> Reply:
+    """The reply as it may be kept: a server may echo what it was sent."""
+    if reply.error is not None:
+        reply.error.message = secrets.mask(reply.error.message)
+    text = dump(reply.response)
     masked = secrets.mask(text)
-    return response if masked == text else json.loads(masked)
+    return reply if masked == text else replace(reply, response=json.loads(masked))
 
 
 def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[dict[str, Any] | None]) -> None:

@@ -20,7 +20,7 @@ from aiml_magic.answer import Answer
 from aiml_magic.budget import Price, characters, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key, Secrets
-from aiml_magic.jobs import Job, Rounds, Runner
+from aiml_magic.jobs import Job, Rounds, Runner, Sender
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key, with_hashes
@@ -120,17 +120,17 @@ class Session:
         self._prices: dict[tuple[str, str], Price] = {}
         self._headers: dict[str, Mapping[str, str]] = {}  # of MCP servers by label: secret, and in no journal
 
-    def ask(self, question: Question, base_url: str, journal_path: Path) -> Job:
+    def ask(self, question: Question, base_url: str, journal_path: Path, sender: Sender | None = None) -> Job:
         """Replays the answer if the journal has it, follows the job if it was asked already; else journals it and has it sent.
 
-        Raises BadInput and JournalError, and then nothing is sent.
+        By `sender`, if given, else by this session's runner. Raises BadInput and JournalError, and then nothing is sent.
         """
         if question.background and question.tools.functions:
             raise errors.BadInput(
                 "A function of the notebook cannot be called in the background. Nothing was sent.",
                 "Leave out -b, or the function.",
             )
-        job = self._ask(question, base_url, journal_path)
+        job = self._ask(question, base_url, journal_path, sender)
         if not question.tools.functions:
             return job
         ask_on = partial(self._next_round, question, base_url, journal_path)
@@ -142,37 +142,36 @@ class Session:
         follow_up = replace(question, items=results, continues=answer.journal_id, after=None, is_new=False, tool_choice=choice)
         return self._ask(follow_up, base_url, journal_path)
 
-    def _ask(self, question: Question, base_url: str, journal_path: Path) -> Job:
+    def _ask(self, question: Question, base_url: str, journal_path: Path, sender: Sender | None = None) -> Job:
         with self._lock:
-            job = self._job(question, base_url, self.runner(journal_path))
+            job = self._job(question, base_url, sender or self.runner(journal_path))
         job.parse = question.schema.parse if question.schema else None
         return job
 
-    def _job(self, question: Question, base_url: str, runner: Runner) -> Job:
-        plan = self.plan(question, base_url, runner.journal)
+    def _job(self, question: Question, base_url: str, sender: Sender) -> Job:
+        journal = sender.journal
+        plan = self.plan(question, base_url, journal)
         if plan.saved is not None:
-            return Job(plan.saved, runner.journal, notices=self._note(question, plan, plan.saved.id, runner.journal))
-        row = runner.journal.find_open(plan.key) if question.replay != "off" else None
+            return Job(plan.saved, journal, notices=self._note(question, plan, plan.saved.id, journal))
+        row = journal.find_open(plan.key) if question.replay != "off" else None
         if row is not None and row.state == "queued" and row.base_url != plan.base_url:
             row = None  # it would be sent elsewhere: to a sandbox that is gone, or wherever a journal of somebody else says
         if row is not None and not (row.state == "queued" or row.is_alive):
-            return Job(row, runner.journal, notices=self._note(question, plan, row.id, runner.journal))
+            return Job(row, journal, notices=self._note(question, plan, row.id, journal))
         if question.replay == "only" and (row is None or row.state == "queued"):
-            raise self._miss(plan, runner.journal)
-        key = self._key()
+            raise self._miss(plan, journal)
+        key = Key("where it is sent", "") if sender.has_keys and self.sandbox_url is None else self._key()
         if row is None:
-            worst = None if question.budget_usd is None else self._keep_to_budget(question, plan, runner)
-            row = self._add(question, plan, runner.journal)
+            worst = None if question.budget_usd is None else self._keep_to_budget(question, plan, sender)
+            row = self._add(question, plan, journal)
             if worst is not None:
                 self._at_risk[row.id] = worst
         is_moved = (
-            plan.parent is not None
-            and question.replay == "auto"
-            and runner.journal.has_answered(self.notebook, plan.request, plan.key)
+            plan.parent is not None and question.replay == "auto" and journal.has_answered(self.notebook, plan.request, plan.key)
         )
-        notices = self._note(question, plan, row.id, runner.journal) + (("parent_changed",) if is_moved else ())
+        notices = self._note(question, plan, row.id, journal) + (("parent_changed",) if is_moved else ())
         self._headers |= question.tools.secrets
-        return runner.send(row, Secrets(key.text, self._headers), question.timeout, question.max_concurrency, notices)
+        return sender.send(row, Secrets(key.text, self._headers), question.timeout, question.max_concurrency, notices)
 
     def _add(self, question: Question, plan: Plan, journal: Journal) -> Row:
         return journal.add(
@@ -436,18 +435,18 @@ class Session:
             lines += differences(plan.request, row.request)[:4] or ["the same question, behind another answer"]
         return errors.ReplayMiss("\n".join(lines), 'Ask it with %config O3Pro.replay = "auto", or mend what differs.')
 
-    def _keep_to_budget(self, question: Question, plan: Plan, runner: Runner) -> float:
+    def _keep_to_budget(self, question: Question, plan: Plan, sender: Sender) -> float:
         """What the question may cost at most. Raises BudgetExceeded if that, and what is on its way, passes the budget."""
         budget = question.budget_usd or 0.0
-        price = self.price(plan.base_url, question.model, runner.journal.path)
+        price = self.price(plan.base_url, question.model, sender.journal.path)
         if price is None:
             raise errors.BudgetExceeded(
                 f"The server lists no price for {question.model}, so a budget cannot be kept. Nothing was sent.",
                 "%config O3Pro.budget_usd = None asks without one.",
             )
-        self._at_risk = {row_id: worst for row_id, worst in self._at_risk.items() if row_id in runner.jobs}
-        spent = runner.journal.spent(plan.server, session=self.id)[0] + sum(self._at_risk.values())
-        worst = self.worst_case(plan, question.max_output_tokens, price, runner.journal)
+        self._at_risk = {row_id: worst for row_id, worst in self._at_risk.items() if row_id in sender.jobs}
+        spent = sender.journal.spent(plan.server, session=self.id)[0] + sum(self._at_risk.values())
+        worst = self.worst_case(plan, question.max_output_tokens, price, sender.journal)
         if spent + worst > budget:
             raise errors.BudgetExceeded(
                 f"${spent:,.2f} spent and up to ${worst:,.2f} for this pass the budget of ${budget:,.2f}. Nothing was sent.",
