@@ -58,10 +58,17 @@ class Answer:
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """Images that the model made."""
-        return tuple(base64.b64decode(str(item["result"])) for item in self.response.images)
+        """Images that the model made, as far as they can be read."""
+        return tuple(filter(None, (_decoded(item["result"]) for item in self.response.images)))
 
     @cached_property
     def response(self) -> Response:
         """The response, read."""
         return Response(self.raw)
+
+
+def _decoded(text: Any) -> bytes:
+    try:
+        return base64.b64decode(str(text))
+    except ValueError:
+        return b""

@@ -164,7 +164,7 @@ def _png_of_array(array: Any) -> bytes | None:
 
 def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
     _check_bytes(len(content), name)
-    kind, words = _kind(content)
+    kind, words = kind_of(content)
     if kind == "text/plain":
         return (yield from _of_file_text(content, name))
     url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -221,7 +221,8 @@ def _line(name: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in name)[:200]
 
 
-def _kind(content: bytes) -> tuple[str, str]:
+def kind_of(content: bytes) -> tuple[str, str]:
+    """The media type of content by how it begins, and a word for it; all that is unknown is text."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp", "WebP image"
     return next(((kind, words) for magic, kind, words in _KINDS if content.startswith(magic)), ("text/plain", "text"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,11 @@ from typing import Any
 
 from aiml_magic import safe
 from aiml_magic.answer import Answer
-from aiml_magic.attachments import labels
+from aiml_magic.attachments import kind_of, labels
 from aiml_magic.responses import Raw, dump, is_web_link
 
 _MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
+_MAX_IMAGE = 2 * 2**20  # bytes
 
 _CAVEATS = {
     "status_missing": "The server did not say how the answer ended; it looks whole.",
@@ -40,6 +42,7 @@ _STYLE = (
     "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details details details{margin-left:1em}"
     ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
     ".aiml-details table{margin:0 0 0 1em;font-size:inherit}"
+    ".aiml-details img{max-width:100%}"
     ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0 1em}</style>"
 )
 # A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
@@ -205,6 +208,7 @@ def _sections(answer: Answer) -> dict[str, str]:
         "Response": _table(rows_of_response),
         "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
         "Attachments": _list(labels(request)),
+        "Images": _images(answer),
         "Calls": _calls(answer),
         "Sources": _sources(answer) if response.citations else "",
         "Remarks": _remarks(answer),
@@ -222,7 +226,10 @@ def _sources(answer: Answer) -> str:
     for citation in answer.response.citations:
         title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
         is_link = is_web_link(citation.url) and safe.is_address(citation.url)
-        entries.append(f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}</li>")
+        file = safe.escape(f" (file {citation.file_id})") if citation.file_id else ""
+        entries.append(
+            f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}{file}</li>"
+        )
     return f"<ul>{''.join(entries)}</ul>"
 
 
@@ -231,8 +238,24 @@ def _remarks(answer: Answer) -> str:
     return _list([*remarks, *(f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types)])
 
 
+def _images(answer: Answer) -> str:
+    """The images that the model made, if they are what they say: a file is known by its content."""
+    shown = []
+    for image in answer.images:
+        kind, words = kind_of(image)
+        if not kind.startswith("image/"):
+            shown.append("<p>An image that is neither PNG, JPEG, WebP nor GIF.</p>")
+        elif len(image) > _MAX_IMAGE:
+            shown.append(
+                f"<p>A {words} of {len(image) / 2**20:.1f} MiB, too large to keep here; <code>answer.images</code> holds it.</p>"
+            )
+        else:
+            shown.append(f'<img alt="Made by the model" src="data:{kind};base64,{base64.b64encode(image).decode()}">')
+    return "".join(shown)
+
+
 def _calls(answer: Answer) -> str:
-    """What was called on the way: functions of the notebook, tools of MCP servers, searches and code."""
+    """What was called on the way: functions of the notebook, tools of MCP servers, searches, code, and what is unknown."""
     told = [(f"{call.name}({call.arguments})", call.result or "") for call in answer.calls]
     for item in answer.items:
         match item.get("type"):
@@ -245,6 +268,10 @@ def _calls(answer: Answer) -> str:
                 told.append(("web search", _scalar(item.get("action") or item.get("status"))))
             case "code_interpreter_call":
                 told.append(("code", f"{item.get('code')}\n\n{_scalar(item.get('outputs'))}"))
+            case "message" | "reasoning" | "function_call" | "image_generation_call":
+                pass  # shown elsewhere
+            case kind:
+                told.append((str(kind), _scalar(_without_secrets(item))))
     folded = (
         f"<details><summary>{safe.escape(name[:200])}</summary><pre>{safe.escape(_scalar(result)[:_MAX_STATIC_JSON])}</pre></details>"
         for name, result in told

@@ -27,6 +27,9 @@ _KNOWN_ITEMS = {
 }  # fmt: skip
 
 
+_KNOWN_ANNOTATIONS = {"url_citation", "file_citation", "container_file_citation", "file_path"}
+
+
 def load(body: bytes | str) -> Any:
     """The value of a JSON text. Raises ValueError, also for one too large or too deep to be an answer."""
     if isinstance(body, bytes):
@@ -72,12 +75,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Citation:
-    """A place that the text cites. The indices count code points; a server may give some outside the text."""
+    """A page or a file that the text cites. The indices count code points; a server may give some outside the text.
+
+    Of a file there is `file_id`, and no `url`; its `title` is its name, if that is known.
+    """
 
     title: str
     url: str
     start_index: int | None
     end_index: int | None
+    file_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,13 +195,14 @@ class Response:
         notes = (note for part in self._parts("output_text") for note in _objects(part.get("annotations")))
         return tuple(
             Citation(
-                _text(note.get("title")),
-                _text(note.get("url")),
-                _count(note.get("start_index")),
-                _count(note.get("end_index")),
+                title=_text(note.get("title") or note.get("filename")),
+                url=_text(note.get("url")),
+                start_index=_count(note.get("start_index", note.get("index"))),
+                end_index=_count(note.get("end_index")),
+                file_id=_text(note.get("file_id")),
             )
             for note in notes
-            if note.get("type") == "url_citation"
+            if note.get("type") in _KNOWN_ANNOTATIONS
         )
 
     @cached_property
@@ -237,7 +245,7 @@ class Response:
         yield "background_not_honoured", bool(request.get("background")) and self.status not in PENDING
         yield "tool_arguments_not_json", any(not _is_json(call.get("arguments")) for call in calls)
         yield "citation_out_of_range", any(not self._is_in_text(citation) for citation in self.citations)
-        yield "citation_unsafe_url", any(not is_web_link(citation.url) for citation in self.citations)
+        yield "citation_unsafe_url", any(not (citation.file_id or is_web_link(citation.url)) for citation in self.citations)
         yield (
             "mcp_error",
             any(item.get("error") for kind in ("mcp_list_tools", "mcp_call") for item in self.of_type(kind)),
