@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from dataclasses import dataclass
 
 import pytest
 
 from aiml_magic import errors
+from aiml_magic.schemas import of_value
 from aiml_magic.tools import tools_of
 
 MODEL = {"model": "llama/gpt-4o"}
@@ -124,3 +126,17 @@ def test_tools(ogx, llmock, asker):
     asker.ask(ogx, "Sure?", cell="b", **MODEL)
     messages = [asked["body"]["messages"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
     assert ["user", "assistant", "tool", "assistant", "user"] == [message["role"] for message in messages]
+
+
+@dataclass
+class Rating:
+    score: int
+
+
+def test_schema(ogx, llmock, asker):
+    """A schema reaches the model behind the server as it was sent, and the reply that fits it is an instance."""
+    schema = of_value(Rating, "Rating")
+    llmock.will({"type": "reply", "text": '{"score": 7}'})
+    assert Rating(7) == asker.ask(ogx, schema=schema, **MODEL).parsed
+    asked = [asked["body"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
+    assert schema.format["schema"] == asked["response_format"]["json_schema"]["schema"]
