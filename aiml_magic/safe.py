@@ -15,17 +15,15 @@ Raw HTML is text, a picture is a link (showing it would fetch it), and a languag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
     from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
     from markdown_it.tree import SyntaxTreeNode
 
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
@@ -101,9 +99,7 @@ _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "
 _CONTROL |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 _MAX_FORMULA = 4000  # characters
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
-_HTML_TAGS = set(
-    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong del sub sup table thead tbody tr th td a".split()
-)
+_HTML_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
 
 
 def plain(text: str) -> str:
@@ -126,38 +122,24 @@ def line(text: str) -> str:
 
 def html(text: str) -> str:
     """The Markdown `text` of a model as HTML in which nothing is active, without mathematics."""
-    import markdown as python_markdown
     import nh3
 
-    parser = python_markdown.Markdown(extensions=["tables", "fenced_code", "sane_lists"])
-    parser.preprocessors.deregister("html_block")  # raw HTML is text: a reader sees what the model wrote
-    parser.inlinePatterns.deregister("html")
-    pictures: Any = SimpleNamespace(run=_link_pictures)
-    parser.treeprocessors.register(pictures, "pictures", 15)  # when the lines are read, which is at 20
-    try:
-        converted = parser.convert(plain(text))
-    except RecursionError:  # lists nested hundreds deep
-        return f"<pre>{escape(text)}</pre>"
     return nh3.clean(
-        converted,
+        _parser().render(plain(text)),
         tags=_HTML_TAGS,
-        attributes={"a": {"href"}},
+        attributes={"a": {"href"}, "ol": {"start"}},
         attribute_filter=_html_attribute,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer",
     )
 
 
-def _link_pictures(root: Element) -> None:
-    for picture in list(root.iter("img")):
-        picture.tag, picture.text = "a", f"picture: {picture.get('alt') or 'untitled'}"
-        picture.set("href", picture.get("src", ""))
-
-
 def _html_attribute(_: str, name: str, value: str) -> str | None:
-    """An address that may be linked to. nh3 would keep titles, and paths, which are addresses of the server that shows them."""
+    """A number, or an address that may be linked to: nh3 would keep paths, which are addresses of the server that shows them."""
+    if name == "start":
+        return value
     address = _encoded(value)
-    return address if name == "href" and is_address(address) else None
+    return address if is_address(address) else None
 
 
 def is_address(url: str) -> bool:
@@ -174,6 +156,9 @@ def _parser() -> MarkdownIt:
     parser.block.ruler.before("table", "depth", _line_too_deep)
     parser.inline.ruler.before("escape", "formula", _inline_formula)
     parser.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]})
+    parser.add_render_rule("formula", _formula_as_code)
+    parser.add_render_rule("formula_block", _formula_as_code)
+    parser.add_render_rule("image", _picture_as_link)
     return parser
 
 
@@ -197,7 +182,7 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  
     if opener is None:
         return False
     start = state.pos + len(opener)
-    end = _end_of_formula(state.src, start, _OPENERS[opener])
+    end = _end_of_formula(state.src, start, state.posMax, _OPENERS[opener])
     if end < 0 or (opener == "$" and not _is_between_dollars(state.src, start, end)):
         return False
     if not silent:
@@ -213,8 +198,7 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
     opener = state.src[begin : begin + 2]
     if opener not in ("$$", "\\["):
         return False
-    stop = state.eMarks[last - 1]
-    end = _end_of_formula(state.src[:stop], begin + 2, _OPENERS[opener])
+    end = _end_of_formula(state.src, begin + 2, state.eMarks[last - 1], _OPENERS[opener])
     after = next((line for line in range(first, last) if state.eMarks[line] >= end + 2), last)
     if end < 0 or after >= last or state.src[end + 2 : state.eMarks[after]].strip():
         return False
@@ -226,13 +210,14 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
     return True
 
 
-def _end_of_formula(source: str, start: int, closer: str) -> int:
-    for found in re.finditer(re.escape(closer), source[start : start + _MAX_FORMULA]):
-        end = start + found.start()
-        backslashes = len(source[:end]) - len(source[:end].rstrip("\\"))
+def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
+    window = source[start : min(start + _MAX_FORMULA, stop)]
+    for found in re.finditer(re.escape(closer), window):
+        content = window[: found.start()]
+        backslashes = len(content) - len(content.rstrip("\\"))
         if closer.startswith("$") and backslashes % 2:
             continue
-        return end if source[start:end].strip() and "\n\n" not in source[start:end] else -1
+        return start + found.start() if content.strip() and "\n\n" not in content else -1
     return -1
 
 
@@ -445,6 +430,17 @@ def _encoded(url: str) -> str:
         url,
         flags=re.ASCII,
     )
+
+
+def _formula_as_code(_: object, tokens: Sequence[Token], index: int, *_rest: object) -> str:
+    token = tokens[index]
+    code = f"<code>{escape(token.markup + token.content + _OPENERS[token.markup])}</code>"
+    return f"<p>{code}</p>\n" if token.block else code
+
+
+def _picture_as_link(_: object, tokens: Sequence[Token], index: int, *_rest: object) -> str:
+    token = tokens[index]
+    return f'<a href="{escape(token.attrs.get("src", ""))}">picture: {escape(token.content or "untitled")}</a>'
 
 
 def _inline_math(content: str, opener: str) -> str:

@@ -182,6 +182,13 @@ def test_faithful(text, shown):
     assert shown in page or shown in html.unescape(page)
 
 
+def test_faithful_html():
+    """HTML, where nothing is typeset, keeps what Markdown says, and a formula as it was written."""
+    page = safe.html("3. a ~~b~~\n\n| x |\n|---|\n| $a_1 * b_1$ |\n\n$$\n\\frac{a}{b}\n$$\n\n```python\n1 < 2\n```")
+    for shown in ('<ol start="3">', "<s>b</s>", "<td><code>$a_1 * b_1$</code></td>", "$$\n\\frac{a}{b}\n$$", "1 &lt; 2"):
+        assert shown in page
+
+
 def test_pictures():
     """A picture is a link, in Markdown and in HTML."""
     for page in (rendered(safe.markdown("![a cat](https://e.org/cat.png)")), safe.html("![a cat](https://e.org/cat.png)")):
