@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,7 +289,7 @@ def _tokens(text: str) -> int:
 def _usage(given: int, written: int, reasoned: int) -> dict[str, Any]:
     return {
         "input_tokens": given,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": written + reasoned,
         "output_tokens_details": {"reasoning_tokens": reasoned},
         "total_tokens": given + written + reasoned,
@@ -347,30 +347,45 @@ def _error(status: int, message: str) -> dict[str, Any]:
     return {"requestId": "sandbox", "statusCode": status, "path": "/v1/responses", "message": message}
 
 
+_BEGUN = {"status": "in_progress", "summary": [], "content": [], "arguments": ""}  # as much as there is of an item at first
+
+
 def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The events that stream a response."""
     begun = {**response, "status": "in_progress", "output": [], "usage": None}
-    found: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]
+    found: list[dict[str, Any]] = [{"type": f"response.{kind}", "response": begun} for kind in ("created", "in_progress")]
     for index, item in enumerate(response["output"]):
         place = {"output_index": index, "item_id": item["id"]}
-        found.append(
-            {
-                "type": "response.output_item.added",
-                "output_index": index,
-                "item": {**item, "content": [], "summary": []},
-            }
-        )
-        for number, part in enumerate(item.get("content") or []):
-            kind, field = ("refusal", "refusal") if part["type"] == "refusal" else ("output_text", "text")
-            slot = {**place, "content_index": number}
-            words = re.findall(r"\s*\S+|\s+", part[field])
-            found += [{"type": f"response.{kind}.delta", **slot, "delta": word} for word in words]
-            found.append({"type": f"response.{kind}.done", **slot, field: part[field]})
+        empty = {name: _BEGUN.get(name, value) for name, value in item.items()}
+        found.append({"type": "response.output_item.added", "output_index": index, "item": empty})
+        found += [{**event, **place} for event in _inside(item)]
         found.append({"type": "response.output_item.done", "output_index": index, "item": item})
     found.append({"type": f"response.{response['status']}", "response": response})
     for number, event in enumerate(found):
         event["sequence_number"] = number
     return found
+
+
+def _inside(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events that tell what an item holds."""
+    if item["type"] == "function_call":
+        yield {"type": "response.function_call_arguments.delta", "delta": item["arguments"]}
+        yield {"type": "response.function_call_arguments.done", "arguments": item["arguments"]}
+    for number, part in enumerate(item.get("summary", [])):
+        yield from _told(part, "reasoning_summary_text", "reasoning_summary_part", {"summary_index": number})
+    for number, part in enumerate(item.get("content", [])):
+        yield from _told(part, part["type"], "content_part", {"content_index": number})
+
+
+def _told(part: Mapping[str, Any], kind: str, kind_of_part: str, place: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events that tell one part, word by word."""
+    field = "refusal" if kind == "refusal" else "text"
+    place_of_text = {**place, "logprobs": []} if kind == "output_text" else place
+    yield {"type": f"response.{kind_of_part}.added", "part": {**part, field: ""}, **place}
+    for word in re.findall(r"\s*\S+|\s+", part[field]):
+        yield {"type": f"response.{kind}.delta", "delta": word, **place_of_text}
+    yield {"type": f"response.{kind}.done", field: part[field], **place_of_text}
+    yield {"type": f"response.{kind_of_part}.done", "part": part, **place}
 
 
 def application(state: Sandbox) -> Application:
