@@ -60,6 +60,22 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Writes the whole file anew, for this user alone, so that a crash leaves the old one or the new one.
+
+    A link that lies in its place, or in its draft's, is replaced: what it points to stays as it is. Raises OSError.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def short(path: Path) -> str:
     """`path` as a person reads it: `~` for the home directory."""
     try:

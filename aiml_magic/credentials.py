@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.addresses import home, make_private_folder, short
+from aiml_magic.addresses import home, make_private_folder, short, write_private
 
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
 _SERVICE = "aiml_magic"
@@ -90,9 +90,7 @@ def save_key(text: str) -> str:
         return "the system's keyring"
     path = _key_file()
     make_private_folder(path.parent)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(text + "\n")
+    write_private(path, text + "\n")
     return short(path)
 
 

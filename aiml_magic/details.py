@@ -12,7 +12,7 @@ from typing import Any
 from aiml_magic import safe
 from aiml_magic.answer import Answer
 from aiml_magic.attachments import kind_of, labels
-from aiml_magic.responses import Raw, dump, is_web_link
+from aiml_magic.responses import Raw, dump, is_web_link, load
 
 _MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
 _MAX_IMAGE = 2 * 2**20  # bytes
@@ -129,19 +129,20 @@ def answer_bundle(answer: Answer) -> dict[str, str]:
 def _structured(answer: Answer) -> str | None:
     """An answer that was asked for as JSON: a table, if it is flat, else the JSON; `None` for any other answer."""
     wanted = answer.request.get("text")
-    kind = wanted.get("format", {}).get("type") if isinstance(wanted, dict) else None
+    form = wanted.get("format") if isinstance(wanted, Mapping) else None
+    kind = form.get("type") if isinstance(form, Mapping) else None
     if kind not in ("json_schema", "json_object"):
         return None
     try:
-        value = json.loads(answer.text)
-    except ValueError:
+        value = load(answer.text)
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
         return None
-    if isinstance(value, dict) and len(value) == 1 and isinstance(rows := next(iter(value.values())), list):
-        value = rows
-    rows = value if isinstance(value, list) else [value]
+    rows = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+    rows = rows if isinstance(rows, list) else [value]
     if _is_table(rows):
         return _markdown_table(rows)
-    return f"```json\n{json.dumps(value, indent=2, ensure_ascii=False)}\n```"
+    return f"```json\n{text}\n```"
 
 
 def _is_table(rows: list[Any]) -> bool:
@@ -167,7 +168,10 @@ def details(answer: Answer) -> tuple[str, str]:
     The copy is for whoever has no widget, and leaves out what differs from run to run, so that a notebook can be compared.
     """
     sections, key = _sections(answer), _key(answer)
-    raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
+    try:
+        raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
+    except RecursionError:
+        raw = "It is nested too deeply to be shown; answer.raw holds it."
     here = _table([("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)])
     live = {**sections, "Response": sections["Response"] + here, "Raw JSON": _raw_json(raw, _MAX_LIVE_JSON)}
     static = {**sections, "Raw JSON": _raw_json(raw, _MAX_STATIC_JSON)}
@@ -189,9 +193,8 @@ def _folded(line: str, sections: Mapping[str, str]) -> str:
 def _sections(answer: Answer) -> dict[str, str]:
     """The folded sections by title, as HTML; one with nothing in it is empty."""
     usage, response, request = answer.usage, answer.response, answer.request
-    reasoning = request.get("reasoning") or {}
-    echoed = response.raw.get("reasoning")
-    effort = reasoning.get("effort") or (echoed.get("effort") if isinstance(echoed, dict) else None) or "the model's default"
+    efforts = (given.get("effort") for raw in (request, response.raw) if isinstance(given := raw.get("reasoning"), Mapping))
+    effort = next(filter(None, efforts), "the model's default")
     rows_of_usage = [
         ("Input tokens", _tokens(usage.input_tokens)),
         ("of them cached", _tokens(usage.cached_tokens)),
@@ -262,7 +265,8 @@ def _calls(answer: Answer) -> str:
             case "mcp_call":
                 told.append((f"{item.get('name')}({item.get('arguments')})", item.get("error") or item.get("output") or ""))
             case "mcp_list_tools":
-                names = [tool.get("name") for tool in item.get("tools") or [] if isinstance(tool, Mapping)]
+                listed = item.get("tools")
+                names = [tool.get("name") for tool in listed if isinstance(tool, Mapping)] if isinstance(listed, list) else []
                 told.append((f"tools of {item.get('server_label')}", item.get("error") or ", ".join(map(str, names))))
             case "web_search_call":
                 told.append(("web search", _scalar(item.get("action") or item.get("status"))))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aiml_magic import safe
+from aiml_magic.addresses import write_private
 from aiml_magic.answer import Answer
 from aiml_magic.attachments import labels
 from aiml_magic.errors import BadInput
@@ -26,7 +27,7 @@ def write(path: Path, turns: Sequence[Answer]) -> None:
     if form is None:
         raise BadInput(f"{path.name} ends with none of {', '.join(forms)}.", "The ending says what is written.")
     try:
-        path.write_text(form(turns), "utf-8")
+        write_private(path, form(turns))
     except OSError as error:
         raise BadInput(f"{path.name} cannot be written: {error}.", "Name another file.") from error
 

@@ -38,6 +38,7 @@ from aiml_magic.answer import Answer
 from aiml_magic.responses import Cost, Response, Usage, dump, question_text
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
+_HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
 _BUSY = 5.0  # seconds to wait for another writer
 TAIL = 1500  # characters of the newest text that a panel shows
 HEARTBEAT = 5.0  # seconds between two signs of life of a runner
@@ -563,9 +564,8 @@ class Journal:
                         yield db
                 finally:
                     self._is_open = False
-        except (sqlite3.Error, OSError) as error:
-            hint = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
-            raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", hint) from error
+        except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
+            raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", _HINT) from error
 
     def _connection(self) -> sqlite3.Connection:
         """The connection, which stays: each new one would read the schema anew, and each last one fold the log up."""
@@ -586,6 +586,8 @@ class Journal:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
+            if not self.path.is_file():  # a pipe would never answer
+                raise sqlite3.DatabaseError("it is no file") from None
             with self.path.open("rb") as file:
                 if file.read(16) not in (b"", b"SQLite format 3\x00"):
                     raise sqlite3.DatabaseError("it is no SQLite file") from None
@@ -593,6 +595,7 @@ class Journal:
             raise sqlite3.OperationalError("it is read-only")
         db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, check_same_thread=False)
         try:
+            db.execute("PRAGMA trusted_schema = OFF")  # a file of somebody else may define what has side effects
             _bring_up_to_date(db)
         except BaseException:
             db.close()
@@ -605,12 +608,15 @@ class Journal:
 def _version(db: sqlite3.Connection) -> int:
     """The number of migrations that the file has seen. Raises DatabaseError if it is no journal, or a newer one."""
     # One statement: another kernel may be making the file at this moment.
-    application, version, tables = db.execute(
+    application, version, tables, active = db.execute(
         """
-        SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+        SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master),
+               (SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view'))
         FROM pragma_application_id, pragma_user_version
         """
     ).fetchone()
+    if active:
+        raise sqlite3.DatabaseError("it holds a trigger or a view, which no journal does")
     if application != _APPLICATION_ID and (application or tables):
         raise sqlite3.DatabaseError("it is the database of another program")
     if version > len(_MIGRATIONS):
@@ -652,28 +658,24 @@ def _index(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answ
     )
 
 
+_JSON = {"request": "{}", "text": '""', "response": "{}", "notices": "[]", "error": "null"}  # columns, and what NULL stands for
+_KINDS: Mapping[str, Any] = {
+    "id": int, "state": str, "base_url": str, "server": str, "request": dict, "client_request_id": str, "parent": int | None,
+    "chain": str | None, "notebook": str, "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
+    "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list, "cost_usd": float | None,
+    "seconds": float | None, "error": dict | None, "alive_at": float | None,
+}  # fmt: skip
+_FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
+
+
 def _row(found: sqlite3.Row) -> Row:
-    return Row(
-        id=found["id"],
-        state=found["state"],
-        base_url=found["base_url"],
-        server=found["server"],
-        request=json.loads(found["request"]),
-        client_request_id=found["client_request_id"],
-        parent=found["parent"],
-        chain=found["chain"],
-        notebook=found["notebook"],
-        chat=found["chat"],
-        cell=found["cell"],
-        before=found["before"],
-        key=found["key"],
-        asked_at=found["asked_at"],
-        response_id=found["response_id"],
-        text=json.loads(found["text"] or '""'),
-        response=json.loads(found["response"] or "{}"),
-        notices=tuple(json.loads(found["notices"])),
-        cost_usd=found["cost_usd"],
-        seconds=found["seconds"],
-        error=json.loads(found["error"]) if found["error"] else None,
-        alive_at=found["alive_at"],
-    )
+    """The row as a value. Raises JournalError if anything else stands in it than was ever written: the file may be anybody's."""
+    try:
+        values = {name: json.loads(found[name] or _JSON[name]) if name in _JSON else found[name] for name in _KINDS}
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
+        wrong += [name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR]
+    except (ValueError, TypeError, RecursionError):
+        wrong = list(_JSON)
+    if wrong:
+        raise errors.JournalError(f"Row {found['id']} of the journal is damaged, in its {' or '.join(wrong)}.", _HINT)
+    return Row(**values | {"notices": tuple(map(str, values["notices"]))})

@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aiml_magic.addresses import write_private
 from aiml_magic.errors import BadInput
 from aiml_magic.replay import request_key
 
+_FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 _MAX_FILE = 256 * 2**20  # bytes
 
 
@@ -39,8 +41,8 @@ class Record:
 def read(path: Path) -> dict[str, Record]:
     """The records of a file by key, in order. Raises BadInput for a file that is none."""
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise BadInput(f"{path.name} is larger than a recording may be.", "Is it the right file?")
+        if not path.is_file() or path.stat().st_size > _MAX_FILE:  # a device never ends
+            raise BadInput(f"{path.name} is no file, or larger than a recording may be.", "Is it the right file?")
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path.name} cannot be read: {error}.", "Name a file that %aiml record has written.") from error
@@ -53,12 +55,10 @@ def read(path: Path) -> dict[str, Record]:
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Writes the whole file anew, so that a crash leaves the old one or the new one."""
-    draft = path.with_name(path.name + ".part")
+    """Writes the whole file anew. Raises BadInput if that cannot be."""
     lines = (json.dumps({"key": key, **asdict(record)}) for key, record in records.items())
     try:
-        draft.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-        draft.replace(path)
+        write_private(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise BadInput(f"{path.name} cannot be written: {error}.", "The answer is in the journal; name another file.") from error
 
@@ -67,14 +67,14 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
     try:
         raw = json.loads(line)
         record = Record(
-            server=str(raw["server"]),
+            server=_text(raw["server"]),
             request=dict(raw["request"]),
-            parent=None if raw["parent"] is None else str(raw["parent"]),
+            parent=None if raw["parent"] is None else _text(raw["parent"]),
             response=dict(raw["response"]),
             notices=tuple(map(str, raw["notices"])),
-            cost_usd=None if raw["cost_usd"] is None else float(raw["cost_usd"]),
-            seconds=None if raw["seconds"] is None else float(raw["seconds"]),
-            asked_at=float(raw["asked_at"]),
+            cost_usd=None if raw["cost_usd"] is None else _number(raw["cost_usd"]),
+            seconds=None if raw["seconds"] is None else _number(raw["seconds"]),
+            asked_at=_number(raw["asked_at"]),
         )
         key = str(raw["key"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -82,3 +82,15 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
     if record.key != key:
         raise BadInput(f"{where} was changed after it was recorded.", "Record it again, or take the file's older version.")
     return key, record
+
+
+def _text(value: Any) -> str:
+    """`value` as text without lone surrogates, which no column takes. Raises ValueError."""
+    return str(value).encode().decode()
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not abs(number) < _FAR:
+        raise ValueError(value)
+    return number

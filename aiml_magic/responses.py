@@ -8,7 +8,6 @@ of one stream into such an object.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ Raw = Mapping[str, Any]
 
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
+_TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
 PENDING = ("queued", "in_progress")
 
 _KNOWN_ITEMS = {
@@ -105,7 +105,7 @@ class Response:
 
     @cached_property
     def id(self) -> str | None:
-        return _text(self.raw.get("id")) or None
+        return _name(self.raw.get("id")) or None
 
     @cached_property
     def model(self) -> str | None:
@@ -153,7 +153,7 @@ class Response:
     @cached_property
     def status(self) -> str | None:
         if not self.is_status_inferred:
-            return _text(self.raw.get("status"))
+            return _name(self.raw.get("status"))
         if self.error:
             return "failed"
         if self.raw.get("incomplete_details"):
@@ -494,6 +494,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _name(value: Any) -> str:
+    """A text that is written where a lone surrogate cannot be: into an address, or a column of the journal."""
+    return _text(value).encode("utf-8", "replace").decode()
+
+
 def _object(value: Any) -> Raw:
     return value if isinstance(value, Mapping) else {}
 
@@ -503,7 +508,7 @@ def _objects(value: Any) -> list[Raw]:
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _TOO_MUCH:
         return None
     return int(value)
 
@@ -513,7 +518,7 @@ def _money(value: Any) -> float | None:
         amount = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return amount if math.isfinite(amount) and amount >= 0 and not isinstance(value, bool) else None
+    return amount if 0 <= amount < _TOO_MUCH and not isinstance(value, bool) else None
 
 
 def _is_json(value: Any) -> bool:

@@ -21,7 +21,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import os
 import re
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiml_magic.addresses import make_private_folder, write_private
 from aiml_magic.responses import dump
 
 if TYPE_CHECKING:
@@ -589,11 +589,8 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
 
 
 def _leave_note(home: Path, port: int) -> None:
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = home / f"sandbox.json.{os.getpid()}"
-    draft.touch(mode=0o600)
-    draft.write_text(dump({"port": port}))
-    draft.replace(home / "sandbox.json")
+    make_private_folder(home)
+    write_private(home / "sandbox.json", dump({"port": port}))
 
 
 def main() -> None:

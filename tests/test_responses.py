@@ -21,7 +21,7 @@ from aiml_magic.responses import (
 )
 from aiml_magic.sandbox import events
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
 FIELDS = ["id", "status", "output", "output_text", "error", "usage", "type", "content", "text", "summary", "meta", "response",
           "delta", "item", "item_id", "output_index", "content_index", "annotations", "incomplete_details", "refusal"]  # fmt: skip
 KINDS = ["message", "output_text", "refusal", "reasoning", "function_call", "mcp_call", "response.output_text.delta",
