@@ -18,7 +18,8 @@ from aiml_magic.responses import Raw
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _FIELD = re.compile(
-    r"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[[^\[\]{}]+\])*)\s*(?:!(?P<conversion>[rsa]))?(?::(?P<format>[^{}]*))?"
+    r"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[[^\[\]{}]+\])*)\s*(?:!(?P<conversion>[rsa]))?"
+    r"(?::(?P<format>(?![^{}]*\d{5})[^{}]*))?"  # a width of five digits would fill the memory
 )
 _STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<index>[^\]]+)\]")
 _CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {"r": repr, "a": ascii, "s": str, None: lambda value: value}
@@ -43,7 +44,9 @@ def names_in(template: str) -> set[str]:
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
-        raise BadInput(f"{{{{{text[:60]}}}}} is no variable: only a name with .attribute and [index] can stand there.", _RAW_HINT)
+        raise BadInput(
+            f"{{{{{_shown(text)}}}}} is no variable: only a name with .attribute and [index] can stand there.", _RAW_HINT
+        )
     value = _look_up(field["name"], field["path"], variables)
     if field["conversion"] is None and not field["format"]:
         name = field["name"] + field["path"]
@@ -55,7 +58,9 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     try:
         return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())
     except Exception as error:
-        raise BadInput(f"{{{{{text[:60]}}}}} cannot be written out: {error}", "Check the format after the colon.") from error
+        raise BadInput(
+            f"{{{{{_shown(text)}}}}} cannot be written out: {_shown(error)}", "Check the format after the colon."
+        ) from error
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
@@ -82,5 +87,10 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
         known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
         hint = nearest(attribute or index, (name for name in known if not name.startswith("_")))
         raise BadInput(
-            f"{so_far} has no {step.group().lstrip('.')}, so nothing was sent.", f"{hint} {_RAW_HINT}".strip()
+            f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}, so nothing was sent.", f"{hint} {_RAW_HINT}".strip()
         ) from error
+
+
+def _shown(text: object) -> str:
+    """`text` as a part of one line."""
+    return " ".join(str(text).split())[:60]

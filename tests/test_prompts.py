@@ -50,7 +50,7 @@ def test_filled(template, filled):
     [
         "{{y}}", "{{x.__class__}}", "{{__builtins__}}", "{{_hidden}}", "{{thing._x}}", "{{x.real.__doc__}}", "{{open('f')}}", "{{x + 1}}",
         "{{}}", "{{ }}", "{{1}}", "{{x!z}}", "{{x:%%%}}", "{{rows[9]}}", "{{table[none]}}", "{{thing.nothing}}", "{{x.}}", "{{lambda: 1}}",
-        "{{1,2},{3,4}}", "{{ {x} }}", "{{x[]}}", "{{x:{y}}}",
+        "{{1,2},{3,4}}", "{{ {x} }}", "{{x[]}}", "{{x:{y}}}", "{{x:>99999999999}}",
     ],
 )  # fmt: skip
 def test_refused(template):
@@ -72,6 +72,21 @@ def test_nearest_name():
 def test_text_without_double_braces(text):
     """A question without double braces is sent as it is."""
     assert text == fill(text, {})
+
+
+TEMPLATES = st.lists(
+    st.sampled_from(["{{", "}}", "{", "}", "x", "y", "_", ".", "[0]", "['k']", "[", "]", "!r", "!s", ":", ":.2f", ":>9", "__class__",
+                     "real", "k", " ", "\n", "(", "0x", "é", "{{x}}", "{{y[k].real:.2f}}"])
+).map("".join)  # fmt: skip
+
+
+@given(TEMPLATES | st.text())
+def test_any_template(template):
+    """Any text is filled, or is an error of two lines; nothing in it is carried out."""
+    try:
+        fill(template, {"x": 1.5, "y": {"k": 2, "0": [3]}})
+    except BadInput as refused:
+        assert 2 == len(str(refused).splitlines())
 
 
 @given(st.text(), st.text(st.characters(blacklist_characters="{}")))

@@ -68,6 +68,18 @@ def test_stream_says_what_the_response_says(text, is_cut):
     assert Created("resp_1") == seen[0]
 
 
+@given(objects, st.text(min_size=1, max_size=8).filter(lambda kind: kind not in KINDS))
+def test_what_is_unknown_is_kept(item, kind):
+    """An item of a kind that nobody knows yet comes out of a stream as it came, and is named; so do unknown fields."""
+    novel = item | {"type": kind, "novel": item}
+    stream = Stream()
+    stream.add({"type": f"response.{kind}.novel", "item": item})
+    stream.add({"type": "response.output_item.done", "output_index": 0, "item": novel})
+    stream.add({"type": "response.completed", "response": {"novel": item}})
+    response = Response(stream.response())
+    assert ([novel], item, (kind,)) == (response.raw["output"], response.raw["novel"], response.unknown_types)
+
+
 def test_items_named_by_id_alone():
     """llama.cpp names items by id, without an index: the text is not doubled."""
     item = {"type": "message", "id": "msg_9", "content": [{"type": "output_text", "text": "Hello"}]}

@@ -131,8 +131,9 @@ fragments = st.lists(
 
 @given(fragments | st.text())
 def test_any_text_is_inert(text):
-    """No text, however it is put together, becomes active."""
+    """No text, however it is put together, becomes active; made safe a second time it stays so."""
     check_inert(rendered(safe.markdown(text)))
+    check_inert(rendered(safe.markdown(safe.markdown(text))))
     check_inert(safe.html(text))
 
 
