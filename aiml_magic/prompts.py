@@ -78,7 +78,7 @@ def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
 def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
     attribute, index = step["attribute"], step["index"]
     if attribute is not None and attribute.startswith("_"):
-        raise BadInput(f"{so_far}.{attribute} begins with an underscore, and is not looked up.", _RAW_HINT)
+        raise BadInput(f"{_shown(so_far)}.{attribute} begins with an underscore, and is not looked up.", _RAW_HINT)
     try:
         if attribute is not None:
             return getattr(value, attribute)

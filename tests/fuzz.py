@@ -28,6 +28,10 @@ SECONDS = 30  # for one input, on a busy machine
 Law = Callable[..., None]
 
 
+settings.register_profile("fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.load_profile("fuzz")  # before any law is made
+
+
 def laws(words: list[str]) -> dict[str, Law]:
     """The property tests by name."""
     files = [path for path in sorted(Path(__file__).parent.glob("test_*.py")) if "import given" in path.read_text()]
@@ -59,8 +63,6 @@ def too_long(*_: object) -> None:
 
 def make_up(chosen: dict[str, Law], seconds: float) -> None:
     """Hypothesis: each law in turn, again and again."""
-    settings.register_profile("fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
-    settings.load_profile("fuzz")
     signal.signal(signal.SIGALRM, too_long)
     for law in chosen.values():
         law.hypothesis.inner_test = bounded(law.hypothesis.inner_test)

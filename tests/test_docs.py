@@ -55,6 +55,16 @@ def test_two_commands():
     assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install") for line in lines)
 
 
+def test_promises():
+    """Each test that SECURITY names is there, and each promise there names one."""
+    page = (ROOT / ".github" / "SECURITY.md").read_text()
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", page):
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
+    promises = re.findall(r"^\| (?!promise)[^|]*\| (.*) \|$", page, re.MULTILINE)
+    assert promises
+    assert all(".py" in held_by for held_by in promises)
+
+
 def test_modules():
     """Every module is in the table of layers, with the sentence that its header begins with in other words."""
     design = (ROOT / ".github" / "DESIGN.md").read_text()
