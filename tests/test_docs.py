@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_promises():
     promises = re.findall(r"^\| (?!promise)[^|]*\| (.*) \|$", page, re.MULTILINE)
     assert promises
     assert all(".py" in held_by for held_by in promises)
+
+
+def test_licences():
+    """The licence of every dependency that a user may install is listed, and each is stated by its package."""
+    page = (ROOT / ".github" / "LICENCES.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for wanted in [*project["dependencies"], *extras["rich"], *extras["keyring"]]:
+        assert re.search(rf"^\| {re.split('[<>=~ ]', wanted)[0]} \| .*aiml-magic", page, re.MULTILINE), wanted
+    assert "not stated" not in page
 
 
 def test_modules():
