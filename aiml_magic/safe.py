@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ _ENVIRONMENTS = frozenset(
 )
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _CONTROL |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_LISTS = ("bullet_list", "ordered_list")
 _MAX_FORMULA = 4000  # characters
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
 _HTML_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
@@ -112,7 +114,7 @@ def markdown(text: str) -> str:
     from markdown_it.tree import SyntaxTreeNode
 
     root = SyntaxTreeNode(_parser().parse(plain(text)))
-    return "\n\n".join(_block(child, is_top=True) for child in root.children)
+    return "\n\n".join(_blocks(root.children, is_top=True))
 
 
 def line(text: str) -> str:
@@ -261,7 +263,7 @@ def _block(node: SyntaxTreeNode, *, is_top: bool = False) -> str:
         case "paragraph":
             return _inline(node.children[0])
         case "blockquote":
-            return _indented("> ", "> ", _blocks(node))
+            return _indented("> ", "> ", "\n\n".join(_blocks(node.children)))
         case "bullet_list":
             return _list(node, ("- " for _ in node.children))
         case "ordered_list":
@@ -279,29 +281,27 @@ def _block(node: SyntaxTreeNode, *, is_top: bool = False) -> str:
             return _entities(node.content)
 
 
-def _blocks(node: SyntaxTreeNode) -> str:
-    return "\n\n".join(_block(child) for child in node.children)
+def _blocks(nodes: Sequence[SyntaxTreeNode], *, is_top: bool = False) -> Iterator[str]:
+    """Each block, with what keeps it apart from the next one: a comment between neighbouring lists."""
+    for node, following in zip_longest(nodes, nodes[1:]):  # a node looks for its neighbours among all
+        is_apart = node.type in _LISTS and following is not None and following.type in (*_LISTS, "code_block")
+        yield _block(node, is_top=is_top) + "\n\n<!-- -->" * is_apart
 
 
 def _list(node: SyntaxTreeNode, markers: Iterator[str]) -> str:
     items = [_indented(marker, " " * len(marker), _item(item)) for marker, item in zip(markers, node.children, strict=True)]
     is_tight = all(child.hidden for item in node.children for child in item.children if child.type == "paragraph")
-    # A comment keeps two neighbouring lists of one kind apart.
-    return ("\n" if is_tight else "\n\n").join(items) + "\n\n<!-- -->" * _is_followed_by_alike(node)
+    return ("\n" if is_tight else "\n\n").join(items)
 
 
 def _item(node: SyntaxTreeNode) -> str:
     """The blocks of a list item; a list follows its tight paragraph without a blank line."""
-    text = ""
-    for child in node.children:
-        is_tight = text and child.type.endswith("_list") and child.previous_sibling and child.previous_sibling.hidden
-        text += ("\n" if is_tight else "\n\n" if text else "") + _block(child)
+    text, is_below_tight = "", False
+    for child, block in zip(node.children, _blocks(node.children), strict=True):
+        is_tight = is_below_tight and child.type in _LISTS
+        text += ("\n" if is_tight else "\n\n" if text else "") + block
+        is_below_tight = bool(text) and child.hidden
     return text
-
-
-def _is_followed_by_alike(node: SyntaxTreeNode) -> bool:
-    following = node.next_sibling
-    return following is not None and following.type in ("bullet_list", "ordered_list", "code_block")
 
 
 def _indented(first: str, rest: str, text: str) -> str:
