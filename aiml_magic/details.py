@@ -39,12 +39,16 @@ _CAVEATS = {
 }
 
 _STYLE = (
-    "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details details details{margin-left:1em}"
+    "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details a{text-decoration:underline}"
+    ".aiml-details details>*+*{margin:.2em 0 .2em 1em}.aiml-details table{font-size:inherit}"
     ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
-    ".aiml-details table{margin:0 0 0 1em;font-size:inherit}"
     ".aiml-details img{max-width:100%}"
-    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0 1em}</style>"
+    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    ".aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;margin-bottom:-1px;overflow:hidden;"
+    "animation:aiml-news 1s step-end}@keyframes aiml-news{from{visibility:hidden}}</style>"
 )
+# For a screen reader. It tells of what appears in a place that is there, so the words appear a second after their place.
+_NEWS = '<div role="status"><div class="aiml-news">The answer is there.</div></div>'
 # A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
 _HIDE_DEAD_WIDGET = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key}) > .jp-OutputArea-output.jupyter-widgets:not(:has(*))"
@@ -165,24 +169,27 @@ def _markdown_table(rows: list[dict[str, Any]]) -> str:
 def details(answer: Answer) -> tuple[str, str]:
     """The details as HTML: for a widget, with a rule that hides the copy while the widget lives; and that copy.
 
-    The copy is for whoever has no widget, and leaves out what differs from run to run, so that a notebook can be compared.
+    The widget's news are told to a screen reader if it has the class `aiml-new`. The copy is for whoever has no widget, and
+    leaves out what differs from run to run, so that a notebook can be compared.
     """
     sections, key = _sections(answer), _key(answer)
     try:
         raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
     except RecursionError:
         raw = "It is nested too deeply to be shown; answer.raw holds it."
-    here = _table([("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)])
-    live = {**sections, "Response": sections["Response"] + here, "Raw JSON": _raw_json(raw, _MAX_LIVE_JSON)}
+    here = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
+    live = {**sections, "Response": _table([*_rows_of_response(answer), *here]), "Raw JSON": _raw_json(raw, _MAX_LIVE_JSON)}
     static = {**sections, "Raw JSON": _raw_json(raw, _MAX_STATIC_JSON)}
     return (
-        f"<style>#{key}{{display:none}}</style>{_folded(line_with_replay(answer), live)}",
+        f"<style>#{key}{{display:none}}</style>{_folded(line_with_replay(answer), live)}{_NEWS}",
         f'{_HIDE_DEAD_WIDGET.format(key=key)}<div id="{key}">{_folded(details_line(answer), static)}</div>',
     )
 
 
 def _folded(line: str, sections: Mapping[str, str]) -> str:
-    inside = "".join(f"<details><summary>{title}</summary>{text}</details>" for title, text in sections.items() if text)
+    inside = "".join(
+        f'<details style="margin-left:1em"><summary>{title}</summary>{text}</details>' for title, text in sections.items() if text
+    )
     # What a model wrote is not typeset outside the answer: formulas are let through there only.
     return (
         f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
@@ -203,12 +210,11 @@ def _sections(answer: Answer) -> dict[str, str]:
         ("Total", _tokens(usage.total_tokens)),
         ("Cost", _money(answer.cost_usd)),
     ]
-    rows_of_response = [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(response.raw)]
     asked = {name: value for name, value in request.items() if name not in ("input", "reasoning")}
     return {
         "Usage": _table(rows_of_usage),
         "Reasoning": _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries)),
-        "Response": _table(rows_of_response),
+        "Response": _table(_rows_of_response(answer)),
         "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
         "Attachments": _list(labels(request)),
         "Images": _images(answer),
@@ -217,6 +223,10 @@ def _sections(answer: Answer) -> dict[str, str]:
         "Remarks": _remarks(answer),
         "Raw JSON": "",
     }
+
+
+def _rows_of_response(answer: Answer) -> list[tuple[str, Any]]:
+    return [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(answer.response.raw)]
 
 
 def _table(rows: list[tuple[str, Any]]) -> str:
@@ -277,7 +287,7 @@ def _calls(answer: Answer) -> str:
             case kind:
                 told.append((str(kind), _scalar(_without_secrets(item))))
     folded = (
-        f"<details><summary>{safe.escape(name[:200])}</summary><pre>{safe.escape(_scalar(result)[:_MAX_STATIC_JSON])}</pre></details>"
+        f"<details><summary>{safe.escape(name[:200])}</summary>{_pre(_scalar(result)[:_MAX_STATIC_JSON])}</details>"
         for name, result in told
     )
     return "".join(folded)
@@ -290,7 +300,11 @@ def _list(lines: list[str]) -> str:
 def _raw_json(text: str, limit: int) -> str:
     if len(text) > limit:
         return f"<p>{len(text):,} characters, too many to keep here; <code>answer.raw</code> holds them all.</p>"
-    return f"<pre>{safe.escape(text)}</pre>"
+    return _pre(text)
+
+
+def _pre(text: str) -> str:
+    return f'<pre tabindex="0">{safe.escape(text)}</pre>'  # so that it can be scrolled by keyboard
 
 
 def _without_secrets(value: Any) -> Any:

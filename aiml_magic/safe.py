@@ -117,6 +117,24 @@ def markdown(text: str) -> str:
     return "\n\n".join(_blocks(root.children, is_top=True))
 
 
+def tokens(text: str) -> list[Token]:
+    """The parse of a model's Markdown for a terminal, where formulas, HTML and pictures are text as they were written."""
+    parsed = _parser().parse(plain(text))
+    for token in [token for block in parsed for token in (block, *(block.children or []))]:
+        match token.type:
+            case "formula":
+                token.type, token.content = "text", token.markup + token.content + _OPENERS[token.markup]
+            case "formula_block":
+                token.type, token.content = "fence", token.markup + token.content + _OPENERS[token.markup]
+                token.info = "latex"
+            case "image":
+                token.type, token.tag, token.children = "text", "", None
+                token.content = f"picture: {token.content or 'untitled'} ({token.attrs.get('src')})"
+            case _:
+                pass
+    return parsed
+
+
 def line(text: str) -> str:
     """`text` as one line of Markdown in which nothing is a mark."""
     return _begun(_text(" ".join(plain(text).split())))

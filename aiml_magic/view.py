@@ -8,12 +8,14 @@ text, and the details are a line.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any, Protocol
@@ -148,8 +150,11 @@ class NotebookView(_View):
     """Rich outputs, for every front end of a Jupyter kernel."""
 
     def show(self, answer: Answer) -> None:
+        self._display(_bundles(answer))
+
+    def _display(self, bundles: Iterable[dict[str, Any]]) -> None:
         with _streams_flushed_once():
-            for bundle in _bundles(answer):
+            for bundle in bundles:
                 display(bundle, raw=True)
 
     def show_picture(self, svg: str, text: str) -> None:
@@ -165,7 +170,7 @@ class NotebookView(_View):
         with _streams_flushed_once():
             panel.open()
             if answer is not None:
-                self.show(answer)
+                self._display(_bundles(answer, is_new=True))
 
 
 class NotebookPanel:
@@ -221,7 +226,7 @@ class NotebookOutputs:
     def end(self, came: Answer | errors.AimlMagicError) -> None:
         answer = came.answer if isinstance(came, errors.AimlMagicError) else came
         if answer is not None:
-            for output, bundle in zip(self._rest, _bundles(answer), strict=True):
+            for output, bundle in zip(self._rest, _bundles(answer, is_new=True), strict=True):
                 output.put(bundle)
         self._panel.close()
         if isinstance(came, errors.AimlMagicError):
@@ -284,10 +289,10 @@ class TerminalView(_View):
     """Text, for IPython in a terminal."""
 
     def show(self, answer: Answer) -> None:
-        text = safe.plain(details.with_banner(answer))
+        text = details.with_banner(answer)
         if not _print_rich(text):
-            print(text)
-        print(f"[{details.line_with_replay(answer)}]")
+            print(_wrapped(safe.plain(text)))
+        print(_wrapped(f"[{details.line_with_replay(answer)}]"))
 
     def show_picture(self, svg: str, text: str) -> None:  # noqa: ARG002  # a terminal shows no pictures
         print(text)
@@ -312,6 +317,9 @@ class TerminalView(_View):
 class TerminalPanel:
     """One line that is written over and over, if somebody watches."""
 
+    def __init__(self) -> None:
+        self._written = 0
+
     def show(self, progress: Progress) -> None:
         line = f"{_status_line(progress)}  (Ctrl-C stops it)"
         self._write(line[: shutil.get_terminal_size().columns - 1])
@@ -321,8 +329,10 @@ class TerminalPanel:
 
     def _write(self, line: str) -> None:
         if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{line}")
+            rest = " " * (self._written - len(line))  # no escape sequence, which a dumb terminal would show
+            sys.stderr.write(f"\r{line}{rest}\r{line}")
             sys.stderr.flush()
+            self._written = len(line)
 
 
 class NoOutputs:
@@ -333,12 +343,20 @@ class NoOutputs:
     def end(self, came: Answer | errors.AimlMagicError) -> None: ...
 
 
-def _bundles(answer: Answer) -> tuple[dict[str, Any], ...]:
+_newest: list[Any] = []  # the details of which a screen reader is told
+
+
+def _bundles(answer: Answer, *, is_new: bool = False) -> tuple[dict[str, Any], ...]:
     """The answer, its details, and the static copy of those."""
     live, static = details.details(answer)
+    widget = _html_widget(live)
+    if is_new:
+        for earlier in _newest:  # else all would be told of, one by one, when the page is loaded again
+            earlier.remove_class("aiml-new")
+        _newest[:] = [widget.add_class("aiml-new")]
     return (
         details.answer_bundle(answer),
-        _widget_bundle(_html_widget(live)),
+        _widget_bundle(widget),
         {"text/html": static, "text/plain": details.details_line(answer)},
     )
 
@@ -395,8 +413,23 @@ def _print_rich(text: str) -> bool:
         from rich.markdown import Markdown
     except ImportError:
         return False
-    Console().print(Markdown(text, hyperlinks=False))
+    shown = Markdown("", hyperlinks=False)
+    shown.parsed = safe.tokens(text)
+    console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
+    console.print(shown, width=shutil.get_terminal_size().columns)  # it would take 80 for granted where a terminal is dumb
     return True
+
+
+def _wrapped(text: str) -> str:
+    """`text` with its long lines broken at spaces, if somebody watches; code and tables stay as they are."""
+    if not sys.stdout.isatty():
+        return text
+    width, lines, is_code = shutil.get_terminal_size().columns - 1, [], False
+    for line in text.split("\n"):
+        is_code ^= line.lstrip().startswith(("```", "~~~"))
+        is_prose = len(line) > width and not is_code and not line.startswith(("|", "    "))
+        lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if is_prose else [line]
+    return "\n".join(lines)
 
 
 def _html_widget(value: str) -> Any:

@@ -18,6 +18,10 @@ from playwright.sync_api import Page, sync_playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
           "--disable-component-update", "--disable-sync"]  # fmt: skip
+_SETTINGS = {
+    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    "notebook-extension/tracker": '{"windowingMode": "none"}',  # else what is out of sight is not in the page
+}
 
 
 @contextmanager
@@ -29,9 +33,12 @@ def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
                "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
                f"--ServerApp.root_dir={folder}"]  # fmt: skip
-    quiet = settings / "lab" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    quiet.parent.mkdir(parents=True, exist_ok=True)
-    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "config").mkdir(exist_ok=True)
+    (settings / "config" / "jupyter_server_config.json").write_text('{"JupyterNotebookApp": {"expose_app_in_browser": true}}')
+    for name, value in _SETTINGS.items():
+        file = settings / "lab" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(value)
     log = (settings / "lab.log").open("w+")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -65,8 +72,9 @@ def browser_page(*, width: int = 1100, dark: bool = False) -> Iterator[Page]:
             browser.close()
 
 
-def open_notebook(page: Page, address: str, name: str) -> None:
-    page.goto(f"{address}/lab/tree/{name}?reset")
+def open_notebook(page: Page, address: str, name: str, *, place: str = "lab/tree") -> None:
+    """Opens it in JupyterLab, or in Notebook 7 if its `place` is "notebooks"."""
+    page.goto(f"{address}/{place}/{name}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_timeout(500)
 
@@ -76,13 +84,25 @@ def command(page: Page, name: str) -> None:
     page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
 
 
-def run_all(page: Page, timeout: float = 60) -> None:
-    """Runs every cell, and waits until each code cell has its number."""
+def wait_for_kernel(page: Page, timeout: float = 60) -> None:
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
     page.wait_for_function(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=timeout * 1000
     )
-    command(page, "notebook:run-all-cells")
+
+
+def run_all(page: Page, timeout: float = 60) -> None:
+    """Runs every cell, and waits until each code cell has its number."""
+    start_all(page, timeout)
+    finish_all(page, timeout)
+
+
+def start_all(page: Page, timeout: float = 60) -> None:
+    wait_for_kernel(page, timeout)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")  # which is not waited for
+
+
+def finish_all(page: Page, timeout: float = 60) -> None:
     page.wait_for_function(
         """() => window.jupyterapp.shell.currentWidget.content.widgets.every(
             cell => cell.model.type !== 'code' || (cell.model.executionCount !== null && cell.model.executionState !== 'running'))""",

@@ -1,12 +1,15 @@
-"""The quickstart in JupyterLab, in Chromium: live, then saved and opened again."""
+"""JupyterLab and Notebook 7, in each state in which somebody meets an answer: live, reopened, a stranger's, without widgets."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import nbformat
 import pytest
 
 REQUIRED = "browser" in os.environ.get("AIML_TEST_REQUIRE", "")
@@ -14,31 +17,75 @@ if not REQUIRED:
     pytest.importorskip("playwright", reason="playwright is not installed")
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
 
-from lab import CHROMIUM, browser_page, command, jupyter_lab, open_notebook, run_all
+import wire
+from document import DOCUMENT, streamed
+from lab import CHROMIUM, browser_page, command, finish_all, jupyter_lab, open_notebook, start_all, wait_for_kernel
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # playwright's own sockets
 ]
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
-ASKED = 6  # cells of the quickstart that show an answer
 SHOTS = os.environ.get("AIML_TEST_SHOTS")
+_AXE = importlib.util.find_spec("axe_playwright_python")
+AXE = Path(str(_AXE.origin)).with_name("axe.min.js").read_text() if _AXE is not None else None
+ANSWERS = ".jp-OutputArea-output.jp-RenderedMarkdown"
+LIVE = ".jupyter-widgets .aiml-details > details > summary"
+COPIES = ".jp-RenderedHTML .aiml-details > details > summary"
+CELLS = [
+    "%load_ext aiml_magic\n%config O3Pro.replay = 'off'",
+    "%%o3pro\nIs it finite?",
+    "%%o3pro --alone\nIn brief?",
+    "%%o3pro\nAgain?",
+]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+class Opened(NamedTuple):
+    """A front end with the notebook open, and the server that its cells ask."""
+
+    name: str
+    address: str
+    page: Any
+    folder: Path
+    settings: Path
+    server: wire.Server
+
+
+def answer(request: wire.Request) -> wire.Reply:
+    if request.method != "POST":
+        return wire.Reply(404)
+    match request.body["input"]:
+        case "Is it finite?":
+            return streamed(DOCUMENT, chunks=2, pace=60)  # half of it, and the rest when it is released
+        case "In brief?":
+            cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+            return wire.json_reply(wire.response("Yes, since", **cut))
+        case _:
+            return wire.json_reply({"error": {"message": "The model is unknown.", "code": "model_not_found"}}, 404)
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def opened(request, tmp_path_factory):
+    if request.param == "notebook":
+        pytest.importorskip("notebook", minversion="7", reason="Notebook 7 is not installed")
     folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
-    notebook = json.loads(NOTEBOOK.read_text())
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            cell["outputs"] = []
-    (folder / "quickstart.ipynb").write_text(json.dumps(notebook))
-    with jupyter_lab(folder, settings) as address, browser_page() as page:
-        open_notebook(page, address, "quickstart.ipynb")
-        run_all(page)
-        yield address, page, folder
-        if SHOTS is None:
-            shutil.rmtree(settings, ignore_errors=True)
+    cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    cells[-1].metadata["tags"] = ["raises-exception"]
+    python = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=python), folder / "answers.ipynb")
+    with wire.serve(answer) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIML_API_URL", server.url)
+        patch.setenv("AIML_API_KEY", "test-key-0123456789abcdef")
+        with jupyter_lab(folder, settings) as address, browser_page() as page:
+            opened = Opened(request.param, address, page, folder, settings, server)
+            open_again(opened)
+            yield opened
+
+
+def open_again(opened: Opened, name: str = "answers.ipynb") -> None:
+    open_notebook(opened.page, opened.address, name, place="lab/tree" if opened.name == "lab" else "notebooks")
+    opened.page.evaluate(
+        "() => window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}).catch(() => {})"
+    )
 
 
 def shoot(page, name: str) -> None:
@@ -57,75 +104,177 @@ def errors_shown(page) -> int:
     return page.evaluate(script)
 
 
-def open_by_keyboard(page) -> bool:
-    """Tabs from the first answer to its details and opens them with Enter."""
-    page.evaluate("""() => {
-        const answer = document.querySelector('.jp-OutputArea .jp-RenderedMarkdown');
-        answer.tabIndex = -1;
-        answer.focus();
-    }""")
-    for _ in range(6):
-        page.keyboard.press("Tab")
-        if page.evaluate("() => document.activeElement.tagName") == "SUMMARY":
-            page.keyboard.press("Enter")
-            return page.evaluate("() => document.activeElement.parentElement.open")
-    return False
+def finish(opened: Opened) -> None:
+    opened.server.release.set()
+    finish_all(opened.page)
 
 
-def test_live(lab):
-    """Every question is answered; the details are live, and their copies hidden."""
-    _, page, _ = lab
-    shoot(page, "live")
-    assert ASKED - 1 == visible(page, ".jp-OutputArea .jp-RenderedMarkdown table"), (
-        "one is asked outside the conversation, one is quiet"
-    )
-    assert ASKED - 1 == visible(page, ".jupyter-widgets .aiml-details")
-    assert 0 == visible(page, ".jp-RenderedHTML .aiml-details")
-    assert 0 == errors_shown(page)
+def darken(opened: Opened) -> None:
+    opened.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
 
 
-def test_keyboard(lab):
-    """The details open by keyboard."""
-    _, page, _ = lab
-    assert open_by_keyboard(page)
-    shoot(page, "live-open")
+def narrow(opened: Opened) -> None:
+    opened.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    opened.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+    opened.page.set_viewport_size({"width": 520, "height": 900})
 
 
-def test_reopened(lab):
-    """Saved and opened again, with a kernel that knows nothing of it, the answers and the details are there, and no error."""
-    address, page, _ = lab
-    command(page, "docmanager:save")
-    page.wait_for_timeout(1000)
-    command(page, "kernelmenu:shutdown")
-    page.wait_for_timeout(500)
-    open_notebook(page, address, "quickstart.ipynb")
-    page.wait_for_timeout(2000)
-    check_static(page, "reopened")
+def restart(opened: Opened) -> None:
+    opened.page.set_viewport_size({"width": 1100, "height": 900})
+    opened.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    wait_for_kernel(opened.page)
 
 
-def test_untrusted_without_kernel(lab):
-    """Somebody else's notebook, without any kernel, shows the answers and the details too."""
-    address, page, folder = lab
-    notebook = json.loads((folder / "quickstart.ipynb").read_text())
+def reopen(opened: Opened) -> None:
+    command(opened.page, "docmanager:save")
+    command(opened.page, "kernelmenu:shutdown")
+    open_again(opened)
+
+
+def open_without_kernel(opened: Opened) -> None:
+    """As somebody else's, whose kernel is not on this machine."""
+    notebook = json.loads((opened.folder / "answers.ipynb").read_text())
     notebook["metadata"] = {
         "kernelspec": {"name": "no-such-kernel", "display_name": "None", "language": "none"},
         "language_info": {"name": "none"},
     }
-    (folder / "stranger.ipynb").write_text(json.dumps(notebook))
-    open_notebook(page, address, "stranger.ipynb")
-    page.wait_for_selector(".jp-Dialog select", timeout=20_000)
-    page.select_option(".jp-Dialog select", label="No Kernel")
-    page.click(".jp-Dialog .jp-mod-accept")
-    page.wait_for_timeout(1000)
-    check_static(page, "stranger")
+    (opened.folder / "stranger.ipynb").write_text(json.dumps(notebook))
+    open_again(opened, "stranger.ipynb")
+    opened.page.wait_for_selector(".jp-Dialog select", timeout=20_000)
+    opened.page.select_option(".jp-Dialog select", label="No Kernel")
+    opened.page.click(".jp-Dialog .jp-mod-accept")
+    trusted = "() => window.jupyterapp.shell.currentWidget.content.widgets.some(cell => cell.model.trusted && cell.model.type === 'code')"
+    assert not opened.page.evaluate(trusted)
 
 
-def check_static(page, name: str) -> None:
-    page.evaluate("() => document.querySelector('.jp-OutputArea .jp-RenderedMarkdown').scrollIntoView()")
-    page.wait_for_timeout(500)
-    shoot(page, name)
-    assert ASKED - 1 == visible(page, ".jp-OutputArea .jp-RenderedMarkdown table")
-    assert ASKED - 1 == visible(page, ".jp-RenderedHTML .aiml-details > details > summary")
+def open_without_widgets(opened: Opened) -> None:
+    folder = opened.settings / "config" / "labconfig"
+    folder.mkdir()
+    (folder / "page_config.json").write_text('{"disabledExtensions": {"@jupyter-widgets/jupyterlab-manager": true}}')
+    open_again(opened)
+
+
+# In this order: each begins where the one before it ended.
+STATES: dict[str, tuple[Callable[[Opened], None], str]] = {
+    "finished": (finish, LIVE),
+    "dark": (darken, LIVE),
+    "narrow": (narrow, LIVE),
+    "restarted": (restart, LIVE),
+    "reopened": (reopen, COPIES),
+    "stranger": (open_without_kernel, COPIES),
+    "without-widgets": (open_without_widgets, COPIES),
+}
+
+
+def test_streaming(opened):
+    """While the answer comes, one sees how it stands, how to stop it, and the end of the text as it is written."""
+    page = opened.page
+    start_all(page)
+    page.wait_for_selector(".jupyter-widgets pre")
+    shoot(page, f"{opened.name}-streaming")
+    panel = page.inner_text(".jp-OutputArea-output .jupyter-widgets")
+    assert "Writing: " in panel
+    assert "Interrupt the kernel to stop it." in panel
+    assert "| method | terms | error |" in panel, "what is not finished is not taken for Markdown"
+    assert 0 == visible(page, ANSWERS)
+    assert [] == barriers(page)
+
+
+def test_news(opened):
+    """A screen reader is told once that the answer is there, when it is, and not of each change of the panel."""
+    page = opened.page
+    page.evaluate(WATCH)
+    page.wait_for_function("() => window.ticks > 2")
+    assert [] == page.evaluate("() => window.news")
+    finish(opened)
+    page.wait_for_function("() => window.news.length")
+    page.wait_for_timeout(1500)
+    told = page.evaluate("() => window.news")
+    assert {"The answer is there."} == set(told)
+    assert len(told) <= 2, "there are two answers; one that is followed at once by another is not told of"
+    assert 1 == visible(page, "[role=status] .aiml-news"), "the earlier is not told again when the page is loaded again"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_state(opened, state):
+    """Each answer is shown once, its details once and opened by keyboard, no dead widget, and nothing wider than its place."""
+    go, details = STATES[state]
+    go(opened)
+    page = opened.page
+    page.wait_for_function(
+        "selector => [...document.querySelectorAll(selector)].filter(node => node.checkVisibility()).length == 2", arg=details
+    )
+    page.evaluate("selector => document.querySelector(selector).scrollIntoView()", ANSWERS)
+    page.wait_for_timeout(500)  # themes and formulas
+    shoot(page, f"{opened.name}-{state}")
+    assert 2 == visible(page, ANSWERS)
+    assert 2 == visible(page, ".aiml-details > details > summary")
+    assert "Interrupt the kernel" not in page.inner_text(".jp-Notebook"), "the panel is gone"
     assert 0 == errors_shown(page)
-    assert open_by_keyboard(page)
-    shoot(page, f"{name}-open")
+    assert [] == page.evaluate(TOO_WIDE)
+    assert [] == barriers(page)
+    unfold_by_keyboard(page, details)
+    assert [] == page.evaluate(TOO_WIDE)
+    assert [] == barriers(page)
+    shoot(page, f"{opened.name}-{state}-open")
+
+
+# What appears in a live region of an output: words whose place was there before.
+WATCH = """() => {
+    window.ticks = 0;
+    window.news = [];
+    const told = new Set();
+    const isSeen = node => node.checkVisibility({ visibilityProperty: true });
+    const look = () => document.querySelectorAll('.jp-OutputArea-output :is([role=status],[role=alert],[aria-live])').forEach(place => {
+        for (const node of place.querySelectorAll('*')) if (isSeen(node) && node.textContent && !told.has(node)) {
+            told.add(node);
+            window.news.push(place.known ? node.textContent : 'too early: ' + node.textContent);
+        }
+        place.known = true;
+    });
+    new MutationObserver(() => { window.ticks += 1; look(); }).observe(
+        document.querySelector('.jp-Notebook'), { subtree: true, childList: true, characterData: true, attributes: true });
+    setInterval(look, 100);
+}"""
+TOO_WIDE = """() => [...document.querySelectorAll('.jp-OutputArea-output')].filter(
+    node => node.checkVisibility() && node.scrollWidth > node.clientWidth + 1).map(node => node.outerHTML.slice(0, 200))"""
+
+
+def unfold_by_keyboard(page, details: str) -> None:
+    """Goes with Tab from the first answer to its details, and through them; opens what folds with Enter and Space in turn."""
+    page.evaluate(
+        """selector => {
+        document.querySelectorAll('.aiml-details details').forEach(node => { node.open = false; });
+        const answer = document.querySelector(selector);
+        answer.tabIndex = -1;
+        answer.focus();
+    }""",
+        ANSWERS,
+    )
+    opened, wanted = (
+        0,
+        page.evaluate(
+            "selector => document.querySelector(selector).closest('.aiml-details').querySelectorAll('summary').length", details
+        ),
+    )
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if opened < wanted and page.evaluate("() => document.activeElement.matches('.aiml-details summary')"):
+            page.keyboard.press("Enter" if opened % 2 else "Space")
+            assert page.evaluate("() => document.activeElement.parentElement.open")
+            opened += 1
+    assert wanted == opened
+    page.evaluate("selector => document.querySelector(selector).scrollIntoView()", details)
+
+
+def barriers(page) -> list[str]:
+    """What axe finds in the outputs that is serious or critical; nothing where axe is not installed."""
+    if AXE is None:
+        return []
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE)
+    found = page.evaluate("() => axe.run({ include: ['.jp-OutputArea-output'] }, { resultTypes: ['violations'] })")
+    return [
+        f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for rule in found["violations"] if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
+    ]  # fmt: skip

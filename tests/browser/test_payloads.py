@@ -165,12 +165,6 @@ def jupyter(server, tmp_path_factory):
     folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
     for name in ("lab.ipynb", "notebook.ipynb"):
         nbformat.write(notebook_of(server.cells), folder / name)
-    configuration = settings / "config" / "jupyter_server_config.json"
-    configuration.parent.mkdir()
-    configuration.write_text('{"JupyterNotebookApp": {"expose_app_in_browser": true}}')
-    whole = settings / "lab" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    whole.parent.mkdir(parents=True)
-    whole.write_text('{"windowingMode": "none"}')  # else what is out of sight is not in the page
     with jupyter_lab(folder, settings) as address:
         yield address
 
@@ -225,8 +219,7 @@ def test_notebook(jupyter, browser):
     pytest.importorskip("notebook", minversion="7", reason="Notebook 7 is not installed")
     page = browser.new_page()
     watched = Watched(page)
-    page.goto(f"{jupyter}/notebooks/notebook.ipynb")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    open_notebook(page, jupyter, "notebook.ipynb", place="notebooks")
     run_all(page)
     check_live(watched, jupyter)
 
