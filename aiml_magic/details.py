@@ -38,12 +38,15 @@ _CAVEATS = {
     "chain_refused": "The server does not know the earlier answers, so the conversation was sent as a transcript.",
 }
 
+# Important: front ends have more specific rules for tables, as for results of computations.
 _STYLE = (
     "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details a{text-decoration:underline}"
-    ".aiml-details details>*+*{margin:.2em 0 .2em 1em}.aiml-details table{font-size:inherit}"
-    ".aiml-details th,.aiml-details td{text-align:left;vertical-align:top;padding:0 1em 0 0}"
+    ".aiml-details details>*+*{margin:.2em 0 .2em 1em!important}.aiml-details table{font-size:inherit}"
+    ".aiml-details tr{background:none!important}"
+    ".aiml-details th,.aiml-details td{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
     ".aiml-details img{max-width:100%}"
-    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    ".aiml-details pre{font-family:var(--jp-code-font-family,monospace);"
+    "max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
     ".aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;margin-bottom:-1px;overflow:hidden;"
     "animation:aiml-news 1s step-end}@keyframes aiml-news{from{visibility:hidden}}</style>"
 )

@@ -15,7 +15,7 @@ Raw HTML is text, a picture is a link (showing it would fetch it), and a languag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,7 @@ _ENVIRONMENTS = frozenset(
         "smallmatrix",
     ]
 )
+_HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _CONTROL |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 _LISTS = ("bullet_list", "ordered_list")
@@ -114,7 +115,8 @@ def markdown(text: str) -> str:
     from markdown_it.tree import SyntaxTreeNode
 
     root = SyntaxTreeNode(_parser().parse(plain(text)))
-    return "\n\n".join(_blocks(root.children, is_top=True))
+    has_formula = any(node.type.startswith("formula") for node in root.walk())
+    return "\n\n".join(_blocks(root.children, lambda node: _fence(node, has_formula=has_formula) or _block(node)))
 
 
 def tokens(text: str) -> list[Token]:
@@ -274,7 +276,7 @@ def _is_balanced(line: str) -> bool:
     return depth == 0
 
 
-def _block(node: SyntaxTreeNode, *, is_top: bool = False) -> str:
+def _block(node: SyntaxTreeNode) -> str:
     match node.type:
         case "heading":
             return "#" * int(node.tag[1]) + " " + _inline(node.children[0]).replace("\n", " ")
@@ -288,7 +290,7 @@ def _block(node: SyntaxTreeNode, *, is_top: bool = False) -> str:
             first = int(node.attrs.get("start", 1))
             return _list(node, (f"{number}. " for number in range(first, first + len(node.children))))
         case "fence" | "code_block":
-            return _code_block(node, is_top=is_top)
+            return _code_block(node)
         case "formula_block":
             return _display(node.content, node.markup)
         case "table":
@@ -299,11 +301,11 @@ def _block(node: SyntaxTreeNode, *, is_top: bool = False) -> str:
             return _entities(node.content)
 
 
-def _blocks(nodes: Sequence[SyntaxTreeNode], *, is_top: bool = False) -> Iterator[str]:
+def _blocks(nodes: Sequence[SyntaxTreeNode], write: Callable[[SyntaxTreeNode], str] = _block) -> Iterator[str]:
     """Each block, with what keeps it apart from the next one: a comment between neighbouring lists."""
     for node, following in zip_longest(nodes, nodes[1:]):  # a node looks for its neighbours among all
         is_apart = node.type in _LISTS and following is not None and following.type in (*_LISTS, "code_block")
-        yield _block(node, is_top=is_top) + "\n\n<!-- -->" * is_apart
+        yield write(node) + "\n\n<!-- -->" * is_apart
 
 
 def _list(node: SyntaxTreeNode, markers: Iterator[str]) -> str:
@@ -327,16 +329,28 @@ def _indented(first: str, rest: str, text: str) -> str:
     return "\n".join((first if number == 0 else rest) + line for number, line in enumerate(lines)).rstrip(" ")
 
 
-def _code_block(node: SyntaxTreeNode, *, is_top: bool) -> str:
-    """A fence at the margin, where all front ends agree what is code, unless MathJax could pair a dollar across its end."""
+def _fence(node: SyntaxTreeNode, *, has_formula: bool) -> str | None:
+    """Code at the margin, where all agree what is code, unless MathJax could pair a dollar in it with one of a formula."""
+    if node.type not in ("fence", "code_block") or re.search(r"@@|\\begin|\\end", node.content):
+        return None
+    return None if has_formula and "$" in node.content else _fenced(node)
+
+
+def _fenced(node: SyntaxTreeNode) -> str:
     content = node.content.removesuffix("\n")
     language = node.info.split()[0].lower() if node.info.split() else ""
     language = language if language in _LANGUAGES else ""
-    is_plain = not re.search(r"[$]|@@|\\begin|\\end", content)
-    if is_top and is_plain:
-        ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
-        return f"{ticks}{language}\n{content}\n{ticks}"
-    return f"<pre><code>{_entities(content)}</code></pre>"
+    ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
+    return f"{ticks}{language}\n{content}\n{ticks}"
+
+
+def _code_block(node: SyntaxTreeNode) -> str:
+    """Code anywhere: a fence, if it is nothing else where a front end sees no fence, for an export to LaTeX leaves HTML out."""
+    return (
+        _fenced(node)
+        if _HARMLESS.fullmatch(node.content)
+        else f"<pre><code>{_entities(node.content.removesuffix(chr(10)))}</code></pre>"
+    )
 
 
 def _table(node: SyntaxTreeNode) -> str:

@@ -26,7 +26,11 @@ A coffee is $5, two are $10; with tax $5.40 and then $x$ more.
 
 ```python
 def zeta(s: float, terms: int = 1000) -> float:
-    return sum(n**-s for n in range(1, terms + 1))  # not $fast$
+    return sum(n**-s for n in range(1, terms + 1))  # not fast
+```
+
+```bash
+echo "$HOME costs $5"
 ```
 
 1. First, compare.
@@ -38,6 +42,10 @@ def zeta(s: float, terms: int = 1000) -> float:
 
    ```bash
    echo "inside a list"
+   ```
+
+   ```python
+   terms = {n: 1 / n**2 for n in [1, 2]}
    ```
 
 - [x] checked by hand

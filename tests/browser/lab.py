@@ -22,6 +22,18 @@ _SETTINGS = {
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
     "notebook-extension/tracker": '{"windowingMode": "none"}',  # else what is out of sight is not in the page
 }
+# Renders texts of one kind below all else, as the outputs of a trusted notebook.
+RENDER = """async ([kind, texts]) => {
+    document.querySelectorAll('.fuzzed').forEach(node => node.remove());
+    delete window.__pwned;
+    const host = document.body.appendChild(document.createElement('div'));
+    host.className = 'fuzzed';
+    for (const text of texts) {
+        const renderer = window.jupyterapp.shell.currentWidget.content.rendermime.createRenderer(kind);
+        renderer.constructor.attach(renderer, host);
+        await renderer.renderModel({ data: { [kind]: text }, metadata: {}, trusted: true, setData: () => {} });
+    }
+}"""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ if not REQUIRED:
 
 import payloads
 from inert import MATHJAX, MATHJAX_URL, Watched
-from lab import browser_page, jupyter_lab, open_notebook
+from lab import RENDER, browser_page, jupyter_lab, open_notebook
 from test_lab import pytestmark  # noqa: F401  # the marks hold here too
 
 from aiml_magic import safe
@@ -86,19 +86,6 @@ def check(show: Callable[[list[str]], list[str]]) -> None:
         if together := show(batch):
             alone = [f"{text!r}: {active}" for text in batch if (active := show([text]))]
             raise AssertionError("\n".join(alone or ["only together:", *together]))
-
-
-RENDER = """async ([kind, texts]) => {
-    document.querySelectorAll('.fuzzed').forEach(node => node.remove());
-    delete window.__pwned;
-    const host = document.body.appendChild(document.createElement('div'));
-    host.className = 'fuzzed';
-    for (const text of texts) {
-        const renderer = window.jupyterapp.shell.currentWidget.content.rendermime.createRenderer(kind);
-        renderer.constructor.attach(renderer, host);
-        await renderer.renderModel({ data: { [kind]: text }, metadata: {}, trusted: true, setData: () => {} });
-    }
-}"""
 
 
 def render(lab: tuple[Watched, tuple[str, ...]], kind: str, texts: list[str]) -> list[str]:

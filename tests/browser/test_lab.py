@@ -19,7 +19,9 @@ if not REQUIRED:
 
 import wire
 from document import DOCUMENT, streamed
-from lab import CHROMIUM, browser_page, command, finish_all, jupyter_lab, open_notebook, start_all, wait_for_kernel
+from lab import CHROMIUM, RENDER, browser_page, command, finish_all, jupyter_lab, open_notebook, start_all, wait_for_kernel
+
+from aiml_magic import safe
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine"),
@@ -166,6 +168,13 @@ STATES: dict[str, tuple[Callable[[Opened], None], str]] = {
 }
 
 
+def test_axe():
+    """The tool that finds barriers is there."""
+    if AXE is None and not REQUIRED:
+        pytest.skip("axe-playwright-python is not installed: barriers are not looked for")
+    assert AXE is not None
+
+
 def test_streaming(opened):
     """While the answer comes, one sees how it stands, how to stop it, and the end of the text as it is written."""
     page = opened.page
@@ -278,3 +287,54 @@ def barriers(page) -> list[str]:
         f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
         for rule in found["violations"] if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
     ]  # fmt: skip
+
+
+SEEN = {  # how many elements of an answer, and words that are in the first of them
+    "h1": (1, "Why"),
+    "p > strong": (1, "absolutely"),
+    "mjx-container": (7, ""),
+    "mjx-container[display=true]": (2, ""),
+    "table": (1, "method"),
+    "tbody tr": (3, "direct sum"),
+    "td[align=right], td[style*=right]": (3, "1,000"),
+    "td code": (2, "1e-12"),
+    "pre code.language-python": (1, "return sum(n**-s for n in range(1, terms + 1))"),
+    "pre code.language-python span[class]": (None, ""),
+    "li pre code.language-bash": (1, 'echo "inside a list"'),
+    "ol > li": (2, "First, compare."),
+    "ol > li > ul > li": (2, "with an integral"),
+    "ul ul > li": (2, "from below"),
+    "blockquote blockquote": (1, "And one inside."),
+    "a[href='https://example.org/proof?a=1&b=2']": (1, "the proof"),
+    "a[href='https://example.org/notes_on_it']": (1, "notes_on_it"),
+    "a[href='https://example.org/plot.png']": (1, "picture: a plot"),
+    "img, script, b, input": (0, ""),
+}
+READ = ["A coffee is $5, two are $10; with tax $5.40 and then", 'echo "$HOME costs $5"', "terms = {n: 1 / n**2 for n in [1, 2]}",
+        "[x] checked by hand", "[ ] checked by machine", "a note[^1]", "[^1]: The note says that it was Euler.", "漢字とかな、中文：费马大定理。",
+        "שלום עולם, مرحبا بالعالم", "👩\u200d👩\u200d👧", "🇸🇰", "naïve", "Inline <b>HTML</b>, a <script>window.__pwned = 1</script> and a <br> are text."]  # fmt: skip
+
+
+def test_document(opened):
+    """What a model writes is what a reader sees: tables, code in its language, lists, quotations, links, formulas; and the rest as text."""
+    page = opened.page
+    found = {
+        selector: page.evaluate(
+            "([answer, selector]) => [...document.querySelector(answer).querySelectorAll(selector)].map(node => node.innerText)",
+            [ANSWERS, selector],
+        )
+        for selector in SEEN
+    }
+    for selector, (count, words) in SEEN.items():
+        assert len(found[selector]) == count or (count is None and found[selector]), selector
+        assert words in "".join(found[selector][:1]), selector
+    text = page.inner_text(ANSWERS)
+    assert [] == [words for words in READ if words not in text]
+
+
+def test_long_answer(opened):
+    """An answer of 100 kB is rendered whole."""
+    page = opened.page
+    page.evaluate(RENDER, ["text/markdown", [safe.markdown("\n\n".join([DOCUMENT] * 80))]])
+    assert 80 == page.evaluate("() => document.querySelectorAll('.fuzzed table').length")
+    assert 80 == page.evaluate("() => document.querySelector('.fuzzed').innerText.split('The note says').length - 1")
