@@ -68,7 +68,8 @@ def typed(command: list[str], lines: list[str], terminal: Terminal, environment:
 def environment(tmp_path_factory):
     with wire.serve(lambda _: streamed(DOCUMENT, chunks=4, pace=0.1)) as server:
         folder = tmp_path_factory.mktemp("terminal")
-        yield os.environ | {
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        yield kept | {
             "AIML_API_URL": server.url,
             "AIML_API_KEY": "test-key-0123456789abcdef",
             "AIML_MAGIC_HOME": str(folder),
