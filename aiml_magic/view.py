@@ -321,8 +321,9 @@ class TerminalPanel:
         self._written = 0
 
     def show(self, progress: Progress) -> None:
-        line = f"{_status_line(progress)}  (Ctrl-C stops it)"
-        self._write(line[: shutil.get_terminal_size().columns - 1])
+        status, width = _status_line(progress), shutil.get_terminal_size().columns - 1
+        line = f"{status}  (Ctrl-C stops it)"
+        self._write(line if len(line) <= width else status[:width])
 
     def close(self) -> None:
         self._write("")
