@@ -415,6 +415,14 @@ class Journal:
             ).fetchall()
         return [_row(entry) for entry in reversed(found)]
 
+    def chats(self, notebook: str) -> list[str]:
+        """The names of a notebook's conversations, in the order in which they began."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT chat FROM requests WHERE notebook = ? AND chat IS NOT NULL GROUP BY chat ORDER BY MIN(id)", (notebook,)
+            ).fetchall()
+        return [entry["chat"] for entry in found]
+
     def search(self, words: str, limit: int = 20) -> list[Row]:
         """Rows whose question or answer holds all the words, the best first."""
         query = " ".join('"' + word.replace('"', '""') + '"' for word in words.split())

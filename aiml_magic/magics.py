@@ -12,6 +12,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -107,6 +108,29 @@ class O3Pro(Magics):
         """Told by IPython that an answer or a job is the value of a cell."""
         self.view.show_result(value)
 
+    def complete(self, context: Any) -> Any:
+        """Told by IPython that Tab was pressed; gives what may stand there, in whose place nothing else is offered.
+
+        Before IPython 8.6 `context` is the line, and a list is wanted.
+        """
+        is_old = isinstance(context, str)
+        completer: Any = self.shell.Completer
+        before = completer.text_until_cursor if is_old else context.text_until_cursor
+        found = self._candidates(before, completer.splitter.split_line(before)) if _COMPLETED.search(before) else []
+        if is_old:
+            return found
+        return {"completions": [SimpleNamespace(text=text, type="magic") for text in found], "suppress": True, "ordered": True}
+
+    complete.matcher_api_version = 2  # type: ignore[attr-defined]  # how IPython tells new ones from old
+
+    def _candidates(self, before: str, token: str) -> list[str]:
+        from aiml_magic.completion import candidates
+
+        hidden = self.shell.user_ns_hidden
+        variables = {name: value for name, value in self.shell.user_ns.items() if name not in hidden}
+        journal = addresses.journal_path(self.journal)
+        return candidates(before, token, variables, lambda: self.session.chats(journal))
+
     def begin_run(self, info: Any) -> None:
         """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
         self._cell = getattr(info, "cell_id", None) or f"run {time.time_ns():x}"
@@ -184,6 +208,8 @@ def _body(rest: str, cell: str | None) -> str:
     return cell.strip("\n")
 
 
+_COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines in which completion is ours
+
 _LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
 
 
@@ -211,6 +237,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.begin_run)
     shell.input_transformers_cleanup.append(keep_question_marks)
+    shell.Completer.magic_arg_matchers.append(magics.complete)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
     for module, name in _SHOWN:
         formatter.for_type_by_name(module, name, magics.show_result)
@@ -224,6 +251,7 @@ def load(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.events.unregister("pre_run_cell", magics.begin_run)
         shell.input_transformers_cleanup.remove(keep_question_marks)
+        shell.Completer.magic_arg_matchers.remove(magics.complete)
         for module, name in _SHOWN:
             formatter.pop(f"{module}.{name}", None)
 

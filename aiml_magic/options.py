@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 
-_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
+WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
 
 class Option(NamedTuple):
-    """One option. `read` turns its text into a value, and raises ValueError with what is wanted; without it, it is a flag."""
+    """One option. `read` turns its text into a value, and raises ValueError with what is wanted; without it, it is a flag.
+
+    If there are `choices`, the value is one of these.
+    """
 
     long: str
     help: str
@@ -25,6 +28,7 @@ class Option(NamedTuple):
     metavar: str = ""
     read: Callable[[str], Any] | None = None
     is_repeatable: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -35,14 +39,12 @@ class Option(NamedTuple):
         flags = f"{self.short}, {self.long}" if self.short else f"    {self.long}"
         return f"{flags} {self.metavar}".rstrip()
 
-
-def one_of(*values: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in values:
-            raise ValueError(f"one of {', '.join(values)}. {nearest(text, values)}".rstrip())
-        return text
-
-    return read
+    def value(self, text: str) -> Any:
+        """What `text` stands for. Raises ValueError with what is wanted."""
+        assert self.read is not None
+        if self.choices and text not in self.choices:
+            raise ValueError(f"one of {', '.join(self.choices)}. {nearest(text, self.choices)}".rstrip())
+        return self.read(text)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -70,7 +72,7 @@ _OF_OPTIONS = {
     "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
     "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
 }  # fmt: skip
-_FIELDS = ("background", "parallel_tool_calls", "truncation", "include", "prompt", "text", "tools", "tool_choice")
+FIELDS = ("background", "parallel_tool_calls", "truncation", "include", "prompt", "text", "tools", "tool_choice")
 _INCLUDED = (
     "message.input_image.image_url", "computer_call_output.output.image_url", "reasoning.encrypted_content",
     "code_interpreter_call.outputs",
@@ -98,7 +100,7 @@ def field_and_json(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     if name in _OF_OPTIONS:
         raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
-    if name not in _FIELDS and (close := nearest(name, _FIELDS)):
+    if name not in FIELDS and (close := nearest(name, FIELDS)):
         raise ValueError(f"a field of the API. {close}")
     try:
         read = json.loads(value) if re.fullmatch(r"[a-z][a-z_]*", name) else ...
@@ -120,13 +122,14 @@ OPTIONS = (
     Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
     Option("--quiet", "do not show the answer", "-q"),
     Option("--model", "which model to ask (default openai/o3-pro)", "-m", "MODEL", words),
-    Option("--effort", "how much to reason: low, medium or high", "-e", "EFFORT", one_of("low", "medium", "high")),
+    Option("--effort", "how much to reason: low, medium or high", "-e", "EFFORT", words, choices=("low", "medium", "high")),
     Option(
         "--summary",
         "show a summary of the reasoning: auto, concise or detailed",
         "",
         "KIND",
-        one_of("auto", "concise", "detailed"),
+        words,
+        choices=("auto", "concise", "detailed"),
     ),
     Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
     Option("--max-output-tokens", "stop at N tokens, reasoning included; at least 16", "-t", "N", whole_number(16)),
@@ -154,21 +157,21 @@ OPTIONS = (
     Option("--no-store", "ask the server not to keep the answer"),
     Option("--dry-run", "show what would be sent and what it may cost; send nothing"),
 )
+FLAGS = {flag: option for option in OPTIONS for flag in (option.long, option.short) if flag}
 
 
 def read_line(line: str) -> tuple[dict[str, Any], str]:
     """The options at the front of `line` by name, and the question behind them. Raises BadInput."""
     values: dict[str, Any] = {}
-    flags = {flag: option for option in OPTIONS for flag in (option.short, option.long) if flag}
-    found = list(_WORD.finditer(line))
+    found = list(WORD.finditer(line))
     while found and found[0].group().startswith("-"):
         word = found.pop(0)
         if word.group() == "--":
             return values, line[word.end() :].strip()
         flag, equals, attached = word.group().partition("=")
-        option = flags.get(flag)
+        option = FLAGS.get(flag)
         if option is None:
-            hint = nearest(flag, flags) or "%%o3pro? lists them all."
+            hint = nearest(flag, FLAGS) or "%%o3pro? lists them all."
             raise BadInput(
                 f"There is no option {flag}. {NOTHING_SENT}",
                 f"{hint} A question that begins with a dash goes after --.",
@@ -191,9 +194,8 @@ def check(option: Option, value: Any) -> Any:
 
 
 def _read(option: Option, flag: str, text: str) -> Any:
-    assert option.read is not None
     try:
-        return option.read(text)
+        return option.value(text)
     except ValueError as error:
         raise BadInput(f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}.".replace("..", ".")) from error
 
@@ -235,6 +237,9 @@ Examples:
   %%o3pro -c ideas -t 4000                   another conversation, at most 4,000 tokens
   %%o3pro --dry-run -e high                  show what would be sent, and what it may cost
   %%o3pro --after 12 --fresh                 continue answer 12, asked anew even if it was asked before
+  %%o3pro -b --timeout 600 -m openai/o3-pro  go on working; give up after ten minutes of silence
+  %%o3pro -s Rating --no-stream -q -o rated  the answer as a Rating in rated.parsed, shown nowhere
+  %%o3pro -f area --tool-choice required     have the model call the function area of the notebook
   %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
   %%o3pro -a figure -a table.csv             with a figure of the notebook and a file
   %o3pro --param truncation="auto" -- -1 is the square of what?

@@ -244,6 +244,14 @@ class Session:
             return head
         return next((row.id for row in reversed(journal.history(self.notebook)) if row.chat == chat and row.advances), None)
 
+    def chats(self, journal_path: Path) -> list[str]:
+        """The names of the conversations of this notebook; those of earlier sessions only if the journal can be read."""
+        earlier: list[str] = []
+        if journal_path.exists():
+            with contextlib.suppress(errors.JournalError):
+                earlier = self.runner(journal_path).journal.chats(self.notebook)
+        return list(dict.fromkeys(["main", *self._conversations, *earlier]))
+
     def resume(self, journal: Journal) -> dict[str, int]:
         """Takes up the conversations of this notebook where they were; gives the number of answers of each chat."""
         chats: dict[str, list[Row]] = {}

@@ -89,3 +89,10 @@ def test_usage():
     assert len(examples) >= 5
     for example in examples:
         assert "" == read_line(example.removeprefix("%%o3pro"))[1]
+
+
+def test_help_shows_each_option_in_use():
+    """Every option is in an example, so that its form can be copied."""
+    _, examples = usage({}).split("Examples:")
+    used = set(examples.split())
+    assert [] == [option.long for option in OPTIONS if not {option.long, option.short} & used]
