@@ -168,10 +168,16 @@ def _sandbox(context: Context, rest: str) -> None:
 
 
 def _history(context: Context, rest: str) -> None:
+    from aiml_magic import charts
+
     _no_more(rest)
     rows = context.journal.history(context.session.notebook)
     print("\n".join(map(_line, rows)) or "Nothing was asked in this notebook yet.")
     print(f"Spent: {_spent(context)}")
+    reported = [(row, row.answer().usage) for row in rows]
+    context.view().show_chart(
+        charts.usage([charts.Turn(row.id, usage.output_tokens, usage.reasoning_tokens, row.cost_usd) for row, usage in reported])
+    )
 
 
 def _search(context: Context, rest: str) -> None:
@@ -187,19 +193,17 @@ def _show(context: Context, rest: str) -> None:
 
 
 def _tree(context: Context, rest: str) -> None:
-    from aiml_magic import conversation, pictures
+    from aiml_magic import charts, conversation
 
     _no_more(rest)
     entries = conversation.tree(context.journal.history(context.session.notebook))
-    line_of = {row.id: number for number, (_, row, _) in enumerate(entries)}
-    leaves = [
-        pictures.Leaf(
-            depth, _line(row) + (" (stale)" if is_stale else ""), None if row.parent is None else line_of.get(row.parent)
-        )
-        for depth, row, is_stale in entries
-    ]
-    text = "\n".join(f"{'   ' * leaf.depth}{leaf.text}" for leaf in leaves) or "Nothing was asked in this notebook yet."
-    context.view().show_picture(pictures.tree(leaves), text)
+    lines = [f"{'   ' * depth}{_line(row)}{' (stale)' * is_stale}" for depth, row, is_stale in entries]
+    leaves = []
+    for depth, row, is_stale in entries:
+        when, status, cost, words = _fields(row)
+        told = " · ".join([*([] if status == "completed" else [status]), cost, when])
+        leaves.append(charts.Leaf(depth, row.id, row.parent, row.chat, words, told, is_stale))
+    context.view().show_chart(charts.tree(leaves), "\n".join(lines) or "Nothing was asked in this notebook yet.")
 
 
 def _resume(context: Context, rest: str) -> None:
@@ -305,12 +309,18 @@ def _row(context: Context, name: str, command: str) -> Row:
 
 def _line(row: Row) -> str:
     """A row on one line: id, time, status, cost, the question's first words."""
+    when, status, cost, words = _fields(row)
+    return f"{row.id:>4}  {when}  {status:<10}  {cost:>12}  {words}"
+
+
+def _fields(row: Row) -> tuple[str, str, str, str]:
+    """Of a row its time, status, cost, and the question's first words."""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.asked_at))
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:,.4f}"
     words = " ".join("".join(sign if sign.isprintable() else " " for sign in row.question).split())
     status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
     status = "unknown" if status == "sent" and not row.is_alive else status
-    return f"{row.id:>4}  {when}  {status:<10}  {cost:>12}  {words[:59] + '…' if len(words) > 60 else words}"
+    return when, status, cost, words[:59] + "…" if len(words) > 60 else words
 
 
 def _no_more(rest: str) -> None:

@@ -135,7 +135,8 @@ class Conversation:
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     """The rows of a notebook as a tree: depth, row, and whether it is stale, each parent before its children.
 
-    An answer is stale if the cell that it continues has a newer one.
+    Of the rows that continue one, that with the most behind it comes last and stays at its depth, so that a long line does not
+    go deeper, and n rows go no deeper than log2(n). An answer is stale if the cell that it continues has a newer one.
     """
     known = {row.id: row for row in rows}
     newest: dict[tuple[str | None, str | None], int] = {
@@ -144,14 +145,18 @@ def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     children: dict[int | None, list[Row]] = {}
     for row in known.values():
         children.setdefault(row.parent if row.parent in known else None, []).append(row)
+    sizes: dict[int, int] = {}  # of each row and all behind it; a parent is older than its children
+    for row_id in sorted(known, reverse=True):
+        sizes[row_id] = 1 + sum(sizes[child.id] for child in children.get(row_id, []))
     found: list[tuple[int, Row, bool]] = []
     waiting = [(0, row, False) for row in reversed(children.get(None, []))]
     while waiting:
         depth, row, is_stale = waiting.pop()
         found.append((depth, row, is_stale))
         is_replaced = newest.get((row.chat, row.cell), row.id) != row.id
-        # A line of questions and answers stays at its depth; only a fork goes deeper.
-        below = children.get(row.id, [])
-        step = depth + (len(below) > 1)
-        waiting += [(step, child, is_stale or is_replaced) for child in reversed(below)]
+        if below := children.get(row.id):
+            longest = max(below, key=lambda child: (sizes[child.id], child.id))
+            forks = [child for child in below if child is not longest]
+            depths = [(depth, longest), *((depth + 1, child) for child in reversed(forks))]
+            waiting += [(deep, child, is_stale or is_replaced) for deep, child in depths]
     return found

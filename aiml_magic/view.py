@@ -51,7 +51,7 @@ class View(Protocol):
 
     def show_result(self, value: Answer | Job) -> None: ...
 
-    def show_picture(self, svg: str, text: str) -> None: ...
+    def show_chart(self, html: str, text: str = "") -> None: ...
 
 
 def view_for(shell: InteractiveShell) -> View:
@@ -157,8 +157,10 @@ class NotebookView(_View):
             for bundle in bundles:
                 display(bundle, raw=True)
 
-    def show_picture(self, svg: str, text: str) -> None:
-        display({"image/svg+xml": svg, "text/plain": text}, raw=True)
+    def show_chart(self, html: str, text: str = "") -> None:
+        """Shows a chart, or its text where there are none; what is empty is not shown."""
+        if bundle := {kind: shown for kind, shown in (("text/html", html), ("text/plain", text)) if shown}:
+            display({"text/plain": "", **bundle}, raw=True)
 
     def _panel(self) -> NotebookPanel:
         return NotebookPanel(self._shell, "Interrupt the kernel to stop it.")
@@ -294,8 +296,9 @@ class TerminalView(_View):
             print(_wrapped(safe.plain(text)))
         print(_wrapped(f"[{details.line_with_replay(answer)}]"))
 
-    def show_picture(self, svg: str, text: str) -> None:  # noqa: ARG002  # a terminal shows no pictures
-        print(text)
+    def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # a terminal shows none
+        if text:
+            print(text)
 
     def _point_to(self, value: Answer | Job) -> None:
         """The prompt Out[n] is there already, and gets a word."""

@@ -502,8 +502,9 @@ def test_commands(home, sandbox_url, tmp_path):
         assert asked.displays[1] == running.run("%aiml show 1").displays[0]
         tree = running.run("%aiml tree").displays[0]
         assert "   " in tree["text/plain"].splitlines()[1]
-        assert "&lt;dolphins&gt;" in tree["image/svg+xml"]
-        assert "<dolphins>" not in tree["image/svg+xml"]
+        assert "&lt;dolphins&gt;" in tree["text/html"]
+        assert "<dolphins>" not in tree["text/html"]
+        assert "Output tokens of 3 turns" in running.run("%aiml history").of_type("text/html")[0]
         for ending in ("md", "html", "jsonl"):
             assert "2 turns" in running.run(f"%aiml export talk.{ending}").stream
             assert "whales" in (tmp_path / f"talk.{ending}").read_text()

@@ -14,7 +14,7 @@ MATHJAX_URL = f"{MATHJAX}/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full" if MATHJ
 
 # Everything inside the outputs is one of these; what is typeset is looked at apart, since its elements are MathJax's own.
 _TAGS = (
-    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li nobr ol p pre s span strong style sub summary sup "
+    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li nobr ol p pre s small span strong style sub summary sup "
     "table tbody td th thead tr ul"
 )
 _OURS = r"^(\.aiml-details\{|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
@@ -23,12 +23,12 @@ _CHECK = f"""outputs => {{
     const tags = new Set("{_TAGS}".split(" ")), found = [];
     const isActive = (node, isMath) => {{
         const tag = node.localName, style = getComputedStyle(node);
-        const isPicture = tag === "img" && node.closest(".jp-RenderedSVG") && node.src.startsWith("data:image/svg+xml");
+        const isShape = /^(svg|rect|path|title)$/.test(tag) && node.closest(".aiml-chart > svg, .aiml-chart > div > svg");
         const isLabel = tag === "label" && node.matches(".widget-label") && !node.textContent;
         const isTask = tag === "input" && node.type === "checkbox" && node.disabled;
         const isFormula = isMath && (tag.startsWith("mjx-") || node.closest("math") || node.type?.startsWith("math/tex"));
-        if (isPicture || isLabel || isTask) return;
-        if (!tags.has(tag) && !isFormula) return "element";
+        if (isLabel || isTask) return;
+        if (!tags.has(tag) && !isFormula && !isShape) return "element";
         if (tag === "style" && !/{_OURS}/.test(node.textContent)) return "style sheet";
         for (const {{ name, value }} of node.attributes) {{
             if (/^on|commandlinker|^(srcset|srcdoc|action|formaction|ping|background|poster|popover|contenteditable)/.test(name)) return name;
