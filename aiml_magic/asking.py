@@ -10,7 +10,6 @@ those of the notebook, if there is one. A question stands alone, unless a chat i
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
@@ -69,7 +68,7 @@ class Ask:
         """
         if on_error not in ("raise", "keep"):
             raise errors.BadInput(f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep.")
-        asked = _Asked(on_error, _progress(rows if hasattr(rows, "__len__") else None) if progress else _silent)
+        asked = _Asked(on_error, _counter(rows) if progress else _silent)
         cluster = None if client is None else _cluster(client, given)
         places = loaded_or_new().max_concurrency if cluster is None else cluster.places
         try:
@@ -265,13 +264,13 @@ def _line(answer: Any) -> dict[str, Any]:
 def _silent(_: int | None) -> None: ...
 
 
-def _progress(rows: Any) -> Callable[[int | None], None]:
-    """Shows how many rows are answered: by tqdm if it is there, else as a line, if somebody watches. `None` ends it."""
-    total = None if rows is None else len(rows)
+def _counter(rows: Any) -> Callable[[int | None], None]:
+    """Shows how many rows are answered: by tqdm if it is there, else as the front end can. `None` ends it."""
+    total = len(rows) if hasattr(rows, "__len__") else None
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        return _line_of_progress(total)
+        return loaded_or_new().view.counter(total)
     bar = tqdm(total=total, unit="row")
 
     def show(done: int | None) -> None:
@@ -279,16 +278,5 @@ def _progress(rows: Any) -> Callable[[int | None], None]:
             bar.close()
         else:
             bar.update(done - bar.n)
-
-    return show
-
-
-def _line_of_progress(total: int | None) -> Callable[[int | None], None]:
-    if not sys.stderr.isatty():
-        return _silent
-
-    def show(done: int | None) -> None:
-        sys.stderr.write("\n" if done is None else f"\r{done:,} of {'?' if total is None else f'{total:,}'} answered")
-        sys.stderr.flush()
 
     return show

@@ -40,6 +40,9 @@ _STATES = {
 }
 
 
+Counter = Callable[[int | None], None]  # told how many are done; `None` ends it
+
+
 class View(Protocol):
     """How one kind of front end shows things."""
 
@@ -52,6 +55,8 @@ class View(Protocol):
     def show_result(self, value: Answer | Job) -> None: ...
 
     def show_chart(self, html: str, text: str = "") -> None: ...
+
+    def counter(self, total: int | None) -> Counter: ...
 
 
 def view_for(shell: InteractiveShell) -> View:
@@ -161,6 +166,18 @@ class NotebookView(_View):
         """Shows a chart, or its text where there are none; what is empty is not shown."""
         if bundle := {kind: shown for kind, shown in (("text/html", html), ("text/plain", text)) if shown}:
             display({"text/plain": "", **bundle}, raw=True)
+
+    def counter(self, total: int | None) -> Counter:
+        """An output that says how many of `total` are answered, and is kept: a line of text is seen in every front end."""
+        output, latest = _Output(self._shell), 0.0
+
+        def show(done: int | None) -> None:
+            nonlocal latest
+            if done is not None and (done == total or time.monotonic() - latest >= _PANEL_PERIOD):
+                latest = time.monotonic()
+                output.put({"text/plain": _counted(done, total)})
+
+        return show
 
     def _panel(self) -> NotebookPanel:
         return NotebookPanel(self._shell, "Interrupt the kernel to stop it.")
@@ -300,6 +317,16 @@ class TerminalView(_View):
         if text:
             print(text)
 
+    def counter(self, total: int | None) -> Counter:
+        """A line that is written over and over, if somebody watches."""
+
+        def show(done: int | None) -> None:
+            if sys.stderr.isatty():
+                sys.stderr.write("\n" if done is None else f"\r{_counted(done, total)}")
+                sys.stderr.flush()
+
+        return show
+
     def _point_to(self, value: Answer | Job) -> None:
         """The prompt Out[n] is there already, and gets a word."""
         print(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
@@ -348,6 +375,10 @@ class NoOutputs:
 
 
 _newest: list[Any] = []  # the details of which a screen reader is told
+
+
+def _counted(done: int, total: int | None) -> str:
+    return f"{done:,} of {'?' if total is None else f'{total:,}'} answered"
 
 
 def _bundles(answer: Answer, *, is_new: bool = False) -> tuple[dict[str, Any], ...]:

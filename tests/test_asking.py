@@ -263,3 +263,17 @@ def test_settings_of_the_notebook(home, sandbox_url):
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}\n%config O3Pro.effort = 'high'")
         assert "high" in running.run("from aiml_magic import ask\nprint(ask('Why?').text)").stream
+
+
+def test_progress(home, sandbox_url):
+    """Without tqdm a notebook keeps a line that says how many rows are answered, and a script that nobody watches says nothing."""
+    map_rows = "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', range(3))"
+    with kernel() as running:
+        running.run(f"import sys\nsys.modules['tqdm.auto'] = None\n%config O3Pro.base_url = {sandbox_url!r}")
+        ran = running.run(map_rows)
+        running.wait_for_update(lambda update: "3 of 3 answered" == update["data"]["text/plain"])
+        assert "" == ran.stream
+    code = f"import sys; sys.modules['tqdm.auto'] = None\n{map_rows}"
+    environment = os.environ | {"AIML_API_URL": sandbox_url}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert ("", "") == (done.stdout, done.stderr)
