@@ -65,8 +65,8 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
     if plan.parent is not None:
         form = "by its id" if session.chain(question, plan, journal) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
-    if plan.saved is not None:
-        lines.append(f"It would be replayed: answer {plan.saved.id} is in the journal, so it costs nothing.")
+    if plan.known is not None and plan.known.state == "done":
+        lines.append(f"It would be replayed: answer {plan.known.id} is in the journal, so it costs nothing.")
     elif price is None:
         lines.append("What it may cost is unknown: the server lists no price.")
     else:

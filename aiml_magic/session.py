@@ -88,14 +88,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a question comes to before it is sent: its request, what it continues, and the answer that is there already."""
+    """What a question comes to before it is sent: its request, what it continues, and the row that has or awaits its answer."""
 
     server: str
     base_url: str
     request: Mapping[str, Any]
     parent: Row | None
     key: str
-    saved: Row | None
+    known: Row | None
 
 
 class Finding(NamedTuple):
@@ -151,21 +151,19 @@ class Session:
     def _job(self, question: Question, base_url: str, sender: Sender) -> Job:
         journal = sender.journal
         plan = self.plan(question, base_url, journal)
-        if plan.saved is not None:
-            return Job(plan.saved, journal, notices=self._note(question, plan, plan.saved.id, journal))
-        row = journal.find_open(plan.key) if question.replay != "off" else None
-        if row is not None and row.state == "queued" and row.base_url != plan.base_url:
-            row = None  # it would be sent elsewhere: to a sandbox that is gone, or wherever a journal of somebody else says
-        if row is not None and not (row.state == "queued" or row.is_alive):
-            return Job(row, journal, notices=self._note(question, plan, row.id, journal))
+        row = plan.known
         if question.replay == "only" and (row is None or row.state == "queued"):
             raise self._miss(plan, journal)
-        key = Key("where it is sent", "") if sender.has_keys and self.sandbox_url is None else self._key()
-        if row is None:
-            worst = None if question.budget_usd is None else self._keep_to_budget(question, plan, sender)
-            row = self._add(question, plan, journal)
+        if row is None or not row.is_settled:
+            key = Key("where it is sent", "") if sender.has_keys and self.sandbox_url is None else self._key()
+            worst = None if row is not None or question.budget_usd is None else self._keep_to_budget(question, plan, sender)
+            with journal.together("NORMAL"):  # since the first look another kernel may have asked the same, or been answered
+                plan = self.plan(question, base_url, journal)
+                row = plan.known or self._add(question, plan, journal)
             if worst is not None:
                 self._at_risk[row.id] = worst
+        if row.is_settled:
+            return Job(row, journal, notices=self._note(question, plan, row.id, journal))
         is_moved = (
             plan.parent is not None and question.replay == "auto" and journal.has_answered(self.notebook, plan.request, plan.key)
         )
@@ -199,8 +197,8 @@ class Session:
         _check(question, request, None if self.sandbox_url else credentials.find_key())
         parent = self._parent(question, journal)
         key = request_key(server, request, parent.link if parent else None)
-        saved = journal.find(key) if question.replay in ("auto", "only") else None
-        return Plan(server, url, request, parent, key, saved)
+        known = None if question.replay == "off" else _known(key, url, journal)
+        return Plan(server, url, request, parent, key, known)
 
     def chain(self, question: Question, plan: Plan, journal: Journal) -> str | None:
         """How the conversation is sent: by the parent's id where this server is known to have it, else as a transcript."""
@@ -466,6 +464,16 @@ class Session:
         """Dollars that the request costs at most: the conversation counts as input, however it is sent."""
         told = sum(len(row.question) + len(row.answer().text) for row in journal.ancestors(plan.parent.id)) if plan.parent else 0
         return price.worst_case(characters(plan.request) + told, max_output_tokens)
+
+
+def _known(key: str, base_url: str, journal: Journal) -> Row | None:
+    """The whole answer to the request of this key, else the row that awaits it, or may have been charged in vain."""
+    asked = journal.find_open(key)  # looked for first: what is answered between the two is then found by the second
+    if (answered := journal.find(key)) is not None:
+        return answered
+    if asked is not None and asked.state == "queued" and asked.base_url != base_url:
+        return None  # it would be sent elsewhere: to a sandbox that is gone, or wherever a journal of somebody else says
+    return asked
 
 
 def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import wire
-from asking import KEY
+from asking import KEY, Asker
 
 from aiml_magic import errors
 
@@ -209,3 +212,47 @@ def test_refused_inside_a_stream(asker):
         second = asker.ask(server.url, "Two?")
         assert ("Fine.", True) == (second.text, "chain_refused" in second.notices)
         assert ["One?", "Fine.", "Two?"] == [item["content"][0]["text"] for item in server.posts[-1].body["input"]]
+
+
+def test_same_question_at_the_same_moment(home):
+    """Kernels that ask the same in the same moment ask it once: one sends it, the others follow."""
+    rounds, crowd = 6, 4
+    gate = threading.Barrier(crowd)
+
+    def kernel_of_its_own(url):
+        asker = Asker(home / "journal.sqlite3")
+        try:
+            for number in range(rounds):
+                gate.wait(30)
+                assert f"On {number}" == asker.ask(url, str(number), chat=None, replay="auto").text
+        finally:
+            asker.session.close(10)
+
+    def answer(request):
+        return wire.json_reply(wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}"))
+
+    with wire.serve(answer) as server, ThreadPoolExecutor(crowd) as pool:
+        for done in [pool.submit(kernel_of_its_own, server.url) for _ in range(crowd)]:
+            done.result(60)
+        assert [str(number) for number in range(rounds)] == [request.body["input"] for request in server.posts]
+
+
+def test_question_asked_while_its_answer_arrives(home):
+    """Whenever a second kernel asks what a first one has asked, also at the moment when its answer comes, nothing is sent again."""
+    first, second = Asker(home / "journal.sqlite3"), Asker(home / "journal.sqlite3")
+
+    def answer(request):
+        time.sleep(0.01)
+        return wire.json_reply(wire.response("Fine."))
+
+    try:
+        with wire.serve(answer) as server:
+            for number in range(16):
+                job = first.start(server.url, str(number), chat=None, replay="auto")
+                time.sleep(0.00125 * number)
+                assert "Fine." == second.ask(server.url, str(number), chat=None, replay="auto").text
+                job.wait()
+            assert 16 == len(server.posts)
+    finally:
+        first.session.close(10)
+        second.session.close(10)
