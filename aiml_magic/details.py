@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,7 +14,9 @@ from aiml_magic.answer import Answer
 from aiml_magic.attachments import kind_of, labels
 from aiml_magic.responses import Raw, dump, is_web_link, load
 
-_MAX_STATIC_JSON, _MAX_LIVE_JSON = 4000, 200_000  # characters
+# What a notebook keeps of what may be long, in the widget and in the copy: bytes in all, and characters of one value. With them a
+# cell adds no more than the answer twice and 8 kB. What the widget fetches is not kept.
+_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (400, 200), (850, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
 _CAVEATS = {
@@ -44,9 +46,12 @@ _STYLE = (
     ".aiml-details details>*+*{margin:.2em 0 .2em 1em!important}.aiml-details table{font-size:inherit}"
     ".aiml-details tr{background:none!important}"
     ".aiml-details th,.aiml-details td{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
-    ".aiml-details img{max-width:100%}"
     ".aiml-details pre{font-family:var(--jp-code-font-family,monospace);"
     "max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    # What the widget can fetch is below the details, and there only while they are open.
+    ".aiml-box:not(:has(.aiml-details>details[open]))>.aiml-more{display:none}"
+    ".aiml-more{width:auto;max-width:100%;background:none!important;border:0;box-shadow:none!important;color:inherit;"
+    "text-align:left;padding:0 1em;font-size:inherit}"
     ".aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;margin-bottom:-1px;overflow:hidden;"
     "animation:aiml-news 1s step-end}@keyframes aiml-news{from{visibility:hidden}}</style>"
 )
@@ -75,7 +80,7 @@ def _line(answer: Answer, money: str) -> str:
     tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
     if usage.reasoning_tokens:
         tokens += f" ({usage.reasoning_tokens:,} reasoning)"
-    return safe.plain(" · ".join([tokens, money, _duration(answer.seconds), answer.model or "unknown model"]))
+    return safe.plain(" · ".join([tokens, money, _duration(answer.seconds), (answer.model or "unknown model")[:80]]))
 
 
 def banner(answer: Answer) -> str:
@@ -149,7 +154,9 @@ def _structured(answer: Answer) -> str | None:
     rows = rows if isinstance(rows, list) else [value]
     if _is_table(rows):
         return _markdown_table(rows)
-    return f"```json\n{text}\n```"
+    # A notebook keeps a text line by line, at a dozen characters for each. What grows too much by it stays as it came.
+    is_longer = len(text) + 12 * text.count("\n") > len(answer.text) + 2000
+    return f"```json\n{answer.text if is_longer else text}\n```"
 
 
 def _is_table(rows: list[Any]) -> bool:
@@ -173,35 +180,70 @@ def details(answer: Answer) -> tuple[str, str]:
     """The details as HTML: for a widget, with a rule that hides the copy while the widget lives; and that copy.
 
     The widget's news are told to a screen reader if it has the class `aiml-new`. The copy is for whoever has no widget, and
-    leaves out what differs from run to run, so that a notebook can be compared.
+    leaves out what differs from run to run, so that a notebook can be compared. Both are kept in the notebook, so of what may be
+    long they hold what there is room for; `opened` has the rest. Images are kept once, beside the copy, and always seen.
     """
-    sections, key = _sections(answer), _key(answer)
-    try:
-        raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
-    except RecursionError:
-        raw = "It is nested too deeply to be shown; answer.raw holds it."
+    live, room, key = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_STATIC), _key(answer)
     here = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
-    live = {**sections, "Response": _table([*_rows_of_response(answer), *here]), "Raw JSON": _raw_json(raw, _MAX_LIVE_JSON)}
-    static = {**sections, "Raw JSON": _raw_json(raw, _MAX_STATIC_JSON)}
+    live["Response"] = _table([*_rows_of_response(answer, room), *here])
+    static = _sections(answer, room) | {"Raw JSON": _raw_json(answer, room)}
+    copy = f'<div id="{key}">{_folded(details_line(answer), static)}</div>'
     return (
         f"<style>#{key}{{display:none}}</style>{_folded(line_with_replay(answer), live)}{_NEWS}",
-        f'{_HIDE_DEAD_WIDGET.format(key=key)}<div id="{key}">{_folded(details_line(answer), static)}</div>',
+        f"{_images(answer)}{_STYLE}{_HIDE_DEAD_WIDGET.format(key=key)}{copy}",
     )
+
+
+def opened(answer: Answer) -> str:
+    """What the widget has no room for, as HTML: what was cut, and the raw JSON."""
+    kept, room = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_OPENED)
+    cut = {title: html for title, html in _sections(answer, room).items() if html != kept[title]}
+    return _box(_folds(cut | {"Raw JSON": _raw_json(answer, room)}, " open"))
+
+
+class _Room:
+    """How much may be said of what may be long: so many bytes of HTML in all, and so many characters of one value."""
+
+    def __init__(self, size: float, value: int) -> None:
+        self._size = size
+        self._value = value
+
+    def cut(self, value: Any) -> str:
+        """The beginning of a value."""
+        text = _scalar(value)
+        return text if len(text) <= self._value else f"{text[: self._value]} … ({len(text):,} characters)"
+
+    def fill(self, pieces: Iterable[str], place: str, within: str = "{}", share: float = 1) -> str:
+        """As many pieces of HTML as there is room for, or for this share of it, and where the others are to be found."""
+        kept: list[str] = []
+        rest = ""
+        end = self._size * (1 - share)
+        for piece in pieces:
+            size = len(dump(piece))
+            if self._size - size < end:
+                rest = f"<p>{'More' if kept else 'It'} is in <code>answer.{place}</code>.</p>"
+                break
+            self._size -= size
+            kept.append(piece)
+        return (within.format("".join(kept)) if kept else "") + rest
 
 
 def _folded(line: str, sections: Mapping[str, str]) -> str:
-    inside = "".join(
-        f'<details style="margin-left:1em"><summary>{title}</summary>{text}</details>' for title, text in sections.items() if text
-    )
+    return _box(f"<details><summary>{safe.escape(line)}</summary>{_folds(sections)}</details>")
+
+
+def _folds(sections: Mapping[str, str], state: str = "") -> str:
+    shown = ((title, html) for title, html in sections.items() if html)
+    return "".join(f'<details style="margin-left:1em"{state}><summary>{title}</summary>{html}</details>' for title, html in shown)
+
+
+def _box(html: str) -> str:
     # What a model wrote is not typeset outside the answer: formulas are let through there only.
-    return (
-        f'{_STYLE}<div class="aiml-details mathjax_ignore tex2jax_ignore"><details>'
-        f"<summary>{safe.escape(line)}</summary>{inside}</details></div>"
-    )
+    return f'<div class="aiml-details mathjax_ignore tex2jax_ignore">{html}</div>'
 
 
-def _sections(answer: Answer) -> dict[str, str]:
-    """The folded sections by title, as HTML; one with nothing in it is empty."""
+def _sections(answer: Answer, room: _Room) -> dict[str, str]:
+    """The folded sections by title, as HTML; one with nothing in it is empty. What may be long is what there is room for."""
     usage, response, request = answer.usage, answer.response, answer.request
     efforts = (given.get("effort") for raw in (request, response.raw) if isinstance(given := raw.get("reasoning"), Mapping))
     effort = next(filter(None, efforts), "the model's default")
@@ -213,45 +255,55 @@ def _sections(answer: Answer) -> dict[str, str]:
         ("Total", _tokens(usage.total_tokens)),
         ("Cost", _money(answer.cost_usd)),
     ]
-    asked = {name: value for name, value in request.items() if name not in ("input", "reasoning")}
+    asked = [(name, room.cut(value)) for name, value in request.items() if name not in ("input", "reasoning")]
     return {
         "Usage": _table(rows_of_usage),
-        "Reasoning": _table([("Effort", effort)]) + "".join(map(safe.html, response.summaries)),
-        "Response": _table(_rows_of_response(answer)),
-        "Request": _table([(name, _scalar(value)) for name, value in asked.items()]),
-        "Attachments": _list(labels(request)),
-        "Images": _images(answer),
-        "Calls": _calls(answer),
-        "Sources": _sources(answer) if response.citations else "",
-        "Remarks": _remarks(answer),
-        "Raw JSON": "",
+        "Reasoning": _table([("Effort", room.cut(effort))])
+        + room.fill(_thoughts(response.summaries, room), "reasoning", share=0.7),
+        "Response": _table(_rows_of_response(answer, room)),
+        "Request": room.fill(_rows(asked), "request", "<table>{}</table>"),
+        "Attachments": room.fill(_entries(map(room.cut, labels(request))), "request", "<ul>{}</ul>"),
+        "Calls": room.fill(_calls(answer, room), "items"),
+        "Sources": room.fill(_sources(answer), "citations", "<ul>{}</ul>"),
+        "Remarks": room.fill(_entries(map(room.cut, _remarks(answer))), "notices", "<ul>{}</ul>"),
     }
 
 
-def _rows_of_response(answer: Answer) -> list[tuple[str, Any]]:
-    return [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(answer.response.raw)]
+def _rows_of_response(answer: Answer, room: _Room) -> list[tuple[str, Any]]:
+    named = [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(answer.response.raw)]
+    return [(name, value and room.cut(value)) for name, value in named]
 
 
-def _table(rows: list[tuple[str, Any]]) -> str:
-    cells = (f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>" for name, value in rows if value is not None)
-    return f"<table>{''.join(cells)}</table>"
+def _thoughts(summaries: Iterable[str], room: _Room) -> Iterator[str]:
+    """The paragraphs of the reasoning."""
+    return (safe.html(room.cut(paragraph)) for summary in summaries for paragraph in summary.split("\n\n"))
 
 
-def _sources(answer: Answer) -> str:
-    entries = []
+def _table(rows: Iterable[tuple[str, Any]]) -> str:
+    return f"<table>{''.join(_rows(rows))}</table>"
+
+
+def _rows(rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    for name, value in rows:
+        if value is not None:
+            yield f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>"
+
+
+def _entries(lines: Iterable[str]) -> Iterator[str]:
+    return (f"<li>{safe.escape(line)}</li>" for line in lines)
+
+
+def _sources(answer: Answer) -> Iterator[str]:
     for citation in answer.response.citations:
         title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
-        is_link = is_web_link(citation.url) and safe.is_address(citation.url)
         file = safe.escape(f" (file {citation.file_id})") if citation.file_id else ""
-        entries.append(
-            f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}{file}</li>"
-        )
-    return f"<ul>{''.join(entries)}</ul>"
+        is_link = is_web_link(citation.url) and safe.is_address(citation.url)
+        yield f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}{file}</li>"
 
 
-def _remarks(answer: Answer) -> str:
+def _remarks(answer: Answer) -> list[str]:
     remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
-    return _list([*remarks, *(f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types)])
+    return [*remarks, *(f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types)]
 
 
 def _images(answer: Answer) -> str:
@@ -266,15 +318,18 @@ def _images(answer: Answer) -> str:
                 f"<p>A {words} of {len(image) / 2**20:.1f} MiB, too large to keep here; <code>answer.images</code> holds it.</p>"
             )
         else:
-            shown.append(f'<img alt="Made by the model" src="data:{kind};base64,{base64.b64encode(image).decode()}">')
+            address = f"data:{kind};base64,{base64.b64encode(image).decode()}"
+            shown.append(f'<img alt="Made by the model" style="max-width:100%" src="{address}">')
     return "".join(shown)
 
 
-def _calls(answer: Answer) -> str:
-    """What was called on the way: functions of the notebook, tools of MCP servers, searches, code, and what is unknown."""
+def _calls(answer: Answer, room: _Room) -> Iterator[str]:
+    """What was called on the way, and what waits for it: functions, tools of servers, searches, code, and what is unknown."""
     told = [(f"{call.name}({call.arguments})", call.result or "") for call in answer.calls]
     for item in answer.items:
         match item.get("type"):
+            case "function_call" | "mcp_approval_request":
+                told.append((f"{item.get('name')}({item.get('arguments')})", "Not called yet."))
             case "mcp_call":
                 told.append((f"{item.get('name')}({item.get('arguments')})", item.get("error") or item.get("output") or ""))
             case "mcp_list_tools":
@@ -285,25 +340,20 @@ def _calls(answer: Answer) -> str:
                 told.append(("web search", _scalar(item.get("action") or item.get("status"))))
             case "code_interpreter_call":
                 told.append(("code", f"{item.get('code')}\n\n{_scalar(item.get('outputs'))}"))
-            case "message" | "reasoning" | "function_call" | "image_generation_call":
+            case "message" | "reasoning" | "image_generation_call":
                 pass  # shown elsewhere
             case kind:
                 told.append((str(kind), _scalar(_without_secrets(item))))
-    folded = (
-        f"<details><summary>{safe.escape(name[:200])}</summary>{_pre(_scalar(result)[:_MAX_STATIC_JSON])}</details>"
-        for name, result in told
-    )
-    return "".join(folded)
+    for name, result in told:
+        yield f"<details><summary>{safe.escape(name[:200])}</summary>{_pre(room.cut(result))}</details>"
 
 
-def _list(lines: list[str]) -> str:
-    return f"<ul>{''.join(f'<li>{safe.escape(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
-def _raw_json(text: str, limit: int) -> str:
-    if len(text) > limit:
-        return f"<p>{len(text):,} characters, too many to keep here; <code>answer.raw</code> holds them all.</p>"
-    return _pre(text)
+def _raw_json(answer: Answer, room: _Room) -> str:
+    try:
+        raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
+    except RecursionError:
+        raw = "It is nested too deeply to be shown; answer.raw holds it."
+    return room.fill([_pre(raw)], "raw")
 
 
 def _pre(text: str) -> str:

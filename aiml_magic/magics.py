@@ -71,7 +71,10 @@ class O3Pro(Magics):
     def view(self) -> View:
         from aiml_magic.view import view_for
 
-        return view_for(self.shell)
+        return view_for(self.shell, self._saved)
+
+    def _saved(self, row_id: int) -> Answer:
+        return self.session.runner(addresses.journal_path(self.journal)).journal.row(row_id).answer()
 
     @no_var_expand
     @needs_local_scope

@@ -15,8 +15,9 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from IPython.display import display
 from aiml_magic import details, errors, safe
 from aiml_magic.answer import Answer
 from aiml_magic.jobs import Job, Progress
+from aiml_magic.responses import ToolCall
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PANEL_PERIOD = 0.2  # seconds between two updates of a panel
@@ -41,6 +43,7 @@ _STATES = {
 
 
 Counter = Callable[[int | None], None]  # told how many are done; `None` ends it
+Saved = Callable[[int], Answer]
 
 
 class View(Protocol):
@@ -59,9 +62,9 @@ class View(Protocol):
     def counter(self, total: int | None) -> Counter: ...
 
 
-def view_for(shell: InteractiveShell) -> View:
-    """The view for a kernel, or for a terminal."""
-    return NotebookView(shell) if getattr(shell, "kernel", None) is not None else TerminalView(shell)
+def view_for(shell: InteractiveShell, saved: Saved) -> View:
+    """The view for a kernel, or for a terminal; `saved` reads an answer from the journal."""
+    return NotebookView(shell, saved) if getattr(shell, "kernel", None) is not None else TerminalView(shell)
 
 
 class _View:
@@ -154,8 +157,12 @@ class _Outputs(Protocol):
 class NotebookView(_View):
     """Rich outputs, for every front end of a Jupyter kernel."""
 
+    def __init__(self, shell: InteractiveShell, saved: Saved) -> None:
+        super().__init__(shell)
+        self._saved = saved
+
     def show(self, answer: Answer) -> None:
-        self._display(_bundles(answer))
+        self._display(_bundles(answer, self._saved))
 
     def _display(self, bundles: Iterable[dict[str, Any]]) -> None:
         with _streams_flushed_once():
@@ -183,13 +190,13 @@ class NotebookView(_View):
         return NotebookPanel(self._shell, "Interrupt the kernel to stop it.")
 
     def _begin(self, job: Job) -> NotebookOutputs:
-        return NotebookOutputs(self._shell, job)
+        return NotebookOutputs(self._shell, job, self._saved)
 
     def _end(self, panel: Any, answer: Answer | None) -> None:
         with _streams_flushed_once():
             panel.open()
             if answer is not None:
-                self._display(_bundles(answer, is_new=True))
+                self._display(_bundles(answer, self._saved, is_new=True))
 
 
 class NotebookPanel:
@@ -223,6 +230,7 @@ class NotebookPanel:
         if self._widget is not None:
             # A closed widget that is still named in the notebook would be an error line when it is opened again.
             self._put({"text/plain": ""})
+            self._widget.value = ""  # nbclient saves closed widgets too
             self._widget.close()
             self._widget = None
 
@@ -234,7 +242,8 @@ class NotebookPanel:
 class NotebookOutputs:
     """The four outputs of a cell, of which the panel lives until the job is over and the others are empty until then."""
 
-    def __init__(self, shell: InteractiveShell, job: Job) -> None:
+    def __init__(self, shell: InteractiveShell, job: Job, saved: Saved) -> None:
+        self._saved = saved
         self._panel = NotebookPanel(shell, f"%aiml cancel {job.id} stops it.")
         self._panel.open()
         self._rest = [_Output(shell) for _ in range(3)]
@@ -245,7 +254,7 @@ class NotebookOutputs:
     def end(self, came: Answer | errors.AimlMagicError) -> None:
         answer = came.answer if isinstance(came, errors.AimlMagicError) else came
         if answer is not None:
-            for output, bundle in zip(self._rest, _bundles(answer, is_new=True), strict=True):
+            for output, bundle in zip(self._rest, _bundles(answer, self._saved, is_new=True), strict=True):
                 output.put(bundle)
         self._panel.close()
         if isinstance(came, errors.AimlMagicError):
@@ -381,10 +390,10 @@ def _counted(done: int, total: int | None) -> str:
     return f"{done:,} of {'?' if total is None else f'{total:,}'} answered"
 
 
-def _bundles(answer: Answer, *, is_new: bool = False) -> tuple[dict[str, Any], ...]:
+def _bundles(answer: Answer, saved: Saved, *, is_new: bool = False) -> tuple[dict[str, Any], ...]:
     """The answer, its details, and the static copy of those."""
     live, static = details.details(answer)
-    widget = _html_widget(live)
+    widget = _details_widget(live, answer, saved)
     if is_new:
         for earlier in _newest:  # else all would be told of, one by one, when the page is loaded again
             earlier.remove_class("aiml-new")
@@ -470,18 +479,58 @@ def _wrapped(text: str) -> str:
 def _html_widget(value: str) -> Any:
     import ipywidgets
 
-    layout, style = _layout_and_style()
+    layout, style, _ = _layout_and_styles()
     return ipywidgets.HTML(value, layout=layout, style=style)
 
 
+def _details_widget(live: str, answer: Answer, saved: Saved) -> Any:
+    """The details, and below them a button by which they fetch from the journal what a notebook is too small for."""
+    import ipywidgets
+
+    shown = _html_widget(live)
+    if answer.journal_id is None:
+        return shown
+    layout, _, style = _layout_and_styles()
+    button = ipywidgets.ToggleButton(
+        description="▸ Raw JSON, and what was cut", layout=layout, style=style, _dom_classes=["aiml-more"]
+    )
+    box = ipywidgets.VBox([shown, button], layout=layout, _dom_classes=["aiml-box"])
+    row_id, response_id, calls = answer.journal_id, answer.id, answer.calls  # not the answer, which may be large
+
+    def toggle(change: Mapping[str, Any]) -> None:
+        button.description = f"{'▾' if change['new'] else '▸'} {button.description[2:]}"
+        for fetched in box.children[2:]:
+            fetched.close()
+        box.children = (shown, button)
+        if change["new"]:
+            fetched = _html_widget(_opened(row_id, response_id, calls, saved))
+            fetched.add_class("aiml-more")
+            box.children = (shown, button, fetched)
+
+    button.observe(toggle, "value")
+    return box
+
+
+def _opened(row_id: int, response_id: str | None, calls: tuple[ToolCall, ...], saved: Saved) -> str:
+    try:
+        answer = saved(row_id)
+    except errors.AimlMagicError as error:
+        return f"<p>{safe.escape(str(error))}</p>"
+    if answer.id != response_id:
+        return "<p>The journal in use does not hold this answer.</p>"
+    return details.opened(replace(answer, calls=calls))
+
+
 @cache
-def _layout_and_style() -> tuple[Any, Any]:
+def _layout_and_styles() -> tuple[Any, Any, Any]:
     """One for all widgets: each would else bring two models of its own, and take three times as long."""
     import ipywidgets
 
-    widget = ipywidgets.HTML()
-    parts = widget.layout, widget.style
-    widget.close()
+    page = ipywidgets.HTML()
+    button = ipywidgets.ToggleButton(layout=page.layout)
+    parts = page.layout, page.style, button.style
+    page.close()
+    button.close()
     return parts
 
 

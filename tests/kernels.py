@@ -97,6 +97,16 @@ class Kernel:
             self.updates.append(message["content"])
         return message
 
+    def change(self, model: str, **state: Any) -> list[dict[str, Any]]:
+        """Changes a widget as a front end does; gives what the kernel does then with widgets."""
+        content = {"comm_id": model, "data": {"method": "update", "state": state, "buffer_paths": []}}
+        message = self.client.session.msg("comm_msg", content)
+        self.client.shell_channel.send(message)
+        came: list[dict[str, Any]] = []
+        while not came or came[-1]["content"].get("execution_state") != "idle":
+            came += [one for one in [self._next(10)] if one["parent_header"].get("msg_id") == message["header"]["msg_id"]]
+        return came
+
     def wait_for(self, request: str, kind: str, timeout: float = 10) -> dict[str, Any]:
         """The next message of this kind that the cell puts out."""
         while True:

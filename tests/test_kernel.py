@@ -87,7 +87,31 @@ def test_panel(running, sandbox_url):
     told = [
         message["content"]["data"].get("state", {}).get("value", "") for message in ran.messages if "comm" in message["msg_type"]
     ]
-    assert any("waiting" in value for value in told)
+    assert any("waiting" in str(value) for value in told)
+
+
+def test_details_fetch_what_is_long(running, home):
+    """The raw JSON, and what was cut, are in no output; the widget's button fetches them from the journal, and gives them back."""
+    summary = [{"type": "summary_text", "text": f"Thought {number}. " * 40} for number in range(9)]
+    output = [{"type": "reasoning", "summary": summary}, {"type": "message", "content": [{"type": "output_text", "text": "So."}]}]
+    with wire.serve(lambda _: wire.json_reply(wire.response(output=output))) as server:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        ran = running.run("%%o3pro\nWhy?")
+    assert "Thought 8" not in str(ran.messages)
+    assert "output_text" not in str(ran.messages)
+    (button,) = [
+        comm["comm_id"] for comm in comms(ran.messages, "open") if "aiml-more" in comm["data"]["state"].get("_dom_classes", ())
+    ]
+    (fetched,) = comms(running.change(button, value=True), "open")
+    assert "Thought 8" in fetched["data"]["state"]["value"]
+    assert "&quot;output_text&quot;" in fetched["data"]["state"]["value"]
+    assert [fetched["comm_id"]] == [comm["comm_id"] for comm in comms(running.change(button, value=False), "close")]
+    running.run(f"%config O3Pro.journal = {str(home / 'other.sqlite3')!r}")
+    assert "no answer 1" in str(comms(running.change(button, value=True), "open"))
+
+
+def comms(messages, kind):
+    return [message["content"] for message in messages if message["msg_type"] == f"comm_{kind}"]
 
 
 def test_value_of_cell(running, sandbox_url):

@@ -544,7 +544,7 @@ def test_replay_says_so(home, sandbox_url):
         for message in again.messages
         if message["msg_type"] == "comm_open"
     ]
-    assert any(re.search(r"replayed from \d{4}-\d\d-\d\d, \$0 now, \$0\.0\d+ then", value) for value in states)
+    assert any(re.search(r"replayed from \d{4}-\d\d-\d\d, \$0 now, \$0\.0\d+ then", str(value)) for value in states)
 
 
 def test_environment_of_replay(home):

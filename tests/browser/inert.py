@@ -25,9 +25,10 @@ _CHECK = f"""outputs => {{
         const tag = node.localName, style = getComputedStyle(node);
         const isShape = /^(svg|rect|path|title)$/.test(tag) && node.closest(".aiml-chart > svg, .aiml-chart > div > svg");
         const isLabel = tag === "label" && node.matches(".widget-label") && !node.textContent;
+        const isButton = tag === "button" && node.matches(".widget-toggle-button.aiml-more");
         const isTask = tag === "input" && node.type === "checkbox" && node.disabled;
         const isFormula = isMath && (tag.startsWith("mjx-") || node.closest("math") || node.type?.startsWith("math/tex"));
-        if (isLabel || isTask) return;
+        if (isLabel || isButton || isTask) return;
         if (!tags.has(tag) && !isFormula && !isShape) return "element";
         if (tag === "style" && !/{_OURS}/.test(node.textContent)) return "style sheet";
         for (const {{ name, value }} of node.attributes) {{
@@ -44,7 +45,10 @@ _CHECK = f"""outputs => {{
     }}
     return found;
 }}"""
-_OPEN = "() => document.querySelectorAll('details').forEach(node => { node.open = true; })"
+_OPEN = """() => {
+    document.querySelectorAll('details').forEach(node => { node.open = true; });
+    document.querySelectorAll('button.aiml-more').forEach(node => node.click());  // which fetches what is not kept in the page
+}"""
 _TYPESET = "() => new Promise(done => window.MathJax?.Hub ? window.MathJax.Hub.Queue(done) : done())"  # by MathJax 2
 
 

@@ -189,7 +189,7 @@ def check(watched: Watched, outputs: str, answers: str, **options: Any) -> None:
 
 def check_live(watched: Watched, address: str, *, without: str = "") -> None:
     own = address, address.replace("http", "ws", 1)
-    check(watched, OUTPUTS, ANSWERS, allowed=own, wait=1.5)
+    check(watched, OUTPUTS, ANSWERS, allowed=own, wait=4)
     unseen = watched.unseen(OUTPUTS, payloads.words(*(kind.__name__ for kind in KINDS if kind.__name__ != without)))
     assert not unseen, "\n".join(unseen)
     assert 10 < len(watched.requests)
