@@ -281,6 +281,7 @@ def test_approval(home):
         asked = running.run("%%o3pro -f docs -e high\nDelete it.", "a")
         assert "Waiting for approval" in asked.of_type("text/markdown")[0]
         assert "%aiml approve resp_1" in asked.of_type("text/markdown")[0].replace("&#37;", "%")
+        assert "delete({})" in asked.of_type("text/html")[0], "with which arguments"
         assert "Deleted." in running.run("%aiml approve resp_1").of_type("text/markdown")[0]
         assert "waits for no approval" in running.run("%aiml deny 2").error["evalue"]
         assert "And on." in running.run("%%o3pro\nGo on.", "b").of_type("text/markdown")[0]
