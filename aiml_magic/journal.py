@@ -578,7 +578,7 @@ class Journal:
                         yield db
                 finally:
                     self._is_open = False
-        except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
+        except (sqlite3.Error, OSError, UnicodeError) as error:  # sqlite3 reads and writes texts, and error messages
             raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", _HINT) from error
 
     def _connection(self) -> sqlite3.Connection:
