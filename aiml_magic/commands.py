@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic import addresses, errors
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """What a command works on. `view` gives the view, which is made when it is first needed."""
+    """What a command works on. `view` gives the view, which is made when it is first needed; `variables` are the notebook's."""
 
     session: Session
     base_url: str
     journal_path: Path
     question: Callable[[], Question]  # an empty one, with the settings
     view: Callable[[], View]
+    variables: Mapping[str, Any]
 
     @property
     def runner(self) -> Runner:
@@ -44,6 +45,21 @@ def run(line: str, context: Context) -> None:
         hint = errors.nearest(name, COMMANDS) or "%aiml help lists them all."
         raise errors.BadInput(f"There is no command {name[:40]}.", hint)
     COMMANDS[name].carry_out(context, rest.strip())
+
+
+def id_of(name: str, variables: Mapping[str, Any]) -> str:
+    """The id that a person means: of the answer or the job that a variable holds, else what they wrote.
+
+    A number holds in one journal only; a notebook that others run names the variable.
+    """
+    from aiml_magic.answer import Answer
+    from aiml_magic.jobs import Job
+
+    match variables.get(name):
+        case Answer(journal_id=int(number)) | Job(id=number):
+            return str(number)
+        case _:
+            return name
 
 
 def usage() -> str:
@@ -304,7 +320,8 @@ def _forget(context: Context, rest: str) -> None:
 
 
 def _row(context: Context, name: str, command: str) -> Row:
-    return context.journal.row(context.journal.find_id(_needed(name, command, "the id of an answer")))
+    name = id_of(_needed(name, command, "the id of an answer"), context.variables)
+    return context.journal.row(context.journal.find_id(name))
 
 
 def _line(row: Row) -> str:

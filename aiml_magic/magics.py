@@ -104,8 +104,10 @@ class O3Pro(Magics):
     @line_magic
     def aiml(self, line: str) -> None:
         journal = addresses.journal_path(self.journal)
-        context = commands.Context(self.session, self.base_url, journal, partial(self.question, {}, "", {}), lambda: self.view)
-        commands.run(line, context)
+        question = partial(self.question, {}, "", {})
+        commands.run(
+            line, commands.Context(self.session, self.base_url, journal, question, lambda: self.view, self.shell.user_ns)
+        )
 
     def show_result(self, value: Answer | Job) -> None:
         """Told by IPython that an answer or a job is the value of a cell."""
@@ -170,7 +172,7 @@ class O3Pro(Magics):
             store=self.store and not given.get("no_store"),
             chat=None if given.get("alone") else given.get("chat", "main"),
             is_new=given.get("new", False),
-            after=given.get("after"),
+            after=commands.id_of(given["after"], variables) if "after" in given else None,
             chain=self.chain,
             replay="off" if given.get("fresh") else self._replay_mode(),
             budget_usd=self.budget_usd,

@@ -147,7 +147,7 @@ OPTIONS = (
     Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),
-    Option("--after", "continue from that answer (its number or its id)", "", "ID", words),
+    Option("--after", "continue from that answer: a variable that holds it, its number or its id", "", "ID", words),
     Option("--alone", "ask outside every conversation"),
     Option("--fresh", "ask again, although the journal has the answer"),
     Option("--background", "return at once with a job, whose answer comes into this cell later", "-b"),

@@ -20,7 +20,7 @@ _VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_JOU
 
 @pytest.fixture(autouse=True, scope="session")
 def home_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads the key or the journal of whoever runs it; the notebooks too have a home of their own."""
+    """No test reads the key or the journal of whoever runs it."""
     with pytest.MonkeyPatch.context() as patch:
         for name in (*_VARIABLES, *(name for name in os.environ if name.lower().endswith("_proxy"))):
             patch.delenv(name, raising=False)

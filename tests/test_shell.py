@@ -15,7 +15,8 @@ import wire
 from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 
-from aiml_magic import load_ipython_extension, unload_ipython_extension
+from aiml_magic import addresses, load_ipython_extension, unload_ipython_extension
+from aiml_magic.errors import BadInput
 from aiml_magic.magics import keep_question_marks
 from aiml_magic.options import OPTIONS
 
@@ -55,6 +56,19 @@ def test_terminal(shell, answering, capsys):
     assert "**Forty-two**, by \x1b[31mmagic" == result.result.text
     shell.run_cell("_")
     assert "Forty-two" in capsys.readouterr().out
+
+
+def test_variable_for_id(shell, answering, capsys):
+    """Where an id is wanted, a variable that holds the answer stands for it; a number would hold in one journal only."""
+    shell.run_cell("first = %o3pro -q one\nother = %o3pro -q -n two")
+    assert run(shell, "forked = %o3pro -q --after first three") is None
+    magics = shell.find_line_magic("aiml").__self__
+    row = magics.session.runner(addresses.journal_path(magics.journal)).journal.row(shell.user_ns["forked"].journal_id)
+    assert shell.user_ns["first"].journal_id == row.parent
+    capsys.readouterr()
+    assert run(shell, "%aiml show first") is None
+    assert "Forty-two" in capsys.readouterr().out
+    assert isinstance(run(shell, "%aiml show nobody"), BadInput)
 
 
 def test_line_magic_and_variables(shell, answering):
