@@ -200,11 +200,11 @@ class _Reader:
         if origin in (Union, types.UnionType):
             return {"anyOf": [self.schema(entry, place) for entry in inside]}
         if origin is Literal:
-            return {"enum": list(inside)}
+            return _choice(list(inside))
         if origin in (list, Sequence, set, frozenset) or (origin is tuple and inside[1:] == (...,)):
             return {"type": "array", "items": self.schema(inside[0], place)}
         if isinstance(hint, type) and issubclass(hint, enum.Enum):
-            return {"enum": [member.value for member in hint]}
+            return _choice([member.value for member in hint])
         if (dataclasses.is_dataclass(hint) and isinstance(hint, type)) or typing.is_typeddict(hint):
             return self._of_class(hint, place)
         if callable(getattr(hint, "model_json_schema", None)):
@@ -303,6 +303,12 @@ def _checked(value: Any, schema: Any, root: Raw, place: str) -> Any:
         for number, entry in enumerate(value):
             _checked(entry, schema["items"], root, f"{place}[{number}]")
     return value
+
+
+def _choice(values: list[Any]) -> Raw:
+    """One of these values; with their type, which strict servers want of every schema."""
+    kinds = sorted({_PLAIN[type(value)]["type"] for value in values if type(value) in _PLAIN})
+    return {"type": kinds[0] if len(kinds) == 1 else kinds, "enum": values} if kinds else {"enum": values}
 
 
 def _any_that_fits(value: Any, schemas: Sequence[Any], root: Raw, place: str) -> Any:

@@ -222,11 +222,17 @@ def function(x: int, mode: Literal["a", "b"] = "a", note: str | None = None) -> 
     return f"{x}{mode}{note}"
 
 
+def test_enumerations_say_their_type():
+    """A choice says the type of its values: strict servers take no schema without one."""
+    read = schemas.schema_of("Kind", {"Kind": Literal["a", 1, None]}).format["schema"]["properties"]["value"]
+    assert {"type": ["integer", "null", "string"], "enum": ["a", 1, None]} == read
+
+
 def test_parameters():
     """A function's parameters are a strict object; null stands for a default."""
     schema = schemas.of_parameters(function)
     assert ["x", "mode", "note"] == schema["required"]
-    assert {"anyOf": [{"enum": ["a", "b"]}, {"type": "null"}]} == schema["properties"]["mode"]
+    assert {"anyOf": [{"type": "string", "enum": ["a", "b"]}, {"type": "null"}]} == schema["properties"]["mode"]
     assert {"x": 1} == schemas.arguments_of(function, {"x": 1, "mode": None, "note": None})
     assert {"x": 1, "mode": "b", "note": "n"} == schemas.arguments_of(function, {"x": 1, "mode": "b", "note": "n"})
     for wrong in ({}, {"x": "1"}, {"x": 1, "y": 2}, [], None, {"x": 1, "mode": "c"}):
