@@ -172,6 +172,7 @@ def test_nearest_and_differences():
     asked = {"model": "m", "input": "How far is the Moon?"}
     others = [{"model": "m", "input": "Write a poem"}, {"model": "m", "input": "How far is the Sun?"}]
     assert 1 == nearest(asked, others)
+    assert 1 == nearest({"input": "How far is it"}, [{"input": "It has four hairs"}, {"input": "How far is it to the Moon?"}])
     assert nearest(asked, []) is None
     assert ['input: "How far is the Sun?" is recorded, "How far is the Moon?" is asked'] == differences(asked, others[1])
 
