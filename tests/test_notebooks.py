@@ -1,0 +1,100 @@
+"""The notebooks, run by other means than nbval: with a key, by papermill, and by the commands that one of them prints."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from kernels import without_ports
+from nbclient import NotebookClient
+
+from aiml_magic import sandbox
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+TUTORIAL = "reproducible-tutorial"
+COMMANDS = [
+    line
+    for cell in json.loads((FOLDER / f"{TUTORIAL}.ipynb").read_text())["cells"]
+    for block in re.findall(r"```bash\n(.*?)```", "".join(cell["source"]), re.DOTALL)
+    for line in block.splitlines()
+]
+pytestmark = pytest.mark.filterwarnings("ignore:There is no current event loop")  # of old versions of nbclient
+
+
+def by_name(path):
+    return path.stem
+
+
+@pytest.fixture
+def folder(home, tmp_path):
+    """A copy of the notebooks, to run in."""
+    copy = shutil.copytree(FOLDER, tmp_path / "notebooks", ignore=shutil.ignore_patterns("conftest.py", "__pycache__", ".*"))
+    yield copy
+    sandbox.stop(home)
+
+
+def sources(notebook):
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_with_a_key(path, folder, sandbox_url, monkeypatch, tmp_path):
+    """With a key the same cells, unchanged, ask the server, and none of them fails."""
+    monkeypatch.setenv("AIML_API_URL", sandbox_url)
+    notebook = nbformat.read(folder / path.name, as_version=4)
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
+    manager = client.create_kernel_manager()
+    for name, value in without_ports(tmp_path).items():
+        setattr(manager, name, value)
+    client.execute()
+    told = json.dumps([cell.get("outputs") for cell in notebook.cells])
+    assert ("A key was found" in told) == ("sandbox --if-no-key" in "".join(sources(notebook)))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_papermill(path, folder, monkeypatch):
+    """papermill runs each notebook, without a key."""
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.delenv("AIML_API_KEY")
+    papermill.execute_notebook(folder / path.name, folder / "run.ipynb", cwd=folder, progress_bar=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
+def test_commands_of_the_tutorial(command, folder, monkeypatch):
+    """The commands that the tutorial prints work as printed, where the notebook and its recording are, without a key."""
+    module = {"pytest": "nbval", "papermill": "papermill", "jupyter": "nbconvert"}[command.split()[0]]
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    monkeypatch.delenv("AIML_API_KEY")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_committed(path):
+    """What is committed was run in order, without an error and without a trace of who ran it; nothing is longer than a reader's patience."""
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert list(range(1, len(code) + 1)) == [cell["execution_count"] for cell in code]
+    assert not [
+        output
+        for cell in code
+        for output in cell["outputs"]
+        if output["output_type"] == "error" or output.get("name") == "stderr"
+    ]
+    assert {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}} == notebook["metadata"]
+    assert {"tags"} >= {name for cell in notebook["cells"] for name in cell["metadata"]}
+    assert not re.search(r"/home/|/root/|/tmp/|/Users/", path.read_text())
+    assert notebook["cells"][0]["source"][0].startswith("# ")
+    words = " ".join("".join(cell["source"]) for cell in notebook["cells"]).split()
+    assert len(words) < 1200
