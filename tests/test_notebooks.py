@@ -76,7 +76,7 @@ def test_commands_of_the_tutorial(command, folder, monkeypatch):
         pytest.skip(f"{module} is not installed")
     monkeypatch.delenv("AIML_API_KEY")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], check=False, cwd=folder, capture_output=True, text=True, timeout=120)
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
