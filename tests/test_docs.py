@@ -1,50 +1,85 @@
-"""The README says what the code does."""
+"""The README and the notebooks say what the code does, all of it, and what they say works."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
-import pytest
+from kernels import kernel
 
+from aiml_magic import errors
 from aiml_magic.commands import COMMANDS
 from aiml_magic.magics import O3Pro
 from aiml_magic.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+NOTEBOOKS = "\n".join(
+    "".join(cell["source"]) for path in (ROOT / "notebooks").glob("*.ipynb") for cell in json.loads(path.read_text())["cells"]
+)
+TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_docs.py")
 
 
 def test_options():
-    """Every option is in the README with its short form and nothing else is in that table."""
+    """Every option is in the README with its short form and nothing else is in that table; a test or a notebook uses it."""
     rows = set(re.findall(r"^\| `((?:-\w, )?--[\w-]+)", README, re.MULTILINE))
     assert {f"{option.short}, {option.long}" if option.short else option.long for option in OPTIONS} == rows
+    for option in OPTIONS:
+        flags = "|".join(flag for flag in (option.short, option.long) if flag)
+        assert re.search(rf"o3pro\b[^\n]*\s(?:{flags})\b", TESTS + NOTEBOOKS), option.long
 
 
 def test_settings():
-    """Every setting is in the README."""
+    """Every setting is in the README; a test or a notebook sets it."""
     for name in O3Pro.class_trait_names(config=True):
         assert f"`{name}`" in README
+        assert re.search(rf"O3Pro\.{name}\b", TESTS + NOTEBOOKS), name
 
 
 def test_commands():
-    """Every command is in the README."""
+    """Every command is in the README; a test or a notebook runs it."""
     for name in COMMANDS:
         assert f"%aiml {name}" in README
+        assert re.search(rf"%aiml {name}\b|\"aiml\", f?\"{name}\b", TESTS + NOTEBOOKS), name
 
 
-@pytest.mark.parametrize("name", ["AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_HOME", "AIML_MAGIC_JOURNAL"])
-def test_variables(name):
-    """Every variable is in the README, and is read by the code."""
-    assert f"`{name}`" in README
-    assert any(name in module.read_text() for module in (ROOT / "aiml_magic").glob("*.py"))
+def test_variables():
+    """Every variable that the code reads is in the README, and no other."""
+    read = {name for module in (ROOT / "aiml_magic").glob("*.py") for name in re.findall(r'"(AIML\w*_\w+)"', module.read_text())}
+    assert read == set(re.findall(r"`(AIML\w*_\w+)`", README))
+
+
+def test_errors():
+    """Every error is in the README, in one row of its table; a test or a notebook sees it."""
+    table = re.search(r"^\| what it cost .*?\n\n", README, re.MULTILINE | re.DOTALL)[0]
+    named = re.findall(r"`(\w+)`", table)
+    classes = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.AimlMagicError)}
+    assert sorted(classes - {"AimlMagicError", "RequestFailed"}) == sorted(named)
+    for name in named:
+        assert re.search(rf"\b{name}\b", TESTS + NOTEBOOKS), name
+
+
+def test_examples(home, monkeypatch):
+    """Every example of the README runs, one after the other, in one kernel and without a key."""
+    monkeypatch.delenv("AIML_API_KEY")
+    with kernel() as running:
+        for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+            assert running.run(code).error is None, code
+        running.run("%aiml sandbox stop")
+
+
+def test_length():
+    """The README is read in five minutes, at 240 words a minute; in its tables one looks things up."""
+    words = [word for line in README.splitlines() if not line.startswith("|") for word in line.split() if re.search(r"\w", word)]
+    assert len(words) < 1200
 
 
 def test_links():
-    """Links inside the repository resolve."""
-    for page in [ROOT / "README.md", *(ROOT / ".github").glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+    """Links inside the repository resolve, in pages and in notebooks."""
+    for page in [ROOT / "README.md", *(ROOT / ".github").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]:
+        for link in re.findall(r"\]\(([\w./-]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 

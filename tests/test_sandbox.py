@@ -42,6 +42,13 @@ def test_says_what_it_is(sandbox_url):
         assert words in text(response)
 
 
+def test_that_cannot_start(tmp_path):
+    """Where it cannot start it is an error that says how to see why."""
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.SandboxError, match=r"python -m aiml_magic\.sandbox"):
+        sandbox.find_or_start(tmp_path / "file" / "home")
+
+
 def test_remembers(sandbox_url):
     """A chain has a real memory, by id and by transcript; without `store` there is none."""
     _, one = ask(sandbox_url, "First question")

@@ -16,7 +16,7 @@ from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 
 from aiml_magic import addresses, load_ipython_extension, unload_ipython_extension
-from aiml_magic.errors import BadInput
+from aiml_magic.errors import BadInput, ConnectionLost
 from aiml_magic.magics import keep_question_marks
 from aiml_magic.options import OPTIONS
 
@@ -56,6 +56,52 @@ def test_terminal(shell, answering, capsys):
     assert "**Forty-two**, by \x1b[31mmagic" == result.result.text
     shell.run_cell("_")
     assert "Forty-two" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "wanted"),
+    [
+        ("%o3pro -m other/model Why?", "model", "other/model"),
+        ("%o3pro --summary concise Why?", "reasoning", {"summary": "concise"}),
+        ("%o3pro --tool-choice none Why?", "tool_choice", "none"),
+        ('%o3pro --param truncation="auto" Why?', "truncation", "auto"),
+        ("%o3pro --no-store Why?", "store", False),
+        ("%o3pro --no-stream Why?", "stream", None),
+    ],
+)
+def test_options_reach_the_server(shell, answering, line, field, wanted):
+    """What an option says is in the request."""
+    assert run(shell, line) is None
+    assert wanted == answering.posts[-1].body.get(field)
+
+
+def test_settings_hold(shell, tmp_path):
+    """What a setting says holds for the questions that follow."""
+    lines = """
+        %config O3Pro.chain = "transcript"
+        %config O3Pro.max_concurrency = 3
+        %config O3Pro.max_tool_rounds = 2
+        %config O3Pro.store = False
+        %config O3Pro.timeout = 60.0
+    """
+    assert run(shell, lines) is None
+    magics = shell.find_line_magic("aiml").__self__
+    question = magics.question({}, "Why?", {})
+    assert ("transcript", 3, 2, False, 60.0) == (
+        question.chain, question.max_concurrency, question.max_tool_rounds, question.store, question.timeout,
+    )  # fmt: skip
+    shell.run_cell(f"%config O3Pro.journal = {str(tmp_path / 'mine.sqlite3')!r}\n%aiml history")
+    assert (tmp_path / "mine.sqlite3").exists()
+
+
+def test_timeout(shell):
+    """Silence for longer than --timeout ends the wait, and the message says what it may have cost."""
+    with wire.serve(lambda _: wire.Reply(status=None, end="silence")) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        error = run(shell, "%o3pro --timeout 0.5 Why?")
+        server.release.set()
+    assert isinstance(error, ConnectionLost)
+    assert error.may_cost
 
 
 def test_variable_for_id(shell, answering, capsys):
