@@ -79,7 +79,8 @@ def as_csv(value: Any) -> str | None:
     try:
         if math.prod(value.shape) > MAX_TEXT:
             raise BadInput(
-                f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}", "Take its head(1000)."
+                f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}",
+                "Attach a part of it, such as its head(1000).",
             )
         labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
         return str(write(**labels))
@@ -262,7 +263,7 @@ def _read(path: Path) -> bytes:
 
 def _check_bytes(size: int, name: str) -> None:
     if size == 0:
-        raise BadInput(f"{name} is empty. {NOTHING_SENT}", "Attach something else.")
+        raise BadInput(f"{name} is empty. {NOTHING_SENT}", "Check that it was written.")
     if size > MAX_BYTES:
         raise BadInput(
             f"{name} has {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",

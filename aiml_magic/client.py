@@ -429,6 +429,8 @@ def _transport_error(error: httpx.HTTPError) -> errors.RequestFailed:
 def _reason(error: BaseException) -> str:
     if isinstance(error, httpx.ReadTimeout):
         return "no byte came for as long as --timeout allows"
+    if str(error).startswith("peer closed connection"):
+        return "the server closed it too early"
     return str(error) or type(error).__name__
 
 

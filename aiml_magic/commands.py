@@ -43,7 +43,7 @@ def run(line: str, context: Context) -> None:
     name = name or "help"
     if name not in COMMANDS:
         hint = errors.nearest(name, COMMANDS) or "%aiml help lists them all."
-        raise errors.BadInput(f"There is no command {name[:40]}.", hint)
+        raise errors.BadInput(f"%aiml has no command {name[:40]}.", hint)
     COMMANDS[name].carry_out(context, rest.strip())
 
 
@@ -144,7 +144,9 @@ def _login(context: Context, rest: str) -> None:
     ) as error:  # IPython's StdinNotImplementedError is a RuntimeError or NotImplementedError
         raise errors.BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
     if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise errors.BadInput("That is no API key; nothing was saved.", "Copy it from https://aimlapi.com/app/keys.")
+        raise errors.BadInput(
+            "That is no API key; nothing was saved.", "Copy one from https://aimlapi.com/app/keys: it has no blanks."
+        )
     print(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
     used = credentials.find_key()
     if used is not None and used.text != text:
@@ -172,7 +174,7 @@ def _sandbox(context: Context, rest: str) -> None:
 
     if rest not in ("", "--if-no-key", "stop"):
         hint = errors.nearest(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
-        raise errors.BadInput(f"{rest[:40]} cannot stand there.", hint)
+        raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
     if rest == "stop":
         context.session.sandbox_url = None
         print("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
@@ -342,7 +344,7 @@ def _fields(row: Row) -> tuple[str, str, str, str]:
 
 def _no_more(rest: str) -> None:
     if rest:
-        raise errors.BadInput(f"{rest[:40]} cannot stand there.", "%aiml help shows what can.")
+        raise errors.BadInput(f"This command takes nothing more, but got {rest[:40]}.", "%aiml help shows how each is written.")
 
 
 def _needed(rest: str, command: str, what: str) -> str:

@@ -203,7 +203,7 @@ class ResponseFailed(RequestFailed):
 
 def check(row_id: int | str = "ID") -> str:
     """The next step after all that may have been charged."""
-    return f"%aiml check {row_id} asks the server what became of it; only --fresh asks once more."
+    return f"%aiml check {row_id} asks the server what became of it; only --fresh asks, and pays, once more."
 
 
 def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:

@@ -25,7 +25,7 @@ def write(path: Path, turns: Sequence[Answer]) -> None:
     forms = {".md": _markdown, ".html": _html, ".jsonl": _json_lines}
     form = forms.get(path.suffix.lower())
     if form is None:
-        raise BadInput(f"{path.name} ends with none of {', '.join(forms)}.", "The ending says what is written.")
+        raise BadInput(f"{path.name} ends with none of {', '.join(forms)}.", "Its ending says what to write; try talk.md.")
     try:
         write_private(path, form(turns))
     except OSError as error:

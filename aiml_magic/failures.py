@@ -115,7 +115,9 @@ def failed_run(error: Raw | None) -> errors.ResponseFailed:
         retry, hint = "auto", "Wait a little, then run the cell again."
     elif code == "invalid_prompt":
         retry, hint = "never", "Change the question; the same one would fail again."
-    return errors.ResponseFailed(f"The model's run failed{_quoted(words)} ({code}). {_FREE}", hint, retry=retry, code=code)
+    return errors.ResponseFailed(
+        f"The model failed{f' ({code})' if code else ''}{_quoted(words)}. {_FREE}", hint, retry=retry, code=code
+    )
 
 
 def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:

@@ -292,7 +292,8 @@ class Rounds(Job):
         self._job.cancel(patience)
         if not self._is_over and self._job.done:
             self._came = errors.Interrupted(
-                "Interrupted between two rounds.", "Run the cell again: what was answered is replayed."
+                "Interrupted between two rounds of functions; what was answered is kept.",
+                "Run the cell again: it goes on from there.",
             )
         self._is_over = True
 
@@ -367,7 +368,7 @@ class Runner:
         if "error" in event:
             raise errors.from_dict(event["error"])
         if "value" not in event:
-            raise errors.RunnerDied("The server did not answer in time.", "Try again later.")
+            raise errors.RunnerDied("The server did not answer in time. Nothing was charged.", "Try again later.")
         return event["value"]
 
     def tell(self, command: Event) -> None:

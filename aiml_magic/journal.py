@@ -371,7 +371,9 @@ class Journal:
         with self._transaction() as db:
             found = db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone()
         if found is None:
-            raise errors.BadInput(f"The journal has no answer {row_id}.", f"It is in {short(self.path)}.")
+            raise errors.BadInput(
+                f"The journal has no answer {row_id}.", f"%aiml history lists those of this notebook, in {short(self.path)}."
+            )
         return _row(found)
 
     def find(self, key: str) -> Row | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiml_magic import attachments
-from aiml_magic.errors import BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -44,9 +44,7 @@ def names_in(template: str) -> set[str]:
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
-        raise BadInput(
-            f"{{{{{_shown(text)}}}}} is no variable: only a name with .attribute and [index] can stand there.", _RAW_HINT
-        )
+        raise BadInput(f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}", _RAW_HINT)
     value = _look_up(field["name"], field["path"], variables)
     if field["conversion"] is None and not field["format"]:
         name = field["name"] + field["path"]
@@ -59,16 +57,16 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
         return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())
     except Exception as error:
         raise BadInput(
-            f"{{{{{_shown(text)}}}}} cannot be written out: {_shown(error)}", "Check the format after the colon."
+            f"{{{{{_shown(text)}}}}} cannot be written out: {_shown(error)}. {NOTHING_SENT}", "Check the format after the colon."
         ) from error
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
     if name.startswith("_"):
-        raise BadInput(f"{name} begins with an underscore, and is not looked up.", _RAW_HINT)
+        raise BadInput(f"{name} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}", _RAW_HINT)
     if name not in variables:
         hint = nearest(name, (known for known in variables if not known.startswith("_")))
-        raise BadInput(f"There is no variable {name}, so nothing was sent.", f"{hint} {_RAW_HINT}".strip())
+        raise BadInput(f"There is no variable {name}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip())
     value = variables[name]
     for step in _STEP.finditer(path):
         value = _one_step(value, step, name + path[: step.start()])
@@ -78,7 +76,10 @@ def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
 def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
     attribute, index = step["attribute"], step["index"]
     if attribute is not None and attribute.startswith("_"):
-        raise BadInput(f"{_shown(so_far)}.{attribute} begins with an underscore, and is not looked up.", _RAW_HINT)
+        raise BadInput(
+            f"{_shown(so_far)}.{attribute} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}",
+            _RAW_HINT,
+        )
     try:
         if attribute is not None:
             return getattr(value, attribute)
@@ -87,7 +88,7 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
         known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
         hint = nearest(attribute or index, (name for name in known if not name.startswith("_")))
         raise BadInput(
-            f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}, so nothing was sent.", f"{hint} {_RAW_HINT}".strip()
+            f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip()
         ) from error
 
 

@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Record]:
     """The records of a file by key, in order. Raises BadInput for a file that is none."""
     try:
         if not path.is_file() or path.stat().st_size > _MAX_FILE:  # a device never ends
-            raise BadInput(f"{path.name} is no file, or larger than a recording may be.", "Is it the right file?")
+            raise BadInput(f"{path.name} is no file, or larger than any recording.", "Name a file that %aiml record has written.")
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path.name} cannot be read: {error}.", "Name a file that %aiml record has written.") from error
@@ -60,7 +60,10 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
     try:
         write_private(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
-        raise BadInput(f"{path.name} cannot be written: {error}.", "The answer is in the journal; name another file.") from error
+        raise BadInput(
+            f"{path.name} cannot be written: {error}.",
+            "The answer is in the journal all the same; name another file to record to.",
+        ) from error
 
 
 def _read_line(line: str, where: str) -> tuple[str, Record]:

@@ -126,7 +126,8 @@ class Runner:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.link))
             return True
         error = errors.ParentFailed(
-            f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.", "Run the cells again."
+            f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.",
+            "Run the cell of that answer again, then this one.",
         )
         self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
         return False

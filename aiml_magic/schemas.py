@@ -108,7 +108,9 @@ def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     properties = {}
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise BadInput(f"{name} takes {parameter}, which a schema cannot say. {NOTHING_SENT}", "Name each parameter.")
+            raise BadInput(
+                f"{name} takes {parameter}, which no schema can ask for. {NOTHING_SENT}", "Give each parameter a name and a type."
+            )
         if parameter.name not in hints:
             raise BadInput(f"{name}({parameter.name}) has no type hint. {NOTHING_SENT}", "Add one, such as `: str`.")
         schema = reader.schema(hints[parameter.name], parameter.name)
@@ -213,8 +215,8 @@ class _Reader:
             return _PLAIN[hint]
         where = f"{self._name} ({place})" if place else self._name
         raise BadInput(
-            f"{where} has the type {_hint_name(hint)}, which a strict schema cannot say. {NOTHING_SENT}",
-            "It can say str, int, float, bool, None, date, list, Literal, Enum, unions, dataclasses and TypedDicts.",
+            f"{where} has the type {_hint_name(hint)}, which no schema can ask for. {NOTHING_SENT}",
+            "It can ask for str, int, float, bool, None, date, list, Literal, Enum, unions, dataclasses and TypedDicts.",
         )
 
     def _of_class(self, kind: Any, place: str) -> Raw:
@@ -235,7 +237,10 @@ def _asked_of(give: Callable[[], Any], name: str) -> Any:
     try:
         return give()
     except Exception as error:
-        raise BadInput(f"{name} gives no schema: {error}. {NOTHING_SENT}", "Use types that JSON knows.") from error
+        raise BadInput(
+            f"{name} gives no schema: {error}. {NOTHING_SENT}",
+            "Use types that JSON has: text, numbers, booleans, lists and objects.",
+        ) from error
 
 
 def _fields_of(kind: Any) -> dict[str, Any]:
@@ -243,7 +248,8 @@ def _fields_of(kind: Any) -> dict[str, Any]:
         return typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError) as error:
         raise BadInput(
-            f"The fields of {kind.__name__} cannot be read: {error}. {NOTHING_SENT}", "Define what it names."
+            f"The fields of {kind.__name__} cannot be read: {error}. {NOTHING_SENT}",
+            "A type hint names what is not defined; define it first.",
         ) from error
 
 

@@ -128,7 +128,7 @@ class Session:
         if question.background and question.tools.functions:
             raise errors.BadInput(
                 "A function of the notebook cannot be called in the background. Nothing was sent.",
-                "Leave out -b, or the function.",
+                "Ask without -b, or without the function.",
             )
         job = self._ask(question, base_url, journal_path, sender)
         if not question.tools.functions:
@@ -455,8 +455,9 @@ class Session:
         worst = self.worst_case(plan, question.max_output_tokens, price, sender.journal)
         if spent + worst > budget:
             raise errors.BudgetExceeded(
-                f"${spent:,.2f} spent and up to ${worst:,.2f} for this pass the budget of ${budget:,.2f}. Nothing was sent.",
-                "Lower --max-output-tokens, or raise it with %config O3Pro.budget_usd.",
+                f"It may cost up to ${worst:,.2f}; with ${spent:,.2f} spent, that passes the budget of ${budget:,.2f}. "
+                "Nothing was sent.",
+                "Lower --max-output-tokens, or raise the budget with %config O3Pro.budget_usd.",
             )
         return worst
 
@@ -482,7 +483,7 @@ def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> N
     text = str(request)
     if key is not None and credentials.mask(text, key.text) != text:
         raise errors.BadInput(
-            "The API key stands in what would be sent, so nothing was.",
+            "The API key is part of what would be sent, so nothing was sent.",
             "Remove it from the question, the options and the values.",
         )
 
