@@ -329,4 +329,4 @@ while job.status != "sent": time.sleep(0.01)
     held.held.let_go("one")
     with closing(sqlite3.connect(home / "journal.sqlite3")) as db:
         wait_until(lambda: [("done",)] == db.execute("SELECT state FROM requests").fetchall())
-    wait_until(lambda: not processes("aiml_magic.runner"))
+    wait_until(lambda: not processes(str(home / "journal.sqlite3")))
