@@ -79,7 +79,7 @@ def test_length():
 def test_links():
     """Links inside the repository resolve, in pages and in notebooks."""
     for page in [ROOT / "README.md", *(ROOT / ".github").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]:
-        for link in re.findall(r"\]\(([\w./-]+)\)", page.read_text()):
+        for link in re.findall(r"(?:\]\(|src=\")([\w./-]+)[)\"]", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
