@@ -16,7 +16,7 @@ from aiml_magic.responses import Raw, dump, is_web_link, load
 
 # What a notebook keeps of what may be long, in the widget and in the copy: bytes in all, and characters of one value. With them a
 # cell adds no more than the answer twice and 8 kB. What the widget fetches is not kept.
-_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (400, 200), (850, 200), (2_000_000, 200_000)
+_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
 _CAVEATS = {
@@ -43,7 +43,7 @@ _CAVEATS = {
 # Important: front ends have more specific rules for tables, as for results of computations.
 _STYLE = (
     "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}.aiml-details a{text-decoration:underline}"
-    ".aiml-details details>*+*{margin:.2em 0 .2em 1em!important}.aiml-details table{font-size:inherit}"
+    ".aiml-details details details>*+*{margin:.2em 0 .2em 1em!important}.aiml-details table{font-size:inherit}"
     ".aiml-details tr{background:none!important}"
     ".aiml-details th,.aiml-details td{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
     ".aiml-details pre{font-family:var(--jp-code-font-family,monospace);"
@@ -229,12 +229,14 @@ class _Room:
 
 
 def _folded(line: str, sections: Mapping[str, str]) -> str:
-    return _box(f"<details><summary>{safe.escape(line)}</summary>{_folds(sections)}</details>")
+    # Where styles are taken out, the folds are set in by themselves.
+    inside = f'<div style="margin-left:1em">{_folds(sections)}</div>'
+    return _box(f"<details><summary>{safe.escape(line)}</summary>{inside}</details>")
 
 
 def _folds(sections: Mapping[str, str], state: str = "") -> str:
     shown = ((title, html) for title, html in sections.items() if html)
-    return "".join(f'<details style="margin-left:1em"{state}><summary>{title}</summary>{html}</details>' for title, html in shown)
+    return "".join(f"<details{state}><summary>{title}</summary>{html}</details>" for title, html in shown)
 
 
 def _box(html: str) -> str:

@@ -74,10 +74,11 @@ def running(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_item(running, name):
-    """Each item is shown, the copy that is saved included, and the answer gives it; none is fatal, and none is lost."""
+    """Each item is shown, at once or in the details when they are opened, and the answer gives it; none is fatal, none is lost."""
     _, shown, expression, value = ITEMS[name]
     ran = running.run(f"%%o3pro --alone -o answer\n{name}")
-    told = "\n".join([*ran.of_type("text/markdown"), ran.of_type("text/html")[-1]])
+    fetched = running.run("from aiml_magic import details\nprint(details.opened(answer))").stream
+    told = "\n".join([*ran.of_type("text/markdown"), ran.of_type("text/html")[-1], fetched])
     for text in shown:
         assert text in told
     assert "no web link" not in told

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from aiml_magic.responses import Response
 
-LIMIT = 8000  # bytes beside the answer
+LIMIT = 8 * 1024  # bytes beside the answer
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 PARAGRAPH = "The sky is dark because the universe is young, and because light from afar is shifted to the red. "
 ANSWER = f"""## Why
