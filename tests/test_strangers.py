@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_journal import new
 from test_responses import objects, scalars, values
 
-from aiml_magic import commands, credentials, details, errors, export, recording, runner, sandbox
+from aiml_magic import commands, credentials, details, errors, export, recording, sandbox
 from aiml_magic.journal import Journal, Row
 from aiml_magic.recording import Record
 from aiml_magic.session import Session
@@ -280,7 +280,7 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         row = journal.add(new())
         credentials.save_key("test-key-0123456789")
         sandbox._leave_note(tmp_path / "home", 1)
-        runner._save_beside(journal.path, row)
+        journal.rescue(row, "done", response={}, seconds=1.0)
         recording.write(tmp_path / "home" / "x.jsonl", {})
         for ending in ("md", "html", "jsonl"):
             export.write(tmp_path / "home" / f"x.{ending}", [row.answer()])
