@@ -51,12 +51,14 @@ _STYLE = (
     # What the widget can fetch is below the details, and there only while they are open.
     ".aiml-box:not(:has(.aiml-details>details[open]))>.aiml-more{display:none}"
     ".aiml-more{width:auto;max-width:100%;background:none!important;border:0;box-shadow:none!important;color:inherit;"
-    "text-align:left;padding:0 1em;font-size:inherit}"
-    ".aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;margin-bottom:-1px;overflow:hidden;"
-    "animation:aiml-news 1s step-end}@keyframes aiml-news{from{visibility:hidden}}</style>"
+    "text-align:left;padding:0 1em;font-size:inherit}</style>"
 )
 # For a screen reader. It tells of what appears in a place that is there, so the words appear a second after their place.
-_NEWS = '<div role="status"><div class="aiml-news">The answer is there.</div></div>'
+_NEWS = (
+    "<style>.aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;margin-bottom:-1px;overflow:hidden;"
+    "animation:aiml-news 1s step-end}@keyframes aiml-news{from{visibility:hidden}}</style>"
+    '<div role="status"><div class="aiml-news">The answer is there.</div></div>'
+)
 # A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
 _HIDE_DEAD_WIDGET = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key}) > .jp-OutputArea-output.jupyter-widgets:not(:has(*))"
