@@ -34,6 +34,9 @@ class Conversation:
         self._ended: dict[int, tuple[bool, int | None]] = {}  # rows that are over: whether they advance, and their parent
         self._expected: set[int] = set()  # rows that are answered in the background
 
+    def has(self, cell: str) -> bool:
+        return cell in self._places
+
     def parent(self, cell: str, journal: Journal) -> int | None:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
         place = self._places.get(cell)

@@ -508,6 +508,14 @@ class Journal:
             ).fetchall()
         return [_row(entry) for entry in found]
 
+    def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
+        """Something was asked in this cell of a chat."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT 1 FROM requests WHERE notebook = ? AND chat = ? AND cell = ?", (notebook, chat, cell)
+            ).fetchone()
+        return found is not None
+
     def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
         """The notebook has an answer to the same request behind another answer."""
         with self._transaction() as db:

@@ -407,6 +407,9 @@ class Session:
         conversation = self._conversation(question)
         if conversation is None or question.is_new:
             return None
+        if not conversation.has(question.cell) and journal.has_cell(self.notebook, question.chat, question.cell):
+            # It was asked before the kernel was restarted, and keeps its place.
+            conversation.restore(row for row in journal.history(self.notebook) if row.chat == question.chat)
         parent = conversation.parent(question.cell, journal)
         return None if parent is None else journal.row(parent)
 

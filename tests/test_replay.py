@@ -394,6 +394,25 @@ def test_resume(asker, numbered):
     assert ["resp_1", "resp_4"] == [post.body.get("previous_response_id") for post in numbered.posts[3:]]
 
 
+def test_cell_keeps_its_place_over_a_restart(asker, numbered):
+    """After a restart, a cell in the middle is run alone: it is replayed, or with another text continues what it continued."""
+    for cell in ("a", "b", "c"):
+        asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
+    later = Asker(asker.path)
+    assert later.ask(numbered.url, "In c?", cell="c", replay="auto").replayed
+    later.ask(numbered.url, "In d?", cell="d", replay="auto")
+    told = later.ask(numbered.url, "In b, otherwise?", cell="b", replay="auto")
+    later.session.close(10)
+    assert ("later_cells_stale",) == told.notices
+    assert ["resp_3", "resp_1"] == [post.body.get("previous_response_id") for post in numbered.posts[3:]]
+
+    afresh = Asker(asker.path)
+    afresh.ask(numbered.url, "In e?", cell="e", replay="auto")
+    assert afresh.ask(numbered.url, "In d?", cell="d", replay="auto").replayed
+    afresh.session.close(10)
+    assert [None] == [post.body.get("previous_response_id") for post in numbered.posts[5:]]
+
+
 def test_forgotten_parent(asker, numbered):
     """A parent that the server has forgotten is told as a transcript from the journal, and the answer says so."""
     asker.ask(numbered.url, "One?", cell="a")
