@@ -101,7 +101,7 @@ def test_the_judge_sees():
     """A field that the API has not, and one of a wrong type, would be seen, also inside of the input."""
     message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "?"}]}
     for wrong in (
-        {"modle": "x"},
+        {"modell_": "x"},
         {"input": [message | {"text": "?"}]},
         {"input": [message | {"role": "robot"}]},
         {"store": "maybe"},
