@@ -33,6 +33,7 @@ class Conversation:
         self._run_order: list[str] = []
         self._ended: dict[int, tuple[bool, int | None]] = {}  # rows that are over: whether they advance, and their parent
         self._expected: set[int] = set()  # rows that are answered in the background
+        self._run_here: set[str] = set()  # cells, by this kernel
 
     def has(self, cell: str) -> bool:
         return cell in self._places
@@ -57,6 +58,7 @@ class Conversation:
         if cell not in self._places:
             self._places[cell] = Place(self._last_answered(journal))
         self._places[cell].rows.append(row_id)
+        self._run_here.add(cell)
         if cell in self._run_order:
             self._run_order.remove(cell)
         self._run_order.append(cell)
@@ -75,13 +77,16 @@ class Conversation:
         self._move(cell, Place(None, row_id))
 
     def later_cells(self, cell: str, row_id: int, journal: Journal) -> list[str]:
-        """The cells behind `cell` whose answers continue another answer of it than `row_id`: they are stale."""
+        """The cells behind `cell` whose answers continue another answer of it than `row_id`: they are stale.
+
+        Those that were run before a restart do not count: *Run All* is about to run them again.
+        """
         stale = []
         for name, place in self._places.items():
             newest = self._newest_answer(name, journal) if place.before == cell else None
             if newest is not None and self._fate(newest, journal)[1] != row_id:
                 stale += [name, *self._behind(name)]
-        return stale
+        return [name for name in stale if name in self._run_here]
 
     def head(self, journal: Journal) -> int | None:
         """The journal id of the last answer."""

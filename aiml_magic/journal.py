@@ -32,7 +32,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors
+from aiml_magic import errors, safe
 from aiml_magic.addresses import make_private_folder, short
 from aiml_magic.answer import Answer
 from aiml_magic.responses import Cost, Response, Usage, dump, question_text
@@ -589,7 +589,8 @@ class Journal:
                 finally:
                     self._is_open = False
         except (sqlite3.Error, OSError, UnicodeError) as error:  # sqlite3 reads and writes texts, and error messages
-            raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {error}.", _HINT) from error
+            why = " ".join(safe.plain(str(error)).split())  # a file of somebody else may say anything, on any number of lines
+            raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {why}.", _HINT) from error
 
     def _connection(self) -> sqlite3.Connection:
         """The connection, which stays: each new one would read the schema anew, and each last one fold the log up."""

@@ -162,6 +162,7 @@ cuts = st.lists(st.tuples(st.integers(0, len(JOURNAL) - 1), st.binary(min_size=1
 
 
 @settings(max_examples=25)
+@example([(25, b"\x00\x00\x00"), (1284, b"A\x0b")], 4097)  # SQLite's own message is two lines then
 @example([(JOURNAL.index(b"REAL NOT NULL") + 9, b"\x80")], len(JOURNAL))  # SQLite's own message is no text then
 @given(st.binary(max_size=200).map(lambda rest: b"SQLite format 3\0" + rest) | cuts, st.integers(0, len(JOURNAL)))
 def test_any_file(content, length):
