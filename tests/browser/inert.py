@@ -17,7 +17,7 @@ _TAGS = (
     "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li nobr ol p pre s small span strong style sub summary sup "
     "table tbody td th thead tr ul"
 )
-_OURS = r"^(\.aiml-details\{|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
+_OURS = r"^(\.aiml-details\{|\.aiml-news\{display:none\}\.aiml-new \.aiml-news\{[^{}]*\}@keyframes aiml-news\{from\{visibility:hidden\}\}$|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
 _MATH = "mjx-container, .MathJax, .MathJax_Display, .MathJax_Preview, .MJX_Assistive_MathML, script[type^='math/tex']"
 _CHECK = f"""outputs => {{
     const tags = new Set("{_TAGS}".split(" ")), found = [];
