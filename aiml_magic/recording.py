@@ -80,7 +80,7 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
             asked_at=_number(raw["asked_at"]),
         )
         key = str(raw["key"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{where} is no recorded answer.", "Name a file that %aiml record has written.") from error
     if record.key != key:
         raise BadInput(f"{where} was changed after it was recorded.", "Record it again, or take the file's older version.")

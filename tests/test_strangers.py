@@ -107,6 +107,7 @@ lines = st.binary(max_size=60) | st.builds(
 
 
 @settings(max_examples=25)
+@example([keyed(RECORD | {"asked_at": 10**400})])
 @given(st.lists(lines, max_size=3))
 def test_any_recording(content):
     """A recording is taken or refused in two lines, and what is taken can be shown."""
