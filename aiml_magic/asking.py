@@ -182,6 +182,8 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
             "On a cluster each row stands alone, without functions of the notebook and servers of tools. Nothing was sent.",
             "Leave out chat, after, new, background and tool; or leave out client.",
         )
+    if getattr(client, "status", None) != "running":
+        raise errors.BadInput("The Dask client is not connected. Nothing was sent.", "Give client= a distributed.Client that is.")
     magics = loaded_or_new()
     return Cluster(client, magics.session.runner(addresses.journal_path(magics.journal)))
 

@@ -21,7 +21,10 @@ from aiml_magic.journal import HEARTBEAT, Journal, Row
 
 
 class Cluster:
-    """The cluster of a `distributed.Client`. Rows that somebody else has sent are left to `runner` to follow."""
+    """The cluster of a `distributed.Client`. Rows that somebody else has sent are left to `runner` to follow.
+
+    `places` says how many rows the workers can answer at once.
+    """
 
     has_keys = True
 
@@ -32,6 +35,7 @@ class Cluster:
         self._tasks: dict[int, tuple[Row, Any]] = {}  # the row as it was claimed, and the future of its answer
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._is_closed = False
+        self.places = sum(client.nthreads().values())  # before the thread is there: what fails here leaves none behind
         # No daemon: a script that ends waits for what it paid for.
         threading.Thread(target=self._keep_what_comes, name="aiml_magic-cluster").start()
 
@@ -48,11 +52,6 @@ class Cluster:
     def jobs(self) -> dict[int, Job]:
         """The jobs that are not over, by the id of their row."""
         return dict(self._jobs)
-
-    @property
-    def places(self) -> int:
-        """How many rows the workers can answer at once."""
-        return sum(self._client.nthreads().values())
 
     def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
         """Has a queued row sent by a worker. Of the secrets only the key goes with it: the sandbox's, which is none."""

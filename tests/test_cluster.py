@@ -184,3 +184,13 @@ def test_cluster_that_goes(home, monkeypatch):
         with pytest.raises(errors.RunnerDied, match="may be charged"):
             ask.map("{{row}}", ["a"], progress=False)
         assert ["a"] == asked(server)
+
+
+def test_client_that_is_closed(cluster, home):
+    """A client that is closed already, or is none, is two lines, and leaves no thread for which a script would wait for ever."""
+    closed = distributed.Client(cluster)
+    closed.close()
+    for client in (closed, "tcp://127.0.0.1:1"):
+        with pytest.raises(errors.BadInput, match="not connected"):
+            ask.map("{{row}}", ["a"], client=client, progress=False)
+    assert "aiml_magic-cluster" not in {thread.name for thread in threading.enumerate()}
