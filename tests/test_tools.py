@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 import wire
@@ -312,9 +311,11 @@ def test_interrupt_inside_a_function(home, sandbox_url):
     """An interrupt inside a function stops the question; what was answered is replayed when the cell is run again."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
-        running.run("import time\nseconds = 30\ndef slow() -> str:\n    time.sleep(seconds)\n    return 'slept'")
+        running.run(
+            "import time\nseconds = 30\ndef slow() -> str:\n    print('begun', flush=True)\n    time.sleep(seconds)\n    return 'slept'"
+        )
         request = running.start("%%o3pro -f slow\nUse slow.", "a")
-        time.sleep(1.5)
+        running.wait_for(request, "stream", 30)  # it is inside
         running.manager.interrupt_kernel()
         assert "Interrupted" == running.finish(request).error["ename"]
         running.run("seconds = 0")
