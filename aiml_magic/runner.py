@@ -62,7 +62,9 @@ class Runner:
                 case "send" if command["row"] not in self._tasks:
                     self._places.limit = command["limit"]
                     secrets = Secrets(command["key"], command["headers"])
-                    self._tasks[command["row"]] = asyncio.create_task(self._answer(command["row"], secrets, command["silence"]))
+                    task = asyncio.create_task(self._answer(command["row"], secrets, command["silence"]))
+                    task.add_done_callback(partial(self._end, command["row"]))  # is told even of one stopped before it began
+                    self._tasks[command["row"]] = task
                 case "cancel" if command["row"] in self._tasks:
                     self._tasks[command["row"]].cancel()
                 case "withdraw":
@@ -88,15 +90,17 @@ class Runner:
 
     async def _answer(self, row: int, secrets: Secrets, silence: float) -> None:
         """Sees to it that the row is answered: sent once, by whichever runner."""
+        while not await self._send(row, secrets, silence):
+            waiting = self._journal.row(row)
+            if waiting.state != "queued":
+                return await self._follow(row)
+            if waiting.parent is not None and not await self._is_continued(waiting, waiting.parent):
+                return None
+
+    def _end(self, row: int, task: asyncio.Task[None]) -> None:
         try:
-            while not await self._send(row, secrets, silence):
-                waiting = self._journal.row(row)
-                if waiting.state != "queued":
-                    return await self._follow(row)
-                if waiting.parent is not None and not await self._is_continued(waiting, waiting.parent):
-                    return None
-        except asyncio.CancelledError:
-            self._journal.withdraw(row)
+            if task.cancelled():
+                self._journal.withdraw(row)
         finally:
             self._followed.discard(row)
             del self._tasks[row]

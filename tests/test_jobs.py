@@ -75,6 +75,17 @@ def test_job(asker, held):
     assert f"<Job {job.id}: completed>" == repr(job)
 
 
+def test_cancelled_at_once(asker, held):
+    """A question that is cancelled while the runner still starts is not sent; asked again, it is answered."""
+    one = start(asker, held, "one")
+    one.cancel(10)
+    with pytest.raises(errors.Interrupted, match="nothing was charged"):
+        one.wait(0)
+    held.held.let_go("one")
+    assert "On one" == start(asker, held, "one").wait(10).text
+    assert 1 == len(held.posts)
+
+
 def test_next_question_waits(asker, held):
     """A question that continues a job waits for its answer, and says so; one of another chat does not."""
     one, two, other = (start(asker, held, text, chat=chat) for text, chat in [("one", "a"), ("two", "a"), ("else", "b")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from test_journal import new
 
 from aiml_magic import errors
 from aiml_magic.journal import Journal
-from aiml_magic.runner import Places, Steps
+from aiml_magic.runner import Places, Runner, Steps
 
 
 @pytest.fixture
@@ -135,3 +136,19 @@ def test_places(limit, moves):
         await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
 
     asyncio.run(play())
+
+
+def test_question_that_is_cancelled_before_it_begins(journal):
+    """A question and its end may come in one breath, while the runner starts: it is taken back, and told to be over."""
+    row, told = journal.add(new()).id, []
+
+    async def play():
+        commands: asyncio.Queue = asyncio.Queue()
+        send = {"do": "send", "row": row, "key": "k", "headers": {}, "silence": 1.0, "limit": 1}
+        for command in (send, {"do": "cancel", "row": row}, None):
+            commands.put_nowait(command)
+        await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
+
+    asyncio.run(play())
+    assert "cancelled" == journal.row(row).state
+    assert [{"row": row, "event": "over"}] == told
