@@ -230,7 +230,7 @@ class Job:
             case "text":
                 return replace(known, state="writing", tail=event["tail"], characters=event["characters"])
             case "poll":
-                return replace(known, state=event["status"])
+                return replace(known, state="queued at the server" if event["status"] == "queued" else event["status"])
             case "retry":
                 again = time.time() - self._asked_at + event["seconds"]
                 return replace(known, state="retry", retry_at=again, why=event["why"])

@@ -44,6 +44,7 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=30)
         self.updates: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] = []  # messages that came while another was waited for
 
     def start(self, code: str, cell_id: str | None = None) -> str:
         """Has a cell run, and gives the id of the request."""
@@ -54,11 +55,11 @@ class Kernel:
         self.client.shell_channel.send(message)
         return message["header"]["msg_id"]
 
-    def finish(self, request: str, timeout: float = 30) -> Ran:
+    def finish(self, request: str, timeout: float = 60) -> Ran:
         """All that the cell puts out until the kernel is idle again."""
         ran, started = Ran(), time.monotonic()
         while True:
-            message = self._next(timeout)
+            message = self._kept.pop(0) if self._kept else self._next(timeout - (time.monotonic() - started))
             if message["parent_header"].get("msg_id") != request:
                 continue
             ran.messages.append(message)
@@ -81,18 +82,24 @@ class Kernel:
             if reply["parent_header"].get("msg_id") == request:
                 return reply["content"]["status"]
 
-    def run(self, code: str, cell_id: str | None = None, timeout: float = 30) -> Ran:
+    def run(self, code: str, cell_id: str | None = None, timeout: float = 60) -> Ran:
         return self.finish(self.start(code, cell_id), timeout)
 
     def wait_for_update(self, claim: Callable[[dict[str, Any]], bool], timeout: float = 10.0) -> dict[str, Any]:
         """The content of an update of an earlier output, whichever cell is running when it comes."""
         deadline = time.monotonic() + timeout
         while not (found := [update for update in self.updates if claim(update)]):
-            self._next(max(0.0, deadline - time.monotonic()))
+            self._next(deadline - time.monotonic())
         return found[-1]
 
+    def wait_for_words(self, words: str, timeout: float = 30.0) -> None:
+        """Waits until a cell that runs shows these words; what it puts out is kept for `finish`."""
+        deadline = time.monotonic() + timeout
+        while not self._kept or words not in str(self._kept[-1]["content"]):
+            self._kept.append(self._next(deadline - time.monotonic()))
+
     def _next(self, timeout: float) -> dict[str, Any]:
-        message = self.client.get_iopub_msg(timeout=timeout)
+        message = self.client.get_iopub_msg(timeout=max(0.0, timeout))
         if message["msg_type"] == "update_display_data":
             self.updates.append(message["content"])
         return message
@@ -106,13 +113,6 @@ class Kernel:
         while not came or came[-1]["content"].get("execution_state") != "idle":
             came += [one for one in [self._next(10)] if one["parent_header"].get("msg_id") == message["header"]["msg_id"]]
         return came
-
-    def wait_for(self, request: str, kind: str, timeout: float = 10) -> dict[str, Any]:
-        """The next message of this kind that the cell puts out."""
-        while True:
-            message = self.client.get_iopub_msg(timeout=timeout)
-            if message["parent_header"].get("msg_id") == request and message["msg_type"] == kind:
-                return message
 
     @property
     def pid(self) -> int:

@@ -16,6 +16,7 @@ from kernels import kernel
 
 from aiml_magic import ask, asking, errors
 from aiml_magic.asking import Answers
+from aiml_magic.journal import Journal
 
 
 @dataclass
@@ -252,7 +253,9 @@ def test_interrupt_of_a_map(home):
         request = running.start(
             "from aiml_magic import ask\ntry: ask.map('{{r}}', ['w0', 'w1', 'w2'])\nexcept KeyboardInterrupt as e: print([a and a.text for a in e.answers], e)"
         )
-        time.sleep(2.0)
+        while not any(row.state == "done" for row in Journal(home / "journal.sqlite3").history()):
+            time.sleep(0.01)
+        time.sleep(1.0)  # for the kernel to hear of it
         os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
         told = running.finish(request).stream
     assert "['On w0', None, None] Interrupted after 1 answers" in told

@@ -117,12 +117,15 @@ def test_key_of_a_question_that_waited(asker, held):
 def test_parent_that_fails(asker):
     """If the answer does not come, what continues it is not sent, and says why."""
 
+    both_are_asked = threading.Event()
+
     def answer(request):
-        time.sleep(0.3)
+        both_are_asked.wait(20)
         return wire.json_reply({"message": "No."}, 400)
 
     with wire.serve(answer) as server:
         one, two = start(asker, server, "one"), start(asker, server, "two")
+        both_are_asked.set()
         with pytest.raises(errors.InvalidRequest):
             one.wait()
         with pytest.raises(errors.ParentFailed, match=f"Answer {one.id}, which .* Nothing was sent"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import time
 from contextlib import closing
@@ -153,8 +154,7 @@ def test_interrupt(running, reply, home):
     with wire.serve(lambda _: answer) as server:
         running.run(f"%config O3Pro.base_url = {server.url!r}")
         request = running.start("%%o3pro -o half\nWhy?")
-        wait_until(lambda: server.posts)
-        time.sleep(0.5)
+        running.wait_for_words("Half an answer" if reply == "hang" else "Sent; waiting")
         os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
         ran = running.finish(request)
         assert "Interrupted" == ran.error["ename"]
@@ -171,30 +171,29 @@ def test_interrupt(running, reply, home):
 
 
 STATES = {
-    "connecting": (wire.Reply(end="silence"), "", "nothing was charged"),
-    "waiting": (wire.Reply(end="silence"), "", "may be charged"),
-    "retry": (wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}), "", "nothing was charged"),
-    "polling": (
+    "Connecting": (wire.Reply(end="silence"), "", "nothing was charged"),
+    "Sent; waiting": (wire.Reply(end="silence"), "", "may be charged"),
+    "Sending it again in": (wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}), "", "nothing was charged"),
+    "Queued at the server": (
         wire.json_reply({"id": "r", "object": "response", "status": "queued"}),
         "--param background=true",
         "may be charged",
     ),
-    "parent": (wire.Reply(end="silence"), "", "nothing was charged"),
+    "Waiting for answer": (wire.Reply(end="silence"), "", "nothing was charged"),
 }
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_interrupt_in_each_state(running, state, home):
-    """In whatever state a question is, an interrupt gives the cell back, and the message says whether it may be charged."""
+    """Whatever a question's panel says, an interrupt gives the cell back, and the message says whether it may be charged."""
     reply, options, cost = STATES[state]
-    with wire.serve(lambda _: reply) as server:
-        url = server.url.replace("http:", "https:") if state == "connecting" else server.url
+    with wire.serve(lambda _: reply) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1" if state == "Connecting" else server.url
         running.run(f"%config O3Pro.base_url = {url!r}")
-        if state == "parent":
+        if state == "Waiting for answer":
             running.run("%o3pro -b The parent?")
         request = running.start(f"%%o3pro {options}\nWhy?")
-        wait_until(lambda: server.posts or state == "connecting")
-        time.sleep(0.5 if server.posts else 1.5)
+        running.wait_for_words(state)
         os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
         ran = running.finish(request)
         assert "Interrupted" == ran.error["ename"]
@@ -203,8 +202,8 @@ def test_interrupt_in_each_state(running, state, home):
         journal = Journal(home / "journal.sqlite3")
         wait_until(lambda: "cancelled" == journal.history()[-1].state)
         sent = [post for post in server.posts if post.path.endswith("/responses")]
-        assert (0 if state == "connecting" else 1) == len(sent)
-        if state == "polling":
+        assert (0 if state == "Connecting" else 1) == len(sent)
+        if state == "Queued at the server":
             wait_until(lambda: "/v1/responses/r/cancel" == server.requests[-1].path, 5)
 
 
@@ -231,11 +230,11 @@ def test_rerun_while_it_is_answered(running, home):
         with kernel() as another:
             another.run(f"%config O3Pro.base_url = {server.url!r}")
             request = another.start("%%o3pro\nWhy?")
-            time.sleep(1)
+            another.wait_for_words("The server works on it")
             os.kill(another.manager.provisioner.process.pid, signal.SIGINT)
             assert "still being answered" in another.finish(request).error["evalue"]
             request = another.start("%%o3pro\nWhy?")
-            time.sleep(0.5)
+            another.wait_for_words("The server works on it")
             slow.release.set()
             assert "Worth the wait." in another.finish(request).of_type("text/markdown")[0]
         assert 1 == len(server.posts)

@@ -315,7 +315,7 @@ def test_interrupt_inside_a_function(home, sandbox_url):
             "import time\nseconds = 30\ndef slow() -> str:\n    print('begun', flush=True)\n    time.sleep(seconds)\n    return 'slept'"
         )
         request = running.start("%%o3pro -f slow\nUse slow.", "a")
-        running.wait_for(request, "stream", 30)  # it is inside
+        running.wait_for_words("begun")
         running.manager.interrupt_kernel()
         assert "Interrupted" == running.finish(request).error["ename"]
         running.run("seconds = 0")
