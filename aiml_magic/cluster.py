@@ -17,7 +17,7 @@ from typing import Any
 from aiml_magic import credentials, errors
 from aiml_magic.credentials import Secrets
 from aiml_magic.jobs import Event, Job, Runner
-from aiml_magic.journal import HEARTBEAT, Journal, Row
+from aiml_magic.journal import HEARTBEAT, Came, Journal, Row
 
 
 class Cluster:
@@ -77,7 +77,7 @@ class Cluster:
         if row is not None and future is not None and self._takes_token(row):
             del self._tasks[row.id]
             future.cancel()
-            self._end(row, {"state": "cancelled", "response": {}, "seconds": None})
+            self._end(row, Came("cancelled"))
 
     def last_words(self) -> str:
         return ""
@@ -97,28 +97,26 @@ class Cluster:
                 self._end(row, came)
                 del self._tasks[row.id]
 
-    def _came(self, row: Row, future: Any) -> dict[str, Any]:
+    def _came(self, row: Row, future: Any) -> Came:
         try:
-            came: dict[str, Any] = future.result()
-        except Exception as error:  # noqa: BLE001  # whatever Dask raises: a worker died, or cannot run us
-            came = {"lost": f"{type(error).__name__}: {error}"[:200]}
-        if "lost" in came:
+            came: Came = future.result()
+        except Exception as error:  # noqa: BLE001  # whatever Dask raises: a worker died, has no key, or cannot run us
+            why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
             was_sent = not self._takes_token(row)
             cost = "The request may have been sent, and may be charged." if was_sent else errors.NOTHING_SENT
             hint = errors.check(row.id) if was_sent else "Mend that, then ask again."
-            lost = errors.RunnerDied(f"No worker answered ({came['lost']}). {cost}", hint, retry="ask", may_cost=was_sent)
-            return {"state": "failed", "response": {}, "seconds": None, "error": lost}
-        if came["error"] is not None:
-            came["error"] = errors.from_dict(came["error"])
-            came["error"].hint = came["error"].hint.replace(errors.check(), errors.check(row.id))
+            lost = errors.RunnerDied(f"No worker answered ({why}). {cost}", hint, retry="ask", may_cost=was_sent)
+            return Came("failed", error=lost)
+        if came.error is not None:
+            came.error.name_row(row.id)
         return came
 
-    def _end(self, row: Row, came: dict[str, Any]) -> None:
+    def _end(self, row: Row, came: Came) -> None:
         job = self._jobs.pop(row.id)
         try:
-            self.journal.finish(row.id, **came)
+            self.journal.finish(row.id, came)
         except errors.JournalError as error:
-            unkept, copy = self.journal.rescue(row, **came)
+            unkept, copy = self.journal.rescue(row, came)
             job.take({"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
         with contextlib.suppress(Exception):  # there is no scheduler any more
             self._token(row).close()
@@ -137,12 +135,12 @@ class Cluster:
             return False
 
 
-def answer_there(base_url: str, request: dict[str, Any], client_request_id: str, key: str, silence: float) -> dict[str, Any]:
-    """What comes of a request, sent by this worker with the key that it finds; the work of a task."""
+def answer_there(base_url: str, request: dict[str, Any], client_request_id: str, key: str, silence: float) -> Came:
+    """What comes of a request, sent by this worker with the key that it finds: the work of a task. Raises NoKey."""
     from distributed import Queue
 
     from aiml_magic.client import Client, Deaf, Reply
-    from aiml_magic.runner import without_secrets
+    from aiml_magic.runner import came_of
 
     async def ask() -> Reply:
         client = Client(base_url, secrets.key, silence)
@@ -151,21 +149,11 @@ def answer_there(base_url: str, request: dict[str, Any], client_request_id: str,
         finally:
             await client.aclose()
 
-    try:
-        secrets = Secrets(key or credentials.need_key().text)
-    except errors.BadInput as error:
-        return {"lost": error.message}
+    secrets = Secrets(key or credentials.need_key().text)
     token = Queue(client_request_id)
     if not token.get(batch=True):
-        return {"lost": "the one that began died"}
+        raise RuntimeError("the one that began died")
     token.close()
     started = time.monotonic()
-    reply = without_secrets(asyncio.run(ask()), secrets)
-    return {
-        "state": "done" if reply.error is None else "failed",
-        "response": reply.response,
-        "notices": reply.notices,
-        "cost": reply.cost,
-        "error": reply.error.as_dict() if reply.error else None,
-        "seconds": time.monotonic() - started,
-    }
+    reply = asyncio.run(ask())
+    return came_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started, secrets)

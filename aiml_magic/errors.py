@@ -111,6 +111,10 @@ class RequestFailed(AimlMagicError):
         self.param = param
         self.request_id = request_id
 
+    def name_row(self, row_id: int) -> None:
+        """Puts the id of the question into the next step, for whoever did not know it."""
+        self.hint = self.hint.replace(check(), check(row_id))
+
     def as_dict(self) -> dict[str, object]:
         """What the journal keeps of it; `from_dict` makes the same error again."""
         names = ("message", "hint", "retry", "retry_after", "may_cost", "status", "code", "param", "request_id")

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from aiml_magic import errors, tools
 from aiml_magic.answer import Answer
 from aiml_magic.credentials import Secrets
-from aiml_magic.journal import Journal, Row
+from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
 Event = dict[str, Any]  # of a runner, or a command to one
@@ -205,7 +205,7 @@ class Job:
             may_cost=was_sent,
         )
         if was_sent and self._is_ours:  # else its runner may be only asleep, and finish it yet
-            self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
+            self._journal.finish(row.id, Came("failed", seconds=time.time() - row.asked_at, error=error))
             row = self._journal.row(row.id)
         error.answer = row.answer() if row.text else None
         return error

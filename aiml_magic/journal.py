@@ -27,7 +27,7 @@ import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,18 @@ class NewRow:
     asked_at: float
 
 
+@dataclass(frozen=True)
+class Came:
+    """What came of a request. `state` is done, failed or cancelled, `seconds` the time since it was sent, if it was."""
+
+    state: str
+    response: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    notices: tuple[str, ...] = ()
+    cost: Cost | None = None
+    error: errors.RequestFailed | None = None
+
+
 class Journal:
     """The journal in the file `path`. Every method raises JournalError if the file does not serve."""
 
@@ -277,22 +289,12 @@ class Journal:
                 (chain, notice, row_id),
             )
 
-    def finish(
-        self,
-        row_id: int,
-        state: str,
-        *,
-        response: Mapping[str, Any],
-        seconds: float | None,
-        notices: tuple[str, ...] = (),
-        cost: Cost | None = None,
-        error: errors.RequestFailed | None = None,
-    ) -> None:
+    def finish(self, row_id: int, came: Came) -> None:
         """Keeps what came of a request, before anybody sees it. A row that is over stays as it is."""
-        read = Response(response)
+        read, cost = Response(came.response), came.cost
         with self._transaction() as db:
             known = db.execute("SELECT notices, request FROM requests WHERE id = ?", (row_id,)).fetchone()
-            every = dict.fromkeys([*json.loads(known["notices"]), *notices]) if known else {}
+            every = dict.fromkeys([*json.loads(known["notices"]), *came.notices]) if known else {}
             cursor = db.execute(
                 """
                 UPDATE requests
@@ -301,38 +303,28 @@ class Journal:
                 WHERE id = ? AND state IN ('queued', 'sent')
                 """,
                 (
-                    state, dump(response) if response else None, read.id, read.status, dump(list(every)),
-                    cost and cost.usd, cost and cost.credits, cost and cost.source, seconds,
-                    dump(error.as_dict()) if error else None, row_id,
+                    came.state, dump(came.response) if came.response else None, read.id, read.status, dump(list(every)),
+                    cost and cost.usd, cost and cost.credits, cost and cost.source, came.seconds,
+                    dump(came.error.as_dict()) if came.error else None, row_id,
                 ),
             )  # fmt: skip
             if read.text and cursor.rowcount:
                 _index(db, row_id, json.loads(known["request"]), read.text)
 
-    def rescue(
-        self,
-        row: Row,
-        state: str,
-        *,
-        response: Mapping[str, Any],
-        seconds: float | None,
-        notices: tuple[str, ...] = (),
-        cost: Cost | None = None,
-        error: errors.RequestFailed | None = None,
-    ) -> tuple[Row, str | None]:
+    def rescue(self, row: Row, came: Came) -> tuple[Row, str | None]:
         """As `finish`, where that failed: the row as it would be, and the private file beside the journal that now holds it.
 
         The file is `None` if that failed too.
         """
         unkept = replace(
             row,
-            state=state,
-            response=response,
-            response_id=Response(response).id,
-            notices=(*notices, "not_in_journal"),
-            cost_usd=cost.usd if cost else None,
-            seconds=seconds,
-            error=error.as_dict() if error else None,
+            state=came.state,
+            response=came.response,
+            response_id=Response(came.response).id,
+            notices=(*came.notices, "not_in_journal"),
+            cost_usd=came.cost.usd if came.cost else None,
+            seconds=came.seconds,
+            error=came.error.as_dict() if came.error else None,
         )
         path = self.path.with_name(f"answer-{row.client_request_id[-8:]}.json")
         try:
@@ -347,7 +339,7 @@ class Journal:
         """Keeps an answer that the server still had for a request whose connection was lost."""
         with self._transaction() as db:
             db.execute("UPDATE requests SET state = 'sent', error = NULL WHERE id = ? AND state <> 'forgotten'", (row_id,))
-        self.finish(row_id, "done", response=response, seconds=None, cost=cost)
+        self.finish(row_id, Came("done", response, cost=cost))
 
     def note_free(self, row_id: int) -> None:
         """The server says that the request failed and cost nothing, so it may be asked again."""

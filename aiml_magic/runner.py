@@ -27,12 +27,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import Secrets, mask
-from aiml_magic.journal import HEARTBEAT, TAIL, Journal, Row
+from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row
 from aiml_magic.replay import request_key, without_hashed
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
@@ -133,7 +133,7 @@ class Runner:
             f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.",
             "Run the cell of that answer again, then this one.",
         )
-        self._journal.finish(row.id, "failed", response={}, seconds=time.time() - row.asked_at, error=error)
+        self._journal.finish(row.id, Came("failed", seconds=time.time() - row.asked_at, error=error))
         return False
 
     async def _follow(self, row_id: int) -> None:
@@ -158,19 +158,16 @@ class Runner:
         recorder.close(is_whole=state == "done" and reply.error is None)
         if reply.error is not None:
             state = "failed"
-            reply.error.hint = reply.error.hint.replace(errors.check(), errors.check(row.id))
-        reply = without_secrets(reply, secrets)
-        return Came(state, reply, None if state == "cancelled" and not recorder.is_out else time.monotonic() - started)
+            reply.error.name_row(row.id)
+        seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
+        return came_of(reply, state, seconds, secrets)
 
     async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
-        reply = came.reply
-        told: dict[str, Any] = {name: getattr(reply, name) for name in ("response", "notices", "cost", "error")}
-        told["seconds"] = came.seconds
         try:
-            await self._steps.take(partial(self._journal.finish, row.id, came.state, **told))
+            await self._steps.take(partial(self._journal.finish, row.id, came))
         except errors.JournalError as error:
-            unkept, copy = self._journal.rescue(row, came.state, **told)
+            unkept, copy = self._journal.rescue(row, came)
             self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
 
     async def _converse(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
@@ -212,14 +209,6 @@ class Runner:
         if settings not in self._clients:
             self._clients[settings] = Client(base_url, key, silence)
         return self._clients[settings]
-
-
-class Came(NamedTuple):
-    """What came of a row: its state, the reply, and the seconds since it was sent, if it was."""
-
-    state: str
-    reply: Reply
-    seconds: float | None
 
 
 class Steps:
@@ -422,13 +411,14 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
 
 
-def without_secrets(reply: Reply, secrets: Secrets) -> Reply:
-    """The reply as it may be kept: a server may echo what it was sent."""
+def came_of(reply: Reply, state: str, seconds: float | None, secrets: Secrets) -> Came:
+    """What came of a request as it may be kept: without the secrets that a server may echo."""
     if reply.error is not None:
         reply.error.message = secrets.mask(reply.error.message)
     text = dump(reply.response)
     masked = secrets.mask(text)
-    return reply if masked == text else replace(reply, response=json.loads(masked))
+    response = reply.response if masked == text else json.loads(masked)
+    return Came(state, response, seconds, reply.notices, reply.cost, reply.error)
 
 
 def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[dict[str, Any] | None]) -> None:

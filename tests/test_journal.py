@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiml_magic import errors
-from aiml_magic.journal import _APPLICATION_ID, _MIGRATIONS, Journal, NewRow
+from aiml_magic.journal import _APPLICATION_ID, _MIGRATIONS, Came, Journal, NewRow
 from aiml_magic.responses import Cost
 
 LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
@@ -45,10 +45,8 @@ def test_life_of_a_row(journal):
     journal.note_text(row_id, "Half")
     assert ("sent", "resp_1", "Half") == (journal.row(row_id).state, journal.row(row_id).response_id, journal.row(row_id).text)
     response = {"id": "resp_1", "status": "completed", "output_text": "Whole"}
-    journal.finish(
-        row_id, "done", response=response, seconds=2.5, cost=Cost(0.5, 1_000_000, "headers"), notices=("usage_missing",)
-    )
-    journal.finish(row_id, "failed", response={}, seconds=9)
+    journal.finish(row_id, Came("done", response, 2.5, ("usage_missing",), Cost(0.5, 1_000_000, "headers")))
+    journal.finish(row_id, Came("failed", seconds=9))
     row = journal.row(row_id)
     assert ("done", "Whole", 0.5, 2.5, ("usage_missing",)) == (
         row.state, row.answer().text, row.answer().cost_usd, row.answer().seconds, row.notices)  # fmt: skip
@@ -59,7 +57,7 @@ def test_error_is_kept(journal):
     """The error of a failed row is raised again as it was."""
     row_id = journal.add(new()).id
     error = errors.RateLimited("Too many.", "Wait.", retry="auto", retry_after=3.0, status=429)
-    journal.finish(row_id, "failed", response={}, seconds=1, error=error)
+    journal.finish(row_id, Came("failed", seconds=1, error=error))
     again = errors.from_dict(journal.row(row_id).error)
     assert (type(error), error.as_dict()) == (type(again), again.as_dict())
 
@@ -72,7 +70,7 @@ def test_any_text(tmp_path_factory, question, answer):
     journal.claim(row_id)
     journal.note_text(row_id, answer)
     assert (question, answer) == (journal.row(row_id).request["input"], journal.row(row_id).text)
-    journal.finish(row_id, "done", response={"output_text": answer}, seconds=1)
+    journal.finish(row_id, Came("done", {"output_text": answer}, 1))
     assert answer == journal.row(row_id).answer().text
 
 
@@ -187,7 +185,7 @@ def _write(path, written):
         written.value += 1
         row_id = journal.add(new()).id
         journal.claim(row_id)
-        journal.finish(row_id, "done", response={"output_text": "x"}, seconds=1)
+        journal.finish(row_id, Came("done", {"output_text": "x"}, 1))
 
 
 def test_many_writers(journal):

@@ -18,7 +18,7 @@ from test_journal import new
 from test_responses import objects, scalars, values
 
 from aiml_magic import commands, credentials, details, errors, export, recording, sandbox
-from aiml_magic.journal import Journal, Row
+from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.recording import Record
 from aiml_magic.session import Session
 
@@ -134,7 +134,7 @@ def test_any_row(changed):
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.sqlite3")
         row_id = journal.add(new()).id
-        journal.finish(row_id, "done", response=ANSWER, seconds=1)
+        journal.finish(row_id, Came("done", ANSWER, 1))
         with suppress(sqlite3.IntegrityError, OverflowError, UnicodeEncodeError), journal._lock, journal._connection() as db:
             db.execute("PRAGMA foreign_keys = OFF")
             for name, value in changed.items():
@@ -151,7 +151,7 @@ def journal_file() -> bytes:
         journal = Journal(Path(folder) / "journal.sqlite3")
         for number in range(3):
             row_id = journal.add(new(parent=number or None)).id
-            journal.finish(row_id, "done", response=ANSWER, seconds=1)
+            journal.finish(row_id, Came("done", ANSWER, 1))
         with journal._transaction() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         journal._connection().close()
@@ -282,7 +282,7 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         row = journal.add(new())
         credentials.save_key("test-key-0123456789")
         sandbox._leave_note(tmp_path / "home", 1)
-        journal.rescue(row, "done", response={}, seconds=1.0)
+        journal.rescue(row, Came("done"))
         recording.write(tmp_path / "home" / "x.jsonl", {})
         for ending in ("md", "html", "jsonl"):
             export.write(tmp_path / "home" / f"x.{ending}", [row.answer()])

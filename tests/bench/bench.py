@@ -34,7 +34,7 @@ import wire
 from kernels import kernel
 
 from aiml_magic import ask, details
-from aiml_magic.journal import Journal, NewRow
+from aiml_magic.journal import Came, Journal, NewRow
 from aiml_magic.replay import request_key
 from aiml_magic.session import Question, Session
 
@@ -321,7 +321,7 @@ def conversations() -> Iterator[Row]:
         for size in (1, 10, 100, 1000):
             while turns < size:
                 parent = journal.add(row(f"question {turns}", os.urandom(8).hex(), parent)).id
-                journal.finish(parent, "done", response=wire.response("Fine. " * 50, id=f"r{turns}"), seconds=1)
+                journal.finish(parent, Came("done", wire.response("Fine. " * 50, id=f"r{turns}"), 1))
                 turns += 1
 
             def turn(parent: int | None = parent) -> None:
@@ -347,7 +347,7 @@ def answers() -> Iterator[Row]:
         journal, found = session.runner(path).journal, {}
         for size in (1_000, 10_000, 100_000, 1_000_000):
             row_id = journal.add(row("question", os.urandom(8).hex())).id
-            journal.finish(row_id, "done", response=wire.response(PARAGRAPH * (size // len(PARAGRAPH))), seconds=1)
+            journal.finish(row_id, Came("done", wire.response(PARAGRAPH * (size // len(PARAGRAPH))), 1))
             answer = journal.row(row_id).answer()
             found[size] = median(lambda answer=answer: timed(lambda: (details.answer_bundle(answer), details.details(answer))), 3)
     for size, took in found.items():
