@@ -140,14 +140,17 @@ class Job:
         if self._runner is not None and not self._is_over:
             self._runner.tell({"do": "withdraw", "row": self.id})
 
-    def cancel(self, patience: float = 0.1) -> None:
-        """Stops it: closes the connection and keeps what came. Waits `patience` seconds for that to have happened.
+    def cancel(self, patience: float = 1.0) -> None:
+        """Stops it: closes the connection and keeps what came. Waits up to `patience` seconds for that to have happened.
 
-        A question that another kernel's runner has sent goes on there.
+        One that was not sent yet never is, which needs no waiting; one that another kernel's runner has sent goes on there.
         """
         if self._runner is None or self._is_over:
             return
         self._is_cancelled = True
+        with contextlib.suppress(errors.JournalError):
+            if patience and self._journal.withdraw(self.id):
+                self._is_over = True
         self._runner.tell({"do": "cancel", "row": self.id})
         with self._changed:
             self._changed.wait_for(lambda: self._is_over, patience)
@@ -287,7 +290,7 @@ class Rounds(Job):
         """Takes back the round that is on its way, if it was not sent yet."""
         self._job.withdraw()
 
-    def cancel(self, patience: float = 0.1) -> None:
+    def cancel(self, patience: float = 1.0) -> None:
         """Stops the round that is on its way; what came in earlier ones is in the journal."""
         self._job.cancel(patience)
         if not self._is_over and self._job.done:
@@ -457,8 +460,9 @@ def _warn_of_unkept(event: Event) -> None:
 
 
 def _interrupted(row: Row) -> errors.AimlMagicError:
-    was_sent = row.state == "sent" or row.seconds is not None
-    cost = "the request was sent, and may be charged" if was_sent else "nothing was charged"
+    cost = "the request was sent, and may be charged" if row.seconds is not None else "nothing was charged"
+    if not row.is_over:  # its runner has not told yet how far it came
+        cost = "the request may have been sent, and may be charged"
     kept = f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
     return errors.Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import closing
@@ -84,6 +85,27 @@ def test_cancelled_at_once(asker, held):
     held.held.let_go("one")
     assert "On one" == start(asker, held, "one").wait(10).text
     assert 1 == len(held.posts)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be halted here")
+def test_cancelled_while_the_runner_is_busy(asker, held):
+    """A question that is not sent yet is cancelled at once, whatever the runner does; of one that is sent nobody can tell."""
+    one = start(asker, held, "one")
+    wait_until(lambda: one.status == "sent")
+    runner = asker.session._runner._process.pid
+    os.kill(runner, signal.SIGSTOP)
+    try:
+        two = start(asker, held, "two")
+        two.cancel(60)
+        with pytest.raises(errors.Interrupted, match="nothing was charged"):
+            two.wait(0)
+        one.cancel(0.1)
+        with pytest.raises(errors.Interrupted, match="may have been sent, and may be charged"):
+            one.outcome()
+    finally:
+        os.kill(runner, signal.SIGCONT)
+    wait_until(lambda: asker.journal.row(one.id).state == "cancelled")
+    assert ["one"] == held.held.asked
 
 
 def test_next_question_waits(asker, held):
