@@ -79,9 +79,6 @@ class Cluster:
             future.cancel()
             self._end(row, Came("cancelled"))
 
-    def last_words(self) -> str:
-        return ""
-
     def _keep_what_comes(self) -> None:
         """Keeps answers as long as any can come, with a sign of life every few seconds; the work of a thread."""
         while self._tasks or not self._is_closed:

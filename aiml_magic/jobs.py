@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from aiml_magic import errors, tools
@@ -28,7 +29,6 @@ from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
 Event = dict[str, Any]  # of a runner, or a command to one
-_GONE: Event = {"event": "gone"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,6 @@ class Sender(Protocol):
 
     def tell(self, command: Event) -> None: ...
 
-    def last_words(self) -> str: ...
-
 
 class Job:
     """A question that is being answered: `await job`, `job.wait()` or just go on; `job.answer` is `None` until it is there."""
@@ -83,6 +81,7 @@ class Job:
         self._is_over = runner is None
         self._is_ours = False
         self._is_cancelled = False
+        self._last_words = ""
         self._came: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
 
@@ -159,7 +158,10 @@ class Job:
         """Hears of an event; called by the thread that reads them."""
         with self._changed:
             match event["event"]:
-                case "over" | "gone":
+                case "over":
+                    self._is_over = True
+                case "gone":
+                    self._last_words = event["words"]
                     self._is_over = True
                 case "unkept":
                     self._row = Row(**{**event["came"], "notices": tuple(event["came"]["notices"])})
@@ -198,11 +200,10 @@ class Job:
 
     def _bury(self, row: Row) -> errors.RunnerDied:
         """The error for a row that nobody works on any more; one that was sent is over by that."""
-        words = self._runner.last_words() if self._runner else ""
         was_sent = row.state == "sent"
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         error = errors.RunnerDied(
-            f"The process that held the connection ended{f' ({words})' if words else ''}. {cost}",
+            f"The process that held the connection ended{f' ({self._last_words})' if self._last_words else ''}. {cost}",
             errors.check(row.id) if was_sent else "Run the cell again.",
             retry="ask" if was_sent else "auto",
             may_cost=was_sent,
@@ -330,11 +331,8 @@ class Runner:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._process: subprocess.Popen[bytes] | None = None
-        self._jobs: dict[int, Job] = {}
-        self._calls: dict[int, queue.SimpleQueue[Event]] = {}
+        self._child: _Child | None = None
         self._numbers = itertools.count(1)
-        self._stderr: Any = None
         self._lock = threading.Lock()
 
     @property
@@ -344,30 +342,35 @@ class Runner:
     @property
     def jobs(self) -> dict[int, Job]:
         """The jobs that are not over, by the id of their row."""
-        return dict(self._jobs)
+        return dict(self._child.jobs) if self._child else {}
 
     def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
         """Has a queued row sent, or a row that another runner has sent followed. `notices` go with the answer.
 
         `silence` is the time without a byte, in seconds, after which it is given up; `limit` the number of requests at once.
         """
-        job = self._jobs.get(row.id)
-        if job is None:
-            job = self._jobs[row.id] = Job(row, self._journal, self, notices)
-            self.tell({"do": "send", "row": row.id, **asdict(secrets), "silence": silence, "limit": limit})
+        with self._lock:
+            child = self._living_child()
+            job = child.jobs.get(row.id)
+            if job is None:
+                job = child.jobs[row.id] = Job(row, self._journal, self, notices)
+                child.tell({"do": "send", "row": row.id, **asdict(secrets), "silence": silence, "limit": limit})
         return job
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:
         """The JSON at `path` of the server. Raises RequestFailed, or RunnerDied after `patience` seconds."""
         call = next(self._numbers)
-        inbox = self._calls[call] = queue.SimpleQueue()
-        self.tell({"do": "get", "call": call, "base_url": base_url, "path": path, "key": key})
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        with self._lock:
+            child = self._living_child()
+            child.calls[call] = inbox
+            child.tell({"do": "get", "call": call, "base_url": base_url, "path": path, "key": key})
         try:
             event = inbox.get(timeout=patience)
         except queue.Empty:
-            event = _GONE
+            event = {}
         finally:
-            self._calls.pop(call, None)
+            child.calls.pop(call, None)
         if "error" in event:
             raise errors.from_dict(event["error"])
         if "value" not in event:
@@ -375,68 +378,84 @@ class Runner:
         return event["value"]
 
     def tell(self, command: Event) -> None:
-        """Writes a command to the runner, which is started if there is none."""
+        """Writes a command to the runner, if it lives."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            assert self._process is not None
-            assert self._process.stdin is not None
-            try:
-                self._process.stdin.write(json.dumps(command).encode() + b"\n")
-                self._process.stdin.flush()
-            except OSError:
-                self._hand_out_end()
+            if self._child is not None:
+                self._child.tell(command)
 
     def close(self, patience: float = 0.0) -> None:
         """Closes the pipe: the runner finishes what is in flight, then ends."""
-        process = self._process
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
-            if patience:
-                process.wait(patience)
-            self._stderr.close()
+        if self._child is not None:
+            self._child.close(patience)
 
-    def last_words(self) -> str:
-        """The last line that the runner wrote before it died, if it wrote any."""
-        if self._stderr is None or self._stderr.closed:
-            return ""
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode("utf-8", "replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "")
+    def _living_child(self) -> _Child:
+        if self._child is None or self._child.process.poll() is not None:
+            self._child = _Child(self._journal.path, self._lock)
+        return self._child
 
-    def _start(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            self._stderr.close()
+
+class _Child:
+    """One process, and those who wait for it. `lock` is held by who begins to wait, and while all are told of its end."""
+
+    def __init__(self, journal: Path, lock: threading.Lock) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.calls: dict[int, queue.SimpleQueue[Event]] = {}
+        self._lock = lock
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
         # -P: a json.py or httpx.py beside the notebook is not for us.
-        command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(self._journal.path)]
-        self._process = subprocess.Popen(
+        command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
+        self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, **_OUT_OF_REACH
         )
-        threading.Thread(target=self._hand_out, args=(self._process,), daemon=True, name="aiml_magic-events").start()
+        threading.Thread(target=self._hand_out, daemon=True, name="aiml_magic-events").start()
 
-    def _hand_out(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                event = json.loads(line)
-                if "call" in event and event["call"] in self._calls:
-                    self._calls[event["call"]].put(event)
-                if "row" in event and event["row"] in self._jobs:
-                    # Taken off before it is told to be over: who asks once more then asks anew.
-                    job = self._jobs.pop(event["row"]) if event["event"] == "over" else self._jobs[event["row"]]
-                    job.take(event)
-        process.wait()
-        if process is self._process:
-            self._hand_out_end()
+    def tell(self, command: Event) -> None:
+        """Writes a command. Of a process that is gone, those who wait are told by the thread that reads its events."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            self.process.stdin.flush()
 
-    def _hand_out_end(self) -> None:
-        for inbox in list(self._calls.values()):
-            inbox.put(_GONE)
-        while self._jobs:
-            self._jobs.popitem()[1].take(_GONE)
+    def close(self, patience: float) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        if patience:
+            self.process.wait(patience)
+
+    def _hand_out(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as events:
+            for line in events:
+                try:
+                    event = json.loads(line)
+                except ValueError:  # what else is printed there, or half a line of one that was killed
+                    continue
+                self._hand(event)
+        self.process.wait()
+        with self._lock:
+            self.close(0)
+            gone = {"event": "gone", "words": self._last_words()}
+            for inbox in self.calls.values():
+                inbox.put(gone)
+            while self.jobs:
+                self.jobs.popitem()[1].take(gone)
+
+    def _hand(self, event: Any) -> None:
+        match event:
+            case {"call": call} if call in self.calls:
+                self.calls[call].put(event)
+            case {"row": row, "event": what} if row in self.jobs:
+                # Taken off before it is told to be over: who asks once more then asks anew.
+                job = self.jobs.pop(row) if what == "over" else self.jobs[row]
+                job.take(event)
+
+    def _last_words(self) -> str:
+        """The last line that the process wrote before it died, if it wrote any."""
+        with self._stderr as file:
+            file.seek(0)
+            lines = file.read().decode("utf-8", "replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "")
 
 
 # A session or a process group of its own: Ctrl-C and a kernel that ends its process group do not reach it.

@@ -424,7 +424,8 @@ def came_of(reply: Reply, state: str, seconds: float | None, secrets: Secrets) -
 def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
     """Hands on the lines of standard input, then `None`: in a thread, since no loop waits for a pipe on Windows."""
     for line in sys.stdin.buffer:
-        loop.call_soon_threadsafe(commands.put_nowait, json.loads(line))
+        with contextlib.suppress(ValueError):  # half a line of a kernel that was killed
+            loop.call_soon_threadsafe(commands.put_nowait, json.loads(line))
     loop.call_soon_threadsafe(commands.put_nowait, None)
 
 

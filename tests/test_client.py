@@ -195,7 +195,7 @@ def test_memory_is_bounded(asker, reply):
     with wire.serve(lambda _: endless) as server:
         with pytest.raises(errors.RequestFailed) as failed:
             asker.ask(server.url)
-        runner = asker.session.runner(asker.path)._process.pid
+        runner = asker.session.runner(asker.path)._child.process.pid
         status = Path(f"/proc/{runner}/status")  # where there is none, the rest of the claim is tested
         lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -92,7 +92,7 @@ def test_cancelled_while_the_runner_is_busy(asker, held):
     """A question that is not sent yet is cancelled at once, whatever the runner does; of one that is sent nobody can tell."""
     one = start(asker, held, "one")
     wait_until(lambda: one.status == "sent")
-    runner = asker.session._runner._process.pid
+    runner = asker.session._runner._child.process.pid
     os.kill(runner, signal.SIGSTOP)
     try:
         two = start(asker, held, "two")
@@ -215,11 +215,41 @@ def test_two_runners_one_row(asker, held):
         other.close(10)
 
 
+def test_runner_that_dies_before_all_is_read(asker, held):
+    """A new runner is started while events of the dead one are still read: who waits for the dead one hears of its end."""
+    one = start(asker, held, "one")
+    with one._changed:  # its first event is not read yet
+        wait_until(lambda: held.posts)
+        dead = asker.session._runner._child.process
+        os.kill(dead.pid, signal.SIGKILL)
+        dead.wait(10)
+        held.held.let_go("two")
+        assert "On two" == start(asker, held, "two", chat=None).wait(10).text
+    with pytest.raises(errors.RunnerDied, match="may be charged"):
+        one.wait(10)
+
+
+def test_what_else_is_printed(asker, held, tmp_path, monkeypatch):
+    """Whatever the user's Python prints in the runner, at its start or in half a line at its end, is no event."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nprint('Welcome!')\nprint('[1]')\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print(end='{\"event\"', flush=True), os._exit(1)))"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    held.held.let_go("one")
+    assert "On one" == start(asker, held, "one").wait(10).text
+    two = start(asker, held, "two")
+    wait_until(lambda: two.status == "sent")
+    os.kill(asker.session._runner._child.process.pid, signal.SIGTERM)
+    with pytest.raises(errors.RunnerDied):
+        two.wait(10)
+
+
 def test_queued_row_of_a_dead_runner(asker, held):
     """A question that was not sent yet when its runner died is sent by the next, as the same row."""
     one, two = start(asker, held, "one"), start(asker, held, "two")
     wait_until(lambda: held.posts and two.status == "waiting")
-    os.kill(asker.session._runner._process.pid, signal.SIGKILL)
+    os.kill(asker.session._runner._child.process.pid, signal.SIGKILL)
     with pytest.raises(errors.RunnerDied, match="Nothing was sent"):
         two.wait()
     with pytest.raises(errors.RunnerDied, match="may be charged"):

@@ -305,7 +305,7 @@ def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Session, Path]]
     with wire.serve(lambda _: reply) as server:
         session = Session()
         yield server, session, folder / "journal.sqlite3"
-        runner = session.runner(folder / "journal.sqlite3")._process
+        runner = session.runner(folder / "journal.sqlite3")._child.process
         if runner is not None:
             runner.kill()
         session.close()
@@ -371,10 +371,10 @@ def jobs() -> Iterator[Row]:
             ask_one(0)
             arrived(1)
             time.sleep(0.5)
-            one = resident(session.runner(path)._process.pid)
+            one = resident(session.runner(path)._child.process.pid)
             took = timed(lambda count=count: ([ask_one(number + 1) for number in range(count)], arrived(count + 1)))
             time.sleep(0.5)
-            many = resident(session.runner(path)._process.pid)
+            many = resident(session.runner(path)._child.process.pid)
         first = first or took
         yield Row(f"{count} job{'s' * (count > 1)} until all are on their way", took / count, "ms each", first, "one")
     yield Row("memory of a runner that waits for one", one / 1000, "MB", goal="≤ 60 MB")
