@@ -97,7 +97,7 @@ class Conversation:
         """Takes up what a notebook asked in this chat before, oldest first."""
         for row in rows:
             cell = row.cell or f"row {row.id}"
-            if row.before is None or row.before in self._places:
+            if row.before is None or (row.before in self._places and cell not in self._line(row.before)):
                 fork = row.parent if row.before is None else None
                 self._move(cell, Place(row.before, fork))
             self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
@@ -120,12 +120,15 @@ class Conversation:
     def _last_answered(self, journal: Journal) -> str | None:
         return next((cell for cell in reversed(self._run_order) if self._newest_answer(cell, journal) is not None), None)
 
-    def _answer_at(self, cell: str | None, journal: Journal) -> int | None:
+    def _line(self, cell: str | None) -> Iterator[str]:
+        """The cell, the one that it continues, and so on."""
         while cell is not None:
-            if (row_id := self._newest_answer(cell, journal)) is not None:
-                return row_id
+            yield cell
             cell = self._places[cell].before
-        return None
+
+    def _answer_at(self, cell: str | None, journal: Journal) -> int | None:
+        answers = (self._newest_answer(name, journal) for name in self._line(cell))
+        return next((row_id for row_id in answers if row_id is not None), None)
 
     def _newest_answer(self, cell: str, journal: Journal) -> int | None:
         return next((row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id, journal)[0]), None)

@@ -492,7 +492,7 @@ class Journal:
                     UNION
                     SELECT requests.parent, depth + 1
                     FROM line JOIN requests ON requests.id = line.id
-                    WHERE requests.parent IS NOT NULL
+                    WHERE requests.parent < requests.id  -- a file of somebody else may have circles
                 )
                 SELECT requests.* FROM line JOIN requests ON requests.id = line.id ORDER BY depth DESC
                 """,
@@ -691,6 +691,7 @@ def _row(found: sqlite3.Row) -> Row:
         values = {name: json.loads(found[name] or _JSON[name]) if name in _JSON else found[name] for name in _KINDS}
         wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
         wrong += [name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR]
+        wrong += ["parent"] * (not wrong and (values["parent"] or 0) >= values["id"])  # it would be its own ancestor
     except (ValueError, TypeError, RecursionError):
         wrong = list(_JSON)
     if wrong:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_journal import new
 from test_responses import objects, scalars, values
 
-from aiml_magic import commands, credentials, details, errors, export, recording, sandbox
+from aiml_magic import commands, conversation, credentials, details, errors, export, recording, sandbox
 from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.recording import Record
 from aiml_magic.session import Session
@@ -52,6 +52,12 @@ def readings(journal: Journal) -> list[Row]:
         journal.find(row.key or "")
         journal.find_open(row.key or "")
         journal.unfinished(row.notebook)
+    conversation.tree(rows)
+    talk = conversation.Conversation()
+    talk.restore(rows)
+    for cell in ("a", "b", "new"):
+        talk.parent(cell, journal)
+    talk.later_cells("a", 1, journal)
     journal.search("space")
     journal.spent("s")
     return rows
@@ -127,17 +133,27 @@ COLUMNS = "state base_url server request client_request_id parent chain session 
 JSON_OF_ANY_KIND = st.builds(json.dumps, values)
 
 
-@settings(max_examples=25)
-@given(st.dictionaries(st.sampled_from(COLUMNS), scalars | st.binary(max_size=8) | JSON_OF_ANY_KIND, min_size=1, max_size=3))
+PLACES = st.tuples(st.integers(1, 3), st.sampled_from(COLUMNS))  # a row, and what of it
+LINKS = st.integers(1, 4) | st.sampled_from("abcd")  # a parent of a row, or a cell
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(PLACES, scalars | st.binary(max_size=8) | JSON_OF_ANY_KIND | LINKS, min_size=1, max_size=4))
+@example({(1, "parent"): 1})
+@example({(1, "parent"): 3, (3, "parent"): 2})
+@example({(1, "before"): "c", (1, "parent"): 3})
+@example({(3, "cell"): "a"})
+@example({(2, "before"): "b", (3, "cell"): "b", (3, "before"): "b"})
 def test_any_row(changed):
-    """A row of a journal in which anything stands is shown, or is an error of two lines."""
+    """A conversation in which anything stands, circles too, is shown and gone on with, or is an error of two lines."""
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.sqlite3")
-        row_id = journal.add(new()).id
-        journal.finish(row_id, Came("done", ANSWER, 1))
+        for parent, before, cell in [(None, None, "a"), (1, "a", "b"), (2, "b", "c")]:
+            row_id = journal.add(new(parent=parent, before=before, cell=cell)).id
+            journal.finish(row_id, Came("done", ANSWER, 1))
         with suppress(sqlite3.IntegrityError, OverflowError, UnicodeEncodeError), journal._lock, journal._connection() as db:
             db.execute("PRAGMA foreign_keys = OFF")
-            for name, value in changed.items():
+            for (row_id, name), value in changed.items():
                 db.execute(f"UPDATE requests SET {name} = ? WHERE id = ?", (value, row_id))
         try:
             for row in readings(journal):
