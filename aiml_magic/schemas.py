@@ -50,7 +50,7 @@ class Schema:
         """The instance that a reply stands for. Raises SchemaMismatch."""
         try:
             return self.read(json.loads(text))
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # what a type does when it is made is its author's
             what = "it is no JSON" if isinstance(error, json.JSONDecodeError) else _reason(error)
             raise SchemaMismatch(
                 f"The reply does not fit {self.name}: {what}. It was paid for, and is kept.",
@@ -371,7 +371,8 @@ def _reason(error: Any) -> str:
     """Why and where, on one line; pydantic lists it."""
     listed = error.errors() if callable(getattr(error, "errors", None)) else []
     told = [f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}" for issue in listed[:3]]
-    return " ".join(("; ".join(told) or str(error)).split())[:300].rstrip(".")
+    plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return " ".join(("; ".join(told) or plain).split())[:300].rstrip(": .")
 
 
 def _field(value: Any, name: str, place: str = "") -> Any:

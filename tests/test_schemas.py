@@ -128,6 +128,21 @@ def test_what_does_not_fit(change, place):
     assert 2 == len(str(mismatch.value).splitlines())
 
 
+@dataclasses.dataclass
+class Share:
+    part: float
+    whole: float
+
+    def __post_init__(self):
+        self.percent = 100 * self.part / self.whole
+
+
+def test_type_that_fails():
+    """Whatever a type of the notebook raises when it is made, the answer was paid for: it does not fit, and is kept."""
+    with pytest.raises(SchemaMismatch, match=r"does not fit Share: ZeroDivisionError: .* is kept"):
+        of_value(Share, "Share").parse('{"part": 1, "whole": 0}')
+
+
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", "null", '{"score": "x"}', '{"score": true}', "{}", "[" * 100_000])
 def test_dict_does_not_fit(text):
     """What a JSON Schema does not allow is no reply to it."""
