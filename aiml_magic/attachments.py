@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
-from aiml_magic.responses import Raw
+from aiml_magic.responses import Raw, input_texts
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 MAX_TEXT = 800_000  # characters; more is beyond the 200,000 tokens that the model reads
@@ -100,14 +100,8 @@ def as_picture(value: Any, name: str) -> bytes | None:
 
 def labels(request: Raw) -> list[str]:
     """What was attached to a request, a line each: name, kind and size."""
-    asked = request.get("input")
-    found = []
-    for item in asked if isinstance(asked, list) else []:
-        for part in item.get("content") or [] if isinstance(item, Mapping) else []:
-            text = part.get("text") if isinstance(part, Mapping) else None
-            if isinstance(text, str) and text.startswith(_LABEL):
-                found.append(text.partition("\n")[0].removeprefix(_LABEL).removesuffix(":"))
-    return found
+    told = [text.partition("\n")[0] for text in input_texts(request) if text.startswith(_LABEL)]
+    return [line.removeprefix(_LABEL).removesuffix(":") for line in told]
 
 
 def check_size(attached: list[Raw]) -> None:

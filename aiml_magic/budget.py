@@ -40,9 +40,14 @@ def price_of(models: Any, model: str) -> Price | None:
     """
     entries = models.get("data") if isinstance(models, Mapping) else None
     for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, Mapping) and model in (entry.get("id"), *(entry.get("aliases") or ())):
+        if isinstance(entry, Mapping) and model in _names(entry):
             return _price(entry.get("pricing"))
     return None
+
+
+def _names(entry: Mapping[str, Any]) -> list[Any]:
+    aliases = entry.get("aliases")
+    return [entry.get("id"), *(aliases if isinstance(aliases, list) else [])]
 
 
 def _price(pricing: Any) -> Price | None:
@@ -51,7 +56,9 @@ def _price(pricing: Any) -> Price | None:
     for unit in units if isinstance(units, list) else []:
         try:
             name, dollars = str(unit["unit"]).lower(), float(unit["price"]) / float(unit["per"])
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            continue
+        if not 0 <= dollars < 1:  # no price of a token, and no number to keep to a budget with
             continue
         for kind, signs in (("input", ("input", "prompt")), ("output", ("output", "completion"))):
             if "token" in name and "cache" not in name and any(sign in name for sign in signs):

@@ -310,13 +310,17 @@ def assistant_message(text: str, item_id: str) -> dict[str, Any]:
     return {"type": "message", "role": "assistant", "id": item_id, "status": "completed", "content": [part]}
 
 
-def question_text(request: Raw) -> str:
-    """What was asked, in words: the first text of what was sent, without attachments."""
+def input_texts(request: Raw) -> list[str]:
+    """The texts of what was sent: the question, then what is told of its attachments."""
     asked = request.get("input", "")
     if isinstance(asked, str):
-        return asked
-    parts = (part for item in _objects(asked) for part in _objects(item.get("content")))
-    return next((_text(part.get("text")) for part in parts), "(results of tools)")
+        return [asked]
+    return [_text(part.get("text")) for item in _objects(asked) for part in _objects(item.get("content"))]
+
+
+def question_text(request: Raw) -> str:
+    """What was asked, in words, without attachments."""
+    return next(iter(input_texts(request)), "(results of tools)")
 
 
 def call_result(call: ToolCall, result: str) -> dict[str, Any]:
@@ -344,7 +348,7 @@ def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any
 
 
 def _as_items(asked: Any) -> list[Any]:
-    return [user_message(asked)] if isinstance(asked, str) else list(asked)
+    return [user_message(asked)] if isinstance(asked, str) else _objects(asked)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ SECONDS is a failure as well. Each failure becomes a test of its own.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib.util
 import inspect
 import signal
@@ -49,9 +50,11 @@ def bounded(law: Law) -> Law:
 
     def run(*args: object, **kwargs: object) -> None:
         signal.alarm(SECONDS)
+        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # no signal is heard inside one long statement of SQLite
         try:
             law(*args, **kwargs)
         finally:
+            faulthandler.cancel_dump_traceback_later()
             signal.alarm(0)
 
     return run

@@ -15,13 +15,15 @@ import nbformat
 import pytest
 import wire
 from asking import KEY, Asker
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kernels import kernel, without_ports
 from nbclient import NotebookClient
+from test_responses import scalars, values
 from traitlets.config import Config
 
 from aiml_magic import errors, export, recording
+from aiml_magic.budget import price_of
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key
 
@@ -463,6 +465,27 @@ def priced(models):
 
 PRICES = {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "fixed", "units": [
     {"unit": "input_token", "price": 20.0, "per": 1_000_000}, {"unit": "output_token", "price": 80.0, "per": 1_000_000}]}}]}  # fmt: skip
+
+
+units = st.fixed_dictionaries(
+    {}, optional={"unit": st.sampled_from(["input_token", "output_token"]) | values, "price": scalars, "per": scalars}
+)
+entries = st.fixed_dictionaries(
+    {
+        "id": st.just("m") | values,
+        "pricing": st.fixed_dictionaries({"kind": st.just("fixed"), "units": st.lists(units) | values}),
+    },
+    optional={"aliases": values},
+)
+
+
+@given(st.builds(lambda data: {"data": data}, st.lists(entries) | values) | values)
+@example({"data": [{"id": "m", "pricing": {"kind": "fixed", "units": [
+    {"unit": "input_token", "price": "nan", "per": 1}, {"unit": "output_token", "price": -5, "per": 1}]}}]})  # fmt: skip
+def test_any_price_list(models):
+    """Whatever a server calls its prices, it is a price that a budget can be kept with, or none."""
+    price = price_of(models, "m")
+    assert price is None or (0 <= price.input < 1 and 0 <= price.output < 1)
 
 
 def test_budget(asker):

@@ -64,6 +64,7 @@ def readings(journal: Journal) -> list[Row]:
 
 
 @settings(max_examples=30)
+@example({"input": [{"content": 1}, 2]}, {}, None)
 @given(requests, objects, values)
 def test_any_answer_is_shown(request, response, part):
     """Whatever object a server or a stranger calls a response, and whatever was asked, it can be shown and exported."""
