@@ -349,12 +349,13 @@ class Runner:
 
         `silence` is the time without a byte, in seconds, after which it is given up; `limit` the number of requests at once.
         """
+        command = {"do": "send", "row": row.id, "parent": row.parent, **asdict(secrets), "silence": silence, "limit": limit}
         with self._lock:
             child = self._living_child()
             job = child.jobs.get(row.id)
             if job is None:
                 job = child.jobs[row.id] = Job(row, self._journal, self, notices)
-                child.tell({"do": "send", "row": row.id, **asdict(secrets), "silence": silence, "limit": limit})
+                child.tell(command)
         return job
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:

@@ -7,7 +7,7 @@ It lives while its standard input is open or a request is in flight: an answer t
 Commands and events are JSON, one a line. The API key and other secrets come with a command, and are written
 nowhere.
 
-    {"do": "send", "row": 7, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
+    {"do": "send", "row": 7, "parent": 3, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
     {"do": "cancel", "row": 7}    {"do": "withdraw", "row": 7}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 """
@@ -39,6 +39,7 @@ from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
+_TOLD = ("row", "parent", "key", "headers", "silence")  # of a row that is to be answered
 
 
 class Runner:
@@ -61,8 +62,7 @@ class Runner:
             match command["do"]:
                 case "send" if command["row"] not in self._tasks:
                     self._places.limit = command["limit"]
-                    secrets = Secrets(command["key"], command["headers"])
-                    task = asyncio.create_task(self._answer(command["row"], secrets, command["silence"]))
+                    task = asyncio.create_task(self._answer(**{name: command[name] for name in _TOLD}))
                     task.add_done_callback(partial(self._end, command["row"]))  # is told even of one stopped before it began
                     self._tasks[command["row"]] = task
                 case "cancel" if command["row"] in self._tasks:
@@ -88,14 +88,12 @@ class Runner:
                     for row_id in self._journal.note_alive(ours):
                         self._tasks[row_id].cancel()
 
-    async def _answer(self, row: int, secrets: Secrets, silence: float) -> None:
-        """Sees to it that the row is answered: sent once, by whichever runner."""
-        while not await self._send(row, secrets, silence):
-            waiting = self._journal.row(row)
-            if waiting.state != "queued":
-                return await self._follow(row)
-            if waiting.parent is not None and not await self._is_continued(waiting, waiting.parent):
-                return None
+    async def _answer(self, row: int, parent: int | None, key: str, headers: Mapping[str, Any], silence: float) -> None:
+        """Sees to it that the row is answered, when what it continues is: sent once, by whichever runner."""
+        if parent is not None and not await self._is_continued(row, parent):
+            return
+        if not await self._send(row, Secrets(key, headers), silence):
+            await self._follow(row)
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
         try:
@@ -118,14 +116,17 @@ class Runner:
         await self._keep(row, came)
         return True
 
-    async def _is_continued(self, row: Row, parent_id: int) -> bool:
+    async def _is_continued(self, row_id: int, parent_id: int) -> bool:
         """Waits for the answer that the row continues; `False` if there is none, and then the row has failed."""
-        self._outbox.put({"row": row.id, "event": "waiting", "parent": parent_id})
         while (parent := self._journal.row(parent_id)).is_alive:
+            self._outbox.put({"row": row_id, "event": "waiting", "parent": parent_id})
             if parent_id in self._tasks:
                 await asyncio.wait([self._tasks[parent_id]])
             else:
                 await asyncio.sleep(_LOOK_EVERY)
+        row = self._journal.row(row_id)
+        if row.state != "queued" or row.key != request_key(row.server, row.request, f"row {parent_id}"):
+            return True  # somebody else has sent it, or it was asked when that answer was there, whatever it is
         if parent.advances:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.link))
             return True

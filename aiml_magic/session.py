@@ -198,6 +198,9 @@ class Session:
         parent = self._parent(question, journal)
         key = request_key(server, request, parent.link if parent else None)
         known = None if question.replay == "off" else _known(key, url, journal)
+        if known is None and parent is not None and parent.is_over and question.replay != "off":
+            # Asked before that answer was there, and not taken up since.
+            known = _known(request_key(server, request, f"row {parent.id}"), url, journal)
         return Plan(server, url, request, parent, key, known)
 
     def chain(self, question: Question, plan: Plan, journal: Journal) -> str | None:

@@ -13,6 +13,7 @@ from contextlib import closing
 
 import pytest
 import wire
+from asking import Asker
 from kernels import kernel
 from test_kernel import processes, wait_until
 
@@ -134,6 +135,61 @@ def test_key_of_a_question_that_waited(asker, held):
         session.close(10)
     assert 2 == len(held.posts)
     assert all(job.wait().replayed for job in jobs)
+
+
+def in_turn(gate, **first):
+    """Answers that name one another, of which the first comes when `gate` is opened."""
+
+    def answer(request):
+        previous = request.body.get("previous_response_id")
+        if previous is None:
+            gate.wait(20)
+            return wire.json_reply(wire.response("On one", id="resp_1", **first))
+        return wire.json_reply(wire.response("On two", id="resp_2", previous_response_id=previous))
+
+    return answer
+
+
+def test_next_question_waits_for_a_place_too(asker):
+    """A question that waits for an answer and for its place is replayed as what continues that answer, not sent again."""
+    with wire.serve(in_turn(gate := threading.Event())) as server:
+        one, two = (start(asker, server, text, cell=text, max_concurrency=1) for text in ("one", "two"))
+        wait_until(lambda: two.status == "waiting")
+        gate.set()
+        assert "On two" == two.wait(10).text
+        assert one.done
+        assert asker.ask(server.url, "two", cell="two", replay="auto").replayed
+        assert 2 == len(server.posts)
+
+
+def test_next_question_behind_half_an_answer(asker):
+    """Nothing is sent behind an answer that was cut off while it was waited for, whatever else was waited for."""
+    cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    with wire.serve(in_turn(gate := threading.Event(), **cut)) as server:
+        _, two = (start(asker, server, text, max_concurrency=1) for text in ("one", "two"))
+        gate.set()
+        with pytest.raises(errors.ParentFailed):
+            two.wait(10)
+        assert 1 == len(server.posts)
+
+
+def test_next_question_of_three_kernels(home):
+    """One kernel asks, a second waits for the answer to go on from it, a third asks the same as that: it is sent once."""
+    kernels = [Asker(home / "journal.sqlite3") for _ in range(3)]
+    try:
+        with wire.serve(in_turn(gate := threading.Event())) as server:
+            one = start(kernels[0], server, "one", cell="one")
+            wait_until(lambda: server.posts)
+            kernels[1].session.resume(kernels[1].journal)
+            two = kernels[1].start(server.url, "two", cell="two", replay="auto")
+            wait_until(lambda: two.status == "waiting")
+            gate.set()
+            one.wait(10)
+            assert "On two" == kernels[2].ask(server.url, "two", cell="two", replay="auto").text == two.wait(10).text
+            assert 2 == len(server.posts)
+    finally:
+        for each in kernels:
+            each.session.close(10)
 
 
 def test_parent_that_fails(asker):

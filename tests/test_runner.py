@@ -144,7 +144,7 @@ def test_question_that_is_cancelled_before_it_begins(journal):
 
     async def play():
         commands: asyncio.Queue = asyncio.Queue()
-        send = {"do": "send", "row": row, "key": "k", "headers": {}, "silence": 1.0, "limit": 1}
+        send = {"do": "send", "row": row, "parent": None, "key": "k", "headers": {}, "silence": 1.0, "limit": 1}
         for command in (send, {"do": "cancel", "row": row}, None):
             commands.put_nowait(command)
         await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
