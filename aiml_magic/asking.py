@@ -10,6 +10,7 @@ those of the notebook, if there is one. A question stands alone, unless a chat i
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
@@ -215,7 +216,7 @@ def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 things["schema"] = value
                 chosen[name] = "schema"
             case "param":
-                chosen[name] = list(dict(value).items())
+                chosen[name] = [options.check(known[name], f"{field}={_json(entry)}") for field, entry in dict(value).items()]
             case "after":
                 chosen[name] = str(getattr(value, "journal_id", None) or value)
             case _:
@@ -223,6 +224,13 @@ def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not {"chat", "after", "new"} & chosen.keys():
         chosen["alone"] = True
     return chosen, things
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return "?"  # which no field takes
 
 
 def _named(value: Any, name: str, things: dict[str, Any]) -> str:

@@ -233,7 +233,7 @@ def _resume(context: Context, rest: str) -> None:
     jobs = context.session.unfinished(context.base_url, context.journal_path, question.timeout, question.max_concurrency)
     for job in jobs:
         print(f"Question {job.id} is still being answered.")
-        context.view().watch(job, lambda answer: context.session.keep(answer, context.journal))
+        context.view().watch(job)
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             print(f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}")
@@ -264,7 +264,7 @@ def _deny(context: Context, rest: str) -> None:
 
 def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
     job = context.session.decide(row, context.question(), context.base_url, context.journal_path, is_approved=is_approved)
-    context.session.keep(context.view().follow(job), context.journal)
+    context.view().follow(job)
 
 
 def _check(context: Context, rest: str) -> None:
@@ -291,13 +291,13 @@ _FATES = {
 
 
 def _record(context: Context, rest: str) -> None:
-    path = Path(_needed(rest, "record", "a file, such as tutorial.o3pro.jsonl"))
+    path = _path(rest, "record", "a file, such as tutorial.o3pro.jsonl")
     known = context.session.record(path)
     print(f"Every answer is also written to {path} from now on{f'; it holds {known} already' if known else ''}.")
 
 
 def _replay(context: Context, rest: str) -> None:
-    path = Path(_needed(rest, "replay", "a file that %aiml record has written"))
+    path = _path(rest, "replay", "a file that %aiml record has written")
     count = context.session.replay_file(path, context.journal)
     print(f"{count} answer{'s' * (count != 1)} of {path} can be replayed, without a key and without a network.")
 
@@ -305,7 +305,7 @@ def _replay(context: Context, rest: str) -> None:
 def _export(context: Context, rest: str) -> None:
     from aiml_magic import export
 
-    path = Path(_needed(rest, "export", "a file that ends with .md, .html or .jsonl"))
+    path = _path(rest, "export", "a file that ends with .md, .html or .jsonl")
     head = context.session.head("main", context.journal)
     if head is None:
         raise errors.BadInput("There is no conversation to export yet.", "Ask something first, or run %aiml resume.")
@@ -315,10 +315,18 @@ def _export(context: Context, rest: str) -> None:
 
 
 def _forget(context: Context, rest: str) -> None:
-    for name in _needed(rest, "forget", "the ids of answers").split():
-        row = _row(context, name, "forget")
-        context.journal.forget(row.id)
+    rows = [_row(context, name, "forget") for name in _needed(rest, "forget", "the ids of answers").split()]
+    for row in rows:
+        context.session.forget(row, context.journal)
         print(f"Answer {row.id} is forgotten: its texts are removed from the disk, what it cost is kept.")
+
+
+def _path(rest: str, command: str, what: str) -> Path:
+    """The file that is meant, wherever the notebook goes from here."""
+    try:
+        return Path(_needed(rest, command, what)).expanduser().absolute()
+    except RuntimeError as error:
+        raise errors.BadInput(f"There is no such folder: {error}", f"%aiml {command} takes {what}.") from error
 
 
 def _row(context: Context, name: str, command: str) -> Row:

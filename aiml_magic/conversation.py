@@ -31,7 +31,7 @@ class Conversation:
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
         self._run_order: list[str] = []
-        self._ended: dict[int, tuple[bool, int | None]] = {}  # rows that are over: whether they advance, and their parent
+        self._whole: dict[int, int | None] = {}  # the parents of rows that advance
         self._expected: set[int] = set()  # rows that are answered in the background
         self._run_here: set[str] = set()  # cells, by this kernel
 
@@ -67,6 +67,10 @@ class Conversation:
         """Lets later cells continue the answer of `row_id` although it is not there yet, while somebody works on it."""
         self._expected.add(row_id)
 
+    def forget(self, row_id: int) -> None:
+        """Goes on from this row no more: its text is gone."""
+        self._whole.pop(row_id, None)
+
     def start_afresh(self, cell: str) -> None:
         """Makes `cell` the beginning; the cells that were run before no longer lead to it."""
         self._run_order.clear()
@@ -84,7 +88,7 @@ class Conversation:
         stale = []
         for name, place in self._places.items():
             newest = self._newest_answer(name, journal) if place.before == cell else None
-            if newest is not None and self._fate(newest, journal)[1] != row_id:
+            if newest is not None and self._continued(place, newest, journal) != row_id:
                 stale += [name, *self._behind(name)]
         return [name for name in stale if name in self._run_here]
 
@@ -95,9 +99,14 @@ class Conversation:
 
     def restore(self, rows: Iterable[Row]) -> None:
         """Takes up what a notebook asked in this chat before, oldest first."""
+        rounds: dict[int | None, str] = {}  # the cells of answers that wait for results
         for row in rows:
             cell = row.cell or f"row {row.id}"
-            if row.before is None or (row.before in self._places and cell not in self._line(row.before)):
+            if row.is_round:
+                rounds[row.id] = cell
+            if rounds.get(row.parent) == cell:
+                pass  # its place is that of the first round
+            elif row.before is None or (row.before in self._places and cell not in self._line(row.before)):
                 fork = row.parent if row.before is None else None
                 self._move(cell, Place(row.before, fork))
             self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
@@ -111,11 +120,11 @@ class Conversation:
         place.rows = self._places[cell].rows if cell in self._places else []
         self._places[cell] = place
 
-    def _behind(self, cell: str) -> Iterator[str]:
-        for name, place in self._places.items():
-            if place.before == cell:
-                yield name
-                yield from self._behind(name)
+    def _behind(self, cell: str) -> list[str]:
+        found = [cell]
+        for name in found:
+            found += [other for other, place in self._places.items() if place.before == name]
+        return found[1:]
 
     def _last_answered(self, journal: Journal) -> str | None:
         return next((cell for cell in reversed(self._run_order) if self._newest_answer(cell, journal) is not None), None)
@@ -133,13 +142,20 @@ class Conversation:
     def _newest_answer(self, cell: str, journal: Journal) -> int | None:
         return next((row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id, journal)[0]), None)
 
+    def _continued(self, place: Place, row_id: int, journal: Journal) -> int | None:
+        """What the first of the rounds that ended with this row continues."""
+        parent = self._fate(row_id, journal)[1]
+        while parent in place.rows:
+            parent = self._fate(parent, journal)[1]
+        return parent
+
     def _fate(self, row_id: int, journal: Journal) -> tuple[bool, int | None]:
-        """Whether a row advances or may yet, and its parent. A row that is over changes no more, so it is read once."""
-        if row_id in self._ended:
-            return self._ended[row_id]
+        """Whether a row advances or may yet, and its parent. One that advances is read once: only `forget` changes it."""
+        if row_id in self._whole:
+            return True, self._whole[row_id]
         row = journal.row(row_id)
-        if row.is_over:
-            self._ended[row_id] = row.advances, row.parent
+        if row.advances:
+            self._whole[row_id] = row.parent
         return row.advances or (row_id in self._expected and row.is_alive), row.parent
 
 
@@ -164,7 +180,7 @@ def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     while waiting:
         depth, row, is_stale = waiting.pop()
         found.append((depth, row, is_stale))
-        is_replaced = newest.get((row.chat, row.cell), row.id) != row.id
+        is_replaced = row.advances and newest.get((row.chat, row.cell), row.id) != row.id
         if below := children.get(row.id):
             longest = max(below, key=lambda child: (sizes[child.id], child.id))
             forks = [child for child in below if child is not longest]

@@ -84,6 +84,7 @@ class Job:
         self._last_words = ""
         self._came: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
+        self.record: Callable[[Answer], None] | None = None  # is told of the answer
 
     @property
     def done(self) -> bool:
@@ -186,6 +187,8 @@ class Job:
         if row.is_over:
             answer = _answer_of(row)
             answer = dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
+            if self.record:
+                self.record(answer)
             return self._parsed(answer) if row.advances else answer
         if self._is_cancelled:
             raise _interrupted(row) if self._is_ours or row.state == "queued" else _left_alone()

@@ -134,13 +134,25 @@ class Row:
 
     @property
     def link(self) -> str | None:
-        """What the key of a request that continues it holds of it; while it is not over, that is its number."""
-        return (self.response_id or self.key) if self.is_over else f"row {self.id}"
+        """What the key of a request that continues it holds of it; while it is not over, or when it is forgotten, its number."""
+        return (self.is_over and (self.response_id or self.key)) or f"row {self.id}"
 
     @property
     def question(self) -> str:
         """What was asked, in words."""
         return question_text(self.request)
+
+    @property
+    def has_unknown_cost(self) -> bool:
+        """It may have been charged, and nobody has said what."""
+        if self.cost_usd is not None or self.state in ("queued", "forgotten"):
+            return False
+        return self.seconds is not None if self.error is None else bool(self.error.get("may_cost"))
+
+    @property
+    def is_round(self) -> bool:
+        """The model waits for results of tools, or for an approval: what continues it belongs to the same question."""
+        return self.state == "done" and Response(self.response).outcome in ("tool_calls", "approval")
 
     @property
     def advances(self) -> bool:
@@ -413,6 +425,12 @@ class Journal:
                 "SELECT * FROM requests WHERE ? IS NULL OR notebook = ? ORDER BY id DESC LIMIT ?", (notebook, notebook, limit)
             ).fetchall()
         return [_row(entry) for entry in reversed(found)]
+
+    def turns(self, notebook: str, chat: str | None) -> list[Row]:
+        """All that was asked in a chat of a notebook, oldest first."""
+        with self._transaction() as db:
+            found = db.execute("SELECT * FROM requests WHERE notebook = ? AND chat = ? ORDER BY id", (notebook, chat)).fetchall()
+        return [_row(entry) for entry in found]
 
     def chats(self, notebook: str) -> list[str]:
         """The names of a notebook's conversations, in the order in which they began."""

@@ -86,9 +86,8 @@ class O3Pro(Magics):
         if given.get("dry_run"):
             return print(commands.dry_run(question, self.session, self.base_url, journal))
         job = self.session.ask(question, self.base_url, journal)
-        keep = partial(self.session.keep, journal=self.session.runner(journal).journal)
         if given.get("background"):
-            self.view.watch(job, keep)
+            self.view.watch(job)
             self._bind(given, job)
             return job
         try:
@@ -97,7 +96,6 @@ class O3Pro(Magics):
             self._bind(given, error.answer)
             raise
         self._bind(given, answer)
-        keep(answer)
         return answer
 
     @no_var_expand

@@ -198,7 +198,8 @@ class Runner:
     async def _get(self, command: Mapping[str, Any]) -> None:
         told: dict[str, Any] = {"call": command["call"], "event": "over"}
         try:
-            told["value"] = await self._client(command["base_url"], command["key"], 30.0).get(command["path"])
+            value = await self._client(command["base_url"], command["key"], 30.0).get(command["path"])
+            told["value"] = json.loads(mask(dump(value), command["key"]))  # a server may echo it
         except errors.RequestFailed as error:
             error.message = mask(error.message, command["key"])
             told["error"] = error.as_dict()

@@ -110,11 +110,11 @@ class Session:
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
-        self.notebook = os.environ.get("JPY_SESSION_NAME") or str(Path.cwd())
+        self.notebook = os.fsencode(os.environ.get("JPY_SESSION_NAME") or Path.cwd()).decode("utf-8", "backslashreplace")
         self.sandbox_url: str | None = None
         self._runner: Runner | None = None
         self._conversations: dict[str, Conversation] = {}
-        self._recording: tuple[Path, dict[str, Record]] | None = None
+        self._recording: Path | None = None
         self._lock = threading.RLock()  # questions may come from several threads, and each finds its place alone
         self._at_risk: dict[int, float] = {}  # dollars that questions on their way may cost at most, by their rows
         self._prices: dict[tuple[str, str], Price] = {}
@@ -146,6 +146,10 @@ class Session:
         with self._lock:
             job = self._job(question, base_url, sender or self.runner(journal_path))
         job.parse = question.schema.parse if question.schema else None
+        return self._recorded(job, (sender or self.runner(journal_path)).journal)
+
+    def _recorded(self, job: Job, journal: Journal) -> Job:
+        job.record = partial(self.keep, journal=journal)
         return job
 
     def _job(self, question: Question, base_url: str, sender: Sender) -> Job:
@@ -230,6 +234,7 @@ class Session:
         if self._runner is None or self._runner.journal.path != journal_path:
             self.close()
             self._runner = Runner(Journal(journal_path))
+            self._conversations, self._at_risk = {}, {}  # they hold numbers of rows
         return self._runner
 
     def close(self, patience: float = 0.0) -> None:
@@ -243,7 +248,7 @@ class Session:
         head = conversation.head(journal) if conversation else None
         if head is not None:
             return head
-        return next((row.id for row in reversed(journal.history(self.notebook)) if row.chat == chat and row.advances), None)
+        return next((row.id for row in reversed(journal.turns(self.notebook, chat)) if row.advances), None)
 
     def chats(self, journal_path: Path) -> list[str]:
         """The names of the conversations of this notebook; those of earlier sessions only if the journal can be read."""
@@ -255,10 +260,7 @@ class Session:
 
     def resume(self, journal: Journal) -> dict[str, int]:
         """Takes up the conversations of this notebook where they were; gives the number of answers of each chat."""
-        chats: dict[str, list[Row]] = {}
-        for row in journal.history(self.notebook):
-            if row.chat is not None:
-                chats.setdefault(row.chat, []).append(row)
+        chats = {chat: journal.turns(self.notebook, chat) for chat in journal.chats(self.notebook)}
         for chat, rows in chats.items():
             self._conversations[chat] = Conversation()
             self._conversations[chat].restore(rows)
@@ -272,7 +274,7 @@ class Session:
         runner = self.runner(journal_path)
         found = (row for row in runner.journal.unfinished(self.notebook) if row.is_alive or row.state == "queued")
         return [
-            runner.send(row, Secrets(self._key_for(row, base_url)), timeout, max_concurrency)
+            self._recorded(runner.send(row, Secrets(self._key_for(row, base_url)), timeout, max_concurrency), runner.journal)
             for row in found
             if self._is_here(row, base_url)
         ]
@@ -303,18 +305,21 @@ class Session:
         return False
 
     def record(self, path: Path) -> int:
-        """Writes every answer from now on to a file too; gives the number of those that it already holds."""
-        self._recording = (path, recording.read(path) if path.exists() else {})
-        return len(self._recording[1])
+        """Writes every answer from now on to a file too; gives the number of those that it holds. Raises BadInput."""
+        records = recording.read(path) if path.exists() else {}
+        recording.write(path, records)
+        self._recording = path
+        return len(records)
 
     def keep(self, answer: Answer, journal: Journal) -> None:
-        """Adds an answer to the recording, if one is being made."""
+        """Adds an answer to the recording, if one is being made. Says so if that fails: the answer is in the journal."""
         is_kept = answer.status == "completed" and answer.journal_id is not None and "not_in_journal" not in answer.notices
         if self._recording is None or not is_kept:
             return
-        path, records = self._recording
         row = journal.row(answer.journal_id or 0)
         parent = None if row.parent is None else journal.row(row.parent)
+        if parent is not None and parent.state == "forgotten":
+            return  # what it continues cannot be told any more
         record = Record(
             server=row.server,
             request=with_hashes(row.request),
@@ -325,8 +330,12 @@ class Session:
             seconds=row.seconds,
             asked_at=row.asked_at,
         )
-        records[record.key] = record
-        recording.write(path, records)
+        with self._lock:  # answers of background jobs come in a thread
+            try:
+                others = recording.read(self._recording) if self._recording.exists() else {}  # another kernel may write there too
+                recording.write(self._recording, others | {record.key: record})
+            except errors.BadInput as error:
+                print(error)
 
     def replay_file(self, path: Path, journal: Journal) -> int:
         """Takes the answers of a recording into the journal, from where they are replayed; gives their number."""
@@ -341,6 +350,12 @@ class Session:
                 new, record.parent, {name: getattr(record, name) for name in ("response", "notices", "cost_usd", "seconds")}
             )
         return len(records)
+
+    def forget(self, row: Row, journal: Journal) -> None:
+        """Removes the texts of a row from the disk; no conversation goes on from it."""
+        journal.forget(row.id)
+        for conversation in self._conversations.values():
+            conversation.forget(row.id)
 
     def check(self, row: Row, base_url: str, journal_path: Path) -> Finding:
         """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost.
@@ -387,8 +402,10 @@ class Session:
         return _NO_KEY if self.sandbox_url is not None else credentials.need_key()
 
     def _is_here(self, row: Row, base_url: str) -> bool:
-        """The row is of the server in use, or of a sandbox, which gets no key."""
-        return row.server == SANDBOX or row.base_url == addresses.base_url(base_url)
+        """The row is of the server in use, or of a sandbox of this machine, which gets no key."""
+        if row.server == SANDBOX:
+            return addresses.is_loopback(urllib.parse.urlsplit(row.base_url).hostname or "")
+        return row.base_url == addresses.base_url(base_url)
 
     def _key_for(self, row: Row, base_url: str) -> str:
         """The key that goes to the server of a row: a journal says where a question was asked, not where a key may go."""
@@ -403,16 +420,15 @@ class Session:
         return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
 
     def _parent(self, question: Question, journal: Journal) -> Row | None:
+        conversation = self._conversation(question)
+        if conversation and not conversation.has(cell := question.cell) and journal.has_cell(self.notebook, question.chat, cell):
+            conversation.restore(journal.turns(self.notebook, question.chat))  # it keeps its place over a restart
         if question.continues is not None:
             return journal.row(question.continues)
         if question.after is not None:
             return journal.row(journal.find_id(question.after))
-        conversation = self._conversation(question)
         if conversation is None or question.is_new:
             return None
-        if not conversation.has(question.cell) and journal.has_cell(self.notebook, question.chat, question.cell):
-            # It was asked before the kernel was restarted, and keeps its place.
-            conversation.restore(row for row in journal.history(self.notebook) if row.chat == question.chat)
         parent = conversation.parent(question.cell, journal)
         return None if parent is None else journal.row(parent)
 
@@ -456,7 +472,10 @@ class Session:
                 f"The server lists no price for {question.model}, so a budget cannot be kept. Nothing was sent.",
                 "%config O3Pro.budget_usd = None asks without one.",
             )
-        self._at_risk = {row_id: worst for row_id, worst in self._at_risk.items() if row_id in sender.jobs}
+        jobs, journal = sender.jobs, sender.journal
+        self._at_risk = {
+            row_id: worst for row_id, worst in self._at_risk.items() if row_id in jobs or journal.row(row_id).has_unknown_cost
+        }
         spent = sender.journal.spent(plan.server, session=self.id)[0] + sum(self._at_risk.values())
         worst = self.worst_case(plan, question.max_output_tokens, price, sender.journal)
         if spent + worst > budget:
@@ -511,7 +530,7 @@ def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw | None:
 
 def _log_entry(row: Row, get: Callable[[str], Any]) -> Raw | None:
     """The server's log entry of a request, found by the id that we gave it; `None` if there is none (yet)."""
-    hours = min(int((time.time() - row.asked_at) / 3600) + 2, 92 * 24)
+    hours = min(max(0, int((time.time() - row.asked_at) / 3600)) + 2, 92 * 24)  # a clock may have been set back
     model = urllib.parse.quote(str(row.request.get("model", "")))
     for offset in range(0, _MAX_LOG, 100):
         entries, more = log_entries(get(f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}"))

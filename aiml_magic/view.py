@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class View(Protocol):
 
     def follow(self, job: Job, *, is_quiet: bool = False) -> Answer: ...
 
-    def watch(self, job: Job, then: Callable[[Answer], None]) -> None: ...
+    def watch(self, job: Job) -> None: ...
 
     def show(self, answer: Answer) -> None: ...
 
@@ -96,12 +96,12 @@ class _View:
         self._mark_as_shown(answer)
         return answer
 
-    def watch(self, job: Job, then: Callable[[Answer], None]) -> None:
-        """Shows a job in this cell from now on, also while other cells run; `then` is told its answer."""
+    def watch(self, job: Job) -> None:
+        """Shows a job in this cell from now on, also while other cells run."""
         if job.done:
-            then(self.follow(job))
+            self.follow(job)
         else:
-            self._watcher.add(job, self._begin(job), then)
+            self._watcher.add(job, self._begin(job))
         self._mark_as_shown(job)
 
     def show(self, answer: Answer) -> None:
@@ -277,24 +277,23 @@ class _Watcher:
     """Looks after background jobs: in a thread, since cells may compute meanwhile. It touches only what is displayed already."""
 
     def __init__(self) -> None:
-        self._watched: list[tuple[Job, _Outputs, Callable[[Answer], None]]] = []
+        self._watched: list[tuple[Job, _Outputs]] = []
         self._lock = threading.Lock()
 
-    def add(self, job: Job, outputs: _Outputs, then: Callable[[Answer], None]) -> None:
+    def add(self, job: Job, outputs: _Outputs) -> None:
         with self._lock:
-            self._watched.append((job, outputs, then))
+            self._watched.append((job, outputs))
             if len(self._watched) == 1:
                 threading.Thread(target=self._look, daemon=True, name="aiml_magic-panels").start()
 
     def _look(self) -> None:
         while True:
             ended = []
-            for job, outputs, then in list(self._watched):
+            for job, outputs in list(self._watched):
                 if job.done:
                     ended.append(job)
-                    outputs.end(_came(job, then))
-                else:
-                    outputs.show(job.progress)
+                with suppress(Exception):  # what cannot be shown here keeps no other job from it
+                    outputs.end(_came(job)) if job in ended else outputs.show(job.progress)
             with self._lock:
                 self._watched = [watched for watched in self._watched if watched[0] not in ended]
                 if not self._watched:
@@ -302,15 +301,11 @@ class _Watcher:
             time.sleep(_PANEL_PERIOD)
 
 
-def _came(job: Job, then: Callable[[Answer], None]) -> Answer | errors.AimlMagicError:
-    answer = None
+def _came(job: Job) -> Answer | errors.AimlMagicError:
     try:
-        answer = job.outcome()
-        then(answer)
+        return job.outcome()
     except errors.AimlMagicError as error:
-        error.answer = error.answer or answer
         return error
-    return answer
 
 
 class TerminalView(_View):

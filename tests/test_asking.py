@@ -240,6 +240,13 @@ def test_script_without_a_notebook(echo, home):
     assert "On Why? ['On a', 'On b']" == done.stdout.strip()
 
 
+@pytest.mark.parametrize("field", ["previous_response_id", "max_output_tokens", "model", "store"])
+def test_fields_that_have_options(home, field):
+    """A field with an option of its own is refused as by --param: it would pass by the replay, or by the budget."""
+    with pytest.raises(errors.BadInput, match="param"):
+        ask("Why?", param={field: 1})
+
+
 def test_interrupt_of_a_map(home):
     """An interrupt stops a map, and keeps the answers that came."""
 

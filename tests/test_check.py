@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import wire
 from asking import KEY
@@ -28,6 +30,28 @@ def test_answer_that_the_server_still_has(running):
     assert "completed" in running.run("%aiml history").stream
     assert "$0.0000 in this session" not in running.run("%aiml history").stream
     assert "is answered" in running.run("%aiml check 1").stream
+
+
+def test_found_answer_is_gone_on_from(asker):
+    """What the server still had is kept without the key that it echoes, and the next cell continues it."""
+    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
+    cut = wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(begun)}\n\n".encode()], end="reset")
+
+    def answer(request):
+        if request.method == "GET":
+            return wire.json_reply(wire.response(f"You sent {request.headers['authorization']}", id="resp_1"))
+        return cut if len(server.posts) == 1 else wire.json_reply(wire.response())
+
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.RequestFailed):
+            asker.ask(server.url, "One?", cell="a", replay="auto")
+        asker.session.head("main", asker.journal)
+        assert "answered" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        text = asker.ask(server.url, "One?", cell="a", replay="auto").text
+        assert text.startswith("You sent")
+        assert KEY not in text
+        asker.ask(server.url, "Two?", cell="b")
+        assert "resp_1" == server.posts[-1].body["previous_response_id"]
 
 
 def test_answer_that_is_lost(running):

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -19,6 +21,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kernels import kernel, without_ports
 from nbclient import NotebookClient
+from test_journal import new
 from test_responses import scalars, values
 from traitlets.config import Config
 
@@ -26,6 +29,7 @@ from aiml_magic import errors, export, recording
 from aiml_magic.budget import price_of
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key
+from aiml_magic.schemas import of_value
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=10),
@@ -342,6 +346,41 @@ def test_any_text_survives(tmp_path_factory, records):
         assert (row.question, row.answer().text) == (line["question"], line["answer"])
 
 
+def test_recordings_of_two_kernels(asker, numbered, tmp_path):
+    """Two kernels that record to one file at once keep the answers of both, those to a map and in the background too."""
+    other = Asker(asker.path)
+    try:
+        for each in (asker, other):
+            each.session.record(tmp_path / "a.jsonl")
+        jobs = [
+            each.start(numbered.url, f"Of {each.path}, {n}?", cell=f"{n}", chat=None) for n in range(4) for each in (asker, other)
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda job: job.wait(20), jobs))
+    finally:
+        other.session.close(10)
+    assert 4 == len(recording.read(tmp_path / "a.jsonl"))
+
+
+def test_recording_of_what_does_not_fit(asker, numbered, tmp_path):
+    """An answer that does not fit its schema was paid for, and is recorded as any other."""
+    asker.session.record(tmp_path / "a.jsonl")
+    with pytest.raises(errors.SchemaMismatch):
+        asker.ask(numbered.url, schema=of_value({"type": "object", "properties": {}}, "nothing"))
+    assert 1 == len(recording.read(tmp_path / "a.jsonl"))
+
+
+def test_recording_that_cannot_be_written(asker, numbered, tmp_path, capsys):
+    """A file that cannot be is refused at once; one that is lost later costs no answer."""
+    with pytest.raises(errors.BadInput):
+        asker.session.record(tmp_path / "none" / "a.jsonl")
+    (folder := tmp_path / "some").mkdir()
+    asker.session.record(folder / "a.jsonl")
+    shutil.rmtree(folder)
+    assert asker.ask(numbered.url).text
+    assert "cannot be written" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "spoil",
     [lambda line: line.replace("Why", "Who"), lambda line: "{}", lambda line: "nonsense", lambda line: "[1]",
@@ -413,6 +452,59 @@ def test_cell_keeps_its_place_over_a_restart(asker, numbered):
     assert afresh.ask(numbered.url, "In d?", cell="d", replay="auto").replayed
     afresh.session.close(10)
     assert [None] == [post.body.get("previous_response_id") for post in numbered.posts[5:]]
+
+
+def test_place_among_a_thousand_rows(asker, numbered):
+    """A cell keeps its place, and a chat its head, however much else the notebook has asked since."""
+    for cell in "ab":
+        asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
+    with asker.journal.together():
+        for number in range(1000):
+            asker.journal.add(new(notebook=asker.session.notebook, chat=None, key=f"key {number}"))
+    later = Asker(asker.path)
+    try:
+        assert 2 == later.session.head("main", later.journal)
+        assert later.ask(numbered.url, "In b?", cell="b", replay="auto").replayed
+    finally:
+        later.session.close(10)
+
+
+def test_another_journal_is_another_memory(asker, numbered, tmp_path):
+    """Numbers of rows hold in one journal: after a change of it, no conversation goes on from somebody else's row."""
+    other = Asker(tmp_path / "other.sqlite3")
+    other.ask(numbered.url, "Of another notebook?", chat=None)
+    other.session.close(10)
+    asker.ask(numbered.url, "One?", cell="a")
+    asker.path = other.path
+    assert asker.ask(numbered.url, "Two?", cell="b").text
+    assert "previous_response_id" not in numbered.posts[-1].body
+
+
+def test_notebook_of_any_name(home, numbered, tmp_path, monkeypatch):
+    """A notebook asks in a folder of any name, also of one that is no text."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    monkeypatch.chdir(folder)
+    asker = Asker(home / "journal.sqlite3")
+    try:
+        assert asker.ask(numbered.url).text
+    finally:
+        asker.session.close(10)
+
+
+def test_forgotten_under_way(asker, numbered):
+    """A conversation does not go on from an answer that was forgotten, nor is such a question taken for one that stands alone."""
+    for cell, text in (("a", "One?"), ("b", "Two?")):
+        asker.ask(numbered.url, text, cell=cell)
+    asker.ask(numbered.url, "Why?", cell="x", chat=None)
+    asker.session.forget(asker.journal.row(2), asker.journal)
+    asker.ask(numbered.url, "Three?", cell="c")
+    assert "resp_1" == numbered.posts[-1].body["previous_response_id"]
+    with pytest.raises(errors.ParentFailed):
+        asker.ask(numbered.url, "Why?", cell="d", after="2", replay="auto")
 
 
 def test_forgotten_parent(asker, numbered):
@@ -500,6 +592,22 @@ def test_budget(asker):
         assert asker.ask(server.url, cell="a", budget_usd=1.0, max_output_tokens=10_000, replay="auto").replayed
         assert 1 == len(server.posts)
         assert 1 == len([request for request in server.requests if "/models" in request.path]), "the price is asked once"
+
+
+@pytest.mark.parametrize("fate", [wire.json_reply(wire.response()), wire.Reply(end="close")], ids=["answered", "lost"])
+def test_budget_of_unknown_costs(asker, fate):
+    """An answer whose cost nobody tells, and a request that may have been charged, count as what they may have cost."""
+    listed = {"/v1/models": wire.json_reply(PRICES)}
+    with wire.serve(lambda request: listed.get(request.path.split("?")[0], fate)) as server:
+
+        def ask(text):
+            with suppress(errors.ConnectionLost):
+                asker.ask(server.url, text, budget_usd=1.0, max_output_tokens=10_000, chat=None)
+
+        ask("One?")
+        with pytest.raises(errors.BudgetExceeded):
+            ask("Two?")
+        assert 1 == len(server.posts)
 
 
 @pytest.mark.parametrize("models", [{}, {"data": []}, {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "variable"}}]}, [1]])

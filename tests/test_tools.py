@@ -6,10 +6,12 @@ import json
 
 import pytest
 import wire
+from asking import Asker
 from kernels import kernel
 
-from aiml_magic import errors, tools
+from aiml_magic import conversation, errors, recording, tools
 from aiml_magic.responses import ToolCall
+from aiml_magic.session import Question
 from aiml_magic.tools import confirm, tools_of
 
 
@@ -305,6 +307,57 @@ def test_in_a_notebook(home, sandbox_url):
         assert "True" == running.run("print(answer.replayed)").stream.strip()
         assert ran.of_type("text/html") == again.of_type("text/html")
         assert "background" in running.run("%%o3pro -b -f add\nWhat?").error["evalue"]
+
+
+def test_rounds_are_one_turn(asker, tmp_path):
+    """A cell that used a function keeps its place over a restart, is not stale by its own rounds, and is recorded whole."""
+    apple = ("c1", "price", {"item": "apple", "count": 1})
+
+    def answer(request):
+        name, previous = f"resp_{len(server.posts)}", request.body.get("previous_response_id")
+        if request.body["input"] == "Price?":
+            return wanting(apple, id=name)
+        return wire.json_reply(wire.response("Fine.", id=name, previous_response_id=previous))
+
+    def run_all(asker):
+        asker.ask(server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES))
+        return asker.ask(server.url, "And?", cell="b", replay="auto")
+
+    with wire.serve(answer) as server:
+        asker.session.record(tmp_path / "a.jsonl")
+        run_all(asker)
+        assert not any(is_stale for _, _, is_stale in conversation.tree(asker.journal.history()))
+        again = asker.ask(server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES))
+        assert () == again.notices
+        later = Asker(asker.path)
+        try:
+            assert run_all(later).replayed
+        finally:
+            later.session.close(10)
+        assert 3 == len(server.posts)
+    assert 3 == len(recording.read(tmp_path / "a.jsonl"))
+
+
+def test_approval_after_a_restart(asker):
+    """An approval that is given in another kernel leaves the cell in its place: run again, it is replayed."""
+    wanted = [{"type": "mcp_approval_request", "id": "appr_1", "name": "x", "arguments": "{}", "server_label": "l"}]
+
+    def answer(request):
+        name, previous = f"resp_{len(server.posts)}", request.body.get("previous_response_id")
+        output = {"output": wanted} if request.body["input"] == "Do it?" else {}
+        return wire.json_reply(wire.response(id=name, previous_response_id=previous, **output))
+
+    with wire.serve(answer) as server:
+        asker.ask(server.url, "One?", cell="a", replay="auto")
+        asker.ask(server.url, "Do it?", cell="b", replay="auto")
+        later = Asker(asker.path)
+        try:
+            question = Question("", "z", "openai/o3-pro")
+            later.session.decide(later.journal.row(2), question, server.url, later.path, is_approved=True).wait(10)
+            later.ask(server.url, "Do it?", cell="b", replay="auto")
+        finally:
+            later.session.close(10)
+        assert [None, "resp_1", "resp_2"] == [post.body.get("previous_response_id") for post in server.posts]
 
 
 def test_interrupt_inside_a_function(home, sandbox_url):
