@@ -79,6 +79,9 @@ class Ask:
             asked.settle(1)
         except (errors.AimlMagicError, KeyboardInterrupt) as error:
             raise asked.stopped(error) from error
+        except BaseException:  # of the rows themselves
+            asked.withdraw()
+            raise
         finally:
             asked.show(None)
             if cluster is not None:
@@ -124,8 +127,7 @@ class _Asked:
         stopped: errors.AimlMagicError
         if isinstance(error, errors.AimlMagicError):
             stopped = error
-            for job in self._running.values():
-                job.withdraw()
+            self.withdraw()
         else:
             count = sum(isinstance(answer, Answer) for answer in self.answers)
             again = "Ask again: what was answered is replayed."
@@ -134,6 +136,11 @@ class _Asked:
                 job.cancel(0)
         stopped.answers = self.answers  # type: ignore[attr-defined]  # only here there are several
         return stopped
+
+    def withdraw(self) -> None:
+        """Takes back what was not sent yet."""
+        for job in self._running.values():
+            job.withdraw()
 
     def _outcome(self, job: Job) -> Answer | errors.AimlMagicError:
         try:

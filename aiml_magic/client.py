@@ -139,7 +139,9 @@ class Client:
         try:
             async with self._connection() as http, http.stream("GET", url) as response:
                 raw = await _read(response, _MAX_BODY)
-        except (httpx.HTTPError, OSError, ValueError, _BodyCut, _BodyTooLarge) as error:
+        except _BodyTooLarge as error:
+            raise failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code) from error
+        except Exception as error:  # as of a POST
             raise failures.not_connected(_reason(error)) from error
         if not response.is_success:
             raise failures.http_error(response.status_code, response.headers, raw, time.monotonic() - started)
@@ -171,8 +173,12 @@ class Client:
         content = dump(body).encode("ascii")
         started = time.monotonic()
 
-        async def trace(step: str, _: Any) -> None:
-            if step.endswith("send_request_headers.started"):
+        is_sent = False
+
+        async def trace(step: str, told: Mapping[str, Any]) -> None:
+            nonlocal is_sent
+            if step.endswith("send_request_headers.started") and told["request"].method == b"POST":  # a proxy's CONNECT is none
+                is_sent = True
                 listener.on_sent()
 
         url = f"{self._base_url}/responses"
@@ -186,9 +192,12 @@ class Client:
                         return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
                     return await self._reply(response, body, listener)
         except httpx.HTTPError as error:
-            return Reply({}, error=_transport_error(error))
-        except (ssl.SSLError, OSError, ValueError) as error:  # a proxy or an address that httpx cannot use
-            return Reply({}, error=failures.not_connected(_reason(error), is_final=True))
+            lost = _transport_error(error)
+            is_safe = is_sent or isinstance(lost, errors.ConnectError)
+            return Reply({}, error=lost if is_safe else failures.not_connected(_reason(error)))
+        except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
+            why = _reason(error)
+            return Reply({}, error=failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True))
 
     async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -199,13 +208,15 @@ class Client:
     async def _poll(self, response_id: str, pending: Reply, listener: Listener) -> Reply:
         """Asks for a response that the server still works on, until it has ended. GET costs nothing."""
         path = "responses/" + urllib.parse.quote(response_id, safe="")
-        wait, not_found = _POLL_FIRST, 0
+        wait, not_found, heard = _POLL_FIRST, 0, time.monotonic()
         listener.on_event(Created(response_id))
         while True:
             listener.on_poll(Response(pending.response).status or "in_progress")
             try:
                 await asyncio.sleep(wait)
                 raw = await self.get(path)
+                if not (isinstance(raw, dict) and is_response(raw)):
+                    raise failures.malformed("something that is no response", 200)
             except asyncio.CancelledError:
                 self._stop(path)
                 raise
@@ -216,9 +227,10 @@ class Client:
             except errors.RequestFailed as error:
                 if error.retry == "never":
                     return replace(pending, error=error)
+                if time.monotonic() - heard > (self._timeout.read or 0.0):
+                    return replace(pending, error=failures.retrieve_unsupported(response_id, str(error.message)))
             else:
-                if isinstance(raw, dict) and is_response(raw):
-                    pending = _judged(raw, {}, cost(raw, {}), ())
+                pending, heard = _judged(raw, {}, cost(raw, {}), ()), time.monotonic()
                 if Response(pending.response).status not in PENDING:
                     return pending
             wait = min(wait * _POLL_GROWTH, _POLL_LAST)
@@ -268,11 +280,13 @@ async def _read_stream(response: httpx.Response, request: Raw, listener: Listene
     stream, decoder, notices = Stream(), Decoder(), list[str]()
     ended: str | None = None  # why the stream ended, if not in good order
     chunks = _decompressed(response, _MAX_BODY)
+    until: float | None = None
     try:
         while not (stream.has_ended and stream.meta):
-            patience = _META_WAIT if stream.has_ended else None
+            if stream.has_ended and until is None:
+                until = time.monotonic() + _META_WAIT
             try:
-                chunk = await asyncio.wait_for(anext(chunks), patience)
+                chunk = await asyncio.wait_for(anext(chunks), until and max(0.0, until - time.monotonic()))
             except StopAsyncIteration:
                 if left := decoder.flush():
                     _take(left, stream, listener, notices)
@@ -282,6 +296,9 @@ async def _read_stream(response: httpx.Response, request: Raw, listener: Listene
                 _take(event, stream, listener, notices)
     except TimeoutError:
         pass  # the answer is whole, only its cost did not come
+    except asyncio.CancelledError:
+        if not stream.has_ended:  # else the answer is whole, and paid for
+            raise
     except _BodyCut as error:
         ended = error.reason
     except (EventTooLarge, _BodyTooLarge):
@@ -397,7 +414,7 @@ async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[
                 if size > limit:
                     raise _BodyTooLarge
                 yield piece
-    except (httpx.HTTPError, zlib.error) as error:
+    except (httpx.HTTPError, OSError, zlib.error) as error:  # OSError: TLS that breaks
         raise _BodyCut(_reason(error)) from error
 
 
@@ -445,4 +462,5 @@ def _proxy(base_url: str) -> str | None:
     if is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get("https") or proxies.get("all")
+    proxy = proxies.get("https") or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy

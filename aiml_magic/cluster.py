@@ -35,7 +35,8 @@ class Cluster:
         self._tasks: dict[int, tuple[Row, Any]] = {}  # the row as it was claimed, and the future of its answer
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._is_closed = False
-        self.places = sum(client.nthreads().values())  # before the thread is there: what fails here leaves none behind
+        self._deciding = threading.Lock()  # what becomes of a row: it is taken back, or its answer is kept
+        self.places = max(1, sum(client.nthreads().values()))  # before the thread is there: what fails here leaves none behind
         # No daemon: a script that ends waits for what it paid for.
         threading.Thread(target=self._keep_what_comes, name="aiml_magic-cluster").start()
 
@@ -62,37 +63,48 @@ class Cluster:
             return self._runner.send(row, secrets, silence, limit, notices)
         job = self._jobs[row.id] = Job(row, self.journal, self, notices)
         job.take({"event": "claimed"})
-        self._token(row).put(row.id)
-        # Impure: the same question twice is two tasks.
-        future = self._client.submit(
-            answer_there, row.base_url, dict(row.request), row.client_request_id, secrets.key, silence, pure=False, retries=0
-        )
+        is_out = False
+        try:
+            self._token(row).put(row.id)
+            is_out = True
+            # Impure: the same question twice is two tasks.
+            future = self._client.submit(
+                answer_there, row.base_url, dict(row.request), row.client_request_id, secrets.key, silence, pure=False, retries=0
+            )
+        except BaseException:  # an interrupt, or no scheduler any more
+            if is_out and not self._takes_token(row):
+                del self._jobs[row.id]  # a worker has it
+            else:
+                self._end(claimed, Came("cancelled"))
+            raise
         self._tasks[row.id] = claimed, future
         future.add_done_callback(lambda _: self._ended.put(row.id))
         return job
 
     def tell(self, command: Event) -> None:
         """Cancels or withdraws a row, if no worker has begun with it: a thread of a worker cannot be stopped."""
-        row, future = self._tasks.get(command["row"], (None, None))
-        if row is not None and future is not None and self._takes_token(row):
-            del self._tasks[row.id]
-            future.cancel()
-            self._end(row, Came("cancelled"))
+        with self._deciding:
+            row, future = self._tasks.get(command["row"], (None, None))
+            if row is not None and future is not None and self._takes_token(row):
+                del self._tasks[row.id]
+                future.cancel()
+                self._end(row, Came("cancelled"))
 
     def _keep_what_comes(self) -> None:
         """Keeps answers as long as any can come, with a sign of life every few seconds; the work of a thread."""
+        shown = time.monotonic()
         while self._tasks or not self._is_closed:
-            try:
-                row, future = self._tasks[self._ended.get(timeout=HEARTBEAT)]
-            except queue.Empty:
+            if time.monotonic() - shown >= HEARTBEAT:
+                shown = time.monotonic()
                 with contextlib.suppress(errors.JournalError):
                     self.journal.note_alive(list(self._tasks))
-            except KeyError:
-                pass  # it was withdrawn, or there will be no more
-            else:
-                came = self._came(row, future)
-                self._end(row, came)
-                del self._tasks[row.id]
+            with contextlib.suppress(queue.Empty):
+                ended = self._ended.get(timeout=HEARTBEAT)
+                with self._deciding:
+                    if ended in self._tasks:  # else it was withdrawn, or there will be no more
+                        row, future = self._tasks[ended]
+                        self._end(row, self._came(row, future))
+                        del self._tasks[ended]
 
     def _came(self, row: Row, future: Any) -> Came:
         try:

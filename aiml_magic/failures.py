@@ -73,9 +73,9 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, seconds: fl
     wait = retry_after(headers)
     if headers.get("x-should-retry") == "false" and retry == "auto":
         retry = "never"
+    cost = _MAYBE if retry == "ask" else _FREE
     if wait is not None and wait > MAX_WAIT and retry == "auto":
         retry, next_step = "ask", f"The server asks to wait {wait:,.0f} s; run the cell again after that."
-    cost = _MAYBE if retry == "ask" and kind is not errors.RateLimited else _FREE
     return kind(
         f"{_SAID[kind]} ({status}){_quoted(said.message)}. {cost}",
         next_step,

@@ -176,6 +176,8 @@ class Job:
         if self._came is None:
             try:
                 self._came = self._read()
+            except errors.JournalError:
+                raise  # it may be readable a moment later
             except errors.AimlMagicError as error:
                 self._came = error
         if isinstance(self._came, errors.AimlMagicError):
@@ -284,7 +286,10 @@ class Rounds(Job):
                 results.append(call_result(call, result))
             self._left -= 1
             self._earlier.append(answer)
-            self._job = self._ask_on(answer, results)
+            try:
+                self._job = self._ask_on(answer, results)
+            except errors.AimlMagicError as error:
+                self._came, self._is_over = error, True
 
     def step(self) -> bool:
         self._steps = self._steps or self.follow(0.0)
@@ -358,7 +363,11 @@ class Runner:
             job = child.jobs.get(row.id)
             if job is None:
                 job = child.jobs[row.id] = Job(row, self._journal, self, notices)
-                child.tell(command)
+                try:
+                    child.tell(command)
+                except BaseException:  # an interrupt: nobody works on it
+                    del child.jobs[row.id]
+                    raise
         return job
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:

@@ -202,7 +202,7 @@ class Response:
                 file_id=_text(note.get("file_id")),
             )
             for note in notes
-            if note.get("type") in _KNOWN_ANNOTATIONS
+            if _text(note.get("type")) in _KNOWN_ANNOTATIONS
         )
 
     @cached_property

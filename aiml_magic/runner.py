@@ -24,12 +24,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors
+from aiml_magic import errors, failures
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import Secrets, mask
 from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row
@@ -156,6 +157,10 @@ class Runner:
             reply, state = await self._converse(row, secrets, self._client(row.base_url, secrets.key, silence), recorder), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
+        except Exception as error:  # noqa: BLE001  # settings that cannot be used, a conversation that cannot be read
+            why = secrets.mask(f"{type(error).__name__}: {error}")
+            lost = failures.connection_lost(why) if recorder.is_out else failures.not_connected(why, is_final=True)
+            reply, state = Reply({}, error=lost), "failed"
         recorder.close(is_whole=state == "done" and reply.error is None)
         if reply.error is not None:
             state = "failed"
@@ -200,9 +205,12 @@ class Runner:
         try:
             value = await self._client(command["base_url"], command["key"], 30.0).get(command["path"])
             told["value"] = json.loads(mask(dump(value), command["key"]))  # a server may echo it
-        except errors.RequestFailed as error:
-            error.message = mask(error.message, command["key"])
-            told["error"] = error.as_dict()
+        except Exception as error:  # noqa: BLE001  # settings that cannot be used
+            failed = (
+                error if isinstance(error, errors.RequestFailed) else failures.not_connected(f"{type(error).__name__}: {error}")
+            )
+            failed.message = mask(failed.message, command["key"])
+            told["error"] = failed.as_dict()
         self._outbox.put(told)
 
     def _client(self, base_url: str, key: str, silence: float) -> Client:
@@ -218,6 +226,7 @@ class Steps:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._thread = ThreadPoolExecutor(1)  # not the loop's, in which names of hosts are looked up
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._work: asyncio.Task[None] | None = None
 
@@ -251,7 +260,8 @@ class Steps:
     async def _take_those_waiting(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            results = await asyncio.to_thread(self._taken, [step for step, _ in waiting])
+            steps = [step for step, _ in waiting]
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._taken, steps)
             for (_, taken), (result, error) in zip(waiting, results, strict=True):
                 if error is None:
                     taken.set_result(result)
@@ -346,6 +356,8 @@ class Recorder:
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
         self.is_out = False
+        self._pieces.clear()  # the answer begins anew
+        self._characters, self._tail = 0, ""
         self._tell(event="retry", seconds=seconds, why=self._secrets.mask(error.message))
 
     def on_poll(self, status: str) -> None:

@@ -158,15 +158,16 @@ class Session:
         row = plan.known
         if question.replay == "only" and (row is None or row.state == "queued"):
             raise self._miss(plan, journal)
-        if row is None or not row.is_settled:
+        if row is None or not _is_settled(row, sender):
             key = Key("where it is sent", "") if sender.has_keys and self.sandbox_url is None else self._key()
-            worst = None if row is not None or question.budget_usd is None else self._keep_to_budget(question, plan, sender)
+            will_be_sent = row is None or row.state == "queued"
+            worst = self._keep_to_budget(question, plan, sender) if will_be_sent and question.budget_usd is not None else None
             with journal.together("NORMAL"):  # since the first look another kernel may have asked the same, or been answered
                 plan = self.plan(question, base_url, journal)
                 row = plan.known or self._add(question, plan, journal)
             if worst is not None:
                 self._at_risk[row.id] = worst
-        if row.is_settled:
+        if _is_settled(row, sender):
             return Job(row, journal, notices=self._note(question, plan, row.id, journal))
         is_moved = (
             plan.parent is not None and question.replay == "auto" and journal.has_answered(self.notebook, plan.request, plan.key)
@@ -490,6 +491,11 @@ class Session:
         """Dollars that the request costs at most: the conversation counts as input, however it is sent."""
         told = sum(len(row.question) + len(row.answer().text) for row in journal.ancestors(plan.parent.id)) if plan.parent else 0
         return price.worst_case(characters(plan.request) + told, max_output_tokens)
+
+
+def _is_settled(row: Row, sender: Sender) -> bool:
+    """Nothing is to be done for the row. One in our own hands is not, though a sleep of the machine hid its signs of life."""
+    return row.is_settled and row.id not in sender.jobs
 
 
 def _known(key: str, base_url: str, journal: Journal) -> Row | None:

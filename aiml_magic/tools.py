@@ -53,7 +53,7 @@ def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
             specifications.append(_WEB_SEARCH)
         elif isinstance(value, Mapping):
             specification = _of_dict(value, name)
-            secrets |= {str(value.get("server_label")): dict(value["headers"])} if value.get("headers") else {}
+            secrets |= {str(value.get("server_label")): _headers(value["headers"], name)} if value.get("headers") else {}
             specifications.append(specification)
         elif callable(value):
             specification = _of_function(value)
@@ -82,18 +82,35 @@ def choice(named: str, tools: Tools) -> Any:
     )
 
 
-def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callable[[str], str] = input) -> str:
+def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callable[[str], str] | None = None) -> str:
     """The result of a call, as the model gets it: what the function returns, or the error. Raises KeyboardInterrupt alone."""
     function = functions.get(call.name)
     if function is None:
         return _error(f"there is no tool {call.name}; there are {', '.join(functions)}")
     try:
         arguments = schemas.arguments_of(function, json.loads(call.arguments))
-        if getattr(function, _CONFIRM, False) and not _is_allowed(call, ask):
+        if getattr(function, _CONFIRM, False) and not _is_allowed(call, ask or input):  # that of this cell
             return _error("the person did not allow this call")
         return _told(_returned(function, arguments))
-    except Exception as error:  # noqa: BLE001  # whatever it is, the model is told
-        return _error(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # whatever it is, sys.exit too, the model is told
+        return _error(_words(error))
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # it is the user's, and need not have words
+        return type(error).__name__
+
+
+def _headers(value: Any, name: str) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise BadInput(
+            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}", 'Such as {"Authorization": "…"}.'
+        )
+    return dict(value)
 
 
 def _of_function(function: Callable[..., Any]) -> dict[str, Any]:

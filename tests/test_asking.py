@@ -247,6 +247,34 @@ def test_fields_that_have_options(home, field):
         ask("Why?", param={field: 1})
 
 
+def test_rows_that_fail(home, monkeypatch):
+    """Rows that raise end a map with their own error; what was not sent yet is taken back."""
+    go_on = threading.Event()
+
+    def answer(request):
+        go_on.wait(20)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    def rows():
+        yield from "abcde"  # two in line behind three
+        while len(server.posts) < 2:
+            time.sleep(0.01)
+        raise ValueError("a bad line in the file")
+
+    asking.loaded_or_new().max_concurrency = 3
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(ValueError, match="bad line"):
+            ask.map("{{row}}", rows(), progress=False)
+        journal = asking.loaded_or_new().session.runner(home / "journal.sqlite3").journal
+        while any(row.state == "queued" for row in journal.history()):
+            time.sleep(0.01)
+        go_on.set()
+        while not all(row.is_over for row in journal.history()):
+            time.sleep(0.01)
+        assert 3 >= len(server.posts)
+
+
 def test_interrupt_of_a_map(home):
     """An interrupt stops a map, and keeps the answers that came."""
 

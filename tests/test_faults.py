@@ -5,20 +5,28 @@ Every fault meets a question of its own, all at once, over real sockets.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
+import shutil
 import socket
+import sqlite3
+import ssl
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, repeat
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import wire
 from asking import KEY, Asker
+from test_kernel import wait_until
 
 from aiml_magic import errors
 from aiml_magic.jobs import Job
@@ -235,3 +243,148 @@ def test_doubtful_is_not_sent_again(asker):
         assert "Fine." == asker.ask(server.url, cell="a", replay="off").text
         assert "Fine." == asker.ask(server.url, cell="a", replay="auto").text
     assert 2 == len(server.posts)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for this machine, of our own making."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here to make a certificate with")
+    key, made = folder / "key.pem", folder / "made.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject, "-keyout", key, "-out", made]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, made
+
+
+@contextlib.contextmanager
+def breaking_tls(context: ssl.SSLContext, begun: bytes):
+    """A server that reads a question, says `begun`, and then what no TLS is; its address, and the questions."""
+    asked: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+
+        def do(step):
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    connection.sendall(outgoing.read())
+                    incoming.write(connection.recv(65536))
+                finally:
+                    connection.sendall(outgoing.read())
+
+        with contextlib.suppress(OSError), connection:
+            do(tls.do_handshake)
+            said = b""
+            while b"\r\n\r\n" not in said or not said.endswith(b"}"):
+                said += do(lambda: tls.read(65536))
+            asked.append(said)
+            if begun:
+                do(lambda: tls.write(begun))
+            connection.sendall(b"\x17\x03\x03\x00\x40" + bytes(64))
+            connection.recv(1)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/v1", asked
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CREATED + DELTA])
+def test_tls_that_breaks(asker, tmp_path, monkeypatch, begun):
+    """TLS that breaks when the question is out may have cost it: it is not sent again."""
+    key, made = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, key)
+    with breaking_tls(context, begun) as (url, asked):
+        for _ in range(2):
+            with pytest.raises(errors.RequestFailed, match="may") as failed:
+                asker.ask(url, cell="a", replay="auto")
+            assert failed.value.may_cost
+        assert 1 == len(asked)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"SSL_CERT_FILE": "/nowhere/made.pem"}, {"ALL_PROXY": "odd://127.0.0.1:9"}, {"HTTPS_PROXY": "127.0.0.1:9"}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_that_cannot_be_used(asker, monkeypatch, settings):
+    """What keeps a question from being sent costs nothing, and says so."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(errors.RequestFailed, match="Nothing was sent, nothing was charged") as failed:
+        asker.ask("https://api.example/v1", timeout=1)
+    assert not failed.value.may_cost
+
+
+def test_proxy_that_dies(asker, monkeypatch):
+    """A proxy that takes the wish for a tunnel and says nothing has had no byte of the question."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(errors.RequestFailed) as failed:
+            asker.ask("https://api.example/v1", timeout=0.5)
+        assert not failed.value.may_cost
+
+
+def test_interrupt_behind_the_end(asker):
+    """The answer is whole, and only its cost is waited for: an interrupt then keeps it."""
+    with wire.serve(lambda _: stream(CREATED, DELTA, COMPLETED, end="hang")) as server:
+        job = asker.start(server.url, cell="a")
+        wait_until(lambda: job.progress.state == "writing")
+        time.sleep(0.3)
+        job.cancel()
+        assert job.outcome().text
+        assert asker.ask(server.url, cell="a", replay="auto").replayed
+
+
+def test_pings_behind_the_end(asker):
+    """Whatever a server says after the end of an answer, the cell is over."""
+    pings = [b": ping\n\n"] * 60
+    with wire.serve(lambda _: body(CREATED, COMPLETED, *pings, kind=STREAM, pace=0.3)) as server:
+        assert asker.start(server.url).wait(12).text
+
+
+@pytest.mark.parametrize("told", [{"detail": "not found"}, [], None])
+def test_polling_ends(asker, told):
+    """A response that is worked on is not asked for for ever: not of a server that has none, nor of one that is gone."""
+    with wire.serve(
+        lambda r: wire.json_reply(wire.response(status="queued", output=[]) if r.method == "POST" else told)
+    ) as server:
+        job = asker.start(server.url, timeout=0.5)
+        wait_until(lambda: job.status == "queued at the server")
+        if told is not None:
+            with pytest.raises(errors.RequestFailed, match="may"):
+                job.wait(30)
+    with pytest.raises(errors.RequestFailed, match="may"):
+        job.wait(30)
+
+
+def test_sign_of_life_that_a_sleep_hid(asker):
+    """A question in our own runner's hands is followed, however old its sign of life: the machine may have slept."""
+    with wire.serve(lambda _: body(CREATED, COMPLETED, kind=STREAM, pace=1.0)) as server:
+        job = asker.start(server.url, cell="a", replay="auto", background=True)
+        wait_until(lambda: job.status == "sent")
+        with contextlib.closing(sqlite3.connect(asker.path)) as db, db:
+            db.execute("UPDATE requests SET alive_at = alive_at - 60")
+        assert job.wait().text == asker.start(server.url, cell="a", replay="auto").wait(10).text
+
+
+def test_text_of_an_earlier_try(asker):
+    """What came before a try failed, and was sent again, is no part of the answer."""
+    failed = {"id": "r", "status": "failed", "error": {"code": "rate_limit_exceeded", "message": "No."}}
+    turns = iter([stream(CREATED, DELTA, event("response.failed", response=failed)), stream(CREATED, DELTA, end="hang")])
+    with wire.serve(lambda _: next(turns)) as server:
+        job = asker.start(server.url)
+        wait_until(lambda: len(server.posts) == 2 and job.progress.state == "writing")
+        job.cancel()
+        with pytest.raises(errors.Interrupted) as interrupted:
+            job.outcome()
+        assert PART == interrupted.value.answer.text

@@ -309,6 +309,36 @@ def test_in_a_notebook(home, sandbox_url):
         assert "background" in running.run("%%o3pro -b -f add\nWhat?").error["evalue"]
 
 
+class Wordless(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def leaving() -> None:
+    """Leaves."""
+    raise SystemExit(2)
+
+
+def wordless() -> None:
+    """Fails."""
+    raise Wordless
+
+
+@pytest.mark.parametrize("function", [leaving, wordless])
+def test_whatever_a_function_raises(function):
+    """Only an interrupt ends a question that is paid for: a function that leaves, or fails without words, is told of."""
+    told = tools.run(call(function.__name__), {function.__name__: function})
+    assert {"leaving": "SystemExit", "wordless": "Wordless"}[function.__name__] in told
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": b"key"}, {"X-Workspace": 42}, "Authorization: x", 5])
+def test_headers_that_are_no_texts(headers):
+    """Headers that could not be sent are refused before anything is."""
+    server = {"type": "mcp", "server_label": "x", "server_url": "https://e.example", "headers": headers}
+    with pytest.raises(errors.BadInput, match="headers of m"):
+        tools_of(["m"], {"m": server})
+
+
 def test_rounds_are_one_turn(asker, tmp_path):
     """A cell that used a function keeps its place over a restart, is not stale by its own rounds, and is recorded whole."""
     apple = ("c1", "price", {"item": "apple", "count": 1})
