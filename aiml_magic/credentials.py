@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Secrets:
 
 
 def find_key() -> Key | None:
-    """The key of the environment, else of the keyring, else of the key file. Raises BadInput for one that no header carries."""
+    """The key of the environment, else of the keyring, else of the key file. Raises BadInput if it cannot be used."""
     for source, text in _places():
         if text and (stripped := text.strip()):
             if not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
@@ -84,26 +85,28 @@ def need_key() -> Key:
 
 
 def save_key(text: str) -> str:
-    """Keeps the key in the system's keyring, or if there is none in a file for this user alone; says where."""
-    if keyring := _keyring():
-        keyring.set_password(_SERVICE, "api_key", text)
-        return "the system's keyring"
-    path = _key_file()
-    make_private_folder(path.parent)
-    write_private(path, text + "\n")
-    return short(path)
+    """Keeps the key in the system's keyring, or if there is none in a file for this user alone; says where. Raises BadInput."""
+    with _refusing("The key cannot be saved", text):
+        if keyring := _keyring():
+            keyring.set_password(_SERVICE, "api_key", text)
+            return "the system's keyring"
+        path = _key_file()
+        make_private_folder(path.parent)
+        write_private(path, text + "\n")
+        return short(path)
 
 
 def forget_key() -> list[str]:
-    """Removes a saved key; says from where."""
+    """Removes a saved key; says from where. Raises BadInput for one that cannot be removed."""
     places = []
-    keyring = _keyring()
-    if keyring and keyring.get_password(_SERVICE, "api_key"):
-        keyring.delete_password(_SERVICE, "api_key")
-        places.append("the system's keyring")
-    if _key_file().exists():
-        _key_file().unlink()
-        places.append(short(_key_file()))
+    with _refusing("The saved key cannot be removed"):
+        if _key_file().is_file():
+            _key_file().unlink()
+            places.append(short(_key_file()))
+        keyring = _keyring()
+        if keyring and keyring.get_password(_SERVICE, "api_key"):
+            keyring.delete_password(_SERVICE, "api_key")
+            places.append("the system's keyring")
     return places
 
 
@@ -111,11 +114,23 @@ def _places() -> list[tuple[str, str | None]]:
     for variable in VARIABLES:
         if os.environ.get(variable, "").strip():
             return [(variable, os.environ[variable])]
-    keyring = _keyring()
-    saved = keyring.get_password(_SERVICE, "api_key") if keyring else None
-    path = _key_file()
-    kept = path.read_text("utf-8", "replace") if path.is_file() else None
+    path, saved = _key_file(), None
+    with contextlib.suppress(Exception):  # a keyring that is locked has no key, whatever its backend raises
+        keyring = _keyring()
+        saved = keyring.get_password(_SERVICE, "api_key") if keyring else None
+    with _refusing("The saved key cannot be read"):
+        kept = path.read_text("utf-8", "replace") if path.is_file() else None
     return [("the system's keyring", saved), (short(path), kept)]
+
+
+@contextlib.contextmanager
+def _refusing(what: str, key: str = "") -> Iterator[None]:
+    """Raises BadInput for whatever a disk, a keyring's backend or the person raises: its frames or words could show the key."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        why = " ".join(mask(str(error), key).split()) or type(error).__name__
+        raise errors.BadInput(f"{what}: {why.rstrip('.')}.", "Set AIML_API_KEY instead.") from None
 
 
 def _key_file() -> Path:
@@ -133,9 +148,9 @@ def _keyring() -> _Keyring | None:
     """The keyring package, if it is installed and finds a store that it can use."""
     try:
         import keyring
-        from keyring.backends.fail import Keyring as NoStore
+        from keyring.backends import fail, null
     except ImportError:
         return None
-    if isinstance(keyring.get_keyring(), NoStore):
+    if isinstance(keyring.get_keyring(), fail.Keyring | null.Keyring):
         return None
     return _Keyring(keyring.get_password, keyring.set_password, keyring.delete_password)

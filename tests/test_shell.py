@@ -15,7 +15,7 @@ import wire
 from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 
-from aiml_magic import addresses, load_ipython_extension, unload_ipython_extension
+from aiml_magic import addresses, credentials, load_ipython_extension, unload_ipython_extension
 from aiml_magic.errors import BadInput, ConnectionLost
 from aiml_magic.magics import keep_question_marks
 from aiml_magic.options import OPTIONS
@@ -198,6 +198,84 @@ def test_login_and_logout(shell, home, monkeypatch, capsys):
     assert run(shell, "%aiml logout") is None
     assert not (home / "key").exists()
     assert KEY not in "".join(capsys.readouterr())
+
+
+@pytest.fixture
+def keyring_of(monkeypatch):
+    """Puts a backend in the place of the system's keyring, and takes the key out of the environment."""
+    keyring = pytest.importorskip("keyring")
+    monkeypatch.delenv("AIML_API_KEY")
+    before = keyring.get_keyring()
+    yield keyring.set_keyring
+    keyring.set_keyring(before)
+
+
+def failing(error):
+    """A keyring that raises `error` whatever it is asked."""
+    from keyring.backend import KeyringBackend
+
+    class Failing(KeyringBackend):
+        priority = 1
+
+        def get_password(self, *_):
+            raise error
+
+        set_password = delete_password = get_password
+
+    return Failing()
+
+
+def test_disabled_keyring(shell, home, keyring_of, monkeypatch, capsys):
+    """A keyring that is disabled keeps nothing, so the key is kept in the file."""
+    from keyring.backends.null import Keyring
+
+    keyring_of(Keyring())
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: KEY)
+    assert run(shell, "%aiml login") is None
+    assert "key: …cdef" in capsys.readouterr().out
+    assert KEY == (home / "key").read_text().strip()
+
+
+def test_locked_keyring(shell, home, keyring_of):
+    """A keyring that is locked has no key: the one of the file is taken, and can be removed."""
+    from keyring.errors import KeyringLocked
+
+    keyring_of(failing(KeyringLocked("Failed to unlock\nthe collection!")))
+    assert credentials.find_key() is None
+    home.mkdir()
+    (home / "key").write_text(KEY)
+    assert KEY == credentials.need_key().text
+    error = run(shell, "%aiml logout")
+    assert (BadInput, 2) == (type(error), len(str(error).splitlines()))
+    assert "Failed to unlock the collection!" in str(error)
+    assert not (home / "key").exists()
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, KeyboardInterrupt])
+def test_key_that_no_keyring_takes(shell, keyring_of, kind, monkeypatch, capsys):
+    """A key that cannot be saved is an error of two lines, and not shown: in no frame of IPython's, and in no words of the keyring's."""
+    keyring_of(failing(kind(f"no bus to send {KEY}")))
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: KEY)
+    run(shell, "%xmode Verbose")
+    assert BadInput is type(run(shell, "%aiml login"))
+    assert KEY not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("place", ["home", "home/key"])
+def test_key_that_no_disk_takes(shell, home, place, monkeypatch, capsys):
+    """The same where a file is in place of the home, or a folder in place of the key; the folder is no key to remove."""
+    if place == "home":
+        home.touch()
+    else:
+        (home / "key").mkdir(parents=True)
+    monkeypatch.delenv("AIML_API_KEY")
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: KEY)
+    run(shell, "%xmode Verbose")
+    assert BadInput is type(run(shell, "%aiml login"))
+    assert run(shell, "%aiml logout") is None
+    out = "".join(capsys.readouterr())
+    assert "No key was saved." in out
+    assert KEY not in out
 
 
 def test_login_where_nobody_types(shell, monkeypatch):
