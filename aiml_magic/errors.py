@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Retry = Literal["auto", "ask", "resume", "never"]
 NOTHING_SENT = "Nothing was sent."  # of every error before the POST
+_FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "request_id")
 
 
 class AimlMagicError(Exception):
@@ -117,7 +118,7 @@ class RequestFailed(AimlMagicError):
 
     def as_dict(self) -> dict[str, object]:
         """What the journal keeps of it; `from_dict` makes the same error again."""
-        names = ("message", "hint", "retry", "retry_after", "may_cost", "status", "code", "param", "request_id")
+        names = ("message", "hint", *_FIELDS)
         return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
 
 
@@ -211,10 +212,18 @@ def check(row_id: int | str = "ID") -> str:
 
 
 def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:
-    """The error of which `kept` is the `as_dict`; an unknown class is a plain `RequestFailed`."""
-    fields = dict(kept)
+    """The error of which `kept` is the `as_dict`. It may be a stranger's, or a newer version's.
+
+    An unknown class is a plain `RequestFailed`, an unknown field is left out, and its words are two lines for any terminal.
+    """
     known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
-    return known.get(str(fields.pop("class", "")), RequestFailed)(**fields)
+    message = _line(kept.get("message")) or "The request failed, and why is not known. It may have been charged."
+    fields = {name: kept[name] for name in _FIELDS if name in kept}
+    return known.get(str(kept.get("class")), RequestFailed)(message, _line(kept.get("hint", check())), **fields)
+
+
+def _line(words: object) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in str(words or "")).strip()
 
 
 def _subclasses(kind: type[RequestFailed]) -> Iterable[type[RequestFailed]]:

@@ -117,6 +117,21 @@ def test_errors_survive_the_journal(body):
     assert (type(error), error.as_dict()) == (type(again), again.as_dict())
 
 
+KEPT = [{}, {"message": "\n"}, {"message": 5}, {"message": "x", "later": 1}, {"hint": "\x1b[2Jx\ny\u2028z\r"}, {"class": "Later", "hint": None},
+        {"class": ["x"], "may_cost": "no", "message": {"x": 1}}, {"class": "BadInput", "retry": "now"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_errors_of_others(kept):
+    """An error that somebody else's journal holds, or a newer version's, is two lines at most, without control characters."""
+    error = errors.from_dict(kept)
+    lines = str(error).split("\n")
+    assert len(lines) <= 2
+    assert lines[0]
+    assert all(line.isprintable() for line in lines)
+    assert "may have been charged" in str(error) or str(kept.get("message", "")).strip()
+
+
 def test_traceback():
     """A cell shows two lines and no frame."""
     assert ["NoKey: No key.", "Run %aiml login."] == errors.NoKey("No key.", "Run %aiml login.")._render_traceback_()
