@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Record]:
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
     """Writes the whole file anew. Raises BadInput if that cannot be."""
-    lines = (json.dumps({"key": key, **asdict(record)}) for key, record in records.items())
+    lines = (json.dumps({"key": key, **vars(record)}) for key, record in records.items())
     try:
         write_private(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
@@ -79,10 +79,11 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
             seconds=None if raw["seconds"] is None else _number(raw["seconds"]),
             asked_at=_number(raw["asked_at"]),
         )
-        key = str(raw["key"])
+        key = record.key
+        is_changed = key != str(raw["key"])
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{where} is no recorded answer.", "Name a file that %aiml record has written.") from error
-    if record.key != key:
+    if is_changed:
         raise BadInput(f"{where} was changed after it was recorded.", "Record it again, or take the file's older version.")
     return key, record
 

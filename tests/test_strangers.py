@@ -130,6 +130,25 @@ def test_any_recording(content):
             shown(row)
 
 
+@pytest.mark.parametrize("field", ["request", "response"])
+@pytest.mark.parametrize("depth", [300, 450, 700, 2000])
+def test_deep_recording(tmp_path, field, depth):
+    """A recording that is nested however deeply is taken, shown and written again, or refused in two lines."""
+    path, key = tmp_path / "tutorial.o3pro.jsonl", Record(**RECORD).key
+    line = json.dumps(RECORD | {field: RECORD[field] | {"metadata": 0}, "key": key})
+    with suppress(RecursionError):
+        line = keyed(RECORD | {field: RECORD[field] | {"metadata": json.loads("[" * depth + "]" * depth)}}).decode()
+    path.write_text(line.replace('"metadata": 0', f'"metadata": {"[" * depth + "]" * depth}'))
+    session, journal = Session(), Journal(tmp_path / "journal.sqlite3")
+    try:
+        session.replay_file(path, journal)
+        recording.write(path, recording.read(path))
+    except errors.BadInput as refused:
+        assert 2 == len(str(refused).splitlines())
+    for row in readings(journal):
+        shown(row)
+
+
 COLUMNS = "state base_url server request client_request_id parent chain session notebook chat cell before key asked_at response_id text response status notices cost_usd cost_credits cost_source seconds error alive_at".split()
 JSON_OF_ANY_KIND = st.builds(json.dumps, values)
 
