@@ -23,13 +23,14 @@ _STYLE = (
 def write(path: Path, turns: Sequence[Answer]) -> None:
     """Writes the turns of a conversation, oldest first. Raises BadInput for another ending, or a file that cannot be written."""
     forms = {".md": _markdown, ".html": _html, ".jsonl": _json_lines}
-    form = forms.get(path.suffix.lower())
+    form, name = forms.get(path.suffix.lower()), safe.plain(path.name)
     if form is None:
-        raise BadInput(f"{path.name} ends with none of {', '.join(forms)}.", "Its ending says what to write; try talk.md.")
+        raise BadInput(f"{name} ends with none of {', '.join(forms)}.", "Its ending says what to write; try talk.md.")
+    text = form(turns)
     try:
-        write_private(path, form(turns))
-    except OSError as error:
-        raise BadInput(f"{path.name} cannot be written: {error}.", "Name another file.") from error
+        write_private(path.expanduser(), text)
+    except (OSError, ValueError, RuntimeError) as error:  # no disk takes such a name, or there is no such user
+        raise BadInput(f"{name} cannot be written: {error}.", "Name another file.") from error
 
 
 def _about(turn: Answer) -> str:

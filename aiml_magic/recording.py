@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiml_magic import safe
 from aiml_magic.addresses import write_private
 from aiml_magic.errors import BadInput
 from aiml_magic.replay import request_key
@@ -40,16 +41,17 @@ class Record:
 
 def read(path: Path) -> dict[str, Record]:
     """The records of a file by key, in order. Raises BadInput for a file that is none."""
+    name = safe.plain(path.name)
     try:
         if not path.is_file() or path.stat().st_size > _MAX_FILE:  # a device never ends
-            raise BadInput(f"{path.name} is no file, or larger than any recording.", "Name a file that %aiml record has written.")
+            raise BadInput(f"{name} is no file, or larger than any recording.", "Name a file that %aiml record has written.")
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path.name} cannot be read: {error}.", "Name a file that %aiml record has written.") from error
+        raise BadInput(f"{name} cannot be read: {error}.", "Name a file that %aiml record has written.") from error
     records = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            key, record = _read_line(line, f"{path.name}, line {number}")
+            key, record = _read_line(line, f"{name}, line {number}")
             records[key] = record
     return records
 
@@ -59,9 +61,9 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
     lines = (json.dumps({"key": key, **vars(record)}) for key, record in records.items())
     try:
         write_private(path, "".join(f"{line}\n" for line in lines))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no disk takes such a name
         raise BadInput(
-            f"{path.name} cannot be written: {error}.",
+            f"{safe.plain(path.name)} cannot be written: {error}.",
             "The answer is in the journal all the same; name another file to record to.",
         ) from error
 

@@ -307,6 +307,26 @@ def test_links_are_replaced(tmp_path, draft):
         assert not place.is_symlink()
 
 
+@pytest.mark.parametrize("name", ["a\0.md", "\ud800.md", "~nobody-of-that-name/x.md", "x" * 300 + ".md"])
+def test_names_that_no_disk_takes(tmp_path, monkeypatch, name):
+    """A name that no disk takes is an error of two lines that any terminal shows, for a recording and for an export."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    for write in (lambda: export.write(path, []), lambda: recording.write(path, {}), lambda: recording.read(path)):
+        with pytest.raises(errors.BadInput) as refused:
+            write()
+        assert 2 == len(str(refused.value).encode().splitlines())
+        assert "\0" not in str(refused.value)
+
+
+def test_export_at_home(tmp_path, monkeypatch):
+    """A path that begins with ~ begins at the user's home, as that of an attachment does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    export.write(Path("~/talk.md"), [ROW.answer()])
+    assert (tmp_path / "talk.md").exists()
+
+
 @pytest.mark.parametrize("mask", [0o000, 0o022])
 def test_private_under_any_umask(tmp_path, monkeypatch, mask):
     """Every file that is made is for this user alone, and every folder, whatever the umask says."""
