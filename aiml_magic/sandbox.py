@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiml_magic.addresses import make_private_folder, write_private
-from aiml_magic.responses import dump
+from aiml_magic.responses import dump, load
 
 if TYPE_CHECKING:
     from tornado.web import Application
@@ -81,16 +81,18 @@ def _running(home: Path) -> str | None:
 
 def _port(home: Path) -> int:
     try:
-        return int(json.loads((home / "sandbox.json").read_text())["port"])
-    except (OSError, ValueError, KeyError, TypeError):
+        port = int(load((home / "sandbox.json").read_text())["port"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0
+    return port if 0 < port < 2**16 else 0
 
 
 def _call(port: int, method: str) -> str | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request(method, "/sandbox")
-        return str(json.loads(connection.getresponse().read())["name"])
+        # Something else may have got the port, and tell a story without an end: as much as comes at once is enough.
+        return str(load(connection.getresponse().read1(1000))["name"])
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return None
     finally:

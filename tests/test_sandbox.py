@@ -8,9 +8,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
+import wire
 
 from aiml_magic import errors, sandbox
 
@@ -168,9 +171,26 @@ def test_one_for_each_user(tmp_path: Path):
         sandbox.stop(tmp_path)
 
 
-def test_stale_note(tmp_path: Path):
+NOTES = ["nonsense", '{"port": 1}', '{"port": 99999}', '{"port": -5}', '{"port": Infinity}', "[]", "[" * 5000, "\udcff"]
+
+
+@pytest.mark.parametrize("note", NOTES, ids=range(len(NOTES)))
+def test_stale_note(tmp_path: Path, note):
     """A note of a sandbox that is gone, or of nonsense, is not believed."""
-    (tmp_path / "sandbox.json").write_text('{"port": 1}')
+    (tmp_path / "sandbox.json").write_text(note, errors="surrogateescape")
     assert not sandbox.stop(tmp_path)
-    (tmp_path / "sandbox.json").write_text("nonsense")
-    assert not sandbox.stop(tmp_path)
+
+
+@pytest.mark.parametrize("sent", [b": ping\n\n", b"[" * 900])
+def test_stranger_on_the_port(tmp_path: Path, sent):
+    """Where something else has got the port of a sandbox that is gone, and answers without an end, it is not waited for."""
+    ends = []
+
+    def long() -> Iterator[bytes]:
+        yield from repeat(sent, 400)
+        ends.append("read to its end")
+
+    with wire.serve(lambda _: wire.Reply(chunks=long(), pace=0.02)) as stranger:
+        (tmp_path / "sandbox.json").write_text(json.dumps({"port": int(stranger.url.split(":")[2].removesuffix("/v1"))}))
+        assert not sandbox.stop(tmp_path)
+        assert [] == ends
