@@ -22,6 +22,7 @@ import hashlib
 import http.client
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -530,11 +531,13 @@ def application(state: Sandbox) -> Application:
 
     class Self(Base):
         def get(self) -> None:
+            if stopped.is_set():  # nobody should find one that ends
+                return self.fail(503)
             self.finish({"name": "aiml_magic sandbox"})
 
         def delete(self) -> None:
+            stopped.set()
             self.finish({"name": "aiml_magic sandbox"})
-            asyncio.get_running_loop().call_soon(stopped.set)
 
     stopped = asyncio.Event()
     routes = [
@@ -569,10 +572,13 @@ def _seen(state: Sandbox, response_id: str) -> dict[str, Any]:
 
 
 async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
-    """Serves on loopback until it was idle for so many seconds; with `home`, leaves a note there of where it is."""
+    """Serves on loopback until it was idle for so many seconds; with `home` as its only one, which leaves a note there."""
     from tornado.httpserver import HTTPServer
     from tornado.netutil import bind_sockets
 
+    lock = None if home is None else _lock(home)
+    if home is not None and lock is None:
+        return print("Another sandbox of this home is running.")
     state = Sandbox()
     app = application(state)
     sockets = bind_sockets(port, "127.0.0.1")
@@ -586,12 +592,29 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
     while not stopped.is_set() and time.monotonic() - state.last_used < idle:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), min(idle, 60))
+    if lock is not None:
+        lock.close()  # before the port is, so that the next one finds its place free
     server.stop()
     await asyncio.sleep(0.1)  # the answer to the request that stopped it
 
 
-def _leave_note(home: Path, port: int) -> None:
+def _lock(home: Path) -> sqlite3.Connection | None:
+    """A lock on `home`, which ends with its process however that ends; `None` if another process has it."""
     make_private_folder(home)
+    path = home / "sandbox.lock"
+    path.touch(0o600)
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None)  # SQLite locks alike on every system
+    try:
+        lock.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return None
+    return lock
+
+
+def _leave_note(home: Path, port: int) -> None:
     write_private(home / "sandbox.json", dump({"port": port}))
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
@@ -164,10 +165,40 @@ def test_one_for_each_user(tmp_path: Path):
     try:
         url = sandbox.find_or_start(tmp_path)
         assert url == sandbox.find_or_start(tmp_path)
-        assert 0o600 == (tmp_path / "sandbox.json").stat().st_mode & 0o777
+        assert {0o600} == {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
         assert sandbox.stop(tmp_path)
         assert not sandbox.stop(tmp_path)
     finally:
+        sandbox.stop(tmp_path)
+
+
+def test_started_at_once(tmp_path: Path):
+    """Of those that are started for a home at the same time one lives on, and it is what everybody finds."""
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            urls = set(pool.map(sandbox.find_or_start, [tmp_path] * 4))
+        started, deadline = sandbox._started[-4:], time.monotonic() + 10
+        while sum(process.poll() is None for process in started) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert 1 == sum(process.poll() is None for process in started)
+        assert {sandbox.find_or_start(tmp_path)} == urls
+    finally:
+        for process in sandbox._started:
+            process.terminate()
+        sandbox.stop(tmp_path)
+
+
+def test_started_while_one_ends(tmp_path: Path):
+    """Whoever starts one while another kernel's is still ending gets one that lives."""
+    sandbox.find_or_start(tmp_path)
+    of_another_kernel = sandbox._started.pop()
+    try:
+        assert sandbox.stop(tmp_path)
+        sandbox.find_or_start(tmp_path)
+        of_another_kernel.wait(10)
+        assert sandbox.stop(tmp_path)
+    finally:
+        of_another_kernel.terminate()
         sandbox.stop(tmp_path)
 
 
