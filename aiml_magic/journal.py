@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -340,10 +340,15 @@ class Journal:
         )
         path = self.path.with_name(f"answer-{row.client_request_id[-8:]}.json")
         try:
-            with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w")
+        except OSError:
+            return unkept, None
+        try:
+            with file:
                 file.write(dump(asdict(unkept)))
         except OSError:
-            path.unlink(missing_ok=True)  # a part of it is no copy
+            with suppress(OSError):
+                path.unlink()  # a part of it is no copy
             return unkept, None
         return unkept, str(path)
 

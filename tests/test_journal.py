@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import wire
@@ -282,6 +283,23 @@ def test_read_only_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.JournalError):
         Journal(tmp_path / "file" / "journal.sqlite3").add(new())
+
+
+def test_rescue_where_nothing_can_be_written(journal):
+    """A paid answer is still given to the screen where neither the journal nor a file beside it can take it."""
+    row = journal.add(new())
+    journal.path.parent.rename(journal.path.parent.with_name("old"))
+    journal.path.parent.write_text("no folder any more")
+    unkept, copy = journal.rescue(row, Came("done", wire.response("Because.")))
+    assert ("Because.", None) == (unkept.answer().text, copy)
+
+
+def test_rescue_spares_what_is_there(journal):
+    """A file that holds an answer already is neither overwritten nor removed."""
+    row = journal.add(new())
+    _, copy = journal.rescue(row, Came("done", wire.response("First.")))
+    assert journal.rescue(row, Came("done", wire.response("Second.")))[1] is None
+    assert "First." in Path(copy).read_text()
 
 
 def test_unknown_row(journal):
