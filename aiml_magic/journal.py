@@ -416,8 +416,8 @@ class Journal:
         """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT id FROM requests WHERE id = ? OR response_id = ? ORDER BY id DESC LIMIT 1",
-                (int(name) if name.isdecimal() and len(name) < 19 else None, name),
+                "SELECT id FROM requests WHERE id = :number OR response_id = :name ORDER BY id = :number DESC, id DESC LIMIT 1",
+                {"number": int(name) if name.isdecimal() and len(name) < 19 else None, "name": name},
             ).fetchone()
         if found is None:
             raise errors.BadInput(f"The journal has no answer {name[:60]}.", "%aiml history lists those of this notebook.")

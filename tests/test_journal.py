@@ -302,6 +302,13 @@ def test_rescue_spares_what_is_there(journal):
     assert "First." in Path(copy).read_text()
 
 
+def test_numbers_as_response_ids(journal):
+    """A number is a row's, even where a server calls its responses by numbers; what is no row's is a response's id."""
+    for response_id in ("3", "1"):
+        journal.finish(journal.add(new()).id, Came("done", wire.response(id=response_id)))
+    assert [1, 2, 1] == [journal.find_id(name) for name in "123"]
+
+
 def test_unknown_row(journal):
     """An id that the journal does not have is the person's mistake, and no failure of the journal."""
     with pytest.raises(errors.BadInput, match="no answer 7"):
