@@ -120,8 +120,8 @@ class Row:
 
     @property
     def is_alive(self) -> bool:
-        """A runner works on it, or did a moment ago."""
-        return not self.is_over and self.alive_at is not None and time.time() - self.alive_at < _SILENT
+        """A runner works on it, or did a moment ago. A time that is yet to come is no sign of life: a clock was set back."""
+        return not self.is_over and self.alive_at is not None and abs(time.time() - self.alive_at) < _SILENT
 
     @property
     def is_settled(self) -> bool:

@@ -302,6 +302,15 @@ def test_rescue_spares_what_is_there(journal):
     assert "First." in Path(copy).read_text()
 
 
+@pytest.mark.parametrize(("seconds", "is_alive"), [(0, True), (-3600, False), (3600, False)])
+def test_sign_of_life(journal, seconds, is_alive):
+    """A row lives while its last sign of life is of this moment: not of long ago, nor of a time that the clock has yet to reach."""
+    row = journal.claim(journal.add(new()).id)
+    with journal._transaction() as db:
+        db.execute("UPDATE requests SET alive_at = alive_at + ?", (seconds,))
+    assert is_alive == journal.row(row.id).is_alive
+
+
 def test_numbers_as_response_ids(journal):
     """A number is a row's, even where a server calls its responses by numbers; what is no row's is a response's id."""
     for response_id in ("3", "1"):
