@@ -715,6 +715,8 @@ def _row(found: sqlite3.Row) -> Row:
         wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
         wrong += [name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR]
         wrong += ["parent"] * (not wrong and (values["parent"] or 0) >= values["id"])  # it would be its own ancestor
+    except IndexError:
+        wrong = sorted(_KINDS.keys() - found.keys())
     except (ValueError, TypeError, RecursionError):
         wrong = list(_JSON)
     if wrong:

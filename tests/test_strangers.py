@@ -18,7 +18,7 @@ from test_journal import new
 from test_responses import objects, scalars, values
 
 from aiml_magic import commands, conversation, credentials, details, errors, export, recording, sandbox
-from aiml_magic.journal import Came, Journal, Row
+from aiml_magic.journal import _KINDS, Came, Journal, Row
 from aiml_magic.recording import Record
 from aiml_magic.session import Session
 
@@ -180,6 +180,19 @@ def test_any_row(changed):
                 shown(row)
         except errors.AimlMagicError as refused:
             assert 2 == len(str(refused).splitlines())
+
+
+@pytest.mark.parametrize("name", [name for name in _KINDS if name != "id"])
+def test_missing_column(tmp_path, name):
+    """A journal that lacks a column is refused in two lines, by whatever reads it or writes it."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+    journal.add(new())
+    with journal._transaction() as db:
+        db.execute(f"ALTER TABLE requests RENAME COLUMN {name} TO other")
+    for act in (journal.history, lambda: journal.row(1), lambda: journal.add(new(client_request_id="x", parent=1))):
+        with pytest.raises(errors.JournalError, match=rf"\b{name}\b") as refused:
+            act()
+        assert 2 == len(str(refused.value).splitlines())
 
 
 def journal_file() -> bytes:
