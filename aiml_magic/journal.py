@@ -282,22 +282,25 @@ class Journal:
     def note_key(self, row_id: int, key: str) -> None:
         """Keeps the key of a row, which is known when the answer that it continues is there."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET key = ? WHERE id = ?", (key, row_id))
+            db.execute("UPDATE requests SET key = ? WHERE id = ? AND state IN ('queued', 'sent')", (key, row_id))
 
     def note_response_id(self, row_id: int, response_id: str) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE requests SET response_id = ? WHERE id = ?", (response_id, row_id))
+            db.execute("UPDATE requests SET response_id = ? WHERE id = ? AND state IN ('queued', 'sent')", (response_id, row_id))
 
     def note_text(self, row_id: int, text: str) -> None:
         """Keeps what was streamed so far."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET text = ? WHERE id = ?", (dump(text), row_id))
+            db.execute("UPDATE requests SET text = ? WHERE id = ? AND state IN ('queued', 'sent')", (dump(text), row_id))
 
     def note_chain(self, row_id: int, chain: str, notice: str) -> None:
         """Keeps that the conversation is sent in another way than was planned, and why."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE requests SET chain = ?, notices = json_insert(notices, '$[#]', ?) WHERE id = ?",
+                """
+                UPDATE requests SET chain = ?, notices = json_insert(notices, '$[#]', ?)
+                WHERE id = ? AND state IN ('queued', 'sent')
+                """,
                 (chain, notice, row_id),
             )
 
@@ -459,8 +462,16 @@ class Journal:
         return [_row(entry) for entry in found]
 
     def forget(self, row_id: int) -> None:
-        """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place."""
+        """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place.
+
+        Raises BadInput while it is being answered.
+        """
         with self._transaction() as db:
+            if self.row(row_id).is_alive:
+                raise errors.BadInput(
+                    f"Question {row_id} is being answered. Nothing was forgotten.",
+                    f"%aiml cancel {row_id} stops it; its answer can be forgotten when it is over.",
+                )
             db.execute("PRAGMA secure_delete = ON")
             db.execute(
                 """

@@ -302,6 +302,23 @@ def test_rescue_spares_what_is_there(journal):
     assert "First." in Path(copy).read_text()
 
 
+def test_forget_what_is_under_way(journal):
+    """A question that is being answered is not forgotten; one whose runner is silent is, and gets no texts when it speaks again."""
+    row_id = journal.claim(journal.add(new()).id).id
+    with pytest.raises(errors.BadInput, match="is being answered"):
+        journal.forget(row_id)
+    with journal._transaction() as db:
+        db.execute("UPDATE requests SET alive_at = alive_at - 3600")
+    journal.forget(row_id)
+    forgotten = journal.row(row_id)
+    journal.note_text(row_id, "secret")
+    journal.note_response_id(row_id, "resp_1")
+    journal.note_key(row_id, "k")
+    journal.note_chain(row_id, "transcript", "chain_refused")
+    journal.finish(row_id, Came("done", wire.response("secret")))
+    assert ("forgotten", forgotten) == (forgotten.state, journal.row(row_id))
+
+
 @pytest.mark.parametrize(("seconds", "is_alive"), [(0, True), (-3600, False), (3600, False)])
 def test_sign_of_life(journal, seconds, is_alive):
     """A row lives while its last sign of life is of this moment: not of long ago, nor of a time that the clock has yet to reach."""
