@@ -464,7 +464,7 @@ class Journal:
     def forget(self, row_id: int) -> None:
         """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place.
 
-        Raises BadInput while it is being answered.
+        Raises BadInput while it is being answered, and JournalError while a reader keeps what was written before in the log.
         """
         with self._transaction() as db:
             if self.row(row_id).is_alive:
@@ -484,8 +484,13 @@ class Journal:
             )
             db.execute("DELETE FROM texts WHERE rowid = ?", (row_id,))
             db.execute("INSERT INTO texts (texts) VALUES ('optimize')")  # the index is written anew, without the words
-        with self._transaction() as db:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what was written before is still in the log until then
+        with self._transaction() as db:  # what was written before is still in the log until it is emptied
+            is_busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise errors.JournalError(
+                f"Answer {row_id} is forgotten, but its texts are still in the log beside the journal, which somebody reads.",
+                f"Close what reads it, then %aiml forget {row_id} again.",
+            )
 
     def take(self, row: NewRow, parent: str | None, answer: Mapping[str, Any]) -> None:
         """Takes over an answer of a recording, unless it is there already.

@@ -319,6 +319,22 @@ def test_forget_what_is_under_way(journal):
     assert ("forgotten", forgotten) == (forgotten.state, journal.row(row_id))
 
 
+def test_forget_while_somebody_reads(journal):
+    """While a reader holds the journal's log, texts cannot be removed from it, which is said; afterwards they can."""
+    row_id = journal.add(new(request={"input": "a secret phrase"})).id
+    journal.finish(row_id, Came("done", wire.response("Fine.")))
+    log = journal.path.with_name("journal.sqlite3-wal")
+    with closing(sqlite3.connect(journal.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM requests").fetchone()
+        with pytest.raises(errors.JournalError, match="still in the log") as refused:
+            journal.forget(row_id)
+        assert 2 == len(str(refused.value).splitlines())
+        assert b"a secret phrase" in log.read_bytes()
+    journal.forget(row_id)
+    assert b"a secret phrase" not in log.read_bytes() + journal.path.read_bytes()
+
+
 @pytest.mark.parametrize(("seconds", "is_alive"), [(0, True), (-3600, False), (3600, False)])
 def test_sign_of_life(journal, seconds, is_alive):
     """A row lives while its last sign of life is of this moment: not of long ago, nor of a time that the clock has yet to reach."""
