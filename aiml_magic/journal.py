@@ -29,6 +29,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -464,25 +465,32 @@ class Journal:
     def forget(self, row_id: int) -> None:
         """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place.
 
+        The rounds of its cell before it, in which the model wanted functions or an approval, go with it: the question is there.
         Raises BadInput while it is being answered, and JournalError while a reader keeps what was written before in the log.
         """
         with self._transaction() as db:
-            if self.row(row_id).is_alive:
+            row = self.row(row_id)
+            if row.is_alive:
                 raise errors.BadInput(
                     f"Question {row_id} is being answered. Nothing was forgotten.",
                     f"%aiml cancel {row_id} stops it; its answer can be forgotten when it is over.",
                 )
+            earlier = takewhile(
+                lambda one: one.cell == row.cell and Response(one.response).outcome in ("tool_calls", "approval"),
+                reversed(self.ancestors(row_id)[:-1]),
+            )
+            ids = [(one.id,) for one in (row, *earlier)]
             db.execute("PRAGMA secure_delete = ON")
-            db.execute(
+            db.executemany(
                 """
                 UPDATE requests
                 SET state = 'forgotten', request = '{}', text = NULL, response = NULL, error = NULL, key = NULL,
                     response_id = NULL, status = NULL, notebook = '', cell = NULL, before = NULL
                 WHERE id = ?
                 """,
-                (row_id,),
+                ids,
             )
-            db.execute("DELETE FROM texts WHERE rowid = ?", (row_id,))
+            db.executemany("DELETE FROM texts WHERE rowid = ?", ids)
             db.execute("INSERT INTO texts (texts) VALUES ('optimize')")  # the index is written anew, without the words
         with self._transaction() as db:  # what was written before is still in the log until it is emptied
             is_busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

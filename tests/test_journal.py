@@ -335,6 +335,20 @@ def test_forget_while_somebody_reads(journal):
     assert b"a secret phrase" not in log.read_bytes() + journal.path.read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["function_call", "mcp_approval_request"])
+def test_forget_rounds(journal, kind):
+    """With an answer go the rounds that led to it, in which its question is; not the answer that it continues, nor another cell's."""
+    wanting = wire.response(output=[{"type": kind, "name": "price", "arguments": "{}"}])
+    parent = None
+    for cell, came in [("a", wanting), ("b", wanting), ("b", wire.response()), ("b", wanting), ("b", wire.response())]:
+        parent = journal.add(new(cell=cell, parent=parent)).id
+        journal.finish(parent, Came("done", came))
+    journal.forget(5)
+    assert ["done", "done", "done", "forgotten", "forgotten"] == [row.state for row in journal.ancestors(5)]
+    journal.forget(3)
+    assert ["done", *["forgotten"] * 4] == [row.state for row in journal.ancestors(5)]
+
+
 @pytest.mark.parametrize(("seconds", "is_alive"), [(0, True), (-3600, False), (3600, False)])
 def test_sign_of_life(journal, seconds, is_alive):
     """A row lives while its last sign of life is of this moment: not of long ago, nor of a time that the clock has yet to reach."""
