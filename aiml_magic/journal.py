@@ -428,10 +428,11 @@ class Journal:
         return int(found["id"])
 
     def history(self, notebook: str | None = None, limit: int = 1000) -> list[Row]:
-        """The newest rows, oldest first: those of one notebook, or all."""
+        """The newest rows, oldest first: those of one notebook, or all; without those that are forgotten."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT * FROM requests WHERE ? IS NULL OR notebook = ? ORDER BY id DESC LIMIT ?", (notebook, notebook, limit)
+                "SELECT * FROM requests WHERE state <> 'forgotten' AND (? IS NULL OR notebook = ?) ORDER BY id DESC LIMIT ?",
+                (notebook, notebook, limit),
             ).fetchall()
         return [_row(entry) for entry in reversed(found)]
 
@@ -445,7 +446,11 @@ class Journal:
         """The names of a notebook's conversations, in the order in which they began."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT chat FROM requests WHERE notebook = ? AND chat IS NOT NULL GROUP BY chat ORDER BY MIN(id)", (notebook,)
+                """
+                SELECT chat FROM requests WHERE notebook = ? AND chat IS NOT NULL AND state <> 'forgotten'
+                GROUP BY chat ORDER BY MIN(id)
+                """,
+                (notebook,),
             ).fetchall()
         return [entry["chat"] for entry in found]
 
@@ -485,7 +490,7 @@ class Journal:
                 """
                 UPDATE requests
                 SET state = 'forgotten', request = '{}', text = NULL, response = NULL, error = NULL, key = NULL,
-                    response_id = NULL, status = NULL, notebook = '', cell = NULL, before = NULL
+                    response_id = NULL, status = NULL, cell = NULL, before = NULL
                 WHERE id = ?
                 """,
                 ids,

@@ -335,6 +335,18 @@ def test_forget_while_somebody_reads(journal):
     assert b"a secret phrase" not in log.read_bytes() + journal.path.read_bytes()
 
 
+def test_forgotten_costs_are_counted(asker):
+    """What a forgotten answer cost stays in the sum of its notebook, where it is neither listed nor gone on with any more."""
+    with wire.serve(lambda _: wire.json_reply(wire.response(meta={"usage": {"usd_spent": 0.5}}))) as server:
+        row_id = asker.ask(server.url, cell="a", chat="talk").journal_id
+        journal, notebook = asker.journal, asker.session.notebook
+        journal.forget(row_id)
+        assert (0.5, 0) == journal.spent(server.url, notebook=notebook)
+        assert ([], [], False) == (journal.history(notebook), journal.chats(notebook), journal.has_cell(notebook, "talk", "a"))
+        assert {} == asker.session.resume(journal)
+        assert not asker.ask(server.url, cell="a", chat="talk", replay="auto").replayed
+
+
 @pytest.mark.parametrize("kind", ["function_call", "mcp_approval_request"])
 def test_forget_rounds(journal, kind):
     """With an answer go the rounds that led to it, in which its question is; not the answer that it continues, nor another cell's."""
