@@ -302,6 +302,22 @@ def test_rescue_spares_what_is_there(journal):
     assert "First." in Path(copy).read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("速度", [2, 1]), ("gpt速度", [2]), ("fine 速度 光", [1]), ("whale 速度", []), ("ความเร็ว", [3]), ("서울", [3]), ("🐋", [3]), ("100%光", []), ("光_", []),
+     ("fine\0light", [1]), ("light \0 速度", [1]), ("\ud800", []), ("light \ud800", [1])],
+)  # fmt: skip
+def test_search_in_any_script(journal, words, found):
+    """Words are found in texts that leave no blanks between them, and what is no text in the words is passed over."""
+    for question, answer in [
+        ("光の速度は一定ですか", "Fine light."),
+        ("Is GPT速度 all?", "Yes."),
+        ("ใช้ความเร็วแสง", "서울에서 🐋!"),
+    ]:
+        journal.finish(journal.add(new(request={"input": question})).id, Came("done", wire.response(answer)))
+    assert found == [row.id for row in journal.search(words)]
+
+
 def test_forget_what_is_under_way(journal):
     """A question that is being answered is not forgotten; one whose runner is silent is, and gets no texts when it speaks again."""
     row_id = journal.claim(journal.add(new()).id).id

@@ -59,6 +59,7 @@ def readings(journal: Journal) -> list[Row]:
         talk.parent(cell, journal)
     talk.later_cells("a", 1, journal)
     journal.search("space")
+    journal.search("宇")
     journal.spent("s")
     return rows
 
