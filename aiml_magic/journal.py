@@ -370,7 +370,10 @@ class Journal:
         error = errors.ServerError("The request failed at the server. Nothing was charged.", "Run the cell again.", retry="ask")
         with self._transaction() as db:
             db.execute(
-                "UPDATE requests SET state = 'failed', cost_usd = 0, cost_source = 'log', error = ? WHERE id = ?",
+                """
+                UPDATE requests SET state = 'failed', cost_usd = 0, cost_source = 'log', error = ?
+                WHERE id = ? AND state <> 'forgotten'
+                """,
                 (dump(error.as_dict()), row_id),
             )
 

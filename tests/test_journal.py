@@ -335,6 +335,16 @@ def test_forget_what_is_under_way(journal):
     assert ("forgotten", forgotten) == (forgotten.state, journal.row(row_id))
 
 
+def test_what_the_server_says_of_a_forgotten_question(journal):
+    """What a check finds out about a forgotten question does not bring it back."""
+    row_id = journal.add(new()).id
+    journal.finish(row_id, Came("failed", error=errors.ConnectionLost("Lost.", "Check.")))
+    journal.forget(row_id)
+    journal.note_free(row_id)
+    journal.recover(row_id, wire.response("secret"), None)
+    assert ("forgotten", "", None) == (journal.row(row_id).state, journal.row(row_id).answer().text, journal.row(row_id).error)
+
+
 def test_forget_while_somebody_reads(journal):
     """While a reader holds the journal's log, texts cannot be removed from it, which is said; afterwards they can."""
     row_id = journal.add(new(request={"input": "a secret phrase"})).id
