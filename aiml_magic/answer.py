@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from aiml_magic.errors import printable
 from aiml_magic.responses import Citation, Raw, Response, ToolCall, Usage
 
 
@@ -45,7 +46,7 @@ class Answer:
 
     def __repr__(self) -> str:
         start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
-        return f"<Answer {self.journal_id}: {self.status}, {start!r}>"
+        return f"<Answer {self.journal_id}: {printable(self.status)}, {start!r}>"
 
     @property
     def items(self) -> tuple[Raw, ...]:

@@ -227,7 +227,7 @@ def _tree(context: Context, rest: str) -> None:
 def _resume(context: Context, rest: str) -> None:
     _no_more(rest)
     chats = context.session.resume(context.journal)
-    told = ", ".join(f"{chat} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
+    told = ", ".join(f"{errors.printable(chat)} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
     print(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
     question = context.question()
     jobs = context.session.unfinished(context.base_url, context.journal_path, question.timeout, question.max_concurrency)
@@ -347,7 +347,7 @@ def _fields(row: Row) -> tuple[str, str, str, str]:
     words = " ".join("".join(sign if sign.isprintable() else " " for sign in row.question).split())
     status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
     status = "unknown" if status == "sent" and not row.is_alive else status
-    return when, status, cost, words[:59] + "…" if len(words) > 60 else words
+    return when, errors.printable(status)[:40], cost, words[:59] + "…" if len(words) > 60 else words
 
 
 def _no_more(rest: str) -> None:

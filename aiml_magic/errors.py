@@ -39,6 +39,7 @@ class AimlMagicError(Exception):
     answer: Answer | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
+        message, hint = printable(message), printable(hint)  # a server's words may be in them
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -222,8 +223,13 @@ def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:
     return known.get(str(kept.get("class")), RequestFailed)(message, _line(kept.get("hint", check())), **fields)
 
 
+def printable(words: object) -> str:
+    """Words without signs that act on a terminal; lines stay."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))
+
+
 def _line(words: object) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in str(words or "")).strip()
+    return printable(words or "").replace("\n", " ").strip()
 
 
 def _subclasses(kind: type[RequestFailed]) -> Iterable[type[RequestFailed]]:

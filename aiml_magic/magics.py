@@ -6,8 +6,10 @@ What a question needs is imported with the first question, so that loading the e
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
+import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
-from traitlets import Bool, Enum, Float, Integer, TraitType, Unicode
+from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, commands, errors, options
 
@@ -57,9 +59,23 @@ class O3Pro(Magics):
     )
     journal = Unicode("", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory.").tag(config=True)
 
+    @validate("timeout", "budget_usd")
+    def _finite(self, proposal: Any) -> float | None:
+        value: float | None = proposal["value"]
+        if value is not None and not math.isfinite(value):
+            raise TraitError(f"{proposal['trait'].name} cannot be {value}")
+        return value
+
+    @validate("journal")
+    def _absolute(self, proposal: Any) -> str:
+        """A relative path is meant from the folder where it is set, wherever the notebook goes from there."""
+        value: str = proposal["value"]
+        return str(addresses.journal_path(value)) if value else value
+
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.begin_run(None)
+        self._nesting = threading.local()
+        self._start_place(None)
 
     @cached_property
     def session(self) -> Session:
@@ -94,6 +110,9 @@ class O3Pro(Magics):
             answer = self.view.follow(job, is_quiet=given.get("quiet", False))
         except errors.AimlMagicError as error:
             self._bind(given, error.answer)
+            raise
+        except Exception:  # it cannot be shown, and was paid for all the same
+            self._bind(given, job.answer)
             raise
         self._bind(given, answer)
         return answer
@@ -136,6 +155,15 @@ class O3Pro(Magics):
 
     def begin_run(self, info: Any) -> None:
         """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
+        depth = self._nesting.depth = getattr(self._nesting, "depth", 0) + 1
+        if depth == 1:  # a cell that a cell runs, as %%capture does, has the place of that cell
+            self._start_place(info)
+
+    def end_run(self, _: Any) -> None:
+        """Told by IPython that a cell is over."""
+        self._nesting.depth = max(0, getattr(self._nesting, "depth", 0) - 1)
+
+    def _start_place(self, info: Any) -> None:
         self._cell = getattr(info, "cell_id", None) or f"run {time.time_ns():x}"
         self._asked = itertools.count(1)
 
@@ -239,6 +267,7 @@ def load(shell: InteractiveShell) -> None:
     magics = O3Pro(shell)
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.begin_run)
+    shell.events.register("post_run_cell", magics.end_run)
     shell.input_transformers_cleanup.append(keep_question_marks)
     shell.Completer.magic_arg_matchers.append(magics.complete)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
@@ -253,6 +282,7 @@ def load(shell: InteractiveShell) -> None:
             for name in ("o3pro", "aiml"):
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.events.unregister("pre_run_cell", magics.begin_run)
+        shell.events.unregister("post_run_cell", magics.end_run)
         shell.input_transformers_cleanup.remove(keep_question_marks)
         shell.Completer.magic_arg_matchers.remove(magics.complete)
         for module, name in _SHOWN:

@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
-from functools import cache
 from typing import Any, Protocol
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -109,7 +108,8 @@ class _View:
 
     def show_result(self, value: Answer | Job) -> None:
         """Shows an answer or a job that is the value of a cell, unless the same cell has just shown it."""
-        was_shown = self._shown is not None and self._shown == (self._shell.execution_count, value)
+        count, shown = self._shown or (None, None)
+        was_shown = shown is value and count == self._shell.execution_count
         self._shown = None
         if was_shown:
             self._point_to(value)
@@ -420,6 +420,9 @@ def _streams_flushed_once() -> Iterator[None]:
 
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # streams belong to all threads
+        return
     with redirect_stdout(Stream(sys.stdout)), redirect_stderr(Stream(sys.stderr)):
         yield
 
@@ -435,7 +438,7 @@ def _status_line(progress: Progress) -> str:
     if progress.retry_at is not None:
         left = max(0, round(progress.retry_at - progress.seconds))
         return f"{progress.why} Sending it again in {left} s"
-    state = _STATES.get(progress.state, progress.state.replace("_", " ").capitalize())
+    state = _STATES.get(progress.state, errors.printable(progress.state).replace("_", " ").capitalize())
     if progress.state == "waiting":
         state = "In line behind other questions" if progress.parent is None else f"Waiting for answer {progress.parent}"
     elif progress.state == "writing":
@@ -516,17 +519,21 @@ def _opened(row_id: int, response_id: str | None, calls: tuple[ToolCall, ...], s
     return details.opened(replace(answer, calls=calls))
 
 
-@cache
+_shared: list[Any] = []  # layout, style, and style of a button
+
+
 def _layout_and_styles() -> tuple[Any, Any, Any]:
     """One for all widgets: each would else bring two models of its own, and take three times as long."""
     import ipywidgets
 
+    if _shared and all(part.comm is not None for part in _shared):  # else somebody closed all widgets
+        return tuple(_shared)
     page = ipywidgets.HTML()
     button = ipywidgets.ToggleButton(layout=page.layout)
-    parts = page.layout, page.style, button.style
+    _shared[:] = page.layout, page.style, button.style
     page.close()
     button.close()
-    return parts
+    return tuple(_shared)
 
 
 def _widget_bundle(widget: Any) -> dict[str, Any]:

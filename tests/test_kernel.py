@@ -14,6 +14,7 @@ import pytest
 import wire
 from kernels import kernel
 
+from aiml_magic import commands, errors
 from aiml_magic.journal import Journal
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -293,3 +294,104 @@ def test_question_marks(running, sandbox_url):
         assert 1 == len(running.run(line).of_type("text/markdown")), line
     reply = running.client.execute("%%o3pro?", reply=True, timeout=10)
     assert "--max-output-tokens" in reply["content"]["payload"][0]["data"]["text/plain"]
+
+
+@pytest.fixture
+def asked(home):
+    """A kernel, and the server that it asks, which numbers its answers."""
+
+    def answer(_):
+        return wire.json_reply(wire.response("Fine.", id=f"resp_{len(server.posts)}"))
+
+    with wire.serve(answer) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        yield server, running
+
+
+@pytest.mark.parametrize("code", ["%%capture\n%o3pro Why?", "get_ipython().run_cell('%o3pro Why?');"])
+def test_cell_in_a_cell(asked, code):
+    """A cell that a cell runs, as %%capture does, has the place of that cell: run again, it is replayed."""
+    server, running = asked
+    for _ in range(2):
+        assert running.run(code, cell_id="one").error is None
+    assert 1 == len(server.posts)
+    running.run("%o3pro Why?", cell_id="two")
+    assert 2 == len(server.posts)
+
+
+def test_answer_after_all_widgets_are_closed(asked):
+    """Whoever closes all widgets gets new ones with the next answer."""
+    _, running = asked
+    running.run("%o3pro one")
+    running.run("import ipywidgets; ipywidgets.Widget.close_all()")
+    ran = running.run("answer = %o3pro two")
+    assert ran.error is None
+    assert "Fine." in ran.of_type("text/markdown")[0]
+
+
+def test_answer_that_cannot_be_shown(asked):
+    """An answer is bound although the front end's own means fail: it was paid for."""
+    _, running = asked
+    running.run("import builtins, ipywidgets\nipywidgets.HTML.__init__ = lambda *_, **__: 1 / 0")
+    assert "ZeroDivisionError" == running.run("%o3pro -o answer Why?").error["ename"]
+    assert "Fine." == running.run("print(answer.text)").stream.strip()
+
+
+def test_questions_from_threads(asked):
+    """Streams belong to all threads: questions from several leave them as they were."""
+    server, running = asked
+    running.run(
+        "from threading import Thread\n"
+        "def ask(number): get_ipython().run_line_magic('o3pro', f'--alone {number}')\n"
+        "threads = [Thread(target=ask, args=(number,)) for number in range(12)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()"
+    )
+    assert 12 == len(server.posts)
+    assert "OutStream" in str(running.run("import sys\ntype(sys.stdout)").displays)
+    assert "hello" == running.run("print('hello')").stream.strip()
+
+
+def test_quiet_answer_is_shown_when_it_is_wanted(asked):
+    """What was asked quietly is shown at the end of the same cell, if it stands there."""
+    _, running = asked
+    assert "Fine." in running.run("a = %o3pro -q Why?\na").of_type("text/markdown")[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("timeout", "float('nan')"), ("budget_usd", "float('nan')"), ("journal", "'a\\0b'")]
+)
+def test_settings_that_are_none(asked, setting, value):
+    """A setting with which no promise could be kept is refused."""
+    _, running = asked
+    assert running.run(f"%config O3Pro.{setting} = {value}").stream + str(running.run("%o3pro Why?").error)
+    assert "nan" not in running.run(f"%config O3Pro.{setting}").stream
+
+
+def test_journal_beside_the_notebook(asked, tmp_path):
+    """A relative journal stays where it was when it was set, wherever the notebook goes."""
+    server, running = asked
+    running.run(f"%cd {tmp_path}\n%config O3Pro.journal = 'j.sqlite3'")
+    running.run("%o3pro --alone Why?")
+    running.run("import os; os.mkdir('sub'); os.chdir('sub')")
+    assert "True" == running.run("a = %o3pro -q --alone Why?\nprint(a.replayed)").stream.strip()
+    assert 1 == len(server.posts)
+
+
+HOSTILE = "\x1b]0;pwned\x07"
+
+
+def test_no_word_acts_on_a_terminal(asker, capsys):
+    """Escape sequences in whatever a server says of itself reach no terminal."""
+    replies = iter(
+        [
+            wire.response("Fine.", status=f"done{HOSTILE}"),
+            wire.response("", status="failed", error={"code": f"c{HOSTILE}", "message": f"m{HOSTILE}"}),
+        ]
+    )
+    with wire.serve(lambda _: wire.json_reply(next(replies))) as server:
+        answer = asker.ask(server.url)
+        with pytest.raises(errors.AimlMagicError) as failed:
+            asker.ask(server.url, "More?")
+    print(answer.__repr__(), failed.value, *map(commands._line, asker.journal.history()))
+    assert not {"\x1b", "\x07"} & set(capsys.readouterr().out)
