@@ -14,12 +14,13 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Union
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union
 
 from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, nearest
 from aiml_magic.responses import Raw
 
+_Given = TypeVar("_Given")
 _PLAIN: dict[Any, Raw] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -70,12 +71,17 @@ def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
 
 def of_value(value: Any, name: str) -> Schema:
     """The schema that `value` describes. Raises BadInput."""
+    return _asked_of(lambda: _of_value(value, name), name)
+
+
+def _of_value(value: Any, name: str) -> Schema:
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", name))[:64]
     if isinstance(value, Mapping):
-        _check_is_schema(value, name)
-        return Schema(name, strict(value), lambda reply: _checked(reply, value, value, ""))
-    if callable(getattr(value, "model_json_schema", None)) and callable(getattr(value, "model_validate", None)):
-        return Schema(name, strict(_asked_of(value.model_json_schema, name)), value.model_validate)
+        given = _as_sent(value)
+        _check_is_schema(given, name)
+        return Schema(name, strict(given), lambda reply: _checked(reply, given, given, ""))
+    if _is_model(value):
+        return Schema(name, _as_sent(strict(value.model_json_schema())), value.model_validate)
     schema = of_hint(value, name)
     if schema.get("type") == "object" or "$ref" in schema:
         return Schema(name, schema, lambda reply: built(value, reply))
@@ -97,11 +103,15 @@ def of_hint(hint: Any, name: str) -> dict[str, Any]:
 def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
+    return _asked_of(lambda: _of_parameters(function, name), name)
+
+
+def _of_parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         signature, hints = inspect.signature(function), typing.get_type_hints(function, include_extras=True)
     except (TypeError, ValueError, NameError) as error:
         raise BadInput(
-            f"The parameters of {name} cannot be read: {error}. {NOTHING_SENT}", "Give it plain type hints."
+            f"The parameters of {name} cannot be read: {_reason(error)}. {NOTHING_SENT}", "Give it plain type hints."
         ) from error
     definitions: dict[str, Raw] = {}
     reader = _Reader(name, definitions)
@@ -143,8 +153,11 @@ def strict(schema: Any) -> Any:
         return schema
     if "$ref" in schema:
         return {"$ref": schema["$ref"]} | {name: strict(value) for name, value in schema.items() if name == "$defs"}
-    if len(schema.get("allOf") or ()) == 1:
-        return strict({**{name: value for name, value in schema.items() if name != "allOf"}, **schema["allOf"][0]})
+    match schema.get("allOf", []):
+        case [Mapping() as alone]:
+            return strict({**{name: value for name, value in schema.items() if name != "allOf"}, **alone})
+        case every if not _are_schemas(every):
+            raise ValueError("allOf is no list of schemas")
     named = ("properties", "$defs", "definitions")
     done = {
         name: {key: strict(entry) for key, entry in value.items()}
@@ -155,6 +168,8 @@ def strict(schema: Any) -> Any:
     }
     if isinstance(done.get("properties"), dict):
         needed = schema.get("required", list(done["properties"]))
+        if not isinstance(needed, list) or not _are_schemas(list(done["properties"].values())):
+            raise ValueError("properties are schemas, and required is a list of their names")
         optional = {name: _nullable(entry) for name, entry in done["properties"].items() if name not in needed}
         done |= _object({**done["properties"], **optional})
     return done
@@ -191,6 +206,7 @@ class _Reader:
     def __init__(self, name: str, definitions: dict[str, Raw]) -> None:
         self._name = name
         self._definitions = definitions
+        self._defined: dict[str, Any] = {}  # the class that a definition is of
 
     def schema(self, hint: Any, place: str = "") -> Raw:
         origin, inside = typing.get_origin(hint), typing.get_args(hint)
@@ -201,56 +217,85 @@ class _Reader:
             return self.schema(inside[0], place)
         if origin in (Union, types.UnionType):
             return {"anyOf": [self.schema(entry, place) for entry in inside]}
-        if origin is Literal:
-            return _choice(list(inside))
-        if origin in (list, Sequence, set, frozenset) or (origin is tuple and inside[1:] == (...,)):
+        if choices := _choices(hint):
+            return _choice(choices)
+        if inside and (origin in (list, Sequence, set, frozenset) or (origin is tuple and inside[1:] == (...,))):
             return {"type": "array", "items": self.schema(inside[0], place)}
-        if isinstance(hint, type) and issubclass(hint, enum.Enum):
-            return _choice([member.value for member in hint])
         if (dataclasses.is_dataclass(hint) and isinstance(hint, type)) or typing.is_typeddict(hint):
             return self._of_class(hint, place)
-        if callable(getattr(hint, "model_json_schema", None)):
+        if _is_model(hint):
             return self._of_model(hint)
-        if hint in _PLAIN:
-            return _PLAIN[hint]
+        if (plain := next((schema for kind, schema in _PLAIN.items() if kind is hint), None)) is not None:
+            return plain
         where = f"{self._name} ({place})" if place else self._name
         raise BadInput(
             f"{where} has the type {_hint_name(hint)}, which no schema can ask for. {NOTHING_SENT}",
-            "It can ask for str, int, float, bool, None, date, list, Literal, Enum, unions, dataclasses and TypedDicts.",
+            "It can ask for str, int, float, bool, None, date, Literal and Enum of these, list, unions, dataclasses, TypedDicts.",
         )
 
     def _of_class(self, kind: Any, place: str) -> Raw:
-        if kind.__name__ not in self._definitions:
-            self._definitions[kind.__name__] = {}  # known from now on, since it may hold itself
-            properties = {name: self.schema(hint, _inside(place, name)) for name, hint in _fields_of(kind).items()}
-            self._definitions[kind.__name__] = _object(properties) | _described(kind)
-        return {"$ref": f"#/$defs/{kind.__name__}"}
+        name, number = kind.__name__, 1
+        while name in self._definitions and self._defined.get(name) is not kind:
+            number += 1
+            name = f"{kind.__name__}_{number}"
+        if name not in self._definitions:
+            self._defined[name], self._definitions[name] = kind, {}  # known from now on, since it may hold itself
+            properties = {field: self.schema(hint, _inside(place, field)) for field, hint in _fields_of(kind).items()}
+            self._definitions[name] = _object(properties) | _described(kind)
+        return {"$ref": f"#/$defs/{name}"}
 
     def _of_model(self, model: Any) -> Raw:
-        schema = dict(strict(_asked_of(model.model_json_schema, self._name)))
-        self._definitions.update(schema.pop("$defs", {}))
-        self._definitions[model.__name__] = schema
-        return {"$ref": f"#/$defs/{model.__name__}"}
+        schema = dict(strict(model.model_json_schema()))
+        definitions = schema.pop("$defs", {})
+        if "$ref" not in schema:  # one that holds itself is a reference already
+            definitions[model.__name__] = schema
+            schema = {"$ref": f"#/$defs/{model.__name__}"}
+        for name, definition in definitions.items():
+            if self._definitions.setdefault(name, definition) != definition:
+                raise BadInput(f"Two types inside {self._name} are called {name}. {NOTHING_SENT}", "Give one another name.")
+        return schema
 
 
-def _asked_of(give: Callable[[], Any], name: str) -> Any:
+def _asked_of(give: Callable[[], _Given], name: str) -> _Given:
+    """What `give` gives; whatever an object of the notebook raises while it is looked at is an error of two lines."""
     try:
         return give()
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput(
-            f"{name} gives no schema: {error}. {NOTHING_SENT}",
+            f"{name} gives no schema: {_reason(error)}. {NOTHING_SENT}",
             "Use types that JSON has: text, numbers, booleans, lists and objects.",
         ) from error
 
 
+def _as_sent(schema: Any) -> Any:
+    """`schema` as JSON gives it back. Raises for what JSON cannot hold."""
+    return json.loads(json.dumps(schema, allow_nan=False))
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and all(callable(getattr(hint, name, None)) for name in ("model_json_schema", "model_validate"))
+
+
+def _are_schemas(entries: Any) -> bool:
+    return isinstance(entries, list) and all(isinstance(entry, Mapping) for entry in entries)
+
+
 def _fields_of(kind: Any) -> dict[str, Any]:
+    """The hints of the fields that an instance is made of."""
     try:
-        return typing.get_type_hints(kind, include_extras=True)
+        hints = typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError) as error:
         raise BadInput(
-            f"The fields of {kind.__name__} cannot be read: {error}. {NOTHING_SENT}",
+            f"The fields of {kind.__name__} cannot be read: {_reason(error)}. {NOTHING_SENT}",
             "A type hint names what is not defined; define it first.",
         ) from error
+    if not dataclasses.is_dataclass(kind):
+        return hints
+    made_of = {field.name for field in dataclasses.fields(kind) if field.init}
+    given = {name: hint.type for name, hint in hints.items() if isinstance(hint, dataclasses.InitVar)}
+    return {name: given.get(name, hint) for name, hint in hints.items() if name in made_of or name in given}
 
 
 def _object(properties: Mapping[str, Raw]) -> dict[str, Any]:
@@ -272,14 +317,33 @@ def _refers_to(definitions: Mapping[str, Raw], ref: str) -> bool:
 
 
 def _check_is_schema(value: Mapping[str, Any], name: str) -> None:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{name} is no JSON Schema: {error}. {NOTHING_SENT}", "Give a dict that JSON can hold.") from error
     if value.get("type") != "object" or not isinstance(value.get("properties"), Mapping):
         raise BadInput(
             f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}', "Wrap it in an object."
         )
+    for reference in _references(value):
+        _target(value, reference)
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        yield from (ref for ref in [schema.get("$ref")] if isinstance(ref, str))
+    for entry in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
+        yield from _references(entry)
+
+
+def _target(root: Any, reference: str) -> Any:
+    """What a reference inside a JSON Schema points to (RFC 6901): `#` is all of it. Raises ValueError if there is nothing."""
+    start, *steps = reference.split("/")
+    nowhere = ValueError(f"its reference {reference} leads nowhere")
+    if start != "#":
+        raise nowhere
+    try:
+        for step in steps:
+            root = root[int(step) if isinstance(root, list) else step.replace("~1", "/").replace("~0", "~")]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise nowhere from None
+    return root
 
 
 def _checked(value: Any, schema: Any, root: Raw, place: str) -> Any:
@@ -287,10 +351,7 @@ def _checked(value: Any, schema: Any, root: Raw, place: str) -> Any:
     if not isinstance(schema, Mapping):
         return value
     if "$ref" in schema:
-        target: Any = root
-        for step in str(schema["$ref"]).removeprefix("#/").split("/"):
-            target = target[step]
-        return _checked(value, target, root, place)
+        return _checked(value, _target(root, schema["$ref"]), root, place)
     if "anyOf" in schema:
         return _any_that_fits(value, schema["anyOf"], root, place)
     if "enum" in schema and value not in schema["enum"]:
@@ -309,6 +370,16 @@ def _checked(value: Any, schema: Any, root: Raw, place: str) -> Any:
         for number, entry in enumerate(value):
             _checked(entry, schema["items"], root, f"{place}[{number}]")
     return value
+
+
+def _choices(hint: Any) -> list[Any]:
+    """The values of a Literal or an Enum; none if a reply could not say one of them, since JSON gives another back."""
+    is_enum = isinstance(hint, type) and issubclass(hint, enum.Enum)
+    values = [member.value for member in hint] if is_enum else typing.get_args(hint) if typing.get_origin(hint) is Literal else []
+    try:
+        return list(values) if _as_sent(list(values)) == list(values) else []
+    except (TypeError, ValueError):
+        return []
 
 
 def _choice(values: list[Any]) -> Raw:
@@ -368,10 +439,13 @@ def _plain(hint: Any, value: Any, place: str) -> Any:
 
 
 def _reason(error: Any) -> str:
-    """Why and where, on one line; pydantic lists it."""
-    listed = error.errors() if callable(getattr(error, "errors", None)) else []
-    told = [f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}" for issue in listed[:3]]
-    plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    """Why and where, on one line; pydantic lists it. An error of the notebook may have no words."""
+    try:
+        listed = error.errors() if callable(getattr(error, "errors", None)) else []
+        told = [f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}" for issue in listed[:3]]
+        plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001
+        return type(error).__name__
     return " ".join(("; ".join(told) or plain).split())[:300].rstrip(": .")
 
 

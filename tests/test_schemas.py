@@ -9,6 +9,7 @@ import enum
 import json
 import typing
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from unittest import mock
 
 import pytest
 import wire
@@ -169,12 +170,96 @@ def test_references_in_a_dict():
         of_value(schema, "s").parse('{"x": 1.5}')
 
 
+def test_references_to_the_whole():
+    """A JSON Schema that holds itself by the shortest reference is followed, all the way down; so is a name with a slash."""
+    tree = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}, "required": ["kids"]}
+    assert {"kids": [{"kids": []}]} == of_value(tree, "tree").parse('{"kids": [{"kids": []}]}')
+    with pytest.raises(SchemaMismatch, match=r"kids\[0\]\.kids"):
+        of_value(tree, "tree").parse('{"kids": [{"kids": 1}]}')
+    slash = {"type": "object", "properties": {"n": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": {"type": "integer"}}}
+    assert {"n": 1} == of_value(slash, "slash").parse('{"n": 1}')
+
+
+@dataclasses.dataclass
+class Measured:
+    score: int
+    start: dataclasses.InitVar[int]
+    label: str = dataclasses.field(init=False, default="made here")
+    count: typing.ClassVar[int] = 0
+
+    def __post_init__(self, start):
+        self.score += start
+
+
+def test_fields_that_are_not_asked_for():
+    """Of a dataclass only what its making takes is asked for."""
+    schema = of_value(Measured, "Measured")
+    assert ["score", "start"] == schema.json_schema["required"]
+    assert (3, "made here") == ((made := schema.parse('{"score": 1, "start": 2}')).score, made.label)
+
+
+def test_two_types_of_one_name():
+    """Two classes of one name are two definitions, and a reply is read as the one that was meant."""
+    one, two = (dataclasses.make_dataclass("Item", [("x", kind)]) for kind in (int, str))
+    both = of_value(dataclasses.make_dataclass("Both", [("one", one), ("two", two), ("again", one)]), "Both")
+    assert ["integer", "string"] == [both.json_schema["$defs"][name]["properties"]["x"]["type"] for name in ("Item", "Item_2")]
+    assert "#/$defs/Item" == both.json_schema["properties"]["again"]["$ref"]
+    read = both.parse('{"one": {"x": 1}, "two": {"x": "a"}, "again": {"x": 2}}')
+    assert (one(1), two("a"), one(2)) == (read.one, read.two, read.again)
+
+
 class Unsayable(TypedDict):
     table: dict[str, int]
 
 
+class Pair(enum.Enum):
+    A = (1, 2)
+
+
+class Odd(enum.Enum):
+    A = object()
+
+
+class Lazy:
+    """As proxies are that stand for what is not there yet."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("not bound\nas yet")
+
+
+class Unwritable(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+class Unmade:
+    @classmethod
+    def model_json_schema(cls):
+        raise Unwritable
+
+    @classmethod
+    def model_validate(cls, value):
+        raise Unwritable
+
+
+def described(field: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": field}, **more}
+
+
+itself: list[Any] = []
+itself.append(itself)
+
+
 @pytest.mark.parametrize(
-    "value", [Unsayable, dict[str, int], Any, 7, "text", {}, {"type": "array"}, {"type": "object"}, {"type": "object", "properties": {"x": object()}}, complex, len, tuple[int, str], list[complex]]
+    "value",
+    [
+        Unsayable, dict[str, int], Any, 7, "text", {}, {"type": "array"}, {"type": "object"}, described(object()), complex, len, tuple[int, str], list[complex],
+        Pair, Odd, Literal[Colour.RED], Literal[b"x"], enum.Enum("Empty", {}), list[Pair], [1, 2], itself, typing.List, typing.Sequence, typing.Set, typing.Tuple,  # noqa: UP006
+        dataclasses.make_dataclass("Bare", [("x", typing.List)]), Lazy(), mock.Mock(), mock.MagicMock(), Unmade, described(itself), described({"enum": [float("nan")]}),  # noqa: UP006
+        described(True, required=[]), described({}, required=True), described({}, required=None), described({"allOf": 5}), described({"allOf": [True]}),
+        described({"$ref": "#/$defs/nowhere"}),
+    ],
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_unsayable(value):
     """What strict mode cannot say is two lines of error before anything is sent."""
@@ -233,6 +318,46 @@ def test_pydantic():
     assert 2 == len(str(mismatch.value).splitlines())
 
 
+def test_pydantic_that_holds_itself():
+    """A model that holds itself keeps its definition inside a list or a dataclass; two of one name are refused."""
+    pydantic = pytest.importorskip("pydantic")
+
+    class Node(pydantic.BaseModel):
+        name: str
+        kids: list[Node] = pydantic.Field(default_factory=list)
+
+    Node.model_rebuild(_types_namespace={"Node": Node})
+    node = {"name": "a", "kids": [{"name": "b", "kids": []}]}
+    nodes = of_value(list[Node], "nodes")
+    assert ["name", "kids"] == nodes.json_schema["$defs"]["Node"]["required"]
+    assert [Node(**node)] == nodes.parse(json.dumps({"value": [node]}))
+    held = dataclasses.make_dataclass("Held", [("root", Node), ("item", dataclasses.make_dataclass("Node", [("x", int)]))])
+    assert ["Held", "Node", "Node_2"] == sorted({"Held", *of_value(held, "Held").json_schema["$defs"]})
+    other = pydantic.create_model("Node", other=(int, 1))
+    with pytest.raises(BadInput, match="Node"):
+        of_value(dataclasses.make_dataclass("Held", [("one", Node), ("two", other)]), "Held")
+
+
+def test_pydantic_without_a_schema():
+    """A model that has no schema says why in two lines, however many its library takes."""
+    pydantic = pytest.importorskip("pydantic")
+
+    class Model(pydantic.BaseModel):
+        model_config: typing.ClassVar = {"arbitrary_types_allowed": True}
+        x: Lazy
+
+    with pytest.raises(BadInput, match="Model gives no schema: .*Lazy") as refused:
+        of_value(Model, "Model")
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_error_without_words():
+    """An error that cannot be written out is named; the reply was paid for."""
+    failing = dataclasses.make_dataclass("Failing", [("x", int)], namespace={"__post_init__": Unmade.model_json_schema})
+    with pytest.raises(SchemaMismatch, match="Unwritable"):
+        of_value(failing, "Failing").parse('{"x": 1}')
+
+
 def function(x: int, mode: Literal["a", "b"] = "a", note: str | None = None) -> str:
     return f"{x}{mode}{note}"
 
@@ -255,7 +380,16 @@ def test_parameters():
             schemas.arguments_of(function, wrong)
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x, lambda *args: args, print, lambda **options: options])
+def bare(x: typing.List) -> int: ...  # noqa: UP006
+
+
+def odd(x: Odd) -> int: ...
+
+
+def mocked(x: mock.Mock()) -> int: ...
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x, lambda *args: args, print, lambda **options: options, bare, odd, mocked])
 def test_functions_without_a_schema(wrong):
     """A function whose parameters cannot be said is two lines of error."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
