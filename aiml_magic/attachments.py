@@ -13,6 +13,7 @@ import math
 import re
 import stat
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,8 +36,20 @@ _KINDS = (
 
 def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
     """The parts for what a person calls `named`: a variable, the address of an image, or a path. Raises BadInput."""
-    if named.isidentifier() and named in variables and not named.startswith("_"):
-        return list(parts(variables[named], named))
+    try:
+        return _found(named, variables)
+    except BadInput:
+        raise
+    except Exception as error:  # an object of the notebook, or a file system, raises what it likes
+        raise BadInput(
+            f"{_line(named)[:80]} cannot be attached: {reason(error)}. {NOTHING_SENT}", "Attach a file or the data of it instead."
+        ) from error
+
+
+def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
+    variable = unicodedata.normalize("NFKC", named)  # as Python reads names
+    if variable.isidentifier() and variable in variables and not variable.startswith("_"):
+        return list(parts(variables[variable], variable))
     if _is_address(named):
         return list(_linked(named))
     path = Path(named).expanduser()
@@ -76,16 +89,18 @@ def as_csv(value: Any) -> str | None:
     write = getattr(value, "write_csv", None) or getattr(value, "to_csv", None)  # polars, pandas
     if not callable(write) or not hasattr(value, "shape"):
         return None
+    if math.prod(value.shape) > MAX_TEXT:
+        raise BadInput(
+            f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}",
+            "Attach a part of it, such as its head(1000).",
+        )
     try:
-        if math.prod(value.shape) > MAX_TEXT:
-            raise BadInput(
-                f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}",
-                "Attach a part of it, such as its head(1000).",
-            )
         labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
         return str(write(**labels))
-    except (TypeError, ValueError, OSError) as error:
-        raise BadInput(f"The table cannot be written as CSV: {error}. {NOTHING_SENT}", "Attach it as text or a file.") from error
+    except Exception as error:
+        raise BadInput(
+            f"The table cannot be written as CSV: {reason(error)}. {NOTHING_SENT}", "Attach it as text or a file."
+        ) from error
 
 
 def as_picture(value: Any, name: str) -> bytes | None:
@@ -94,8 +109,16 @@ def as_picture(value: Any, name: str) -> bytes | None:
         return _drawn(value)
     except Exception as error:
         raise BadInput(
-            f"{name} could not be drawn: {error}. {NOTHING_SENT}", "Attach a file or the data of it instead."
+            f"{name} could not be drawn: {reason(error)}. {NOTHING_SENT}", "Attach a file or the data of it instead."
         ) from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line; its name if it says nothing, or cannot."""
+    try:
+        return " ".join(str(error).split())[:200].rstrip(": .") or type(error).__name__
+    except Exception:  # noqa: BLE001
+        return type(error).__name__
 
 
 def labels(request: Raw) -> list[str]:
@@ -124,6 +147,7 @@ def _drawn(value: Any) -> bytes | None:
     if hasattr(value, "__array_interface__"):
         return _png_of_array(value)
     drawing = value._repr_png_() if callable(getattr(value, "_repr_png_", None)) else None
+    drawing = drawing[0] if isinstance(drawing, tuple) else drawing  # with its size behind it
     return base64.b64decode(drawing) if isinstance(drawing, str) else drawing
 
 

@@ -2,14 +2,17 @@ r"""Fills `{{name}}` in a question with variables of the notebook.
 
 A field is that of a format string: a name, then any `.attribute` and `[index]`, then `!r`, `!s` or `!a`, then `:format`. It
 is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is not looked at again. A table
-is inserted as CSV; a figure or an image goes along with the question.
+is inserted as CSV; a figure or an image goes along with the question, and so does an array if it is of bytes.
 Single braces, `$x` and `\frac{a}{b}` are text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from aiml_magic import attachments
@@ -32,13 +35,20 @@ def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
     Raises BadInput for what is no field, and for unknown names.
     """
     attached: list[Raw] = []
-    return _BRACES.sub(lambda braces: _value(braces.group(1), variables, attached), template), attached
+    end = _end_of_braces(template)
+    filled = _BRACES.sub(lambda braces: _value(braces.group(1), variables, attached), template[:end])
+    return filled + template[end:], attached
 
 
 def names_in(template: str) -> set[str]:
     """The names of the variables that `fill` would look up."""
-    fields = (_FIELD.fullmatch(braces) for braces in _BRACES.findall(template))
+    fields = (_FIELD.fullmatch(braces) for braces in _BRACES.findall(template, 0, _end_of_braces(template)))
     return {field["name"] for field in fields if field}
+
+
+def _end_of_braces(template: str) -> int:
+    """Where the last braces close: behind it each that opens would be looked for to the end of the text."""
+    return template.rfind("}}") + 2
 
 
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
@@ -46,22 +56,27 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     if field is None:
         raise BadInput(f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}", _RAW_HINT)
     value = _look_up(field["name"], field["path"], variables)
-    if field["conversion"] is None and not field["format"]:
-        name = field["name"] + field["path"]
-        if (table := attachments.as_csv(value)) is not None:
-            return f"\n\n{table}\n"
-        if (picture := attachments.as_picture(value, name)) is not None:
-            attached += attachments.parts(picture, name)
-            return f"(the attached {name})"
     try:
+        if field["conversion"] is None and not field["format"]:
+            name = field["name"] + field["path"]
+            if (table := attachments.as_csv(value)) is not None:
+                return f"\n\n{table}\n"
+            is_numbers = str(getattr(value, "dtype", "uint8")) != "uint8"  # an array, and to a reader no picture
+            if not is_numbers and (picture := attachments.as_picture(value, name)) is not None:
+                attached += attachments.parts(picture, name)
+                return f"(the attached {name})"
         return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput(
-            f"{{{{{_shown(text)}}}}} cannot be written out: {_shown(error)}. {NOTHING_SENT}", "Check the format after the colon."
+            f"{{{{{_shown(text)}}}}} cannot be written out: {attachments.reason(error)}. {NOTHING_SENT}",
+            "Check the format after the colon, or write out what it holds.",
         ) from error
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
+    name = name if name in variables else _as_python_reads(name)
     if name.startswith("_"):
         raise BadInput(f"{name} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}", _RAW_HINT)
     if name not in variables:
@@ -74,7 +89,7 @@ def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
 
 
 def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
-    attribute, index = step["attribute"], step["index"]
+    attribute, index = step["attribute"] and _as_python_reads(step["attribute"]), step["index"]
     if attribute is not None and attribute.startswith("_"):
         raise BadInput(
             f"{_shown(so_far)}.{attribute} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}",
@@ -85,13 +100,19 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
             return getattr(value, attribute)
         return value[int(index) if index.strip().isdecimal() else index]
     except Exception as error:
-        known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
-        hint = nearest(attribute or index, (name for name in known if not name.startswith("_")))
+        hint = ""
+        with contextlib.suppress(Exception):  # it may not bear to be looked at
+            known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
+            hint = nearest(attribute or index, islice((name for name in known if not name.startswith("_")), 1000))
         raise BadInput(
             f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip()
         ) from error
 
 
-def _shown(text: object) -> str:
+def _as_python_reads(name: str) -> str:
+    return unicodedata.normalize("NFKC", name)
+
+
+def _shown(text: str) -> str:
     """`text` as a part of one line."""
-    return " ".join(str(text).split())[:60]
+    return " ".join(text.split())[:60]

@@ -125,9 +125,42 @@ def test_variables():
     assert "words (11 characters)" == told(attach("words", {"words": "some words "}))
     several = attach("both", {"both": [Figure(), Table()]})
     assert ["both[0] (PNG image, 70 bytes)", "both[1] (3 rows, 8 bytes of CSV)"] == labels({"input": [{"content": several}]})
-    assert "x (PNG image, 70 bytes)" == told(attach("x", {"x": SimpleNamespace(_repr_png_=lambda: PNG)}))
+    for drawing in (PNG, base64.b64encode(PNG).decode(), (PNG, {"width": 200})):
+        assert "x (PNG image, 70 bytes)" == told(attach("x", {"x": SimpleNamespace(_repr_png_=lambda drawing=drawing: drawing)}))
+    assert "μ (2 characters)" == told(attach("µ", {"μ": "as"})), "the same name to Python"
 
 
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Lazy:
+    """As proxies are that stand for what is not there yet."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("not bound\nas yet")
+
+
+class Silent(Table):
+    def to_csv(self, **_) -> str:
+        raise Wordless
+
+
+class Drawn(Figure):
+    def savefig(self, *_, **__) -> None:
+        raise RuntimeError("to draw it\n\ninstall this\nand that")
+
+
+class Endless(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise RuntimeError("no end")
+
+
+itself: list = []
+itself.append(itself)
 HOSTILE = {
     "folder": lambda path: path.mkdir(),
     "fifo": os.mkfifo if hasattr(os, "mkfifo") else None,
@@ -153,6 +186,7 @@ def test_files_that_cannot_be_sent(tmp_path, kind):
 UNSENDABLE = {
     "figure that fails": Broken(), "object": object(), "number": 7, "nothing": None, "no list": [], "dict": {}, "function": len,
     "no bytes": b"", "unknown bytes": b"\xff\x00", "long text": "x" * 900_000, "huge table": Table(10**6), "mixed": [Table(), object()],
+    "proxy": Lazy(), "table that fails": Silent(), "figure that fails at length": Drawn(), "list in itself": itself, "text without length": Endless("x"),
 }  # fmt: skip
 
 
@@ -161,6 +195,14 @@ def test_values_that_cannot_be_sent(value):
     """A figure that fails to draw, a table that nobody can read, and what is no attachment at all are two lines of error."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         attach("thing", {"thing": value})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 300, "/".join(["a" * 200] * 40)])
+def test_names_that_no_file_can_have(name):
+    """A home of nobody and a name that is too long are two lines of error."""
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        attach(name, {})
     assert 2 == len(str(refused.value).splitlines())
 
 
@@ -251,6 +293,15 @@ def test_numpy():
         attach("a", {"a": np.zeros(5)})
 
 
+def test_numbers_in_a_question():
+    """An array in a question is its numbers, unless they are bytes: then it is a picture, and goes along."""
+    np = pytest.importorskip("numpy")
+    for array in (np.array([[0.1, 0.9]]), np.eye(2, dtype=bool), np.eye(2, dtype=int), np.zeros((2, 2, 3)), np.float64(0.5)):
+        assert (f"Of {array}", []) == prompts.fill("Of {{a}}", {"a": array})
+    text, attached = prompts.fill("Of {{a}}", {"a": np.zeros((2, 2), "uint8")})
+    assert ("Of (the attached a)", "a (PNG image") == (text, told(attached)[:12])
+
+
 def test_pillow_reads_what_we_write():
     """Another reader of PNG finds the pixels that were meant."""
     np, image = pytest.importorskip("numpy"), pytest.importorskip("PIL.Image")
@@ -258,6 +309,7 @@ def test_pillow_reads_what_we_write():
     read = image.open(io.BytesIO(attachments.as_picture(pixels, "a")))
     assert (pixels == np.asarray(read)).all()
     assert "photo (PNG image" in told(attach("photo", {"photo": read}))
+    assert "(the attached photo)" == prompts.fill("{{photo}}", {"photo": read})[0]
 
 
 def test_pandas():
@@ -272,6 +324,10 @@ def test_pandas():
 def test_polars():
     pl = pytest.importorskip("polars")
     assert "a\n1\n2\n" in attach("df", {"df": pl.DataFrame({"a": [1, 2]})})[0]["text"]
+    nested = {"df": pl.DataFrame({"a": [[1, 2], [3]]})}
+    for refuse in (lambda: attach("df", nested), lambda: prompts.fill("{{df}}", nested)):
+        with pytest.raises(BadInput, match=r"cannot be written as CSV: .* Nothing was sent"):
+            refuse()
 
 
 def test_matplotlib():

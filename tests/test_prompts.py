@@ -13,7 +13,7 @@ from aiml_magic.errors import BadInput
 
 VARIABLES = {
     "x": 5, "pi": 3.14159, "rows": [10, 20], "table": {"a b": 1, "key": "value"}, "name": "O'Hara",
-    "thing": SimpleNamespace(size=SimpleNamespace(width=7)), "braces": "{{x}} {x} $x", "größe": 1, "_hidden": 2,
+    "thing": SimpleNamespace(size=SimpleNamespace(width=7), μ=8), "μ": 6, "braces": "{{x}} {x} $x", "größe": 1, "_hidden": 2,
 }  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def fill(template: str, variables) -> str:
         ("{{rows[1]}} {{table[key]}} {{table[a b]}}", "20 value 1"),
         ("{{thing.size.width:03d}}", "007"),
         ("{{größe}}", "1"),
+        ("{{µ}} {{thing.µ}}", "6 8"),  # as Python reads the key of that name
         ("{{braces}}", "{{x}} {x} $x"),
         ("{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'", "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'"),
         ('{"a": {"b": {}}}', '{"a": {"b": {}}}'),
@@ -104,3 +105,53 @@ def test_broken_values():
 
     with pytest.raises(BadInput, match="cannot be written out: no"):
         fill("{{broken}}", {"broken": Broken()})
+
+
+class Wordless(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+class Hostile:
+    """A value that bears no look."""
+
+    def __str__(self):
+        raise Wordless
+
+    __repr__ = __str__
+
+    def __getattr__(self, name):
+        raise Wordless
+
+    def __dir__(self):
+        raise Wordless
+
+
+class Proxy:
+    """As those are that stand for what is not there yet."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("not bound\nas yet")
+
+
+@pytest.mark.parametrize("template", ["{{x}}", "{{x!r}}", "{{x.foo}}", "{{x[0]}}", "{{d[x]}}", "{{d}}", "{{proxy[0]}}"])
+def test_hostile_values(template):
+    """A value that raises whatever is done with it, and an error that has no words, are two lines of error."""
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        fill(template, {"x": Hostile(), "d": {Hostile(): 1}, "proxy": Proxy()})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_rows_with_any_names():
+    """A row that is no namespace may have names as nobody's Python has them."""
+    assert "5" == fill("{{µ}}", {"µ": 5})
+
+
+def test_many_braces():
+    """Time grows with a question, and no faster, whatever braces are in it."""
+    assert "{{" * 300_000 == fill("{{" * 300_000, {})
+    assert set() == prompts.names_in("}}" + "{{" * 300_000)
+    assert "5}{{}{{" == fill("{{x}}}{{}{{", {"x": 5})
+    with pytest.raises(BadInput, match="has no"):
+        fill("{{d[zzz]}}", {"d": dict.fromkeys(map(str, range(1_000_000)))})
