@@ -6,6 +6,7 @@ question, it offers nothing, so that IPython goes on.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -53,21 +54,23 @@ def _of_line(rest: str, token: str, variables: Mapping[str, Any], chats: Callabl
                 return _values(option, token, variables, chats)
             words.pop(0)
     flag, equals, _ = last.partition("=")
-    return _values(FLAGS[flag], token, variables, chats) if equals and flag in FLAGS else FLAGS
+    if not equals or flag not in FLAGS:
+        return FLAGS
+    before = f"{flag}=" if token.startswith(f"{flag}=") else ""  # some front ends take both for one word
+    return [before + text for text in _values(FLAGS[flag], token.removeprefix(before), variables, chats)]
 
 
 def _values(option: Option, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]) -> Iterable[str]:
     named = _public(variables)
     match option.name:
         case "attach":
-            return [*(name for name, value in named.items() if not callable(value)), *_paths(token)]
+            return [*_those(named, lambda value: not callable(value)), *_paths(token)]
         case "schema":
-            return (name for name, value in named.items() if isinstance(value, type | dict) or hasattr(value, "__origin__"))
+            return _those(named, lambda value: isinstance(value, type | dict) or hasattr(value, "__origin__"))
         case "tool":
-            functions = (name for name, value in named.items() if isinstance(value, dict) or _is_function(value))
-            return ["web_search", *functions]
+            return ["web_search", *_those(named, lambda value: isinstance(value, dict) or _is_function(value))]
         case "tool_choice":
-            return ["auto", "none", "required", *(name for name, value in named.items() if _is_function(value))]
+            return ["auto", "none", "required", *_those(named, _is_function)]
         case "param":
             return (f"{name}=" for name in FIELDS)
         case "chat":
@@ -80,7 +83,18 @@ def _values(option: Option, token: str, variables: Mapping[str, Any], chats: Cal
 
 def _public(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that a question may name."""
-    return {name: value for name, value in variables.items() if not (name.startswith("_") or isinstance(value, ModuleType))}
+    named = {name: value for name, value in variables.items() if not name.startswith("_")}
+    modules = _those(named, lambda value: isinstance(value, ModuleType))
+    return {name: value for name, value in named.items() if name not in modules}
+
+
+def _those(named: Mapping[str, Any], fits: Callable[[Any], bool]) -> list[str]:
+    """The names of those that fit; not of one that raises when it is looked at, as proxies may."""
+    found = []
+    for name, value in named.items():
+        with contextlib.suppress(Exception):
+            found += [name] if fits(value) else []
+    return found
 
 
 def _is_function(value: Any) -> bool:
@@ -89,6 +103,9 @@ def _is_function(value: Any) -> bool:
 
 def _paths(start: str) -> Iterable[str]:
     folder, slash, _ = start.rpartition("/")
-    entries = sorted(Path(folder + slash).glob("*"))
-    shown = (entry for entry in entries if not entry.name.startswith(".") and " " not in entry.name)
-    return (f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in shown)
+    try:
+        entries = sorted(Path(folder + slash).glob("*"))
+        shown = (entry for entry in entries if not entry.name.startswith(".") and " " not in entry.name)
+        return [f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in shown]
+    except (OSError, ValueError):
+        return []

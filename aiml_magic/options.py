@@ -7,7 +7,9 @@ quotes, apostrophes and braces in it mean nothing here.
 from __future__ import annotations
 
 import json
+import keyword
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,9 +65,14 @@ def seconds(text: str) -> float:
 
 
 def variable_name(text: str) -> str:
-    if not text.isidentifier():
+    name = as_python_reads(text)
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise ValueError("a name that a variable can have")
-    return text
+    return name
+
+
+def as_python_reads(text: str) -> str:
+    return unicodedata.normalize("NFKC", words(text))
 
 
 _OF_OPTIONS = {
@@ -104,7 +111,7 @@ def field_and_json(text: str) -> tuple[str, Any]:
         raise ValueError(f"a field of the API. {close}")
     try:
         read = json.loads(value) if re.fullmatch(r"[a-z][a-z_]*", name) else ...
-    except ValueError:
+    except (ValueError, RecursionError):
         read = ...
     if read is ...:
         raise ValueError('KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]')
@@ -140,14 +147,14 @@ OPTIONS = (
         "let the model use a function, web_search or an MCP server's dict; repeatable",
         "-f",
         "NAME",
-        words,
+        as_python_reads,
         is_repeatable=True,
     ),
-    Option("--tool-choice", "auto, none, required, or the tool to use", "", "NAME", words),
+    Option("--tool-choice", "auto, none, required, or the tool to use", "", "NAME", as_python_reads),
     Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),
-    Option("--after", "continue from that answer: a variable that holds it, its number or its id", "", "ID", words),
+    Option("--after", "continue from that answer: a variable that holds it, its number or its id", "", "ID", as_python_reads),
     Option("--alone", "ask outside every conversation"),
     Option("--fresh", "ask again, although the journal has the answer"),
     Option("--background", "return at once with a job, whose answer comes into this cell later", "-b"),

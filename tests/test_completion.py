@@ -11,6 +11,7 @@ from kernels import kernel
 
 from aiml_magic import load_ipython_extension, unload_ipython_extension
 from aiml_magic.commands import COMMANDS
+from aiml_magic.completion import candidates
 from aiml_magic.options import OPTIONS
 
 LONG = [option.long for option in OPTIONS]
@@ -62,6 +63,33 @@ def offered(shell: InteractiveShell, code: str) -> list[str]:
 def test_offered(shell, code, expected):
     """Options, their values, chats, variables that fit, files and commands, and nothing else with them."""
     assert expected == offered(shell, code)
+
+
+def test_variables_that_bear_no_look(shell):
+    """A proxy that raises at every look is not offered for a type, and keeps nothing else from being offered."""
+    shell.run_cell("""
+class Proxy:
+    def __getattr__(self, name): raise RuntimeError("not bound")
+    @property
+    def __class__(self): raise RuntimeError("not bound")
+proxy = Proxy()
+""")
+    assert ["Rating", "schema", "Proxy"] == offered(shell, "%%o3pro -s ")
+    assert ["proxy"] == offered(shell, "%%o3pro -a pro")
+    assert ["distance"] == offered(shell, "%%o3pro -f dis")
+    assert ["proxy"] == offered(shell, "%%o3pro\nWhat is {{pro")
+
+
+@pytest.mark.parametrize("folder", ["a" * 300, "a" * 300 + "/b", "nosuchfolder/", "table.csv/"])
+def test_folders_that_cannot_be_read(shell, folder):
+    """A folder that cannot be has no files to be offered."""
+    assert [] == candidates(f"%%o3pro -a {folder}", folder, {}, list)
+
+
+def test_an_option_and_its_value_as_one_word():
+    """Where a front end takes `--effort=hi` for one word, it stands there whole."""
+    assert ["--effort=high"] == candidates("%%o3pro --effort=hi", "--effort=hi", {}, list)
+    assert ["--out=frame"] == candidates("%%o3pro --out=fr", "--out=fr", {"frame": 0}, list)
 
 
 def test_all_options(shell):

@@ -28,6 +28,7 @@ from aiml_magic.options import OPTIONS, read_line, usage
         ("--timeout 2.5 -c ideas -m other/model -o name", {"timeout": 2.5, "chat": "ideas", "model": "other/model", "out": "name"}, ""),
         ('--param truncation="auto" --param include=["reasoning.encrypted_content"] --param \'n={"a": 1}\'',
          {"param": [("truncation", "auto"), ("include", ["reasoning.encrypted_content"]), ("n", {"a": 1})]}, ""),
+        ("-o µ -s ﬁt -f µ --tool-choice µ --after µ", {"out": "μ", "schema": "fit", "tool": ["μ"], "tool_choice": "μ", "after": "μ"}, ""),
         ("--summary auto \\frac{a}{b} C:\\new", {"summary": "auto"}, "\\frac{a}{b} C:\\new"),
     ],
 )  # fmt: skip
@@ -41,7 +42,8 @@ def test_lines(line, values, question):
     [
         ("--efort high", "Did you mean --effort?"), ("--effort hihg", "Did you mean high?"), ("-e", "needs a value"),
         ("-t 15", "at least 16"), ("-t many", "whole number"), ("-t 1e3", "whole number"), ("--timeout 0", "above 0"),
-        ("--timeout -5", "above 0"), ("-o 1x", "variable"), ("-o a.b", "variable"), ("--param x", "KEY=JSON"),
+        ("--timeout -5", "above 0"), ("-o 1x", "variable"), ("-o a.b", "variable"), ("-o class", "variable"), ("-o None", "variable"), ("-o ｃlass", "variable"), ("-o ''", "some text"), ("-s True", "variable"),
+        ("--param metadata=" + "[" * 100_000, "KEY=JSON"), ("--param x", "KEY=JSON"),
         ("--param x={", "KEY=JSON"), ("--param model=\"x\"", "there is --model"), ("-q=yes", "takes no value"), ("-5 what?", "goes after --"), ("-x", "There is no option -x"),
         ("--param trunkation=1", "Did you mean truncation?"), ('--param truncation="never"', 'truncation="auto"'),
         ('--param include=["reasoning.encrypted"]', "Did you mean reasoning.encrypted_content?"), ("--param include=3", "include=["),
