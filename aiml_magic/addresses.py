@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from aiml_magic.errors import BadInput
+from aiml_magic.errors import NOTHING_SENT, BadInput
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 
@@ -20,9 +20,14 @@ def base_url(setting: str) -> str:
     url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
     hint = "Set AIML_API_URL or %config O3Pro.base_url to something like https://api.aimlapi.com/v1."
     # Parsers disagree on what else may stand in an address, so nothing else may.
-    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", url, re.ASCII):
+    is_plain = re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", url, re.ASCII) is not None
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_plain = is_plain and parts.port != 0
+    except ValueError:  # a port above 65535, or in brackets what is no IPv6 address
+        is_plain = False
+    if not is_plain:
         raise BadInput("The server's address is no plain http or https address, so nothing was sent.", hint)
-    parts = urllib.parse.urlsplit(url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise BadInput("Over plain http the API key could be read on its way; nothing was sent.", hint)
     return url
@@ -41,18 +46,34 @@ def is_loopback(host: str) -> bool:
 
 
 def home() -> Path:
-    """The folder of the journal, the key file and the sandbox's note: AIML_MAGIC_HOME, else the user's data directory."""
+    """The folder of the journal, the key file and the sandbox's note: AIML_MAGIC_HOME, else the user's data directory.
+
+    Raises BadInput.
+    """
     if chosen := os.environ.get("AIML_MAGIC_HOME"):
-        return Path(chosen).expanduser()
+        return _path(chosen)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("aiml_magic", appauthor=False))
 
 
 def journal_path(setting: str) -> Path:
-    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home."""
+    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home. Raises BadInput."""
     chosen = setting or os.environ.get("AIML_MAGIC_JOURNAL", "")
-    return Path(chosen).expanduser().absolute() if chosen else home() / "journal.sqlite3"
+    return _path(chosen).absolute() if chosen else home() / "journal.sqlite3"
+
+
+def _path(chosen: str) -> Path:
+    try:
+        if "\0" not in chosen:
+            return Path(chosen).expanduser()
+        why = "there is a NUL in it"
+    except RuntimeError as error:  # the home of nobody
+        why = str(error).rstrip(".")
+    raise BadInput(
+        f"{chosen[:80]!r} is no path: {why}. {NOTHING_SENT}",
+        "Set AIML_MAGIC_HOME, AIML_MAGIC_JOURNAL or the setting journal to one.",
+    )
 
 
 def make_private_folder(folder: Path) -> None:

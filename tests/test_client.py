@@ -64,7 +64,7 @@ def test_redirects_are_not_followed(asker, status):
     "url",
     ["http://api.aimlapi.com/v1", "http://127.0.0.1@evil.example/v1", "http://evil.example#127.0.0.1", "ftp://127.0.0.1/v1",
      "https://a b/v1", "https://user:pass@host/v1", "//127.0.0.1/v1", "http://127.0.0.1.evil.example/v1", "http://0x7f.1/v1",
-     "https://api.aimlapi.com\\@evil.example/v1", "http://localhost.evil.example", "https://host/v1?x=1"],
+     "https://api.aimlapi.com\\@evil.example/v1", "http://localhost.evil.example", "https://host/v1?x=1", "http://localhost:99999/v1", "https://host:65536"],
 )  # fmt: skip
 @pytest.mark.parametrize("proxied", [False, True])
 def test_addresses_that_are_refused(asker, url, proxied, monkeypatch):
