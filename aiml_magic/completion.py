@@ -83,9 +83,8 @@ def _values(option: Option, token: str, variables: Mapping[str, Any], chats: Cal
 
 def _public(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that a question may name."""
-    named = {name: value for name, value in variables.items() if not name.startswith("_")}
-    modules = _those(named, lambda value: isinstance(value, ModuleType))
-    return {name: value for name, value in named.items() if name not in modules}
+    modules = _those(variables, lambda value: isinstance(value, ModuleType))
+    return {name: value for name, value in variables.items() if not name.startswith("_") and name not in modules}
 
 
 def _those(named: Mapping[str, Any], fits: Callable[[Any], bool]) -> list[str]:

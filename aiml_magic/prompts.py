@@ -61,8 +61,8 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
             name = field["name"] + field["path"]
             if (table := attachments.as_csv(value)) is not None:
                 return f"\n\n{table}\n"
-            is_numbers = str(getattr(value, "dtype", "uint8")) != "uint8"  # an array, and to a reader no picture
-            if not is_numbers and (picture := attachments.as_picture(value, name)) is not None:
+            may_be_picture = str(getattr(value, "dtype", "uint8")) == "uint8"  # an array of others is read as numbers
+            if may_be_picture and (picture := attachments.as_picture(value, name)) is not None:
                 attached += attachments.parts(picture, name)
                 return f"(the attached {name})"
         return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())

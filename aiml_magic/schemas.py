@@ -219,7 +219,7 @@ class _Reader:
             return {"anyOf": [self.schema(entry, place) for entry in inside]}
         if choices := _choices(hint):
             return _choice(choices)
-        if inside and (origin in (list, Sequence, set, frozenset) or (origin is tuple and inside[1:] == (...,))):
+        if inside and _is_list(origin, inside):
             return {"type": "array", "items": self.schema(inside[0], place)}
         if (dataclasses.is_dataclass(hint) and isinstance(hint, type)) or typing.is_typeddict(hint):
             return self._of_class(hint, place)
@@ -272,6 +272,13 @@ def _asked_of(give: Callable[[], _Given], name: str) -> _Given:
 def _as_sent(schema: Any) -> Any:
     """`schema` as JSON gives it back. Raises for what JSON cannot hold."""
     return json.loads(json.dumps(schema, allow_nan=False))
+
+
+def _is_list(origin: Any, inside: Sequence[Any]) -> bool:
+    """A list of one type; a set is none if it could not hold what comes."""
+    if origin in (set, frozenset):
+        return getattr(typing.get_origin(inside[0]) or inside[0], "__hash__", None) is not None
+    return origin in (list, Sequence) or (origin is tuple and inside[1:] == (...,))
 
 
 def _is_model(hint: Any) -> bool:
@@ -374,10 +381,11 @@ def _checked(value: Any, schema: Any, root: Raw, place: str) -> Any:
 
 def _choices(hint: Any) -> list[Any]:
     """The values of a Literal or an Enum; none if a reply could not say one of them, since JSON gives another back."""
-    is_enum = isinstance(hint, type) and issubclass(hint, enum.Enum)
-    values = [member.value for member in hint] if is_enum else typing.get_args(hint) if typing.get_origin(hint) is Literal else []
+    values = list(typing.get_args(hint)) if typing.get_origin(hint) is Literal else []
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        values = [member.value for member in hint]
     try:
-        return list(values) if _as_sent(list(values)) == list(values) else []
+        return values if _as_sent(values) == values else []
     except (TypeError, ValueError):
         return []
 

@@ -254,7 +254,7 @@ itself.append(itself)
     "value",
     [
         Unsayable, dict[str, int], Any, 7, "text", {}, {"type": "array"}, {"type": "object"}, described(object()), complex, len, tuple[int, str], list[complex],
-        Pair, Odd, Literal[Colour.RED], Literal[b"x"], enum.Enum("Empty", {}), list[Pair], [1, 2], itself, typing.List, typing.Sequence, typing.Set, typing.Tuple,  # noqa: UP006
+        Pair, Odd, Literal[Colour.RED], Literal[b"x"], enum.Enum("Empty", {}), list[Pair], set[Author], frozenset[list[int]], [1, 2], itself, typing.List, typing.Sequence, typing.Set, typing.Tuple,  # noqa: UP006
         dataclasses.make_dataclass("Bare", [("x", typing.List)]), Lazy(), mock.Mock(), mock.MagicMock(), Unmade, described(itself), described({"enum": [float("nan")]}),  # noqa: UP006
         described(True, required=[]), described({}, required=True), described({}, required=None), described({"allOf": 5}), described({"allOf": [True]}),
         described({"$ref": "#/$defs/nowhere"}),
