@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import functools
 import inspect
 import json
 import re
@@ -81,7 +82,7 @@ def _of_value(value: Any, name: str) -> Schema:
         _check_is_schema(given, name)
         return Schema(name, strict(given), lambda reply: _checked(reply, given, given, ""))
     if _is_model(value):
-        return Schema(name, _as_sent(strict(value.model_json_schema())), value.model_validate)
+        return Schema(name, _as_sent(strict(value.model_json_schema(), optional_is_null=False)), value.model_validate)
     schema = of_hint(value, name)
     if schema.get("type") == "object" or "$ref" in schema:
         return Schema(name, schema, lambda reply: built(value, reply))
@@ -145,24 +146,28 @@ def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
     return arguments
 
 
-def strict(schema: Any) -> Any:
-    """A JSON Schema in strict form: of all objects every field is needed and no other allowed; what was optional may be null."""
+def strict(schema: Any, *, optional_is_null: bool = True) -> Any:
+    """A JSON Schema in strict form: of all objects every field is needed and no other allowed; what was optional may be null.
+
+    Not so for a type that judges its replies itself: null does not stand for a default of it.
+    """
+    inner = functools.partial(strict, optional_is_null=optional_is_null)
     if isinstance(schema, list):
-        return [strict(entry) for entry in schema]
+        return [inner(entry) for entry in schema]
     if not isinstance(schema, Mapping):
         return schema
     if "$ref" in schema:
-        return {"$ref": schema["$ref"]} | {name: strict(value) for name, value in schema.items() if name == "$defs"}
+        return {"$ref": schema["$ref"]} | {name: inner(value) for name, value in schema.items() if name == "$defs"}
     match schema.get("allOf", []):
         case [Mapping() as alone]:
-            return strict({**{name: value for name, value in schema.items() if name != "allOf"}, **alone})
+            return inner({**{name: value for name, value in schema.items() if name != "allOf"}, **alone})
         case every if not _are_schemas(every):
             raise ValueError("allOf is no list of schemas")
     named = ("properties", "$defs", "definitions")
     done = {
-        name: {key: strict(entry) for key, entry in value.items()}
+        name: {key: inner(entry) for key, entry in value.items()}
         if name in named and isinstance(value, Mapping)
-        else strict(value)
+        else inner(value)
         for name, value in schema.items()
         if name != "default"
     }
@@ -171,7 +176,7 @@ def strict(schema: Any) -> Any:
         if not isinstance(needed, list) or not _are_schemas(list(done["properties"].values())):
             raise ValueError("properties are schemas, and required is a list of their names")
         optional = {name: _nullable(entry) for name, entry in done["properties"].items() if name not in needed}
-        done |= _object({**done["properties"], **optional})
+        done |= _object(done["properties"] | (optional if optional_is_null else {}))
     return done
 
 
@@ -245,7 +250,7 @@ class _Reader:
         return {"$ref": f"#/$defs/{name}"}
 
     def _of_model(self, model: Any) -> Raw:
-        schema = dict(strict(model.model_json_schema()))
+        schema = dict(strict(model.model_json_schema(), optional_is_null=False))
         definitions = schema.pop("$defs", {})
         if "$ref" not in schema:  # one that holds itself is a reference already
             definitions[model.__name__] = schema

@@ -312,6 +312,7 @@ def test_pydantic():
     schema = of_value(Model, "Model")
     assert all(one["additionalProperties"] is False for one in objects(schema.json_schema))
     assert "default" not in json.dumps(schema.json_schema)
+    assert "array" == schema.json_schema["properties"]["many"]["type"], "of null its judge would say that it does not fit"
     assert Model(title="x", inner=Inner(n=1)) == schema.parse('{"title": "x", "inner": {"n": 1}, "many": []}')
     with pytest.raises(SchemaMismatch, match=r"inner\.n") as mismatch:
         schema.parse('{"title": "x", "inner": {"n": "y"}, "many": []}')
