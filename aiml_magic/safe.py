@@ -392,7 +392,7 @@ def _joined(spans: Iterable[str]) -> str:
 def _span(node: SyntaxTreeNode) -> str:
     match node.type:
         case "text" | "text_special":
-            return _text(node.content)
+            return _literal(node.content) if _is_linked(node) else _text(node.content)
         case "softbreak":
             return "\n"
         case "hardbreak":
@@ -405,13 +405,26 @@ def _span(node: SyntaxTreeNode) -> str:
         case "link":
             return _link(_spans(node), str(node.attrs.get("href", "")))
         case "image":
-            return _link(_text(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", "")))
+            text = _literal(f"picture: {node.content or 'untitled'}")
+            return text if _is_linked(node) else _link(text, str(node.attrs.get("src", "")))
         case "formula":
             return (
                 _display(node.content, node.markup) if node.markup in ("$$", "\\[") else _inline_math(node.content, node.markup)
             )
         case _:
             return _entities(node.content)
+
+
+def _is_linked(node: SyntaxTreeNode) -> bool:
+    """It is within a link, in which there can be no other."""
+    return any(outer.type == "link" and is_address(str(outer.attrs.get("href", ""))) for outer in _around(node))
+
+
+def _around(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
+    """What a node is in, from the inside out."""
+    while node.parent is not None:
+        node = node.parent
+        yield node
 
 
 def _text(text: str) -> str:

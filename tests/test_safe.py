@@ -197,6 +197,22 @@ def test_pictures():
         assert "picture: a cat" in page
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<https://e.org/x>", "[https://e.org/x](https://e.org/x)"),
+        ("[https://e.org](https://e.org/x)", "[https://e.org](https://e.org/x)"),
+        ("[**see https://e.org**](https://e.org/x)", "[**see https://e.org**](https://e.org/x)"),
+        ("[![logo](https://e.org/l.png) of https://e.org](https://e.org/x)", "[picture: logo of https://e.org](https://e.org/x)"),
+        ("[![logo](https://e.org/l.png)](ftp://e.org)", "[picture: logo](https://e.org/l.png)"),
+    ],
+)
+def test_no_link_within_a_link(text, shown):
+    """An address or a picture in the text of a link is text: there is one link, and no bracket is seen."""
+    assert shown == safe.markdown(text)
+    assert 1 == rendered(shown).count("<a ")
+
+
 @pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "> - "])
 def test_depth(mark):
     """Nothing is lost that is nested more deeply than one reads."""
