@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
     from markdown_it.tree import SyntaxTreeNode
@@ -98,7 +99,9 @@ _ENVIRONMENTS = frozenset(
 )
 _HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
-_CONTROL |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_CONTROL |= dict.fromkeys([*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd")
+_ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")  # text in right-to-left scripts needs them, code is misread with them
+_CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
 _LISTS = ("bullet_list", "ordered_list")
 _MAX_FORMULA = 4000  # characters
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
@@ -106,7 +109,7 @@ _HTML_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em stro
 
 
 def plain(text: str) -> str:
-    """`text` with every control character made visible, and what is no character replaced."""
+    """`text` with every control character made visible; what is no character, or overrides the order of others, is replaced."""
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROL)
 
 
@@ -122,7 +125,7 @@ def markdown(text: str) -> str:
 def tokens(text: str) -> list[Token]:
     """The parse of a model's Markdown for a terminal, where formulas, HTML and pictures are text as they were written."""
     parsed = _parser().parse(plain(text))
-    for token in [token for block in parsed for token in (block, *(block.children or []))]:
+    for token in _each(parsed):
         match token.type:
             case "formula":
                 token.type, token.content = "text", token.markup + token.content + _OPENERS[token.markup]
@@ -176,12 +179,26 @@ def _parser() -> MarkdownIt:
     # It leaves out what is nested more deeply than it may; a list takes two levels.
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(["table", "strikethrough"])
     parser.block.ruler.before("table", "depth", _line_too_deep)
+    parser.core.ruler.before("text_join", "signs", _plain_signs)
     parser.inline.ruler.before("escape", "formula", _inline_formula)
     parser.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]})
     parser.add_render_rule("formula", _formula_as_code)
     parser.add_render_rule("formula_block", _formula_as_code)
     parser.add_render_rule("image", _picture_as_link)
     return parser
+
+
+def _each(tokens: Iterable[Token]) -> Iterator[Token]:
+    return (token for block in tokens for token in (block, *(block.children or [])))
+
+
+def _plain_signs(state: StateCore) -> None:
+    """What an entity stands for is as plain as what is written, and ends no line; code looks like what it is."""
+    for token in _each(state.tokens):
+        if token.type == "text_special":
+            token.content = re.sub(r"[\n\t]", " ", plain(token.content))
+        elif token.type in _CODE:
+            token.content = token.content.translate(_ISOLATES)
 
 
 _OPENERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}

@@ -98,6 +98,15 @@ def test_no_attributes():
         assert "{" in html.unescape(safe.markdown(text))
 
 
+@pytest.mark.parametrize("end", ["&#13;", "&#10;", "&NewLine;", "&#10;&#10;", "&#10;&#9;", "&#12;"])
+@pytest.mark.parametrize("mark", ["# ", "- ", "> ", "    ", "```"])
+def test_no_line_by_entity(end, mark):
+    """An entity ends no line, and so begins no block."""
+    for shown in (rendered(safe.markdown(f"a{end}{mark}x")), safe.html(f"a{end}{mark}x")):
+        assert re.fullmatch(r"<p>[^\n]*</p>\n", shown)
+        assert not re.search(r"<(?!/?p>)", shown)
+
+
 def test_raw_html_is_shown():
     """Raw HTML is shown as the text that it is, in Markdown and in HTML."""
     for page in (
@@ -261,11 +270,34 @@ def test_mathematics(text, formula):
         assert formula in shown
 
 
+OVERRIDES, ISOLATES = "\u202a\u202b\u202c\u202d\u202e", "\u2066\u2067\u2068\u2069"
+
+
+@pytest.mark.parametrize("sign", OVERRIDES + ISOLATES)
+def test_code_is_what_it_looks(sign):
+    """No sign that turns the order of the others round is left in code; in text some of them are, as right-to-left scripts need them."""
+    for text in (f"`a{sign}b`", f"```python\na{sign}b\n```", f"- x\n\n      {{a{sign}b", f"$\\unknown{sign}$", "> " * 50 + sign):
+        in_terminal = [token.content for token in safe._each(safe.tokens(text)) if token.type != "inline"]
+        for shown in (safe.markdown(text), safe.html(text), "".join(in_terminal)):
+            assert "\ufffd" in shown
+            assert sign not in shown
+    for text in (f"a{sign}b", f"a&#{ord(sign)};b", f"[a{sign}b](https://e.org)", f"![a{sign}b](https://e.org)"):
+        for shown in (safe.markdown(text), safe.html(text), safe.line(html.unescape(text))):
+            assert (sign in shown) == (sign in ISOLATES)
+
+
+def test_right_to_left():
+    """Text in right-to-left scripts stays as it was written, with the marks that it needs."""
+    for text in ("שלום עולם", "العربية \u200fو English\u200e", "\u2067עברית\u2069 a", "می\u200cخواهم"):
+        assert text == safe.plain(text) == safe.markdown(text) == safe.line(text)
+
+
 @given(st.text())
 def test_plain(text):
-    """Plain text holds no control character and no surrogate, and can be written anywhere."""
+    """Plain text holds no control character, no surrogate, and no sign that overrides the order, and can be written anywhere."""
     shown = safe.plain(text)
     shown.encode()
+    assert not set(shown) & set(OVERRIDES)
     assert all(sign.isprintable() or sign in "\n\t" or ord(sign) > 0x9F for sign in shown)
 
 
