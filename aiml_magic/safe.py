@@ -268,20 +268,45 @@ def _is_between_dollars(source: str, start: int, end: int) -> bool:
     return re.match(r"\d[\d.,]*\s", content) is None
 
 
-def _formula(content: str) -> str | None:
-    """The formula on one line, or `None` if it holds anything that does more than set type."""
+def _formula(content: str, *, in_table: bool = False) -> str | None:
+    """The formula on one line, or `None` if it holds anything that does more than set type, or cannot be written here."""
     line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
+    has_bars = in_table and "|" in line
+    spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
+    if spelt is None or (has_bars and "{array}" in line):  # where a bar may be a rule
+        return None
     is_known = all(
         name in _COMMANDS if name.isalpha() else name in "\\,;:! {}|%#_&"
-        for name in re.findall(r"\\([A-Za-z]+|.)", line, re.DOTALL)
+        for name in re.findall(r"\\([A-Za-z]+|.)", spelt, re.DOTALL)
     )
-    environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", line)
-    begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", line))
+    environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", spelt)
+    begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", spelt))
     if not is_known or begins != len(environments) or {name.rstrip("*") for name in environments} - _ENVIRONMENTS:
         return None
-    if re.search(r"\\\\\s*\[|[`$@]|://|&#|\\$", line) or not _is_balanced(line):
+    if re.search(r"\\\\\s*\[|[`$@<>]|://|&#|\\$", spelt) or not _is_balanced(spelt):
         return None
-    return line.replace("<", r"\lt ").replace(">", r"\gt ").replace("](", "] (").replace("![", "! [")
+    return spelt.replace("](", "] (").replace("![", "! [")
+
+
+_SPELLINGS = {"<": r"\lt", ">": r"\gt"}
+_SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
+_WORDS = re.compile(r"(?<!\\)(\\text(?:rm|bf|it|tt|sf)?\s*\{)([^{}]*)\}")
+_DEEP_WORDS = re.compile(_WORDS.pattern.removesuffix(r"\}") + r"\{|\\tag\*?\s*\{[^{}]*[<>|]")
+
+
+def _spelt(line: str, spellings: dict[str, str]) -> str | None:
+    """A formula with these signs as commands, which end words and begin them anew; `None` if they cannot be ended."""
+
+    def spell(text: str, before: str = "", after: str = " ") -> str:
+        return re.sub(r"\\.|[<>|]", lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0], text)
+
+    def spell_in_words(words: re.Match[str]) -> str:
+        spelt = spell(words[2], before="}{", after="}" + words[1])
+        return words[0] if spelt == words[2] else f"{{{words[1]}{spelt}}}}}"
+
+    if spell(line) == line:
+        return line
+    return None if _DEEP_WORDS.search(line) else spell(_WORDS.sub(spell_in_words, line)).rstrip()
 
 
 def _is_balanced(line: str) -> bool:
@@ -309,7 +334,7 @@ def _block(node: SyntaxTreeNode) -> str:
         case "fence" | "code_block":
             return _code_block(node)
         case "formula_block":
-            return _display(node.content, node.markup)
+            return _math(node.content, node.markup)
         case "table":
             return _table(node)
         case "hr":
@@ -425,9 +450,7 @@ def _span(node: SyntaxTreeNode) -> str:
             text = _literal(f"picture: {node.content or 'untitled'}")
             return text if _is_linked(node) else _link(text, str(node.attrs.get("src", "")))
         case "formula":
-            return (
-                _display(node.content, node.markup) if node.markup in ("$$", "\\[") else _inline_math(node.content, node.markup)
-            )
+            return _math(node.content, node.markup, in_table=any(outer.type in ("th", "td") for outer in _around(node)))
         case _:
             return _entities(node.content)
 
@@ -505,14 +528,10 @@ def _picture_as_link(_: object, tokens: Sequence[Token], index: int, *_rest: obj
     return f'<a href="{escape(token.attrs.get("src", ""))}">picture: {escape(token.content or "untitled")}</a>'
 
 
-def _inline_math(content: str, opener: str) -> str:
-    line = _formula(content)
-    return _code(opener + content + _OPENERS[opener]) if line is None else f"${line}$"
-
-
-def _display(content: str, opener: str) -> str:
-    line = _formula(content)
-    return _code(opener + content + _OPENERS[opener]) if line is None else f"$${line}$$"
+def _math(content: str, opener: str, *, in_table: bool = False) -> str:
+    line = _formula(content, in_table=in_table)
+    dollars = "$$" if opener in ("$$", "\\[") else "$"
+    return _code(opener + content + _OPENERS[opener]) if line is None else f"{dollars}{line}{dollars}"
 
 
 def escape(value: Any) -> str:

@@ -259,6 +259,8 @@ def test_hostile_refusal(text):
         ("$a < b$", "$a \\lt  b$"), ("\\begin{x}", None), ("$5 and $6", None), ("it costs $5.", None), ("$5 million, $6 million", None),
         ("$$\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix}$$", "$$\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix}$$"),
         ("- \\(\\alpha\\)", "$\\alpha$"), ("| $x$ |\n|---|\n| $y_1$ |", "$y_1$"), ("`$x$`", None), ("$\\text{if } x$", "$\\text{if } x$"),
+        ("$\\text{p < 0.05}$", "${\\text{p }{\\lt}\\text{ 0.05}}$"), ("$\\textbf {a>b}<c$", "${\\textbf {a}{\\gt}\\textbf {b}}\\lt c$"),
+        ("$a\\\\text{b<c}$", "$a\\\\text{b\\lt c}$"), ("$\\text{a {<b}}$", None), ("$\\text{a}\\frac{1}{|x| < 2}$", "$\\text{a}\\frac{1}{|x| \\lt  2}$"), ("$\\tag{<}$", None),
     ],
 )  # fmt: skip
 def test_mathematics(text, formula):
@@ -290,6 +292,23 @@ def test_right_to_left():
     """Text in right-to-left scripts stays as it was written, with the marks that it needs."""
     for text in ("שלום עולם", "العربية \u200fو English\u200e", "\u2067עברית\u2069 a", "می\u200cخواهم"):
         assert text == safe.plain(text) == safe.markdown(text) == safe.line(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        ("$\\|x\\|$", "$\\vert x\\vert$"), ("$\\\\|x\\\\|$", "$\\Vert x\\Vert$"), ("$P(A\\|B)$", "$P(A\\vert B)$"),
+        ("**\\(\\left\\|x\\right\\|_2\\)**", "$\\left\\vert x\\right\\vert _2$"), ("$\\text{a\\|b}$", "${\\text{a}{\\vert}\\text{b}}$"),
+        ("$\\begin{array}{c\\|c}a&b\\end{array}$", None), ("$\\text{a {b\\|c}}$", None),
+    ],
+)  # fmt: skip
+def test_mathematics_in_a_table(text, formula):
+    """A formula in a table holds no bar, which would end its cell; where a bar cannot be written otherwise, it is shown as code."""
+    shown = safe.markdown(f"| {text} | norm |\n|---|---|\n| {text} | norm |")
+    page = rendered(shown)
+    assert 2 == page.count("<th>") == page.count("<td>") == page.count("norm")
+    assert [9, 9, 9] == [3 * row.count("|") for row in shown.split("\n")]
+    assert (formula or "<code>") in shown
 
 
 @given(st.text())
