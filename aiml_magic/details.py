@@ -133,7 +133,7 @@ def with_banner(answer: Answer) -> str:
 
 def answer_bundle(answer: Answer) -> dict[str, str]:
     """The answer for a notebook, below its banner."""
-    parts = [banner(answer), safe.markdown(_structured(answer) or answer.text)]
+    parts = [banner(answer), _structured(answer) or safe.markdown(answer.text)]
     return {
         "text/markdown": "\n\n".join(part for part in parts if part) or "*(no text)*",
         "text/plain": safe.plain(with_banner(answer)),
@@ -141,7 +141,7 @@ def answer_bundle(answer: Answer) -> dict[str, str]:
 
 
 def _structured(answer: Answer) -> str | None:
-    """An answer that was asked for as JSON: a table, if it is flat, else the JSON; `None` for any other answer."""
+    """An answer that was asked for as JSON, as Markdown: a table, if it is flat, else the JSON; `None` for any other answer."""
     wanted = answer.request.get("text")
     form = wanted.get("format") if isinstance(wanted, Mapping) else None
     kind = form.get("type") if isinstance(form, Mapping) else None
@@ -158,23 +158,26 @@ def _structured(answer: Answer) -> str | None:
         return _markdown_table(rows)
     # A notebook keeps a text line by line, at a dozen characters for each. What grows too much by it stays as it came.
     is_longer = len(text) + 12 * text.count("\n") > len(answer.text) + 2000
-    return f"```json\n{answer.text if is_longer else text}\n```"
+    return safe.markdown(f"```json\n{answer.text if is_longer else text}\n```")
 
 
 def _is_table(rows: list[Any]) -> bool:
     return bool(rows) and all(
-        isinstance(row, dict) and row.keys() == rows[0].keys() and not any(isinstance(cell, dict | list) for cell in row.values())
+        isinstance(row, dict) and row.keys() == rows[0].keys() and all(_is_cell(value) for pair in row.items() for value in pair)
         for row in rows
     )
 
 
+def _is_cell(value: Any) -> bool:
+    return not isinstance(value, dict | list) and not (isinstance(value, str) and ("\n" in value or "\r" in value))
+
+
 def _markdown_table(rows: list[dict[str, Any]]) -> str:
     def line(cells: Iterable[Any]) -> str:
-        words = (cell if isinstance(cell, str) else json.dumps(cell) for cell in cells)
-        return f"| {' | '.join(' '.join(word.split()).replace('|', chr(92) + '|') for word in words)} |"
+        return f"| {' | '.join(safe.line(cell if isinstance(cell, str) else json.dumps(cell)) for cell in cells)} |"
 
     if len(rows) == 1:
-        return "\n".join(["| | |", "|---|---|", *(line(pair) for pair in rows[0].items())])
+        return "\n".join(["|  |  |", "|---|---|", *(line(pair) for pair in rows[0].items())])
     return "\n".join([line(rows[0]), "|---" * len(rows[0]) + "|", *(line(row.values()) for row in rows)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import html.parser
+import json
 import re
 from types import SimpleNamespace
 
@@ -250,6 +251,47 @@ def test_hostile_refusal(text):
         banner = details.banner(answer)
         assert banner.startswith("> **Refused.**")
         check_inert(rendered(banner))
+
+
+def structured(value):
+    """What a notebook shows of this value, which came as JSON."""
+    response, request = Response({"status": "completed"}), {"text": {"format": {"type": "json_object"}}}
+    answer = SimpleNamespace(
+        response=response, usage=Usage(), notices=(), status="completed", text=json.dumps(value), request=request
+    )
+    return details.answer_bundle(answer)["text/markdown"]
+
+
+def cells(markdown):
+    """The cells of its tables, as they are read."""
+    return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", rendered(markdown))]
+
+
+words = st.sampled_from(
+    ["__init__", "2*3*4", "C:\\new\\*.py", "a|b", "\\|", "$x$", "`x`", "<b>", "&lt;", "https://e.org/a_b", "(x)", "", "# x", "1."]
+)
+words |= st.text(st.characters(exclude_characters="\r\n"))
+
+
+@given(st.dictionaries(words, words | st.integers() | st.none() | st.booleans(), min_size=2, max_size=3))
+def test_table_of_values(value):
+    """Flat JSON is a table in which one reads what came: nothing in it is a mark."""
+
+    def word(value):
+        return " ".join(safe.plain(value if isinstance(value, str) else json.dumps(value)).split())
+
+    pairs = [word(one) for pair in value.items() for one in pair]
+    assert ["", "", *pairs] == cells(structured(value))
+    names, values = pairs[::2], pairs[1::2]
+    assert [*names, *values, *values] == cells(structured([value, value]))
+    check_inert(rendered(structured(value)))
+
+
+def test_values_of_many_lines():
+    """A value of many lines is shown as JSON, where its lines are kept."""
+    code = "def f(x):\n    if x:\n        return 1"
+    for value in ({"code": code}, {"name": "f", "code": code}, [{"a": 1, "b": code}], {"a\nb": 1}, {"a": "b\r"}):
+        assert json.dumps(value, indent=2) in html.unescape(re.sub(r"<[^>]*>", "", rendered(structured(value))))
 
 
 @pytest.mark.parametrize(
