@@ -32,7 +32,18 @@ _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 
 _MARKS = re.compile(r"[<>&*`\[\]{~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)")
 _SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
 _LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
-_BARE_LINK = re.compile(r"https?://[\w.~:/?#@!&*+,;=%-]*[\w/#=&%-]", re.ASCII)
+# What words are made of outside ASCII, without the punctuation among it.
+_FOREIGN = (
+    "\u00c0-\u060b\u060d-\u061a\u0620-\u06d3\u06d5-\u0963\u0966-\u1fff\u200c\u200d\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff"
+    "\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
+)
+# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its host ends in ASCII, as Chinese
+# and Japanese go on behind it without a space.
+_BARE_HOST = rf"(?:[\w.~:@!&*+,;=%{_FOREIGN}-]*[.:@])?[\w-]+(?![\w-]|[.:@][\w{_FOREIGN}])"
+_BARE_SIGN = rf"[\w.~:/?#@!&*+,;=%{_FOREIGN}-]"
+_BARE_LINK = re.compile(
+    rf"https?://{_BARE_HOST}(?:[/?#](?:{_BARE_SIGN}|\({_BARE_SIGN}*\))*(?:[\w/#=&%{_FOREIGN}-]|(?<=\)))|/)?", re.ASCII
+)
 _ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
 _LANGUAGES = frozenset(
     "bash c c++ clojure cmake console cpp cs csharp css csv dart diff docker dockerfile elixir erlang fortran fsharp go "
@@ -471,7 +482,7 @@ def _text(text: str) -> str:
     """Text in which nothing is a mark, and bare addresses are links."""
     pieces, end = [], 0
     for found in _BARE_LINK.finditer(text):
-        pieces += [_literal(text[end : found.start()]), _link(_literal(found.group()), found.group())]
+        pieces += [_literal(text[end : found.start()]), _link(_literal(found.group()), _parser().normalizeLink(found.group()))]
         end = found.end()
     return _joined([*pieces, _literal(text[end:])])
 

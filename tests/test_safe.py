@@ -7,6 +7,7 @@ import html.parser
 import json
 import re
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -221,6 +222,30 @@ def test_no_link_within_a_link(text, shown):
     """An address or a picture in the text of a link is text: there is one link, and no bracket is seen."""
     assert shown == safe.markdown(text)
     assert 1 == rendered(shown).count("<a ")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("https://en.wikipedia.org/wiki/Fold_(higher-order_function)", "https://en.wikipedia.org/wiki/Fold_(higher-order_function)"),
+        ("(see https://e.org/a_(b).)", "https://e.org/a_(b)"), ("https://e.org/a_(b)/c_(d)#e.", "https://e.org/a_(b)/c_(d)#e"),
+        ("https://e.org/a(b", "https://e.org/a"), ("(https://e.org/a)", "https://e.org/a"), ("https://e.org/(a)?", "https://e.org/(a)"),
+        ("https://ja.wikipedia.org/wiki/日本", "https://ja.wikipedia.org/wiki/日本"), ("https://de.wikipedia.org/wiki/Zürich.", "https://de.wikipedia.org/wiki/Zürich"),
+        ("https://hi.wikipedia.org/wiki/हिन्दी।", "https://hi.wikipedia.org/wiki/हिन्दी"), ("https://ar.wikipedia.org/wiki/عربية، ثم", "https://ar.wikipedia.org/wiki/عربية"),
+        ("https://ja.wikipedia.org/wiki/ハリー・ポッター、本", "https://ja.wikipedia.org/wiki/ハリー・ポッター"), ("「https://e.org/日本」。", "https://e.org/日本"),
+        ("（https://e.org/a）", "https://e.org/a"), ("https://e.org/a。次", "https://e.org/a"), ("https://e.org/日本，和", "https://e.org/日本"),
+        ("请看https://e.org吧", "https://e.org"), ("https://e.org:8080を", "https://e.org:8080"), ("https://www.münchen.de/x", "https://www.münchen.de/x"),
+        ("https://e.org/?", "https://e.org/"), ("https://e.org?", "https://e.org"), ("https://e.org?a=b!", "https://e.org?a=b"), ("https://e.org...", "https://e.org"),
+        ("https://e.org/a,b: c", "https://e.org/a,b"), ("http://localhost:8888/lab", "http://localhost:8888/lab"), ("https://u@e.org/", "https://u@e.org/"),
+        ("https://e.org/a😀", "https://e.org/a"), ("https://e.рф/a", ""), ("https://", ""), ("https://!", ""), ("https://e.org/a\u2069", "https://e.org/a"),
+    ],
+)  # fmt: skip
+def test_bare_addresses(text, address):
+    """A bare address is a link to all of it, in any script, and to nothing of the sentence around it."""
+    page = rendered(safe.markdown(text))
+    assert html.unescape(re.sub("<[^>]*>", "", page)).strip() == text
+    linked = [(html.unescape(shown), unquote(to)) for to, shown in re.findall('<a href="([^"]*)">([^<]*)</a>', page)]
+    assert linked == ([(address, address.replace("münchen", "xn--mnchen-3ya"))] if address else [])
 
 
 @pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "> - "])
