@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import zip_longest
+from string import punctuation
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -432,14 +433,22 @@ def _spans(node: SyntaxTreeNode) -> str:
 
 
 def _joined(spans: Iterable[str]) -> str:
-    """The spans one after the other, with no mark where two meet: two formulas, or a "!" and a link."""
-    text = ""
-    for span in spans:
-        joint = text[-1:] + span[:1]
-        if joint in _SIGNS_APART:
+    """The spans one after the other, with no mark where two meet: two formulas, or a "!" and a link; and with no mark lost."""
+    text = before = ""
+    for span in filter(None, spans):
+        joint = text[-1:] + span[0]
+        if joint in _SIGNS_APART or _is_lost_beside(text[-1:], span):
             text = text[:-1] + _entity(text[-1])
-        text += " " + span if joint == "$$" else span
+        first = _entity(span[0]) if _is_lost_beside(span[0], before[::-1]) else span[0]
+        text += " " * (joint == "$$") + first + span[1:]
+        before = span
     return text
+
+
+def _is_lost_beside(sign: str, emphasis: str) -> bool:
+    """Marks of emphasis between a letter and punctuation, such as a bracket of a link, are none: the letter must be an entity."""
+    inside = emphasis.lstrip("*~")
+    return inside != emphasis and inside[:1] in punctuation and sign not in punctuation and not sign.isspace()
 
 
 def _span(node: SyntaxTreeNode) -> str:

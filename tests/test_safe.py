@@ -248,6 +248,18 @@ def test_bare_addresses(text, address):
     assert linked == ([(address, address.replace("münchen", "xn--mnchen-3ya"))] if address else [])
 
 
+@pytest.mark.parametrize("mark", ["*", "**", "***", "~~"])
+@pytest.mark.parametrize(
+    "text", ["请看{0}https://e.org{0}吧", "{0}https://e.org{0}を参照", "a{0}https://e.org{0}1", "を{0}「~~https://e.org/~~」{0}を", "は{0}https://e.org と{0}。"]
+)  # fmt: skip
+def test_emphasis_of_addresses(text, mark):
+    """Emphasis of an address stays with letters around it, though in the link that is made of it a bracket is beside the marks."""
+    original, shown = (
+        re.sub(r"</?a\b[^>]*>", "", rendered(one)) for one in (text.format(mark), safe.markdown(text.format(mark)))
+    )
+    assert original == shown
+
+
 @pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "> - "])
 def test_depth(mark):
     """Nothing is lost that is nested more deeply than one reads."""
