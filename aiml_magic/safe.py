@@ -65,7 +65,7 @@ _COMMANDS = frozenset(
     "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger diamond triangle triangleleft "
     "triangleright bigtriangleup bigtriangledown lhd rhd trianglelefteq trianglerighteq square Box blacksquare lozenge angle "
     "measuredangle therefore because forall exists nexists top bot prime backprime degree checkmark surd flat natural sharp "
-    "clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq "
+    "clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq lesssim gtrsim "
     # arrows
     "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow longleftarrow longrightarrow "
     "longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow "
@@ -283,6 +283,7 @@ def _is_between_dollars(source: str, start: int, end: int) -> bool:
 def _formula(content: str, *, in_table: bool = False) -> str | None:
     """The formula on one line, or `None` if it holds anything that does more than set type, or cannot be written here."""
     line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
+    line = _ROW_SPACE.sub(r"\\\\ ", line)
     has_bars = in_table and "|" in line
     spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
     if spelt is None or (has_bars and "{array}" in line):  # where a bar may be a rule
@@ -300,6 +301,7 @@ def _formula(content: str, *, in_table: bool = False) -> str | None:
     return spelt.replace("](", "] (").replace("![", "! [")
 
 
+_ROW_SPACE = re.compile(r"(?<!\\)\\\\ ?\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\] ?")
 _SPELLINGS = {"<": r"\lt", ">": r"\gt"}
 _SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
 _WORDS = re.compile(r"(?<!\\)(\\text(?:rm|bf|it|tt|sf)?\s*\{)([^{}]*)\}")
@@ -333,7 +335,8 @@ def _is_balanced(line: str) -> bool:
 def _block(node: SyntaxTreeNode) -> str:
     match node.type:
         case "heading":
-            return "#" * int(node.tag[1]) + " " + _inline(node.children[0]).replace("\n", " ")
+            text = _inline(node.children[0]).replace("\n", " ")
+            return "#" * int(node.tag[1]) + " " + re.sub("#$", _entity("#"), text)  # which would else be the heading's end
         case "paragraph":
             return _inline(node.children[0])
         case "blockquote":
@@ -342,7 +345,9 @@ def _block(node: SyntaxTreeNode) -> str:
             return _list(node, ("- " for _ in node.children))
         case "ordered_list":
             first = int(node.attrs.get("start", 1))
-            return _list(node, (f"{number}. " for number in range(first, first + len(node.children))))
+            return _list(
+                node, (f"{min(first + count, 999_999_999)}. " for count in range(len(node.children)))
+            )  # nine digits at most
         case "fence" | "code_block":
             return _code_block(node)
         case "formula_block":
