@@ -10,7 +10,7 @@ makes it fail:
     sandbox: delay=5 pace=0.02 fault=503 times=1
 
 `delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut, silent, incomplete, refusal,
-failed, empty or error; `times` says how often it strikes (else always).
+failed, empty or error; `times` says how often it strikes (else always). Any other order is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +42,15 @@ _CREATED = 1_767_225_600  # its clock stands still, at the beginning of 2026
 _PRICE = {"input": 21.0, "output": 84.0}  # dollars for a million tokens, as a stand-in for the real price
 _REASONING = {"low": 64, "medium": 256, "high": 1024}  # tokens
 _ORDER = re.compile(r"^sandbox:((?:[ \t]+\w+=[\w.-]+)+)[ \t]*$", re.MULTILINE)
+_ORDERS = {  # what may follow each
+    "delay": r"\d{1,9}(\.\d+)?",
+    "pace": r"\d{1,9}(\.\d+)?",
+    "fault": r"[45]\d\d|html|reset|cut|silent|incomplete|refusal|failed|empty|error",
+    "times": r"\d{1,9}",
+}
+# What a field is, if it is there.
+_TYPES = {"instructions": str, "previous_response_id": str, "reasoning": dict, "text": dict, "tools": list}
+_JSON = {str: "string", dict: "object", list: "array"}
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that they are no zombies nor warnings
 
 
@@ -122,7 +131,7 @@ class Sandbox:
             return turns, f"(what came of the tools: {'; '.join(results)})"
         for item in body["input"]:
             content = item.get("content") or ""
-            parts = [part.get("text") or "" for part in content if isinstance(part, dict)]
+            parts = [str(part.get("text") or "") for part in content if isinstance(part, dict)]
             text = content if isinstance(content, str) else parts[0] if parts else ""
             if item.get("role") == "assistant":
                 turns.append((asked, text))
@@ -242,7 +251,7 @@ def _calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
     named = [tool for tool in body.get("tools") or [] if tool.get("type") == "function" and tool["name"] in question]
     return [
         {"id": f"fc_{number}", "type": "function_call", "call_id": f"call_{number}", "name": tool["name"], "status": "completed",
-         "arguments": dump(_filled(tool["parameters"], tool["parameters"]))}
+         "arguments": dump(_filled(tool.get("parameters"), tool.get("parameters")))}
         for number, tool in enumerate(named, start=1)
     ]  # fmt: skip
 
@@ -275,7 +284,7 @@ def _filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
 def _attached(asked: Any) -> str:
     """What came along with the newest message, by the line that names each."""
     parts = asked[-1].get("content") if isinstance(asked, list) and asked else []
-    texts = [part.get("text") or "" for part in parts[1:] if isinstance(part, dict)] if isinstance(parts, list) else []
+    texts = [str(part.get("text") or "") for part in parts[1:] if isinstance(part, dict)] if isinstance(parts, list) else []
     names = (text.partition("\n")[0].removesuffix(":") for text in texts if text)
     return "; ".join(name.removeprefix("Attachment ") for name in names)
 
@@ -412,7 +421,7 @@ def application(state: Sandbox) -> Application:
         async def post(self) -> None:
             try:
                 body = json.loads(self.request.body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return self.fail(400, "Body validation error: no JSON")
             if not self.request.headers.get("Authorization", "").startswith("Bearer "):
                 return self.fail(401)
@@ -429,6 +438,9 @@ def application(state: Sandbox) -> Application:
                     {"error": {**known, "param": "previous_response_id", "code": "previous_response_not_found"}}
                 )
             asked = orders(question)
+            wrong = _wrong_order(asked)
+            if wrong:
+                return self.fail(400, f"Body validation error\n{wrong}")
             fault = state.strikes(question, asked)
             if await self.strike(fault, float(asked.get("delay", 0)) if not body.get("background") else 0):
                 state.log(client_request_id, body, None)
@@ -558,9 +570,33 @@ def _wrong(body: Any) -> str:
     limit = body.get("max_output_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 16):
         return "max_output_tokens: Number must be greater than or equal to 16"
-    if ((body.get("reasoning") or {}).get("effort") or "medium") not in _REASONING:
+    for name, kind in _TYPES.items():
+        if not isinstance(body.get(name) or kind(), kind):
+            return f"{name}: Expected {_JSON[kind]}"
+    if str((body.get("reasoning") or {}).get("effort") or "medium") not in _REASONING:
         return "reasoning.effort: Expected 'low' | 'medium' | 'high'"
+    return _wrong_entry(body)
+
+
+def _wrong_entry(body: Mapping[str, Any]) -> str:
+    """As `_wrong`, of what the fields hold."""
+    for item in body["input"] if isinstance(body["input"], list) else []:
+        if not isinstance(item, dict) or not isinstance(item.get("content") or "", str | list):
+            return "input: Expected messages"
+    for tool in body.get("tools") or []:
+        if not isinstance(tool, dict) or (tool.get("type") == "function" and not isinstance(tool.get("name"), str)):
+            return "tools: Expected objects, and names of functions"
+    wanted = (body.get("text") or {}).get("format") or {}
+    if not isinstance(wanted, dict) or (wanted.get("type") == "json_schema" and not isinstance(wanted.get("schema"), dict)):
+        return "text.format: Expected object, and schema"
     return ""
+
+
+def _wrong_order(asked: Mapping[str, str]) -> str:
+    """Which order the sandbox does not know; empty if it knows all."""
+    unknown = [f"{name}={value}" for name, value in asked.items() if not re.fullmatch(_ORDERS.get(name, "(?!)"), value)]
+    rule = "delay and pace are in seconds, times is a number, fault a status or a word"
+    return f"{unknown[0]} is no order for the sandbox: {rule}" if unknown else ""
 
 
 def _seen(state: Sandbox, response_id: str) -> dict[str, Any]:

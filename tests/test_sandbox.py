@@ -31,7 +31,7 @@ def call(url, body=None, method=None, **headers):
             return error.code, json.load(error)
 
 
-def ask(url, text, **fields):
+def ask(url, text, /, **fields):
     return call(f"{url}/responses", {"model": "openai/o3-pro", "input": text, "store": True} | fields)
 
 
@@ -90,7 +90,15 @@ def test_limit(sandbox_url):
         response["status"], response["incomplete_details"], response["usage"]["output_tokens"])  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"model": None}, {"input": ""}, {"max_output_tokens": 5}, {"reasoning": {"effort": "huge"}}])
+WRONG = [
+    {"model": None}, {"input": ""}, {"max_output_tokens": 5}, {"reasoning": {"effort": "huge"}}, {"reasoning": 5}, {"input": [1]},
+    {"input": [{"content": 5}]}, {"reasoning": {"effort": ["high"]}},
+    {"text": {"format": {"type": "json_schema"}}}, {"text": {"format": "json"}}, {"text": "x"}, {"instructions": 5},
+    {"previous_response_id": ["x"]}, {"tools": {"x": 1}}, {"tools": [1]}, {"tools": [{"type": "function"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_validates(sandbox_url, wrong):
     """A wrong request is refused in the vendor's manner."""
     status, body = ask(sandbox_url, "x", **wrong)
@@ -140,6 +148,14 @@ def test_faults(asker, sandbox_url, fault, kind):
     with pytest.raises(kind) as failed:
         asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}")
     assert kind is type(failed.value)
+
+
+@pytest.mark.parametrize("order", ["delay=5s", "delay=nan", "pace=-1", "fault=503 times=x", "fault=999", "fault=200", "deley=5"])
+def test_wrong_orders(asker, sandbox_url, order):
+    """An order that it does not know is refused, so that nobody takes a typing error for a charge."""
+    with pytest.raises(errors.InvalidRequest, match=order.split()[-1]) as refused:
+        asker.ask(sandbox_url, f"Why?\nsandbox: {order}")
+    assert not refused.value.may_cost
 
 
 def test_fault_that_passes(asker, sandbox_url):
