@@ -443,9 +443,11 @@ class Journal:
         return [_row(entry) for entry in reversed(found)]
 
     def turns(self, notebook: str, chat: str | None) -> list[Row]:
-        """All that was asked in a chat of a notebook, oldest first."""
+        """All that was asked in a chat of a notebook, oldest first; without what is forgotten."""
         with self._transaction() as db:
-            found = db.execute("SELECT * FROM requests WHERE notebook = ? AND chat = ? ORDER BY id", (notebook, chat)).fetchall()
+            found = db.execute(
+                "SELECT * FROM requests WHERE notebook = ? AND chat = ? AND state <> 'forgotten' ORDER BY id", (notebook, chat)
+            ).fetchall()
         return [_row(entry) for entry in found]
 
     def chats(self, notebook: str) -> list[str]:
@@ -485,7 +487,7 @@ class Journal:
     def forget(self, row_id: int) -> None:
         """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place.
 
-        The rounds of its cell before it, in which the model wanted functions or an approval, go with it: the question is there.
+        The rounds of its cell that led to it go with it: the question is in the first.
         Raises BadInput while it is being answered, and JournalError while a reader keeps what was written before in the log.
         """
         with self._transaction() as db:
@@ -495,11 +497,9 @@ class Journal:
                     f"Question {row_id} is being answered. Nothing was forgotten.",
                     f"%aiml cancel {row_id} stops it; its answer can be forgotten when it is over.",
                 )
-            earlier = takewhile(
-                lambda one: one.cell == row.cell and Response(one.response).outcome in ("tool_calls", "approval"),
-                reversed(self.ancestors(row_id)[:-1]),
-            )
-            ids = [(one.id,) for one in (row, *earlier)]
+            before = reversed(self.ancestors(row_id)[:-1])
+            rounds = takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before)
+            ids = [(one.id,) for one in (row, *rounds)]
             db.execute("PRAGMA secure_delete = ON")
             db.executemany(
                 """

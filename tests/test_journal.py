@@ -368,7 +368,8 @@ def test_forgotten_costs_are_counted(asker):
         journal, notebook = asker.journal, asker.session.notebook
         journal.forget(row_id)
         assert (0.5, 0) == journal.spent(server.url, notebook=notebook)
-        assert ([], [], False) == (journal.history(notebook), journal.chats(notebook), journal.has_cell(notebook, "talk", "a"))
+        assert ([], [], []) == (journal.history(notebook), journal.chats(notebook), journal.turns(notebook, "talk"))
+        assert not journal.has_cell(notebook, "talk", "a")
         assert {} == asker.session.resume(journal)
         assert not asker.ask(server.url, cell="a", chat="talk", replay="auto").replayed
 
