@@ -291,27 +291,27 @@ _FATES = {
 
 
 def _record(context: Context, rest: str) -> None:
-    path = _path(rest, "record", "a file, such as tutorial.o3pro.jsonl")
-    known = context.session.record(path)
-    print(f"Every answer is also written to {path} from now on{f'; it holds {known} already' if known else ''}.")
+    name = _needed(rest, "record", "a file, such as tutorial.o3pro.jsonl")
+    known = context.session.record(_path(name))
+    print(f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}.")
 
 
 def _replay(context: Context, rest: str) -> None:
-    path = _path(rest, "replay", "a file that %aiml record has written")
-    count = context.session.replay_file(path, context.journal)
-    print(f"{count} answer{'s' * (count != 1)} of {path} can be replayed, without a key and without a network.")
+    name = _needed(rest, "replay", "a file that %aiml record has written")
+    count = context.session.replay_file(_path(name), context.journal)
+    print(f"{count} answer{'s' * (count != 1)} of {name} can be replayed, without a key and without a network.")
 
 
 def _export(context: Context, rest: str) -> None:
     from aiml_magic import export
 
-    path = _path(rest, "export", "a file that ends with .md, .html or .jsonl")
+    name = _needed(rest, "export", "a file that ends with .md, .html or .jsonl")
     head = context.session.head("main", context.journal)
     if head is None:
         raise errors.BadInput("There is no conversation to export yet.", "Ask something first, or run %aiml resume.")
     turns = context.journal.ancestors(head)
-    export.write(path, [turn.answer() for turn in turns])
-    print(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {path}.")
+    export.write(_path(name), [turn.answer() for turn in turns])
+    print(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {name}.")
 
 
 def _forget(context: Context, rest: str) -> None:
@@ -321,12 +321,12 @@ def _forget(context: Context, rest: str) -> None:
         print(f"Answer {row.id} is forgotten: its texts are removed from the disk, what it cost is kept.")
 
 
-def _path(rest: str, command: str, what: str) -> Path:
+def _path(name: str) -> Path:
     """The file that is meant, wherever the notebook goes from here."""
     try:
-        return Path(_needed(rest, command, what)).expanduser().absolute()
+        return Path(name).expanduser().absolute()
     except RuntimeError as error:
-        raise errors.BadInput(f"There is no such folder: {error}", f"%aiml {command} takes {what}.") from error
+        raise errors.BadInput(f"{name[:60]} is in the home of nobody.", "Name the file by its whole path.") from error
 
 
 def _row(context: Context, name: str, command: str) -> Row:
