@@ -482,7 +482,7 @@ def test_another_journal_is_another_memory(asker, numbered, tmp_path):
 
 def test_notebook_of_any_name(home, numbered, tmp_path, monkeypatch):
     """A notebook asks in a folder of any name, also of one that is no text."""
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder = tmp_path / os.fsdecode(b"\xe9\xe8")
     try:
         folder.mkdir()
     except OSError:
