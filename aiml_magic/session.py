@@ -354,9 +354,9 @@ class Session:
 
     def forget(self, row: Row, journal: Journal) -> None:
         """Removes the texts of a row from the disk; no conversation goes on from it."""
-        journal.forget(row.id)
         for conversation in self._conversations.values():
             conversation.forget(row.id)
+        journal.forget(row.id)
 
     def check(self, row: Row, base_url: str, journal_path: Path) -> Finding:
         """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost.

@@ -291,7 +291,7 @@ def test_what_else_is_printed(asker, held, tmp_path, monkeypatch):
         "import os, signal, sys\nprint('Welcome!')\nprint('[1]')\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print(end='{\"event\"', flush=True), os._exit(1)))"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     held.held.let_go("one")
     assert "On one" == start(asker, held, "one").wait(10).text
     two = start(asker, held, "two")
