@@ -118,6 +118,9 @@ LINKS = {
     "after a break": f"\\\n[WORD](https://example.org/{FOCUS})",
     "after a break in a list": f"- \\\n  [WORD](https://example.org/{FOCUS})\n\n> \\\n> <https://example.org/{FOCUS}>",
     "after breaks": f"x  \n\\\n\\\n[WORD](https://example.org/style={COVER}) \\\nhttps://example.org/{FOCUS}",
+    "bare, in any script": f"https://www.münchen.example/日本_(a\"b)_(onmouseover={RUN}) https://example.org/(`WORD`)",
+    "in bold, between letters": f"本**https://example.org/{FOCUS}**WORD ~~*https://example.org*~~<img/src=x:/onerror={RUN}>",
+    "of a picture": f"[![WORD]({FETCH}.png)](https://example.org)",
     "of mail": "<WORD@example.org\"onmouseover=1> [x](mailto:WORD@example.org?body=<script>)",
 }  # fmt: skip
 
@@ -176,7 +179,7 @@ _FORMULAS = {
     "tip": f"\\mathtip{{WORD}}{{\\href{{javascript:{RUN}}}{{x}}}} \\texttip{{WORD}}{{x}}",
     "toggle": "\\toggle{WORD}{x}\\endtoggle",
     "space": "\\hspace{-99em}\\raise 99em{WORD}\\rule{99em}{99em}\\kern-99em",
-    "row": "\\begin{matrix} a \\\\[-99em] WORD \\end{matrix}",
+    "row": "\\begin{matrix} a \\\\[-99em][-99em] WORD \\end{matrix}",
     "tag": f"<img src=x: onerror={RUN}> WORD",
     "text": f"\\text{{<img src=x: onerror={RUN}> WORD}}",
     "text with a formula": f"\\text{{$\\href{{javascript:{RUN}}}{{x}}$ WORD}}",
@@ -192,6 +195,9 @@ MATHEMATICS = {
     **{f"{name}, displayed": f"$$\n{formula}\n$$" for name, formula in _FORMULAS.items()},
     **{f"{name}, in brackets": f"\\({formula}\\) and \\[{formula}\\]" for name, formula in list(_FORMULAS.items())[:6]},
     **{f"{name}, in an environment": f"\\begin{{align}}{formula}\\end{{align}}" for name, formula in list(_FORMULAS.items())[:6]},
+    "row that is typeset": "$\\begin{matrix} a \\\\[-99em] b \\end{matrix}$ $$\\begin{array}{c} a \\\\ [ -99em ] b \\end{array}$$ WORD",
+    "words with a tag": f"$\\text{{a < b<img src=x: onerror={RUN.replace('=', ' ')}>}} \\text{{<b> | c}}$ WORD",
+    "bars in a table": "| WORD | x |\n|---|---|\n| $\\|a\\|$ $\\text{a\\|<b>}$ | \\(\\begin{array}{c\\|c} a \\end{array}\\) |",
     "script of MathJax": f'<script type="math/tex">\\href{{javascript:{RUN}}}{{WORD}}</script>',
     "across a fence": f"```\n$\n```\n\\href{{javascript:{RUN}}}{{WORD}}\n```\n$\n```",
     "across code": f"`$` \\href{{javascript:{RUN}}}{{WORD}} `$`",
@@ -289,6 +295,8 @@ CHARACTERS = {
     "order marks": f"\ufeff<script>{RUN}</script>\ufeff",
     "combining": "WORD" + "\u0301\u0489" * 200,
     "private": f"\ue000<img src=x: onerror={RUN}>\uf8ff WORD \U000e0001\U000e007f",
+    "line ends by entity": f"WORD&#13;&#10;&#10;<img src=x: onerror={RUN}>&#13;# x&#10;&#9;[x](javascript:{RUN})",
+    "direction in code": f"`\u2066<img src=x: onerror={RUN}>\u2069 WORD\u202e`",
     "stuffing of Python-Markdown": f"\x02wzxhzdk:0\x03 \x02klzzwxh:0001\x03 \u0002amp\u0003 <img src=x: onerror={RUN}> WORD",
 }
 
