@@ -205,12 +205,22 @@ def _each(tokens: Iterable[Token]) -> Iterator[Token]:
 
 
 def _plain_signs(state: StateCore) -> None:
-    """What an entity stands for is as plain as what is written, and ends no line; code looks like what it is."""
+    """What an entity stands for is as plain as what is written, and ends no line; code looks like what it is.
+
+    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which there can be no other.
+    """
+    is_linked = False
     for token in _each(state.tokens):
         if token.type == "text_special":
             token.content = re.sub(r"[\n\t]", " ", plain(token.content))
         elif token.type in _CODE:
             token.content = token.content.translate(_ISOLATES)
+        elif token.type in ("link_open", "link_close"):
+            is_linked = is_address(str(token.attrs.get("href", "")))
+        elif token.type == "image" and is_linked:
+            token.type, token.tag, token.content, token.children = "text", "", f"picture: {token.content or 'untitled'}", None
+        elif token.tag in ("em", "strong", "s") and token.level > _MAX_DEPTH:
+            token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
 
 
 _OPENERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
@@ -472,8 +482,7 @@ def _span(node: SyntaxTreeNode) -> str:
         case "link":
             return _link(_spans(node), str(node.attrs.get("href", "")))
         case "image":
-            text = _literal(f"picture: {node.content or 'untitled'}")
-            return text if _is_linked(node) else _link(text, str(node.attrs.get("src", "")))
+            return _link(_literal(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", "")))
         case "formula":
             return _math(node.content, node.markup, in_table=any(outer.type in ("th", "td") for outer in _around(node)))
         case _:

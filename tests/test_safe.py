@@ -225,7 +225,8 @@ def test_pictures():
 def test_no_link_within_a_link(text, shown):
     """An address or a picture in the text of a link is text: there is one link, and no bracket is seen."""
     assert shown == safe.markdown(text)
-    assert 1 == rendered(shown).count("<a ")
+    assert 1 == rendered(shown).count("<a ") == len(re.findall("<a href=[^<]", safe.html(text)))
+    assert not re.search(r"<a href[^>]*></a>", safe.html(text))
 
 
 @pytest.mark.parametrize(
@@ -271,6 +272,20 @@ def test_depth(mark):
     assert "the end" in safe.markdown(text)
     assert "the end" in safe.html(text)
     check_inert(rendered(safe.markdown(mark * 500 + "<script>1</script>")))
+
+
+@pytest.mark.parametrize(
+    "text", ["**a " * 2000 + "a** " * 2000, "*a **a " * 1000 + "a** a* " * 1000, "~~a " * 2000 + "a~~ " * 2000]
+)
+def test_depth_of_emphasis(text):
+    """Emphasis in more emphasis than one sees is shown by its marks."""
+    for shown in (
+        rendered(safe.markdown(text)),
+        safe.html(text),
+        "".join(token.content for token in safe._each(safe.tokens(text))),
+    ):
+        assert 4000 <= re.sub(r"<[^>]*>", "", shown).count("a")
+        assert not re.search(r"(<(em|strong|s)>[^<>]*){50}", shown)
 
 
 @given(fragments)
