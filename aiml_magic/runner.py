@@ -8,7 +8,7 @@ Commands and events are JSON, one a line. The API key and other secrets come wit
 nowhere.
 
     {"do": "send", "row": 7, "parent": 3, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
-    {"do": "cancel", "row": 7}    {"do": "withdraw", "row": 7}
+    {"do": "cancel", "row": 7}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 """
 
@@ -68,8 +68,6 @@ class Runner:
                     self._tasks[command["row"]] = task
                 case "cancel" if command["row"] in self._tasks:
                     self._tasks[command["row"]].cancel()
-                case "withdraw":
-                    self._steps.begin(partial(self._journal.withdraw, command["row"]))
                 case "get":
                     call = asyncio.create_task(self._get(command))
                     self._calls.add(call)
