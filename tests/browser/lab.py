@@ -57,7 +57,7 @@ def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
         yield _address(process, settings / "lab.log")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)  # it ends its kernels first
         log.close()
 
 
