@@ -57,7 +57,11 @@ def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
         yield _address(process, settings / "lab.log")
     finally:
         process.terminate()
-        process.wait(60)  # it ends its kernels first
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:  # once in many runs it does not hear of it
+            process.kill()
+            process.wait()
         log.close()
 
 
