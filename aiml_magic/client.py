@@ -193,8 +193,9 @@ class Client:
                     return await self._reply(response, body, listener)
         except httpx.HTTPError as error:
             lost = _transport_error(error)
-            is_safe = is_sent or isinstance(lost, errors.ConnectError)
-            return Reply({}, error=lost if is_safe else failures.not_connected(_reason(error)))
+            if not is_sent and not isinstance(lost, errors.ConnectError):
+                lost = failures.not_connected(_reason(error))
+            return Reply({}, error=lost)
         except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
             why = _reason(error)
             return Reply({}, error=failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True))

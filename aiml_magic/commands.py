@@ -310,7 +310,7 @@ def _export(context: Context, rest: str) -> None:
     if head is None:
         raise errors.BadInput("There is no conversation to export yet.", "Ask something first, or run %aiml resume.")
     turns = context.journal.ancestors(head)
-    export.write(_path(name), [turn.answer() for turn in turns])
+    export.write(Path(name), [turn.answer() for turn in turns])
     print(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {name}.")
 
 

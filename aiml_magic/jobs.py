@@ -138,7 +138,7 @@ class Job:
     def withdraw(self) -> None:
         """Has it taken back if it was not sent yet; else it goes on."""
         if self._runner is not None and not self._is_over:
-            self._runner.tell({"do": "cancel" if self._is_taken_back() else "withdraw", "row": self.id})
+            self._runner.tell({"do": "cancel" if self._take_back() else "withdraw", "row": self.id})
 
     def cancel(self, patience: float = 1.0) -> None:
         """Stops it: closes the connection and keeps what came. Waits up to `patience` seconds for that to have happened.
@@ -149,13 +149,13 @@ class Job:
             return
         self._is_cancelled = True
         if patience:
-            self._is_taken_back()
+            self._take_back()
         self._runner.tell({"do": "cancel", "row": self.id})
         with self._changed:
             self._changed.wait_for(lambda: self._is_over, patience)
 
-    def _is_taken_back(self) -> bool:
-        """It was not sent yet, and never will be: the journal says so, however long the runner takes to hear of it."""
+    def _take_back(self) -> bool:
+        """Sees to it that what was not sent yet never is, however long the runner takes to hear of it; `False` if it was."""
         with contextlib.suppress(errors.JournalError):
             if self._journal.withdraw(self.id):
                 self._is_over = True

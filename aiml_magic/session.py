@@ -144,9 +144,10 @@ class Session:
 
     def _ask(self, question: Question, base_url: str, journal_path: Path, sender: Sender | None = None) -> Job:
         with self._lock:
-            job = self._job(question, base_url, sender or self.runner(journal_path))
+            sender = sender or self.runner(journal_path)
+            job = self._job(question, base_url, sender)
         job.parse = question.schema.parse if question.schema else None
-        return self._recorded(job, (sender or self.runner(journal_path)).journal)
+        return self._recorded(job, sender.journal)
 
     def _recorded(self, job: Job, journal: Journal) -> Job:
         job.record = partial(self.keep, journal=journal)
@@ -477,8 +478,8 @@ class Session:
         self._at_risk = {
             row_id: worst for row_id, worst in self._at_risk.items() if row_id in jobs or journal.row(row_id).has_unknown_cost
         }
-        spent = sender.journal.spent(plan.server, session=self.id)[0] + sum(self._at_risk.values())
-        worst = self.worst_case(plan, question.max_output_tokens, price, sender.journal)
+        spent = journal.spent(plan.server, session=self.id)[0] + sum(self._at_risk.values())
+        worst = self.worst_case(plan, question.max_output_tokens, price, journal)
         if spent + worst > budget:
             raise errors.BudgetExceeded(
                 f"It may cost up to ${worst:,.2f}; with ${spent:,.2f} spent, that passes the budget of ${budget:,.2f}. "

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import http.server
 import json
-import shutil
 import socket
 import ssl
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 import wire
 from asking import KEY
+from test_faults import certificate
 
 from aiml_magic import errors
 
@@ -109,13 +109,9 @@ def test_proxy_of_the_environment(asker, monkeypatch):
 
 def test_untrusted_certificate(asker, tmp_path):
     """A certificate that nobody vouches for ends the connection before anything is sent, and is not tried again."""
-    if shutil.which("openssl") is None:
-        pytest.skip("this machine has no openssl to make a certificate with")
-    pem = tmp_path / "server.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-                    "-keyout", pem, "-out", tmp_path / "cert.pem"], check=True, capture_output=True)  # fmt: skip
+    key, made = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", pem)
+    context.load_cert_chain(made, key)
     accepted = []
 
     def accept(listener):
