@@ -25,6 +25,7 @@ from aiml_magic.responses import Raw, input_texts
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 MAX_TEXT = 800_000  # characters; more is beyond the 200,000 tokens that the model reads
 _LABEL = "Attachment "
+_NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)  # in a recording with the text's hash
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
     (b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
@@ -123,8 +124,8 @@ def reason(error: Exception) -> str:
 
 def labels(request: Raw) -> list[str]:
     """What was attached to a request, a line each: name, kind and size."""
-    told = [text.partition("\n")[0] for text in input_texts(request) if text.startswith(_LABEL)]
-    return [line.removeprefix(_LABEL).removesuffix(":") for line in told]
+    told = [_NAMED.match(text) for text in input_texts(request)]
+    return [line[1] for line in told if line]
 
 
 def check_size(attached: list[Raw]) -> None:

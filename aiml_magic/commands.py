@@ -70,11 +70,11 @@ def usage() -> str:
 
 def dry_run(question: Question, session: Session, base_url: str, journal_path: Path) -> str:
     """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
-    from aiml_magic.replay import with_hashes
+    from aiml_magic.replay import with_file_hashes
 
     journal = session.runner(journal_path).journal
     plan = session.plan(question, base_url, journal)
-    body = json.dumps(with_hashes(plan.request), indent=1, ensure_ascii=False)
+    body = json.dumps(with_file_hashes(plan.request), indent=1, ensure_ascii=False)
     size = len(json.dumps(plan.request, ensure_ascii=False).encode("utf-8", "replace"))
     price = session.price(base_url, question.model, journal_path)
     lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]

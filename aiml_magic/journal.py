@@ -395,19 +395,29 @@ class Journal:
             )
         return _row(found)
 
-    def find(self, key: str) -> Row | None:
-        """The newest whole answer to the request of this key."""
+    def find(self, *keys: str) -> Row | None:
+        """The newest whole answer to the request of these keys."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT * FROM requests WHERE key = ? AND status = 'completed' AND state = 'done' ORDER BY id DESC LIMIT 1",
-                (key,),
+                """
+                SELECT * FROM requests
+                WHERE key IN (SELECT value FROM json_each(?)) AND status = 'completed' AND state = 'done'
+                ORDER BY id DESC LIMIT 1
+                """,
+                (dump(keys),),
             ).fetchone()
         return None if found is None else _row(found)
 
-    def find_open(self, key: str) -> Row | None:
-        """The newest row of this key, if it is not answered yet, or if nobody knows whether it was (it may have been charged)."""
+    def find_open(self, *keys: str) -> Row | None:
+        """The newest row of these keys, if it is not answered yet, or may have been charged in vain."""
         with self._transaction() as db:
-            found = db.execute("SELECT * FROM requests WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)).fetchone()
+            found = db.execute(
+                """
+                SELECT * FROM requests WHERE key IN (SELECT value FROM json_each(?))
+                ORDER BY id DESC LIMIT 1
+                """,
+                (dump(keys),),
+            ).fetchone()
         if found is None:
             return None
         row = _row(found)

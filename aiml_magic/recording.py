@@ -1,7 +1,7 @@
 """A file of answers that travels with a tutorial: JSON, one answer a line.
 
-It holds what decides an answer and what came, in the order in which they were first asked; no key, no header, no name of a user
-and no path. A line is believed only if its key is the key of its request.
+It holds what decides an answer and what came, in the order in which they were first asked; of an attachment its name, its size
+and its hash; no key, no header, no name of a user and no path. A line is believed only if its key is a key of its request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from aiml_magic import safe
 from aiml_magic.addresses import write_private
 from aiml_magic.errors import BadInput
-from aiml_magic.replay import request_key
+from aiml_magic.replay import request_key, request_keys, with_hashes
 
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 _MAX_FILE = 256 * 2**20  # bytes
@@ -57,8 +57,9 @@ def read(path: Path) -> dict[str, Record]:
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Writes the whole file anew. Raises BadInput if that cannot be."""
-    lines = (json.dumps({"key": key, **vars(record)}) for key, record in records.items())
+    """Writes the whole file anew, with hashes where an earlier version wrote texts. Raises BadInput if that cannot be."""
+    hashed = {record.key: {**vars(record), "request": with_hashes(record.request)} for record in records.values()}
+    lines = (json.dumps({"key": key, **record}) for key, record in hashed.items())
     try:
         write_private(path, "".join(f"{line}\n" for line in lines))
     except (OSError, ValueError) as error:  # no disk takes such a name
@@ -81,8 +82,8 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
             seconds=None if raw["seconds"] is None else _number(raw["seconds"]),
             asked_at=_number(raw["asked_at"]),
         )
-        key = record.key
-        is_changed = key != str(raw["key"])
+        key = str(raw["key"])
+        is_changed = key not in request_keys(record.server, record.request, record.parent)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{where} is no recorded answer.", "Name a file that %aiml record has written.") from error
     if is_changed:

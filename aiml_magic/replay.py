@@ -1,8 +1,8 @@
 """When an answer of the journal stands for a new one: the key of a request, and what tells two requests apart; pure.
 
 The key is a hash of all that decides the answer: the server, the request (with the hashes of its attachments), and the response
-that it continues. How the request
-travels does not count: streamed or not, stored or not, in the background or not, its conversation by id or as a transcript.
+that it continues. How the request travels does not count: streamed or not, stored or not, in the background or not, its
+conversation by id or as a transcript. A request has the same key with its attachments as with their hashes in their places.
 """
 
 from __future__ import annotations
@@ -11,19 +11,30 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
 _DELIVERY = {"stream", "store", "background", "previous_response_id"}
 _INLINE = re.compile(r"data:([\w.+/-]+);base64,")
 _HASHED = re.compile(r"data:[\w.+/-]+;sha256,")
+_HASHED_TEXT = re.compile(r"(.*:) sha256,[0-9a-f]{64}")  # the line that names an attached text, and the text's hash
+_NOT_AT_HAND = "(it is not at hand any more)"
 _TAG = b"aiml_magic request 1\n"  # a hash of another kind of thing, or of another version, is another hash
 
 
 def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> str:
     """The key of a request to `server` that continues the response `parent`; the order of fields does not count."""
-    decisive = {"server": server, "request": with_hashes(without_delivery(request)), "parent": parent}
+    return _key(server, with_hashes(request), parent)
+
+
+def request_keys(server: str, request: Mapping[str, Any], parent: str | None) -> tuple[str, ...]:
+    """The key of a request, and the key that earlier versions gave it, which had the attached texts in it as they are."""
+    return tuple(dict.fromkeys((request_key(server, request, parent), _key(server, with_file_hashes(request), parent))))
+
+
+def _key(server: str, hashed: Mapping[str, Any], parent: str | None) -> str:
+    decisive = {"server": server, "request": without_delivery(hashed), "parent": parent}
     text = json.dumps(decisive, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(_TAG + text.encode("ascii")).hexdigest()
 
@@ -32,27 +43,61 @@ def without_delivery(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in _DELIVERY}
 
 
-def with_hashes(value: Any) -> Any:
-    """`value` with the hash of each attached image or file in its place: that decides the answer as well, and is small."""
+def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with the hash of each attachment in its place: that decides the answer as well, and is small."""
+    hashed: dict[str, Any] = with_file_hashes(request)
+    return {**hashed, "input": _with_parts(hashed["input"], _with_text_hash)} if "input" in hashed else hashed
+
+
+def with_file_hashes(value: Any) -> Any:
+    """`value` with the hash of each attached image or file in its place; attached texts stay."""
     if isinstance(value, Mapping):
-        return {name: with_hashes(entry) for name, entry in value.items()}
+        return {name: with_file_hashes(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [with_hashes(entry) for entry in value]
+        return [with_file_hashes(entry) for entry in value]
     if isinstance(value, str) and (found := _INLINE.match(value)):
-        return f"data:{found[1]};sha256,{hashlib.sha256(value[found.end() :].encode()).hexdigest()}"
+        return f"data:{found[1]};sha256,{_sha256(value[found.end() :])}"
     return value
 
 
 def without_hashed(asked: Any) -> Any:
     """An input without the attachments of which only the hash is known, as in a recording: a word stands for each."""
-    if not isinstance(asked, list):
+    return _with_parts(asked, _kept)
+
+
+def _with_parts(asked: Any, change: Callable[[Any], Any]) -> Any:
+    """An input with what goes along in it changed: the parts of a message behind the first, which is the question."""
+    if not isinstance(asked, list | tuple):
         return asked
-    return [{**item, "content": [_kept(part) for part in item["content"]]} if "content" in item else item for item in asked]
+    return [
+        {**item, "content": [*item["content"][:1], *map(change, item["content"][1:])]}
+        if isinstance(item, Mapping) and isinstance(item.get("content"), list)
+        else item
+        for item in asked
+    ]
 
 
-def _kept(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    is_hashed = any(isinstance(value, str) and _HASHED.match(value) for value in part.values())
-    return {"type": "input_text", "text": "(it is not at hand any more)"} if is_hashed else part
+def _with_text_hash(part: Any) -> Any:
+    """The text behind the line that names it as its hash."""
+    text = _text_of(part)
+    name, line_end, rest = text.partition("\n")
+    return {**part, "text": f"{name} sha256,{_sha256(rest)}"} if line_end else part
+
+
+def _kept(part: Any) -> Any:
+    if found := _HASHED_TEXT.fullmatch(_text_of(part)):
+        return {**part, "text": f"{found[1]} {_NOT_AT_HAND}"}
+    is_hashed = isinstance(part, Mapping) and any(isinstance(value, str) and _HASHED.match(value) for value in part.values())
+    return {"type": "input_text", "text": _NOT_AT_HAND} if is_hashed else part
+
+
+def _text_of(part: Any) -> str:
+    text = part.get("text") if isinstance(part, Mapping) else None
+    return text if isinstance(text, str) else ""
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def nearest(request: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> int | None:

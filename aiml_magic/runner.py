@@ -34,7 +34,7 @@ from aiml_magic import errors, failures
 from aiml_magic.client import Client, Reply
 from aiml_magic.credentials import Secrets, mask
 from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row
-from aiml_magic.replay import request_key, without_hashed
+from aiml_magic.replay import request_key, request_keys, without_hashed
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
 _TELL_EVERY = 0.1  # seconds
@@ -124,7 +124,7 @@ class Runner:
             else:
                 await asyncio.sleep(_LOOK_EVERY)
         row = self._journal.row(row_id)
-        if row.state != "queued" or row.key != request_key(row.server, row.request, f"row {parent_id}"):
+        if row.state != "queued" or row.key not in request_keys(row.server, row.request, f"row {parent_id}"):
             return True  # somebody else has sent it, or it was asked when that answer was there, whatever it is
         if parent.advances:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.link))

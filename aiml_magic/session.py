@@ -23,7 +23,7 @@ from aiml_magic.credentials import Key, Secrets
 from aiml_magic.jobs import Job, Rounds, Runner, Sender
 from aiml_magic.journal import Journal, NewRow, Row
 from aiml_magic.recording import Record
-from aiml_magic.replay import differences, nearest, request_key, with_hashes
+from aiml_magic.replay import differences, nearest, request_keys
 from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, user_message
 from aiml_magic.schemas import Schema
 from aiml_magic.tools import NO_TOOLS, Tools
@@ -202,12 +202,12 @@ class Session:
         request = question.request()
         _check(question, request, None if self.sandbox_url else credentials.find_key())
         parent = self._parent(question, journal)
-        key = request_key(server, request, parent.link if parent else None)
-        known = None if question.replay == "off" else _known(key, url, journal)
+        keys = request_keys(server, request, parent.link if parent else None)
+        known = None if question.replay == "off" else _known(keys, url, journal)
         if known is None and parent is not None and parent.is_over and question.replay != "off":
             # Asked before that answer was there, and not taken up since.
-            known = _known(request_key(server, request, f"row {parent.id}"), url, journal)
-        return Plan(server, url, request, parent, key, known)
+            known = _known(request_keys(server, request, f"row {parent.id}"), url, journal)
+        return Plan(server, url, request, parent, keys[0], known)
 
     def chain(self, question: Question, plan: Plan, journal: Journal) -> str | None:
         """How the conversation is sent: by the parent's id where this server is known to have it, else as a transcript."""
@@ -324,7 +324,7 @@ class Session:
             return  # what it continues cannot be told any more
         record = Record(
             server=row.server,
-            request=with_hashes(row.request),
+            request=row.request,
             parent=None if parent is None else parent.link,
             response=row.response,
             notices=row.notices,
@@ -499,10 +499,10 @@ def _is_settled(row: Row, sender: Sender) -> bool:
     return row.is_settled and row.id not in sender.jobs
 
 
-def _known(key: str, base_url: str, journal: Journal) -> Row | None:
-    """The whole answer to the request of this key, else the row that awaits it, or may have been charged in vain."""
-    asked = journal.find_open(key)  # looked for first: what is answered between the two is then found by the second
-    if (answered := journal.find(key)) is not None:
+def _known(keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:
+    """The whole answer to the request of these keys, else the row that awaits it, or may have been charged in vain."""
+    asked = journal.find_open(*keys)  # looked for first: what is answered between the two is then found by the second
+    if (answered := journal.find(*keys)) is not None:
         return answered
     if asked is not None and asked.state == "queued" and asked.base_url != base_url:
         return None  # it would be sent elsewhere: to a sandbox that is gone, or wherever a journal of somebody else says

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from aiml_magic import attachments, prompts, recording
 from aiml_magic.attachments import MAX_BYTES, attach, labels, parts
-from aiml_magic.errors import BadInput
-from aiml_magic.replay import request_key
+from aiml_magic.errors import BadInput, ReplayMiss
+from aiml_magic.replay import request_key, with_hashes
+from aiml_magic.responses import user_message
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 FILES = {
@@ -242,6 +243,77 @@ def test_request(asker):
     assert ["fig (PNG image, 71 bytes)"] == labels(answer.request)
     assert "What is it?" == asker.journal.row(1).question
     assert [1] == [row.id for row in asker.journal.search("What") if row.id == 1]
+
+
+def test_recording_holds_hashes_of_texts(asker, tmp_path):
+    """A recording holds the name, the size and the hash of an attached text, and none of its words; it replays for whoever has it.
+
+    The question, and what was written into it, are in the recording as they were asked; the text that goes with a later
+    transcript is said not to be at hand.
+    """
+    from asking import Asker
+
+    path, attached = tmp_path / "r.jsonl", list(parts("patient,secret\n1,xyzzy\n", "cohort"))
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        asker.session.record(path)
+        asker.session.keep(asker.ask(server.url, "Who?\nAnd why?", attached=attached), asker.journal)
+        assert "xyzzy" not in path.read_text()
+        (record,) = recording.read(path).values()
+        assert ["cohort (23 characters)"] == labels(record.request)
+        assert "Who?\nAnd why?" == record.request["input"][0]["content"][0]["text"]
+        assert record.key == request_key(record.server, asker.journal.row(1).request, None)
+        reader = Asker(tmp_path / "reader" / "journal.sqlite3")
+        reader.session.replay_file(path, reader.journal)
+        assert reader.ask(server.url, "Who?\nAnd why?", attached=attached, replay="only").replayed
+        other = list(parts("patient,secret\n1,plugh\n", "cohort"))
+        with pytest.raises(ReplayMiss):
+            reader.ask(server.url, "Who?\nAnd why?", attached=other, replay="only")
+        reader.ask(server.url, "And now?", chain="transcript")
+        reader.session.close(10)
+    told = server.posts[-1].body["input"][0]["content"]
+    assert "Attachment cohort (23 characters): (it is not at hand any more)" == told[-1]["text"]
+
+
+EARLIER = {
+    # What 1ba6bdb made of "What?" with {"t": "some words"} attached, asked at http://127.0.0.1:9/v1.
+    "key": "5b6131308254d1cddac26bdaf951e84c50c54cd6268f9f136b30cfa077ddcea4", "server": "http://127.0.0.1:9/v1",
+    "request": {
+        "model": "openai/o3-pro", "stream": True, "store": True,
+        "input": [{"type": "message", "role": "user", "content": [
+            {"type": "input_text", "text": "What?"},
+            {"type": "input_text", "text": "Attachment t (10 characters):\n\n```\nsome words\n```"},
+        ]}],
+    },
+    "parent": None, "response": wire.response("Words."), "notices": [], "cost_usd": 0.1, "seconds": 1.0, "asked_at": 1.7e9,
+}  # fmt: skip
+
+
+def test_earlier_recordings(asker, tmp_path):
+    """What an earlier version recorded, and journalled, with its attached texts is replayed; written again, it has their hashes."""
+    path, url = tmp_path / "r.jsonl", EARLIER["server"]
+    path.write_text(json.dumps(EARLIER) + "\n")
+    asker.session.replay_file(path, asker.journal)
+    assert EARLIER["key"] == asker.journal.row(1).key, "as that version kept it"
+    asked = {"attached": list(parts("some words", "t")), "replay": "only"}
+    assert "Words." == asker.ask(url, "What?", **asked).text
+    asker.session.record(path)
+    assert "some words" not in path.read_text()
+    (key,) = recording.read(path)
+    assert key != EARLIER["key"]
+    path.write_text(json.dumps({**EARLIER, "key": key[::-1]}) + "\n")
+    with pytest.raises(BadInput, match="was changed"):
+        recording.read(path)
+
+
+@given(st.text(), st.text(), st.text())
+def test_key_is_that_of_the_hashes(question, name, text):
+    """A request has the same key with its attachments as with their hashes, which stay as they are when they are hashed again."""
+    request = {"model": "m", "input": [user_message(question, attachments.parts(text or "x", name))]}
+    hashed = with_hashes(request)
+    assert hashed == with_hashes(hashed)
+    assert request_key("s", request, None) == request_key("s", hashed, None)
+    assert labels(request) == labels(hashed)
+    assert question == hashed["input"][0]["content"][0]["text"]
 
 
 @given(st.binary(min_size=1, max_size=200), st.binary(min_size=1, max_size=200))
