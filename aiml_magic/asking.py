@@ -133,7 +133,7 @@ class _Asked:
             again = "Ask again: what was answered is replayed."
             stopped = errors.Interrupted(f"Interrupted after {count} answers; they are kept.", again)
             for job in self._running.values():
-                job.cancel(0)
+                job.interrupt(0)
         stopped.answers = self.answers  # type: ignore[attr-defined]  # only here there are several
         return stopped
 
@@ -200,7 +200,7 @@ def _waited(job: Job) -> Answer:
     try:
         return job.wait()
     except KeyboardInterrupt:
-        job.cancel()
+        job.interrupt()
         return job.outcome()
 
 

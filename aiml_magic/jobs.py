@@ -7,6 +7,7 @@ as a rule, where an interrupt is felt at once. What came of a job is read from t
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -29,6 +30,7 @@ from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
 Event = dict[str, Any]  # of a runner, or a command to one
+HOLD = 2.0  # seconds for which a request goes on after an interrupt: a front end interrupts before it restarts the kernel
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Job:
         self._changed = threading.Condition()
         self._is_over = runner is None
         self._is_ours = False
-        self._is_cancelled = False
+        self.is_cancelled = False
+        self._is_held = False  # its cancel is held by the runner
         self._last_words = ""
         self._came: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
@@ -145,12 +148,23 @@ class Job:
 
         One that was not sent yet never is, which needs no waiting; one that another kernel's runner has sent goes on there.
         """
+        self._stop({"do": "cancel", "row": self.id}, patience)
+
+    def interrupt(self, patience: float = 1.0) -> None:
+        """Stops waiting for it, and stops it too: what was not sent at once, what was sent if the kernel still lives then.
+
+        A front end interrupts the kernel before it restarts it or shuts it down, so the request goes on for `HOLD` seconds. If
+        the kernel ends meanwhile, it is answered; if it is asked again meanwhile, it is taken up again.
+        """
+        self._stop({"do": "cancel", "row": self.id, "hold": HOLD}, patience)
+
+    def _stop(self, command: Event, patience: float) -> None:
         if self._runner is None or self._is_over:
             return
-        self._is_cancelled = True
+        self.is_cancelled = True
         if patience:
             self._take_back()
-        self._runner.tell({"do": "cancel", "row": self.id})
+        self._runner.tell(command)
         with self._changed:
             self._changed.wait_for(lambda: self._is_over, patience)
 
@@ -168,6 +182,8 @@ class Job:
             match event["event"]:
                 case "over":
                     self._is_over = True
+                case "held":
+                    self._is_over = self._is_held = True
                 case "gone":
                     self._last_words = event["words"]
                     self._is_over = True
@@ -199,8 +215,10 @@ class Job:
             if self.record:
                 self.record(answer)
             return self._parsed(answer) if row.advances else answer
-        if self._is_cancelled:
-            raise _interrupted(row) if self._is_ours or row.state == "queued" else _left_alone()
+        if self.is_cancelled:
+            is_ours = self._is_ours or row.state == "queued"
+            error = _interrupted(row, is_held=self._is_held) if is_ours else _left_alone()
+            raise _with_partial_answer(error, row)
         raise self._bury(row)
 
     def _parsed(self, answer: Answer) -> Answer:
@@ -306,9 +324,9 @@ class Rounds(Job):
         """Takes back the round that is on its way, if it was not sent yet."""
         self._job.withdraw()
 
-    def cancel(self, patience: float = 1.0) -> None:
+    def _stop(self, command: Event, patience: float) -> None:
         """Stops the round that is on its way; what came in earlier ones is in the journal."""
-        self._job.cancel(patience)
+        self._job._stop(command, patience)  # noqa: SLF001  # a job too
         if not self._is_over and self._job.done:
             self._came = errors.Interrupted(
                 "Interrupted between two rounds of functions; what was answered is kept.",
@@ -368,7 +386,7 @@ class Runner:
         with self._lock:
             child = self._living_child()
             job = child.jobs.get(row.id)
-            if job is None:
+            if job is None or job.is_cancelled:
                 job = child.jobs[row.id] = Job(row, self._journal, self, notices)
                 try:
                     child.tell(command)
@@ -427,6 +445,8 @@ class _Child:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, **_OUT_OF_REACH
         )
+        # A kernel that ends may take its time; what it was interrupted for need not wait for the pipe to break.
+        atexit.register(self.close)
         threading.Thread(target=self._hand_out, daemon=True, name="aiml_magic-events").start()
 
     def tell(self, command: Event) -> None:
@@ -436,7 +456,7 @@ class _Child:
             self.process.stdin.write(json.dumps(command).encode() + b"\n")
             self.process.stdin.flush()
 
-    def close(self, patience: float) -> None:
+    def close(self, patience: float = 0.0) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -447,14 +467,13 @@ class _Child:
         assert self.process.stdout is not None
         with self.process.stdout as events:
             for line in events:
-                try:
-                    event = json.loads(line)
-                except ValueError:  # what else is printed there, or half a line of one that was killed
-                    continue
-                self._hand(event)
+                # What else is printed there, half a line of one that was killed, or what no runner of ours tells.
+                with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+                    self._hand(json.loads(line))
         self.process.wait()
+        atexit.unregister(self.close)
         with self._lock:
-            self.close(0)
+            self.close()
             gone = {"event": "gone", "words": self._last_words()}
             for inbox in self.calls.values():
                 inbox.put(gone)
@@ -465,9 +484,11 @@ class _Child:
         match event:
             case {"call": call} if call in self.calls:
                 self.calls[call].put(event)
+            case {"row": row, "event": "held"} if row in self.jobs and not self.jobs[row].is_cancelled:
+                pass  # it was asked again since
             case {"row": row, "event": what} if row in self.jobs:
                 # Taken off before it is told to be over: who asks once more then asks anew.
-                job = self.jobs.pop(row) if what == "over" else self.jobs[row]
+                job = self.jobs.pop(row) if what in ("over", "held") else self.jobs[row]
                 job.take(event)
 
     def _last_words(self) -> str:
@@ -489,8 +510,12 @@ def _answer_of(row: Row) -> Answer:
     if row.state == "done":
         return row.answer()
     error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
+    raise _with_partial_answer(error, row)
+
+
+def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlMagicError:
     error.answer = row.answer() if row.text or row.response else None
-    raise error
+    return error
 
 
 def _warn_of_unkept(event: Event) -> None:
@@ -498,9 +523,9 @@ def _warn_of_unkept(event: Event) -> None:
     print(f"The answer could not be written to the journal: {event['why']}\n{copy}")
 
 
-def _interrupted(row: Row) -> errors.AimlMagicError:
-    cost = "the request was sent, and may be charged" if row.seconds is not None else "nothing was charged"
-    if not row.is_over:  # its runner has not told yet how far it came
+def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:
+    cost = "the request was sent, and may be charged" if is_held or row.seconds is not None else "nothing was charged"
+    if not (row.is_over or is_held):  # its runner has not told yet how far it came
         cost = "the request may have been sent, and may be charged"
     kept = f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
     return errors.Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")

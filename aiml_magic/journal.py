@@ -151,6 +151,8 @@ class Row:
         """It may have been charged, and nobody has said what."""
         if self.cost_usd is not None or self.state in ("queued", "forgotten"):
             return False
+        if self.state == "sent":
+            return True
         return self.seconds is not None if self.error is None else bool(self.error.get("may_cost"))
 
     @property

@@ -8,8 +8,12 @@ Commands and events are JSON, one a line. The API key and other secrets come wit
 nowhere.
 
     {"do": "send", "row": 7, "parent": 3, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
-    {"do": "cancel", "row": 7}
+    {"do": "cancel", "row": 7, "hold": 2.0}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
+
+A cancel may be held for some seconds: a front end interrupts the kernel just before it restarts it or shuts it down. If the
+pipe closes meanwhile, the request goes on, as if nobody had interrupted; so it does if it is to be sent once more.
+A command that is not one of these is ignored, and harms nothing that is in flight.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
-_TOLD = ("row", "parent", "key", "headers", "silence")  # of a row that is to be answered
+_HOLD_STEP = 0.05  # seconds between two looks at a request whose cancel is held
+
+Command = dict[str, Any]
 
 
 class Runner:
@@ -51,32 +57,72 @@ class Runner:
         self._outbox = outbox
         self._clients: dict[tuple[str, str, float], Client] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._recorders: dict[int, Recorder] = {}  # of the rows that are being asked
+        self._holds: dict[int, asyncio.Task[None]] = {}  # of the rows whose cancel is held
         self._followed: set[int] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self._places = Places()
         self._steps = Steps(journal)
 
-    async def run(self, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
+    async def run(self, commands: asyncio.Queue[Command | None]) -> None:
         """Does what is asked until there is nobody to ask, then finishes what is in flight."""
         heartbeat = asyncio.create_task(self._show_life())
         while (command := await commands.get()) is not None:
-            match command["do"]:
-                case "send" if command["row"] not in self._tasks:
-                    self._places.limit = command["limit"]
-                    task = asyncio.create_task(self._answer(**{name: command[name] for name in _TOLD}))
-                    task.add_done_callback(partial(self._end, command["row"]))  # is told even of one stopped before it began
-                    self._tasks[command["row"]] = task
-                case "cancel" if command["row"] in self._tasks:
-                    self._tasks[command["row"]].cancel()
-                case "get":
-                    call = asyncio.create_task(self._get(command))
-                    self._calls.add(call)
-                    call.add_done_callback(self._calls.discard)
+            self._obey(command)
+        for hold in self._holds.values():
+            hold.cancel()  # the kernel was interrupted because it was to end
         await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
         await self._steps.done()
         heartbeat.cancel()
         for client in self._clients.values():
             await client.aclose()
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case {
+                "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "headers": dict(headers),
+                "silence": int() | float() as silence, "limit": int(limit),
+            }:  # fmt: skip
+                self._places.limit = limit
+                if row in self._tasks:
+                    self._take_up_again(row)
+                else:
+                    task = asyncio.create_task(self._answer(row, parent, Secrets(key, headers), silence))
+                    task.add_done_callback(partial(self._end, row))  # called even for one that is stopped before it began
+                    self._tasks[row] = task
+            case {"do": "cancel", "row": int(row)} if row in self._tasks:
+                self._cancel(row, command.get("hold"))
+            case {"do": "get", "call": int(number), "base_url": str(base_url), "path": str(path), "key": str(key)}:
+                call = asyncio.create_task(self._get(number, base_url, path, key))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+            case {"do": "send", "row": int(row)} if row not in self._tasks:
+                self._outbox.put({"row": row, "event": "over"})  # who waits for it need not wait for ever
+
+    def _cancel(self, row: int, hold: Any) -> None:
+        """Stops a request: at once if it is not on its way, or if no hold is asked for."""
+        recorder = self._recorders.get(row)
+        if recorder is None or not recorder.is_out or not isinstance(hold, int | float):
+            self._tasks[row].cancel()
+        elif row not in self._holds:
+            self._holds[row] = asyncio.create_task(self._hold(row, recorder, hold))
+
+    async def _hold(self, row: int, recorder: Recorder, seconds: float) -> None:
+        """Cancels a request that is on its way, but only after some seconds, and not before its text is on disk."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(errors.JournalError):
+            await recorder.keep_text()
+        self._outbox.put({"row": row, "event": "held"})
+        while recorder.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # a retry would be a new question
+            await asyncio.sleep(_HOLD_STEP)
+        self._tasks[row].cancel()
+
+    def _take_up_again(self, row: int) -> None:
+        """Drops the cancel that is held for a row, and tells whoever asks for it now how far it came."""
+        if hold := self._holds.pop(row, None):
+            hold.cancel()
+        if recorder := self._recorders.get(row):
+            recorder.tell_all()
 
     async def _show_life(self) -> None:
         """Tells other kernels, by the journal, that somebody works on these rows, and hears which of them are unwanted."""
@@ -87,11 +133,11 @@ class Runner:
                     for row_id in self._journal.note_alive(ours):
                         self._tasks[row_id].cancel()
 
-    async def _answer(self, row: int, parent: int | None, key: str, headers: Mapping[str, Any], silence: float) -> None:
+    async def _answer(self, row: int, parent: int | None, secrets: Secrets, silence: float) -> None:
         """Sees to it that the row is answered, when what it continues is: sent once, by whichever runner."""
         if parent is not None and not await self._is_continued(row, parent):
             return
-        if not await self._send(row, Secrets(key, headers), silence):
+        if not await self._send(row, secrets, silence):
             await self._follow(row)
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
@@ -100,6 +146,8 @@ class Runner:
                 self._journal.withdraw(row)
         finally:
             self._followed.discard(row)
+            if hold := self._holds.pop(row, None):
+                hold.cancel()
             del self._tasks[row]
             self._outbox.put({"row": row, "event": "over"})
 
@@ -148,7 +196,7 @@ class Runner:
 
     async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Came:
         """What comes of a row that is claimed; kept out of the journal are the secrets that a server may echo."""
-        recorder = Recorder(row.id, self._journal, self._steps, self._outbox, secrets)
+        recorder = self._recorders[row.id] = Recorder(row.id, self._journal, self._steps, self._outbox, secrets)
         started = time.monotonic()
         try:
             await asyncio.sleep(0)  # who was told to stop while the row was claimed hears of it here, with nothing sent
@@ -159,6 +207,7 @@ class Runner:
             why = secrets.mask(f"{type(error).__name__}: {error}")
             lost = failures.connection_lost(why) if recorder.is_out else failures.not_connected(why, is_final=True)
             reply, state = Reply({}, error=lost), "failed"
+        del self._recorders[row.id]
         recorder.close(is_whole=state == "done" and reply.error is None)
         if reply.error is not None:
             state = "failed"
@@ -198,16 +247,16 @@ class Runner:
         told = ((without_hashed(turn.request.get("input", "")), Response(turn.response)) for turn in turns)
         return body | {"input": transcript(told, body["input"])}
 
-    async def _get(self, command: Mapping[str, Any]) -> None:
-        told: dict[str, Any] = {"call": command["call"], "event": "over"}
+    async def _get(self, call: int, base_url: str, path: str, key: str) -> None:
+        told: dict[str, Any] = {"call": call, "event": "over"}
         try:
-            value = await self._client(command["base_url"], command["key"], 30.0).get(command["path"])
-            told["value"] = json.loads(mask(dump(value), command["key"]))  # a server may echo it
+            value = await self._client(base_url, key, 30.0).get(path)
+            told["value"] = json.loads(mask(dump(value), key))  # a server may echo it
         except Exception as error:  # noqa: BLE001  # settings that cannot be used
             failed = (
                 error if isinstance(error, errors.RequestFailed) else failures.not_connected(f"{type(error).__name__}: {error}")
             )
-            failed.message = mask(failed.message, command["key"])
+            failed.message = mask(failed.message, key)
             told["error"] = failed.as_dict()
         self._outbox.put(told)
 
@@ -366,19 +415,36 @@ class Recorder:
         for timer in self._timers.values():
             timer.cancel()
         if self._pieces and not is_whole:
-            self._keep_text()
+            self._begin_keeping()
+
+    async def keep_text(self) -> None:
+        """Has the text that came so far on disk. Raises JournalError."""
+        if self._pieces:
+            await self._begin_keeping()
+
+    def tell_all(self) -> None:
+        """Tells a kernel that did not hear of the request before how far it came."""
+        self._tell(event="claimed")
+        if self.is_out:
+            self._tell(event="sent")
+        if self._pieces:
+            self._tell_text()
 
     def _later(self, name: str, delay: float, action: Any) -> None:
         if name not in self._timers:
             self._timers[name] = asyncio.get_running_loop().call_later(delay, action)
 
     def _tell_text(self) -> None:
-        self._timers.pop("tell", None)
+        if timer := self._timers.pop("tell", None):
+            timer.cancel()
         self._tell(event="text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters)
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
-        self._steps.begin(partial(self._journal.note_text, self._row_id, self._secrets.mask("".join(self._pieces))))
+        self._begin_keeping()
+
+    def _begin_keeping(self) -> asyncio.Future[Any]:
+        return self._steps.begin(partial(self._journal.note_text, self._row_id, self._secrets.mask("".join(self._pieces))))
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)
@@ -433,16 +499,17 @@ def came_of(reply: Reply, state: str, seconds: float | None, secrets: Secrets) -
     return Came(state, response, seconds, reply.notices, reply.cost, reply.error)
 
 
-def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[dict[str, Any] | None]) -> None:
+def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Command | None]) -> None:
     """Hands on the lines of standard input, then `None`: in a thread, since no loop waits for a pipe on Windows."""
     for line in sys.stdin.buffer:
-        with contextlib.suppress(ValueError):  # half a line of a kernel that was killed
-            loop.call_soon_threadsafe(commands.put_nowait, json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):  # half a line of a kernel that was killed
+            if isinstance(command := json.loads(line), dict):
+                loop.call_soon_threadsafe(commands.put_nowait, command)
     loop.call_soon_threadsafe(commands.put_nowait, None)
 
 
 async def _main(journal: Journal) -> None:
-    commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    commands: asyncio.Queue[Command | None] = asyncio.Queue()
     outbox = Outbox(sys.stdout.buffer)
     threading.Thread(target=_read_commands, args=(asyncio.get_running_loop(), commands), daemon=True).start()
     await Runner(journal, outbox).run(commands)

@@ -82,7 +82,7 @@ class _View:
                 for progress in job.follow():
                     panel.show(progress)
             except KeyboardInterrupt:
-                job.cancel()
+                job.interrupt()
             try:
                 answer = job.outcome()
             except errors.AimlMagicError as error:
