@@ -1,30 +1,71 @@
-"""Each notebook is run as by somebody new: without a key, and with a journal of its own."""
+"""Each notebook is run as by somebody new: with a journal of its own, and as it is committed."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from pathlib import Path
+import environment
 
+environment.make()
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import committed
+import nbformat
 import pytest
 
-_OF_THE_PERSON = (
-    "AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_JOURNAL", "AIML_MAGIC_REPLAY", "JPY_SESSION_NAME",
-)  # fmt: skip
 _patch = pytest.MonkeyPatch()
-_homes: dict[Path, Path] = {}
+_folders: dict[Path, Path] = {}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before the first cell, that is before the kernel starts."""
-    if item is _cells(item)[0]:
-        for name in (*_OF_THE_PERSON, *(name for name in os.environ if name.lower().endswith("_proxy"))):
-            _patch.delenv(name, raising=False)
-        _homes[item.path] = Path(tempfile.mkdtemp(prefix="aiml_magic"))
-        _patch.setenv("AIML_MAGIC_HOME", str(_homes[item.path]))
-        _patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+def pytest_configure(config: pytest.Config) -> None:
+    """By its whole path, since nbval looks for it in the folder where pytest was started."""
+    config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(Path(__file__).with_name("sanitize.cfg"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What a reader did to a notebook in JupyterLab is theirs: their cells are not run, and ours compared with what is committed."""
+    if not re.fullmatch(r"cell-\d\d", item.cell.get("id", "")):
+        item.options["skip"] = True
+    elif "version" in item.parent.nb.metadata.get("language_info", {}):  # Jupyter writes it; in ours there is none
+        ours = _committed(item.path).get(item.cell["id"])
+        if ours is None:
+            item.options["check"] = False
+        else:
+            item.cell.update(ours)
+
+
+@cache
+def _committed(path: Path) -> dict[str, Any]:
+    """The cells of a notebook by their ids, as git has them; none where there is no git."""
+    text = committed.text(path)
+    return {} if text is None else {cell["id"]: cell for cell in nbformat.reads(text, as_version=4).cells}
+
+
+@cache
+def _find_fonts() -> None:
+    """Has Matplotlib find its fonts, which takes it long where there are many, and of which it would else tell in a cell's output."""
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Before the first cell the kernel starts, in a copy of this folder: what a notebook writes is not left in the checkout."""
+    is_first = item is _cells(item)[0]
+    if is_first:
+        _find_fonts()
+        folder = _folders[item.path] = Path(tempfile.mkdtemp(prefix="notebook", dir=environment.make()))
+        _patch.setenv("AIML_MAGIC_HOME", str(folder / "home"))
+        shutil.copytree(item.path.parent, folder / "cells", ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
+    yield
+    if is_first:  # by no name that a cell could then use
+        item.parent.kernel.kc.execute(f"__import__('os').chdir({str(folder / 'cells')!r})", silent=True)
 
 
 @pytest.hookimpl(trylast=True)
@@ -33,9 +74,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     if item is _cells(item)[-1]:
         from aiml_magic import sandbox
 
-        home = _homes.pop(item.path)
-        sandbox.stop(home)
-        shutil.rmtree(home, ignore_errors=True)
+        folder = _folders.pop(item.path)
+        sandbox.stop(folder / "home")
+        shutil.rmtree(folder, ignore_errors=True)
         _patch.undo()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import environment
+
+environment.make()
+
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,22 +17,6 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
-
-_VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY", "AIML_API_URL", "AIML_MAGIC_JOURNAL", "JPY_SESSION_NAME")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def home_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads the key or the journal of whoever runs it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in (*_VARIABLES, *(name for name in os.environ if name.lower().endswith("_proxy"))):
-            patch.delenv(name, raising=False)
-        patch.setenv("AIML_MAGIC_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
-        yield
-        from aiml_magic import sandbox
-
-        sandbox.stop(Path(os.environ["AIML_MAGIC_HOME"]))
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""What git has of this checkout, whatever a person has done to it since: JupyterLab saves a notebook that is only read and run."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def text(path: Path) -> str | None:
+    """The text of a file; `None` where git has none, or is not there."""
+    return _git(path.parent, "show", f"HEAD:./{path.name}")
+
+
+def names(folder: Path) -> set[str] | None:
+    """What lies in a folder; `None` where there is no git."""
+    listed = _git(folder, "ls-tree", "--name-only", "HEAD")
+    return None if listed is None else {*listed.splitlines()}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # Also where the checkout is somebody else's, as one that is mounted into a container is.
+    command = ["git", "-c", "safe.directory=*", *arguments]
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout.decode()
+    except (OSError, subprocess.CalledProcessError):
+        return None
