@@ -459,7 +459,7 @@ Medians, written by `python tests/bench/bench.py --write` on {datetime.now(timez
 
 {table(rows)}
 
-That a kernel killed at a hundred random moments loses no finished answer and sends no question twice is no time: `python tests/chaos.py
+That a kernel killed at a hundred random moments loses no finished answer and sends no question twice is no time: `python tests/tools/chaos.py
 100` counts it, and `.ci/run` runs it.
 """
 
