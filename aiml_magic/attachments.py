@@ -7,6 +7,7 @@ itself out. Each attachment begins with a line that names it, for the model and 
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import json
 import math
@@ -196,20 +197,62 @@ def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
 
 
 def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
+    text, encoding = _decoded(content)
+    if text is None:
         raise BadInput(
             f"{name} is neither PNG, JPEG, WebP, GIF, PDF nor text, by what it holds. {NOTHING_SENT}",
-            "Convert it to one of these.",
+            "Convert it to one of these; a text best to UTF-8.",
         )
+    read_as = f", read as {encoding}" if encoding else ""
     notebook = _notebook_text(text)
     if notebook is not None:
         yield from _of_text(notebook, name, f"notebook, {_size(len(notebook))} of text")
     else:
-        yield from _of_text(text, name, f"text, {_size(len(content))}", Path(name).suffix.removeprefix("."))
+        yield from _of_text(text, name, f"text, {_size(len(content))}{read_as}", Path(name).suffix.removeprefix("."))
+
+
+_BREAKS = dict.fromkeys(map(ord, "\t\n\r\f\v"))
+_NO_SIGNS = {"Cc", "Cn", "Co", "Cs"}  # controls, and what stands for nothing
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+
+
+def _decoded(content: bytes) -> tuple[str | None, str]:
+    """The text that a file holds, and in which encoding, if that is not UTF-8; `None` if it holds none.
+
+    A mark at its beginning decides; else zeros tell UTF-16, and bytes that are no UTF-8 are of Windows if they look like Western
+    words: those of other scripts are runs of bytes without a letter of ASCII between them.
+    """
+    marked = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
+    if marked is not None:
+        return _text_in(content, marked), marked
+    if (text := _text_in(content, "utf-8-sig")) is not None:
+        return text, ""
+    if b"\0" in content:
+        return next(
+            ((text, wide) for wide in ("UTF-16-LE", "UTF-16-BE") if _is_prose(text := _text_in(content, wide))), (None, "")
+        )
+    text = _text_in(content, "cp1252")
+    foreign = (run for run in re.findall(rb"[\x80-\xff]{4,}", content) if len(re.findall(rb"[\xc0-\xff]", run)) > 1)
+    return (text, "Windows-1252") if _is_prose(text) and not any(foreign) else (None, "")
+
+
+def _text_in(content: bytes, encoding: str) -> str | None:
+    """The content in this encoding, without zeros; `None` if it is not in it."""
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _is_prose(text: str | None) -> bool:
+    """All signs can be shown, and so many of them are of ASCII as spaces and digits are in any script."""
+    signs = (text or "")[:MAX_TEXT]
+    kinds = map(unicodedata.category, signs.translate(_BREAKS))
+    return sum(map(str.isascii, signs)) * 10 > len(signs) and _NO_SIGNS.isdisjoint(kinds)
 
 
 def _of_text(text: str, name: str, told: str, language: str = "") -> Iterator[Raw]:

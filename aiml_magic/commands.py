@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic import addresses, errors
+from aiml_magic import addresses, errors, options
 
 if TYPE_CHECKING:
     from aiml_magic.jobs import Runner
@@ -44,7 +46,39 @@ def run(line: str, context: Context) -> None:
     if name not in COMMANDS:
         hint = errors.nearest(name, COMMANDS) or "%aiml help lists them all."
         raise errors.BadInput(f"%aiml has no command {name[:40]}.", hint)
-    COMMANDS[name].carry_out(context, rest.strip())
+    given, rest = _given(name, rest.strip())
+    COMMANDS[name].carry_out(context, rest, **given)
+
+
+def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
+    """The options of a command by name, wherever they stand, and what else was typed. Raises BadInput.
+
+    A word in quotes and what follows `--` are no options; nor are words to search for, but the first.
+    """
+    known = {flag: option for option in COMMANDS[name].options for flag in (option.short, option.long) if flag}
+    given: dict[str, Any] = {}
+    while (word := _option(rest, is_first=name == "search")) is not None:
+        flag, equals, value = word.group().partition("=")
+        option = known.get(flag)
+        if option is None:
+            hint = errors.nearest(flag, known) or "%aiml help shows how each is written; what begins with a dash goes after --."
+            raise errors.BadInput(f"%aiml {name} has no option {flag[:40]}.", hint)
+        end = word.end()
+        if option.read is not None and not equals:
+            behind = options.WORD.search(rest, end)
+            if behind is None:
+                raise errors.BadInput(f"{flag} needs a value: {option.metavar}.", f"{option.long} is {option.help}.")
+            value, end = behind.group(), behind.end()
+        given[option.name] = True if option.read is None else options.check(option, options.unquoted(value))
+        rest = f"{rest[: word.start()].rstrip()} {rest[end:].lstrip()}".strip()
+    return given, re.sub(r"(?:^|\s)--(?:\s|$)", " ", rest, count=1).strip()
+
+
+def _option(rest: str, *, is_first: bool) -> re.Match[str] | None:
+    """The first word of a line that is an option, if there is one; with `is_first` only if the line begins with it."""
+    words = takewhile(lambda word: word.group() != "--", options.WORD.finditer(rest))
+    found = next((word for word in words if re.match(r"--?[A-Za-z]", word.group())), None)
+    return None if found is not None and is_first and found.start() > 0 else found
 
 
 def id_of(name: str, variables: Mapping[str, Any]) -> str:
@@ -98,11 +132,11 @@ def _status(context: Context, rest: str) -> None:
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
     server, _ = context.session.server(context.base_url)
-    print(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
-    print(f"Server   {server}")
-    print(f"Balance  {_balance(context)}")
-    print(f"Journal  {addresses.short(context.journal_path)}")
-    print(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")
+    errors.say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
+    errors.say(f"Server   {server}")
+    errors.say(f"Balance  {_balance(context)}")
+    errors.say(f"Journal  {addresses.short(context.journal_path)}")
+    errors.say(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")
 
 
 def _spent(context: Context) -> str:
@@ -147,10 +181,10 @@ def _login(context: Context, rest: str) -> None:
         raise errors.BadInput(
             "That is no API key; nothing was saved.", "Copy one from https://aimlapi.com/app/keys: it has no blanks."
         )
-    print(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
+    errors.say(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
     used = credentials.find_key()
     if used is not None and used.text != text:
-        print(f"{used.source} is set, and goes before it.")
+        errors.say(f"{used.source} is set, and goes before it.")
     context.session.sandbox_url = None
 
 
@@ -159,30 +193,30 @@ def _logout(_: Context, rest: str) -> None:
 
     _no_more(rest)
     places = credentials.forget_key()
-    print(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
+    errors.say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
     if (left := credentials.find_key()) is not None:
-        print(f"{left.source} still holds one.")
+        errors.say(f"{left.source} still holds one.")
 
 
 def _help(_: Context, rest: str) -> None:
     _no_more(rest)
-    print(usage())
+    errors.say(usage())
 
 
-def _sandbox(context: Context, rest: str) -> None:
+def _sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
     from aiml_magic import credentials, sandbox
 
-    if rest not in ("", "--if-no-key", "stop"):
+    if rest not in ("", "stop") or (rest and if_no_key):
         hint = errors.nearest(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
         raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
     if rest == "stop":
         context.session.sandbox_url = None
-        print("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
-    elif rest == "--if-no-key" and credentials.find_key() is not None:
-        print("A key was found, so the questions go to the API.")
+        errors.say("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
+    elif if_no_key and credentials.find_key() is not None:
+        errors.say("A key was found, so the questions go to the API.")
     else:
         context.session.sandbox_url = sandbox.find_or_start(addresses.home())
-        print("The sandbox answers from now on: no key, no cost, and no model behind it.")
+        errors.say("The sandbox answers from now on: no key, no cost, and no model behind it.")
 
 
 def _history(context: Context, rest: str) -> None:
@@ -190,8 +224,8 @@ def _history(context: Context, rest: str) -> None:
 
     _no_more(rest)
     rows = context.journal.history(context.session.notebook)
-    print("\n".join(map(_line, rows)) or "Nothing was asked in this notebook yet.")
-    print(f"Spent: {_spent(context)}")
+    errors.say("\n".join(map(_line, rows)) or "Nothing was asked in this notebook yet.")
+    errors.say(f"Spent: {_spent(context)}")
     reported = [(row, row.answer().usage) for row in rows]
     context.view().show_chart(
         charts.usage([charts.Turn(row.id, usage.output_tokens, usage.reasoning_tokens, row.cost_usd) for row, usage in reported])
@@ -200,14 +234,14 @@ def _history(context: Context, rest: str) -> None:
 
 def _search(context: Context, rest: str) -> None:
     found = context.journal.search(_needed(rest, "search", "some words"))
-    print("\n".join(map(_line, found)) or "No question and no answer holds these words.")
+    errors.say("\n".join(map(_line, found)) or "No question and no answer holds these words.")
 
 
 def _show(context: Context, rest: str) -> None:
     row = _row(context, rest, "show")
     context.view().show(row.answer())
     if row.error is not None:
-        print(errors.from_dict(row.error))
+        errors.say(errors.from_dict(row.error))
 
 
 def _tree(context: Context, rest: str) -> None:
@@ -228,30 +262,30 @@ def _resume(context: Context, rest: str) -> None:
     _no_more(rest)
     chats = context.session.resume(context.journal)
     told = ", ".join(f"{errors.printable(chat)} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
-    print(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
+    errors.say(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
     question = context.question()
     jobs = context.session.unfinished(context.base_url, context.journal_path, question.timeout, question.max_concurrency)
     for job in jobs:
-        print(f"Question {job.id} is still being answered.")
+        errors.say(f"Question {job.id} is still being answered.")
         context.view().watch(job)
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
-            print(f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}")
+            errors.say(f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}")
 
 
 def _jobs(context: Context, rest: str) -> None:
     _no_more(rest)
     rows = context.journal.unfinished(context.session.notebook)
-    print("\n".join(map(_line, rows)) or "No question of this notebook waits for its answer.")
+    errors.say("\n".join(map(_line, rows)) or "No question of this notebook waits for its answer.")
 
 
 def _cancel(context: Context, rest: str) -> None:
     row = _row(context, rest, "cancel")
     if not context.session.cancel(row, context.runner):
-        print(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
+        errors.say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
-    print(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
+    errors.say(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
 
 
 def _approve(context: Context, rest: str) -> None:
@@ -270,14 +304,14 @@ def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
 def _check(context: Context, rest: str) -> None:
     row = _row(context, rest, "check")
     if row.state == "done":
-        print(f"Question {row.id} is answered: %aiml show {row.id}.")
+        errors.say(f"Question {row.id} is answered: %aiml show {row.id}.")
     elif row.is_alive:
-        print(f"Question {row.id} is being answered: %aiml jobs.")
+        errors.say(f"Question {row.id} is being answered: %aiml jobs.")
     elif row.state == "queued" or (row.state == "cancelled" and row.seconds is None):
-        print(f"Question {row.id} was never sent, and cost nothing.")
+        errors.say(f"Question {row.id} was never sent, and cost nothing.")
     else:
         fate, usd = context.session.check(row, context.base_url, context.journal_path)
-        print(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
+        errors.say(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
 
 
 _FATES = {
@@ -293,32 +327,33 @@ _FATES = {
 def _record(context: Context, rest: str) -> None:
     name = _needed(rest, "record", "a file, such as tutorial.o3pro.jsonl")
     known = context.session.record(_path(name))
-    print(f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}.")
+    errors.say(f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}.")
 
 
 def _replay(context: Context, rest: str) -> None:
     name = _needed(rest, "replay", "a file that %aiml record has written")
     count = context.session.replay_file(_path(name), context.journal)
-    print(f"{count} answer{'s' * (count != 1)} of {name} can be replayed, without a key and without a network.")
+    errors.say(f"{count} answer{'s' * (count != 1)} of {name} can be replayed, without a key and without a network.")
 
 
-def _export(context: Context, rest: str) -> None:
+def _export(context: Context, rest: str, *, chat: str = "main") -> None:
     from aiml_magic import export
 
     name = _needed(rest, "export", "a file that ends with .md, .html or .jsonl")
-    head = context.session.head("main", context.journal)
+    head = context.session.head(chat, context.journal)
     if head is None:
-        raise errors.BadInput("There is no conversation to export yet.", "Ask something first, or run %aiml resume.")
+        hint = errors.nearest(chat, context.session.chats(context.journal_path)) or "Ask something first, or run %aiml resume."
+        raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
     turns = context.journal.ancestors(head)
     export.write(Path(name), [turn.answer() for turn in turns])
-    print(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {name}.")
+    errors.say(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {name}.")
 
 
 def _forget(context: Context, rest: str) -> None:
     rows = [_row(context, name, "forget") for name in _needed(rest, "forget", "the ids of answers").split()]
     for row in rows:
         context.session.forget(row, context.journal)
-        print(f"Answer {row.id} is forgotten: its texts are removed from the disk, what it cost is kept.")
+        errors.say(f"Answer {row.id} is forgotten: its texts are removed from the disk, what it cost is kept.")
 
 
 def _path(name: str) -> Path:
@@ -367,14 +402,19 @@ class Command(NamedTuple):
 
     usage: str
     help: str
-    carry_out: Callable[[Context, str], None]
+    carry_out: Callable[..., None]  # of a context, of what was typed behind it, and of its options by name
+    options: tuple[options.Option, ...] = ()
 
 
+_IF_NO_KEY = options.Option("--if-no-key", "use it only where no key is found")
+_CHAT = options.Option("--chat", "the conversation that is meant (default main)", "-c", "NAME", options.words)
 COMMANDS = {
     "status": Command("status", "key, server, balance, journal, and what this session spent", _status),
     "login": Command("login", "give the API key; it is not shown, and kept in the system's keyring or a private file", _login),
     "logout": Command("logout", "remove the saved key", _logout),
-    "sandbox": Command("sandbox [--if-no-key|stop]", "try everything without a key: a stand-in server, no model", _sandbox),
+    "sandbox": Command(
+        "sandbox [--if-no-key|stop]", "try everything without a key: a stand-in server, no model", _sandbox, (_IF_NO_KEY,)
+    ),
     "history": Command("history", "what was asked in this notebook, and what it cost", _history),
     "search": Command("search WORDS", "answers of any notebook that hold these words", _search),
     "show": Command("show ID", "show an answer again; asks nothing", _show),
@@ -387,7 +427,7 @@ COMMANDS = {
     "check": Command("check ID", "ask the server what became of a request whose connection died", _check),
     "record": Command("record FILE", "also write every answer to a file, for readers without a key", _record),
     "replay": Command("replay FILE", "replay the answers of such a file", _replay),
-    "export": Command("export FILE", "write the conversation as .md, .html or .jsonl", _export),
-    "forget": Command("forget ID…", "remove the texts of answers from the disk", _forget),
+    "export": Command("export [-c NAME] FILE", "write a conversation as .md, .html or .jsonl", _export, (_CHAT,)),
+    "forget": Command("forget ID...", "remove the texts of answers from the disk", _forget),
     "help": Command("help", "this list", _help),
 }

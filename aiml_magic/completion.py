@@ -28,16 +28,18 @@ def candidates(before: str, token: str, variables: Mapping[str, Any], chats: Cal
     elif magic is None:
         found = ()
     elif magic[1] == "aiml":
-        found = _of_command(magic[2])
+        found = _of_command(magic[2], chats)
     else:
         found = _of_line(magic[2], token, variables, chats)
     return [text for text in found if text.startswith(token)]
 
 
-def _of_command(rest: str) -> Iterable[str]:
+def _of_command(rest: str, chats: Callable[[], Iterable[str]]) -> Iterable[str]:
     command, space, value = rest.partition(" ")
     if not space:
         return COMMANDS
+    if command == "export" and re.search(r"(?:^|\s)(?:-c|--chat)\s+\S*$", value):
+        return map(_quoted, chats())
     return ("--if-no-key", "stop") if command == "sandbox" and " " not in value else ()
 
 
@@ -74,11 +76,15 @@ def _values(option: Option, token: str, variables: Mapping[str, Any], chats: Cal
         case "param":
             return (f"{name}=" for name in FIELDS)
         case "chat":
-            return (f'"{chat}"' if " " in chat else chat for chat in chats())
+            return map(_quoted, chats())
         case "out":
             return named
         case _:
             return option.choices
+
+
+def _quoted(chat: str) -> str:
+    return f'"{chat}"' if " " in chat else chat
 
 
 def _public(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ stops, and shows no frames, since a frame could show the API key.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +41,7 @@ class AimlMagicError(Exception):
     answer: Answer | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
-        message, hint = printable(message), printable(hint)  # a server's words may be in them
+        message, hint = _said(message), _said(hint)
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -48,7 +50,7 @@ class AimlMagicError(Exception):
         return f"{self.message}\n{self.hint}".rstrip()
 
     def _render_traceback_(self) -> list[str]:
-        return f"{type(self).__name__}: {self}".splitlines()
+        return [encodable(line) for line in f"{type(self).__name__}: {self}".splitlines()]
 
 
 class BadInput(AimlMagicError):
@@ -226,6 +228,34 @@ def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:
 def printable(words: object) -> str:
     """Words without signs that act on a terminal; lines stay."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))
+
+
+def say(words: object, end: str = "\n") -> None:
+    """Prints, whatever signs standard output can take: nothing that was paid for is lost to an encoding."""
+    print(encodable(str(words)), end=end)
+
+
+def encodable(text: str) -> str:
+    """`text` as standard output can take it: the signs that it lacks as others like them, else by their numbers."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_LIKE_THEM).encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+_LIKE_THEM = str.maketrans(
+    {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"} | dict.fromkeys("‘’", "'") | dict.fromkeys("“”„", '"')
+)
+
+
+def _said(words: str) -> str:
+    """Words of a message as they can be shown: a server's may be in them, and end with a mark of their own."""
+    return _TWO_MARKS.sub(r"\1", printable(words))
+
+
+_TWO_MARKS = re.compile(r"(?<![.?!])([.?!])\.(?=\s|$)")
 
 
 def _line(words: object) -> str:

@@ -520,7 +520,7 @@ def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlM
 
 def _warn_of_unkept(event: Event) -> None:
     copy = f"It is in {event['copy']} instead." if event["copy"] else "No file could take it: keep what you see."
-    print(f"The answer could not be written to the journal: {event['why']}\n{copy}")
+    errors.say(f"The answer could not be written to the journal: {event['why']}\n{copy}")
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:

@@ -100,7 +100,8 @@ class O3Pro(Magics):
         question = self.question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
         journal = addresses.journal_path(self.journal)
         if given.get("dry_run"):
-            return print(commands.dry_run(question, self.session, self.base_url, journal))
+            errors.say(commands.dry_run(question, self.session, self.base_url, journal))
+            return None
         job = self.session.ask(question, self.base_url, journal)
         if given.get("background"):
             self.view.watch(job)
@@ -256,6 +257,13 @@ def keep_question_marks(lines: list[str]) -> list[str]:
     return kept
 
 
+def begin_with_magic(lines: list[str]) -> list[str]:
+    """Leaves out what comments stand above `%%o3pro`, else IPython reads the cell as Python: an input transformer."""
+    first = next((number for number, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), 0)
+    return lines[first:] if re.match(r"%%o3pro(\s|$)", lines[first] if lines else "") else lines
+
+
+_TRANSFORMERS = (begin_with_magic, keep_question_marks)
 _SHOWN = (("aiml_magic.answer", "Answer"), ("aiml_magic.jobs", "Job"))
 _loaded: dict[int, tuple[O3Pro, Callable[[], None]]] = {}
 
@@ -268,7 +276,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.begin_run)
     shell.events.register("post_run_cell", magics.end_run)
-    shell.input_transformers_cleanup.append(keep_question_marks)
+    shell.input_transformers_cleanup.extend(_TRANSFORMERS)
     shell.Completer.magic_arg_matchers.append(magics.complete)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
     for module, name in _SHOWN:
@@ -283,7 +291,8 @@ def load(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.events.unregister("pre_run_cell", magics.begin_run)
         shell.events.unregister("post_run_cell", magics.end_run)
-        shell.input_transformers_cleanup.remove(keep_question_marks)
+        for transformer in _TRANSFORMERS:
+            shell.input_transformers_cleanup.remove(transformer)
         shell.Completer.magic_arg_matchers.remove(magics.complete)
         for module, name in _SHOWN:
             formatter.pop(f"{module}.{name}", None)

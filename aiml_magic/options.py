@@ -159,7 +159,7 @@ OPTIONS = (
     Option("--fresh", "ask again, although the journal has the answer"),
     Option("--background", "return at once with a job, whose answer comes into this cell later", "-b"),
     Option("--timeout", "give up after so many seconds without a byte (default 3600)", "", "SECONDS", seconds),
-    Option("--raw", "send the question as it is, {{…}} included"),
+    Option("--raw", "send the question as it is, {{...}} included"),
     Option("--no-stream", "have the answer come in one piece"),
     Option("--no-store", "ask the server not to keep the answer"),
     Option("--dry-run", "show what would be sent and what it may cost; send nothing"),
@@ -190,7 +190,7 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
             continue
         if not equals and not found:
             raise BadInput(f"{flag} needs a value: {option.metavar}. {NOTHING_SENT}", f"{option.long} is to {option.help}.")
-        value = _read(option, flag, _unquoted(attached if equals else found.pop(0).group()))
+        value = _read(option, flag, unquoted(attached if equals else found.pop(0).group()))
         values[option.name] = [*values.get(option.name, []), value] if option.is_repeatable else value
     return values, line[found[0].start() :].strip() if found else ""
 
@@ -204,10 +204,10 @@ def _read(option: Option, flag: str, text: str) -> Any:
     try:
         return option.value(text)
     except ValueError as error:
-        raise BadInput(f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}.".replace("..", ".")) from error
+        raise BadInput(f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}.") from error
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
     return text[1:-1] if is_quoted else text
 

@@ -1,8 +1,9 @@
 r"""Fills `{{name}}` in a question with variables of the notebook.
 
-A field is that of a format string: a name, then any `.attribute` and `[index]`, then `!r`, `!s` or `!a`, then `:format`. It
-is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is not looked at again. A table
-is inserted as CSV; a figure or an image goes along with the question, and so does an array if it is of bytes.
+A field is that of a format string: a name, then any `.attribute` and `[index]` (a key with quotes or without), then `!r`, `!s`
+or `!a`, then `:format`. It is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is
+not looked at again. A table is inserted as CSV; a figure or an image goes along with the question, and so does an array if it is
+of bytes.
 Single braces, `$x` and `\frac{a}{b}` are text.
 """
 
@@ -20,11 +21,12 @@ from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_QUOTED = r"""'[^'{}]*'(?=\])|"[^"{}]*"(?=\])"""
 _FIELD = re.compile(
-    r"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[[^\[\]{}]+\])*)\s*(?:!(?P<conversion>[rsa]))?"
+    rf"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?>{_QUOTED}|[^\[\]{{}}]+)\])*)\s*(?:!(?P<conversion>[rsa]))?"
     r"(?::(?P<format>(?![^{}]*\d{5})[^{}]*))?"  # a width of five digits would fill the memory
 )
-_STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<index>[^\]]+)\]")
+_STEP = re.compile(rf"\.(?P<attribute>\w+)|\[(?P<index>{_QUOTED}|[^\]]+)\]")
 _CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {"r": repr, "a": ascii, "s": str, None: lambda value: value}
 _RAW_HINT = "With --raw the question is sent as it is, braces and all."
 
@@ -98,7 +100,7 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
     try:
         if attribute is not None:
             return getattr(value, attribute)
-        return value[int(index) if index.strip().isdecimal() else index]
+        return value[_key(index)]
     except Exception as error:
         hint = ""
         with contextlib.suppress(Exception):  # it may not bear to be looked at
@@ -107,6 +109,13 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
         raise BadInput(
             f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip()
         ) from error
+
+
+def _key(index: str) -> int | str:
+    """What stands in brackets: a number, else a text, with quotes around it or without."""
+    if len(index) > 1 and index[0] == index[-1] and index[0] in "'\"":
+        return index[1:-1]
+    return int(index) if index.strip().isdecimal() else index
 
 
 def _as_python_reads(name: str) -> str:

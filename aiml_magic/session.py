@@ -337,7 +337,7 @@ class Session:
                 others = recording.read(self._recording) if self._recording.exists() else {}  # another kernel may write there too
                 recording.write(self._recording, others | {record.key: record})
             except errors.BadInput as error:
-                print(error)
+                errors.say(error)
 
     def replay_file(self, path: Path, journal: Journal) -> int:
         """Takes the answers of a recording into the journal, from where they are replayed; gives their number."""

@@ -118,7 +118,7 @@ class _View:
         elif value.status in ("completed", "incomplete"):
             self.show(value.outcome())
         else:
-            print(value)
+            errors.say(value)
 
     def _mark_as_shown(self, value: Answer | Job) -> None:
         """The value of this cell, which Jupyter would show a second time."""
@@ -314,12 +314,12 @@ class TerminalView(_View):
     def show(self, answer: Answer) -> None:
         text = details.with_banner(answer)
         if not _print_rich(text):
-            print(_wrapped(safe.plain(text)))
-        print(_wrapped(f"[{details.line_with_replay(answer)}]"))
+            errors.say(_wrapped(safe.plain(text)))
+        errors.say(_wrapped(f"[{details.line_with_replay(answer)}]"))
 
     def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # a terminal shows none
         if text:
-            print(text)
+            errors.say(text)
 
     def counter(self, total: int | None) -> Counter:
         """A line that is written over and over, if somebody watches."""
@@ -333,13 +333,13 @@ class TerminalView(_View):
 
     def _point_to(self, value: Answer | Job) -> None:
         """The prompt Out[n] is there already, and gets a word."""
-        print(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
+        errors.say(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
 
     def _panel(self) -> _Panel:
         return TerminalPanel()
 
     def _begin(self, job: Job) -> _Outputs:
-        print(f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}.")
+        errors.say(f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}.")
         return NoOutputs()
 
     def _end(self, panel: _Panel, answer: Answer | None) -> None:
@@ -458,7 +458,9 @@ def _print_rich(text: str) -> bool:
     shown = Markdown("", hyperlinks=False)
     shown.parsed = safe.tokens(text)
     console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
-    console.print(shown, width=shutil.get_terminal_size().columns)  # it would take 80 for granted where a terminal is dumb
+    with console.capture() as captured:
+        console.print(shown, width=shutil.get_terminal_size().columns)  # it would take 80 for granted where a terminal is dumb
+    errors.say(captured.get(), end="")
     return True
 
 

@@ -67,6 +67,51 @@ def test_text_files(tmp_path, text):
     assert rest.count(opened.removesuffix("py")) == 1
 
 
+ENCODED = {
+    "UTF-8 with a mark": ("naïve;café\n1;2\n", "utf-8-sig", ""),
+    "Windows": ("Prénom;Prix\nZoé;3\u00a0€\nœuvre – “là”…\n", "cp1252", ", read as Windows-1252"),
+    "UTF-16": ("a,b\nä,日本\n", "utf-16", ", read as UTF-16"),
+    "UTF-16-BE": ("a,b\nä,日本\n", "utf-16-be", ", read as UTF-16-BE"),
+    "UTF-16-LE of another script": ("Имя,Город\nИван,Москва\n1,2\n", "utf-16-le", ", read as UTF-16-LE"),
+    "UTF-32": ("a,b\n", "utf-32", ", read as UTF-32"),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_encodings(tmp_path, kind):
+    """A text is sent as what it says, whatever program saved it; in which encoding it was read is told, if it is not UTF-8."""
+    text, encoding, read_as = ENCODED[kind]
+    (tmp_path / "table.csv").write_bytes(text.encode(encoding))
+    (part,) = attach(str(tmp_path / "table.csv"), {})
+    size = len(text.encode(encoding))
+    assert f"Attachment table.csv (text, {size} bytes{read_as}):\n\n```csv\n{text}\n```" == part["text"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "shift-jis", "gbk", "euc-kr"])
+def test_unknown_encodings(tmp_path, encoding):
+    """A text in an encoding that cannot be told is refused: as another it would be other words, and paid for."""
+    words = {
+        "cp1251": "Имя;Город;Москва",
+        "shift-jis": "名前、都市",
+        "gbk": "姓名;城市;北京上海",
+        "euc-kr": "이름;도시;서울특별시",
+    }
+    (tmp_path / "table.csv").write_bytes(f"{words[encoding]}\n1;2;3\n".encode(encoding))
+    with pytest.raises(BadInput, match="best to UTF-8"):
+        attach(str(tmp_path / "table.csv"), {})
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(content):
+    """Any bytes are an attachment or an error of two lines, and no zero is sent as text."""
+    try:
+        found = list(parts(content, "x"))
+    except BadInput as refused:
+        assert 2 == len(str(refused).splitlines())
+    else:
+        assert not any("\0" in part.get("text", "") for part in found)
+
+
 def test_notebook_file(tmp_path):
     """A notebook is sent as its cells and the text of their outputs, without its pictures."""
     cells = [

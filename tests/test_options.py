@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ def test_lines(line, values, question):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--efort high", "Did you mean --effort?"), ("--effort hihg", "Did you mean high?"), ("-e", "needs a value"),
+        ("--efort high", "Did you mean --effort?"), ("--effort hihg", "Did you mean high?"), ("--summary consise", "Did you mean concise?"), ("-e", "needs a value"),
         ("-t 15", "at least 16"), ("-t many", "whole number"), ("-t 1e3", "whole number"), ("--timeout 0", "above 0"),
         ("--timeout -5", "above 0"), ("-o 1x", "variable"), ("-o a.b", "variable"), ("-o class", "variable"), ("-o None", "variable"), ("-o ｃlass", "variable"), ("-o ''", "some text"), ("-s True", "variable"),
         ("--param metadata=" + "[" * 100_000, "KEY=JSON"), ("--param x", "KEY=JSON"),
@@ -59,6 +60,7 @@ def test_refused(line, said):
     text = str(refused.value)
     assert said in text
     assert "Nothing was sent" in text
+    assert not re.search(r"[.?!]{2}(\s|$)", text), "one mark ends a sentence"
     assert 2 == len(text.splitlines())
 
 

@@ -13,7 +13,8 @@ from aiml_magic.errors import BadInput
 
 VARIABLES = {
     "x": 5, "pi": 3.14159, "rows": [10, 20], "table": {"a b": 1, "key": "value"}, "name": "O'Hara",
-    "thing": SimpleNamespace(size=SimpleNamespace(width=7), μ=8), "μ": 6, "braces": "{{x}} {x} $x", "größe": 1, "_hidden": 2,
+    "thing": SimpleNamespace(size=SimpleNamespace(width=7), μ=8), "μ": 6, "braces": "{{x}} {x} $x", "größe": 1,
+    "keys": {"0": 0, 0: 1, "a[1]": 2, "it:s": 3, "it's": 4, "x": {"y": 5}}, "_hidden": 2,
 }  # fmt: skip
 
 
@@ -33,6 +34,8 @@ def fill(template: str, variables) -> str:
         ("{{rows[1]}} {{table[key]}} {{table[a b]}}", "20 value 1"),
         ("{{thing.size.width:03d}}", "007"),
         ("{{größe}}", "1"),
+        ("{{table['key']}} {{ table['a b'] }} {{rows[1]}} {{table[\"key\"]!r:>9}}", "value 1 20   'value'"),
+        ("{{keys['0']}} {{keys[0]}} {{keys['a[1]']}} {{keys['it:s']}} {{keys[it's]}} {{keys['x'][y].real}}", "0 1 2 3 4 5"),
         ("{{µ}} {{thing.µ}}", "6 8"),  # as Python reads the key of that name
         ("{{braces}}", "{{x}} {x} $x"),
         ("{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'", "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'"),
@@ -52,6 +55,7 @@ def test_filled(template, filled):
         "{{y}}", "{{x.__class__}}", "{{__builtins__}}", "{{_hidden}}", "{{thing._x}}", "{{x.real.__doc__}}", "{{open('f')}}", "{{x + 1}}",
         "{{}}", "{{ }}", "{{1}}", "{{x!z}}", "{{x:%%%}}", "{{rows[9]}}", "{{table[none]}}", "{{thing.nothing}}", "{{x.}}", "{{lambda: 1}}",
         "{{1,2},{3,4}}", "{{ {x} }}", "{{x[]}}", "{{x:{y}}}", "{{x:>99999999999}}",
+        "{{table['none']}}", "{{table['k' + 'ey']}}", "{{table['key'}}", "{{table[key']}}", "{{table['']}}",
     ],
 )  # fmt: skip
 def test_refused(template):
@@ -151,6 +155,8 @@ def test_rows_with_any_names():
 def test_many_braces():
     """Time grows with a question, and no faster, whatever braces are in it."""
     assert "{{" * 300_000 == fill("{{" * 300_000, {})
+    with pytest.raises(BadInput, match="no variable"):
+        fill("{{x" + "['a']" * 1000 + "!}}", {"x": 1})
     assert set() == prompts.names_in("}}" + "{{" * 300_000)
     assert "5}{{}{{" == fill("{{x}}}{{}{{", {"x": 5})
     with pytest.raises(BadInput, match="has no"):

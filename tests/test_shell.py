@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -17,7 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from aiml_magic import addresses, credentials, load_ipython_extension, unload_ipython_extension
 from aiml_magic.errors import BadInput, ConnectionLost
-from aiml_magic.magics import keep_question_marks
+from aiml_magic.magics import begin_with_magic, keep_question_marks
 from aiml_magic.options import OPTIONS
 
 
@@ -393,3 +394,74 @@ def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
     assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     if shutil.which("ps"):
         assert KEY not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "above", ["# why", "\n\n# why\n\n   # and how", "#| echo: false\n# %% [o3pro]", "#", "   \n\t\n", "#!%%bash"]
+)
+def test_comments_above_a_cell(shell, answering, above):
+    """What comments stand above `%%o3pro` are not asked, and the question is what stands below it, comments and all."""
+    result = shell.run_cell(f"{above}\n%%o3pro -q -o why\n# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?")
+    assert result.success, result.error_in_exec or result.error_before_exec
+    assert "# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?" == answering.posts[-1].body["input"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "# why\n%%bash\necho",
+        "# why\n%%o3prolix\nx",
+        "x = 1\n%%o3pro\nWhy?",
+        "# only this",
+        "",
+        "#\n%o3pro x?\n",
+        "s = '''\n#\n%%o3pro\n'''",
+    ],
+)
+def test_other_cells_stay(code):
+    """A cell that is not ours stays as it is, comments and all."""
+    assert code.splitlines(keepends=True) == begin_with_magic(code.splitlines(keepends=True))
+
+
+def test_export_of_a_chat(shell, answering, tmp_path, capsys):
+    """`-c NAME` exports that conversation, wherever it stands; a name of a file may hold blanks, quotes around it, and dashes."""
+    shell.run_cell("%o3pro -q -c ideas one\n%o3pro -q two\n%o3pro -q -c 'my plan' three")
+    for line, name, question in (
+        ("-c ideas a.md", "a.md", "one"), ("b.md --chat=ideas", "b.md", "one"), ("c.md", "c.md", "two"), ("--chat main d.md", "d.md", "two"),
+        ('-c "my plan" my talk.md', "my talk.md", "three"), ("'my  talk -c ideas.md' -c ideas", "my  talk -c ideas.md", "one"),
+        ("-c ideas -- -c.md", "-c.md", "one"), ("talk - 2.md", "talk - 2.md", "two"), ("o'brien.md -c ideas", "o'brien.md", "one"),
+    ):  # fmt: skip
+        with contextlib.chdir(tmp_path):
+            assert run(shell, f"%aiml export {line}") is None, line
+        assert f"> {question}\n" in (tmp_path / name).read_text()
+        assert f"1 turn written to {name}." in capsys.readouterr().out
+    error = run(shell, "%aiml export -c ideaz x.md")
+    assert "There is no conversation ideaz to export yet.\nDid you mean ideas?" == str(error)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("export --chta x y.md", "Did you mean --chat?"), ("export -x f.md", "-x"), ("export f.md -c", "NAME"), ("export f.md --chat", "NAME"),
+        ("history -n 5", "-n"), ("show --raw 1", "--raw"), ("show 1 --raw", "--raw"), ("sandbox --if-no-keys", "Did you mean --if-no-key?"),
+        ("search --all x", "--all"), ("record -f x.jsonl", "-f"), ("forget 1 -y", "-y"), ("status --verbose", "--verbose"),
+        ("--help", "Did you mean help?"), ("replay x.jsonl -c a", "-c"), ("sandbox --if-no-key stop", "stop"), ("cancel -1x", "-1x"),
+    ],
+)  # fmt: skip
+def test_unknown_options_of_commands(shell, tmp_path, monkeypatch, line, said):
+    """An option that a command does not have is two lines with the nearest good one, and nothing is done."""
+    monkeypatch.chdir(tmp_path)
+    error = run(shell, f"%aiml {line}")
+    assert isinstance(error, BadInput)
+    assert said in str(error)
+    assert 2 == len(str(error).splitlines())
+    assert [] == list(tmp_path.glob("*.*"))
+
+
+def test_words_that_look_like_options(shell, answering, capsys):
+    """Words to search for may begin with a dash, the first behind `--`."""
+    shell.run_cell("%o3pro -q -- is -v verbose?")
+    capsys.readouterr()
+    for words in ("verbose -v", "-- -v verbose"):
+        assert run(shell, f"%aiml search {words}") is None
+        assert "is -v verbose?" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def typed(command: list[str], lines: list[str], terminal: Terminal, environment:
         pass
     os.close(ours)
     assert 0 == process.wait(10)
-    return written.decode()
+    return written.decode("utf-8", "replace")
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +144,40 @@ def test_pipe(environment):
 def test_no_meaning_by_signs_alone():
     """How a job stands is said in words."""
     assert all(re.fullmatch(r"[A-Z][a-z ;]+", state) for state in view._STATES.values())
+
+
+NOT_UTF8 = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "Windows": {"PYTHONIOENCODING": "cp1252"},
+}
+
+
+@pytest.fixture(scope="module")
+def poor_screens(environment, tmp_path_factory):
+    """What terminals that are not UTF-8 show of an answer, of lists and of errors, side by side, since starting takes longest."""
+    lines = [
+        "%load_ext aiml_magic", "q = 'Is \\u6f22 finite?'", "%o3pro --alone {{q}}", "%aiml history", "%aiml search finite", "%aiml show 1",
+        "%aiml tree", "%aiml help", "%o3pro --dry-run {{q}}", "%o3pro?", "from aiml_magic import ask", "ask(q, effort='h\\u00f6ch')",
+        "print('o' + 'ver')", "exit",
+    ]  # fmt: skip
+
+    def screen(encoding: dict[str, str]) -> str:
+        home = {"AIML_MAGIC_HOME": str(tmp_path_factory.mktemp("poor")), "PAGER": "cat"}
+        return typed(IPYTHON, lines, Terminal(200, {"TERM": "xterm-256color"}), environment | home | encoding)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(NOT_UTF8, pool.map(screen, NOT_UTF8.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", NOT_UTF8)
+def test_terminals_that_are_not_utf8(poor_screens, name):
+    """Whatever signs a terminal can take, answers, lists, help and errors are printed; a sign that it lacks is told by its number."""
+    screen = re.sub(r"\x1b\[[\d;]*m", "", poor_screens[name])
+    assert "Unicode" not in screen
+    assert "over" in screen[screen.rindex("ver')") + 5 :], "it came to the end"
+    accent, dot = (r"caf\xe9", "|") if name != "Windows" else ("caf\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}")
+    assert 2 == screen.count(accent), "asked and shown again"
+    assert 2 == screen.count(f"[6,912 tokens (4,321 reasoning) {dot} $0.4832")
+    assert screen.count(r"Is \u6f22 finite?") >= 5
+    assert "It takes one of low, medium, high." in screen
