@@ -3,6 +3,7 @@
 One POST is one question, and costs money. So the policy of `failures` decides what may be sent again; redirects are not
 followed; the key goes to `base_url` and nowhere else; a dead path is found by TCP keepalive instead of by a short timeout;
 and whatever came before a failure is part of the `Reply`. What a server may make this process hold in memory is bounded.
+A server may echo the key: whatever it said is masked here, before anything is made of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import httpx
 
 from aiml_magic import errors, failures
 from aiml_magic.addresses import is_loopback
+from aiml_magic.credentials import Secrets
 from aiml_magic.responses import (
     MAX_JSON,
     PENDING,
@@ -35,7 +37,6 @@ from aiml_magic.responses import (
     cost,
     dump,
     is_response,
-    load,
 )
 from aiml_magic.sse import Decoder, EventTooLarge
 
@@ -77,14 +78,15 @@ class Reply:
 
 
 class Client:
-    """Sends requests to one server with one key.
+    """Sends requests to one server with one key; `secrets` are masked in all that comes back.
 
     `silence` is the time without a byte, in seconds, after which a request is given up; there is no limit to the whole.
     """
 
-    def __init__(self, base_url: str, key: str, silence: float = 3600.0) -> None:
+    def __init__(self, base_url: str, secrets: Secrets, silence: float = 3600.0) -> None:
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
+        self._secrets = secrets
+        self._headers = {"Authorization": f"Bearer {secrets.key}", "Accept-Encoding": "identity"}
         self._timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
         self._ssl_context = _ssl_context(base_url)
         self._idle: list[httpx.AsyncClient] = []
@@ -142,11 +144,12 @@ class Client:
         except _BodyTooLarge as error:
             raise failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code) from error
         except Exception as error:  # as of a POST
-            raise failures.not_connected(_reason(error)) from error
+            raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
-            raise failures.http_error(response.status_code, response.headers, raw, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), seconds)
         try:
-            return load(raw)
+            return self._secrets.load(raw)
         except ValueError as error:
             raise failures.malformed("something that is no JSON", response.status_code) from error
 
@@ -187,24 +190,28 @@ class Client:
                 post = http.build_request("POST", url, content=content, headers=headers, extensions={"trace": trace})
                 async with contextlib.aclosing(await http.send(post, stream=True)) as response:
                     if not response.is_success:
-                        raw = await _read(response, _MAX_ERROR_BODY, is_cut=True)
+                        raw = self._secrets.clean(await _read(response, _MAX_ERROR_BODY, is_cut=True))
                         seconds = time.monotonic() - started
                         return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
                     return await self._reply(response, body, listener)
         except httpx.HTTPError as error:
-            lost = _transport_error(error)
+            lost = _transport_error(error, self._reason(error))
             if not is_sent and not isinstance(lost, errors.ConnectError):
-                lost = failures.not_connected(_reason(error))
+                lost = failures.not_connected(self._reason(error))
             return Reply({}, error=lost)
         except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
-            why = _reason(error)
+            why = self._reason(error)
             return Reply({}, error=failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True))
 
     async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
-            return await _read_stream(response, body, listener)
-        return await _read_whole(response, body)
+            return await _read_stream(response, body, listener, self._secrets)
+        return await _read_whole(response, body, self._secrets)
+
+    def _reason(self, error: BaseException) -> str:
+        """Why a connection failed; some words of httpx quote what came."""
+        return self._secrets.mask(_reason(error))
 
     async def _poll(self, response_id: str, pending: Reply, listener: Listener) -> Reply:
         """Asks for a response that the server still works on, until it has ended. GET costs nothing."""
@@ -249,7 +256,7 @@ class Client:
         stop.add_done_callback(self._stops.discard)
 
 
-async def _read_whole(response: httpx.Response, request: Raw) -> Reply:
+async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) -> Reply:
     """A JSON answer. What came of one that was cut off is still an answer, if its JSON is whole."""
     try:
         body, cut = await _read(response, _MAX_BODY), None
@@ -258,13 +265,13 @@ async def _read_whole(response: httpx.Response, request: Raw) -> Reply:
     except _BodyTooLarge:
         return Reply({}, error=failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code))
     try:
-        raw = load(body)
+        raw = secrets.load(body)
     except ValueError:
         if cut:
-            return Reply({}, error=failures.connection_lost(cut.reason))
+            return Reply({}, error=failures.connection_lost(secrets.mask(cut.reason)))
         if _looks_like_events(body):
-            return _read_events(body, request, response)
-        said = failures.read_error_body(body[:_MAX_ERROR_BODY]).message
+            return _read_events(body, request, response, secrets)
+        said = failures.read_error_body(secrets.clean(body)[:_MAX_ERROR_BODY]).message
         what = f"something that is no response: {failures.shorten(said)}" if said else "an empty body"
         return Reply({}, error=failures.malformed(what, response.status_code))
     if not isinstance(raw, dict):
@@ -276,7 +283,7 @@ async def _read_whole(response: httpx.Response, request: Raw) -> Reply:
     return Reply(raw, error=failures.malformed("JSON that is no response", response.status_code))
 
 
-async def _read_stream(response: httpx.Response, request: Raw, listener: Listener) -> Reply:
+async def _read_stream(response: httpx.Response, request: Raw, listener: Listener, secrets: Secrets) -> Reply:
     """A streamed answer: events as they come, until the terminal one and, shortly after it, the cost."""
     stream, decoder, notices = Stream(), Decoder(), list[str]()
     ended: str | None = None  # why the stream ended, if not in good order
@@ -290,30 +297,30 @@ async def _read_stream(response: httpx.Response, request: Raw, listener: Listene
                 chunk = await asyncio.wait_for(anext(chunks), until and max(0.0, until - time.monotonic()))
             except StopAsyncIteration:
                 if left := decoder.flush():
-                    _take(left, stream, listener, notices)
+                    _take(left, stream, listener, notices, secrets)
                     notices.append("salvaged_unterminated_event")
                 break
             for event in decoder.feed(chunk):
-                _take(event, stream, listener, notices)
+                _take(event, stream, listener, notices, secrets)
     except TimeoutError:
         pass  # the answer is whole, only its cost did not come
     except asyncio.CancelledError:
         if not stream.has_ended:  # else the answer is whole, and paid for
             raise
     except _BodyCut as error:
-        ended = error.reason
+        ended = secrets.mask(error.reason)
     except (EventTooLarge, _BodyTooLarge):
         ended = "the server sent more than an answer may hold"
     finally:
         await chunks.aclose()
-    return _end_of_stream(stream, ended, notices, request, response.headers)
+    return _end_of_stream(stream, ended, notices, request, headers=response.headers, secrets=secrets)
 
 
-def _take(event: str, stream: Stream, listener: Listener, notices: list[str]) -> None:
+def _take(event: str, stream: Stream, listener: Listener, notices: list[str], secrets: Secrets) -> None:
     if event.strip() == "[DONE]":
         return  # no terminal event of this API, though gateways send it
     try:
-        raw = load(event)
+        raw = secrets.load(event)
     except ValueError:
         raw = None
     if not isinstance(raw, dict):
@@ -325,13 +332,13 @@ def _take(event: str, stream: Stream, listener: Listener, notices: list[str]) ->
         listener.on_event(seen)
 
 
-def _read_events(body: bytes, request: Raw, response: httpx.Response) -> Reply:
+def _read_events(body: bytes, request: Raw, response: httpx.Response, secrets: Secrets) -> Reply:
     """As `_read_stream`, of events that came under another Content-Type, and so all at once."""
     stream, decoder, notices = Stream(), Decoder(_MAX_BODY), list[str]()
     for event in [*decoder.feed(body), decoder.flush() or ""]:
         if event:
-            _take(event, stream, Deaf(), notices)
-    return _end_of_stream(stream, None, notices, request, response.headers)
+            _take(event, stream, Deaf(), notices, secrets)
+    return _end_of_stream(stream, None, notices, request, headers=response.headers, secrets=secrets)
 
 
 class Deaf:
@@ -346,8 +353,10 @@ class Deaf:
     def on_poll(self, status: str) -> None: ...
 
 
-def _end_of_stream(stream: Stream, ended: str | None, notices: list[str], request: Raw, headers: Mapping[str, str]) -> Reply:
-    raw = stream.response()
+def _end_of_stream(
+    stream: Stream, ended: str | None, notices: list[str], request: Raw, *, headers: Mapping[str, str], secrets: Secrets
+) -> Reply:
+    raw = secrets.without(stream.response())  # what came in pieces is a secret only now
     spent = cost(raw, headers, stream.meta)
     if stream.differs_from_final:
         notices.append("final_differs_from_stream")
@@ -405,7 +414,7 @@ async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[
     """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps. `limit` is in bytes."""
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise _BodyCut(f"a body in the coding {failures.shorten(coding, 40)}, which was not asked for")
+        raise _BodyCut("a body in a coding that was not asked for")
     unzip = None if coding in ("", "identity") else zlib.decompressobj(47)  # 47: gzip or zlib, whichever it is
     size = 0
     try:
@@ -433,15 +442,15 @@ def _is_stream_refused(error: errors.RequestFailed | None) -> bool:
     return isinstance(error, errors.InvalidRequest) and error.param == "stream"
 
 
-def _transport_error(error: httpx.HTTPError) -> errors.RequestFailed:
+def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:
     is_certificate = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error)
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
-            return failures.not_connected(_reason(error), is_final=is_certificate)
+            return failures.not_connected(why, is_final=is_certificate)
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
             return failures.not_connected(type(error).__name__, is_final=True)
         case _:
-            return failures.connection_lost(_reason(error))
+            return failures.connection_lost(why)
 
 
 def _reason(error: BaseException) -> str:

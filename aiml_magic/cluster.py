@@ -152,7 +152,7 @@ def answer_there(base_url: str, request: dict[str, Any], client_request_id: str,
     from aiml_magic.runner import came_of
 
     async def ask() -> Reply:
-        client = Client(base_url, secrets.key, silence)
+        client = Client(base_url, secrets, silence)
         try:
             return await client.ask(request, client_request_id, Deaf())
         finally:
@@ -165,4 +165,4 @@ def answer_there(base_url: str, request: dict[str, Any], client_request_id: str,
     token.close()
     started = time.monotonic()
     reply = asyncio.run(ask())
-    return came_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started, secrets)
+    return came_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started)

@@ -150,7 +150,13 @@ def _spent(context: Context) -> str:
 
 
 def _no_key(context: Context) -> str:
-    return "none needed" if context.session.sandbox_url else "none: %aiml login, or set AIML_API_KEY"
+    from aiml_magic import credentials
+
+    if context.session.sandbox_url:
+        return "none needed"
+    why = credentials.keyring_trouble()
+    trouble = f" (the system's keyring does not answer: {why})" if why else ""
+    return f"none: %aiml login, or set AIML_API_KEY{trouble}"
 
 
 def _balance(context: Context) -> str:
@@ -170,14 +176,14 @@ def _login(context: Context, rest: str) -> None:
 
     _no_more(rest)
     try:
-        text = getpass.getpass("AI/ML API key (it is not shown): ").strip()
+        text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
     except (
         EOFError,
         OSError,
         RuntimeError,
     ) as error:  # IPython's StdinNotImplementedError is a RuntimeError or NotImplementedError
         raise errors.BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
+    if not credentials.is_key(text):
         raise errors.BadInput(
             "That is no API key; nothing was saved.", "Copy one from https://aimlapi.com/app/keys: it has no blanks."
         )
@@ -192,8 +198,10 @@ def _logout(_: Context, rest: str) -> None:
     from aiml_magic import credentials
 
     _no_more(rest)
-    places = credentials.forget_key()
+    places, why = credentials.forget_key()
     errors.say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
+    if why:
+        errors.say(f"The system's keyring does not answer ({why}); a key in it stays there.")
     if (left := credentials.find_key()) is not None:
         errors.say(f"{left.source} still holds one.")
 

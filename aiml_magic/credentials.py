@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import html
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from aiml_magic import errors
 from aiml_magic.addresses import home, make_private_folder, short, write_private
+from aiml_magic.responses import MASK, dump, load
 
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
-_SERVICE = "aiml_magic"
+_SERVICE, _USER = "aiml_magic", "api_key"
+_Said = TypeVar("_Said")
 
 
 @dataclass(frozen=True)
@@ -28,29 +34,64 @@ class Key:
         """As much of it as its owner needs to tell it from others."""
         return ending(self.text)
 
+    def is_in(self, text: str) -> bool:
+        """`text` holds it. One that is too short to be a secret may be a part of any word."""
+        return len(self.text) >= _TELLING and self.text in text
+
 
 def ending(key: str) -> str:
     """The last four characters of a key, if it is long enough to hide the rest."""
     return "…" + key[-4:] if len(key) >= 16 else "…"
 
 
-def mask(text: str, key: str) -> str:
-    """`text` without the key. One of fewer than eight characters is no secret, and may be a part of any word."""
-    return text.replace(key, "…") if len(key) >= 8 else text
-
-
 @dataclass(frozen=True)
 class Secrets:
-    """What one request carries and nothing else may hold: the key, and the headers for MCP servers by their labels."""
+    """What a request carries and nothing else may hold: the key, and the headers for MCP servers by label.
+
+    A server may echo them anywhere, cut, or written as JSON, a page or an address writes them. So of the
+    key eight characters in a row are masked wherever they are read, and of a header its whole words.
+    """
 
     key: str = field(repr=False)
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
-    def mask(self, text: str) -> str:
-        for headers in self.headers.values():
-            for value in headers.values():
-                text = mask(text, value.removeprefix("Bearer "))
-        return mask(text, self.key)
+    def mask(self, text: str, encodings: int = 3) -> str:
+        """`text` without the secrets; where they are encoded, at most so many times, it is given as it reads."""
+        masked = self._masked(text)
+        read = _read(masked) if encodings else masked
+        if read == masked:
+            return masked
+        inner = self.mask(read, encodings - 1)
+        return masked if inner == read else inner
+
+    def load(self, body: bytes | str) -> Any:
+        """The value of a JSON text that a server sent, without the secrets. Raises ValueError."""
+        value = load(body)
+        text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+        return value if self.mask(text) == text else self.without(value)
+
+    def clean(self, body: bytes) -> bytes:
+        """What a server sent, be it JSON or a page, without the secrets."""
+        try:
+            return dump(self.load(body)).encode("ascii")
+        except (ValueError, RecursionError):
+            return self.mask(body.decode("utf-8", "replace")).encode("utf-8", "replace")
+
+    def without(self, value: Any) -> Any:
+        """A JSON value without the secrets: names, texts and numbers are masked in place, however deep they are."""
+        whole = [value]
+        waiting: list[Any] = [whole]
+        while waiting:
+            place = waiting.pop()
+            if isinstance(place, dict):
+                entries = [(self.mask(name), self._scalar(entry)) for name, entry in place.items()]
+                place.clear()
+                place.update(entries)
+                waiting += [entry for entry in place.values() if isinstance(entry, dict | list)]
+            else:
+                place[:] = map(self._scalar, place)
+                waiting += [entry for entry in place if isinstance(entry, dict | list)]
+        return whole[0]
 
     def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request with the headers in its tools."""
@@ -59,18 +100,125 @@ class Secrets:
         labels = ((tool, self.headers.get(tool.get("server_label"))) for tool in body.get("tools", []))
         return {**body, "tools": [{**tool, "headers": headers} if headers else tool for tool, headers in labels]}
 
+    def _scalar(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.mask(value)
+        if isinstance(value, bool | dict | list) or value is None or self.mask(str(value)) == str(value):
+            return value
+        return MASK
+
+    def _masked(self, text: str) -> str:
+        if not any(piece in text for piece in self._pieces):
+            return text
+        kept, end = [], 0
+        for start, stop in _joined(found.span(1) for found in self._pattern.finditer(text)):
+            kept += [text[end:start], MASK]
+            end = stop
+        return "".join([*kept, text[end:]])
+
+    @cached_property
+    def _pieces(self) -> tuple[str, ...]:
+        """The texts of which none may be seen, the longest first."""
+        values = [value for headers in self.headers.values() for value in headers.values()]
+        words = {self.key}.union(*map(_words, values))
+        secrets = {word for word in words if len(word) >= _TELLING}
+        pieces = secrets.union(_runs(self.key), *map(_in_base64, secrets))
+        return tuple(sorted(pieces, key=len, reverse=True))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        # Looked for at each place, since one piece may begin within another.
+        return re.compile(f"(?=({'|'.join(map(re.escape, self._pieces))}))")
+
+
+_TELLING = 8  # characters in a row that tell of a secret; fewer may be a part of any word
+# ASCII as JSON, Python, Markdown and addresses write it otherwise; HTML's entities beside it.
+_ESCAPE = re.compile(r"(?:\\u00|\\x|%)([2-7][0-9A-Fa-f])|\\([!-/:-@\[-`{-~])")
+_CHUNK = 2**18  # characters that are read at once: each escape takes memory
+_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{8,15}(?![A-Za-z])")
+
+
+def _read(text: str) -> str:
+    """What `text` says where its escapes are read."""
+    if not any(sign in text for sign in "\\%&"):
+        return text
+    chunks = (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
+    return "".join(html.unescape(_ESCAPE.sub(_sign, chunk)) for chunk in chunks)
+
+
+def _sign(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16)) if escape[1] else escape[2]
+
+
+def _runs(key: str) -> set[str]:
+    """All eight characters in a row of a key, but for parts of plain words, which are in any text."""
+    blank = _WORD.sub(lambda word: " " * len(word[0]), key)
+    starts = range(len(key) - _TELLING + 1)
+    return {key[at : at + _TELLING] for at in starts if len(blank[at : at + _TELLING].strip()) > 1}
+
+
+def _words(value: str) -> set[str]:
+    """The secrets in a header: all of it but for the scheme, and its words that are none of a language."""
+    words = {word for word in re.split(r"[\s;,=\"]+", value) if _WORD.fullmatch(word) is None}
+    return words | {re.sub(r"(?i)^(bearer|basic|token)\s+", "", value)}
+
+
+def _in_base64(secret: str) -> set[str]:
+    """Parts of what base64 makes of a secret, wherever in a text it begins; twelve signs of it hold one."""
+    parts = set()
+    for before, first in ((0, 0), (1, 2), (2, 3)):
+        raw = b"\0" * before + secret.encode("utf-8", "replace")
+        signs = base64.b64encode(raw).decode()[first : len(raw) * 8 // 6]
+        parts |= {signs[at : at + 8] for at in range(0, len(signs) - 7, 4)}
+    return parts
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans, which come by their starts, with those in one that touch."""
+    start, end = 0, -1
+    for begin, stop in spans:
+        if begin > end:
+            if end > start:
+                yield start, end
+            start = begin
+        end = max(end, stop)
+    if end > start:
+        yield start, end
+
 
 def find_key() -> Key | None:
-    """The key of the environment, else of the keyring, else of the key file. Raises BadInput if it cannot be used."""
+    """The key of the environment, else the saved one. Raises BadInput if it cannot be used."""
     for source, text in _places():
-        if text and (stripped := text.strip()):
-            if not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
+        if text and (stripped := strip(text)):
+            if not is_key(stripped):
                 raise errors.BadInput(
                     f"The API key from {source} has characters that no key has; nothing was sent.",
                     "Copy it again, then give it with %aiml login.",
                 )
             return Key(source, stripped)
     return None
+
+
+def strip(text: str) -> str:
+    """A key without what is easily copied along: blanks, quotes, signs of no width, its variable, `Bearer`."""
+    while (shorter := _AROUND.sub("", text)) != text:
+        text = shorter
+    return text
+
+
+def is_key(text: str) -> bool:
+    """A header can carry it, and nothing in it says that it is more than a key, or less."""
+    return re.fullmatch(r"[!-~]+", text) is not None and not set(text) & set("\"'`")
+
+
+_EDGE = (
+    r"[\s\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+    r"\"'`\xab\xbb\u2018-\u201f\u2039\u203a;,]"
+)
+_NAMES = r"[A-Z][A-Z0-9_]*_KEY|(?:x-)?api-?key|authorization"
+_AROUND = re.compile(
+    rf"^{_EDGE}+|{_EDGE}+$|^(?:export|setx?|bearer){_EDGE}+|^(?:\$env:)?(?:{_NAMES})(?:{_EDGE}*[=:]|{_EDGE}+)", re.IGNORECASE
+)
 
 
 def need_key() -> Key:
@@ -85,42 +233,46 @@ def need_key() -> Key:
 
 
 def save_key(text: str) -> str:
-    """Keeps the key in the system's keyring, or if there is none in a file for this user alone; says where. Raises BadInput."""
+    """Keeps the key in the system's keyring, else in a file for this user alone; says where. Raises BadInput."""
     with _refusing("The key cannot be saved", text):
-        if keyring := _keyring():
-            keyring.set_password(_SERVICE, "api_key", text)
-            return "the system's keyring"
+        is_kept, why = _ask_keyring(lambda keyring: _keeps(keyring, text))
         path = _key_file()
+        if is_kept:
+            path.unlink(missing_ok=True)  # an older one
+            return "the system's keyring"
         make_private_folder(path.parent)
         write_private(path, text + "\n")
-        return short(path)
+        return short(path) + (f" (the system's keyring did not take it: {why})" if why else "")
 
 
-def forget_key() -> list[str]:
-    """Removes a saved key; says from where. Raises BadInput for one that cannot be removed."""
+def forget_key() -> tuple[list[str], str]:
+    """Removes a saved key; says from where, and why the keyring could not be asked. Raises BadInput."""
     places = []
     with _refusing("The saved key cannot be removed"):
         if _key_file().is_file():
             _key_file().unlink()
             places.append(short(_key_file()))
-        keyring = _keyring()
-        if keyring and keyring.get_password(_SERVICE, "api_key"):
-            keyring.delete_password(_SERVICE, "api_key")
+        was_kept, why = _ask_keyring(_removes)
+        if was_kept:
             places.append("the system's keyring")
-    return places
+    return places, why
 
 
-def _places() -> list[tuple[str, str | None]]:
+def keyring_trouble() -> str:
+    """Why the system's keyring cannot be asked; empty if it can, or if there is none."""
+    return _ask_keyring(_kept_in)[1]
+
+
+def _places() -> Iterator[tuple[str, str | None]]:
+    """Where a key may be. The file counts before the keyring: it is there only if that did not take the key."""
     for variable in VARIABLES:
-        if os.environ.get(variable, "").strip():
-            return [(variable, os.environ[variable])]
-    path, saved = _key_file(), None
-    with contextlib.suppress(Exception):  # a keyring that is locked has no key, whatever its backend raises
-        keyring = _keyring()
-        saved = keyring.get_password(_SERVICE, "api_key") if keyring else None
+        if strip(os.environ.get(variable, "")):
+            yield variable, os.environ[variable]
+    path = _key_file()
     with _refusing("The saved key cannot be read"):
         kept = path.read_text("utf-8", "replace") if path.is_file() else None
-    return [("the system's keyring", saved), (short(path), kept)]
+    yield short(path), kept
+    yield "the system's keyring", _ask_keyring(_kept_in)[0]
 
 
 @contextlib.contextmanager
@@ -129,7 +281,7 @@ def _refusing(what: str, key: str = "") -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
-        why = " ".join(mask(str(error), key).split()) or type(error).__name__
+        why = Secrets(key).mask(" ".join(str(error).split())) or type(error).__name__
         raise errors.BadInput(f"{what}: {why.rstrip('.')}.", "Set AIML_API_KEY instead.") from None
 
 
@@ -137,11 +289,42 @@ def _key_file() -> Path:
     return home() / "key"
 
 
-@dataclass(frozen=True)
-class _Keyring:
-    get_password: Callable[[str, str], str | None]
-    set_password: Callable[[str, str, str], None]
-    delete_password: Callable[[str, str], None]
+class _Keyring(Protocol):
+    """As much of the keyring package as is used."""
+
+    def get_password(self, service: str, user: str, /) -> str | None: ...
+
+    def set_password(self, service: str, user: str, password: str, /) -> None: ...
+
+    def delete_password(self, service: str, user: str, /) -> None: ...
+
+
+def _ask_keyring(question: Callable[[_Keyring], _Said]) -> tuple[_Said | None, str]:
+    """What the system's keyring answers, if there is one, and the kind of error: its words may be anything."""
+    try:
+        keyring = _keyring()
+        return (None if keyring is None else question(keyring)), ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # a panic of Rust is no Exception
+        return None, type(error).__name__
+
+
+def _kept_in(keyring: _Keyring) -> str | None:
+    kept = keyring.get_password(_SERVICE, _USER)
+    return kept if isinstance(kept, str) else None
+
+
+def _keeps(keyring: _Keyring, key: str) -> bool:
+    keyring.set_password(_SERVICE, _USER, key)
+    return _kept_in(keyring) == key  # not every one says that it cannot
+
+
+def _removes(keyring: _Keyring) -> bool:
+    is_kept = bool(_kept_in(keyring))
+    if is_kept:
+        keyring.delete_password(_SERVICE, _USER)
+    return is_kept
 
 
 def _keyring() -> _Keyring | None:
@@ -151,6 +334,4 @@ def _keyring() -> _Keyring | None:
         from keyring.backends import fail, null
     except ImportError:
         return None
-    if isinstance(keyring.get_keyring(), fail.Keyring | null.Keyring):
-        return None
-    return _Keyring(keyring.get_password, keyring.set_password, keyring.delete_password)
+    return None if isinstance(keyring.get_keyring(), fail.Keyring | null.Keyring) else keyring

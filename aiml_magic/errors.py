@@ -230,9 +230,11 @@ def printable(words: object) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))
 
 
-def say(words: object, end: str = "\n") -> None:
-    """Prints, whatever signs standard output can take: nothing that was paid for is lost to an encoding."""
-    print(encodable(str(words)), end=end)
+def say(words: object) -> None:
+    """Prints what others may have written: made plain, and in whatever signs standard output can take."""
+    from aiml_magic.safe import plain
+
+    print(encodable(plain(str(words))))
 
 
 def encodable(text: str) -> str:

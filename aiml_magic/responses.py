@@ -19,6 +19,7 @@ MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
 _TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
 PENDING = ("queued", "in_progress")
+MASK = "…"  # stands for a secret that a server echoed
 
 _KNOWN_ITEMS = {
     "message", "reasoning", "function_call", "web_search_call", "file_search_call", "computer_call",
@@ -105,7 +106,9 @@ class Response:
 
     @cached_property
     def id(self) -> str | None:
-        return _name(self.raw.get("id")) or None
+        """The id by which the server knows it. One that held a secret is masked, and leads nowhere."""
+        known = _name(self.raw.get("id"))
+        return None if MASK in known else known or None
 
     @cached_property
     def model(self) -> str | None:

@@ -36,7 +36,7 @@ from typing import Any
 
 from aiml_magic import errors, failures
 from aiml_magic.client import Client, Reply
-from aiml_magic.credentials import Secrets, mask
+from aiml_magic.credentials import Secrets
 from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row
 from aiml_magic.replay import request_key, request_keys, without_hashed
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
@@ -195,12 +195,12 @@ class Runner:
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Came:
-        """What comes of a row that is claimed; kept out of the journal are the secrets that a server may echo."""
+        """What comes of a row that is claimed."""
         recorder = self._recorders[row.id] = Recorder(row.id, self._journal, self._steps, self._outbox, secrets)
         started = time.monotonic()
         try:
             await asyncio.sleep(0)  # who was told to stop while the row was claimed hears of it here, with nothing sent
-            reply, state = await self._converse(row, secrets, self._client(row.base_url, secrets.key, silence), recorder), "done"
+            reply, state = await self._converse(row, secrets, self._client(row.base_url, secrets, silence), recorder), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
         except Exception as error:  # noqa: BLE001  # settings that cannot be used, a conversation that cannot be read
@@ -213,7 +213,7 @@ class Runner:
             state = "failed"
             reply.error.name_row(row.id)
         seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
-        return came_of(reply, state, seconds, secrets)
+        return came_of(reply, state, seconds)
 
     async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
@@ -250,21 +250,19 @@ class Runner:
     async def _get(self, call: int, base_url: str, path: str, key: str) -> None:
         told: dict[str, Any] = {"call": call, "event": "over"}
         try:
-            value = await self._client(base_url, key, 30.0).get(path)
-            told["value"] = json.loads(mask(dump(value), key))  # a server may echo it
+            told["value"] = await self._client(base_url, Secrets(key), 30.0).get(path)
         except Exception as error:  # noqa: BLE001  # settings that cannot be used
             failed = (
                 error if isinstance(error, errors.RequestFailed) else failures.not_connected(f"{type(error).__name__}: {error}")
             )
-            failed.message = mask(failed.message, key)
             told["error"] = failed.as_dict()
         self._outbox.put(told)
 
-    def _client(self, base_url: str, key: str, silence: float) -> Client:
+    def _client(self, base_url: str, secrets: Secrets, silence: float) -> Client:
         """The client for these settings; one that was used before has a warm connection."""
-        settings = (base_url, key, silence)
+        settings = (base_url, dump(asdict(secrets)), silence)
         if settings not in self._clients:
-            self._clients[settings] = Client(base_url, key, silence)
+            self._clients[settings] = Client(base_url, secrets, silence)
         return self._clients[settings]
 
 
@@ -376,7 +374,7 @@ class Recorder:
         self._steps = steps
         self._outbox = outbox
         self._secrets = secrets
-        self._pieces: list[str] = []
+        self._pieces: list[str] = []  # which may make up a secret only together
         self._characters = 0
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -397,7 +395,7 @@ class Recorder:
             case TextDelta(text):
                 self._pieces.append(text)
                 self._characters += len(text)
-                self._tail = (self._tail + text)[-TAIL - len(self._secrets.key) :]
+                self._tail = (self._tail + text)[-2 * TAIL :]
                 self._later("tell", _TELL_EVERY, self._tell_text)
                 self._later("keep", _KEEP_EVERY, self._keep_text)
 
@@ -405,7 +403,7 @@ class Recorder:
         self.is_out = False
         self._pieces.clear()  # the answer begins anew
         self._characters, self._tail = 0, ""
-        self._tell(event="retry", seconds=seconds, why=self._secrets.mask(error.message))
+        self._tell(event="retry", seconds=seconds, why=error.message)
 
     def on_poll(self, status: str) -> None:
         self._tell(event="poll", status=status)
@@ -489,14 +487,9 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
 
 
-def came_of(reply: Reply, state: str, seconds: float | None, secrets: Secrets) -> Came:
-    """What came of a request as it may be kept: without the secrets that a server may echo."""
-    if reply.error is not None:
-        reply.error.message = secrets.mask(reply.error.message)
-    text = dump(reply.response)
-    masked = secrets.mask(text)
-    response = reply.response if masked == text else json.loads(masked)
-    return Came(state, response, seconds, reply.notices, reply.cost, reply.error)
+def came_of(reply: Reply, state: str, seconds: float | None) -> Came:
+    """What came of a request, as it is kept."""
+    return Came(state, reply.response, seconds, reply.notices, reply.cost, reply.error)
 
 
 def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Command | None]) -> None:

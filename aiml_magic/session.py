@@ -512,8 +512,7 @@ def _known(keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:
 def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> None:
     if not question.text.strip() and not question.items:
         raise errors.BadInput("The question is empty, so nothing was sent.", "Write it below the %%o3pro line.")
-    text = str(request)
-    if key is not None and credentials.mask(text, key.text) != text:
+    if key is not None and key.is_in(str(request)):
         raise errors.BadInput(
             "The API key is part of what would be sent, so nothing was sent.",
             "Remove it from the question, the options and the values.",

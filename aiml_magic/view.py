@@ -460,7 +460,7 @@ def _print_rich(text: str) -> bool:
     console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
     with console.capture() as captured:
         console.print(shown, width=shutil.get_terminal_size().columns)  # it would take 80 for granted where a terminal is dumb
-    errors.say(captured.get(), end="")
+    print(errors.encodable(captured.get()), end="")  # with colours, which are ours
     return True
 
 

@@ -237,7 +237,7 @@ def test_disabled_keyring(shell, home, keyring_of, monkeypatch, capsys):
     assert KEY == (home / "key").read_text().strip()
 
 
-def test_locked_keyring(shell, home, keyring_of):
+def test_locked_keyring(shell, home, keyring_of, capsys):
     """A keyring that is locked has no key: the one of the file is taken, and can be removed."""
     from keyring.errors import KeyringLocked
 
@@ -246,19 +246,66 @@ def test_locked_keyring(shell, home, keyring_of):
     home.mkdir()
     (home / "key").write_text(KEY)
     assert KEY == credentials.need_key().text
-    error = run(shell, "%aiml logout")
-    assert (BadInput, 2) == (type(error), len(str(error).splitlines()))
-    assert "Failed to unlock the collection!" in str(error)
+    assert run(shell, "%aiml logout") is None
+    out = capsys.readouterr().out
+    assert "does not answer (KeyringLocked); a key in it stays there." in out
     assert not (home / "key").exists()
+    assert run(shell, "%aiml status") is None
+    assert "set AIML_API_KEY (the system's keyring does not answer: KeyringLocked)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", [OSError, RuntimeError, KeyboardInterrupt])
-def test_key_that_no_keyring_takes(shell, keyring_of, kind, monkeypatch, capsys):
-    """A key that cannot be saved is an error of two lines, and not shown: in no frame of IPython's, and in no words of the keyring's."""
-    keyring_of(failing(kind(f"no bus to send {KEY}")))
+class Panic(BaseException):
+    """What a keyring that is written in Rust raises."""
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, SystemExit, Panic])
+def test_keyring_that_fails(shell, keyring_of, kind, monkeypatch, capsys):
+    """Whatever a keyring raises, the key is kept in the file, which is said, and is shown in no words of the keyring's."""
+    keyring_of(failing(kind(f"no bus to send\n{KEY}")))
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: f'"{KEY}"')
+    home = addresses.home()
+    assert run(shell, "%aiml login") is None
+    out = "".join(capsys.readouterr())
+    assert f"key (the system's keyring did not take it: {kind.__name__}): …cdef" in out
+    assert KEY == credentials.need_key().text == (home / "key").read_text().strip()
+    assert run(shell, "%aiml status") is None
+    assert run(shell, "%aiml logout") is None
+    assert KEY not in out + "".join(capsys.readouterr())
+
+
+def test_newest_login_counts(shell, home, keyring_of, monkeypatch):
+    """A key that a keyring takes replaces the one of the file, and one that it does not take goes before an older one in it."""
+    from keyring.backend import KeyringBackend
+
+    class Memory(KeyringBackend):
+        priority = 1
+        kept, takes = None, True
+
+        def get_password(self, *_):
+            return self.kept
+
+        def set_password(self, *given):
+            self.kept = given[-1] if self.takes else self.kept
+
+        def delete_password(self, *_): ...
+
+    memory = Memory()
+    keyring_of(memory)
+    for takes, key in ((False, "first-key-of-three"), (True, "second-key-of-three"), (False, "third-key-of-three")):
+        memory.takes = takes
+        monkeypatch.setattr(getpass, "getpass", lambda prompt, key=key: key)
+        assert run(shell, "%aiml login") is None
+        assert key == credentials.need_key().text
+        assert takes != (home / "key").exists()
+
+
+def test_login_that_is_interrupted(shell, home, keyring_of, monkeypatch, capsys):
+    """Whoever interrupts a keyring that asks for its password has saved nothing: two lines, and no frame that could show the key."""
+    keyring_of(failing(KeyboardInterrupt()))
     monkeypatch.setattr(getpass, "getpass", lambda prompt: KEY)
     run(shell, "%xmode Verbose")
     assert BadInput is type(run(shell, "%aiml login"))
+    assert not (home / "key").exists()
     assert KEY not in "".join(capsys.readouterr())
 
 

@@ -1,0 +1,270 @@
+"""The key: what is taken for it, and that nothing shows it, whatever a server says."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import urllib.parse
+
+import pytest
+import wire
+from asking import KEY
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from aiml_magic import credentials, errors
+from aiml_magic.credentials import Secrets
+
+STREAM = {"Content-Type": "text/event-stream"}
+HEADER = "tool-server-secret-42"
+
+
+def holds(text: str, secret: str = KEY, run: int = 8) -> bool:
+    """`text` holds `run` characters in a row of the secret."""
+    return any(secret[start : start + run] in text for start in range(len(secret) - run + 1))
+
+
+def in_json(text: str) -> str:
+    """Every character as JSON may escape it."""
+    return "".join(f"\\u{ord(sign):04x}" for sign in text)
+
+
+def in_html(text: str) -> str:
+    return "".join(f"&#{ord(sign)};" for sign in text)
+
+
+def in_address(text: str) -> str:
+    return "".join(f"%{ord(sign):02X}" for sign in text)
+
+
+WRITTEN = {
+    "plain": KEY,
+    "JSON": in_json(KEY),
+    "one escape": KEY.replace("-", "\\u002d"),
+    "HTML": in_html(KEY),
+    "hexadecimal": "".join(f"&#x{ord(sign):x};" for sign in KEY),
+    "address": in_address(KEY),
+    "twice": urllib.parse.quote(in_address(KEY)),
+    "HTML twice": html.escape(in_html(KEY)),
+    "Markdown": KEY.replace("-", "\\-"),
+    "base64": base64.b64encode(f"user:{KEY}".encode()).decode(),
+}
+
+
+def read(text: str) -> list[str]:
+    """What a text says to whoever reads its escapes, once or several times, and its base64."""
+    found = [text]
+    for _ in range(3):
+        text = urllib.parse.unquote(html.unescape(text))
+        for sign in sorted(set(KEY)):
+            text = text.replace(f"\\u{ord(sign):04x}", sign).replace(f"\\{sign}", sign)
+        found.append(text)
+    return found
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_masked_as_it_is_written(written):
+    """However the key is written, no reading of the masked text gives eight characters in a row of it; the rest stays."""
+    masked = Secrets(KEY).mask(f"You sent {written} here.")
+    assert not any(holds(text) for text in read(masked))
+    assert base64.b64encode(KEY.encode()[3:12]).decode()[:12] not in masked
+    assert masked.startswith("You sent ")
+    assert masked.endswith(" here.")
+
+
+around = st.text(max_size=12)
+
+
+@given(around, st.integers(0, len(KEY)), st.integers(0, len(KEY)), around)
+@example("", 0, 23, "")
+def test_any_part_is_masked(before, start, stop, after):
+    """No text that a part of the key was put into holds eight characters in a row of it; another text stays as it is."""
+    text = before + KEY[start:stop] + after
+    masked = Secrets(KEY).mask(text)
+    assert not holds(masked)
+    assert holds(text) or text == masked or "…" in masked
+
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from([KEY, KEY[:20], f"a{KEY}b", in_html(KEY)]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "type", KEY, f"x-{KEY}"]), inner),
+    max_leaves=12,
+)
+
+
+@given(trees)
+def test_any_json(value):
+    """In no JSON is the key left, be it a name, a text or a part of one; JSON without it stays as it is."""
+    body = json.dumps(value)
+    loaded = Secrets(KEY).load(body)
+    assert not holds(json.dumps(loaded))
+    assert loaded == value or holds(body) or "&#" in body
+    assert json.loads(Secrets(KEY).clean(body.encode())) == loaded
+
+
+def test_number_that_is_the_key():
+    """A key of digits is masked where it is a number too, and the JSON stays JSON."""
+    assert {"code": "…", "n": [1, 2.5, True]} == Secrets("4711471147114711").load(
+        '{"code": 4711471147114711, "n": [1, 2.5, true]}'
+    )
+
+
+@pytest.mark.parametrize("key", ["sk-no-key-required", "lm-studio", "placeholder"])
+def test_words_stay(key):
+    """Plain words that are a part of a stand-in for a key are left in texts, as they are in any; the whole of it is masked."""
+    text = "It is required that the studio and the server have a place."
+    secrets = Secrets(key)
+    assert text == secrets.mask(text)
+    assert "key: …." == secrets.mask(f"key: {key}.")
+
+
+def test_deep_json():
+    """JSON that is nested as deep as it may be is masked too."""
+    body = "[" * 900 + json.dumps(KEY) + "]" * 900
+    assert not holds(repr(Secrets(KEY).load(body)))
+
+
+def test_headers_are_masked():
+    """Of the headers of tool servers the words are secrets, whatever the scheme; those that are in any text are none."""
+    secrets = Secrets(
+        KEY, {"docs": {"Authorization": f"bearer {HEADER}", "Cookie": "sid=0123abcd4567; keep-alive", "Accept": "text"}}
+    )
+    assert "a … b … c text" == secrets.mask(f"a {HEADER} b 0123abcd4567 c text")
+
+
+def delta(text: str) -> str:
+    return f"data: {json.dumps({'type': 'response.output_text.delta', 'output_index': 0, 'delta': text})}\n\n"
+
+
+def stream(*pieces: str, end: dict | None = None) -> wire.Reply:
+    last = f"data: {json.dumps({'type': 'response.completed', 'response': end})}\n\n" if end else ""
+    return wire.Reply(200, STREAM, [f"{''.join(map(delta, pieces))}{last}".encode()])
+
+
+def page(text: str, status: int = 400) -> wire.Reply:
+    return wire.Reply(status, {"Content-Type": "text/html"}, [text.encode()])
+
+
+ECHO = {"code": KEY, "param": f"x.{KEY}", "type": KEY, "message": f"No {KEY}"}
+REPLIES = {
+    **{f"page, cut {left} before its end": page("x" * (299 - left) + KEY) for left in (1, 8, 22, 23, 24, 25)},
+    "page in entities": page(f"<p>Your key {in_html(KEY)}</p>"),
+    "page of an odd kind": page(f"Your key {KEY}", 200),
+    "long page": page("x" * 19_990 + KEY),
+    "page of a mebibyte": page("<i>" * ((2**20 - 12) // 3) + KEY),
+    "error's fields": wire.json_reply({"error": ECHO, "requestId": KEY}, 400),
+    "error's issues": wire.json_reply({"message": "no", "issues": [{"path": [KEY, 1], "message": KEY}]}, 400),
+    "error's names": wire.json_reply({KEY: KEY}, 400),
+    "error in escapes": wire.Reply(400, {}, [f'{{"message":"{in_json(KEY)}","requestId":"{KEY}"}}'.encode()]),
+    "error in success": wire.json_reply({"error": ECHO}),
+    "redirect": wire.Reply(302, {"Location": f"https://e.example/?key={KEY}"}),
+    "another coding": wire.Reply(200, {"Content-Encoding": KEY}, [b"x"]),
+    "wait": wire.Reply(400, {"Retry-After": KEY, "x-inference-id": KEY}),
+    "no HTTP": wire.Reply(raw=f"HTTP/1.1 {KEY}\r\n\r\n".encode()),
+    "no header": wire.Reply(raw=f"HTTP/1.1 200 OK\r\n{KEY}\r\n\r\n".encode()),
+    "id": wire.json_reply(wire.response(id=f"resp_{KEY}")),
+    "everywhere": wire.json_reply(
+        wire.response(KEY, id=KEY, model=KEY, status=KEY, metadata={KEY: [KEY]}, previous_response_id=KEY)
+        | {"output": [{"type": KEY, "id": KEY, "name": KEY}, {"type": "message", "content": [{"type": "output_text", "text": KEY}]}]}
+    ),
+    "failed": wire.json_reply(wire.response(status="failed", error={"code": KEY, "message": KEY})),
+    "cut": wire.Reply(200, {"Content-Type": "application/json"}, [f'{{"output_text": "{KEY[:20]}'.encode()], end="reset"),
+    "sign by sign": stream(*KEY, end=wire.response(KEY)),
+    "two deltas": stream("So: ", KEY[:7], KEY[7:14], KEY[14:]),
+    "two deltas and no more": wire.Reply(200, STREAM, [(delta(KEY[:20]) + delta(KEY[20:])).encode()], end="reset"),
+    "events in pieces": wire.Reply(200, STREAM, [bytes([sign]) for sign in delta(f"{KEY} {in_html(KEY)}").encode()]),
+    "events of no kind": wire.Reply(200, {"Content-Type": "text/plain"}, [delta(f"a {KEY}").encode(), delta(KEY).encode()]),
+    "event of an error": wire.Reply(200, STREAM, [f"data: {json.dumps({'type': 'error', 'error': ECHO})}\n\n".encode()]),
+    "item of a kind": wire.Reply(
+        200, STREAM, [f"data: {json.dumps({'type': 'response.output_item.added', 'item': {'type': KEY, 'id': KEY}})}\n\n".encode()]
+    ),
+}  # fmt: skip
+
+
+def told(job) -> list[str]:
+    """All that is to be seen of a job while it goes on, and of what came of it."""
+    seen = []
+    for progress in job.follow():
+        seen += [repr(progress), repr(job), job.status]
+    try:
+        came = answer = job.outcome()
+    except errors.RequestFailed as error:
+        came, answer = error, error.answer
+    seen += [repr(vars(came)), str(came), repr(came), job.status, repr(job)]
+    if answer is not None:
+        seen += [repr(vars(answer)), str(answer), json.dumps(answer.raw), repr(answer.items), repr(answer.response)]
+    return seen
+
+
+def test_key_that_a_server_echoes(asker, home, capsys):
+    """Wherever in an answer the key is, no file, no attribute and no output holds eight characters in a row of it."""
+    leaks = set()
+    for name, reply in REPLIES.items():
+        with wire.serve(lambda _, reply=reply: reply) as server:
+            if holds(str(told(asker.start(server.url)))):
+                leaks.add(name)
+    assert set() == leaks
+    assert not holds(str(capsys.readouterr()))
+    assert not any(holds(file.read_bytes().decode("latin-1")) for file in home.rglob("*") if file.is_file())
+
+
+def test_key_in_what_is_asked_for(asker):
+    """Neither does what a server says of balance, log or models hold it, nor its error."""
+    replies = [wire.json_reply({"current_balance": 1, KEY: [KEY]}), page(f"{'x' * 280}{KEY}")]
+    with wire.serve(lambda _: replies.pop(0)) as server:
+        assert not holds(str(asker.session.get(server.url, "/v2/billing", asker.path)))
+        with pytest.raises(errors.RequestFailed) as failed:
+            asker.session.get(server.url, "/v2/billing", asker.path)
+        assert not holds(str(vars(failed.value)))
+
+
+def test_id_that_holds_the_key(asker):
+    """An answer whose id holds the key has none: the conversation goes on, as a transcript."""
+    replies = [wire.json_reply(wire.response("One.", id=f"resp_{KEY}")), wire.json_reply(wire.response("Two.", id="resp_2"))]
+    with wire.serve(lambda _: replies.pop(0)) as server:
+        assert asker.ask(server.url, "First?").id is None
+        assert "Two." == asker.ask(server.url, "Second?").text
+        second = server.posts[1].body
+    assert "previous_response_id" not in second
+    assert ["First?", "One.", "Second?"] == [part["text"] for item in second["input"] for part in item["content"]]
+
+
+KEYS = [
+    *(f"{before}{KEY}{after}" for before, after in [("", ""), ('"', '"'), ("'", "'\n"), ("“", "”"), ("  ", "\r\n"), ("\ufeff", "\n"),
+                                                    ("\u200b\u00a0", "\u2060\u00ad"), ("Bearer ", ""), ("\x00", "\x1b"), ("", ";")]),
+    f"AIML_API_KEY={KEY}", f"export AIML_API_KEY='{KEY}'", f'  export AIMLAPI_API_KEY = "{KEY}" ', f"set AIML_API_KEY={KEY}\r",
+    f'$env:AIML_API_KEY="{KEY}"', f'"AIML_API_KEY": "{KEY}",', f"Authorization: Bearer {KEY}", f'setx AIML_API_KEY "{KEY}"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", KEYS, ids=range(len(KEYS)))
+def test_what_is_copied_along(text, home, monkeypatch):
+    """What is easily copied along with a key is no part of it, neither in the environment nor in the file."""
+    home.mkdir()
+    (home / "key").write_text(text, "utf-8", newline="")
+    if "\0" not in text:
+        monkeypatch.setenv("AIML_API_KEY", text)
+        assert KEY == credentials.need_key().text
+    monkeypatch.delenv("AIML_API_KEY")
+    assert KEY == credentials.need_key().text
+
+
+@pytest.mark.parametrize(
+    "text", ["two words", f"{KEY}\n{KEY}", "sk-\u200b0123456789", 'sk-"0123456789', "sk-…cdef", "ключ-к-апи"]
+)
+def test_what_is_no_key(text, home, monkeypatch):
+    """What is no key is an error of two lines that does not show it."""
+    monkeypatch.setenv("AIML_API_KEY", text)
+    with pytest.raises(errors.BadInput) as refused:
+        credentials.need_key()
+    assert 2 == len(str(refused.value).splitlines())
+    assert text not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ['""', " ", "AIML_API_KEY=", "\ufeff"])
+def test_no_key_at_all(text, home, monkeypatch):
+    """A variable that holds no more than what is around a key holds none, and the next place is looked at."""
+    monkeypatch.setenv("AIML_API_KEY", text)
+    monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
+    assert "AIMLAPI_API_KEY" == credentials.need_key().source
