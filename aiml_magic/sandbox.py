@@ -22,9 +22,11 @@ import hashlib
 import http.client
 import json
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -35,6 +37,7 @@ from aiml_magic.addresses import make_private_folder, write_private
 from aiml_magic.responses import dump, load
 
 if TYPE_CHECKING:
+    from tornado.httpserver import HTTPServer
     from tornado.web import Application
 
 IDLE = 30 * 60.0  # seconds without a request after which it ends
@@ -86,7 +89,7 @@ def stop(home: Path) -> bool:
 
 def _running(home: Path) -> str | None:
     port = _port(home)
-    return f"http://127.0.0.1:{port}/v1" if port and _call(port, "GET") == "aiml_magic sandbox" else None
+    return _address(port) if port and _call(port, "GET") == "aiml_magic sandbox" else None
 
 
 def _port(home: Path) -> int:
@@ -609,21 +612,16 @@ def _seen(state: Sandbox, response_id: str) -> dict[str, Any]:
 
 async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
     """Serves on loopback until it was idle for so many seconds; with `home` as its only one, which leaves a note there."""
-    from tornado.httpserver import HTTPServer
-    from tornado.netutil import bind_sockets
-
     lock = None if home is None else _lock(home)
     if home is not None and lock is None:
         return print("Another sandbox of this home is running.")
     state = Sandbox()
     app = application(state)
-    sockets = bind_sockets(port, "127.0.0.1")
-    server = HTTPServer(app)
-    server.add_sockets(sockets)
-    chosen = sockets[0].getsockname()[1]
+    sockets, chosen = _bind(port)
+    server = _serving(app, sockets)
     if home is not None:
         _leave_note(home, chosen)
-    print(f"The sandbox listens on http://127.0.0.1:{chosen}/v1", flush=True)
+    print(f"The sandbox listens on {_address(chosen)}", flush=True)
     stopped: asyncio.Event = app.settings["stopped"]
     while not stopped.is_set() and time.monotonic() - state.last_used < idle:
         with contextlib.suppress(TimeoutError):
@@ -632,6 +630,49 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
         lock.close()  # before the port is, so that the next one finds its place free
     server.stop()
     await asyncio.sleep(0.1)  # the answer to the request that stopped it
+
+
+@contextlib.contextmanager
+def in_this_process() -> Iterator[str]:
+    """The base URL of a sandbox in a thread of this process, which ends with it, however that ends. Raises OSError."""
+    app, loop = application(Sandbox()), asyncio.new_event_loop()
+    sockets, port = _bind(0)
+    stopped: asyncio.Event = app.settings["stopped"]
+
+    async def run() -> None:
+        server = _serving(app, sockets)
+        await stopped.wait()
+        server.stop()
+        await server.close_all_connections()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True, name="aiml_magic-sandbox")
+    thread.start()
+    try:
+        yield _address(port)
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()
+        loop.close()
+
+
+def _bind(port: int) -> tuple[list[socket.socket], int]:
+    """Sockets of loopback that listen, and their port, which is chosen if it is 0."""
+    from tornado.netutil import bind_sockets
+
+    sockets = bind_sockets(port, "127.0.0.1")
+    return sockets, int(sockets[0].getsockname()[1])
+
+
+def _serving(app: Application, sockets: list[socket.socket]) -> HTTPServer:
+    from tornado.httpserver import HTTPServer
+
+    server = HTTPServer(app)
+    server.add_sockets(sockets)
+    return server
+
+
+def _address(port: int) -> str:
+    return f"http://127.0.0.1:{port}/v1"
 
 
 def _lock(home: Path) -> sqlite3.Connection | None:

@@ -312,10 +312,7 @@ class TerminalView(_View):
     """Text, for IPython in a terminal."""
 
     def show(self, answer: Answer) -> None:
-        text = details.with_banner(answer)
-        if not _print_rich(text):
-            errors.say(_wrapped(safe.plain(text)))
-        errors.say(_wrapped(f"[{details.line_with_replay(answer)}]"))
+        print_answer(answer)
 
     def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # a terminal shows none
         if text:
@@ -346,6 +343,14 @@ class TerminalView(_View):
         panel.close()
         if answer is not None:
             self.show(answer)
+
+
+def print_answer(answer: Answer) -> None:
+    """Prints an answer, and below it its details on a line."""
+    text = details.with_banner(answer)
+    if not _print_rich(text):
+        errors.say(_wrapped(safe.plain(text)))
+    errors.say(_wrapped(f"[{details.line_with_replay(answer)}]"))
 
 
 class TerminalPanel:

@@ -91,6 +91,7 @@ def test_two_commands():
     lines = block[1].splitlines()
     assert 2 == len(lines)
     assert all(line.startswith("python3 -m venv .venv && .venv/bin/pip install") for line in lines)
+    assert "jupyter lab --allow-root " in lines[0], "in a container one is root"
 
 
 def test_promises():

@@ -1,0 +1,76 @@
+"""A first look, where there is no browser: one question, its answer and its details in the terminal.
+
+    python -m aiml_magic
+
+It needs no key: the sandbox answers, in this process. Nothing of the person's is read or written: no key, no journal,
+no setting, no sum of what was spent. What it starts ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from aiml_magic import errors, sandbox
+from aiml_magic.answer import Answer
+from aiml_magic.session import Question, Session
+from aiml_magic.view import TerminalPanel, print_answer
+
+_QUESTION = """\
+A bat and a ball cost $1.10 together. The bat costs $1.00 more than the ball.
+What does the ball cost, and why do most people get it wrong?"""
+_NEXT = """
+No key was needed, nothing was sent to another machine, and nothing is kept: it was a look.
+
+Next, in IPython or in a notebook:
+
+    %load_ext aiml_magic         adds %%o3pro, %o3pro and %aiml; it asks nothing and reads no key
+    %aiml sandbox --if-no-key    has the sandbox answer, as here, where no key is found
+    %o3pro Why?                  asks, and keeps the answer: run again, it is replayed for nothing
+
+%aiml login takes a key, with which o3-pro answers; %%o3pro? and %aiml help show the rest."""
+
+_NEEDS = "It needs a folder for temporary files, which TMPDIR may name, and a port of this machine."
+
+
+def main() -> int:
+    """Shows it; gives the exit status."""
+    summary = "Show a question, its answer and its details in the terminal; the sandbox answers, without a key."
+    argparse.ArgumentParser(prog="python -m aiml_magic", description=summary).parse_args()
+    try:
+        print(f"%%o3pro\n{_QUESTION}\n", flush=True)
+        print_answer(_answer())
+        print(_NEXT, flush=True)
+    except BrokenPipeError:  # whoever reads has read enough; the interpreter would complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        print(f"It cannot be shown here: {error}. Nothing was charged.\n{_NEEDS}", file=sys.stderr)
+        return 1
+    except errors.AimlMagicError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _answer() -> Answer:
+    """The answer to the question, asked as any other is, with a journal that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="aiml_magic", ignore_cleanup_errors=True) as folder, sandbox.in_this_process() as url:
+        session, panel = Session(), TerminalPanel()
+        session.sandbox_url = url
+        try:
+            job = session.ask(Question(_QUESTION, cell="first", model="openai/o3-pro"), "", Path(folder) / "journal.sqlite3")
+            for progress in job.follow():
+                panel.show(progress)
+            return job.outcome()
+        finally:
+            panel.close()
+            session.close(10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
