@@ -1,15 +1,27 @@
-"""Where things are: the server's address, and the files on this machine."""
+"""Where things are: the server's address, the way to it, and the files on this machine."""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # the variables that say whose certificates are believed
+
+
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return None
+
+
+_BEGAN = _working_directory()  # where the session began, wherever a notebook goes from there
 
 
 def base_url(setting: str) -> str:
@@ -45,22 +57,55 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def network() -> dict[str, str]:
+    """The variables of this process that say how the network is reached, as they are now.
+
+    The address of a proxy may hold a password.
+    """
+    found = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    named = {name: os.environ[name] for name in CERTIFICATES if os.environ.get(name)}
+    return found | {name: str((_BEGAN or Path()) / path) for name, path in named.items()}
+
+
+def use_network(variables: Mapping[str, str]) -> None:
+    """Has this process reach the network as the one that `network` was asked in."""
+    for name in network().keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
+
+
 def home() -> Path:
     """The folder of the journal, the key file and the sandbox's note: AIML_MAGIC_HOME, else the user's data directory.
 
-    Raises BadInput.
+    A relative one begins where the session began. Raises BadInput.
     """
     if chosen := os.environ.get("AIML_MAGIC_HOME"):
-        return _path(chosen)
+        return _from_the_beginning(chosen)
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("aiml_magic", appauthor=False))
+    try:
+        return _from_the_beginning(platformdirs.user_data_dir("aiml_magic", appauthor=False))
+    except RuntimeError as error:
+        raise BadInput(
+            f"This user has no home directory, and so no place for the journal. {NOTHING_SENT}",
+            "Set AIML_MAGIC_HOME to a folder that can be written.",
+        ) from error
 
 
 def journal_path(setting: str) -> Path:
     """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home. Raises BadInput."""
     chosen = setting or os.environ.get("AIML_MAGIC_JOURNAL", "")
     return _path(chosen).absolute() if chosen else home() / "journal.sqlite3"
+
+
+def _from_the_beginning(chosen: str) -> Path:
+    path = _path(chosen)
+    if _BEGAN is None and not path.is_absolute():
+        raise BadInput(
+            f"{chosen[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}",
+            "Set AIML_MAGIC_HOME to a folder by its whole path.",
+        )
+    return (_BEGAN or path) / path
 
 
 def _path(chosen: str) -> Path:
@@ -101,5 +146,5 @@ def short(path: Path) -> str:
     """`path` as a person reads it: `~` for the home directory."""
     try:
         return "~/" + path.relative_to(Path.home()).as_posix()
-    except ValueError:
+    except (ValueError, RuntimeError):  # it is elsewhere, or this user has no home directory
         return str(path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
 
-from aiml_magic import addresses
+from aiml_magic import addresses, credentials
 from aiml_magic.errors import BadInput
 
 
@@ -31,3 +32,52 @@ def test_what_is_no_home(monkeypatch):
     monkeypatch.setenv("AIML_MAGIC_HOME", "~nosuchuser/x")
     with pytest.raises(BadInput, match="Nothing was sent"):
         addresses.home()
+
+
+BEGAN = Path.cwd()
+
+
+def test_relative_home(monkeypatch, tmp_path):
+    """A home that is named without its whole path begins where the session began, wherever the notebook goes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIML_MAGIC_HOME", "data")
+    assert BEGAN / "data" == addresses.home()
+    assert BEGAN / "data" / "journal.sqlite3" == addresses.journal_path("")
+    monkeypatch.delenv("AIML_MAGIC_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", "data")
+    assert addresses.home().is_absolute()
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user with no home directory and no name, as in a container."""
+
+    def nobody(_):
+        raise KeyError("no such user")
+
+    for name in ("HOME", "AIML_MAGIC_HOME", "XDG_DATA_HOME", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+
+
+def test_no_home_directory(homeless, monkeypatch, tmp_path):
+    """Who has no home directory is told to name a folder, and no folder `~` is made; with one named, all is well."""
+    monkeypatch.chdir(tmp_path)
+    for where in (addresses.home, lambda: addresses.journal_path("")):
+        with pytest.raises(BadInput, match="Nothing was sent") as refused:
+            where()
+        assert "Set AIML_MAGIC_HOME" in refused.value.hint
+    monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "data"))
+    assert tmp_path / "data" / "journal.sqlite3" == addresses.journal_path("")
+    assert str(tmp_path) == addresses.short(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_key_without_a_home_directory(homeless, monkeypatch, tmp_path):
+    """A saved key is found, saved and removed there as anywhere."""
+    monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr("aiml_magic.credentials._keyring", lambda: None)
+    assert credentials.find_key() is None
+    credentials.save_key("test-key-0123456789")
+    assert "test-key-0123456789" == credentials.need_key().text
+    assert [str(tmp_path / "data" / "key")] == credentials.forget_key()
