@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
+import os
+import secrets
 import socket
 import ssl
 import time
@@ -18,13 +21,15 @@ import urllib.request
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 
 from aiml_magic import errors, failures
-from aiml_magic.addresses import is_loopback
-from aiml_magic.credentials import Secrets
+from aiml_magic.addresses import CERTIFICATES, is_loopback, network
+from aiml_magic.credentials import Secrets, is_token, proof
 from aiml_magic.responses import (
     MAX_JSON,
     PENDING,
@@ -45,6 +50,7 @@ _MAX_ERROR_BODY = 2**20
 _META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
 _STOP_WAIT = 10.0  # seconds
+_PROOF_WAIT = 10.0  # seconds
 _MAX_NOT_FOUND = 3  # answers of 404 to a poll, before it is believed
 
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
@@ -88,7 +94,6 @@ class Client:
         self._secrets = secrets
         self._headers = {"Authorization": f"Bearer {secrets.key}", "Accept-Encoding": "identity"}
         self._timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
-        self._ssl_context = _ssl_context(base_url)
         self._idle: list[httpx.AsyncClient] = []
         self._stops: set[asyncio.Task[None]] = set()
 
@@ -105,11 +110,33 @@ class Client:
         """
         http = self._idle.pop() if self._idle else self._new_connection()
         try:
+            if is_token(self._secrets.key):
+                await self._see_proof(http)
             yield http
         except BaseException:
             await http.aclose()
             raise
         self._idle.append(http)
+
+    async def _see_proof(self, http: httpx.AsyncClient) -> None:
+        """Has a sandbox prove that it is the one of this token, before it is told the token or a question.
+
+        Each time: whoever is at its port may be another by now. Raises ConnectError.
+        """
+        root, nonce = self._base_url.removesuffix("/v1"), secrets.token_hex(16)
+        request = http.build_request("GET", f"{root}/sandbox/proof?nonce={nonce}")
+        del request.headers["Authorization"]
+        shown = b""
+        with contextlib.suppress(httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError):
+            async with asyncio.timeout(_PROOF_WAIT), contextlib.aclosing(await http.send(request, stream=True)) as response:
+                shown = await _read(response, 1000)
+        port = urllib.parse.urlsplit(root).port or 80
+        if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
+            raise failures.sandbox_gone()
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext | bool:
+        return _ssl_context(self._base_url)
 
     def _new_connection(self) -> httpx.AsyncClient:
         # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
@@ -143,6 +170,8 @@ class Client:
                 raw = await _read(response, _MAX_BODY)
         except _BodyTooLarge as error:
             raise failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code) from error
+        except errors.RequestFailed:
+            raise
         except Exception as error:  # as of a POST
             raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
@@ -194,6 +223,8 @@ class Client:
                         seconds = time.monotonic() - started
                         return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
                     return await self._reply(response, body, listener)
+        except errors.ConnectError as error:
+            return Reply({}, error=error)
         except httpx.HTTPError as error:
             lost = _transport_error(error, self._reason(error))
             if not is_sent and not isinstance(lost, errors.ConnectError):
@@ -247,7 +278,7 @@ class Client:
         """Has the server stop its work on a response; whether it does is not waited for."""
 
         async def post() -> None:
-            with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError):
+            with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed):
                 async with self._connection() as http:
                     await asyncio.wait_for(http.post(f"{self._base_url}/{path}/cancel"), _STOP_WAIT)
 
@@ -446,7 +477,7 @@ def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:
     is_certificate = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error)
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
-            return failures.not_connected(why, is_final=is_certificate)
+            return failures.untrusted(why) if is_certificate else failures.not_connected(why)
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
             return failures.not_connected(type(error).__name__, is_final=True)
         case _:
@@ -461,16 +492,44 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def settings_of_network() -> tuple[Any, ...]:
+    """What a client depends on besides its arguments; one that was made when it was otherwise is not to be used again."""
+    file = os.environ.get(CERTIFICATES[0], "")
+    with contextlib.suppress(OSError):
+        return (*sorted(network().items()), Path(file).stat().st_mtime_ns)
+    return tuple(sorted(network().items()))
+
+
 def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """Loading certificates takes 20 ms; plain http to loopback needs none."""
-    return httpx.create_ssl_context() if base_url.startswith("https:") else False
+    """Loading certificates takes 20 ms; plain http to loopback needs none. Raises ConnectError for none that can be read."""
+    if not base_url.startswith("https:"):
+        return False
+    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")  # as httpx chooses
+    try:
+        if name == "SSL_CERT_DIR":
+            next(Path(os.environ[name]).iterdir(), None)  # else nobody says that it is not there
+        return httpx.create_ssl_context()
+    except OSError as error:  # also an SSLError
+        why = error.strerror or str(error)
+        raise failures.unusable(name or "The package certifi", f"names {os.environ.get(name, '')}", why) from error
 
 
 def _proxy(base_url: str) -> str | None:
-    """The proxy of the environment for this server. Loopback is never proxied: its plain http must not leave the machine."""
+    """The proxy of the environment for this server. Loopback is never proxied: its plain http must not leave the machine.
+
+    Raises ConnectError for what is no address of a proxy.
+    """
     host = urllib.parse.urlsplit(base_url).hostname or ""
     if is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     proxies = urllib.request.getproxies()
-    proxy = proxies.get("https") or proxies.get("all")
-    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+    kind = "https" if proxies.get("https") else "all"
+    if not (proxy := proxies.get(kind)):
+        return None
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL):  # its words may hold a password
+        name = next((name for name in os.environ if name.lower() == f"{kind}_proxy"), "The proxy of this system")
+        raise failures.unusable(name, "is no address of a proxy", "") from None
+    return address

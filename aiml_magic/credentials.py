@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hmac
 import html
 import os
 import re
+import secrets
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiml_magic import errors
-from aiml_magic.addresses import home, make_private_folder, short, write_private
+from aiml_magic.addresses import home, make_private_folder, network, short, write_private
 from aiml_magic.responses import MASK, dump, load
 
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
 _SERVICE, _USER = "aiml_magic", "api_key"
+_TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # a sandbox's, which no API key looks like
 _Said = TypeVar("_Said")
 
 
@@ -42,6 +46,26 @@ class Key:
 def ending(key: str) -> str:
     """The last four characters of a key, if it is long enough to hide the rest."""
     return "…" + key[-4:] if len(key) >= 16 else "…"
+
+
+def environment() -> dict[str, str]:
+    """The environment for a process that is started here: without the API key, which is told where it is needed."""
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES}
+
+
+def new_token() -> str:
+    """What a sandbox is asked with instead of an API key: a secret between it and its user."""
+    return f"sbx~{secrets.token_urlsafe(32)}"
+
+
+def is_token(key: str) -> bool:
+    """`key` is the token of a sandbox: to be told only to a server that has given a `proof` of knowing it."""
+    return _TOKEN.fullmatch(key) is not None
+
+
+def proof(token: str, port: int, nonce: str) -> str:
+    """What only a sandbox at this port that knows `token` can answer to `nonce`, and what does not give the token away."""
+    return hmac.new(token.encode(), f"{port} {nonce}".encode(), "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -120,7 +144,7 @@ class Secrets:
     def _pieces(self) -> tuple[str, ...]:
         """The texts of which none may be seen, the longest first."""
         values = [value for headers in self.headers.values() for value in headers.values()]
-        words = {self.key}.union(*map(_words, values))
+        words = {self.key}.union(_of_proxies(), *map(_words, values))
         secrets = {word for word in words if len(word) >= _TELLING}
         pieces = secrets.union(_runs(self.key), *map(_in_base64, secrets))
         return tuple(sorted(pieces, key=len, reverse=True))
@@ -184,6 +208,15 @@ def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         end = max(end, stop)
     if end > start:
         yield start, end
+
+
+def _of_proxies() -> Iterator[str]:
+    """What the addresses of proxies say of their users, as it is written there and as it is meant."""
+    for name, address in network().items():
+        user, at, _ = address.rpartition("://")[2].rpartition("@")
+        if at and name.lower().endswith("_proxy"):
+            for text in (user, urllib.parse.unquote(user)):
+                yield from (text, text.partition(":")[2])
 
 
 def find_key() -> Key | None:

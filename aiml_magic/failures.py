@@ -131,6 +131,31 @@ def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError
     return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
 
 
+def untrusted(reason: str) -> errors.ConnectError:
+    """The server's certificate is vouched for by nobody who is trusted here."""
+    error = not_connected(reason, is_final=True)
+    error.hint = "If your network vouches for it, set SSL_CERT_FILE to its certificate; then run the cell again."
+    return error
+
+
+def sandbox_gone() -> errors.ConnectError:
+    """What is at the sandbox's port did not prove to be the sandbox."""
+    return errors.ConnectError(
+        "The sandbox is gone, or something else is at its port. Nothing was sent, nothing was charged.",
+        "%aiml sandbox starts it again; then run the cell again.",
+        retry="never",
+    )
+
+
+def unusable(variable: str, what: str, reason: str) -> errors.ConnectError:
+    """A variable of the environment says how to reach the network, and that cannot be done."""
+    return errors.ConnectError(
+        f"{variable} {what}{f' ({shorten(reason)})' if reason else ''}. Nothing was sent, nothing was charged.",
+        f"Set {variable} to what it should be, or remove it; then run the cell again.",
+        retry="never",
+    )
+
+
 def connection_lost(reason: str) -> errors.ConnectionLost:
     message = f"The connection ended without an answer ({shorten(reason)}). {_MAYBE}"
     return errors.ConnectionLost(message, _CHECK, retry="ask", may_cost=True)

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aiml_magic import errors, tools
+from aiml_magic.addresses import network
 from aiml_magic.answer import Answer
-from aiml_magic.credentials import Secrets
+from aiml_magic.credentials import Secrets, environment
 from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
@@ -443,17 +444,21 @@ class _Child:
         # -P: a json.py or httpx.py beside the notebook is not for us.
         command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, **_OUT_OF_REACH
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment(), **_OUT_OF_REACH
         )
         # A kernel that ends may take its time; what it was interrupted for need not wait for the pipe to break.
         atexit.register(self.close)
         threading.Thread(target=self._hand_out, daemon=True, name="aiml_magic-events").start()
 
     def tell(self, command: Event) -> None:
-        """Writes a command. Of a process that is gone, those who wait are told by the thread that reads its events."""
+        """Writes a command, and how the network is reached from here by now: what starts a process holds only for a while.
+
+        Of a process that is gone, those who wait are told by the thread that reads its events.
+        """
         assert self.process.stdin is not None
+        told = command | {"network": network()}
         with contextlib.suppress(OSError, ValueError):
-            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            self.process.stdin.write(json.dumps(told).encode() + b"\n")
             self.process.stdin.flush()
 
     def close(self, patience: float = 0.0) -> None:

@@ -14,6 +14,8 @@ nowhere.
 A cancel may be held for some seconds: a front end interrupts the kernel just before it restarts it or shuts it down. If the
 pipe closes meanwhile, the request goes on, as if nobody had interrupted; so it does if it is to be sent once more.
 A command that is not one of these is ignored, and harms nothing that is in flight.
+
+Each says also how the network is reached from the kernel by then: "network": {"HTTPS_PROXY": …}.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic import errors, failures
-from aiml_magic.client import Client, Reply
+from aiml_magic.addresses import use_network
+from aiml_magic.client import Client, Reply, settings_of_network
 from aiml_magic.credentials import Secrets
 from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row
 from aiml_magic.replay import request_key, request_keys, without_hashed
@@ -55,7 +58,7 @@ class Runner:
     def __init__(self, journal: Journal, outbox: Outbox) -> None:
         self._journal = journal
         self._outbox = outbox
-        self._clients: dict[tuple[str, str, float], Client] = {}
+        self._clients: dict[tuple[Any, ...], Client] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._recorders: dict[int, Recorder] = {}  # of the rows that are being asked
         self._holds: dict[int, asyncio.Task[None]] = {}  # of the rows whose cancel is held
@@ -78,6 +81,9 @@ class Runner:
             await client.aclose()
 
     def _obey(self, command: Command) -> None:
+        if isinstance(variables := command.get("network"), dict):
+            with contextlib.suppress(TypeError, ValueError):  # no variables of an environment
+                use_network(variables)
         match command:
             case {
                 "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "headers": dict(headers),
@@ -260,7 +266,7 @@ class Runner:
 
     def _client(self, base_url: str, secrets: Secrets, silence: float) -> Client:
         """The client for these settings; one that was used before has a warm connection."""
-        settings = (base_url, dump(asdict(secrets)), silence)
+        settings = (base_url, dump(asdict(secrets)), silence, *settings_of_network())
         if settings not in self._clients:
             self._clients[settings] = Client(base_url, secrets, silence)
         return self._clients[settings]

@@ -11,6 +11,11 @@ makes it fail:
 
 `delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut, silent, incomplete, refusal,
 failed, empty or error; `times` says how often it strikes (else always). Any other order is refused.
+
+Nobody but its user may read what is asked here. It answers to names of this machine only, so that no name that was bent to lead
+here is one; to no web page, since a browser names the page in a header; and to whoever sends its token, which is made when it
+starts and kept in a private note at home. Whoever has got its port instead is not told the token: first it has to prove that it
+has it. One that is started by hand has no token, and takes any key.
 """
 
 from __future__ import annotations
@@ -19,9 +24,11 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
-import http.client
+import hmac
 import json
+import os
 import re
+import secrets
 import socket
 import sqlite3
 import subprocess
@@ -31,16 +38,31 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic.addresses import make_private_folder, write_private
+from aiml_magic.addresses import home, is_loopback, make_private_folder, write_private
+from aiml_magic.credentials import environment, new_token, proof
 from aiml_magic.responses import dump, load
 
 if TYPE_CHECKING:
     from tornado.httpserver import HTTPServer
+    from tornado.iostream import IOStream
     from tornado.web import Application
 
 IDLE = 30 * 60.0  # seconds without a request after which it ends
+_PATIENCE = 2.0  # seconds in which one that lives proves that it does
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
+
+# What it holds of others, in bytes and seconds.
+_MAX_BODY = 32 * 2**20  # one request
+_MAX_BODIES = 128 * 2**20  # all requests that are not answered yet, but for the beginning of each
+_BEGINNING = 64 * 2**10
+_MAX_VALUES = 2**22  # in one request: bounds the memory that few bytes can ask for
+_MAX_KEPT = 64 * 2**20  # the conversations that it remembers
+_MAX_LOG = 10_000  # entries
+_MAX_CONNECTIONS = 800
+_MAX_WAIT = 60.0  # for the rest of a request that has begun, or for the next one on its connection
+_FLUSH = 2**18  # of a stream, held until the other side has read it
 _CREATED = 1_767_225_600  # its clock stands still, at the beginning of 2026
 _PRICE = {"input": 21.0, "output": 84.0}  # dollars for a million tokens, as a stand-in for the real price
 _REASONING = {"low": 64, "medium": 256, "high": 1024}  # tokens
@@ -55,61 +77,145 @@ _ORDERS = {  # what may follow each
 _TYPES = {"instructions": str, "previous_response_id": str, "reasoning": dict, "text": dict, "tools": list}
 _JSON = {str: "string", dict: "object", list: "array"}
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that they are no zombies nor warnings
+_here: dict[str, str] = {}  # the tokens of those in this process, by their addresses
 
 
-def find_or_start(home: Path, patience: float = 10.0) -> str:
+class Note(NamedTuple):
+    """What a sandbox leaves at home, for its user alone."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+
+def find_or_start(home: Path, patience: float = 20.0) -> str:
     """The base URL of this user's sandbox, which is started if none runs. Raises SandboxError."""
-    from aiml_magic.errors import SandboxError
-
-    url = _running(home)
-    if url is None:
-        command = [sys.executable, "-P", "-m", "aiml_magic.sandbox", "--home", str(home)]
-        # A session of its own: it outlives the kernel, as the API does.
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        _started.append(subprocess.Popen(command, start_new_session=True, **quiet))  # type: ignore[call-overload]
+    note = _running(home)
+    if note is None:
+        process = _start(home)
         deadline = time.monotonic() + patience
-        while (url := _running(home)) is None:
-            if time.monotonic() > deadline or _started[-1].poll() not in (None, 0):
-                raise SandboxError("The sandbox did not start.", "Run it by hand to see why: python -m aiml_magic.sandbox")
+        while (note := _running(home)) is None:
+            if process.poll() or time.monotonic() > deadline:
+                raise _not_started(process)
             time.sleep(0.02)
-    return url
+        if process.stderr is not None:
+            process.stderr.close()
+    return note.url
+
+
+def is_in_this_process(url: str) -> bool:
+    return url in _here
+
+
+def token(url: str) -> str | None:
+    """The token of the sandbox of this process or of this home at `url`; `None` if there is no such, or no longer."""
+    if url in _here:
+        return _here[url]
+    note = _note(home())
+    return note.token if note is not None and note.url == url else None
 
 
 def stop(home: Path) -> bool:
     """Ends this user's sandbox; `False` if none was running."""
-    url = _running(home)
-    if url is not None:
-        _call(_port(home), "DELETE")
-    for process in _started:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2)
-    _started.clear()
-    return url is not None
+    note = _running(home)
+    if note is not None:
+        _call(note.port, "DELETE", "/sandbox", f"Authorization: Bearer {note.token}\r\n")
+        for process in _started:
+            if process.args[-1] == str(home):  # type: ignore[index]  # a list, as `_start` gives it
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(2)
+    _started[:] = [process for process in _started if process.poll() is None]
+    return note is not None
 
 
-def _running(home: Path) -> str | None:
-    port = _port(home)
-    return _address(port) if port and _call(port, "GET") == "aiml_magic sandbox" else None
+def _start(home: Path) -> subprocess.Popen[bytes]:
+    from aiml_magic.errors import SandboxError
 
-
-def _port(home: Path) -> int:
+    command = [sys.executable, "-P", "-m", "aiml_magic.sandbox", "--home", str(home)]
     try:
-        port = int(load((home / "sandbox.json").read_text())["port"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return 0
-    return port if 0 < port < 2**16 else 0
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            start_new_session=True,  # it outlives the kernel, as the API does
+        )
+    except OSError as error:
+        raise SandboxError(f"The sandbox did not start: {error}.", _BY_HAND) from error
+    _started.append(process)
+    return process
 
 
-def _call(port: int, method: str) -> str | None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request(method, "/sandbox")
-        # Something else may have got the port, and tell a story without an end: as much as comes at once is enough.
-        return str(load(connection.getresponse().read1(1000))["name"])
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+def _not_started(process: subprocess.Popen[bytes]) -> Exception:
+    """The error for one that ended or is not ready in time, with its own last words."""
+    from aiml_magic.errors import SandboxError
+
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        if not process.poll():
+            return SandboxError(
+                "The sandbox did not start in time; another one of this home may hang.",
+                "Try again when the machine has less to do; or set AIML_MAGIC_HOME to another folder.",
+            )
+        words = stderr.read().decode("utf-8", "replace").split("\n")
+    why = next((line.strip() for line in reversed(words) if line.strip()), f"it ended with code {process.returncode}")
+    return SandboxError(f"The sandbox did not start: {why[:300].rstrip('.')}.", _BY_HAND)
+
+
+_BY_HAND = (
+    "Mend that, or set AIML_MAGIC_HOME to a folder that can be written; by hand it needs none: python -m aiml_magic.sandbox"
+)
+
+
+def _running(home: Path) -> Note | None:
+    """The note of the sandbox of this home, if the one at its port proves that it is the one that left it."""
+    note = _note(home)
+    if note is None:
         return None
-    finally:
-        connection.close()
+    nonce = secrets.token_hex(16)
+    shown = _call(note.port, "GET", f"/sandbox/proof?nonce={nonce}")
+    return note if hmac.compare_digest(shown, proof(note.token, note.port, nonce).encode()) else None
+
+
+def _note(home: Path) -> Note | None:
+    try:
+        raw = load(_path(home, "json").read_text("utf-8"))
+        port, token = int(raw["port"]), raw["token"]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return Note(port, token) if 0 < port < 2**16 and isinstance(token, str) and token else None
+
+
+def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
+    """The beginning of what is answered at a port of this machine, in time: something else may have got it."""
+    deadline, told, body = time.monotonic() + _PATIENCE, b"", b""
+    request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}Connection: close\r\n\r\n"
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), _PATIENCE) as connection:
+        connection.sendall(request.encode("ascii"))
+        while (left := deadline - time.monotonic()) > 0 and len(told) < 2000 and len(body) < 64:
+            connection.settimeout(left)
+            if not (piece := connection.recv(1000)):
+                break
+            told += piece
+            body = told.partition(b"\r\n\r\n")[2]
+    return body
+
+
+def _path(home: Path, ending: str) -> Path:
+    """The note or the lock of the sandbox that can be reached from here.
+
+    A home may be shared by machines and by containers, each with a loopback of its own: so they are told apart by their names, by
+    when they were started, and by their networks.
+    """
+    told = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # where there is no such thing, the name must do
+        told.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        told.append(str(Path("/proc/self/ns/net").readlink()))
+    return home / f"sandbox-{hashlib.sha256(dump(told).encode()).hexdigest()[:12]}.{ending}"
 
 
 class Sandbox:
@@ -119,8 +225,11 @@ class Sandbox:
         self.responses: dict[str, dict[str, Any]] = {}
         self.ready_at: dict[str, float] = {}
         self.turns: dict[str, list[tuple[str, str]]] = {}
+        self.sizes: dict[str, int] = {}  # of what is remembered of each, in bytes; the oldest first
         self.logs: list[dict[str, Any]] = []
         self.struck: Counter[str] = Counter()
+        self.kept = 0  # bytes, of all that is remembered
+        self.unanswered = 0  # bytes of requests
         self.last_used = time.monotonic()
 
     def conversation(self, body: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
@@ -141,6 +250,24 @@ class Sandbox:
             else:
                 asked = text
         return turns, asked
+
+    def keep(self, response: dict[str, Any], turns: list[tuple[str, str]] | None, size: int) -> None:
+        """Remembers a response, and the conversation if one may go on from it; forgets the oldest when there is too much."""
+        response_id = response["id"]
+        self.forget(response_id)
+        self.responses[response_id], self.sizes[response_id] = response, size
+        if turns is not None:
+            self.turns[response_id] = turns
+        self.kept += size
+        while self.kept > _MAX_KEPT:
+            self.forget(next(iter(self.sizes)))
+
+    def forget(self, response_id: str) -> bool:
+        """`False` if there is no such response."""
+        self.turns.pop(response_id, None)
+        self.ready_at.pop(response_id, None)
+        self.kept -= self.sizes.pop(response_id, 0)
+        return self.responses.pop(response_id, None) is not None
 
     def respond(self, body: Mapping[str, Any], orders: Mapping[str, str]) -> dict[str, Any]:
         """The response to a request, by rule. Raises KeyError for an unknown `previous_response_id`."""
@@ -189,16 +316,19 @@ class Sandbox:
         }
         _limit(response, body.get("max_output_tokens"))
         _spoil(response, orders.get("fault", ""))
-        if body.get("store"):
-            self.responses[response_id] = response
-            self.turns[response_id] = [*turns, (question, text)]
+        if body.get("store") or body.get("background"):
+            size = len(dump(body)) + len(text)
+            self.keep(response, [*turns, (question, text)] if body.get("store") else None, size)
         return response
 
     def strikes(self, question: str, orders: Mapping[str, str]) -> str:
         """The fault to show for this request, or the empty string."""
         fault = orders.get("fault", "")
-        self.struck[question] += bool(fault)
-        return "" if "times" in orders and self.struck[question] > int(orders["times"]) else fault
+        if not fault:
+            return ""
+        known = hashlib.sha256(dump(question).encode()).hexdigest()  # as short for a long question as for any
+        self.struck[known] += 1
+        return "" if "times" in orders and self.struck[known] > int(orders["times"]) else fault
 
     def log(self, client_request_id: str | None, body: Mapping[str, Any], response: Mapping[str, Any] | None) -> None:
         usage = (response or {}).get("usage") or {}
@@ -218,6 +348,7 @@ class Sandbox:
             "inference_id": (response or {}).get("id", ""),
             "client_request_id": client_request_id,
         })  # fmt: skip
+        del self.logs[_MAX_LOG:]
 
 
 def orders(question: str) -> dict[str, str]:
@@ -403,14 +534,65 @@ def _told(part: Mapping[str, Any], kind: str, kind_of_part: str, place: Mapping[
     yield {"type": f"response.{kind_of_part}.done", "part": part, **place}
 
 
-def application(state: Sandbox) -> Application:
-    """The web application over `state`."""
+def application(state: Sandbox, note: Note) -> Application:
+    """The web application over `state`, for whoever has the token of `note`; if that is empty, for whoever sends any key."""
     from tornado.iostream import StreamClosedError
-    from tornado.web import Application, RequestHandler
+    from tornado.web import Application, RequestHandler, stream_request_body
 
+    @stream_request_body  # so that nothing is read of a request that is refused
     class Base(RequestHandler):
+        def initialize(self) -> None:
+            self.body = bytearray()
+            self.too_much = 0  # the status that says so
+            self.held = 0  # bytes that count among those of all unanswered requests
+            self.is_read = False
+            self.is_hung_up = asyncio.Event()
+
         def prepare(self) -> None:
+            """Refuses whoever is not the user of this sandbox."""
+            host = _HOST.fullmatch(self.request.headers.get("Host", ""))
+            if host is None or not is_loopback(host[1]):
+                return self.fail(403, "The sandbox answers to names of this machine only.")
+            if "Origin" in self.request.headers:
+                return self.fail(403, "The sandbox answers to no web page.")
+            if not self.is_known():
+                return self.fail(401)
             state.last_used = time.monotonic()
+            return None
+
+        def is_known(self) -> bool:
+            """The token was sent; if there is none, any key."""
+            kind, _, key = self.request.headers.get("Authorization", "").partition(" ")
+            is_same = hmac.compare_digest(key.encode("utf-8", "replace"), note.token.encode())
+            return kind == "Bearer" and (is_same if note.token else bool(key))
+
+        def data_received(self, chunk: bytes) -> None:
+            counted = len(chunk) if len(self.body) + len(chunk) > _BEGINNING else 0
+            if len(self.body) + len(chunk) > _MAX_BODY:
+                self.too_much = 413
+            elif state.unanswered + counted > _MAX_BODIES:
+                self.too_much = 503
+            if self.too_much:
+                return self.let_go()
+            self.body += chunk
+            self.held += counted
+            state.unanswered += counted
+            return None
+
+        def let_go(self) -> None:
+            """Holds the request no longer."""
+            state.unanswered -= self.held
+            self.held = 0
+            self.body.clear()
+
+        def on_finish(self) -> None:
+            self.let_go()
+
+        def on_connection_close(self) -> None:
+            super().on_connection_close()
+            self.is_hung_up.set()
+            if not self.is_read:  # else it is answered all the same, as by the real one
+                self.let_go()
 
         def fail(self, status: int, message: str | None = None) -> None:
             self.set_status(status)
@@ -422,12 +604,13 @@ def application(state: Sandbox) -> Application:
 
     class Responses(Base):
         async def post(self) -> None:
+            if self.too_much:
+                return self.fail(self.too_much)
+            self.is_read = True
             try:
-                body = json.loads(self.request.body)
-            except (ValueError, RecursionError):
+                body = _read(self.body)
+            except ValueError:
                 return self.fail(400, "Body validation error: no JSON")
-            if not self.request.headers.get("Authorization", "").startswith("Bearer "):
-                return self.fail(401)
             wrong = _wrong(body)
             if wrong:
                 return self.fail(400, f"Body validation error\n{wrong}")
@@ -451,7 +634,6 @@ def application(state: Sandbox) -> Application:
             response = state.respond(body, {"fault": fault})
             state.log(client_request_id, body, response)
             if body.get("background"):
-                state.responses[response["id"]] = response
                 state.ready_at[response["id"]] = time.monotonic() + float(asked.get("delay", 0))
                 return await self.finish(_seen(state, response["id"]))
             self.set_header("x-inference-id", response["id"])
@@ -461,7 +643,7 @@ def application(state: Sandbox) -> Application:
 
         async def strike(self, fault: str, delay: float) -> bool:
             """Waits, then fails as it was told to; `False` if the answer should come all the same."""
-            await asyncio.sleep(1e6 if fault == "silent" else delay)
+            await (self.is_hung_up.wait() if fault == "silent" else asyncio.sleep(delay))
             if fault.isdecimal():
                 if fault == "429":
                     self.set_header("Retry-After", "1")
@@ -489,12 +671,17 @@ def application(state: Sandbox) -> Application:
 
         async def stream(self, response: dict[str, Any], pace: float, fault: str) -> None:
             self.set_header("Content-Type", "text/event-stream; charset=utf-8")
-            told = events(response)
+            told, waiting = events(response), 0
             with contextlib.suppress(StreamClosedError):
                 for event in told[: len(told) // 2] if fault == "cut" else told:
-                    self.write(f"event: {event['type']}\ndata: {dump(event)}\n\n")
-                    if pace and event["type"].endswith("delta"):
+                    line = f"event: {event['type']}\ndata: {dump(event)}\n\n"
+                    self.write(line)
+                    waiting += len(line)
+                    is_paced = bool(pace) and event["type"].endswith("delta")
+                    if is_paced or waiting > _FLUSH:
                         await self.flush()
+                        waiting = 0
+                    if is_paced:
                         await asyncio.sleep(pace)
                 if fault == "cut":
                     await self.flush()
@@ -508,9 +695,8 @@ def application(state: Sandbox) -> Application:
             self.finish(_seen(state, response_id))
 
         def delete(self, response_id: str) -> None:
-            if state.responses.pop(response_id, None) is None:
+            if not state.forget(response_id):
                 return self.fail(404)
-            state.turns.pop(response_id, None)
             self.finish({"id": response_id, "object": "response", "deleted": True})
 
     class Cancel(Base):
@@ -545,21 +731,44 @@ def application(state: Sandbox) -> Application:
             self.finish({"data": kept[offset : offset + limit], "pagination": page})
 
     class Self(Base):
-        def get(self) -> None:
-            if stopped.is_set():  # nobody should find one that ends
-                return self.fail(503)
-            self.finish({"name": "aiml_magic sandbox"})
-
         def delete(self) -> None:
             stopped.set()
             self.finish({"name": "aiml_magic sandbox"})
+
+    class Proof(Base):
+        def is_known(self) -> bool:
+            return True  # nobody tells the token before this is answered
+
+        def get(self) -> None:
+            if stopped.is_set() or not note.token:  # nobody should find one that ends
+                return self.fail(404)
+            self.finish(proof(note.token, note.port, self.get_query_argument("nonce", "")))
+
+    class Unknown(Base):
+        def prepare(self) -> None:
+            super().prepare()
+            if not self._finished:
+                self.fail(404)
 
     stopped = asyncio.Event()
     routes = [
         (r"/v1/responses", Responses), (r"/v1/responses/([^/]+)", OneResponse), (r"/v1/responses/([^/]+)/cancel", Cancel),
         (r"/v1/models", Models), (r"/v2/billing", Billing), (r"/v2/logs", Logs), (r"/sandbox", Self),
+        (r"/sandbox/proof", Proof),
     ]  # fmt: skip
-    return Application(routes, stopped=stopped, log_function=lambda _: None)
+    return Application(routes, stopped=stopped, log_function=lambda _: None, default_handler_class=Unknown)
+
+
+def _read(body: bytearray) -> Any:
+    """The value of a request's JSON. Raises ValueError, also for one with too many values."""
+    if sum(map(body.count, b"{[,")) > _MAX_VALUES:
+        raise ValueError(f"more than {_MAX_VALUES:,} values")
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    finally:
+        body.clear()
 
 
 def _wrong(body: Any) -> str:
@@ -616,12 +825,18 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
     if home is not None and lock is None:
         return print("Another sandbox of this home is running.")
     state = Sandbox()
-    app = application(state)
     sockets, chosen = _bind(port)
+    note = Note(chosen, "" if home is None else new_token())
+    app = application(state, note)
     server = _serving(app, sockets)
-    if home is not None:
-        _leave_note(home, chosen)
-    print(f"The sandbox listens on {_address(chosen)}", flush=True)
+    print(f"The sandbox listens on {note.url}", flush=True)
+    if home is None:
+        print(f"To ask it, set AIML_API_URL={note.url} and AIML_API_KEY to anything: it takes any key.", flush=True)
+    else:
+        _sweep(home)
+        _leave_note(home, note)
+        print(f"It wants the token that is in {_path(home, 'json')}", flush=True)
+        _fall_silent()
     stopped: asyncio.Event = app.settings["stopped"]
     while not stopped.is_set() and time.monotonic() - state.last_used < idle:
         with contextlib.suppress(TimeoutError):
@@ -635,8 +850,9 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
 @contextlib.contextmanager
 def in_this_process() -> Iterator[str]:
     """The base URL of a sandbox in a thread of this process, which ends with it, however that ends. Raises OSError."""
-    app, loop = application(Sandbox()), asyncio.new_event_loop()
     sockets, port = _bind(0)
+    note = Note(port, new_token())
+    app, loop = application(Sandbox(), note), asyncio.new_event_loop()
     stopped: asyncio.Event = app.settings["stopped"]
 
     async def run() -> None:
@@ -647,9 +863,11 @@ def in_this_process() -> Iterator[str]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True, name="aiml_magic-sandbox")
     thread.start()
+    _here[note.url] = note.token
     try:
-        yield _address(port)
+        yield note.url
     finally:
+        del _here[note.url]
         loop.call_soon_threadsafe(stopped.set)
         thread.join()
         loop.close()
@@ -664,22 +882,31 @@ def _bind(port: int) -> tuple[list[socket.socket], int]:
 
 
 def _serving(app: Application, sockets: list[socket.socket]) -> HTTPServer:
+    """A server that holds no more connections than it should, and none that goes no further."""
     from tornado.httpserver import HTTPServer
 
-    server = HTTPServer(app)
+    class Bounded(HTTPServer):
+        def handle_stream(self, stream: IOStream, address: Any) -> None:
+            if len(self._connections) >= _MAX_CONNECTIONS:
+                return stream.close()
+            return super().handle_stream(stream, address)
+
+    # A body may be longer than is kept of it, so that whoever sends it is told.
+    server = Bounded(app, max_body_size=8 * _MAX_BODY, body_timeout=_MAX_WAIT, idle_connection_timeout=_MAX_WAIT)
     server.add_sockets(sockets)
     return server
 
 
-def _address(port: int) -> str:
-    return f"http://127.0.0.1:{port}/v1"
-
-
 def _lock(home: Path) -> sqlite3.Connection | None:
-    """A lock on `home`, which ends with its process however that ends; `None` if another process has it."""
+    """A lock on the place of a sandbox at `home`; `None` if another process has it."""
     make_private_folder(home)
-    path = home / "sandbox.lock"
+    path = _path(home, "lock")
     path.touch(0o600)
+    return _locked(path)
+
+
+def _locked(path: Path) -> sqlite3.Connection | None:
+    """A lock that ends with its process however that ends; `None` if another process has it."""
     lock = sqlite3.connect(path, timeout=0, isolation_level=None)  # SQLite locks alike on every system
     try:
         lock.execute("BEGIN IMMEDIATE")
@@ -691,17 +918,41 @@ def _lock(home: Path) -> sqlite3.Connection | None:
     return lock
 
 
-def _leave_note(home: Path, port: int) -> None:
-    write_private(home / "sandbox.json", dump({"port": port}))
+def _sweep(home: Path) -> None:
+    """Removes what sandboxes have left that ended with their machine or their container: locks that nobody holds, and notes."""
+    for path in home.glob("sandbox*.lock"):
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if path != _path(home, "lock") and (lock := _locked(path)) is not None:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
+                lock.close()
+
+
+def _leave_note(home: Path, note: Note) -> None:
+    write_private(_path(home, "json"), dump(note._asdict()))
+
+
+def _fall_silent() -> None:
+    """From now on nobody reads what is said here."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m aiml_magic.sandbox", description="A stand-in for the API; no model.")
     parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--home", type=Path, help="a folder in which to leave a note of the port")
+    parser.add_argument(
+        "--home", type=Path, help="a folder in which to leave a note of the port and a token, which it then wants"
+    )
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a request after which it ends")
     args = parser.parse_args()
-    asyncio.run(serve(args.port, args.home, args.idle))
+    try:
+        asyncio.run(serve(args.port, args.home, args.idle))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except sqlite3.Error as error:
+        sys.exit(f"{args.home}: {error}")
 
 
 if __name__ == "__main__":

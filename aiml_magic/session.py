@@ -30,7 +30,7 @@ from aiml_magic.tools import NO_TOOLS, Tools
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
-_NO_KEY = Key("the sandbox", "no-key-is-needed-here")
+_NO_KEY = "no-key-is-needed-here"
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Session:
         """What the question comes to. Raises BadInput; sends nothing, and writes nothing but an empty journal."""
         server, url = self.server(base_url)
         request = question.request()
-        _check(question, request, None if self.sandbox_url else credentials.find_key())
+        _check(question, request, self._secret())
         parent = self._parent(question, journal)
         keys = request_keys(server, request, parent.link if parent else None)
         known = None if question.replay == "off" else _known(keys, url, journal)
@@ -391,7 +391,8 @@ class Session:
         if known not in self._prices:
             try:
                 path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing"
-                price = price_of(self.runner(journal_path).get(known[0], path, _NO_KEY.text), model)
+                key = self._key().text if self.sandbox_url else _NO_KEY
+                price = price_of(self.runner(journal_path).get(known[0], path, key), model)
             except errors.AimlMagicError:
                 return None
             if price is None:
@@ -400,13 +401,25 @@ class Session:
         return self._prices[known]
 
     def _key(self) -> Key:
-        """The API key; the sandbox never gets a real one."""
-        return _NO_KEY if self.sandbox_url is not None else credentials.need_key()
+        """The API key; the sandbox never gets a real one, but its own token. Raises NoKey."""
+        return credentials.need_key() if self.sandbox_url is None else _sandbox_key(self.sandbox_url)
+
+    def _secret(self) -> Key | None:
+        """The API key that no question may hold, whoever is asked. The sandbox is asked also where no key can be read."""
+        if self.sandbox_url is None:
+            return credentials.find_key()
+        from aiml_magic import sandbox
+
+        if sandbox.is_in_this_process(self.sandbox_url):
+            return None
+        with contextlib.suppress(errors.BadInput):
+            return credentials.find_key()
+        return None
 
     def _is_here(self, row: Row, base_url: str) -> bool:
-        """The row is of the server in use, or of a sandbox of this machine, which gets no key."""
+        """The row is of the server in use, or of the sandbox of this home."""
         if row.server == SANDBOX:
-            return addresses.is_loopback(urllib.parse.urlsplit(row.base_url).hostname or "")
+            return _sandbox_token(row.base_url) is not None
         return row.base_url == addresses.base_url(base_url)
 
     def _key_for(self, row: Row, base_url: str) -> str:
@@ -416,7 +429,7 @@ class Session:
                 f"Question {row.id} was asked at {row.base_url[:80]}, which is not the server in use. Nothing was sent.",
                 "Name that server with %config O3Pro.base_url, then try again.",
             )
-        return (_NO_KEY if row.server == SANDBOX else credentials.need_key()).text
+        return (_sandbox_key(row.base_url) if row.server == SANDBOX else credentials.need_key()).text
 
     def _conversation(self, question: Question) -> Conversation | None:
         return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
@@ -492,6 +505,19 @@ class Session:
         """Dollars that the request costs at most: the conversation counts as input, however it is sent."""
         told = sum(len(row.question) + len(row.answer().text) for row in journal.ancestors(plan.parent.id)) if plan.parent else 0
         return price.worst_case(characters(plan.request) + told, max_output_tokens)
+
+
+def _sandbox_token(url: str) -> str | None:
+    from aiml_magic import sandbox
+
+    return sandbox.token(url)
+
+
+def _sandbox_key(url: str) -> Key:
+    """What the sandbox at `url` is asked with. Raises NoKey if it is not the one of this home."""
+    if (token := _sandbox_token(url)) is None:
+        raise errors.NoKey(f"The sandbox is gone. {errors.NOTHING_SENT}", "%aiml sandbox starts it again.")
+    return Key("the sandbox", token)
 
 
 def _is_settled(row: Row, sender: Sender) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import http.server
@@ -14,10 +15,12 @@ import time
 import zlib
 from pathlib import Path
 
+import certifi
 import pytest
 import wire
 from asking import KEY
 from test_faults import certificate
+from test_kernel import wait_until
 
 from aiml_magic import errors
 
@@ -86,25 +89,139 @@ def test_loopback_is_never_proxied(asker, monkeypatch):
         assert "Fine." == asker.ask(server.url).text
 
 
-def test_proxy_of_the_environment(asker, monkeypatch):
-    """https goes through the environment's proxy by CONNECT, which is shown no key."""
-    seen = []
+@contextlib.contextmanager
+def proxy(status: int = 403, reason: str | None = None):
+    """A proxy that refuses every tunnel: where it is, as host and port, and what it was asked."""
+    seen: list[tuple[str, dict[str, str]]] = []
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         def do_CONNECT(self):
             seen.append((self.path, dict(self.headers)))
-            self.send_error(403)
+            self.send_error(status, reason)
 
         def log_message(self, *_): ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_address[1]}")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}", seen
+        server.shutdown()
+
+
+def test_proxy_of_the_environment(asker, monkeypatch):
+    """https goes through the environment's proxy by CONNECT, which is shown no key; each question by what is set by then."""
+    with proxy() as (one, seen), proxy() as (two, seen_by_two):
+        for variables, by in (({"HTTPS_PROXY": f"http://{one}"}, seen), ({"https_proxy": two}, seen_by_two)):
+            for name, value in variables.items():
+                monkeypatch.setenv(name, value)
+            job = asker.start("https://api.example/v1")
+            wait_until(lambda by=by: bool(by))
+            job.cancel(10)
+        monkeypatch.delenv("https_proxy")
+        before = len(seen)
+        monkeypatch.setenv("NO_PROXY", "*")
         with pytest.raises(errors.ConnectError):
             asker.ask("https://api.example/v1")
-        proxy.shutdown()
-    assert "api.example:443" == seen[0][0]
-    assert KEY not in str(seen)
+        assert before == len(seen)
+        monkeypatch.delenv("NO_PROXY")
+        job = asker.start("https://api.example/v1")
+        wait_until(lambda: len(seen) > before)
+        job.cancel(10)
+    assert {"api.example:443"} == {path for path, _ in seen + seen_by_two}
+    assert KEY not in str(seen + seen_by_two)
+
+
+PASSWORD = "hunter2-s%65cret"  # with a sign in it as an address must write it
+
+
+@pytest.mark.parametrize("address", ["http://bob:{}@127.0.0.1:{}", "http://bob:{}@127.0.0.1:{}x", "ftp://bob:{}@h:{}",
+                                     "http://bob:{} @h:{}"])  # fmt: skip
+def test_password_of_a_proxy(asker, home, monkeypatch, address, capfd):
+    """The password in a proxy's address is in no message and no file, whatever is wrong with it, and whatever the proxy says."""
+    plain = PASSWORD.replace("%65", "e")
+    packed = base64.b64encode(f"bob:{plain}".encode()).decode()
+    with proxy(407, f"no {packed} {plain} {PASSWORD}") as (where, _):
+        monkeypatch.setenv("HTTPS_PROXY", address.format(PASSWORD, where.partition(":")[2]))
+        with pytest.raises(errors.ConnectError, match="Nothing was sent") as refused:
+            asker.ask("https://api.example/v1")
+        with pytest.raises(errors.RequestFailed) as refused_balance:
+            asker.session.get("https://api.example/v1", "/v2/billing", asker.path)
+    told = f"{refused.value} {refused_balance.value} {capfd.readouterr()}"
+    files = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    assert not any(secret in told or secret.encode() in files for secret in (plain, PASSWORD, packed))
+
+
+@contextlib.contextmanager
+def secure(folder: Path):
+    """A server that answers over TLS, with a certificate that nobody vouches for; its address, the certificate, the connections."""
+    key, made = certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, key)
+    accepted: list[bytes] = []
+    body = json.dumps(wire.response()).encode()
+    answer = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+
+    def accept(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                accepted.append(b"")
+                with connection, contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as tls:
+                    while b'"input"' not in accepted[-1]:
+                        accepted[-1] += tls.recv(10_000) or b'"input"'
+                    tls.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/v1", made, accepted
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_certificates_of_the_environment(asker, tmp_path, monkeypatch):
+    """A certificate that is trusted after the first question holds for the next one, and one that is no longer trusted does not."""
+    file = tmp_path / "trusted.pem"
+    with secure(tmp_path) as (url, made, _):
+        with pytest.raises(errors.ConnectError, match="(?i)certificate") as refused:
+            asker.ask(url)
+        assert "SSL_CERT_FILE" in refused.value.hint
+        file.write_bytes(made.read_bytes())
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        assert "Fine." == asker.ask(url).text
+        file.write_bytes(Path(certifi.where()).read_bytes())
+        with pytest.raises(errors.ConnectError, match="(?i)certificate"):
+            asker.ask(url)
+        file.write_bytes(made.read_bytes() + b"\n")
+        assert "Fine." == asker.ask(url).text
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(errors.ConnectError, match="(?i)certificate"):
+            asker.ask(url)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("what", ["missing", "a folder", "garbage", "empty"])
+def test_certificates_that_cannot_be_read(asker, tmp_path, monkeypatch, name, what):
+    """Where no certificate can be read the variable and its path are named, and no connection is made."""
+    path = tmp_path / "trusted"
+    match what:
+        case "a folder" if name == "SSL_CERT_FILE":
+            path.mkdir()
+        case "garbage":
+            path.write_text("no certificate")
+        case "empty":
+            path.touch()
+        case _:
+            pass
+    monkeypatch.setenv(name, str(path))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        with pytest.raises(errors.ConnectError, match="Nothing was sent") as refused:
+            asker.ask(f"https://127.0.0.1:{listener.getsockname()[1]}/v1")
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert name in refused.value.message
+    assert str(path) in refused.value.message
+    assert name in refused.value.hint
 
 
 def test_untrusted_certificate(asker, tmp_path):

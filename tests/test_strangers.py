@@ -351,7 +351,7 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         journal = Journal(tmp_path / "home" / "journal.sqlite3")
         row = journal.add(new())
         credentials.save_key("test-key-0123456789")
-        sandbox._leave_note(tmp_path / "home", 1)
+        sandbox._leave_note(tmp_path / "home", sandbox.Note(1, credentials.new_token()))
         journal.rescue(row, Came("done"))
         recording.write(tmp_path / "home" / "x.jsonl", {})
         for ending in ("md", "html", "jsonl"):
@@ -361,4 +361,5 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         os.umask(before)
     assert 0o700 == (tmp_path / "home").stat().st_mode & 0o777
     assert {0o600} == set(modes.values()), modes
-    assert {"key", "sandbox.json", "journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "x.jsonl"} <= modes.keys()
+    note = sandbox._path(tmp_path / "home", "json").name
+    assert {"key", note, "journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "x.jsonl"} <= modes.keys()

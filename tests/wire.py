@@ -58,9 +58,9 @@ class Server:
 
 
 @contextmanager
-def serve(answer: Callable[[Request], Reply], *, read_only: int | None = None) -> Iterator[Server]:
-    """Serves on a free port of loopback. `read_only` bytes of a request are read before the connection is reset."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serve(answer: Callable[[Request], Reply], *, read_only: int | None = None, port: int = 0) -> Iterator[Server]:
+    """Serves on loopback, on a free port if none is named. `read_only` bytes of a request are read before the connection is reset."""
+    listener = socket.create_server(("127.0.0.1", port))
     server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
     connections: list[socket.socket] = []
 
