@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aiml_magic.addresses import check_no_database
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw, input_texts
 
@@ -318,6 +319,7 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise BadInput(f"{path.name} is no file that can be read to its end. {NOTHING_SENT}", "Attach a regular file.")
         _check_bytes(found.st_size, path.name)
+        check_no_database(path)
         return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path.name} cannot be read: {error.strerror or error}. {NOTHING_SENT}", "Check the path.") from error

@@ -214,7 +214,7 @@ def check(row_id: int | str = "ID") -> str:
     return f"%aiml check {row_id} asks the server what became of it; only --fresh asks, and pays, once more."
 
 
-def from_dict(kept: Mapping[str, Any]) -> AimlMagicError:
+def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
     """The error of which `kept` is the `as_dict`. It may be a stranger's, or a newer version's.
 
     An unknown class is a plain `RequestFailed`, an unknown field is left out, and its words are two lines for any terminal.

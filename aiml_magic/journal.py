@@ -14,6 +14,9 @@ The state of a row:
     forgotten   the person had its texts removed; that it was asked, and what it cost, is left
 
 Each step is one short transaction, so that any number of kernels and runners may write at once.
+
+The file, its log and their index are opened by SQLite alone: whoever closes another handle of such a file drops all locks that
+this process has on it, and then another one removes the log under its feet (https://sqlite.org/howtocorrupt.html, 2.2).
 """
 
 from __future__ import annotations
@@ -23,21 +26,23 @@ import os
 import re
 import sqlite3
 import stat
+import tempfile
 import threading
 import time
+import urllib.parse
 import weakref
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors, safe
-from aiml_magic.addresses import make_private_folder, short
+from aiml_magic import addresses, errors, safe
+from aiml_magic.addresses import make_private_folder, short, write_private
 from aiml_magic.answer import Answer
-from aiml_magic.responses import Cost, Response, Usage, dump, question_text
+from aiml_magic.responses import MAX_JSON, Cost, Response, Usage, dump, load, question_text
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
 _HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
@@ -211,7 +216,10 @@ class NewRow:
 
 @dataclass(frozen=True)
 class Came:
-    """What came of a request. `state` is done, failed or cancelled, `seconds` the time since it was sent, if it was."""
+    """What came of a request. `state` is done, failed or cancelled, `seconds` the time since it was sent, if it was.
+
+    `response_id` and `text` are what had come of a response that did not come whole.
+    """
 
     state: str
     response: Mapping[str, Any] = field(default_factory=dict)
@@ -219,17 +227,23 @@ class Came:
     notices: tuple[str, ...] = ()
     cost: Cost | None = None
     error: errors.RequestFailed | None = None
+    response_id: str | None = None
+    text: str | None = None
 
 
 class Journal:
     """The journal in the file `path`. Every method raises JournalError if the file does not serve."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._close: Callable[[], object] = _nothing
         self._place: tuple[int, ...] = ()
+        self._newest: tuple[int, float] | None = None  # the row written last, and when it was asked
         self._is_open = False  # a transaction, by the thread that has the lock
+        with _opening:
+            _living.add(self)
 
     def add(self, new: NewRow) -> Row:
         """Writes a request that is about to be sent; gives its row. It is synced with the claim, without which it is not sent."""
@@ -245,7 +259,7 @@ class Journal:
                     new.session, new.notebook, new.chat, new.cell, new.before, new.key, new.asked_at, time.time(),
                 ),
             )  # fmt: skip
-            return _row(db.execute("SELECT * FROM requests WHERE id = ?", (cursor.lastrowid,)).fetchone())
+            return self._written(db, int(cursor.lastrowid or 0))
 
     def claim(self, row_id: int) -> Row | None:
         """Marks a queued row as sent, and gives it; `None` if it may not be sent.
@@ -262,9 +276,7 @@ class Journal:
                 """,
                 (time.time(), row_id),
             )
-            if cursor.rowcount != 1:
-                return None
-            return _row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
+            return self._written(db, row_id) if cursor.rowcount == 1 else None
 
     def withdraw(self, row_id: int) -> bool:
         """Takes back a row that was not sent yet; `False` if it was."""
@@ -319,12 +331,13 @@ class Journal:
             cursor = db.execute(
                 """
                 UPDATE requests
-                SET state = ?, response = ?, response_id = coalesce(?, response_id), status = ?, notices = ?,
-                    cost_usd = ?, cost_credits = ?, cost_source = ?, seconds = ?, error = ?
+                SET state = ?, response = ?, response_id = coalesce(?, response_id), text = coalesce(?, text), status = ?,
+                    notices = ?, cost_usd = ?, cost_credits = ?, cost_source = ?, seconds = ?, error = ?
                 WHERE id = ? AND state IN ('queued', 'sent')
                 """,
                 (
-                    came.state, dump(came.response) if came.response else None, read.id, read.status, dump(list(every)),
+                    came.state, dump(came.response) if came.response else None, read.id or came.response_id,
+                    None if came.text is None else dump(came.text), read.status, dump(list(every)),
                     cost and cost.usd, cost and cost.credits, cost and cost.source, came.seconds,
                     dump(came.error.as_dict()) if came.error else None, row_id,
                 ),
@@ -335,31 +348,55 @@ class Journal:
     def rescue(self, row: Row, came: Came) -> tuple[Row, str | None]:
         """As `finish`, where that failed: the row as it would be, and the private file beside the journal that now holds it.
 
-        The file is `None` if that failed too.
+        The file is `None` if that failed too. The next journal that is opened here takes it in, as `take_in` does.
         """
         unkept = replace(
             row,
             state=came.state,
             response=came.response,
-            response_id=Response(came.response).id,
+            response_id=Response(came.response).id or came.response_id or row.response_id,
+            text=row.text if came.text is None else came.text,
             notices=(*came.notices, "not_in_journal"),
             cost_usd=came.cost.usd if came.cost else None,
             seconds=came.seconds,
             error=came.error.as_dict() if came.error else None,
         )
-        path = self.path.with_name(f"answer-{row.client_request_id[-8:]}.json")
+        cost = came.cost or Cost(0.0, None, "")
+        kept = dump(asdict(unkept) | {"cost_credits": cost.credits, "cost_source": cost.source})
+        path = self._folder / f"answer-{row.client_request_id[-8:]}.json"
         try:
-            file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w")
-        except OSError:
-            return unkept, None
-        try:
-            with file:
-                file.write(dump(asdict(unkept)))
-        except OSError:
-            with suppress(OSError):
-                path.unlink()  # a part of it is no copy
+            if not path.exists():
+                write_private(path, kept)
+            elif _read_bounded(path) != kept.encode():
+                return unkept, None  # it holds another answer
+        except (OSError, errors.BadInput):
             return unkept, None
         return unkept, str(path)
+
+    def take_in(self) -> None:
+        """Takes over what `rescue` wrote, whoever did, and removes the files whose rows are over.
+
+        What is no such file, or of no row of this journal that was sent, is left alone.
+        """
+        with suppress(errors.JournalError):  # the next journal does
+            for path in _listed(self._folder, "answer-*.json"):
+                with suppress(OSError, ValueError, errors.BadInput):
+                    if self._takes(*_rescued(path)):
+                        path.unlink(missing_ok=True)
+
+    def _takes(self, row: Row, came: Came) -> bool:
+        """Keeps what came of a row, unless more is known of it; `False` if the journal has no such row, or never sent it."""
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT * FROM requests WHERE id = ? AND asked_at = ? AND server = ? AND (request = ? OR state = 'forgotten')",
+                (row.id, row.asked_at, row.server, dump(row.request)),
+            ).fetchone()
+            if found is None or (known := _row(found)).state == "queued":
+                return False
+            if came.state == "done" and known.state == "failed" and known.has_unknown_cost:
+                self.recover(row.id, came.response, came.cost)
+            self.finish(row.id, came)
+        return True
 
     def recover(self, row_id: int, response: Mapping[str, Any], cost: Cost | None) -> None:
         """Keeps an answer that the server still had for a request whose connection was lost."""
@@ -479,21 +516,17 @@ class Journal:
 
         A word of a script that leaves no blanks is looked for in all texts, and what holds nothing else comes newest first.
         """
-        every = _searchable(words).split()
-        parts = [word for word in every if _UNSPACED.search(word)]
-        query = " ".join('"' + word.replace('"', '""') + '"' for word in every if word not in parts)
-        match, order = ("texts MATCH :query", "texts.rank") if query else (":query = ''", "texts.rowid DESC")
         with self._transaction() as db:
-            found = db.execute(
-                f"""
-                SELECT requests.* FROM texts JOIN requests ON requests.id = texts.rowid
-                WHERE {match} AND NOT EXISTS (
-                    SELECT 1 FROM json_each(:parts) WHERE instr(lower(question || ' ' || answer), lower(value)) = 0
-                )
-                ORDER BY {order} LIMIT :limit
-                """,  # noqa: S608  # each of the two is one of ours
-                {"query": query, "parts": dump(parts), "limit": limit},
-            ).fetchall()
+            try:
+                found = _matching(db, words, limit)
+                is_sound = bool(found) or _is_sound(db)
+            except sqlite3.DatabaseError as error:
+                is_sound = not _is_damage(error)
+                if is_sound:
+                    raise
+            if not is_sound:
+                _make_index(db)
+                found = _matching(db, words, limit)
         return [_row(entry) for entry in found]
 
     def forget(self, row_id: int) -> None:
@@ -512,7 +545,6 @@ class Journal:
             before = reversed(self.ancestors(row_id)[:-1])
             rounds = takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before)
             ids = [(one.id,) for one in (row, *rounds)]
-            db.execute("PRAGMA secure_delete = ON")
             db.executemany(
                 """
                 UPDATE requests
@@ -522,9 +554,11 @@ class Journal:
                 """,
                 ids,
             )
-            db.executemany("DELETE FROM texts WHERE rowid = ?", ids)
-            db.execute("INSERT INTO texts (texts) VALUES ('optimize')")  # the index is written anew, without the words
+            is_sound = _remove_from_index(db, ids)
+        self.take_in()  # of these rows no file may hold more than the journal
         with self._transaction() as db:  # what was written before is still in the log until it is emptied
+            if not is_sound:
+                db.execute("VACUUM")  # what a damaged index held may be in pages that belong to nothing any more
             is_busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if is_busy:
             raise errors.JournalError(
@@ -665,11 +699,35 @@ class Journal:
 
     def _connection(self) -> sqlite3.Connection:
         """The connection, which stays: each new one would read the schema anew, and each last one fold the log up."""
-        if self._db is None or self._place != self._current_place():
+        if self._place and self._place != self._current_place():
+            self._leave()  # before there is another: the logs of both have one name
+        if self._db is None:
             self._db = self._made()
+            addresses.databases.append(self.path)
+            self._close = weakref.finalize(self, _close, self._db, self.path, os.getpid())
             self._place = self._current_place()
-            weakref.finalize(self, self._db.close)
+            self.take_in()
         return self._db
+
+    def _leave(self) -> None:
+        """Closes the connection; the next step opens another."""
+        self._close()
+        self._db = None
+
+    def rest(self) -> bool:
+        """Closes the connection and lets no step begin until `go_on`; `False` if one lasts for long, and then nothing is done."""
+        if not self._lock.acquire(timeout=_BUSY):
+            return False
+        if not self._is_open:
+            self._leave()
+        return True
+
+    def go_on(self) -> None:
+        self._lock.release()
+
+    def begin_anew(self) -> None:
+        """In a process that was forked off: what it inherited is its parent's, and neither used nor closed."""
+        self._lock, self._is_open = threading.RLock(), False
 
     def _current_place(self) -> tuple[int, ...]:
         """The process and the file that a connection is of: it must not be used after a fork, nor for a file that is gone."""
@@ -679,26 +737,116 @@ class Journal:
     def _made(self) -> sqlite3.Connection:
         """Makes the file if there is none, and brings it to the newest form. A file of somebody else stays as it is."""
         make_private_folder(self.path.parent)
-        try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        except FileExistsError:
+        if os.path.lexists(self.path):
             if not self.path.is_file():  # a pipe would never answer
-                raise sqlite3.DatabaseError("it is no file") from None
-            with self.path.open("rb") as file:
-                if file.read(16) not in (b"", b"SQLite format 3\x00"):
-                    raise sqlite3.DatabaseError("it is no SQLite file") from None
-        if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & stat.S_IWUSR:  # the latter holds for root too
-            raise sqlite3.OperationalError("it is read-only")
-        db = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_BUSY, check_same_thread=False)
+                raise sqlite3.DatabaseError("it is no file")
+            if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & stat.S_IWUSR:  # the latter holds for root too
+                raise sqlite3.OperationalError("it is read-only")
+            with closing(self._connected("ro", immutable="1")) as file:  # without the log, which may be of what lay here before
+                _check_file(file)
+            db = self._connected("rw")
+        else:
+            with tempfile.NamedTemporaryFile(prefix="journal-", dir=self.path.parent) as private:
+                db = self._connected("rwc", modeof=private.name)  # a file that SQLite makes is as private as that one
         try:
             db.execute("PRAGMA trusted_schema = OFF")  # a file of somebody else may define what has side effects
+            db.execute("PRAGMA secure_delete = ON")  # what is forgotten may have been moved before
             _bring_up_to_date(db)
+            self._check_rows(db)
         except BaseException:
             db.close()
             raise
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA foreign_keys = ON")
         return db
+
+    def _connected(self, mode: str, **options: str) -> sqlite3.Connection:
+        address = f"{self.path.as_uri()}?{urllib.parse.urlencode({'mode': mode, **options}, quote_via=urllib.parse.quote)}"
+        return sqlite3.connect(address, uri=True, timeout=_BUSY, check_same_thread=False)
+
+    def _written(self, db: sqlite3.Connection, row_id: int) -> Row:
+        row = _row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
+        self._newest = row.id, row.asked_at
+        return row
+
+    def _check_rows(self, db: sqlite3.Connection) -> None:
+        """Refuses another journal in the place of this one: the numbers of rows mean others there. A copy is as good."""
+        if self._newest and not db.execute("SELECT 1 FROM requests WHERE id = ? AND asked_at = ?", self._newest).fetchone():
+            raise sqlite3.DatabaseError("another journal has taken its place; restart the kernel to use that one")
+
+    @property
+    def _folder(self) -> Path:
+        """Where the file is, by whatever link it is called."""
+        return Path(os.path.realpath(self.path)).parent
+
+
+def journal_at(path: Path) -> Journal:
+    """The journal in the file `path`: in a process one, by whatever name it is called, and over reloads of the extension."""
+    with _opening:
+        for journal in _living:
+            if _is_same(journal.path, path):
+                return journal
+    return Journal(path)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them is not there
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+# Of this process; a reload of this module finds those that were there before it.
+_living: weakref.WeakSet[Journal] = globals().get("_living", weakref.WeakSet())
+_opening = threading.RLock()
+_at_rest: list[Journal] = []  # while the process is being forked
+
+
+def _nothing() -> None:
+    """Closes no connection."""
+
+
+def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:
+    """Closes a connection, but never that of another process: what this one inherited is the other's."""
+    if os.getpid() == pid:
+        db.close()
+        addresses.databases.remove(path)
+
+
+def _rest() -> None:
+    """Before a fork, which no connection survives: a child would believe to have the locks that its parent has."""
+    _opening.acquire()
+    _at_rest.extend(journal for journal in _living if journal.rest())
+
+
+def _go_on() -> None:
+    while _at_rest:
+        _at_rest.pop().go_on()
+    _opening.release()
+
+
+def _begin_anew() -> None:
+    """In the child, which has none of the threads that could end a step."""
+    for journal in _living:
+        journal.begin_anew()
+    addresses.databases.clear()
+    _at_rest.clear()
+    _opening.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_rest, after_in_parent=_go_on, after_in_child=_begin_anew)
+
+
+def _check_file(file: sqlite3.Connection) -> None:
+    """Raises DatabaseError for a file of somebody else. What is torn here may be whole in the log."""
+    try:
+        _version(file)
+    except sqlite3.DatabaseError as error:
+        if (code := getattr(error, "sqlite_errorcode", None)) == sqlite3.SQLITE_NOTADB:
+            raise sqlite3.DatabaseError("it is no SQLite file") from error
+        if code is None:  # our own words
+            raise
 
 
 def _version(db: sqlite3.Connection) -> int:
@@ -746,11 +894,120 @@ def _migrate(db: sqlite3.Connection) -> None:
 
 
 def _index(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
-    """Makes question and answer searchable."""
+    """Makes question and answer searchable. An index that is damaged costs no answer: it goes, and `search` makes another."""
+    try:
+        with _apart(db):
+            _insert(db, row_id, request, answer)
+    except sqlite3.DatabaseError as error:
+        if not db.in_transaction or not _is_damage(error):
+            raise
+        with suppress(sqlite3.DatabaseError):
+            _drop_index(db)
+
+
+def _insert(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
     db.execute(
         "INSERT OR REPLACE INTO texts (rowid, question, answer) VALUES (?, ?, ?)",
         (row_id, _searchable(question_text(request)), _searchable(answer)),
     )
+
+
+def _remove_from_index(db: sqlite3.Connection, ids: Iterable[tuple[int]]) -> bool:
+    """Removes rows from the index and their words from the disk; `False` if it was not sound, and is gone as a whole."""
+    try:
+        with _apart(db):
+            db.executemany("DELETE FROM texts WHERE rowid = ?", ids)
+            db.execute("INSERT INTO texts (texts) VALUES ('optimize')")  # the index is written anew, without the words
+            db.execute("INSERT INTO texts (texts) VALUES ('integrity-check')")
+    except sqlite3.DatabaseError as error:
+        if not db.in_transaction or not _is_damage(error):
+            raise
+        _drop_index(db)
+        return False
+    return True
+
+
+def _matching(db: sqlite3.Connection, words: str, limit: int) -> list[sqlite3.Row]:
+    """The rows that the index finds."""
+    every = _searchable(words).split()
+    parts = [word for word in every if _UNSPACED.search(word)]
+    query = " ".join('"' + word.replace('"', '""') + '"' for word in every if word not in parts)
+    match, order = ("texts MATCH :query", "texts.rank") if query else (":query = ''", "texts.rowid DESC")
+    return db.execute(
+        f"""
+        SELECT requests.* FROM texts JOIN requests ON requests.id = texts.rowid
+        WHERE {match} AND NOT EXISTS (
+            SELECT 1 FROM json_each(:parts) WHERE instr(lower(question || ' ' || answer), lower(value)) = 0
+        )
+        ORDER BY {order} LIMIT :limit
+        """,  # noqa: S608  # each of the two is one of ours
+        {"query": query, "parts": dump(parts), "limit": limit},
+    ).fetchall()
+
+
+def _is_sound(db: sqlite3.Connection) -> bool:
+    """The index is what it was made of. One that is damaged may just find nothing."""
+    try:
+        db.execute("INSERT INTO texts (texts) VALUES ('integrity-check')")
+    except sqlite3.DatabaseError as error:
+        return not _is_damage(error)
+    return True
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """What failed is the index, rather than the disk or the moment."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF not in _OF_THE_MOMENT
+
+
+_OF_THE_MOMENT = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_MISUSE,
+}  # fmt: skip
+
+
+def _make_index(db: sqlite3.Connection) -> None:
+    """Makes the index anew of the rows; what stands in none of them as it was written is left out."""
+    if not db.in_transaction:
+        db.execute("BEGIN IMMEDIATE")
+    with _apart(db):
+        _drop_index(db)
+        db.execute("CREATE VIRTUAL TABLE texts USING fts5 (question, answer)")
+        for found in db.execute("SELECT * FROM requests WHERE response IS NOT NULL AND state <> 'forgotten'"):
+            with suppress(errors.JournalError):
+                row = _row(found)
+                if text := Response(row.response).text:
+                    _insert(db, row.id, row.request, text)
+
+
+def _drop_index(db: sqlite3.Connection) -> None:
+    """Removes the index, whatever is left of it: a damaged one cannot be dropped, so its parts are, and then its name."""
+    with _apart(db):
+        tables = db.execute(
+            "SELECT name FROM sqlite_master WHERE name GLOB 'texts_*' OR name = 'texts' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+        ).fetchall()
+        for (name,) in tables:
+            db.execute(f'DROP TABLE "{name}"')
+        db.execute("PRAGMA writable_schema = ON")
+        try:
+            db.execute("DELETE FROM sqlite_master WHERE name = 'texts'")
+        finally:
+            db.execute("PRAGMA writable_schema = RESET")
+
+
+@contextmanager
+def _apart(db: sqlite3.Connection) -> Iterator[None]:
+    """A part of a transaction: where it fails, nothing of it stays, and the rest does."""
+    db.execute("SAVEPOINT part")
+    try:
+        yield
+        db.execute("SAVEPOINT written")  # has the index write what it holds back: what fails is to fail here
+    except BaseException:
+        if db.in_transaction:  # a full disk ends it as a whole
+            db.execute("ROLLBACK TO part")
+        raise
+    finally:
+        if db.in_transaction:
+            db.execute("RELEASE part")
 
 
 def _searchable(text: str) -> str:
@@ -772,9 +1029,7 @@ def _row(found: sqlite3.Row) -> Row:
     """The row as a value. Raises JournalError if anything else stands in it than was ever written: the file may be anybody's."""
     try:
         values = {name: json.loads(found[name] or _JSON[name]) if name in _JSON else found[name] for name in _KINDS}
-        wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
-        wrong += [name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR]
-        wrong += ["parent"] * (not wrong and (values["parent"] or 0) >= values["id"])  # it would be its own ancestor
+        wrong = _wrong(values)
     except IndexError:
         wrong = sorted(_KINDS.keys() - found.keys())
     except (ValueError, TypeError, RecursionError):
@@ -782,3 +1037,57 @@ def _row(found: sqlite3.Row) -> Row:
     if wrong:
         raise errors.JournalError(f"Row {found['id']} of the journal is damaged, in its {' or '.join(wrong)}.", _HINT)
     return Row(**values | {"notices": tuple(map(str, values["notices"]))})
+
+
+def _wrong(values: Mapping[str, Any]) -> list[str]:
+    """The names of those values of a row that were never written as they are."""
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
+    wrong += [name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR]
+    wrong += ["parent"] * (not wrong and (values["parent"] or 0) >= values["id"])  # it would be its own ancestor
+    return wrong
+
+
+_MAX_RESCUED = 4 * MAX_JSON  # bytes: a request, with what is attached, and its response
+
+
+def _rescued(path: Path) -> tuple[Row, Came]:
+    """The row that a file of `Journal.rescue` holds, and what came of it. Raises OSError, ValueError or BadInput for another."""
+    found = load(_read_bounded(path), _MAX_RESCUED)
+    values = {name: found[name] for name in _KINDS} if isinstance(found, dict) and found.keys() >= _KINDS.keys() else {}
+    if not values or _wrong(values) or values["state"] not in ("done", "failed", "cancelled"):
+        raise ValueError(path)
+    row = Row(**values | {"notices": tuple(map(str, values["notices"]))})
+    return row, Came(
+        state=row.state,
+        response=row.response,
+        seconds=row.seconds,
+        notices=tuple(notice for notice in row.notices if notice != "not_in_journal"),
+        cost=None if row.cost_usd is None else _rescued_cost(row.cost_usd, found),
+        error=None if row.error is None else errors.from_dict(row.error),
+        response_id=row.response_id,
+        text=row.text or None,
+    )
+
+
+def _rescued_cost(usd: float, found: Mapping[str, Any]) -> Cost:
+    number, source = found.get("cost_credits"), found.get("cost_source")
+    return Cost(usd, number if isinstance(number, int) and abs(number) < 2**63 else None, str(source or "rescued"))
+
+
+def _read_bounded(path: Path) -> bytes:
+    """The content of a file that this user wrote. Raises OSError or BadInput for any other: a link, a pipe, a stranger's."""
+    addresses.check_no_database(path)
+    flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    with os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb") as file:
+        found = os.fstat(file.fileno())
+        is_ours = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
+        if not stat.S_ISREG(found.st_mode) or not is_ours or found.st_size > _MAX_RESCUED:
+            raise OSError(f"{path} is no file of ours")
+        return file.read(_MAX_RESCUED)
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic import safe
-from aiml_magic.addresses import write_private
+from aiml_magic.addresses import check_no_database, write_private
 from aiml_magic.errors import BadInput
 from aiml_magic.replay import request_key, request_keys, with_hashes
 
@@ -42,6 +42,7 @@ class Record:
 def read(path: Path) -> dict[str, Record]:
     """The records of a file by key, in order. Raises BadInput for a file that is none."""
     name = safe.plain(path.name)
+    check_no_database(path)
     try:
         if not path.is_file() or path.stat().st_size > _MAX_FILE:  # a device never ends
             raise BadInput(f"{name} is no file, or larger than any recording.", "Name a file that %aiml record has written.")

@@ -31,12 +31,12 @@ _KNOWN_ITEMS = {
 _KNOWN_ANNOTATIONS = {"url_citation", "file_citation", "container_file_citation", "file_path"}
 
 
-def load(body: bytes | str) -> Any:
+def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
     """The value of a JSON text. Raises ValueError, also for one too large or too deep to be an answer."""
     if isinstance(body, bytes):
         body = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-    if len(body) > MAX_JSON or sum(body.count(sign) for sign in "{[,") > _MAX_VALUES:
-        raise ValueError(f"more than {MAX_JSON // 2**20} MiB or {_MAX_VALUES:,} values")
+    if len(body) > max_size or sum(body.count(sign) for sign in "{[,") > _MAX_VALUES:
+        raise ValueError(f"more than {max_size // 2**20} MiB or {_MAX_VALUES:,} values")
     try:
         return json.loads(body)
     except RecursionError as error:

@@ -21,7 +21,7 @@ from aiml_magic.budget import Price, characters, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key, Secrets
 from aiml_magic.jobs import Job, Rounds, Runner, Sender
-from aiml_magic.journal import Journal, NewRow, Row
+from aiml_magic.journal import Journal, NewRow, Row, journal_at
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_keys
 from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, user_message
@@ -233,9 +233,10 @@ class Session:
 
     def runner(self, journal_path: Path) -> Runner:
         """The runner of this journal; one of another journal finishes what it has and ends."""
-        if self._runner is None or self._runner.journal.path != journal_path:
+        journal = journal_at(journal_path)
+        if self._runner is None or self._runner.journal is not journal:
             self.close()
-            self._runner = Runner(Journal(journal_path))
+            self._runner = Runner(journal)
             self._conversations, self._at_risk = {}, {}  # they hold numbers of rows
         return self._runner
 

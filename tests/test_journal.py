@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sqlite3
@@ -10,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiml_magic import errors
-from aiml_magic.journal import _APPLICATION_ID, _MIGRATIONS, Came, Journal, NewRow
+from aiml_magic.journal import _APPLICATION_ID, _MIGRATIONS, Came, Journal, NewRow, Row
 from aiml_magic.responses import Cost
 
 LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
@@ -316,6 +318,200 @@ def test_search_in_any_script(journal, words, found):
     ]:
         journal.finish(journal.add(new(request={"input": question})).id, Came("done", wire.response(answer)))
     assert found == [row.id for row in journal.search(words)]
+
+
+DAMAGE = {
+    "no block of it is one": "UPDATE texts_data SET block = x'00'",
+    "its blocks are empty": "UPDATE texts_data SET block = zeroblob(length(block))",
+    "its blocks are gone": "DELETE FROM texts_data",
+    "a block is gone": "DELETE FROM texts_data WHERE id > 10",
+    "its texts are gone": "DELETE FROM texts_content",
+    "its sizes are gone": "DELETE FROM texts_docsize",
+    "its version is unknown": "UPDATE texts_config SET v = 99",
+    **{f"{name} is gone": f"DROP TABLE {name}" for name in ("texts_data", "texts_idx", "texts_content", "texts_docsize", "texts_config", "texts")},
+    "it is a table": "DROP TABLE texts; CREATE TABLE texts (question, answer)",
+    "it is of an unknown kind": """
+        PRAGMA writable_schema = ON;
+        UPDATE sqlite_master SET sql = 'CREATE VIRTUAL TABLE texts USING strange (question)' WHERE name = 'texts'
+    """,
+}  # fmt: skip
+
+
+def damage(journal, script):
+    """Damages the index of a journal with one answer, after which another process opens it; that journal."""
+    journal.finish(journal.add(new(request={"input": "Where do whales sleep?"})).id, Came("done", wire.response("In the sea.")))
+    with closing(sqlite3.connect(journal.path)) as db:
+        db.executescript(script)
+        db.commit()
+    return Journal(journal.path)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("how", DAMAGE)
+def test_damaged_index(journal, how, is_open):
+    """However the index is damaged, questions are asked, answers kept and recordings taken, and a search finds all of it."""
+    other = damage(journal, DAMAGE[how])
+    journal = journal if is_open else other
+    row = journal.claim(journal.add(new()).id)
+    journal.finish(row.id, Came("done", wire.response("Whales sleep there, too.")))
+    assert "done" == journal.row(row.id).state
+    came = {"response": wire.response("A whale of a time."), "notices": [], "cost_usd": None, "seconds": None}
+    journal.take(new(key="other"), None, came)
+    assert [2, 1] == sorted((row.id for row in journal.search("whales sleep")), reverse=True)
+    assert [1] == [row.id for row in journal.search("sea")]
+    assert [3] == [row.id for row in journal.search("time")]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_search_in_a_damaged_index(journal, how):
+    """A search is answered from the rows where the index is damaged, also by parts of words, and then by the index again."""
+    for words in ("whales", "🐳"):
+        journal.finish(journal.add(new(request={"input": words})).id, Came("done", wire.response("Fine.")))
+    damage(journal, DAMAGE[how])
+    assert [3, 1] == sorted((row.id for row in journal.search("whales")), reverse=True)
+    assert [2] == [row.id for row in journal.search("🐳")]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_forget_with_a_damaged_index(journal, how):
+    """What is forgotten leaves the disk, however its index was damaged before, and whatever is left of it."""
+    row_id = journal.add(new(request={"input": "a zebrafish phrase"})).id
+    journal.finish(row_id, Came("done", wire.response("Zebrafish.")))
+    damage(journal, f"PRAGMA secure_delete = OFF; {DAMAGE[how]}")
+    journal.forget(row_id)
+    for file in journal.path.parent.iterdir():
+        assert b"zebrafish" not in file.read_bytes().lower(), file
+    assert ([], [2]) == (journal.search("zebrafish"), [row.id for row in journal.search("whales")])
+
+
+def test_forget_what_was_half_written(journal):
+    """What was kept of an answer while it was written leaves the disk with it."""
+    row = journal.claim(journal.add(new()).id)
+    for length in range(1, 40):
+        journal.note_text(row.id, "A zebrafish phrase. " * 100 * length)
+    journal.finish(row.id, Came("done", wire.response("Fine.")))
+    journal.forget(row.id)
+    for file in journal.path.parent.iterdir():
+        assert b"zebrafish" not in file.read_bytes(), file
+
+
+def test_forget_what_was_rescued(journal):
+    """A file that holds the answer, since the journal could not, goes with the row that is forgotten."""
+    row = journal.claim(journal.add(new()).id)
+    _, copy = journal.rescue(row, Came("done", wire.response("secret")))
+    with journal._transaction() as db:
+        db.execute("UPDATE requests SET alive_at = alive_at - 3600")
+    journal.forget(row.id)
+    assert not Path(copy).exists()
+    assert "forgotten" == journal.row(row.id).state
+
+
+CAME = {
+    "answered": Came("done", wire.response("Four dollars' worth."), 2.5, ("usage_missing",), Cost(4.0, 8_000_000, "headers")),
+    "cut off": Came("failed", seconds=2.5, error=errors.ConnectionLost("Lost.", "Check.", may_cost=True), response_id="resp_9", text="Half of"),
+    "cancelled": Came("cancelled", seconds=2.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("came", CAME.values(), ids=CAME)
+def test_rescued_answer_is_taken_in(journal, came):
+    """The next journal that is opened there takes in what the journal could not take, as if it had, and removes the file."""
+    kept, rescued = (journal.claim(journal.add(new()).id) for _ in range(2))
+    journal.finish(kept.id, came)
+    journal.rescue(rescued, came)
+    other = Journal(journal.path)
+    rows = [other.row(row.id) for row in (kept, rescued)]
+    assert rows[0] == replace(
+        rows[1], id=kept.id, client_request_id=kept.client_request_id, asked_at=kept.asked_at, alive_at=kept.alive_at
+    )
+    with other._transaction() as db:
+        costs = db.execute("SELECT cost_usd, cost_credits, cost_source FROM requests").fetchall()
+    assert tuple(costs[0]) == tuple(costs[1])
+    assert [] == list(journal.path.parent.glob("answer-*"))
+
+
+def test_rescued_answer_of_an_earlier_version(journal):
+    """A file that an earlier version left beside the journal is taken in as well, also of a row whose runner was mourned since."""
+    row = journal.claim(journal.add(new()).id)
+    _, copy = journal.rescue(row, Came("done", wire.response("Worth it."), 1.0, (), Cost(0.5, 1, "headers")))
+    old = {name: value for name, value in json.loads(Path(copy).read_text()).items() if name in Row.__dataclass_fields__}
+    Path(copy).write_text(json.dumps(old))
+    journal.finish(row.id, Came("failed", seconds=1, error=errors.RunnerDied("Died.", "Check.", may_cost=True)))
+    other = Journal(journal.path)
+    assert ("done", "Worth it.", 0.5, None) == (
+        other.row(1).state,
+        other.row(1).answer().text,
+        other.row(1).cost_usd,
+        other.row(1).error,
+    )
+    assert not Path(copy).exists()
+
+
+def test_rescued_answer_that_is_known(journal):
+    """What the journal has is not changed by a file beside it, which goes."""
+    row = journal.claim(journal.add(new()).id)
+    _, copy = journal.rescue(row, Came("done", wire.response("Second.")))
+    journal.finish(row.id, Came("done", wire.response("First.")))
+    assert "First." == Journal(journal.path).row(row.id).answer().text
+    assert not Path(copy).exists()
+
+
+def changed(copy, **fields):
+    copy.write_text(json.dumps(json.loads(copy.read_text()) | fields))
+
+
+STRANGE = {
+    "no JSON": lambda copy: copy.write_text("{"),
+    "half of it": lambda copy: copy.write_text(copy.read_text()[:200]),
+    "deep": lambda copy: copy.write_text("[" * 100_000),
+    "no row": lambda copy: copy.write_text("[]"),
+    "a row without a column": lambda copy: copy.write_text("{}"),
+    "a state that is none": lambda copy: changed(copy, state="queued"),
+    "no number": lambda copy: changed(copy, id="1"),
+    "another row": lambda copy: changed(copy, id=2),
+    "a row of another journal": lambda copy: changed(copy, asked_at=1.0),
+    "another question": lambda copy: changed(copy, request={"input": "Another?"}),
+    "another server": lambda copy: changed(copy, server="https://evil.example"),
+    "writable by others": lambda copy: copy.chmod(0o666),
+    "too large": lambda copy: os.truncate(copy, 2**40),
+    "folder": lambda copy: (copy.unlink(), copy.mkdir()),
+    "pipe": lambda copy: (copy.unlink(), os.mkfifo(copy)),
+    "link": lambda copy: copy.symlink_to(copy.rename(copy.with_name("elsewhere"))),
+    "link to a device": lambda copy: (copy.unlink(), copy.symlink_to("/dev/zero")),
+    "dangling link": lambda copy: (copy.unlink(), copy.symlink_to("nowhere")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_strange_files_beside_the_journal(journal, what):
+    """Whatever else lies where an answer might, it harms no journal, and stays."""
+    row = journal.claim(journal.add(new()).id)
+    copy = Path(journal.rescue(row, Came("done", wire.response("Not this.")))[1])
+    STRANGE[what](copy)
+    other = Journal(journal.path)
+    assert ("sent", 1) == (other.row(row.id).state, len(other.history()))
+    assert os.path.lexists(copy)
+
+
+def test_rescued_answer_of_a_question_that_was_not_sent(journal):
+    """Nobody has an answer to what was never sent."""
+    row = journal.add(new())
+    _, copy = journal.rescue(row, Came("done", wire.response("Not this.")))
+    assert "queued" == Journal(journal.path).row(row.id).state
+    assert Path(copy).exists()
+
+
+def test_two_take_in_at_once(tmp_path):
+    """Kernels that start at one moment take a rescued answer in once, and none of them fails."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+    rows = [journal.claim(journal.add(new()).id) for _ in range(20)]
+    for row in rows:
+        journal.rescue(row, Came("done", wire.response(f"Answer {row.id}.")))
+    with ThreadPoolExecutor(8) as kernels:
+        found = list(kernels.map(lambda _: Journal(journal.path).history(), range(8)))
+    assert 8 == len(found)
+    assert [f"Answer {row.id}." for row in rows] == [row.answer().text for row in journal.history()]
+    assert [] == list(tmp_path.glob("answer-*"))
 
 
 def test_forget_what_is_under_way(journal):
