@@ -17,7 +17,7 @@ from typing import Any
 from aiml_magic import credentials, errors
 from aiml_magic.credentials import Secrets
 from aiml_magic.jobs import Event, Job, Runner
-from aiml_magic.journal import HEARTBEAT, Came, Journal, Row
+from aiml_magic.journal import HEARTBEAT, Came, Journal, Row, Unkept
 
 
 class Cluster:
@@ -34,6 +34,7 @@ class Cluster:
         self._jobs: dict[int, Job] = {}
         self._tasks: dict[int, tuple[Row, Any]] = {}  # the row as it was claimed, and the future of its answer
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._unkept = Unkept(runner.journal)
         self._is_closed = False
         self._deciding = threading.Lock()  # what becomes of a row: it is taken back, or its answer is kept
         self.places = max(1, sum(client.nthreads().values()))  # before the thread is there: what fails here leaves none behind
@@ -93,11 +94,13 @@ class Cluster:
     def _keep_what_comes(self) -> None:
         """Keeps answers as long as any can come, with a sign of life every few seconds; the work of a thread."""
         shown = time.monotonic()
-        while self._tasks or not self._is_closed:
+        while self._tasks or not self._is_closed or not self._unkept.are_on_disk:
             if time.monotonic() - shown >= HEARTBEAT:
                 shown = time.monotonic()
                 with contextlib.suppress(errors.JournalError):
-                    self.journal.note_alive(list(self._tasks))
+                    self.journal.note_alive({*self._tasks, *self._unkept.rows})
+                if self._unkept.rows:
+                    self._unkept.try_again()
             with contextlib.suppress(queue.Empty):
                 ended = self._ended.get(timeout=HEARTBEAT)
                 with self._deciding:
@@ -125,7 +128,7 @@ class Cluster:
         try:
             self.journal.finish(row.id, came)
         except errors.JournalError as error:
-            unkept, copy = self.journal.rescue(row, came)
+            unkept, copy = self._unkept.add(row, came)
             job.take({"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
         with contextlib.suppress(Exception):  # there is no scheduler any more
             self._token(row).close()

@@ -188,6 +188,8 @@ class Job:
                 case "gone":
                     self._last_words = event["words"]
                     self._is_over = True
+                case "stuck":
+                    self._came = errors.JournalError(event["why"], event["hint"])
                 case "unkept":
                     self._row = Row(**{**event["came"], "notices": tuple(event["came"]["notices"])})
                     _warn_of_unkept(event)
@@ -524,8 +526,10 @@ def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlM
 
 
 def _warn_of_unkept(event: Event) -> None:
-    copy = f"It is in {event['copy']} instead." if event["copy"] else "No file could take it: keep what you see."
-    errors.say(f"The answer could not be written to the journal: {event['why']}\n{copy}")
+    copy = "No file could take it yet: keep what you see."
+    if event["copy"]:
+        copy = f"It is in {event['copy']} until the journal can."
+    errors.say(f"The journal could not take the answer yet: {event['why']}\n{copy}")
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:

@@ -780,6 +780,44 @@ class Journal:
         return Path(os.path.realpath(self.path)).parent
 
 
+class Unkept:
+    """What the journal could not take when it came: tried again until it does, and meanwhile in a file beside it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._held: dict[int, tuple[Row, Came, str | None]] = {}
+
+    @property
+    def rows(self) -> set[int]:
+        return set(self._held)
+
+    @property
+    def are_on_disk(self) -> bool:
+        """Each is in a file, from where the next journal takes it."""
+        return all(copy for _, _, copy in self._held.values())
+
+    def add(self, row: Row, came: Came) -> tuple[Row, str | None]:
+        """As `Journal.rescue`; where no file can take it either, that is tried again, too."""
+        unkept, copy = self._journal.rescue(row, came)
+        self._held[row.id] = row, came, copy
+        return unkept, copy
+
+    def try_again(self) -> None:
+        """Has the journal take what it can take now. What was in a file goes from there."""
+        is_taking = True
+        for row, came, _ in list(self._held.values()):
+            try:
+                if is_taking:
+                    self._journal.finish(row.id, came)
+                    del self._held[row.id]
+            except errors.JournalError:
+                is_taking = False  # nor will it take the next
+            if not is_taking:
+                self.add(row, came)
+        if is_taking:
+            self._journal.take_in()
+
+
 def journal_at(path: Path) -> Journal:
     """The journal in the file `path`: in a process one, by whatever name it is called, and over reloads of the extension."""
     with _opening:

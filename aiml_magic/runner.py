@@ -3,7 +3,8 @@
     python -m aiml_magic.runner JOURNAL
 
 One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of the kernel reaches it.
-It lives while its standard input is open or a request is in flight: an answer that nobody listens for is paid and lost.
+It lives while its standard input is open, a request is in flight, or an answer is not on the disk: one that nobody keeps is paid
+and lost.
 Commands and events are JSON, one a line. The API key and other secrets come with a command, and are written
 nowhere.
 
@@ -40,7 +41,7 @@ from aiml_magic import errors, failures
 from aiml_magic.addresses import use_network
 from aiml_magic.client import Client, Reply, settings_of_network
 from aiml_magic.credentials import Secrets
-from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row
+from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row, Unkept
 from aiml_magic.replay import request_key, request_keys, without_hashed
 from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
 
@@ -48,6 +49,8 @@ _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
 _HOLD_STEP = 0.05  # seconds between two looks at a request whose cancel is held
+_TRY_EVERY = 2.0  # seconds between two attempts to have the journal take an answer
+_PATIENCE = 60.0  # seconds that it is given, without a kernel, to take what is in a file beside it
 
 Command = dict[str, Any]
 
@@ -66,17 +69,20 @@ class Runner:
         self._calls: set[asyncio.Task[None]] = set()
         self._places = Places()
         self._steps = Steps(journal)
+        self._unkept = Unkept(journal)
 
     async def run(self, commands: asyncio.Queue[Command | None]) -> None:
         """Does what is asked until there is nobody to ask, then finishes what is in flight."""
-        heartbeat = asyncio.create_task(self._show_life())
+        meanwhile = [asyncio.create_task(self._show_life()), asyncio.create_task(self._keep_trying())]
         while (command := await commands.get()) is not None:
             self._obey(command)
         for hold in self._holds.values():
             hold.cancel()  # the kernel was interrupted because it was to end
         await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
         await self._steps.done()
-        heartbeat.cancel()
+        await self._stay()
+        for task in meanwhile:
+            task.cancel()
         for client in self._clients.values():
             await client.aclose()
 
@@ -134,28 +140,45 @@ class Runner:
         """Tells other kernels, by the journal, that somebody works on these rows, and hears which of them are unwanted."""
         while True:
             await asyncio.sleep(HEARTBEAT)
-            if ours := self._tasks.keys() - self._followed:
+            if ours := (self._tasks.keys() - self._followed) | self._unkept.rows:
                 with contextlib.suppress(errors.JournalError):
-                    for row_id in self._journal.note_alive(ours):
-                        self._tasks[row_id].cancel()
+                    for row_id in await self._steps.take(partial(self._journal.note_alive, ours)):
+                        if row_id in self._tasks:
+                            self._tasks[row_id].cancel()
+
+    async def _keep_trying(self) -> None:
+        """Has the journal take what it could not take when it came."""
+        while True:
+            await asyncio.sleep(_TRY_EVERY)
+            if self._unkept.rows:
+                await asyncio.get_running_loop().run_in_executor(None, self._unkept.try_again)
+
+    async def _stay(self) -> None:
+        """Waits until the journal has every answer. What a file holds is safe, and waited for a while only."""
+        since = time.monotonic()
+        while self._unkept.rows and (time.monotonic() - since < _PATIENCE or not self._unkept.are_on_disk):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)  # no event: it ends by the clock, too
 
     async def _answer(self, row: int, parent: int | None, secrets: Secrets, silence: float) -> None:
         """Sees to it that the row is answered, when what it continues is: sent once, by whichever runner."""
-        if parent is not None and not await self._is_continued(row, parent):
-            return
-        if not await self._send(row, secrets, silence):
-            await self._follow(row)
+        try:
+            if parent is not None and not await self._is_continued(row, parent):
+                return
+            if not await self._send(row, secrets, silence):
+                await self._follow(row)
+        except errors.JournalError as error:
+            cost = "" if row in self._followed else f" {errors.NOTHING_SENT}"
+            self._outbox.put({"row": row, "event": "stuck", "why": error.message + cost, "hint": error.hint})
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
-        try:
-            if task.cancelled():
+        if task.cancelled():
+            with contextlib.suppress(errors.JournalError):  # it was never sent all the same
                 self._journal.withdraw(row)
-        finally:
-            self._followed.discard(row)
-            if hold := self._holds.pop(row, None):
-                hold.cancel()
-            del self._tasks[row]
-            self._outbox.put({"row": row, "event": "over"})
+        self._followed.discard(row)
+        if hold := self._holds.pop(row, None):
+            hold.cancel()
+        del self._tasks[row]
+        self._outbox.put({"row": row, "event": "over"})
 
     async def _send(self, row_id: int, secrets: Secrets, silence: float) -> bool:
         """Sends the row when there is a place; `False` if it may not be sent."""
@@ -214,19 +237,20 @@ class Runner:
             lost = failures.connection_lost(why) if recorder.is_out else failures.not_connected(why, is_final=True)
             reply, state = Reply({}, error=lost), "failed"
         del self._recorders[row.id]
-        recorder.close(is_whole=state == "done" and reply.error is None)
+        recorder.close()
         if reply.error is not None:
             state = "failed"
             reply.error.name_row(row.id)
         seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
-        return came_of(reply, state, seconds)
+        came = came_of(reply, state, seconds)
+        return replace(came, response_id=recorder.response_id, text=None if state == "done" else recorder.text)
 
     async def _keep(self, row: Row, came: Came) -> None:
-        """Writes down what came. Where the journal fails now, a file beside it takes the answer, and the kernel is told all."""
+        """Writes down what came. Where the journal fails now, it is tried again, and the kernel is told all meanwhile."""
         try:
             await self._steps.take(partial(self._journal.finish, row.id, came))
         except errors.JournalError as error:
-            unkept, copy = self._journal.rescue(row, came)
+            unkept, copy = self._unkept.add(row, came)
             self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
 
     async def _converse(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
@@ -236,8 +260,10 @@ class Runner:
         if "previous_response_id" not in body:
             return reply
         if _is_chain_refused(reply, body["previous_response_id"]):
-            self._journal.note_chain(row.id, "transcript", "chain_refused")
-            return await client.ask(secrets.added_to(self._body(row, "transcript")), row.client_request_id, recorder)
+            with contextlib.suppress(errors.JournalError):  # it is told with the answer, too
+                self._journal.note_chain(row.id, "transcript", "chain_refused")
+            reply = await client.ask(secrets.added_to(self._body(row, "transcript")), row.client_request_id, recorder)
+            return replace(reply, notices=("chain_refused", *reply.notices))
         if reply.error is None and not reply.response.get("previous_response_id"):
             return replace(reply, notices=(*reply.notices, "chain_ignored"))
         return reply
@@ -320,11 +346,15 @@ class Steps:
                     taken.set_exception(error)
 
     def _taken(self, steps: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+        has_begun = False
         try:
             with self._journal.together():
+                has_begun = True
                 return [_tried(step) for step in steps]
         except errors.JournalError as error:
-            return [(None, error)] if len(steps) == 1 else [result for step in steps for result in self._taken([step])]
+            if len(steps) == 1 or not has_begun:
+                return [(None, error)] * len(steps)
+            return [result for step in steps for result in self._taken([step])]
 
 
 def _tried(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
@@ -384,7 +414,9 @@ class Recorder:
         self._characters = 0
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._is_closed = False
         self.is_out = False  # the request is on its way: what happens from now on may be charged
+        self.response_id: str | None = None
         self._tell(event="claimed")
 
     def on_sent(self) -> None:
@@ -394,7 +426,8 @@ class Recorder:
     def on_event(self, event: Event) -> None:
         match event:
             case Created(response_id):
-                self._steps.begin(partial(self._journal.note_response_id, self._row_id, response_id))
+                self.response_id = response_id
+                self._keep_id()
                 self._tell(event="thinking", what="")
             case Thinking(what):
                 self._tell(event="thinking", what=what)
@@ -414,12 +447,16 @@ class Recorder:
     def on_poll(self, status: str) -> None:
         self._tell(event="poll", status=status)
 
-    def close(self, *, is_whole: bool) -> None:
-        """Keeps what has not been kept yet, unless the whole response now takes its place."""
+    def close(self) -> None:
+        """Keeps no more: what came is kept as a whole now."""
+        self._is_closed = True
         for timer in self._timers.values():
             timer.cancel()
-        if self._pieces and not is_whole:
-            self._begin_keeping()
+
+    @property
+    def text(self) -> str | None:
+        """What was streamed so far."""
+        return self._secrets.mask("".join(self._pieces)) if self._pieces else None
 
     async def keep_text(self) -> None:
         """Has the text that came so far on disk. Raises JournalError."""
@@ -435,7 +472,7 @@ class Recorder:
             self._tell_text()
 
     def _later(self, name: str, delay: float, action: Any) -> None:
-        if name not in self._timers:
+        if name not in self._timers and not self._is_closed:
             self._timers[name] = asyncio.get_running_loop().call_later(delay, action)
 
     def _tell_text(self) -> None:
@@ -448,7 +485,13 @@ class Recorder:
         self._begin_keeping()
 
     def _begin_keeping(self) -> asyncio.Future[Any]:
-        return self._steps.begin(partial(self._journal.note_text, self._row_id, self._secrets.mask("".join(self._pieces))))
+        return self._steps.begin(partial(self._journal.note_text, self._row_id, self.text or ""))
+
+    def _keep_id(self) -> None:
+        """Keeps by what name the server knows the response; tries again where that fails, since it may be all that is left."""
+        self._timers.pop("id", None)
+        noted = self._steps.begin(partial(self._journal.note_response_id, self._row_id, self.response_id or ""))
+        noted.add_done_callback(lambda done: self._later("id", _KEEP_EVERY, self._keep_id) if done.exception() else None)
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)
