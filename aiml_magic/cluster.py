@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -94,7 +95,7 @@ class Cluster:
     def _keep_what_comes(self) -> None:
         """Keeps answers as long as any can come, with a sign of life every few seconds; the work of a thread."""
         shown = time.monotonic()
-        while self._tasks or not self._is_closed or not self._unkept.are_on_disk:
+        while self._tasks or not self._is_closed or self._unkept.need_time(math.inf):
             if time.monotonic() - shown >= HEARTBEAT:
                 shown = time.monotonic()
                 with contextlib.suppress(errors.JournalError):

@@ -529,7 +529,7 @@ def _warn_of_unkept(event: Event) -> None:
     copy = "No file could take it yet: keep what you see."
     if event["copy"]:
         copy = f"It is in {event['copy']} until the journal can."
-    errors.say(f"The journal could not take the answer yet: {event['why']}\n{copy}")
+    errors.say(f"The answer could not be written to the journal yet: {event['why']}\n{copy}")
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:

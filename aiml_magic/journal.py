@@ -47,6 +47,7 @@ from aiml_magic.responses import MAX_JSON, Cost, Response, Usage, dump, load, qu
 _APPLICATION_ID = 0x41494D4C  # "AIML"
 _HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
 _BUSY = 5.0  # seconds to wait for another writer
+_PATIENCE = 60.0  # seconds that a journal is given to take what is in a file beside it
 TAIL = 1500  # characters of the newest text that a panel shows
 HEARTBEAT = 5.0  # seconds between two signs of life of a runner
 _SILENT = 4 * HEARTBEAT  # seconds after which it is taken for dead
@@ -791,10 +792,14 @@ class Unkept:
     def rows(self) -> set[int]:
         return set(self._held)
 
-    @property
-    def are_on_disk(self) -> bool:
-        """Each is in a file, from where the next journal takes it."""
-        return all(copy for _, _, copy in self._held.values())
+    def need_time(self, waited: float) -> bool:
+        """It is worth waiting on, after so many seconds: without end for what is on no disk yet, unless its folder is gone.
+
+        What a file holds is safe, and waited for a minute only, if there is a journal at all.
+        """
+        if all(copy for _, _, copy in self._held.values()):
+            return bool(self._held) and waited < _PATIENCE and self._journal.path.exists()
+        return self._journal.path.parent.exists()
 
     def add(self, row: Row, came: Came) -> tuple[Row, str | None]:
         """As `Journal.rescue`; where no file can take it either, that is tried again, too."""

@@ -50,7 +50,6 @@ _KEEP_EVERY = 2.0  # seconds
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
 _HOLD_STEP = 0.05  # seconds between two looks at a request whose cancel is held
 _TRY_EVERY = 2.0  # seconds between two attempts to have the journal take an answer
-_PATIENCE = 60.0  # seconds that it is given, without a kernel, to take what is in a file beside it
 
 Command = dict[str, Any]
 
@@ -154,10 +153,10 @@ class Runner:
                 await asyncio.get_running_loop().run_in_executor(None, self._unkept.try_again)
 
     async def _stay(self) -> None:
-        """Waits until the journal has every answer. What a file holds is safe, and waited for a while only."""
+        """Waits until the journal has every answer, or will have."""
         since = time.monotonic()
-        while self._unkept.rows and (time.monotonic() - since < _PATIENCE or not self._unkept.are_on_disk):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_EVERY)  # no event: it ends by the clock, too
+        while self._unkept.need_time(time.monotonic() - since):  # noqa: ASYNC110  # it ends by the clock, too
+            await asyncio.sleep(_LOOK_EVERY)
 
     async def _answer(self, row: int, parent: int | None, secrets: Secrets, silence: float) -> None:
         """Sees to it that the row is answered, when what it continues is: sent once, by whichever runner."""

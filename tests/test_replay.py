@@ -636,7 +636,7 @@ def test_journal_lost_under_way(asker, home, capsys):
     assert "Worth four dollars." in copy.read_text()
     out = capsys.readouterr().out
     assert str(copy) in out
-    assert "The journal could not take the answer yet" in out
+    assert "could not be written to the journal" in out
 
 
 def test_commands(home, sandbox_url, tmp_path):

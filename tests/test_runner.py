@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 import threading
+import time
+from contextlib import closing
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import wire
 from hypothesis import example, given
 from hypothesis import strategies as st
 from test_journal import new
@@ -153,3 +158,115 @@ def test_question_that_is_cancelled_before_it_begins(journal):
     asyncio.run(play())
     assert "cancelled" == journal.row(row).state
     assert [{"row": row, "event": "over"}] == told
+
+
+def play(journal, rows) -> list:
+    """What a runner tells that is to send these rows, and then has no kernel any more."""
+    told: list = []
+
+    async def run():
+        commands: asyncio.Queue = asyncio.Queue()
+        for row in rows:
+            commands.put_nowait({"do": "send", "row": row, "parent": None, "key": "k", "headers": {}, "silence": 5.0, "limit": 9})
+        commands.put_nowait(None)
+        await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
+
+    asyncio.run(run())
+    return told
+
+
+def test_question_that_cannot_be_claimed(journal):
+    """Where the journal fails before a question is sent, that is said, and nothing is sent."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        row = journal.add(new(base_url=server.url)).id
+        journal.path.rename(journal.path.with_name("elsewhere"))
+        told = play(journal, [row])
+        assert [] == server.posts
+    assert ["stuck", "over"] == [event["event"] for event in told]
+    assert "Nothing was sent." in told[0]["why"]
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_answer_is_kept_when_the_journal_takes_it(journal, has_copy):
+    """Where the journal cannot take an answer, its kernel is told at once, and its runner stays until the disk has it.
+
+    A file beside the journal holds it meanwhile, if the disk takes that, and is removed then.
+    """
+    other, held = sqlite3.connect(journal.path, isolation_level=None, check_same_thread=False), []
+
+    def answer(request):
+        copy = journal.path.with_name(f"answer-{request.headers['x-client-request-id'][-8:]}.json")
+        if not has_copy:
+            copy.mkdir()
+        other.execute("BEGIN EXCLUSIVE")
+
+        def let_go():
+            held.append(copy.is_file())
+            other.rollback()
+            if not has_copy:
+                copy.rmdir()
+
+        threading.Timer(1.0, let_go).start()
+        return wire.json_reply(wire.response("Worth four dollars."))
+
+    with wire.serve(answer) as server, closing(other):
+        row = journal.add(new(base_url=server.url, request={"model": "m", "input": "Why?"})).id
+        with journal._transaction() as db:
+            db.execute("PRAGMA busy_timeout = 100")  # instead of five seconds
+        told = play(journal, [row])
+        assert 1 == len(server.posts)
+    assert ["unkept", "over"] == [event["event"] for event in told][-2:]
+    assert "Worth four dollars." in str(told[-2]["came"])
+    assert [has_copy] == held == [told[-2]["copy"] is not None]
+    assert "Worth four dollars." == journal.row(row).answer().text
+    assert [] == list(journal.path.parent.glob("answer-*"))
+
+
+def test_runner_does_not_wait_for_what_is_safe(journal):
+    """A runner without a kernel, and without a journal, ends when a file has the answer: the next journal takes it in."""
+    away = journal.path.with_name("elsewhere")
+
+    def answer(_):
+        journal.path.rename(away)
+        return wire.json_reply(wire.response("Worth it."))
+
+    with wire.serve(answer) as server:
+        row = journal.add(new(base_url=server.url, request={"model": "m", "input": "Why?"})).id
+        play(journal, [row])
+    away.rename(journal.path)
+    assert "Worth it." == Journal(journal.path).row(row).answer().text
+
+
+@pytest.mark.parametrize("reply", ["cut off", "refused"])
+def test_what_had_come_is_kept_at_once(journal, reply):
+    """What came of a response that broke off, its id too, is kept in one step with its end, by a rescue as by the journal."""
+    created = {"type": "response.created", "response": {"id": "resp_7", "status": "in_progress"}}
+    delta = {"type": "response.output_text.delta", "delta": "Half of"}
+    chunks = [f"data: {json.dumps(event)}\n\n".encode() for event in (created, delta)]
+    away = journal.path.with_name("elsewhere")
+
+    def answer(_):
+        if reply == "refused":
+            journal.path.rename(away)
+        return wire.Reply(200, {"Content-Type": "text/event-stream"}, chunks, end="reset")
+
+    with wire.serve(answer) as server:
+        row = journal.add(new(base_url=server.url, request={"model": "m", "input": "Why?", "stream": True})).id
+        play(journal, [row])
+    if reply == "refused":
+        away.rename(journal.path)
+    kept = Journal(journal.path).row(row)
+    assert ("failed", "resp_7", "Half of") == (kept.state, kept.response_id, kept.text)
+
+
+def test_one_lock_is_waited_for_once(journal):
+    """Steps that gather while somebody else has the journal fail together, and not one after the other."""
+    rows = [journal.add(new()).id for _ in range(3)]
+    with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with journal._transaction() as db:
+            db.execute("PRAGMA busy_timeout = 200")
+        started = time.monotonic()
+        taken = Steps(journal)._taken([partial(journal.claim, row) for row in rows])
+        assert time.monotonic() - started < 0.4
+    assert [errors.JournalError] * 3 == [type(error) for _, error in taken]
