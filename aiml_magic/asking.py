@@ -44,7 +44,7 @@ class Ask:
 
     def __call__(self, question: str, **given: Any) -> Any:
         """The answer to a question; with `background=True` its job. Raises what a cell would."""
-        job = _start(question, {}, given)
+        job = _start(_checked(question), {}, given)
         return job if given.get("background") else _waited(job)
 
     def map(
@@ -67,6 +67,7 @@ class Ask:
         With a `distributed.Client` as `client`, the workers of its cluster send what the journal lacks, as many at once as they
         have threads. Each finds the API key where it runs, in AIML_API_KEY say; the answers are kept in the journal here.
         """
+        _checked(template)
         if on_error not in ("raise", "keep"):
             raise errors.BadInput(f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep.")
         asked = _Asked(on_error, _counter(rows) if progress else _silent)
@@ -176,6 +177,15 @@ def _start(
     chosen, things = _chosen(given)
     question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
     return magics.session.ask(question, magics.base_url, addresses.journal_path(magics.journal), sender)
+
+
+def _checked(question: Any) -> str:
+    if isinstance(question, str):
+        return question
+    raise errors.BadInput(
+        f"The question is a {type(question).__name__}, and no text. Nothing was sent.",
+        "Write one, and give what it is about with attach=.",
+    )
 
 
 def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:

@@ -11,6 +11,7 @@ import codecs
 import io
 import json
 import math
+import os
 import re
 import stat
 import struct
@@ -23,9 +24,9 @@ from typing import Any
 from aiml_magic.addresses import check_no_database
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw, input_texts
+from aiml_magic.values import MAX_TEXT, tells_entries, uncut
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
-MAX_TEXT = 800_000  # characters; more is beyond the 200,000 tokens that the model reads
 _LABEL = "Attachment "
 _NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)  # in a recording with the text's hash
 _KINDS = (
@@ -70,12 +71,12 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
     if isinstance(value, list | tuple) and value:
         for number, entry in enumerate(value):
             yield from parts(entry, f"{name}[{number}]")
-    elif isinstance(value, Path):
-        yield from _of_bytes(_read(value), name)
+    elif isinstance(value, os.PathLike):
+        yield from _of_bytes(_read(Path(value)), name)
     elif isinstance(value, bytes | bytearray | memoryview):
         yield from _of_bytes(bytes(value), name)
     elif isinstance(value, str):
-        yield from _linked(value) if _is_address(value) else _of_text(value, name, f"{len(value):,} characters")
+        yield from _of_words(value, name)
     elif (table := as_csv(value)) is not None:
         yield from _of_text(table, name, f"{len(value):,} rows, {_size(len(table))} of CSV", "csv")
     elif (picture := as_picture(value, name)) is not None:
@@ -99,11 +100,16 @@ def as_csv(value: Any) -> str | None:
         )
     try:
         labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
-        return str(write(**labels))
+        with uncut():
+            table = str(write(**labels))
+        is_told = tells_entries(value, table)
     except Exception as error:
         raise BadInput(
             f"The table cannot be written as CSV: {reason(error)}. {NOTHING_SENT}", "Attach it as text or a file."
         ) from error
+    if not is_told:
+        raise BadInput(f"A cell of the table does not write itself out. {NOTHING_SENT}", "Leave out its column, or make it text.")
+    return table
 
 
 def as_picture(value: Any, name: str) -> bytes | None:
@@ -141,8 +147,10 @@ def check_size(attached: list[Raw]) -> None:
 
 
 def _drawn(value: Any) -> bytes | None:
-    if callable(getattr(value, "savefig", None)):  # matplotlib
-        return _saved(value.savefig, format="png", bbox_inches="tight")
+    is_part = callable(getattr(value, "get_figure", None)) and callable(getattr(value, "plot", None))
+    figure = value.get_figure() if is_part else value  # axes are drawn with the figure that they are in
+    if callable(getattr(figure, "savefig", None)):  # matplotlib
+        return _saved(figure.savefig, format="png", bbox_inches="tight")
     if callable(getattr(value, "to_plotly_json", None)) and callable(getattr(value, "to_image", None)):
         return bytes(value.to_image(format="png"))
     if type(value).__module__.startswith(("altair.", "PIL.")) and callable(getattr(value, "save", None)):
@@ -197,6 +205,34 @@ def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
         yield _image(url)
 
 
+def _of_words(text: str, name: str) -> Iterator[Raw]:
+    """What a text stands for: the image at its address, the file that it names, the bytes that it spells; else itself."""
+    inline = re.fullmatch(r"data:[\w.+/-]+;base64,(\S+)", text)
+    if _is_address(text):
+        yield from _linked(text)
+    elif inline is not None:
+        yield from _of_bytes(base64.b64decode(inline[1]), name)
+    elif _is_file(text):
+        yield from _of_bytes(_read(Path(text).expanduser()), name)
+    elif not text.strip():
+        raise BadInput(f"{name} is an empty text. {NOTHING_SENT}", "Check what it is to hold.")
+    elif _PATH.fullmatch(text):
+        raise BadInput(
+            f"{name} is {text[:80]!r}, which looks like a path, and there is no such file. {NOTHING_SENT}",
+            f"Check the path; to send its words, write {{{{{name}}}}} into the question.",
+        )
+    else:
+        yield from _of_text(text, name, f"{len(text):,} characters")
+
+
+def _is_file(text: str) -> bool:
+    """There is a file of this name; what stands in its place and cannot be read is told when it is read."""
+    try:
+        return len(text) < 4096 and text.isprintable() and Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no file can have this name, or there is no such user
+        return False
+
+
 def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
     text, encoding = _decoded(content)
     if text is None:
@@ -212,6 +248,14 @@ def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
         yield from _of_text(text, name, f"text, {_size(len(content))}{read_as}", Path(name).suffix.removeprefix("."))
 
 
+_KNOWN = (
+    "png|jpe?g|webp|gif|pdf|svg|tiff?|bmp|txt|md|rst|tex|bib|csv|tsv|json|jsonl|ya?ml|toml|xml|html?|log|py|ipynb|r|jl|c|cpp|h|"
+    "js|ts|sql|sh|xlsx?|docx?|pptx?|parquet|feather|pkl|npy|npz|h5|hdf5|nc|mat|zip|gz"
+)
+# A word or a few with a known ending, with slashes as many as one likes; or what begins as a path does.
+_PATH = re.compile(
+    rf"(?i:\S+(?: \S+){{,3}}\.(?:{_KNOWN})|[^\n]*/[^\n]*\.(?:{_KNOWN})|file:\S+)|(?:~?/|\.\.?/|[A-Z]:\\)\S+(?: \S+){{,3}}"
+)
 _BREAKS = dict.fromkeys(map(ord, "\t\n\r\f\v"))
 _NO_SIGNS = {"Cc", "Cn", "Co", "Cs"}  # controls, and what stands for nothing
 _MARKS = (

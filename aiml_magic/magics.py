@@ -177,6 +177,10 @@ class O3Pro(Magics):
         from aiml_magic.tools import choice, tools_of
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
+        instructions = given.get("instructions", self.instructions)
+        if "instructions" in given and not given.get("raw"):
+            instructions, shown = fill(instructions, variables)
+            attached += shown
         for named in given.get("attach", []):
             attached += attach(named, variables)
         check_size(attached)
@@ -192,7 +196,7 @@ class O3Pro(Magics):
             model=given.get("model", self.model),
             effort=given.get("effort", self.effort),
             summary=given.get("summary", self.summary),
-            instructions=given.get("instructions", self.instructions),
+            instructions=instructions,
             max_output_tokens=given.get("max_output_tokens", self.max_output_tokens),
             params=dict(given.get("param", [])),
             stream=self.stream and not given.get("no_stream"),

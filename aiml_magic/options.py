@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import numbers
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -197,7 +198,11 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
 
 def check(option: Option, value: Any) -> Any:
     """`value`, given in Python, as the text of this option would be read. Raises BadInput."""
-    return value if option.read is None else _read(option, option.long, str(value))
+    if option.read is None:
+        return value
+    if not isinstance(value, str | numbers.Real):
+        raise BadInput(f"{option.long} cannot be a {type(value).__name__}. {NOTHING_SENT}", f"It takes a text: {option.help}.")
+    return _read(option, option.long, str(value))
 
 
 def _read(option: Option, flag: str, text: str) -> Any:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from aiml_magic import attachments
+from aiml_magic import attachments, values
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw
 
@@ -58,23 +58,38 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     if field is None:
         raise BadInput(f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}", _RAW_HINT)
     value = _look_up(field["name"], field["path"], variables)
+    convert, form = _CONVERSIONS[field["conversion"]], (field["format"] or "").strip()
     try:
-        if field["conversion"] is None and not field["format"]:
-            name = field["name"] + field["path"]
-            if (table := attachments.as_csv(value)) is not None:
-                return f"\n\n{table}\n"
-            may_be_picture = str(getattr(value, "dtype", "uint8")) == "uint8"  # an array of others is read as numbers
-            if may_be_picture and (picture := attachments.as_picture(value, name)) is not None:
-                attached += attachments.parts(picture, name)
-                return f"(the attached {name})"
-        return format(_CONVERSIONS[field["conversion"]](value), (field["format"] or "").strip())
+        if form or field["conversion"]:
+            with contextlib.suppress(*() if form else (ValueError,)):  # without a form, what is meant is known
+                return values.whole(value, lambda value: format(convert(value), form))
+        return _written(value, field["name"] + field["path"], attached)
     except BadInput:
         raise
     except Exception as error:
         raise BadInput(
             f"{{{{{_shown(text)}}}}} cannot be written out: {attachments.reason(error)}. {NOTHING_SENT}",
-            "Check the format after the colon, or write out what it holds.",
+            "Insert what it holds, such as a field or a part of it; a format after a colon must fit it.",
         ) from error
+
+
+def _written(value: Any, name: str, attached: list[Raw]) -> str:
+    """A value as it stands in a question; a container that holds what does not write itself out is written by its entries."""
+    if (table := attachments.as_csv(value)) is not None:
+        return f"\n\n{table}\n"
+    may_be_picture = str(getattr(value, "dtype", "uint8")) == "uint8"  # an array of others is read as numbers
+    if may_be_picture and (picture := attachments.as_picture(value, name)) is not None:
+        attached += attachments.parts(picture, name)
+        return f"(the attached {name})"
+    try:
+        return values.whole(value)
+    except ValueError:
+        held = (
+            [] if values.is_array(value) else [(name + values.step_to(value, key), entry) for key, entry in values.entries(value)]
+        )
+        if not held:
+            raise
+    return "".join(f"\n{within}: {_written(entry, within, attached)}" for within, entry in held) + "\n"
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:

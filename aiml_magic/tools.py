@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiml_magic import attachments, schemas
+from aiml_magic import attachments, schemas, values
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw, ToolCall
 
@@ -174,7 +174,7 @@ def _awaited(awaitable: Any) -> Any:
 
 def _told(value: Any) -> str:
     table = None if isinstance(value, str) else attachments.as_csv(value)
-    text = value if isinstance(value, str) else table or json.dumps(value, default=str, ensure_ascii=False)
+    text = value if isinstance(value, str) else table or json.dumps(value, default=values.whole, ensure_ascii=False)
     return text if len(text) <= _MAX_RESULT else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
 
 

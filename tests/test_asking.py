@@ -315,3 +315,30 @@ def test_progress(home, sandbox_url):
     environment = os.environ | {"AIML_API_URL": sandbox_url}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment)
     assert ("", "") == (done.stdout, done.stderr)
+
+
+class Plain: ...
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: ask("Why?", instructions=Plain()), lambda: ask(Plain()), lambda: ask("Why?", model=len), lambda: ask("Why?", attach=Plain()),
+        lambda: ask.map("Rate {{x}}", [{"x": "one"}, {"x": Plain()}]), lambda: ask.map("Rate {{x}}", [Plain()]), lambda: ask.map(Plain(), [1]),
+        lambda: ask.map("Rate {{x}}", [{"x": [Plain()]}]), lambda: ask.map("Rate", [{"x": Plain()}], instructions="As {{x}}"),
+    ],
+)  # fmt: skip
+def test_what_says_nothing_is_not_sent(echo, start):
+    """An object of which the text would be a name and an address is refused from Python as in a cell."""
+    with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
+        start()
+    assert 2 == len(str(refused.value).splitlines())
+    assert not any("Plain object" in str(post.body) for post in echo.posts)
+
+
+def test_instructions_are_filled(echo):
+    """A row's fields stand in the instructions too; asked alone, braces are text as in the question."""
+    ask.map("Rate {{title}}", [{"title": "a", "role": "referee"}], instructions="You are a {{role}}.")
+    assert "You are a referee." == echo.posts[-1].body["instructions"]
+    ask("Why?", instructions="{{role}}")
+    assert "{{role}}" == echo.posts[-1].body["instructions"]

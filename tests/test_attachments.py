@@ -176,6 +176,51 @@ def test_variables():
     assert "μ (2 characters)" == told(attach("µ", {"μ": "as"})), "the same name to Python"
 
 
+@pytest.mark.parametrize(
+    "text", ["plot.png", "./plot.png", "{folder}/plot.png", "my plot.png", "no_ending", "plots/a b c d e.png", "~/plot.png"]
+)
+def test_text_that_names_a_file(tmp_path, monkeypatch, text):
+    """A text that names a file is sent as that file, also in a list and with blanks in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = text.format(folder=tmp_path)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / text.removeprefix("~/")).write_bytes(PNG)
+    assert "img (PNG image, 70 bytes)" == told(attach("img", {"img": text}))
+    assert "imgs[0] (PNG image, 70 bytes)" == told(attach("imgs", {"imgs": [text]}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plot.png", "./plot", "../x", "/no/such", "~/x", "data/a b c d e f.csv", "my plot.PNG", "C:\\plot.png", "file:///plot.png", "results.csv", "", "  \n", "folder/"],
+)  # fmt: skip
+def test_text_that_could_only_be_a_path(tmp_path, monkeypatch, text):
+    """A text that could only be a path, and names no file, is refused: its few characters would be paid for in vain."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        attach("img", {"img": text if text != "folder/" else "./folder/"})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["folder", "some words", "a,b\n1,2\n", "Compare the run of Monday with plot.png", "and/or", "1/2", "See https://example.org/a.png now", "e.g.", "3.14", "x" * 5000,
+     "# Title\n./a.png", "import os\nprint('a.py')", "Dr. No", "~5 %"],
+)  # fmt: skip
+def test_text_stays_text(tmp_path, monkeypatch, text):
+    """Other text is text, whatever it speaks of, and though a folder has its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert f"t ({len(text):,} characters)" == told(attach("t", {"t": text}))
+
+
+def test_inline_image():
+    """A text that spells an image is sent as that image."""
+    text = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    assert text == attach("img", {"img": text})[1]["image_url"]
+
+
 class Wordless(Exception):
     def __str__(self) -> str:
         raise ValueError("no words")
@@ -267,14 +312,13 @@ def test_all_together():
 
 
 def test_braces():
-    """{{table}} is replaced by its CSV, {{figure}} goes along; with a format each is what format makes of it."""
+    """{{table}} is replaced by its CSV, {{figure}} goes along, also where their own text with a conversion would say nothing."""
     text, attached = prompts.fill("Of {{df}} and {{fig}}: {{df.shape[0]}}", {"df": Table(), "fig": Figure()})
     assert "Of \n\na\n0\n1\n2\n\n and (the attached fig): 3" == text
     assert "fig (PNG image, 70 bytes)" == told(attached)
-    assert ([], True) == (
-        prompts.fill("{{fig!r}}", {"fig": Figure()})[1],
-        "Figure" in prompts.fill("{{fig!r}}", {"fig": Figure()})[0],
-    )
+    text, attached = prompts.fill("Of {{df!r}} and {{fig!r}}", {"df": Table(), "fig": Figure()})
+    assert "Of \n\na\n0\n1\n2\n\n and (the attached fig)" == text
+    assert "fig (PNG image, 70 bytes)" == told(attached)
 
 
 def test_request(asker):
@@ -353,7 +397,7 @@ def test_earlier_recordings(asker, tmp_path):
 @given(st.text(), st.text(), st.text())
 def test_key_is_that_of_the_hashes(question, name, text):
     """A request has the same key with its attachments as with their hashes, which stay as they are when they are hashed again."""
-    request = {"model": "m", "input": [user_message(question, attachments.parts(text or "x", name))]}
+    request = {"model": "m", "input": [user_message(question, attachments.parts(f"{text}\nand more", name))]}
     hashed = with_hashes(request)
     assert hashed == with_hashes(hashed)
     assert request_key("s", request, None) == request_key("s", hashed, None)

@@ -512,3 +512,25 @@ def test_words_that_look_like_options(shell, answering, capsys):
     for words in ("verbose -v", "-- -v verbose"):
         assert run(shell, f"%aiml search {words}") is None
         assert "is -v verbose?" in capsys.readouterr().out
+
+
+def test_what_says_nothing_is_not_sent(shell, answering, tmp_path, monkeypatch):
+    """A cell that names an object without a text, or a file that is not there, is two lines of error, and nothing is sent."""
+    monkeypatch.chdir(tmp_path)
+    shell.run_cell("class Foo: ...\nobj, img = Foo(), 'plot.png'")
+    for line in (
+        "%o3pro Explain {{obj}}",
+        "%%o3pro -i 'As {{obj}}'\nWhy?",
+        "%o3pro -a img What is it?",
+        "%o3pro Of {{obj!r}}",
+        "%o3pro {{print}}",
+    ):
+        error = run(shell, line)
+        assert isinstance(error, BadInput), line
+        assert 2 == len(str(error).splitlines())
+    assert [] == answering.posts
+    shell.run_cell("role = 'referee'")
+    assert run(shell, "%%o3pro -q -i 'You are a {{role}}.'\nWhy?") is None
+    assert "You are a referee." == answering.posts[-1].body["instructions"]
+    assert run(shell, "%%o3pro -q --raw -i 'You are a {{role}}.'\nWhy?") is None
+    assert "You are a {{role}}." == answering.posts[-1].body["instructions"]

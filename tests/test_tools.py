@@ -120,6 +120,10 @@ def test_long_and_odd_results():
     results = {"table": Table, "odd": object, "long": lambda: "x" * 300_000, "set": lambda: {1}}
     assert "a\n1\n" == tools.run(call("table"), {"table": Table})
     assert "object" in tools.run(call("odd"), {"odd": object})
+    assert {"error"} == json.loads(tools.run(call("odd"), {"odd": object})).keys(), "a name and an address tell the model nothing"
+    np = pytest.importorskip("numpy")
+    assert "4999" in tools.run(call("many"), {"many": lambda: {"a": np.arange(5000)}})
+    assert '"[0 1 2]"' == tools.run(call("few"), {"few": lambda: np.arange(3)})
     assert "cut off; it has 300,000" in tools.run(call("long"), results)
     assert "{1}" in tools.run(call("set"), results)
 
