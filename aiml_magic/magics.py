@@ -26,6 +26,7 @@ from aiml_magic import addresses, commands, errors, options
 if TYPE_CHECKING:
     from aiml_magic.answer import Answer
     from aiml_magic.jobs import Job
+    from aiml_magic.schemas import Schema
     from aiml_magic.session import Question, Session
     from aiml_magic.view import View
 
@@ -172,7 +173,6 @@ class O3Pro(Magics):
         """What is asked: a text, the options that were given, and else the settings. Raises BadInput."""
         from aiml_magic.attachments import attach, check_size
         from aiml_magic.prompts import fill
-        from aiml_magic.schemas import schema_of
         from aiml_magic.session import Question
         from aiml_magic.tools import choice, tools_of
 
@@ -188,7 +188,7 @@ class O3Pro(Magics):
         return Question(
             text=filled,
             attached=attached,
-            schema=schema_of(given["schema"], variables) if "schema" in given else None,
+            schema=_schema_of(given["schema"], variables) if "schema" in given else None,
             cell=f"{self._cell}/{next(self._asked)}",
             tools=tools,
             tool_choice=choice(given["tool_choice"], tools) if "tool_choice" in given else None,
@@ -230,6 +230,12 @@ class O3Pro(Magics):
     }  # fmt: skip
     o3pro.__doc__ = options.usage({name: str(setting.help) for name, setting in _settings.items()})
     aiml.__doc__ = commands.usage()
+
+
+def _schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
+    from aiml_magic.schemas import schema_of
+
+    return schema_of(named, variables)
 
 
 def _body(rest: str, cell: str | None) -> str:

@@ -217,7 +217,11 @@ class Response:
     def calls(self) -> tuple[ToolCall, ...]:
         """The functions that the model wants called, in order."""
         return tuple(
-            ToolCall(_text(item.get("call_id")) or _text(item.get("id")), _text(item.get("name")), _text(item.get("arguments")))
+            ToolCall(
+                id=_text(item.get("call_id")) or _text(item.get("id")),
+                name=_text(item.get("name")),
+                arguments=_arguments(item.get("arguments")),
+            )
             for item in self.of_type("function_call")
         )
 
@@ -246,7 +250,7 @@ class Response:
         yield "usage_exceeds_max_output_tokens", written is not None and cap is not None and written > cap
         yield "max_output_tokens_changed", asked_cap is not None and cap is not None and cap < asked_cap
         yield "background_not_honoured", bool(request.get("background")) and self.status not in PENDING
-        yield "tool_arguments_not_json", any(not _is_json(call.get("arguments")) for call in calls)
+        yield "tool_arguments_not_json", any(not _is_json(_arguments(call.get("arguments"))) for call in calls)
         yield "citation_out_of_range", any(not self._is_in_text(citation) for citation in self.citations)
         yield "citation_unsafe_url", any(not (citation.file_id or is_web_link(citation.url)) for citation in self.citations)
         yield (
@@ -499,6 +503,13 @@ def _assembled(parts: Mapping[tuple[str, int], list[str]]) -> Raw | None:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _arguments(value: Any) -> str:
+    """The arguments of a call as JSON text, however they came: some servers send an object, or nothing for none."""
+    if isinstance(value, str) and value.strip():
+        return value
+    return dump(value) if isinstance(value, Mapping) else "{}"
 
 
 def _name(value: Any) -> str:

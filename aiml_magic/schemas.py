@@ -1,47 +1,55 @@
-"""Types of Python as JSON Schema, as the API's strict mode wants it, and JSON back as instances of them.
+"""Types as JSON Schema in the API's strict form, and JSON back as instances of them.
 
-Strict means: every object names all its fields, needs them all, and has no others; what is optional may be null. A pydantic
-model brings its own schema; dataclasses, TypedDicts, enums, literals, lists and unions of them are read here.
+Strict means: every object names all its fields, needs them all, and has no others. pydantic reads types and judges replies;
+jsonschema judges replies to a schema that is given as a dict. What strict mode has no word for is refused before anything is
+sent if it decides what a reply looks like (a dict with any keys), and left out if it only narrows one (a length): the judge of
+the reply knows it all the same. Importing this module imports pydantic.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
-import enum
-import functools
 import inspect
 import json
 import re
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NotRequired, TypeVar
+
+import pydantic
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import TypedDict
 
 from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, nearest
 from aiml_magic.responses import Raw
 
 _Given = TypeVar("_Given")
-_PLAIN: dict[Any, Raw] = {
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    type(None): {"type": "null"},
-    dt.datetime: {"type": "string", "format": "date-time"},
-    dt.date: {"type": "string", "format": "date"},
-}
-_QUALIFIERS = (typing.Annotated, typing.Required, typing.NotRequired, getattr(typing, "ReadOnly", typing.Required))
 _WRAPPED = "value"  # the field in which a schema travels that is no object: the API takes only objects
+_WHY = "x-unsayable"  # marks a part of a schema that strict mode cannot say
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_KEYWORDS = (  # in the order in which they are sent
+    "type description enum const format pattern minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minItems maxItems "
+    "items anyOf $ref properties required additionalProperties $defs definitions"
+).split()
+_UNSAYABLE = {
+    name: f"the keyword {name}"
+    for name in (
+        "propertyNames not if then else dependentSchemas dependentRequired dependencies contains unevaluatedProperties "
+        "unevaluatedItems $dynamicRef $recursiveRef".split()
+    )
+} | {"prefixItems": "a tuple of several types", "patternProperties": "an object with any names"}
+_FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
+_FENCED = re.compile(r"```[\w-]*\s*\n(.*?)\s*```", re.DOTALL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Schema:
-    """What an answer is to look like. `read` makes an instance of a JSON value, and raises ValueError with the place and why."""
+    """What an answer is to look like. `read` makes an instance of a JSON text; it raises whatever does not fit."""
 
     name: str
     json_schema: Raw
-    read: Callable[[Any], Any]
+    read: Callable[[str], Any]
 
     @property
     def format(self) -> Raw:
@@ -49,13 +57,14 @@ class Schema:
         return {"type": "json_schema", "name": self.name, "schema": self.json_schema, "strict": True}
 
     def parse(self, text: str) -> Any:
-        """The instance that a reply stands for. Raises SchemaMismatch."""
+        """The instance that a reply stands for, which may come behind a BOM or in a fence. Raises SchemaMismatch."""
+        stripped = text.strip("\ufeff \t\r\n")
+        fenced = _FENCED.fullmatch(stripped)
         try:
-            return self.read(json.loads(text))
+            return self.read(fenced[1] if fenced else stripped)
         except Exception as error:  # what a type does when it is made is its author's
-            what = "it is no JSON" if isinstance(error, json.JSONDecodeError) else _reason(error)
             raise SchemaMismatch(
-                f"The reply does not fit {self.name}: {what}. It was paid for, and is kept.",
+                f"The reply does not fit {self.name}: {reason(error)}. It was paid for, and is kept.",
                 "Its text is above; ask once more with --fresh, or loosen the schema.",
             ) from error
 
@@ -75,190 +84,258 @@ def of_value(value: Any, name: str) -> Schema:
     return _asked_of(lambda: _of_value(value, name), name)
 
 
-def _of_value(value: Any, name: str) -> Schema:
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", name))[:64]
-    if isinstance(value, Mapping):
-        given = _as_sent(value)
-        _check_is_schema(given, name)
-        return Schema(name, strict(given), lambda reply: _checked(reply, given, given, ""))
-    if _is_model(value):
-        return Schema(name, _as_sent(strict(value.model_json_schema(), optional_is_null=False)), value.model_validate)
-    schema = of_hint(value, name)
-    if schema.get("type") == "object" or "$ref" in schema:
-        return Schema(name, schema, lambda reply: built(value, reply))
-    wrapped = {"type": "object", "properties": {_WRAPPED: schema}, "required": [_WRAPPED], "additionalProperties": False}
-    definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
-    schema.pop("$defs", None)
-    return Schema(name, wrapped | definitions, lambda reply: built(value, _field(reply, _WRAPPED)))
-
-
-def of_hint(hint: Any, name: str) -> dict[str, Any]:
-    """The strict schema of a type. Raises BadInput for one that strict mode cannot say."""
-    definitions: dict[str, Raw] = {}
-    schema = dict(_Reader(name, definitions).schema(hint))
-    if "$ref" in schema and not _refers_to(definitions, schema["$ref"]):
-        schema = dict(definitions.pop(schema["$ref"].rpartition("/")[2]))
-    return schema | ({"$defs": definitions} if definitions else {})
-
-
 def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
-    return _asked_of(lambda: _of_parameters(function, name), name)
+    return _asked_of(lambda: _strict(_json_schema(_parameters(function)), name), name)
 
 
-def _of_parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
+def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
+    """The arguments of a call that came as a JSON value; null stands for a default. Raises ValueError with the place and why."""
     try:
-        signature, hints = inspect.signature(function), typing.get_type_hints(function, include_extras=True)
-    except (TypeError, ValueError, NameError) as error:
+        arguments: dict[str, Any] = _parameters(function).validate_json(json.dumps(given), strict=True)
+    except pydantic.ValidationError as error:
+        raise ValueError(reason(error)) from error
+    parameters = inspect.signature(function).parameters
+    return {
+        name: value
+        for name, value in arguments.items()
+        if value is not None or parameters[name].default is inspect.Parameter.empty
+    }
+
+
+def _of_value(value: Any, name: str) -> Schema:
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", name))[:64]
+    if isinstance(value, Mapping):
+        return _of_dict(value, name)
+    if inspect.isroutine(value) or isinstance(value, str):
+        raise TypeError(f"{name} is no type")
+    is_strict = not (isinstance(value, type) and issubclass(value, pydantic.BaseModel))  # a model says itself how strict it is
+    adapter = _adapter(value)
+    schema = _json_schema(adapter)
+    if schema.get("type") == "object":
+        return Schema(name, _strict(schema, name), lambda text: adapter.validate_json(text, strict=is_strict or None))
+    wrapper: Any = TypedDict(name, {_WRAPPED: value})  # type: ignore[misc]  # a type that is made here
+    wrapped = _adapter(wrapper)
+    return Schema(
+        name,
+        _strict(_json_schema(wrapped), name),
+        lambda text: wrapped.validate_json(text, strict=is_strict or None)[_WRAPPED],
+    )
+
+
+def _of_dict(value: Mapping[str, Any], name: str) -> Schema:
+    from jsonschema import validators
+    from jsonschema.exceptions import best_match
+    from referencing import Registry
+
+    given = json.loads(json.dumps(value, allow_nan=False))
+    if given.get("type") != "object" or not isinstance(given.get("properties"), Mapping):
         raise BadInput(
-            f"The parameters of {name} cannot be read: {_reason(error)}. {NOTHING_SENT}", "Give it plain type hints."
-        ) from error
-    definitions: dict[str, Raw] = {}
-    reader = _Reader(name, definitions)
-    properties = {}
-    for parameter in signature.parameters.values():
+            f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}', "Wrap it in an object."
+        )
+    judged = _with_nullable_fields(given)
+    kind = validators.validator_for(judged, default=validators.Draft202012Validator)
+    kind.check_schema(judged)
+    for reference in _references(judged):
+        _target(judged, reference)
+    judge = kind(judged, registry=Registry())  # without one it would fetch what a reference names
+
+    def read(text: str) -> Any:
+        reply = json.loads(text)
+        if error := best_match(judge.iter_errors(reply)):
+            raise ValueError(f"{_at(error.absolute_path)}{error.message}")
+        return reply
+
+    return Schema(name, _strict(judged, name), read)
+
+
+def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
+    """The parameters of a function as one type. Raises BadInput."""
+    name = getattr(function, "__name__", "function")
+    hints = typing.get_type_hints(function, include_extras=True)
+    known: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise BadInput(
                 f"{name} takes {parameter}, which no schema can ask for. {NOTHING_SENT}", "Give each parameter a name and a type."
             )
         if parameter.name not in hints:
             raise BadInput(f"{name}({parameter.name}) has no type hint. {NOTHING_SENT}", "Add one, such as `: str`.")
-        schema = reader.schema(hints[parameter.name], parameter.name)
-        properties[parameter.name] = schema if parameter.default is parameter.empty else _nullable(schema)
-    return _object(properties) | ({"$defs": definitions} if definitions else {})
+        hint = hints[parameter.name]
+        known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint | None]
+    arguments: Any = TypedDict(name, known)  # type: ignore[misc]  # a type that is made here
+    return _adapter(pydantic.with_config(extra="forbid")(arguments))
 
 
-def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
-    """The arguments for a call that the model asked for; null stands for a default. Raises ValueError with the place and why."""
-    if not isinstance(given, Mapping):
-        raise ValueError("the arguments are no object")
-    signature, hints = inspect.signature(function), typing.get_type_hints(function, include_extras=True)
-    unknown = given.keys() - signature.parameters.keys()
-    if unknown:
-        raise ValueError(f"there is no parameter {', '.join(sorted(unknown))}")
-    arguments = {}
-    for parameter in signature.parameters.values():
-        has_default = parameter.default is not parameter.empty
-        if has_default and given.get(parameter.name) is None:
-            continue
-        arguments[parameter.name] = built(hints[parameter.name], _field(given, parameter.name), parameter.name)
-    return arguments
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    adapter = pydantic.TypeAdapter(kind)
+    adapter.rebuild(raise_errors=True)  # names what is not defined
+    return adapter
 
 
-def strict(schema: Any, *, optional_is_null: bool = True) -> Any:
-    """A JSON Schema in strict form: of all objects every field is needed and no other allowed; what was optional may be null.
+class _Generator(GenerateJsonSchema):
+    """pydantic's JSON Schema, with the words of an `Annotated` hint and of docstrings, and marks where a type cannot be read."""
 
-    Not so for a type that judges its replies itself: null does not stand for a default of it.
-    """
-    inner = functools.partial(strict, optional_is_null=optional_is_null)
-    if isinstance(schema, list):
-        return [inner(entry) for entry in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    if "$ref" in schema:
-        return {"$ref": schema["$ref"]} | {name: inner(value) for name, value in schema.items() if name == "$defs"}
-    match schema.get("allOf", []):
-        case [Mapping() as alone]:
-            return inner({**{name: value for name, value in schema.items() if name != "allOf"}, **alone})
-        case every if not _are_schemas(every):
-            raise ValueError("allOf is no list of schemas")
-    named = ("properties", "$defs", "definitions")
-    done = {
-        name: {key: inner(entry) for key, entry in value.items()}
-        if name in named and isinstance(value, Mapping)
-        else inner(value)
-        for name, value in schema.items()
-        if name != "default"
-    }
-    if isinstance(done.get("properties"), dict):
-        needed = schema.get("required", list(done["properties"]))
-        if not isinstance(needed, list) or not _are_schemas(list(done["properties"].values())):
-            raise ValueError("properties are schemas, and required is a list of their names")
-        optional = {name: _nullable(entry) for name, entry in done["properties"].items() if name not in needed}
-        done |= _object(done["properties"] | (optional if optional_is_null else {}))
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        made = _described(super().dataclass_schema(schema), schema["cls"])
+        for field in fields(schema["cls"]):
+            if not field.init:
+                made["properties"].pop(field.name, None)
+        return made
+
+    def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+        return _described(super().typed_dict_schema(schema), schema.get("cls"))
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        return _described(super().model_schema(schema), schema["cls"])
+
+    def set_schema(self, schema: Any) -> dict[str, Any]:
+        return _of_hashable(super().set_schema(schema), schema)
+
+    def frozenset_schema(self, schema: Any) -> dict[str, Any]:
+        return _of_hashable(super().frozenset_schema(schema), schema)
+
+    def enum_schema(self, schema: Any) -> dict[str, Any]:
+        return _of_choices(super().enum_schema(schema), [member.value for member in schema["members"]])
+
+    def literal_schema(self, schema: Any) -> dict[str, Any]:
+        return _of_choices(super().literal_schema(schema), schema["expected"])
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])  # which may be no JSON, and is not asked for
+
+
+def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """The schema of a class with its docstring, and with the first text of each `Annotated` field."""
+    if kind is None:
+        return made
+    words = inspect.cleandoc(kind.__doc__ or "")
+    is_generated = is_dataclass(kind) and words.startswith(f"{made.get('title')}(")
+    if words and not is_generated and words not in (inspect.cleandoc(base.__doc__ or "") for base in (dict, pydantic.BaseModel)):
+        made.setdefault("description", words)
+    hints: dict[str, Any] = {}
+    with suppress(NameError):  # of a class inside a function, whose names pydantic knows and nobody else
+        hints = typing.get_type_hints(kind, include_extras=True)
+    for name, field in made.get("properties", {}).items():
+        texts = [text for text in getattr(hints.get(name), "__metadata__", ()) if isinstance(text, str)]
+        made["properties"][name] = {"description": texts[0], **field} if texts else field
+    return made
+
+
+def _of_hashable(made: dict[str, Any], schema: Any) -> dict[str, Any]:
+    entry = schema.get("items_schema", {})
+    kind = entry.get("cls") or {"list": list, "dict": dict, "set": set, "typed-dict": dict}.get(entry.get("type"), object)
+    return made if getattr(kind, "__hash__", None) else {_WHY: "a set of what no set can hold"}
+
+
+def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+    """A choice with the type of its values, which strict servers want of every schema."""
+    if not values or not all(type(value) in _PLAIN for value in values):
+        return {_WHY: "a choice of what JSON does not have"}
+    kinds = sorted({_PLAIN[type(value)] for value in values})
+    return {**made, "type": kinds[0] if len(kinds) == 1 else kinds}
+
+
+def _json_schema(adapter: pydantic.TypeAdapter[Any]) -> dict[str, Any]:
+    """The JSON Schema of a type; the root of one that holds itself is no reference, which the API does not take."""
+    schema = adapter.json_schema(schema_generator=_Generator)
+    if isinstance(reference := schema.get("$ref"), str):
+        definitions = schema["$defs"]
+        root = definitions[reference.rpartition("/")[2]]
+        others = {
+            name: entry for name, entry in definitions.items() if entry is not root or reference in _references(definitions)
+        }
+        return {**root, "$defs": others}
+    return schema
+
+
+def _with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """A schema with `change` made of each schema in it, which is told the step to it: `.field`, `[]`, `#definition` or none."""
+    done = dict(schema)
+    for name, value in schema.items():
+        match name, value:
+            case "properties", Mapping():
+                done[name] = {field: change(entry, f".{field}") for field, entry in value.items()}
+            case "$defs" | "definitions", Mapping():
+                done[name] = {key: change(entry, f"#{key}") for key, entry in value.items()}
+            case "anyOf" | "oneOf" | "allOf", list():
+                done[name] = [change(entry, "") for entry in value]
+            case "items", _:
+                done[name] = change(value, "[]")
     return done
 
 
-def built(hint: Any, value: Any, place: str = "") -> Any:
-    """The instance of `hint` that a JSON value stands for. Raises ValueError with the place and why."""
-    origin, inside = typing.get_origin(hint), typing.get_args(hint)
-    if origin in _QUALIFIERS:
-        return built(inside[0], value, place)
-    if origin in (Union, types.UnionType):
-        return _first_that_fits(inside, value, place)
-    if origin is Literal:
-        return _one_of(inside, value, place)
-    if origin in (list, Sequence, tuple, set, frozenset):
-        if not isinstance(value, list):
-            raise ValueError(f"{_at(place)}a list was expected, not {_told(value)}")
-        entries = (built(inside[0] if inside else Any, entry, f"{place}[{number}]") for number, entry in enumerate(value))
-        return (list if origin is Sequence else origin)(entries)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(_one_of([member.value for member in hint], value, place))
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        fields = _fields_of(hint)
-        return hint(**{name: built(fields[name], _field(value, name, place), _inside(place, name)) for name in fields})
-    if typing.is_typeddict(hint):
-        fields = _fields_of(hint)
-        return {name: built(fields[name], _field(value, name, place), _inside(place, name)) for name in fields}
-    return _plain(hint, value, place)
-
-
-class _Reader:
-    """Reads hints into schemas; classes go into `definitions`, so that one may hold itself."""
-
-    def __init__(self, name: str, definitions: dict[str, Raw]) -> None:
-        self._name = name
-        self._definitions = definitions
-        self._defined: dict[str, Any] = {}  # the class that a definition is of
-
-    def schema(self, hint: Any, place: str = "") -> Raw:
-        origin, inside = typing.get_origin(hint), typing.get_args(hint)
-        if origin is typing.Annotated:
-            words = [word for word in inside[1:] if isinstance(word, str)]
-            return {**self.schema(inside[0], place), **({"description": words[0]} if words else {})}
-        if origin in _QUALIFIERS:
-            return self.schema(inside[0], place)
-        if origin in (Union, types.UnionType):
-            return {"anyOf": [self.schema(entry, place) for entry in inside]}
-        if choices := _choices(hint):
-            return _choice(choices)
-        if inside and _is_list(origin, inside):
-            return {"type": "array", "items": self.schema(inside[0], place)}
-        if (dataclasses.is_dataclass(hint) and isinstance(hint, type)) or typing.is_typeddict(hint):
-            return self._of_class(hint, place)
-        if _is_model(hint):
-            return self._of_model(hint)
-        if (plain := next((schema for kind, schema in _PLAIN.items() if kind is hint), None)) is not None:
-            return plain
-        where = f"{self._name} ({place})" if place else self._name
-        raise BadInput(
-            f"{where} has the type {_hint_name(hint)}, which no schema can ask for. {NOTHING_SENT}",
-            "It can ask for str, int, float, bool, None, date, Literal and Enum of these, list, unions, dataclasses, TypedDicts.",
-        )
-
-    def _of_class(self, kind: Any, place: str) -> Raw:
-        name, number = kind.__name__, 1
-        while name in self._definitions and self._defined.get(name) is not kind:
-            number += 1
-            name = f"{kind.__name__}_{number}"
-        if name not in self._definitions:
-            self._defined[name], self._definitions[name] = kind, {}  # known from now on, since it may hold itself
-            properties = {field: self.schema(hint, _inside(place, field)) for field, hint in _fields_of(kind).items()}
-            self._definitions[name] = _object(properties) | _described(kind)
-        return {"$ref": f"#/$defs/{name}"}
-
-    def _of_model(self, model: Any) -> Raw:
-        schema = dict(strict(model.model_json_schema(), optional_is_null=False))
-        definitions = schema.pop("$defs", {})
-        if "$ref" not in schema:  # one that holds itself is a reference already
-            definitions[model.__name__] = schema
-            schema = {"$ref": f"#/$defs/{model.__name__}"}
-        for name, definition in definitions.items():
-            if self._definitions.setdefault(name, definition) != definition:
-                raise BadInput(f"Two types inside {self._name} are called {name}. {NOTHING_SENT}", "Give one another name.")
+def _with_nullable_fields(schema: Any, _: str = "") -> Any:
+    """A JSON Schema in which every field that is not needed may be null too: in strict form all are needed."""
+    if not isinstance(schema, Mapping):
         return schema
+    done = _with_parts(schema, _with_nullable_fields)
+    fields = done.get("properties")
+    if isinstance(fields, Mapping) and isinstance(needed := done.setdefault("required", list(fields)), list):
+        done["properties"] = {
+            name: entry if name in needed else {"anyOf": [entry, {"type": "null"}]} for name, entry in fields.items()
+        }
+    return done
+
+
+def _strict(schema: Any, place: str) -> dict[str, Any]:
+    """A schema in strict form: of all objects every field is needed and no other allowed. Raises BadInput with the place."""
+    if not isinstance(schema, Mapping):
+        raise _unsayable(place, "anything")
+    plain = _plainer(schema)
+    if why := plain.get(_WHY) or next((_UNSAYABLE[name] for name in plain if name in _UNSAYABLE), None):
+        raise _unsayable(place, why)
+
+    def inner(entry: Any, step: str) -> dict[str, Any]:
+        return _strict(entry, step[1:] if step.startswith("#") else f"{place}{step}")
+
+    done = _with_parts({name: plain[name] for name in _KEYWORDS if name in plain}, inner)
+    if "$ref" in done:
+        return {name: value for name, value in done.items() if name in ("$ref", "$defs", "definitions")}
+    if "properties" in done:
+        done |= {"required": list(done["properties"]), "additionalProperties": False}
+        return {name: done[name] for name in _KEYWORDS if name in done}
+    if "object" in _kinds(done):
+        raise _unsayable(place, "an object with any names")
+    if not ("items" in done if "array" in _kinds(done) else done.keys() & {"type", "anyOf", "enum", "const"}):
+        raise _unsayable(place, "anything")
+    return done
+
+
+def _plainer(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in the words of strict mode: a choice of schemas is `anyOf`, an `allOf` of one is that one, a tuple is a list."""
+    plain = dict(schema)
+    if "oneOf" in plain:
+        plain["anyOf"] = plain.pop("oneOf")
+    match plain.get("allOf"):
+        case [Mapping() as alone]:
+            del plain["allOf"]
+            plain |= alone
+        case None:
+            pass
+        case _:
+            plain[_WHY] = "allOf"
+    if plain.get("format") not in _FORMATS:
+        plain.pop("format", None)
+    if re.search(r"\(\?[^:]", str(plain.get("pattern", ""))):  # servers' patterns look neither ahead nor back
+        del plain["pattern"]
+    entries = plain.get("prefixItems")
+    if entries and all(entry == entries[0] for entry in entries) and plain.get("maxItems") == len(entries):
+        plain["items"] = plain.pop("prefixItems")[0]
+    return plain
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[Any]:
+    kinds = schema.get("type", [])
+    return kinds if isinstance(kinds, list) else [kinds]
+
+
+def _unsayable(place: str, what: str) -> BadInput:
+    return BadInput(
+        f"{place} asks for {what}, which strict mode cannot say. {NOTHING_SENT}",
+        "It can say text, numbers, booleans, dates, choices, lists, unions, and objects whose fields are named.",
+    )
 
 
 def _asked_of(give: Callable[[], _Given], name: str) -> _Given:
@@ -269,72 +346,9 @@ def _asked_of(give: Callable[[], _Given], name: str) -> _Given:
         raise
     except Exception as error:
         raise BadInput(
-            f"{name} gives no schema: {_reason(error)}. {NOTHING_SENT}",
+            f"{name} gives no schema: {reason(error)}. {NOTHING_SENT}",
             "Use types that JSON has: text, numbers, booleans, lists and objects.",
         ) from error
-
-
-def _as_sent(schema: Any) -> Any:
-    """`schema` as JSON gives it back. Raises for what JSON cannot hold."""
-    return json.loads(json.dumps(schema, allow_nan=False))
-
-
-def _is_list(origin: Any, inside: Sequence[Any]) -> bool:
-    """A list of one type; a set is none if it could not hold what comes."""
-    if origin in (set, frozenset):
-        return getattr(typing.get_origin(inside[0]) or inside[0], "__hash__", None) is not None
-    return origin in (list, Sequence) or (origin is tuple and inside[1:] == (...,))
-
-
-def _is_model(hint: Any) -> bool:
-    return isinstance(hint, type) and all(callable(getattr(hint, name, None)) for name in ("model_json_schema", "model_validate"))
-
-
-def _are_schemas(entries: Any) -> bool:
-    return isinstance(entries, list) and all(isinstance(entry, Mapping) for entry in entries)
-
-
-def _fields_of(kind: Any) -> dict[str, Any]:
-    """The hints of the fields that an instance is made of."""
-    try:
-        hints = typing.get_type_hints(kind, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise BadInput(
-            f"The fields of {kind.__name__} cannot be read: {_reason(error)}. {NOTHING_SENT}",
-            "A type hint names what is not defined; define it first.",
-        ) from error
-    if not dataclasses.is_dataclass(kind):
-        return hints
-    made_of = {field.name for field in dataclasses.fields(kind) if field.init}
-    given = {name: hint.type for name, hint in hints.items() if isinstance(hint, dataclasses.InitVar)}
-    return {name: given.get(name, hint) for name, hint in hints.items() if name in made_of or name in given}
-
-
-def _object(properties: Mapping[str, Raw]) -> dict[str, Any]:
-    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
-
-
-def _nullable(schema: Raw) -> Raw:
-    return schema if schema.get("type") == "null" else {"anyOf": [schema, {"type": "null"}]}
-
-
-def _described(kind: Any) -> dict[str, Any]:
-    words = inspect.cleandoc(kind.__doc__ or "")
-    is_written = words and not words.startswith(f"{kind.__name__}(")  # a dataclass makes its own
-    return {"description": words} if is_written and kind.__doc__ != dict.__doc__ else {}
-
-
-def _refers_to(definitions: Mapping[str, Raw], ref: str) -> bool:
-    return json.dumps(ref) in json.dumps(definitions)
-
-
-def _check_is_schema(value: Mapping[str, Any], name: str) -> None:
-    if value.get("type") != "object" or not isinstance(value.get("properties"), Mapping):
-        raise BadInput(
-            f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}', "Wrap it in an object."
-        )
-    for reference in _references(value):
-        _target(value, reference)
 
 
 def _references(schema: Any) -> Iterator[str]:
@@ -358,130 +372,24 @@ def _target(root: Any, reference: str) -> Any:
     return root
 
 
-def _checked(value: Any, schema: Any, root: Raw, place: str) -> Any:
-    """`value`, if it fits as far as types, fields, lists and enumerations go; null is an optional field. Raises ValueError."""
-    if not isinstance(schema, Mapping):
-        return value
-    if "$ref" in schema:
-        return _checked(value, _target(root, schema["$ref"]), root, place)
-    if "anyOf" in schema:
-        return _any_that_fits(value, schema["anyOf"], root, place)
-    if "enum" in schema and value not in schema["enum"]:
-        raise ValueError(f"{_at(place)}one of {schema['enum']} was expected, not {_told(value)}")
-    kinds = schema.get("type")
-    if kinds and not any(_is_kind(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)):
-        raise ValueError(f"{_at(place)}{kinds} was expected, not {_told(value)}")
-    if isinstance(value, dict) and isinstance(schema.get("properties"), Mapping):
-        needed = schema.get("required", schema["properties"])
-        for name, entry in schema["properties"].items():
-            if name in value and not (value[name] is None and name not in needed):
-                _checked(value[name], entry, root, _inside(place, name))
-            elif name in needed:
-                raise ValueError(f"{_inside(place, name)} is missing")
-    if isinstance(value, list) and "items" in schema:
-        for number, entry in enumerate(value):
-            _checked(entry, schema["items"], root, f"{place}[{number}]")
-    return value
-
-
-def _choices(hint: Any) -> list[Any]:
-    """The values of a Literal or an Enum; none if a reply could not say one of them, since JSON gives another back."""
-    values = list(typing.get_args(hint)) if typing.get_origin(hint) is Literal else []
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        values = [member.value for member in hint]
-    try:
-        return values if _as_sent(values) == values else []
-    except (TypeError, ValueError):
-        return []
-
-
-def _choice(values: list[Any]) -> Raw:
-    """One of these values; with their type, which strict servers want of every schema."""
-    kinds = sorted({_PLAIN[type(value)]["type"] for value in values if type(value) in _PLAIN})
-    return {"type": kinds[0] if len(kinds) == 1 else kinds, "enum": values} if kinds else {"enum": values}
-
-
-def _any_that_fits(value: Any, schemas: Sequence[Any], root: Raw, place: str) -> Any:
-    why = ""
-    for schema in schemas:
-        try:
-            return _checked(value, schema, root, place)
-        except ValueError as error:
-            why = why or str(error)
-    raise ValueError(why)
-
-
-def _is_kind(value: Any, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "boolean"
-    known = {"string": str, "integer": int, "number": (int, float), "object": dict, "array": list, "null": type(None)}
-    return kind not in known or isinstance(value, known[kind])  # type: ignore[arg-type]  # types, or a tuple of them
-
-
-def _first_that_fits(hints: Sequence[Any], value: Any, place: str) -> Any:
-    why = ""
-    for hint in hints:
-        try:
-            return built(hint, value, place)
-        except ValueError as error:
-            why = why or str(error)
-    raise ValueError(why)
-
-
-def _one_of(values: Sequence[Any], value: Any, place: str) -> Any:
-    if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
-        raise ValueError(f"{_at(place)}one of {', '.join(map(repr, values))} was expected, not {_told(value)}")
-    return value
-
-
-def _plain(hint: Any, value: Any, place: str) -> Any:
-    if callable(getattr(hint, "model_validate", None)):
-        return hint.model_validate(value)
-    if hint is Any:
-        return value
-    if hint in (dt.datetime, dt.date):
-        try:
-            return hint.fromisoformat(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{_at(place)}a {hint.__name__} was expected, not {_told(value)}") from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{_at(place)}{_hint_name(hint)} was expected, not {_told(value)}")
-    return value
-
-
-def _reason(error: Any) -> str:
+def reason(error: Any) -> str:
     """Why and where, on one line; pydantic lists it. An error of the notebook may have no words."""
     try:
-        listed = error.errors() if callable(getattr(error, "errors", None)) else []
-        told = [f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}" for issue in listed[:3]]
-        plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        match error:
+            case pydantic.ValidationError():
+                told = "; ".join(f"{_at(issue['loc'])}{issue['msg']}" for issue in error.errors()[:3])
+            case json.JSONDecodeError():
+                told = f"it is no JSON: {error}"
+            case ValueError():
+                told = str(error)
+            case _:
+                words = str(getattr(error, "message", error)).partition("For further information")[0]
+                told = f"{type(error).__name__}: {words}"
     except Exception:  # noqa: BLE001
         return type(error).__name__
-    return " ".join(("; ".join(told) or plain).split())[:300].rstrip(": .")
+    return " ".join(told.split())[:300].rstrip(": .")
 
 
-def _field(value: Any, name: str, place: str = "") -> Any:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{_at(place)}an object was expected, not {_told(value)}")
-    if name not in value:
-        raise ValueError(f"{_inside(place, name)} is missing")
-    return value[name]
-
-
-def _at(place: str) -> str:
+def _at(path: Sequence[str | int]) -> str:
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
     return f"{place}: " if place else ""
-
-
-def _inside(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
-
-
-def _told(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _hint_name(hint: Any) -> str:
-    return str(getattr(hint, "__name__", hint)) if isinstance(hint, type) else str(hint)

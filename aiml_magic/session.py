@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic import addresses, credentials, errors, recording
 from aiml_magic.answer import Answer
@@ -25,8 +25,10 @@ from aiml_magic.journal import Journal, NewRow, Row, journal_at
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_keys
 from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, user_message
-from aiml_magic.schemas import Schema
 from aiml_magic.tools import NO_TOOLS, Tools
+
+if TYPE_CHECKING:
+    from aiml_magic.schemas import Schema
 
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiml_magic import attachments, schemas, values
+from aiml_magic import attachments, values
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw, ToolCall
 
@@ -84,11 +84,13 @@ def choice(named: str, tools: Tools) -> Any:
 
 def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callable[[str], str] | None = None) -> str:
     """The result of a call, as the model gets it: what the function returns, or the error. Raises KeyboardInterrupt alone."""
+    from aiml_magic import schemas
+
     function = functions.get(call.name)
     if function is None:
         return _error(f"there is no tool {call.name}; there are {', '.join(functions)}")
     try:
-        arguments = schemas.arguments_of(function, json.loads(call.arguments))
+        arguments = schemas.arguments_of(function, json.loads(call.arguments) or {})
         if getattr(function, _CONFIRM, False) and not _is_allowed(call, ask or input):  # that of this cell
             return _error("the person did not allow this call")
         return _told(_returned(function, arguments))
@@ -117,7 +119,9 @@ def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
     name = getattr(function, "__name__", "")
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
         raise BadInput(f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}", "Define it with def.")
-    parameters = schemas.of_parameters(function)
+    from aiml_magic.schemas import of_parameters
+
+    parameters = of_parameters(function)
     words = {"description": inspect.cleandoc(function.__doc__)} if function.__doc__ else {}
     return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
 
@@ -174,8 +178,13 @@ def _awaited(awaitable: Any) -> Any:
 
 def _told(value: Any) -> str:
     table = None if isinstance(value, str) else attachments.as_csv(value)
-    text = value if isinstance(value, str) else table or json.dumps(value, default=values.whole, ensure_ascii=False)
+    text = value if isinstance(value, str) else table or json.dumps(value, default=_plain, ensure_ascii=False)
     return text if len(text) <= _MAX_RESULT else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for `value`: for a scalar of NumPy its number, else its text. Raises ValueError if that says nothing."""
+    return value.item() if getattr(value, "shape", None) == () else values.whole(value)
 
 
 def _error(words: str) -> str:

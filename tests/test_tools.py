@@ -10,7 +10,7 @@ from asking import Asker
 from kernels import kernel
 
 from aiml_magic import conversation, errors, recording, tools
-from aiml_magic.responses import ToolCall
+from aiml_magic.responses import Response, ToolCall
 from aiml_magic.session import Question
 from aiml_magic.tools import confirm, tools_of
 
@@ -126,6 +126,33 @@ def test_long_and_odd_results():
     assert '"[0 1 2]"' == tools.run(call("few"), {"few": lambda: np.arange(3)})
     assert "cut off; it has 300,000" in tools.run(call("long"), results)
     assert "{1}" in tools.run(call("set"), results)
+
+
+@pytest.mark.parametrize("given", ["", None, "null", " ", "{}", {}])
+def test_no_arguments(given):
+    """A call of a function without parameters may say so in several ways; it is run."""
+    item = {"type": "function_call", "call_id": "c", "name": "printing", "arguments": given}
+    (wanted,) = Response({"output": [item]}).calls
+    assert "null" == tools.run(wanted, VARIABLES)
+
+
+def test_arguments_as_an_object():
+    """Arguments that came as an object instead of a text are that object."""
+    item = {"type": "function_call", "call_id": "c", "name": "price", "arguments": {"item": "pear", "count": 2}}
+    (wanted,) = Response({"output": [item]}).calls
+    assert "1.5" == tools.run(wanted, VARIABLES)
+    assert json.loads(wanted.arguments) == item["arguments"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("int64(7)", "7"), ("float32(0.5)", "0.5"), ("bool_(True)", "true"), ("array(3)", "3")]
+)
+def test_scalars_of_numpy(value, told):
+    """A scalar of NumPy is a number in what goes back to the model, alone and in a dict."""
+    numpy = pytest.importorskip("numpy")
+    made = eval(f"numpy.{value}", {"numpy": numpy})
+    assert told == tools.run(call("give"), {"give": lambda: made})
+    assert f'{{"x": {told}}}' == tools.run(call("give"), {"give": lambda: {"x": made}})
 
 
 @pytest.mark.parametrize("name", ["prise", "_hidden", "7", "x y"])
