@@ -203,7 +203,7 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
     if getattr(client, "status", None) != "running":
         raise errors.BadInput("The Dask client is not connected. Nothing was sent.", "Give client= a distributed.Client that is.")
     magics = loaded_or_new()
-    return Cluster(client, magics.session.runner(addresses.journal_path(magics.journal)))
+    return Cluster(client, magics.session.runner(addresses.journal_path(magics.journal)).journal)
 
 
 def _waited(job: Job) -> Answer:

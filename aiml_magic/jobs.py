@@ -62,6 +62,8 @@ class Sender(Protocol):
     @property
     def jobs(self) -> dict[int, Job]: ...
 
+    def holds(self, row: Row) -> bool: ...
+
     def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job: ...
 
     def tell(self, command: Event) -> None: ...
@@ -233,6 +235,8 @@ class Job:
 
     def _bury(self, row: Row) -> errors.RunnerDied:
         """The error for a row that nobody works on any more; one that was sent is over by that."""
+        if row.cluster is not None:
+            return left_at_cluster(row)
         was_sent = row.state == "sent"
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         error = errors.RunnerDied(
@@ -380,6 +384,10 @@ class Runner:
         """The jobs that are not over, by the id of their row."""
         return dict(self._child.jobs) if self._child else {}
 
+    def holds(self, row: Row) -> bool:
+        """The row is in its hands."""
+        return row.id in self.jobs
+
     def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
         """Has a queued row sent, or a row that another runner has sent followed. `notices` go with the answer.
 
@@ -523,6 +531,17 @@ def _answer_of(row: Row) -> Answer:
 def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlMagicError:
     error.answer = row.answer() if row.text or row.response else None
     return error
+
+
+def left_at_cluster(row: Row) -> errors.RunnerDied:
+    """The error for a row that a Dask cluster has sent, and that nobody here waits for any more."""
+    where = errors.printable(row.cluster).split(" ")[0]
+    return errors.RunnerDied(
+        f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. It may be charged.",
+        f"ask.map with a client= of that cluster takes the answer up; else {errors.check(row.id)}",
+        retry="ask",
+        may_cost=True,
+    )
 
 
 def _warn_of_unkept(event: Event) -> None:

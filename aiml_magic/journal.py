@@ -98,6 +98,9 @@ _MIGRATIONS = [
     ALTER TABLE requests ADD COLUMN is_unwanted INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX requests_unfinished ON requests (state) WHERE state IN ('queued', 'sent');
     """,
+    """
+    ALTER TABLE requests ADD COLUMN cluster TEXT;
+    """,
 ]
 
 
@@ -127,6 +130,7 @@ class Row:
     seconds: float | None
     error: Mapping[str, Any] | None
     alive_at: float | None
+    cluster: str | None
 
     @property
     def is_alive(self) -> bool:
@@ -262,22 +266,43 @@ class Journal:
             )  # fmt: skip
             return self._written(db, int(cursor.lastrowid or 0))
 
-    def claim(self, row_id: int) -> Row | None:
-        """Marks a queued row as sent, and gives it; `None` if it may not be sent.
+    def claim(self, row_id: int, cluster: str | None = None) -> Row | None:
+        """Marks a queued row as sent, from `cluster` if one is named, and gives it; `None` if it may not be sent.
 
         It was sent or withdrawn already, or the answer that it continues is not there yet.
         """
         with self._transaction() as db:
             cursor = db.execute(
                 """
-                UPDATE requests SET state = 'sent', alive_at = ?
+                UPDATE requests SET state = 'sent', alive_at = ?, cluster = ?
                 WHERE id = ? AND state = 'queued' AND NOT EXISTS (
                     SELECT 1 FROM requests AS before WHERE before.id = requests.parent AND before.state <> 'done'
                 )
                 """,
-                (time.time(), row_id),
+                (time.time(), cluster, row_id),
             )
             return self._written(db, row_id) if cursor.rowcount == 1 else None
+
+    def release(self, row_id: int) -> None:
+        """Marks a row that was claimed as queued again: its cluster knows that it was never sent."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', cluster = NULL WHERE id = ? AND state = 'sent'", (row_id,))
+
+    def let_go(self, row_id: int) -> None:
+        """Tells other kernels that nobody works on the row any more, without the time that they would wait for a sign of life."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET alive_at = NULL WHERE id = ? AND state = 'sent'", (row_id,))
+
+    def take_over(self, row: Row) -> bool:
+        """Takes a row that was sent and shows no sign of life into our hands; `False` if it does, or somebody else was faster."""
+        if row.is_alive:
+            return False
+        with self._transaction() as db:
+            taken = db.execute(
+                "UPDATE requests SET alive_at = ? WHERE id = ? AND state = 'sent' AND alive_at IS ?",
+                (time.time(), row.id, row.alive_at),
+            )
+            return taken.rowcount == 1
 
     def withdraw(self, row_id: int) -> bool:
         """Takes back a row that was not sent yet; `False` if it was."""
@@ -470,6 +495,12 @@ class Journal:
             found = db.execute(
                 "SELECT * FROM requests WHERE state IN ('queued', 'sent') AND notebook = ? ORDER BY id", (notebook,)
             ).fetchall()
+        return [_row(entry) for entry in found]
+
+    def sent_by(self, cluster: str) -> list[Row]:
+        """The rows that were sent from a cluster and are not over, oldest first."""
+        with self._transaction() as db:
+            found = db.execute("SELECT * FROM requests WHERE state = 'sent' AND cluster = ? ORDER BY id", (cluster,)).fetchall()
         return [_row(entry) for entry in found]
 
     def find_id(self, name: str) -> int:
@@ -1063,7 +1094,7 @@ _KINDS: Mapping[str, Any] = {
     "id": int, "state": str, "base_url": str, "server": str, "request": dict, "client_request_id": str, "parent": int | None,
     "chain": str | None, "notebook": str, "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
     "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list, "cost_usd": float | None,
-    "seconds": float | None, "error": dict | None, "alive_at": float | None,
+    "seconds": float | None, "error": dict | None, "alive_at": float | None, "cluster": str | None,
 }  # fmt: skip
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 

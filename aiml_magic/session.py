@@ -162,8 +162,9 @@ class Session:
         if question.replay == "only" and (row is None or row.state == "queued"):
             raise self._miss(plan, journal)
         if row is None or not _is_settled(row, sender):
-            key = Key("where it is sent", "") if sender.has_keys and self.sandbox_url is None else self._key()
             will_be_sent = row is None or row.state == "queued"
+            is_key_here = will_be_sent and not (sender.has_keys and self.sandbox_url is None)
+            key = self._key() if is_key_here else Key("where it is sent", "")
             worst = self._keep_to_budget(question, plan, sender) if will_be_sent and question.budget_usd is not None else None
             with journal.together("NORMAL"):  # since the first look another kernel may have asked the same, or been answered
                 plan = self.plan(question, base_url, journal)
@@ -525,7 +526,7 @@ def _sandbox_key(url: str) -> Key:
 
 def _is_settled(row: Row, sender: Sender) -> bool:
     """Nothing is to be done for the row. One in our own hands is not, though a sleep of the machine hid its signs of life."""
-    return row.is_settled and row.id not in sender.jobs
+    return row.is_settled and not sender.holds(row)
 
 
 def _known(keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import wire
 from asking import KEY
 
 from aiml_magic import ask, asking, errors
+from aiml_magic import cluster as cluster_module
+from aiml_magic.journal import Came, Journal
+from aiml_magic.responses import Cost
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
@@ -47,6 +55,60 @@ def client(cluster, home, monkeypatch):
 def echo(request: wire.Request) -> wire.Reply:
     time.sleep(0.02)
     return wire.json_reply(wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}"))
+
+
+class Held:
+    """A server that answers when it is told to."""
+
+    def __init__(self):
+        self.is_over = threading.Event()
+
+    def __call__(self, request: wire.Request) -> wire.Reply:
+        self.is_over.wait(60)
+        return echo(request)
+
+
+def kill(process, *, when) -> None:
+    """Kills a process with -9 as soon as `when()`."""
+    wait_for(when)
+    process.kill()
+    process.wait()
+
+
+def killed_kernel(address, rows, *, when):
+    """Maps `rows` on the cluster at `address` in a process of its own, which is killed with -9 as soon as `when()`."""
+    code = "import distributed; from aiml_magic import ask; "
+    code += f"ask.map('{{{{row}}}}', {rows!r}, client=distributed.Client({address!r}), progress=False)"
+    kill(subprocess.Popen([sys.executable, "-c", code]), when=when)
+
+
+def wait_for(condition) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def states(home) -> list[str]:
+    return [row.state for row in Journal(home / "journal.sqlite3").history()]
+
+
+def fall_silent(home) -> None:
+    """As if the kernels that worked on the rows had shown no sign of life for a minute."""
+    with closing(sqlite3.connect(home / "journal.sqlite3")) as db, db:
+        db.execute("UPDATE requests SET alive_at = alive_at - 60")
+
+
+def kept_by(client) -> list[dict[str, str]]:
+    """What the scheduler keeps for kernels."""
+    return client.run_on_scheduler(
+        lambda dask_scheduler: [kept["value"] for kept in dask_scheduler.extensions["variables"].variables.values()]
+    )
+
+
+def wait_for_leave(seconds: float) -> None:
+    """Has a worker wait so long for leave."""
+    cluster_module._LEAVE = seconds
 
 
 def asked(server: wire.Server) -> list[str]:
@@ -194,3 +256,117 @@ def test_client_that_is_closed(cluster, home):
         with pytest.raises(errors.BadInput, match="not connected"):
             ask.map("{{row}}", ["a"], client=client, progress=False)
     assert "aiml_magic-cluster" not in {thread.name for thread in threading.enumerate()}
+
+
+ROWS = [f"w{number}" for number in range(12)]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """A server that answers once `held.is_over` is set."""
+    held = Held()
+    with wire.serve(held) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        held.server = server
+        yield held
+        held.is_over.set()
+
+
+def test_kernel_that_dies(client, home, held):
+    """A kernel is killed with 8 of 12 rows on their way: these come home to the next one, and 4 were never sent and now are."""
+    killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
+    assert ["queued"] * 4 + ["sent"] * 8 == sorted(states(home))
+    threading.Timer(1.0, held.is_over.set).start()  # the next kernel is there before the answers are
+    answers = ask.map("{{row}}", ROWS, client=client, progress=False)
+    assert [f"On {row}" for row in ROWS] == [answer.text for answer in answers]
+    assert sorted(ROWS) == asked(held.server), "each was sent once"
+    wait_for(lambda: [] == kept_by(client))
+
+
+def test_answers_wait_at_the_scheduler(client, home, held):
+    """What workers finish after their kernel died comes home with the next map, whatever it asks."""
+    killed_kernel(client.scheduler.address, ["a", "b"], when=lambda: 2 == len(held.server.posts))
+    held.is_over.set()
+    wait_for(lambda: ["came", "came"] == [name for kept in kept_by(client) for name in kept])
+    ask.map("{{row}}", ["c"], client=client, progress=False)
+    assert ["done"] * 3 == states(home)
+    assert all(answer.replayed for answer in ask.map("{{row}}", ["a", "b"], progress=False)), "without the cluster"
+    assert ["a", "b", "c"] == asked(held.server)
+
+
+def test_rows_of_a_cluster_without_it(client, home, held, monkeypatch):
+    """Asked without the cluster that has sent it, a row is two lines that name the cluster, and is not sent again."""
+    killed_kernel(client.scheduler.address, ["a"], when=lambda: 1 == len(held.server.posts))
+    fall_silent(home)
+    with pytest.raises(errors.RunnerDied, match=r"may be charged") as left:
+        ask.map("{{row}}", ["a"], progress=False)
+    assert 2 == len(str(left.value).splitlines())
+    assert client.scheduler.address in left.value.message
+    assert "client=" in left.value.hint
+    held.is_over.set()
+    assert "On a" == ask.map("{{row}}", ["a"], client=client, progress=False)[0].text
+    assert ["a"] == asked(held.server)
+
+
+def test_worker_and_kernel_that_die(client, home, held):
+    """A worker dies after its kernel: what it had sent may be charged and is not sent again, all else comes home or is sent."""
+    killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
+    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+    held.is_over.set()
+    fall_silent(home)
+    answers = ask.map("{{row}}", ROWS, client=client, on_error="keep", progress=False)
+    lost = [answer for answer in answers if isinstance(answer, errors.RunnerDied)]
+    assert [True, True] == [answer.may_cost for answer in lost]
+    assert 10 == sum(getattr(answer, "text", "").startswith("On w") for answer in answers)
+    assert sorted(ROWS) == asked(held.server)
+    wait_for(lambda: [] == kept_by(client))
+
+
+def test_rows_without_a_worker(home, held):
+    """Rows that waited for a worker when their kernel died were not sent: the next one sends them, with the cluster or without.
+
+    Also one that the kernel had claimed, but that no worker was given leave to send.
+    """
+    settings = {"n_workers": 0, "threads_per_worker": 1, "env": {"AIML_API_KEY": KEY}}
+    with distributed.LocalCluster(**settings, **LOOPBACK) as cluster, distributed.Client(cluster) as client:
+        killed_kernel(cluster.scheduler_address, ["a", "b"], when=lambda: ["queued"] * 2 == states(home))
+        scheduler = client.scheduler_info()
+        assert Journal(home / "journal.sqlite3").claim(2, f"{scheduler['address']} {scheduler['id']}") is not None
+        fall_silent(home)
+        held.is_over.set()
+        assert "On a" == ask.map("{{row}}", ["a"], progress=False)[0].text
+        cluster.scale(1)
+        client.wait_for_workers(1)
+        client.run(wait_for_leave, 1.0)
+        answers = ask.map("{{row}}", ["b", "c"], client=client, progress=False)
+        assert ["On b", "On c"] == [answer.text for answer in answers]
+    assert ["a", "b", "c"] == asked(held.server)
+
+
+def test_scheduler_that_dies_with_its_kernel(home, held):
+    """With the kernel its own cluster dies: what was sent may be charged, and is not sent again; what was not sent, is."""
+    code = """
+import distributed
+from aiml_magic import ask
+client = distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0")
+ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False)
+"""
+    kill(subprocess.Popen([sys.executable, "-c", code]), when=lambda: 2 == len(held.server.posts))
+    sent = asked(held.server)
+    held.is_over.set()
+    fall_silent(home)
+    answers = ask.map("{{row}}", ["a", "b", "c"], on_error="keep", progress=False)
+    assert [row in sent for row in "abc"] == [isinstance(answer, errors.RunnerDied) for answer in answers]
+    assert ["a", "b", "c"] == asked(held.server)
+
+
+def test_any_answer_is_kept_there():
+    """What came is the same after the scheduler has kept it, errors and signs that are no UTF-8 included."""
+    lost = errors.ConnectionLost("It ended: é.", "Check.", may_cost=True, status=502)
+    for came in (
+        Came("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
+        Came("failed", error=lost),
+    ):
+        told = cluster_module._came_of(cluster_module._told(came))
+        assert replace(came, error=None) == replace(told, error=None)
+        assert (came.error and came.error.as_dict()) == (told.error and told.error.as_dict())
