@@ -130,7 +130,7 @@ class Row:
     seconds: float | None
     error: Mapping[str, Any] | None
     alive_at: float | None
-    cluster: str | None
+    cluster: str | None = None  # from which it was sent, if from one
 
     @property
     def is_alive(self) -> bool:
