@@ -190,10 +190,10 @@ class Cluster:
             task.row = claimed or self.journal.row(task.row.id)
         except errors.JournalError as error:
             words = f"{error.message} {errors.NOTHING_SENT}"
-            self._jobs[task.row.id].take({"event": "stuck", "why": words, "hint": error.hint})
+            self._say(task.row, {"event": "stuck", "why": words, "hint": error.hint})
             return self._leave(task.row, {"event": "over"})
         if claimed:
-            self._jobs[task.row.id].take({"event": "claimed"})
+            self._say(task.row, {"event": "claimed"})
             with contextlib.suppress(Exception):  # there is no scheduler any more, as the end of the task will tell
                 self._variable(task.row).set({"run": run})
         elif not self._is_here(task.row):
@@ -261,7 +261,7 @@ class Cluster:
                 self._finish(row, came)
             except errors.JournalError as error:
                 unkept, copy = self._unkept.add(row, came)
-                self._jobs[row.id].take({"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
+                self._say(row, {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
             self._leave(row, {"event": "over"})
 
     def _finish(self, row: Row, came: Came) -> None:
@@ -279,11 +279,15 @@ class Cluster:
 
     def _leave(self, row: Row, event: Event) -> None:
         """Has no more to do with a row, and says so to its job."""
-        task, job = self._tasks.pop(row.client_request_id, None), self._jobs.pop(row.id, None)
+        task = self._tasks.pop(row.client_request_id, None)
         if task is not None and task.future is not None and not task.future.done():
             with contextlib.suppress(Exception):  # there is no scheduler any more
                 task.future.cancel(force=True)
-        if job is not None:
+        if job := self._jobs.pop(row.id, None):  # before it is told: who asks once more then asks anew
+            job.take(event)
+
+    def _say(self, row: Row, event: Event) -> None:
+        if job := self._jobs.get(row.id):
             job.take(event)
 
     def _look_elsewhere(self) -> None:
