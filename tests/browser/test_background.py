@@ -100,7 +100,7 @@ def test_saved_answer(opened):
         outputs = saved(folder)
     assert "And where do they eat?" in "".join(outputs[1]["data"]["text/markdown"])
     assert "<details>" in "".join(outputs[3]["data"]["text/html"])
-    note = json.loads((Path(os.environ["AIML_MAGIC_HOME"]) / "sandbox.json").read_text())
-    page.goto(f"http://127.0.0.1:{note['port']}/v2/logs")
-    asked = json.loads(page.inner_text("body"))["data"]
+    note = json.loads(next(Path(os.environ["AIML_MAGIC_HOME"]).glob("sandbox-*.json")).read_text())
+    key = {"Authorization": f"Bearer {note['token']}"}
+    asked = page.request.get(f"http://127.0.0.1:{note['port']}/v2/logs", headers=key).json()["data"]
     assert 2 == len([entry for entry in asked if entry["status"] == "succeeded"])
