@@ -167,7 +167,7 @@ def _not_started(process: subprocess.Popen[bytes]) -> Exception:
 
 
 _BY_HAND = (
-    "Mend that, or set AIML_MAGIC_HOME to a folder that can be written; by hand it needs none: python -m aiml_magic.sandbox"
+    "Correct that, or set AIML_MAGIC_HOME to a folder that can be written; by hand it needs none: python -m aiml_magic.sandbox"
 )
 
 
@@ -724,8 +724,11 @@ def application(state: Sandbox, note: Note) -> Application:
         def get(self) -> None:
             if not re.fullmatch(r"[1-9]\d*[hd]", self.get_query_argument("period", "24h")):
                 return self.fail(400, "Body validation error\nperiod: Invalid")
-            models, offset = self.get_query_arguments("model"), int(self.get_query_argument("offset", "0"))
-            limit = min(int(self.get_query_argument("limit", "50")), 100)
+            wanted = {name: self.get_query_argument(name, default) for name, default in (("offset", "0"), ("limit", "50"))}
+            for name, value in wanted.items():
+                if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+                    return self.fail(400, f"Body validation error\n{name}: Invalid")
+            models, offset, limit = self.get_query_arguments("model"), int(wanted["offset"]), min(int(wanted["limit"]), 100)
             kept = [entry for entry in state.logs if not models or entry["model"] in models]
             page = {"limit": limit, "offset": offset, "total": len(kept), "has_more": len(kept) > offset + limit}
             self.finish({"data": kept[offset : offset + limit], "pagination": page})

@@ -6,6 +6,7 @@ import pwd
 from pathlib import Path
 
 import pytest
+from kernels import kernel
 
 from aiml_magic import addresses, credentials
 from aiml_magic.errors import BadInput
@@ -46,6 +47,23 @@ def test_relative_home(monkeypatch, tmp_path):
     monkeypatch.delenv("AIML_MAGIC_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", "data")
     assert addresses.home().is_absolute()
+
+
+def test_relative_home_in_a_notebook(monkeypatch, tmp_path):
+    """Sandbox, journal and answers stay in one place while the notebook goes elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AIML_MAGIC_HOME", "data")
+    with kernel() as running:
+        assert running.run("%aiml sandbox").error is None
+        assert running.run("%o3pro -q -o a Why?").error is None
+        running.run(f"%cd {elsewhere}")
+        assert running.run("%o3pro -q -o b And why that?").error is None
+        assert "2" == running.run("print(b.journal_id)").stream.strip()
+        assert "stopped" in running.run("%aiml sandbox stop").stream
+    assert (tmp_path / "data" / "journal.sqlite3").exists()
+    assert [] == list(elsewhere.iterdir())
 
 
 @pytest.fixture

@@ -132,6 +132,12 @@ def test_service_routes(sandbox_url):
     assert found["cost"]["usd"] > 0
 
 
+@pytest.mark.parametrize("query", ["offset=x", "limit=-1", "limit=", "offset=" + "9" * 5000, "period=x"])
+def test_logs_that_cannot_be_asked_for(sandbox_url, query):
+    """What is no number is refused in the vendor's manner."""
+    assert 400 == call(f"{sandbox_url.removesuffix('/v1')}/v2/logs?{query}")[0]
+
+
 FAULTS = [
     ("401", errors.AuthError), ("403", errors.OutOfCredits), ("404", errors.NotFound), ("413", errors.PayloadTooLarge),
     ("html", errors.BadGateway), ("504", errors.GatewayTimeout), ("reset", errors.ConnectionLost), ("cut", errors.StreamInterrupted),
