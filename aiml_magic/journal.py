@@ -389,7 +389,7 @@ class Journal:
         )
         cost = came.cost or Cost(0.0, None, "")
         kept = dump(asdict(unkept) | {"cost_credits": cost.credits, "cost_source": cost.source})
-        path = self._folder / f"answer-{row.client_request_id[-8:]}.json"
+        path = self._rescue_file(row)
         try:
             if not path.exists():
                 write_private(path, kept)
@@ -398,6 +398,9 @@ class Journal:
         except (OSError, errors.BadInput):
             return unkept, None
         return unkept, str(path)
+
+    def _rescue_file(self, row: Row) -> Path:
+        return self._folder / f"answer-{row.client_request_id[-8:]}.json"
 
     def take_in(self) -> None:
         """Takes over what `rescue` wrote, whoever did, and removes the files whose rows are over.
@@ -475,6 +478,16 @@ class Journal:
 
     def find_open(self, *keys: str) -> Row | None:
         """The newest row of these keys, if it is not answered yet, or may have been charged in vain."""
+        row = self._newest_of(keys)
+        if row is not None and row.state in ("sent", "failed") and not self._is_open and self._rescue_file(row).exists():
+            self.take_in()  # whoever wrote it may have ended since
+            row = self._newest_of(keys)
+        if row is None:
+            return None
+        is_doubtful = row.error is not None and bool(row.error.get("may_cost"))
+        return row if is_doubtful or not row.is_over else None
+
+    def _newest_of(self, keys: Collection[str]) -> Row | None:
         with self._transaction() as db:
             found = db.execute(
                 """
@@ -483,11 +496,7 @@ class Journal:
                 """,
                 (dump(keys),),
             ).fetchone()
-        if found is None:
-            return None
-        row = _row(found)
-        is_doubtful = row.error is not None and bool(row.error.get("may_cost"))
-        return row if is_doubtful or not row.is_over else None
+        return None if found is None else _row(found)
 
     def unfinished(self, notebook: str) -> list[Row]:
         """The rows of a notebook that are queued or sent, oldest first."""

@@ -16,11 +16,12 @@ import wire
 from asking import Asker
 from environment import files_at_once
 from kernels import kernel
+from test_journal import new
 from test_kernel import processes, wait_until
 
 from aiml_magic import errors
 from aiml_magic.credentials import Secrets
-from aiml_magic.jobs import Runner
+from aiml_magic.jobs import Job, Runner
 from aiml_magic.session import Session
 
 
@@ -453,3 +454,14 @@ while job.status != "sent": time.sleep(0.01)
     with closing(sqlite3.connect(home / "journal.sqlite3")) as db:
         wait_until(lambda: [("done",)] == db.execute("SELECT state FROM requests").fetchall())
     wait_until(lambda: not processes(str(home / "journal.sqlite3")))
+
+
+def test_journal_that_fails_before_a_question_is_sent(asker):
+    """Where the runner cannot mark a question as sent, its cell says what is wrong with the journal, and that nothing was sent."""
+    row = asker.journal.add(new())
+    job = Job(row, asker.journal, asker.session.runner(asker.path))
+    job.take({"event": "stuck", "why": "The journal is locked. Nothing was sent.", "hint": "Mend it."})
+    job.take({"event": "over"})
+    assert "failed" == job.status
+    with pytest.raises(errors.JournalError, match="Nothing was sent"):
+        job.wait()

@@ -447,6 +447,15 @@ def test_rescued_answer_of_an_earlier_version(journal):
     assert not Path(copy).exists()
 
 
+def test_rescued_answer_is_found_by_who_asks_again(journal):
+    """A kernel that has the journal open finds what a runner left beside it before it ended, when the question is asked again."""
+    row = journal.claim(journal.add(new(key="whales")).id)
+    _, copy = Journal(journal.path).rescue(row, Came("done", wire.response("In the sea.")))
+    assert journal.find_open("whales") is None
+    assert "In the sea." == journal.find("whales").answer().text
+    assert not Path(copy).exists()
+
+
 def test_rescued_answer_that_is_known(journal):
     """What the journal has is not changed by a file beside it, which goes."""
     row = journal.claim(journal.add(new()).id)
