@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from aiml_magic import safe
 from aiml_magic.errors import printable
 from aiml_magic.responses import Citation, Raw, Response, ToolCall, Usage
 
@@ -42,11 +43,13 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
-        return self.text
+        """The text made plain, for `print` writes it to a terminal; `text` is what the model wrote."""
+        return safe.plain(self.text)
 
     def __repr__(self) -> str:
         start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
-        return f"<Answer {self.journal_id}: {printable(self.status)}, {start!r}>"
+        status = printable(self.status).replace("\n", " ")
+        return f"<Answer {self.journal_id}: {status}, {start!r}>"
 
     @property
     def items(self) -> tuple[Raw, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic import addresses, errors, options
+from aiml_magic import addresses, errors, options, safe
 from aiml_magic.answer import Answer
 from aiml_magic.jobs import Job, Sender
 from aiml_magic.magics import O3Pro, loaded
@@ -33,7 +33,10 @@ class Answers(list[Any]):
     """Answers in the order of their rows; an error stands for the answer of a row that failed and was kept."""
 
     def to_frame(self) -> Any:
-        """A DataFrame (pandas) with a line for each row: text, the fields of what was parsed, tokens, dollars, seconds, error."""
+        """A DataFrame (pandas) with a line for each row: text, the fields of what was parsed, tokens, dollars, seconds, error.
+
+        Its texts are made plain, since a DataFrame is looked at; `text` and `parsed` of each answer are what the model wrote.
+        """
         import pandas as pd
 
         return pd.DataFrame([_line(answer) for answer in self])
@@ -280,12 +283,25 @@ def _line(answer: Any) -> dict[str, Any]:
     parsed = answer.parsed
     fields = parsed if isinstance(parsed, dict) else getattr(parsed, "__dict__", {} if parsed is None else {"parsed": parsed})
     told = {
-        "text": answer.text,
+        "text": str(answer),
         "total_tokens": answer.usage.total_tokens,
         "cost_usd": answer.cost_usd,
         "seconds": answer.seconds,
     }
-    return {**told, "replayed": answer.replayed, **fields, "error": None}
+    return {**told, "replayed": answer.replayed, **_plain(dict(fields)), "error": None}
+
+
+def _plain(value: Any) -> Any:
+    """A value with its texts made plain, however deep in lists and dicts they are."""
+    match value:
+        case str() if type(value) is str:
+            return safe.plain(value)
+        case dict():
+            return {_plain(name): _plain(entry) for name, entry in value.items()}
+        case list():
+            return [_plain(entry) for entry in value]
+        case _:
+            return value
 
 
 def _silent(_: int | None) -> None: ...

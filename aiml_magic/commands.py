@@ -297,7 +297,19 @@ def _cancel(context: Context, rest: str) -> None:
 
 
 def _approve(context: Context, rest: str) -> None:
-    _decide(context, _row(context, rest, "approve"), is_approved=True)
+    from aiml_magic.responses import Response
+    from aiml_magic.tools import shown_request
+
+    row = _row(context, rest, "approve")
+    for request in Response(row.response).of_type("mcp_approval_request"):
+        try:
+            errors.say(f"Allowed: {shown_request(request)}")
+        except ValueError as error:
+            raise errors.BadInput(
+                f"Answer {row.id} waits for a call that cannot be judged: {error}. {errors.NOTHING_SENT}",
+                f"%aiml deny {row.id} does not allow it.",
+            ) from error
+    _decide(context, row, is_approved=True)
 
 
 def _deny(context: Context, rest: str) -> None:

@@ -31,7 +31,7 @@ def candidates(before: str, token: str, variables: Mapping[str, Any], chats: Cal
         found = _of_command(magic[2], chats)
     else:
         found = _of_line(magic[2], token, variables, chats)
-    return [text for text in found if text.startswith(token)]
+    return [text for text in found if text.startswith(token) and text.isprintable()]
 
 
 def _of_command(rest: str, chats: Callable[[], Iterable[str]]) -> Iterable[str]:

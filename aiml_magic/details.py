@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -13,10 +14,12 @@ from aiml_magic import safe
 from aiml_magic.answer import Answer
 from aiml_magic.attachments import kind_of, labels
 from aiml_magic.responses import Raw, dump, is_web_link, load
+from aiml_magic.tools import shown_request
 
 # What a notebook keeps of what may be long, in the widget and in the copy: bytes in all, and characters of one value. With them a
 # cell adds no more than the answer twice and 8 kB. What the widget fetches is not kept.
 _ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
+_MAX_WANTED = 2000  # characters of a call that waits for an approval
 _MAX_IMAGE = 2 * 2**20  # bytes
 
 _CAVEATS = {
@@ -108,9 +111,9 @@ def banner(answer: Answer) -> str:
             calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("function_call"))
             notes.append(f"**Waiting for tools.** The model wants to call {calls}.")
         case "approval":
-            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("mcp_approval_request"))
             way_out = f"`%aiml approve {_name(answer.id)}` lets it, `%aiml deny {_name(answer.id)}` does not."
-            notes.append(f"**Waiting for approval.** The model wants to use {calls}. {way_out}")
+            notes.append(f"**Waiting for approval.** {way_out} The model wants to use:")
+            notes += map(_wanted, response.of_type("mcp_approval_request"))
         case "answer" if not answer.text and not response.images and answer.status == "completed":
             notes.append("**Empty.** The answer holds no text; the details show what came.")
     if notes and response.outcome not in ("answer", "approval"):
@@ -125,6 +128,18 @@ def banner(answer: Answer) -> str:
     if not answer.status or answer.status == "in_progress":
         notes.append("**Not finished.** This is what had come.")
     return "\n".join(f"> {line}" for line in "\n\n".join(notes).split("\n")) if notes else ""
+
+
+def _wanted(request: Raw) -> str:
+    """What an MCP server is to do, whole, as code; or why that is not shown here."""
+    try:
+        shown = shown_request(request)
+    except ValueError as error:
+        return safe.line(f"a tool with arguments that cannot be judged: {error}")
+    if len(shown) > _MAX_WANTED:
+        return safe.line(f"a tool with arguments of {len(shown):,} characters, which %aiml approve shows")
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return safe.markdown(f"{ticks}\n{shown}\n{ticks}")
 
 
 def with_banner(answer: Answer) -> str:
@@ -352,7 +367,7 @@ def _calls(answer: Answer, room: _Room) -> Iterator[str]:
             case kind:
                 told.append((str(kind), _scalar(_without_secrets(item))))
     for name, result in told:
-        yield f"<details><summary>{safe.escape(name[:200])}</summary>{_pre(room.cut(result))}</details>"
+        yield f"<details><summary>{safe.escape(room.cut(name))}</summary>{_pre(room.cut(result))}</details>"
 
 
 def _raw_json(answer: Answer, room: _Room) -> str:

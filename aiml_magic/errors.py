@@ -111,9 +111,7 @@ class RequestFailed(AimlMagicError):
         self.retry_after = retry_after
         self.may_cost = may_cost
         self.status = status
-        self.code = code
-        self.param = param
-        self.request_id = request_id
+        self.code, self.param, self.request_id = (word and _line(word) for word in (code, param, request_id))
 
     def name_row(self, row_id: int) -> None:
         """Puts the id of the question into the next step, for whoever did not know it."""

@@ -23,14 +23,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from aiml_magic import errors, tools
+from aiml_magic import errors, safe, tools
 from aiml_magic.addresses import network
 from aiml_magic.answer import Answer
 from aiml_magic.credentials import Secrets, environment
+from aiml_magic.failures import shorten
 from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
 
 Event = dict[str, Any]  # of a runner, or a command to one
+_LONGEST_STATE = 100  # characters
 HOLD = 2.0  # seconds for which a request goes on after an interrupt: a front end interrupts before it restarts the kernel
 
 
@@ -39,7 +41,7 @@ class Progress:
     """What is known of a job that is being answered. `tail` is the newest text, `characters` the length of all of it.
 
     `state` is queued, waiting (for `parent`, else for a free place), connecting, sent, reasoning, writing, retry, or the server's
-    own word.
+    own word. What a server or a model wrote is made plain.
     """
 
     seconds: float = 0.0
@@ -49,6 +51,11 @@ class Progress:
     parent: int | None = None
     retry_at: float | None = None  # on the clock of `seconds`
     why: str = ""
+
+    def __post_init__(self) -> None:
+        made = {"state": shorten(self.state, _LONGEST_STATE), "tail": safe.plain(self.tail), "why": shorten(self.why)}
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
 
 class Sender(Protocol):
@@ -103,7 +110,7 @@ class Job:
         if not self.done:
             return self._progress.state
         with contextlib.suppress(errors.AimlMagicError):
-            return self.outcome().status or "completed"
+            return shorten(self.outcome().status or "completed", _LONGEST_STATE)
         return "cancelled" if isinstance(self._came, errors.Interrupted) else "failed"
 
     @property

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from aiml_magic import attachments, values
+from aiml_magic.answer import Answer
 from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
 from aiml_magic.responses import Raw
 
@@ -58,6 +59,7 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     if field is None:
         raise BadInput(f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}", _RAW_HINT)
     value = _look_up(field["name"], field["path"], variables)
+    value = value.text if isinstance(value, Answer) else value  # as it was written, which no terminal is to see
     convert, form = _CONVERSIONS[field["conversion"]], (field["format"] or "").strip()
     try:
         if form or field["conversion"]:

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiml_magic import attachments, values
-from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, encodable, nearest
 from aiml_magic.responses import Raw, ToolCall
 
 _WEB_SEARCH = {"type": "web_search_preview"}
 _MAX_RESULT = 200_000  # characters of a result that go back to the model
+_MAX_SHOWN = 20_000  # characters of a call that a person is asked about
 _CONFIRM = "__aiml_magic_confirm__"
+# Printable, and yet not seen: fillers, joiners, selectors of variants, a blank of Braille.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,14 +93,65 @@ def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callab
     if function is None:
         return _error(f"there is no tool {call.name}; there are {', '.join(functions)}")
     try:
-        arguments = schemas.arguments_of(function, json.loads(call.arguments) or {})
-        if getattr(function, _CONFIRM, False) and not _is_allowed(call, ask or input):  # that of this cell
-            return _error("the person did not allow this call")
+        given = read_arguments(call.arguments) or {}
+        arguments = schemas.arguments_of(function, given)
+        if getattr(function, _CONFIRM, False):
+            wanted = shown(call.name, {name: given.get(name, value) for name, value in arguments.items()})
+            if not _is_allowed(wanted, ask or input):  # that of this cell
+                return _error("the person did not allow this call")
         return _told(_returned(function, arguments))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  # whatever it is, sys.exit too, the model is told
         return _error(_words(error))
+
+
+def read_arguments(text: str) -> Any:
+    """The arguments of a call. Raises ValueError for JSON that others may read otherwise: with a name twice, or NaN."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name is given twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("the arguments are nested too deeply") from error
+
+
+def shown(name: str, arguments: Mapping[str, Any]) -> str:
+    """A call as a person can judge it: on one line and whole, with every sign that is not seen written out.
+
+    Raises ValueError for one that cannot be shown so.
+    """
+    try:
+        given = ", ".join(f"{_as_name(key)}={_literal(value)}" for key, value in arguments.items())
+    except RecursionError as error:
+        raise ValueError("the arguments are nested too deeply") from error
+    call = f"{_as_name(name)}({given})"
+    if len(call) > _MAX_SHOWN:
+        raise ValueError(f"its {len(call):,} characters are too many for a person to judge")
+    return call
+
+
+def shown_request(request: Raw) -> str:
+    """The same of a call that an MCP server is to make, by its item. Raises ValueError."""
+    text = request.get("arguments")
+    given = read_arguments(text) if isinstance(text, str) and text.strip() else text or {}
+    arguments = given if isinstance(given, Mapping) else {"arguments": given}
+    return f"{shown(str(request.get('name')), arguments)} of {_as_name(str(request.get('server_label')))}"
+
+
+def _as_name(text: str) -> str:
+    return text if re.fullmatch(r"[\w.-]{1,100}", text, re.ASCII) else _literal(text)
+
+
+def _literal(value: Any) -> str:
+    return _UNSEEN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), repr(value))
 
 
 def _words(error: BaseException) -> str:
@@ -140,10 +194,10 @@ def _of_dict(value: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise BadInput(f"The tool {name} is no JSON: {error}. {NOTHING_SENT}", "Give it as the API has it.") from error
 
 
-def _is_allowed(call: ToolCall, ask: Callable[[str], str]) -> bool:
+def _is_allowed(wanted: str, ask: Callable[[str], str]) -> bool:
     """Whether the person says yes; nobody there is no."""
     try:
-        return ask(f"Run {call.name}({call.arguments[:500]})? [y/N] ").strip().lower() in ("y", "yes")
+        return ask(encodable(f"Run {wanted}? [y/N] ")).strip().lower() in ("y", "yes")
     except (EOFError, RuntimeError, NotImplementedError):
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -465,3 +466,17 @@ def test_journal_that_fails_before_a_question_is_sent(asker):
     assert "failed" == job.status
     with pytest.raises(errors.JournalError, match="Nothing was sent"):
         job.wait()
+
+
+def test_words_of_a_server_are_plain(asker):
+    """How a job stands is one short line without signs that act on a terminal, whatever kind of item a server names."""
+    kind = "\x1b]52;c;cm0=\x07\r\n\x9b2J\u202e" + "x" * 500
+    event = json.dumps({"type": "response.output_item.added", "output_index": 0, "item": {"type": kind}})
+    with wire.serve(
+        lambda _: wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {event}\n\n".encode()], end="hang")
+    ) as server:
+        job = asker.start(server.url)
+        wait_until(lambda: "cm0=" in job.status)
+        seen = [job.status, repr(job), str(job), job.progress.state]
+        job.cancel()
+    assert all("cm0=" in words and words.isprintable() and len(words) < 150 for words in seen)

@@ -6,10 +6,12 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import wire
@@ -17,6 +19,7 @@ from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 
 from aiml_magic import addresses, credentials, load_ipython_extension, unload_ipython_extension
+from aiml_magic.asking import Answers
 from aiml_magic.errors import BadInput, ConnectionLost
 from aiml_magic.magics import begin_with_magic, keep_question_marks
 from aiml_magic.options import OPTIONS
@@ -103,6 +106,75 @@ def test_timeout(shell):
         server.release.set()
     assert isinstance(error, ConnectionLost)
     assert error.may_cost
+
+
+HOSTILE = "\x1b]52;c;cm0=\x07 \x9b2J \u202e \r\n\x00 \ud800"
+ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
+
+
+def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
+    """Whatever others wrote, no command, representation, print or table of it holds a sign that acts on a terminal."""
+    pandas = pytest.importorskip("pandas")
+    item = {"type": "message", "content": [{"type": "output_text", "text": HOSTILE}]}
+    wanted = {
+        "type": "mcp_approval_request",
+        "id": "m",
+        "name": HOSTILE,
+        "arguments": json.dumps({HOSTILE: HOSTILE}),
+        "server_label": HOSTILE,
+    }
+    replies = [
+        wire.json_reply(wire.response(id=HOSTILE, model=HOSTILE, status="completed", output=[item])),
+        wire.json_reply(wire.response(status=HOSTILE, output=[item])),
+        wire.json_reply(wire.response(id="resp_3", output=[wanted])),
+        wire.json_reply(wire.response(id="resp_4", output=[item])),
+        wire.json_reply({"error": {"message": HOSTILE, "code": HOSTILE, "param": HOSTILE}, "requestId": HOSTILE}, 400),
+        wire.json_reply({"current_balance": HOSTILE}),
+    ]
+    monkeypatch.setenv("AIML_MAGIC_JOURNAL", str(tmp_path / "a\x1b\x9bb.sqlite3"))
+    with wire.serve(lambda request: replies.pop(0) if "models" not in request.path else wire.json_reply({}, 404)) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        shell.user_ns["h"] = HOSTILE
+        shell.run_line_magic("colors", "NoColor")
+        for code in (
+            f"%%o3pro -o a -c {'x' + chr(0x9B)}\n{{{{h}}}}", "print(a, f'{a}', repr(a), [a])", "a", "%%o3pro -o b\n{{h}}?", "b",
+            "%o3pro -o c three", "%aiml approve 3", "%o3pro four", "%%o3pro --dry-run\n{{h}}", "%aiml status", "%aiml history",
+            "%aiml tree", "%aiml jobs", "%aiml resume", "%aiml search cm0", "%aiml show 1", f"%aiml record {tmp_path}/x{chr(0x9B)}",
+        ):  # fmt: skip
+            shell.run_cell(code)
+        assert [] == replies
+    answer = shell.user_ns["a"]
+    assert HOSTILE == answer.text
+    table = Answers(
+        [replace(answer, parsed={HOSTILE: [HOSTILE, {"x": HOSTILE}]}), replace(answer, parsed=HOSTILE), None]
+    ).to_frame()
+    with pandas.option_context("display.max_columns", None, "display.width", 10_000, "display.max_colwidth", None):
+        print(table, table.to_string(), table.to_dict("records"))
+    out = "".join(capsys.readouterr())
+    assert "cm0=" in out
+    assert "Allowed: " in out
+    assert [] == [line for line in out.split("\n") if ACTS.search(line)]
+
+
+def test_approval_that_nobody_can_judge(shell, capsys):
+    """A call with a name twice is not approved: two lines, and nothing is sent; it can be denied."""
+    wanted = {
+        "type": "mcp_approval_request",
+        "id": "m",
+        "name": "rm",
+        "arguments": '{"path": "a", "path": "/"}',
+        "server_label": "docs",
+    }
+    replies = [wire.json_reply(wire.response(output=[wanted])), wire.json_reply(wire.response("Well.", id="resp_2"))]
+    with wire.serve(lambda _: replies.pop(0)) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        assert run(shell, "%o3pro Do it") is None
+        assert "cannot be judged: a name is given twice" in capsys.readouterr().out
+        error = run(shell, "%aiml approve 1")
+        assert (BadInput, 2) == (type(error), len(str(error).splitlines()))
+        assert 1 == len(server.posts)
+        assert run(shell, "%aiml deny 1") is None
+    assert server.posts[1].body["input"][0]["approve"] is False
 
 
 def test_variable_for_id(shell, answering, capsys):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from typing import Any
 
 import pytest
 import wire
 from asking import Asker
+from hypothesis import given
+from hypothesis import strategies as st
 from kernels import kernel
 
 from aiml_magic import conversation, errors, recording, tools
@@ -100,12 +104,81 @@ def test_confirm(said, told):
     """A function that is marked so is run only after a yes to this very call; where nobody can be asked, it is not."""
     asked = []
     assert told in tools.run(call("dangerous", path="x"), VARIABLES, lambda prompt: asked.append(prompt) or said)
-    assert "dangerous({" in asked[0]
+    assert ["Run dangerous(path='x')? [y/N] "] == asked
 
     def nobody(_: str) -> str:
         raise EOFError
 
     assert "not allow" in tools.run(call("dangerous", path="x"), VARIABLES, nobody)
+
+
+def asked_for(function, arguments: str) -> tuple[list[str], str]:
+    """What the person is asked before a function is run, and what the model is told."""
+    asked: list[str] = []
+    told = tools.run(ToolCall("c", "f", arguments), {"f": confirm(function)}, lambda prompt: asked.append(prompt) or "y")
+    return asked, told
+
+
+@given(
+    st.text(max_size=40) | st.sampled_from(["a" * 600 + "/etc", "x\r/etc", "a\u202eb", "\u200b\u2066", "\x9b2J", "\u3164\ufe0f"])
+)
+def test_confirm_shows_what_is_run(path):
+    """The question before a call holds every argument whole, by name, on one line in which nothing is unseen."""
+
+    def f(path: str, much: int = 1) -> str:
+        return "".join(f"{ord(sign):x} " for sign in path)
+
+    asked, told = asked_for(f, json.dumps({"much": 7, "path": path}))
+    assert told == f(path)
+    (prompt,) = asked
+    assert prompt.isprintable()
+    assert not set(prompt) & set("\u3164\ufe0f")
+    shown = ast.parse(prompt.removeprefix("Run ").removesuffix("? [y/N] "), mode="eval").body
+    assert {"path": path, "much": 7} == {word.arg: ast.literal_eval(word.value) for word in shown.keywords}
+
+
+ODD_ARGUMENTS = [
+    '{"path": "a", "path": "/etc"}',
+    '{"path": {"a": 1, "a": 2}}',
+    '{"path": NaN}',
+    '{"path": -Infinity}',
+    f'{{"path": {"9" * 5000}}}',
+    f'{{"path": {"[" * 100_000}',
+    f'{{"path": "{"x" * 30_000}"}}',
+]
+
+
+@pytest.mark.parametrize("arguments", ODD_ARGUMENTS, ids=[text[:24] for text in ODD_ARGUMENTS])
+def test_what_nobody_can_judge(arguments):
+    """Arguments that others may read otherwise, or that are too long to be read, are refused; nobody is asked, nothing is run."""
+    ran = []
+
+    def f(path: Any) -> None:
+        ran.append(path)
+
+    asked, told = asked_for(f, arguments)
+    assert json.loads(told)["error"]
+    assert ([], []) == (asked, ran)
+
+
+def wanting_approval(arguments: Any, **fields: Any) -> dict[str, Any]:
+    return {"type": "mcp_approval_request", "id": "m", "name": "rm", "arguments": arguments, "server_label": "docs"} | fields
+
+
+def test_requests_for_approval_are_shown_whole():
+    """What a server is to do is shown as that of a function is: by name and whole, with what is odd in it written out."""
+    assert r"rm(path='a\u202eb', __proto__={'x': [1, None]}) of docs" == tools.shown_request(
+        wanting_approval('{"path": "a\u202eb", "__proto__": {"x": [1, null]}}')
+    )
+    assert "rm(n=9007199254740993) of docs" == tools.shown_request(wanting_approval('{"n": 9007199254740993}'))
+    assert "rm() of docs" == tools.shown_request(wanting_approval(""))
+    assert "rm(arguments=[1]) of docs" == tools.shown_request(wanting_approval("[1]"))
+    assert r"'r\x1bm'('a b'='\ud800') of 'docs\r'" == tools.shown_request(
+        wanting_approval({"a b": "\ud800"}, name="r\x1bm", server_label="docs\r")
+    )
+    for arguments in (*ODD_ARGUMENTS, "{", "rm -r"):
+        with pytest.raises(ValueError, match=r"."):
+            tools.shown_request(wanting_approval(arguments))
 
 
 def test_long_and_odd_results():
@@ -314,7 +387,10 @@ def test_approval(home):
         assert "Waiting for approval" in asked.of_type("text/markdown")[0]
         assert "%aiml approve resp_1" in asked.of_type("text/markdown")[0].replace("&#37;", "%")
         assert "delete({})" in asked.of_type("text/html")[0], "with which arguments"
-        assert "Deleted." in running.run("%aiml approve resp_1").of_type("text/markdown")[0]
+        assert "> delete() of docs" in asked.of_type("text/plain")[1].replace("```", "")
+        approved = running.run("%aiml approve resp_1")
+        assert "Allowed: delete() of docs" in approved.stream
+        assert "Deleted." in approved.of_type("text/markdown")[0]
         assert "waits for no approval" in running.run("%aiml deny 2").error["evalue"]
         assert "And on." in running.run("%%o3pro\nGo on.", "b").of_type("text/markdown")[0]
     second, third = (post.body for post in server.posts[1:])
