@@ -133,7 +133,7 @@ def _status(context: Context, rest: str) -> None:
     key = None if is_sandbox else credentials.find_key()
     server, _ = context.session.server(context.base_url)
     errors.say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
-    errors.say(f"Server   {server}")
+    errors.say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
     errors.say(f"Balance  {_balance(context)}")
     errors.say(f"Journal  {addresses.short(context.journal_path)}")
     errors.say(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")

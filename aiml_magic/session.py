@@ -203,7 +203,7 @@ class Session:
         """What the question comes to. Raises BadInput; sends nothing, and writes nothing but an empty journal."""
         server, url = self.server(base_url)
         request = question.request()
-        _check(question, request, self._secret())
+        _check(question, f"{url} {request}", self._secret())
         parent = self._parent(question, journal)
         keys = request_keys(server, request, parent.link if parent else None)
         known = None if question.replay == "off" else _known(keys, url, journal)
@@ -539,13 +539,13 @@ def _known(keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:
     return asked
 
 
-def _check(question: Question, request: Mapping[str, Any], key: Key | None) -> None:
+def _check(question: Question, sent: str, key: Key | None) -> None:
     if not question.text.strip() and not question.items:
         raise errors.BadInput("The question is empty, so nothing was sent.", "Write it below the %%o3pro line.")
-    if key is not None and key.is_in(str(request)):
+    if key is not None and key.is_in(sent):
         raise errors.BadInput(
             "The API key is part of what would be sent, so nothing was sent.",
-            "Remove it from the question, the options and the values.",
+            "Remove it from the question, the options, the values and the server's address.",
         )
 
 

@@ -230,6 +230,17 @@ def test_id_that_holds_the_key(asker):
     assert ["First?", "One.", "Second?"] == [part["text"] for item in second["input"] for part in item["content"]]
 
 
+def test_address_that_holds_the_key(asker, home):
+    """An address that holds the key, which the journal would keep, is refused before anything is sent."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        for address in (f"{server.url}/{KEY}", server.url.replace("//", f"//user:{KEY}@"), f"{server.url}?key={KEY}"):
+            with pytest.raises(errors.BadInput) as refused:
+                asker.ask(address)
+            assert not holds(str(refused.value))
+    assert [] == server.requests
+    assert not any(holds(file.read_bytes().decode("latin-1")) for file in home.rglob("*") if file.is_file())
+
+
 KEYS = [
     *(f"{before}{KEY}{after}" for before, after in [("", ""), ('"', '"'), ("'", "'\n"), ("“", "”"), ("  ", "\r\n"), ("\ufeff", "\n"),
                                                     ("\u200b\u00a0", "\u2060\u00ad"), ("Bearer ", ""), ("\x00", "\x1b"), ("", ";")]),
