@@ -1136,8 +1136,10 @@ _MAX_RESCUED = 4 * MAX_JSON  # bytes: a request, with what is attached, and its 
 def _rescued(path: Path) -> tuple[Row, Came]:
     """The row that a file of `Journal.rescue` holds, and what came of it. Raises OSError, ValueError or BadInput for another."""
     found = load(_read_bounded(path), _MAX_RESCUED)
-    values = {name: found[name] for name in _KINDS} if isinstance(found, dict) and found.keys() >= _KINDS.keys() else {}
-    if not values or _wrong(values) or values["state"] not in ("done", "failed", "cancelled"):
+    values: dict[str, Any] = {
+        name: found.get(name) if isinstance(found, dict) else None for name in _KINDS
+    }  # an earlier version knew fewer
+    if _wrong(values) or values["state"] not in ("done", "failed", "cancelled"):
         raise ValueError(path)
     row = Row(**values | {"notices": tuple(map(str, values["notices"]))})
     return row, Came(
