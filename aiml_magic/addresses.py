@@ -24,6 +24,18 @@ def _working_directory() -> Path | None:
 _BEGAN = _working_directory()  # where the session began, wherever a notebook goes from there
 
 
+def begin_in(folder: str) -> None:
+    """Says where the session began, for a notebook that went elsewhere before it loaded the extension."""
+    global _BEGAN  # noqa: PLW0603  # the variables of the environment, which are read from there, are the process's too
+    _BEGAN = Path(folder)
+
+
+def notebook() -> str:
+    """What the notebook is called: by Jupyter's own servers by its path, else by the folder in which the session began."""
+    name = os.environ.get("JPY_SESSION_NAME") or _BEGAN or ""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def base_url(setting: str) -> str:
     """The server's address: the setting, else AIML_API_URL, else AI/ML API's.
 
@@ -93,9 +105,14 @@ def home() -> Path:
 
 
 def journal_path(setting: str) -> Path:
-    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home. Raises BadInput."""
-    chosen = setting or os.environ.get("AIML_MAGIC_JOURNAL", "")
-    return _path(chosen).absolute() if chosen else home() / "journal.sqlite3"
+    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home. Raises BadInput.
+
+    A relative AIML_MAGIC_JOURNAL begins where the session began; a setting is meant from the folder where it is set.
+    """
+    if setting:
+        return _path(setting).absolute()
+    chosen = os.environ.get("AIML_MAGIC_JOURNAL", "")
+    return _from_the_beginning(chosen) if chosen else home() / "journal.sqlite3"
 
 
 def _from_the_beginning(chosen: str) -> Path:
@@ -103,7 +120,7 @@ def _from_the_beginning(chosen: str) -> Path:
     if _BEGAN is None and not path.is_absolute():
         raise BadInput(
             f"{chosen[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}",
-            "Set AIML_MAGIC_HOME to a folder by its whole path.",
+            "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path.",
         )
     return (_BEGAN or path) / path
 

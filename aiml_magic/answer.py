@@ -19,8 +19,8 @@ class Answer:
 
     `seconds` counts from the request to the last byte; `cost_usd` is what the server says it charged, `None` if it did not
     say; `id` is the response's id, `journal_id` that of its row in the journal. `notices` are codes of what to know of it,
-    `calls` the functions of the notebook that were called on the way. `raw` is the response as the server sent it, `request` what
-    was asked, without the conversation.
+    `calls` the functions of the notebook that were called on the way, `recorded` says that it comes from a recording and was
+    not asked here. `raw` is the response as the server sent it, `request` what was asked, without the conversation.
     """
 
     text: str
@@ -41,6 +41,7 @@ class Answer:
     chat: str | None = None
     notices: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    recorded: bool = False
 
     def __str__(self) -> str:
         """The text made plain, for `print` writes it to a terminal; `text` is what the model wrote."""

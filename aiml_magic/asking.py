@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic import addresses, errors, options, safe
+from aiml_magic import errors, options, safe
 from aiml_magic.answer import Answer
 from aiml_magic.jobs import Job, Sender
 from aiml_magic.magics import O3Pro, loaded
@@ -179,7 +179,7 @@ def _start(
     magics = loaded_or_new()
     chosen, things = _chosen(given)
     question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
-    return magics.session.ask(question, magics.base_url, addresses.journal_path(magics.journal), sender)
+    return magics.session.ask(question, magics.base_url, magics.journal_path, sender)
 
 
 def _checked(question: Any) -> str:
@@ -206,7 +206,7 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
     if getattr(client, "status", None) != "running":
         raise errors.BadInput("The Dask client is not connected. Nothing was sent.", "Give client= a distributed.Client that is.")
     magics = loaded_or_new()
-    return Cluster(client, magics.session.runner(addresses.journal_path(magics.journal)).journal)
+    return Cluster(client, magics.session.runner(magics.journal_path).journal)
 
 
 def _waited(job: Job) -> Answer:

@@ -267,8 +267,7 @@ def _tree(context: Context, rest: str) -> None:
 
 
 def _resume(context: Context, rest: str) -> None:
-    _no_more(rest)
-    chats = context.session.resume(context.journal)
+    chats = context.session.resume(context.journal, rest.strip("\"'"))
     told = ", ".join(f"{errors.printable(chat)} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
     errors.say(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
     question = context.question()
@@ -279,6 +278,8 @@ def _resume(context: Context, rest: str) -> None:
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             errors.say(f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}")
+        elif row.state == "queued" and row.id not in [job.id for job in jobs]:
+            errors.say(f"Question {row.id} was not sent; run its cell to ask it.")
 
 
 def _jobs(context: Context, rest: str) -> None:
@@ -372,8 +373,10 @@ def _export(context: Context, rest: str, *, chat: str = "main") -> None:
 def _forget(context: Context, rest: str) -> None:
     rows = [_row(context, name, "forget") for name in _needed(rest, "forget", "the ids of answers").split()]
     for row in rows:
-        context.session.forget(row, context.journal)
-        errors.say(f"Answer {row.id} is forgotten: its texts are removed from the disk, what it cost is kept.")
+        changed = context.session.forget(row, context.journal)
+        places = " and ".join(["the journal", *(path.name for path in changed)])
+        errors.say(f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept.")
+    errors.say("Notebooks, exports, and recordings that were made earlier hold what they held.")
 
 
 def _path(name: str) -> Path:
@@ -402,6 +405,7 @@ def _fields(row: Row) -> tuple[str, str, str, str]:
     words = " ".join("".join(sign if sign.isprintable() else " " for sign in row.question).split())
     status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
     status = "unknown" if status == "sent" and not row.is_alive else status
+    status = "recorded" if row.origin == "recording" else status
     return when, errors.printable(status)[:40], cost, words[:59] + "…" if len(words) > 60 else words
 
 
@@ -439,7 +443,7 @@ COMMANDS = {
     "search": Command("search WORDS", "answers of any notebook that hold these words", _search),
     "show": Command("show ID", "show an answer again; asks nothing", _show),
     "tree": Command("tree", "the conversations of this notebook, as a tree", _tree),
-    "resume": Command("resume", "go on with this notebook's conversations after a restart", _resume),
+    "resume": Command("resume [NOTEBOOK]", "go on with this notebook's conversations, or those of its earlier name", _resume),
     "jobs": Command("jobs", "the questions of this notebook that wait for their answer", _jobs),
     "cancel": Command("cancel ID", "stop a question that waits for its answer", _cancel),
     "approve": Command("approve ID", "let the model use the tool that answer ID asks for, and go on", _approve),
@@ -448,6 +452,6 @@ COMMANDS = {
     "record": Command("record FILE", "also write every answer to a file, for readers without a key", _record),
     "replay": Command("replay FILE", "replay the answers of such a file", _replay),
     "export": Command("export [-c NAME] FILE", "write a conversation as .md, .html or .jsonl", _export, (_CHAT,)),
-    "forget": Command("forget ID...", "remove the texts of answers from the disk", _forget),
+    "forget": Command("forget ID...", "remove the texts of answers from the journal, and the recording being made", _forget),
     "help": Command("help", "this list", _help),
 }

@@ -7,7 +7,7 @@ the last one run. "The last answer" would make a cell that is run again the chil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from aiml_magic.journal import Journal, Row
@@ -34,9 +34,24 @@ class Conversation:
         self._whole: dict[int, int | None] = {}  # the parents of rows that advance
         self._expected: set[int] = set()  # rows that are answered in the background
         self._run_here: set[str] = set()  # cells, by this kernel
+        self._new_ids: set[str] = set()  # some front ends give the cells of a notebook new ones whenever it is opened
+
+    @property
+    def has_begun(self) -> bool:
+        """A cell was run here, or was taken up."""
+        return bool(self._run_order)
+
+    @property
+    def may_have_new_ids(self) -> bool:
+        """A cell may be one that was asked before by another id: none was run here yet, or others had new ids too.
+
+        Else a new cell continues the last one, though its words are not new.
+        """
+        return bool(self._new_ids) or not self._run_here
 
     def has(self, cell: str) -> bool:
-        return cell in self._places
+        """The place of this cell is known."""
+        return cell in self._run_here | self._new_ids or (cell in self._places and not self._new_ids)
 
     def parent(self, cell: str, journal: Journal) -> int | None:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
@@ -98,10 +113,14 @@ class Conversation:
         return None if cell is None else self._newest_answer(cell, journal)
 
     def restore(self, rows: Iterable[Row]) -> None:
-        """Takes up what a notebook asked in this chat before, oldest first."""
+        """Takes up what a notebook asked in this chat before, oldest first. What is known here stays as it is."""
         rounds: dict[int | None, str] = {}  # the cells of answers that wait for results
+        known = {row_id for place in self._places.values() for row_id in place.rows}
+        order = {cell: None for cell in self._run_order if cell not in self._run_here}
         for row in rows:
             cell = row.cell or f"row {row.id}"
+            if row.id in known or cell in self._run_here:
+                continue
             if row.is_round:
                 rounds[row.id] = cell
             if rounds.get(row.parent) == cell:
@@ -112,9 +131,25 @@ class Conversation:
             self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
             if not row.is_over:
                 self.expect(row.id)
-            if cell in self._run_order:
-                self._run_order.remove(cell)
-            self._run_order.append(cell)
+            order.pop(cell, None)
+            order[cell] = None
+        self._run_order = [*order, *(cell for cell in self._run_order if cell in self._run_here)]
+
+    def find(self, row_ids: Collection[int]) -> str | None:
+        """The cell that asked one of these rows, and was not run here yet."""
+        cells = (cell for cell in self._places if cell not in self._run_here)
+        return next((cell for cell in cells if not set(self._places[cell].rows).isdisjoint(row_ids)), None)
+
+    def rename(self, cell: str, name: str) -> None:
+        """Gives a cell another id. A cell that had this id until now keeps its place, without one."""
+        if name in self._places:
+            self.rename(name, f"{name} earlier")
+            self._new_ids.remove(f"{name} earlier")
+        self._places[name] = self._places.pop(cell)
+        for place in self._places.values():
+            place.before = name if place.before == cell else place.before
+        self._run_order = [name if entry == cell else entry for entry in self._run_order]
+        self._new_ids.add(name)
 
     def _move(self, cell: str, place: Place) -> None:
         place.rows = self._places[cell].rows if cell in self._places else []

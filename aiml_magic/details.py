@@ -76,8 +76,15 @@ def details_line(answer: Answer) -> str:
 
 def line_with_replay(answer: Answer) -> str:
     """The same, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
-    then = _money(answer.cost_usd)
-    return _line(answer, f"replayed from {answer.asked_at:%Y-%m-%d}, $0 now, {then} then" if answer.replayed else then)
+    then, day = _money(answer.cost_usd), f"{answer.asked_at:%Y-%m-%d}"
+    match answer.replayed, answer.recorded:
+        case True, True:
+            return _line(answer, f"replayed from a recording of {day}, $0 now, {then} then")
+        case True, False:
+            return _line(answer, f"replayed from {day}, $0 now, {then} then")
+        case False, True:
+            return _line(answer, f"from a recording of {day}, {then} then")
+    return _line(answer, then)
 
 
 def _line(answer: Answer, money: str) -> str:

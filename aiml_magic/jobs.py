@@ -361,6 +361,7 @@ class Rounds(Job):
             cost_usd=sum(known) if len(known) == len(rounds) else None,
             seconds=sum(answer.seconds or 0.0 for answer in rounds),
             replayed=all(answer.replayed for answer in rounds),
+            recorded=any(answer.recorded for answer in rounds),
             request=rounds[0].request,
             calls=tuple(self._calls),
         )

@@ -101,7 +101,27 @@ _MIGRATIONS = [
     """
     ALTER TABLE requests ADD COLUMN cluster TEXT;
     """,
+    """
+    CREATE TABLE pasts (
+        notebook TEXT NOT NULL,
+        earlier TEXT NOT NULL,
+        until INTEGER NOT NULL,
+        PRIMARY KEY (notebook, earlier)
+    );
+    CREATE INDEX requests_by_place ON requests (cell, chat);
+    """,
 ]
+
+# A notebook's rows are those under its name, and of each name that it had before those up to a row: the file was renamed, or
+# copied, and then the original goes on under that name.
+_NAMES = """
+    WITH names (name, until) AS (
+        SELECT :notebook, 9223372036854775807
+        UNION ALL
+        SELECT earlier, until FROM pasts WHERE notebook = :notebook
+    )
+"""
+_OF_NOTEBOOK = "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,7 @@ class Row:
     error: Mapping[str, Any] | None
     alive_at: float | None
     cluster: str | None = None  # from which it was sent, if from one
+    origin: str = "asked"  # or "recording": it was recorded elsewhere
 
     @property
     def is_alive(self) -> bool:
@@ -197,6 +218,7 @@ class Row:
             server=self.server,
             chat=self.chat,
             notices=self.notices,
+            recorded=self.origin == "recording",
         )
 
 
@@ -400,7 +422,8 @@ class Journal:
         return unkept, str(path)
 
     def _rescue_file(self, row: Row) -> Path:
-        return self._folder / f"answer-{row.client_request_id[-8:]}.json"
+        name = re.sub(r"[^0-9a-f]", "", row.client_request_id)[-8:]  # a journal of somebody else names no other file
+        return self._folder / f"answer-{name}.json"
 
     def take_in(self) -> None:
         """Takes over what `rescue` wrote, whoever did, and removes the files whose rows are over.
@@ -464,12 +487,12 @@ class Journal:
         return _row(found)
 
     def find(self, *keys: str) -> Row | None:
-        """The newest whole answer to the request of these keys."""
+        """The newest whole answer to the request of these keys that was asked here; those of recordings are not looked at."""
         with self._transaction() as db:
             found = db.execute(
                 """
                 SELECT * FROM requests
-                WHERE key IN (SELECT value FROM json_each(?)) AND status = 'completed' AND state = 'done'
+                WHERE key IN (SELECT value FROM json_each(?)) AND status = 'completed' AND state = 'done' AND origin = 'asked'
                 ORDER BY id DESC LIMIT 1
                 """,
                 (dump(keys),),
@@ -491,7 +514,7 @@ class Journal:
         with self._transaction() as db:
             found = db.execute(
                 """
-                SELECT * FROM requests WHERE key IN (SELECT value FROM json_each(?))
+                SELECT * FROM requests WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
                 ORDER BY id DESC LIMIT 1
                 """,
                 (dump(keys),),
@@ -502,7 +525,11 @@ class Journal:
         """The rows of a notebook that are queued or sent, oldest first."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT * FROM requests WHERE state IN ('queued', 'sent') AND notebook = ? ORDER BY id", (notebook,)
+                f"""{_NAMES}
+                SELECT requests.* FROM {_OF_NOTEBOOK}
+                WHERE state IN ('queued', 'sent') ORDER BY requests.id
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook},
             ).fetchall()
         return [_row(entry) for entry in found]
 
@@ -513,10 +540,16 @@ class Journal:
         return [_row(entry) for entry in found]
 
     def find_id(self, name: str) -> int:
-        """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput."""
+        """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput.
+
+        A recording may name any response; one that was asked here goes before it.
+        """
         with self._transaction() as db:
             found = db.execute(
-                "SELECT id FROM requests WHERE id = :number OR response_id = :name ORDER BY id = :number DESC, id DESC LIMIT 1",
+                """
+                SELECT id FROM requests WHERE id = :number OR response_id = :name
+                ORDER BY id = :number DESC, origin = 'asked' DESC, id DESC LIMIT 1
+                """,
                 {"number": int(name) if name.isdecimal() and len(name) < 19 else None, "name": name},
             ).fetchone()
         if found is None:
@@ -527,8 +560,11 @@ class Journal:
         """The newest rows, oldest first: those of one notebook, or all; without those that are forgotten."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT * FROM requests WHERE state <> 'forgotten' AND (? IS NULL OR notebook = ?) ORDER BY id DESC LIMIT ?",
-                (notebook, notebook, limit),
+                f"""{_NAMES}
+                SELECT requests.* FROM {"requests" if notebook is None else _OF_NOTEBOOK}
+                WHERE state <> 'forgotten' ORDER BY requests.id DESC LIMIT :limit
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook, "limit": limit},
             ).fetchall()
         return [_row(entry) for entry in reversed(found)]
 
@@ -536,7 +572,11 @@ class Journal:
         """All that was asked in a chat of a notebook, oldest first; without what is forgotten."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT * FROM requests WHERE notebook = ? AND chat = ? AND state <> 'forgotten' ORDER BY id", (notebook, chat)
+                f"""{_NAMES}
+                SELECT requests.* FROM {_OF_NOTEBOOK}
+                WHERE chat = :chat AND state <> 'forgotten' ORDER BY requests.id
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook, "chat": chat},
             ).fetchall()
         return [_row(entry) for entry in found]
 
@@ -544,11 +584,11 @@ class Journal:
         """The names of a notebook's conversations, in the order in which they began."""
         with self._transaction() as db:
             found = db.execute(
-                """
-                SELECT chat FROM requests WHERE notebook = ? AND chat IS NOT NULL AND state <> 'forgotten'
-                GROUP BY chat ORDER BY MIN(id)
-                """,
-                (notebook,),
+                f"""{_NAMES}
+                SELECT chat FROM {_OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
+                GROUP BY chat ORDER BY MIN(requests.id)
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook},
             ).fetchall()
         return [entry["chat"] for entry in found]
 
@@ -570,22 +610,24 @@ class Journal:
                 found = _matching(db, words, limit)
         return [_row(entry) for entry in found]
 
-    def forget(self, row_id: int) -> None:
-        """Removes the texts of a row from the disk; that it was asked and what it cost stays, and so does its place.
+    def with_rounds(self, row_id: int) -> list[Row]:
+        """A row, and the rounds of its cell that led to it, newest first: the question is in the last of them."""
+        row, *before = reversed(self.ancestors(row_id))
+        return [row, *takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before)]
 
-        The rounds of its cell that led to it go with it: the question is in the first.
+    def forget(self, row_id: int) -> None:
+        """Removes the texts of a row from the journal, and from the file that took its answer when the journal could not.
+
+        That it was asked and what it cost stays, and so does its place. The rounds that led to it go with it.
         Raises BadInput while it is being answered, and JournalError while a reader keeps what was written before in the log.
         """
         with self._transaction() as db:
-            row = self.row(row_id)
-            if row.is_alive:
+            if self.row(row_id).is_alive:
                 raise errors.BadInput(
                     f"Question {row_id} is being answered. Nothing was forgotten.",
                     f"%aiml cancel {row_id} stops it; its answer can be forgotten when it is over.",
                 )
-            before = reversed(self.ancestors(row_id)[:-1])
-            rounds = takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before)
-            ids = [(one.id,) for one in (row, *rounds)]
+            ids = [(row.id,) for row in self.with_rounds(row_id)]
             db.executemany(
                 """
                 UPDATE requests
@@ -607,17 +649,20 @@ class Journal:
                 f"Close what reads it, then %aiml forget {row_id} again.",
             )
 
-    def take(self, row: NewRow, parent: str | None, answer: Mapping[str, Any]) -> None:
-        """Takes over an answer of a recording, unless it is there already.
+    def take(self, row: NewRow, parent: str | None, answer: Mapping[str, Any]) -> int:
+        """Takes over an answer of a recording, unless this very answer is there already; gives the id of its row.
 
         `parent` is the id of the response that it continues (or the key of a request that has none), `answer` has the
         columns of what came.
         """
+        response = answer["response"]
         with self._transaction() as db:
-            known = db.execute("SELECT 1 FROM requests WHERE key = ? AND status = 'completed'", (row.key,)).fetchone()
+            known = db.execute(
+                "SELECT id FROM requests WHERE key = ? AND response = ? AND origin = 'recording' ORDER BY id DESC LIMIT 1",
+                (row.key, dump(response)),
+            ).fetchone()
             if known is not None:
-                return
-            response = answer["response"]
+                return int(known["id"])
             before = db.execute(
                 "SELECT id FROM requests WHERE response_id = ? OR key = ? ORDER BY id DESC LIMIT 1", (parent, parent)
             ).fetchone()
@@ -634,7 +679,9 @@ class Journal:
                     answer["cost_usd"], answer["seconds"],
                 ),
             )  # fmt: skip
-            _index(db, int(cursor.lastrowid or 0), row.request, Response(response).text)
+            row_id = int(cursor.lastrowid or 0)
+            _index(db, row_id, row.request, Response(response).text)
+            return row_id
 
     def ancestors(self, row_id: int) -> list[Row]:
         """The conversation that ends with this row, oldest first, the row included."""
@@ -658,16 +705,46 @@ class Journal:
         """Something was asked in this cell of a chat."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT 1 FROM requests WHERE notebook = ? AND chat = ? AND cell = ?", (notebook, chat, cell)
+                f"{_NAMES} SELECT 1 FROM {_OF_NOTEBOOK} WHERE chat = :chat AND cell = :cell",  # noqa: S608  # both are ours
+                {"notebook": notebook, "chat": chat, "cell": cell},
             ).fetchone()
         return found is not None
+
+    def elsewhere(self, notebook: str, chat: str | None, cell: str, limit: int = 50) -> list[Row]:
+        """What was asked in a cell of this id, in this chat, under other names of the notebook, newest first."""
+        with self._transaction() as db:
+            found = db.execute(
+                """
+                SELECT * FROM requests
+                WHERE cell = ? AND chat = ? AND notebook <> ? AND state <> 'forgotten' ORDER BY id DESC LIMIT ?
+                """,
+                (cell, chat, notebook, limit),
+            ).fetchall()
+        return [_row(entry) for entry in found]
+
+    def note_past(self, notebook: str, earlier: str) -> None:
+        """Keeps that a notebook was called `earlier` until now, or is a copy of that one."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO pasts (notebook, earlier, until) SELECT ?, ?, coalesce(max(id), 0) FROM requests",
+                (notebook, earlier),
+            )
+            db.execute(
+                """
+                INSERT OR IGNORE INTO pasts (notebook, earlier, until)
+                SELECT ?, earlier, until FROM pasts WHERE notebook = ? AND earlier <> ?
+                """,
+                (notebook, earlier, notebook),
+            )
 
     def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
         """The notebook has an answer to the same request behind another answer."""
         with self._transaction() as db:
             found = db.execute(
-                "SELECT 1 FROM requests WHERE notebook = ? AND request = ? AND key <> ? AND status = 'completed'",
-                (notebook, dump(request), key),
+                f"""{_NAMES}
+                SELECT 1 FROM {_OF_NOTEBOOK} WHERE request = :request AND key <> :key AND status = 'completed'
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook, "request": dump(request), "key": key},
             ).fetchone()
         return found is not None
 
@@ -1103,7 +1180,7 @@ _KINDS: Mapping[str, Any] = {
     "id": int, "state": str, "base_url": str, "server": str, "request": dict, "client_request_id": str, "parent": int | None,
     "chain": str | None, "notebook": str, "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
     "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list, "cost_usd": float | None,
-    "seconds": float | None, "error": dict | None, "alive_at": float | None, "cluster": str | None,
+    "seconds": float | None, "error": dict | None, "alive_at": float | None, "cluster": str | None, "origin": str,
 }  # fmt: skip
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 

@@ -14,6 +14,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class O3Pro(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
+        self._configured = {name: getattr(self, name) for name in _DECISIVE if self._is_set(name)}
         self._nesting = threading.local()
         self._start_place(None)
 
@@ -82,7 +84,7 @@ class O3Pro(Magics):
     def session(self) -> Session:
         from aiml_magic.session import Session
 
-        return Session()
+        return Session(self._replay_mode)
 
     @cached_property
     def view(self) -> View:
@@ -91,7 +93,11 @@ class O3Pro(Magics):
         return view_for(self.shell, self._saved)
 
     def _saved(self, row_id: int) -> Answer:
-        return self.session.runner(addresses.journal_path(self.journal)).journal.row(row_id).answer()
+        return self.session.runner(self.journal_path).journal.row(row_id).answer()
+
+    @property
+    def journal_path(self) -> Path:
+        return addresses.journal_path(self.journal)
 
     @no_var_expand
     @needs_local_scope
@@ -99,11 +105,10 @@ class O3Pro(Magics):
     def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | Job | None:
         given, rest = options.read_line(line)
         question = self.question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
-        journal = addresses.journal_path(self.journal)
         if given.get("dry_run"):
-            errors.say(commands.dry_run(question, self.session, self.base_url, journal))
+            errors.say(commands.dry_run(question, self.session, self.base_url, self.journal_path))
             return None
-        job = self.session.ask(question, self.base_url, journal)
+        job = self.session.ask(question, self.base_url, self.journal_path)
         if given.get("background"):
             self.view.watch(job)
             self._bind(given, job)
@@ -122,10 +127,10 @@ class O3Pro(Magics):
     @no_var_expand
     @line_magic
     def aiml(self, line: str) -> None:
-        journal = addresses.journal_path(self.journal)
         question = partial(self.question, {}, "", {})
         commands.run(
-            line, commands.Context(self.session, self.base_url, journal, question, lambda: self.view, self.shell.user_ns)
+            line,
+            commands.Context(self.session, self.base_url, self.journal_path, question, lambda: self.view, self.shell.user_ns),
         )
 
     def show_result(self, value: Answer | Job) -> None:
@@ -152,8 +157,7 @@ class O3Pro(Magics):
 
         hidden = self.shell.user_ns_hidden
         variables = {name: value for name, value in self.shell.user_ns.items() if name not in hidden}
-        journal = addresses.journal_path(self.journal)
-        return candidates(before, token, variables, lambda: self.session.chats(journal))
+        return candidates(before, token, variables, lambda: self.session.chats(self.journal_path))
 
     def begin_run(self, info: Any) -> None:
         """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
@@ -166,14 +170,15 @@ class O3Pro(Magics):
         self._nesting.depth = max(0, getattr(self._nesting, "depth", 0) - 1)
 
     def _start_place(self, info: Any) -> None:
-        self._cell = getattr(info, "cell_id", None) or f"run {time.time_ns():x}"
+        self._cell_id = getattr(info, "cell_id", None)
+        self._run = f"{time.time_ns():x}"
         self._asked = itertools.count(1)
 
     def question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
         """What is asked: a text, the options that were given, and else the settings. Raises BadInput."""
         from aiml_magic.attachments import attach, check_size
         from aiml_magic.prompts import fill
-        from aiml_magic.session import Question
+        from aiml_magic.session import NO_ID, Question
         from aiml_magic.tools import choice, tools_of
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
@@ -189,7 +194,7 @@ class O3Pro(Magics):
             text=filled,
             attached=attached,
             schema=_schema_of(given["schema"], variables) if "schema" in given else None,
-            cell=f"{self._cell}/{next(self._asked)}",
+            cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
             tools=tools,
             tool_choice=choice(given["tool_choice"], tools) if "tool_choice" in given else None,
             max_tool_rounds=self.max_tool_rounds,
@@ -205,12 +210,29 @@ class O3Pro(Magics):
             is_new=given.get("new", False),
             after=commands.id_of(given["after"], variables) if "after" in given else None,
             chain=self.chain,
-            replay="off" if given.get("fresh") else self._replay_mode(),
+            replay=self._replay_of(given),
             budget_usd=self.budget_usd,
             timeout=given.get("timeout", self.timeout),
             background=given.get("background", False),
             max_concurrency=self.max_concurrency,
+            settings={
+                name: (value, self.traits()[name].default_value)
+                for name, value in self._configured.items()
+                if name not in given and getattr(self, name) == value
+            },
         )
+
+    def _is_set(self, name: str) -> bool:
+        return bool(getattr(self, name) != self.traits()[name].default_value)
+
+    def _replay_of(self, given: Mapping[str, Any]) -> str:
+        mode = self._replay_mode()
+        if given.get("fresh") and mode == "only":
+            raise errors.ReplayMiss(
+                'Replay is "only", so nothing is asked afresh, and nothing was sent.',
+                'Leave --fresh out, or set %config O3Pro.replay = "auto".',
+            )
+        return "off" if given.get("fresh") else mode
 
     def _replay_mode(self) -> str:
         mode = self.replay or os.environ.get("AIML_MAGIC_REPLAY", "").strip() or "auto"
@@ -250,6 +272,7 @@ def _body(rest: str, cell: str | None) -> str:
     return cell.strip("\n")
 
 
+_DECISIVE = ("model", "base_url", "effort", "summary", "instructions", "max_output_tokens")  # settings that decide the answer
 _COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines in which completion is ours
 
 _LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
@@ -282,6 +305,7 @@ def load(shell: InteractiveShell) -> None:
     """Registers the magics, once for each shell."""
     if id(shell) in _loaded:
         return
+    addresses.begin_in(shell.starting_dir)
     magics = O3Pro(shell)
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.begin_run)

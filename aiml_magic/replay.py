@@ -114,13 +114,14 @@ def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[st
     """What differs between two requests, a line for each field."""
     ours, recorded = (with_hashes(without_delivery(request)) for request in (ours, recorded))
     names = sorted(name for name in ours.keys() | recorded.keys() if ours.get(name) != recorded.get(name))
-    return [f"{name}: {_short(recorded.get(name))} is recorded, {_short(ours.get(name))} is asked" for name in names]
+    return [f"{name}: {short_json(recorded.get(name))} is recorded, {short_json(ours.get(name))} is asked" for name in names]
 
 
 def _text(request: Mapping[str, Any]) -> str:
     return json.dumps(with_hashes(without_delivery(request)), sort_keys=True)[:2000]
 
 
-def _short(value: Any) -> str:
+def short_json(value: Any) -> str:
+    """A value as a message says it."""
     text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:59] + "…"

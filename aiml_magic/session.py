@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import urllib.parse
@@ -23,13 +22,14 @@ from aiml_magic.credentials import Key, Secrets
 from aiml_magic.jobs import Job, Rounds, Runner, Sender
 from aiml_magic.journal import Journal, NewRow, Row, journal_at
 from aiml_magic.recording import Record
-from aiml_magic.replay import differences, nearest, request_keys
-from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, user_message
+from aiml_magic.replay import differences, nearest, request_keys, short_json, with_hashes
+from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, question_text, user_message
 from aiml_magic.tools import NO_TOOLS, Tools
 
 if TYPE_CHECKING:
     from aiml_magic.schemas import Schema
 
+NO_ID = "run "  # begins a cell whose front end has no ids: it has a place in this session alone
 SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
 _NO_KEY = "no-key-is-needed-here"
@@ -41,6 +41,7 @@ class Question:
 
     `text` is filled, `attached` are the parts that go with it, `cell` is its place in the notebook, `chat` is `None` for one that
     stands alone. With `items`, results of tools say, those are sent instead of the text, and continue the row `continues`.
+    `settings` are those options that come from a setting, by the setting's name: what it is, and what it is if it is not set.
     """
 
     text: str
@@ -69,6 +70,7 @@ class Question:
     background: bool = False
     max_tool_rounds: int = 8
     max_concurrency: int = 64
+    settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def request(self) -> dict[str, Any]:
         """The body of the POST, without the conversation. `store` is always said, since its default differs by server."""
@@ -108,15 +110,20 @@ class Finding(NamedTuple):
 
 
 class Session:
-    """The questions of one kernel: one runner, and one conversation for each chat."""
+    """The questions of one kernel: one runner, and one conversation for each chat.
 
-    def __init__(self) -> None:
+    `replay` gives the mode that holds now: with "only" nothing is sent, whatever is asked for.
+    """
+
+    def __init__(self, replay: Callable[[], str] = lambda: "auto") -> None:
         self.id = uuid.uuid4().hex
-        self.notebook = os.fsencode(os.environ.get("JPY_SESSION_NAME") or Path.cwd()).decode("utf-8", "backslashreplace")
+        self.notebook = addresses.notebook()
+        self._replay = replay
         self.sandbox_url: str | None = None
         self._runner: Runner | None = None
         self._conversations: dict[str, Conversation] = {}
-        self._recording: Path | None = None
+        self._recordings: list[Path] = []  # to which it wrote; the last is the one in use
+        self._recorded: dict[str, int] = {}  # rows of recordings that were replayed here, by their keys
         self._lock = threading.RLock()  # questions may come from several threads, and each finds its place alone
         self._at_risk: dict[int, float] = {}  # dollars that questions on their way may cost at most, by their rows
         self._prices: dict[tuple[str, str], Price] = {}
@@ -149,9 +156,9 @@ class Session:
             sender = sender or self.runner(journal_path)
             job = self._job(question, base_url, sender)
         job.parse = question.schema.parse if question.schema else None
-        return self._recorded(job, sender.journal)
+        return self._recording(job, sender.journal)
 
-    def _recorded(self, job: Job, journal: Journal) -> Job:
+    def _recording(self, job: Job, journal: Journal) -> Job:
         job.record = partial(self.keep, journal=journal)
         return job
 
@@ -159,15 +166,17 @@ class Session:
         journal = sender.journal
         plan = self.plan(question, base_url, journal)
         row = plan.known
-        if question.replay == "only" and (row is None or row.state == "queued"):
-            raise self._miss(plan, journal)
+        self._mind_replay_only(question, plan, journal)
         if row is None or not _is_settled(row, sender):
+            if row is None:
+                self._mind_lost_conversation(question, plan, journal)
             will_be_sent = row is None or row.state == "queued"
             is_key_here = will_be_sent and not (sender.has_keys and self.sandbox_url is None)
             key = self._key() if is_key_here else Key("where it is sent", "")
             worst = self._keep_to_budget(question, plan, sender) if will_be_sent and question.budget_usd is not None else None
             with journal.together("NORMAL"):  # since the first look another kernel may have asked the same, or been answered
                 plan = self.plan(question, base_url, journal)
+                self._mind_replay_only(question, plan, journal)
                 row = plan.known or self._add(question, plan, journal)
             if worst is not None:
                 self._at_risk[row.id] = worst
@@ -200,17 +209,32 @@ class Session:
         )
 
     def plan(self, question: Question, base_url: str, journal: Journal) -> Plan:
-        """What the question comes to. Raises BadInput; sends nothing, and writes nothing but an empty journal."""
+        """What the question comes to. Raises BadInput; sends nothing, and writes no more than what the notebook was called."""
         server, url = self.server(base_url)
         request = question.request()
         _check(question, f"{url} {request}", self._secret())
         parent = self._parent(question, journal)
         keys = request_keys(server, request, parent.link if parent else None)
-        known = None if question.replay == "off" else _known(keys, url, journal)
+        known = None if question.replay == "off" else self._known(keys, url, journal)
         if known is None and parent is not None and parent.is_over and question.replay != "off":
             # Asked before that answer was there, and not taken up since.
-            known = _known(request_keys(server, request, f"row {parent.id}"), url, journal)
+            known = self._known(request_keys(server, request, f"row {parent.id}"), url, journal)
         return Plan(server, url, request, parent, keys[0], known)
+
+    def _known(self, keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:
+        """The whole answer to the request of these keys, else the row that awaits it, or may have been charged in vain.
+
+        An answer that was recorded elsewhere stands in where the recording was replayed in this session.
+        """
+        asked = journal.find_open(*keys)  # looked for first: what is answered between the two is then found by the second
+        if (answered := journal.find(*keys)) is not None:
+            return answered
+        recorded = [journal.row(self._recorded[key]) for key in keys if key in self._recorded]
+        if answered := next((row for row in recorded if row.state == "done"), None):
+            return answered
+        if asked is not None and asked.state == "queued" and not _may_be_sent(asked, keys, base_url, journal):
+            return None
+        return asked
 
     def chain(self, question: Question, plan: Plan, journal: Journal) -> str | None:
         """How the conversation is sent: by the parent's id where this server is known to have it, else as a transcript."""
@@ -231,8 +255,15 @@ class Session:
         return url, url
 
     def get(self, base_url: str, path: str, journal_path: Path) -> Any:
-        """The JSON that the server gives at `path`, free of charge. Raises RequestFailed and NoKey."""
-        return self.runner(journal_path).get(self.server(base_url)[1], path, self._key().text)
+        """The JSON that the server gives at `path`, free of charge. Raises RequestFailed, NoKey and ReplayMiss."""
+        return self._get(journal_path, base_url, path, self._key)
+
+    def _get(self, journal_path: Path, base_url: str, path: str, key: Callable[[], Key]) -> Any:
+        if self._replay() == "only":
+            raise errors.ReplayMiss(
+                'Replay is "only", so the server was not asked. Nothing was sent.', '%config O3Pro.replay = "auto" lets it be.'
+            )
+        return self.runner(journal_path).get(self.server(base_url)[1], path, key().text)
 
     def runner(self, journal_path: Path) -> Runner:
         """The runner of this journal; one of another journal finishes what it has and ends."""
@@ -240,7 +271,7 @@ class Session:
         if self._runner is None or self._runner.journal is not journal:
             self.close()
             self._runner = Runner(journal)
-            self._conversations, self._at_risk = {}, {}  # they hold numbers of rows
+            self._conversations, self._at_risk, self._recorded = {}, {}, {}  # they hold numbers of rows
         return self._runner
 
     def close(self, patience: float = 0.0) -> None:
@@ -264,8 +295,17 @@ class Session:
                 earlier = self.runner(journal_path).journal.chats(self.notebook)
         return list(dict.fromkeys(["main", *self._conversations, *earlier]))
 
-    def resume(self, journal: Journal) -> dict[str, int]:
-        """Takes up the conversations of this notebook where they were; gives the number of answers of each chat."""
+    def resume(self, journal: Journal, earlier: str = "") -> dict[str, int]:
+        """Takes up the conversations of this notebook where they were; gives the number of answers of each chat.
+
+        `earlier` is what the notebook was called before, if it was. Raises BadInput if nothing was asked in that.
+        """
+        if earlier and not journal.chats(earlier):
+            raise errors.BadInput(
+                f"Nothing was asked in a notebook {earlier[:200]}.", "Name it as the journal does, by its whole path as a rule."
+            )
+        if earlier and earlier != self.notebook:
+            journal.note_past(self.notebook, earlier)
         chats = {chat: journal.turns(self.notebook, chat) for chat in journal.chats(self.notebook)}
         for chat, rows in chats.items():
             self._conversations[chat] = Conversation()
@@ -275,14 +315,18 @@ class Session:
     def unfinished(self, base_url: str, journal_path: Path, timeout: float, max_concurrency: int) -> list[Job]:
         """Takes up the questions of this notebook that have no answer yet: sends those that were not sent, follows the others.
 
-        One that was to go to another server than the one in use is left alone.
+        One that was to go to another server than the one in use is left alone, and with replay "only" all that were not sent.
         """
-        runner = self.runner(journal_path)
-        found = (row for row in runner.journal.unfinished(self.notebook) if row.is_alive or row.state == "queued")
+        runner, here = self.runner(journal_path), self.server(base_url)
+        found = runner.journal.unfinished(self.notebook)
+        alive = [row for row in found if row.state == "sent" and row.is_alive and row.server == here[0]]
+        queued = [row for row in found if row.state == "queued" and (row.server, row.base_url) == here]
+        rows = alive if self._replay() == "only" else sorted([*alive, *queued], key=lambda row: row.id)
         return [
-            self._recorded(runner.send(row, Secrets(self._key_for(row, base_url)), timeout, max_concurrency), runner.journal)
-            for row in found
-            if self._is_here(row, base_url)
+            self._recording(
+                runner.send(row, Secrets(self._key().text if row in queued else ""), timeout, max_concurrency), runner.journal
+            )
+            for row in rows
         ]
 
     def decide(self, row: Row, question: Question, base_url: str, journal_path: Path, *, is_approved: bool) -> Job:
@@ -314,37 +358,27 @@ class Session:
         """Writes every answer from now on to a file too; gives the number of those that it holds. Raises BadInput."""
         records = recording.read(path) if path.exists() else {}
         recording.write(path, records)
-        self._recording = path
+        self._recordings = [*(other for other in self._recordings if other != path), path]
         return len(records)
 
     def keep(self, answer: Answer, journal: Journal) -> None:
         """Adds an answer to the recording, if one is being made. Says so if that fails: the answer is in the journal."""
         is_kept = answer.status == "completed" and answer.journal_id is not None and "not_in_journal" not in answer.notices
-        if self._recording is None or not is_kept:
+        if not self._recordings or not is_kept:
             return
-        row = journal.row(answer.journal_id or 0)
-        parent = None if row.parent is None else journal.row(row.parent)
-        if parent is not None and parent.state == "forgotten":
-            return  # what it continues cannot be told any more
-        record = Record(
-            server=row.server,
-            request=row.request,
-            parent=None if parent is None else parent.link,
-            response=row.response,
-            notices=row.notices,
-            cost_usd=row.cost_usd,
-            seconds=row.seconds,
-            asked_at=row.asked_at,
-        )
         with self._lock:  # answers of background jobs come in a thread
+            record = _record_of(journal.row(answer.journal_id or 0), journal)
+            if record is None:
+                return
+            path = self._recordings[-1]
             try:
-                others = recording.read(self._recording) if self._recording.exists() else {}  # another kernel may write there too
-                recording.write(self._recording, others | {record.key: record})
+                others = recording.read(path) if path.exists() else {}  # another kernel may write there too
+                recording.write(path, others | {record.key: record})
             except errors.BadInput as error:
                 errors.say(error)
 
     def replay_file(self, path: Path, journal: Journal) -> int:
-        """Takes the answers of a recording into the journal, from where they are replayed; gives their number."""
+        """Takes the answers of a recording into the journal, from where this session replays them; gives their number."""
         records = recording.read(path)
         for key, record in records.items():
             new = NewRow(
@@ -352,24 +386,52 @@ class Session:
                 parent=None, chain=None, session="recording", notebook="", chat=None, cell=None, before=None, key=key,
                 asked_at=record.asked_at,
             )  # fmt: skip
-            journal.take(
+            self._recorded[key] = journal.take(
                 new, record.parent, {name: getattr(record, name) for name in ("response", "notices", "cost_usd", "seconds")}
             )
         return len(records)
 
-    def forget(self, row: Row, journal: Journal) -> None:
-        """Removes the texts of a row from the disk; no conversation goes on from it."""
+    def forget(self, row: Row, journal: Journal) -> list[Path]:
+        """Removes the texts of a row from the journal, and from the recordings that this session wrote, which it gives.
+
+        No conversation goes on from it. Raises BadInput if a recording cannot be changed; then the journal is as it was.
+        """
         for conversation in self._conversations.values():
             conversation.forget(row.id)
-        journal.forget(row.id)
+        with self._lock:
+            changed = [] if row.is_alive else self._leave_out(journal.with_rounds(row.id))
+            journal.forget(row.id)
+        return changed
+
+    def _leave_out(self, rows: Sequence[Row]) -> list[Path]:
+        """Removes the answers of these rows from the recordings that this session wrote; gives those that held any."""
+        answers = [(with_hashes(row.request), row.response) for row in rows]
+        try:
+            held = {path: recording.read(path) for path in self._recordings if path.exists()}
+            left = {
+                path: {key: one for key, one in records.items() if (with_hashes(one.request), one.response) not in answers}
+                for path, records in held.items()
+            }
+            changed = [path for path in held if len(left[path]) < len(held[path])]
+            for path in changed:
+                recording.write(path, left[path])
+        except errors.BadInput as error:
+            hint = "Mend or remove that recording, then try again."
+            raise errors.BadInput(f"Nothing was forgotten: {error.message}", hint) from error
+        return changed
 
     def check(self, row: Row, base_url: str, journal_path: Path) -> Finding:
         """Asks the server what became of a request; keeps the answer, if the server gives it, and what it cost.
 
-        Raises RequestFailed if the server keeps no log, and BadInput for a row of another server than the one in use.
+        Raises RequestFailed if the server keeps no log, and BadInput for a row of another server than the one in use: a journal
+        says where a question was asked, not whom to ask, nor where a key may go.
         """
-        runner, key = self.runner(journal_path), self._key_for(row, base_url)
-        journal, get = runner.journal, partial(runner.get, row.base_url, key=key)
+        if row.server != self.server(base_url)[0]:
+            raise errors.BadInput(
+                f"Question {row.id} was asked at {row.server[:80]}, which is not the server in use. Nothing was sent.",
+                f"{_way_to(row.server)}, then try again.",
+            )
+        journal, get = self.runner(journal_path).journal, partial(self.get, base_url, journal_path=journal_path)
         raw = _kept_response(row, get)
         if raw is not None:
             spent = cost(raw, {})
@@ -395,8 +457,7 @@ class Session:
         if known not in self._prices:
             try:
                 path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing"
-                key = self._key().text if self.sandbox_url else _NO_KEY
-                price = price_of(self.runner(journal_path).get(known[0], path, key), model)
+                price = price_of(self._get(journal_path, base_url, path, self._key_for_prices), model)
             except errors.AimlMagicError:
                 return None
             if price is None:
@@ -407,6 +468,10 @@ class Session:
     def _key(self) -> Key:
         """The API key; the sandbox never gets a real one, but its own token. Raises NoKey."""
         return credentials.need_key() if self.sandbox_url is None else _sandbox_key(self.sandbox_url)
+
+    def _key_for_prices(self) -> Key:
+        """A price list is for everybody, and gets no key; the sandbox shows none without its token."""
+        return Key("nobody", _NO_KEY) if self.sandbox_url is None else self._key()
 
     def _secret(self) -> Key | None:
         """The API key that no question may hold, whoever is asked. The sandbox is asked also where no key can be read."""
@@ -420,28 +485,13 @@ class Session:
             return credentials.find_key()
         return None
 
-    def _is_here(self, row: Row, base_url: str) -> bool:
-        """The row is of the server in use, or of the sandbox of this home."""
-        if row.server == SANDBOX:
-            return _sandbox_token(row.base_url) is not None
-        return row.base_url == addresses.base_url(base_url)
-
-    def _key_for(self, row: Row, base_url: str) -> str:
-        """The key that goes to the server of a row: a journal says where a question was asked, not where a key may go."""
-        if not self._is_here(row, base_url):
-            raise errors.BadInput(
-                f"Question {row.id} was asked at {row.base_url[:80]}, which is not the server in use. Nothing was sent.",
-                "Name that server with %config O3Pro.base_url, then try again.",
-            )
-        return (_sandbox_key(row.base_url) if row.server == SANDBOX else credentials.need_key()).text
-
     def _conversation(self, question: Question) -> Conversation | None:
         return None if question.chat is None else self._conversations.setdefault(question.chat, Conversation())
 
     def _parent(self, question: Question, journal: Journal) -> Row | None:
         conversation = self._conversation(question)
-        if conversation and not conversation.has(cell := question.cell) and journal.has_cell(self.notebook, question.chat, cell):
-            conversation.restore(journal.turns(self.notebook, question.chat))  # it keeps its place over a restart
+        if conversation is not None and not conversation.has(question.cell) and not question.cell.startswith(NO_ID):
+            self._take_up(question, conversation, journal)
         if question.continues is not None:
             return journal.row(question.continues)
         if question.after is not None:
@@ -450,6 +500,38 @@ class Session:
             return None
         parent = conversation.parent(question.cell, journal)
         return None if parent is None else journal.row(parent)
+
+    def _take_up(self, question: Question, conversation: Conversation, journal: Journal) -> None:
+        """Takes up the place that a cell had before: before a restart, under another name of its notebook, by another id."""
+        cell, chat = question.cell, question.chat
+        asked = None if question.items else question_text(question.request())
+        is_known = journal.has_cell(self.notebook, chat, cell)
+        if not is_known:
+            elsewhere = journal.elsewhere(self.notebook, chat, cell)
+            if (row := next((row for row in elsewhere if row.question == asked), None)) is not None:
+                journal.note_past(self.notebook, row.notebook)
+                is_known = True
+        turns = journal.turns(self.notebook, chat)
+        same = {row.id: row.cell for row in turns if row.question == asked and conversation.may_have_new_ids}
+        if is_known or same:
+            conversation.restore(turns)
+        if cell not in same.values() and (former := conversation.find(same.keys())) is not None:
+            conversation.rename(former, cell)
+
+    def _mind_lost_conversation(self, question: Question, plan: Plan, journal: Journal) -> None:
+        """Raises BadInput if a question would begin a conversation, though its cell went on with one in another notebook.
+
+        The notebook may have been renamed and the cell changed, or it may be another one: that is not for us to say.
+        """
+        conversation = self._conversation(question)
+        if conversation is None or conversation.has_begun or plan.parent is not None or question.is_new:
+            return
+        row = next(iter(journal.elsewhere(self.notebook, question.chat, question.cell, limit=1)), None)
+        if row is not None and row.parent is not None:
+            raise errors.BadInput(
+                f"This cell went on with the conversation of {row.notebook}; here it would begin one. Nothing was sent.",
+                f"%aiml resume {row.notebook} takes that up, if it is this notebook's earlier name; --new begins one.",
+            )
 
     def _before(self, question: Question, journal: Journal) -> str | None:
         conversation = self._conversation(question)
@@ -471,16 +553,28 @@ class Session:
             conversation.expect(row_id)
         return ("later_cells_stale",) if conversation.later_cells(question.cell, row_id, journal) else ()
 
-    def _miss(self, plan: Plan, journal: Journal) -> errors.ReplayMiss:
-        """The error that names the nearest recorded request, and what differs."""
-        recorded = [row for row in journal.history() if row.state == "done" and row.server == plan.server]
-        position = nearest(plan.request, [row.request for row in recorded])
+    def _mind_replay_only(self, question: Question, plan: Plan, journal: Journal) -> None:
+        """Raises ReplayMiss if the question would be sent, and nothing may be."""
+        if question.replay == "only" and (plan.known is None or plan.known.state == "queued"):
+            raise self._miss(question, plan, journal)
+
+    def _miss(self, question: Question, plan: Plan, journal: Journal) -> errors.ReplayMiss:
+        """The error that names the nearest recorded request, what differs, and the setting that makes it differ."""
+        recorded = [row for row in journal.history() if row.state == "done"]
+        ours, others = {"server": plan.server, **plan.request}, [{"server": row.server, **row.request} for row in recorded]
+        position = nearest(ours, others)
         lines = ['No answer to this question is recorded, and replay is "only", so nothing was sent.']
+        hint = 'Ask it with %config O3Pro.replay = "auto", or mend what differs.'
         if position is not None:
-            row = recorded[position]
+            row, other = recorded[position], others[position]
             lines.append(f"The nearest is answer {row.id} of {_day(row.asked_at)}:")
-            lines += differences(plan.request, row.request)[:4] or ["the same question, behind another answer"]
-        return errors.ReplayMiss("\n".join(lines), 'Ask it with %config O3Pro.replay = "auto", or mend what differs.')
+            changed = differences(ours, other)[:4]
+            hint = _unset(question.settings, ours, other) or hint
+            if not changed and row.origin == "recording" and row.id not in self._recorded.values():
+                changed = ["the same question, in a recording that was not replayed in this session"]
+                hint = "Run %aiml replay FILE with that recording first."
+            lines += changed or ["the same question, behind another answer"]
+        return errors.ReplayMiss("\n".join(lines), hint)
 
     def _keep_to_budget(self, question: Question, plan: Plan, sender: Sender) -> float:
         """What the question may cost at most. Raises BudgetExceeded if that, and what is on its way, passes the budget."""
@@ -529,14 +623,51 @@ def _is_settled(row: Row, sender: Sender) -> bool:
     return row.is_settled and not sender.holds(row)
 
 
-def _known(keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:
-    """The whole answer to the request of these keys, else the row that awaits it, or may have been charged in vain."""
-    asked = journal.find_open(*keys)  # looked for first: what is answered between the two is then found by the second
-    if (answered := journal.find(*keys)) is not None:
-        return answered
-    if asked is not None and asked.state == "queued" and asked.base_url != base_url:
-        return None  # it would be sent elsewhere: to a sandbox that is gone, or wherever a journal of somebody else says
-    return asked
+def _may_be_sent(row: Row, keys: Sequence[str], base_url: str, journal: Journal) -> bool:
+    """A queued row asks what its key says, where the person asks: a journal of somebody else may say otherwise."""
+    links = [None] if row.parent is None else [f"row {row.parent}", journal.row(row.parent).link]
+    return row.base_url == base_url and any(key in keys for link in links for key in request_keys(row.server, row.request, link))
+
+
+def _record_of(row: Row, journal: Journal) -> Record | None:
+    """An answer as a recording holds it; `None` if its texts are gone, or what it continues cannot be told any more."""
+    parent = None if row.parent is None else journal.row(row.parent)
+    if row.state != "done" or (parent is not None and parent.state == "forgotten"):
+        return None
+    return Record(
+        server=row.server,
+        request=row.request,
+        parent=None if parent is None else parent.link,
+        response=row.response,
+        notices=row.notices,
+        cost_usd=row.cost_usd,
+        seconds=row.seconds,
+        asked_at=row.asked_at,
+    )
+
+
+def _unset(settings: Mapping[str, tuple[Any, Any]], ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> str | None:
+    """Which settings to unset, since a request differs by them from the recorded one; `None` if it does not."""
+    causes = [name for name in settings if _field(name, ours) != _field(name, recorded)]
+    if not causes:
+        return None
+    told = " and ".join(f"O3Pro.{name} is set to {short_json(settings[name][0])}" for name in causes)
+    ways = " and ".join(f"%config O3Pro.{name} = {settings[name][1]!r}" for name in causes)
+    return f"{told} in your configuration; {ways} asks without."
+
+
+def _field(setting: str, request: Mapping[str, Any]) -> Any:
+    """What a request says of a setting."""
+    if setting == "base_url":
+        return request.get("server")
+    if setting in ("effort", "summary"):
+        reasoning = request.get("reasoning")
+        return reasoning.get(setting) if isinstance(reasoning, Mapping) else None
+    return request.get(setting)
+
+
+def _way_to(server: str) -> str:
+    return "Use it with %aiml sandbox" if server == SANDBOX else "Name that server with %config O3Pro.base_url"
 
 
 def _check(question: Question, sent: str, key: Key | None) -> None:

@@ -9,7 +9,7 @@ import wire
 from asking import KEY
 from kernels import kernel
 
-from aiml_magic import errors
+from aiml_magic import errors, sandbox
 
 
 @pytest.fixture
@@ -134,6 +134,52 @@ def test_key_goes_to_no_other_server(asker):
         with pytest.raises(errors.BadInput, match="not the server in use"):
             asker.session.check(asker.journal.row(1), "https://api.example/v1", asker.path)
         assert not elsewhere.requests
+
+
+@pytest.fixture
+def in_use(asker, home):
+    """The sandbox of this home, in use."""
+    asker.session.sandbox_url = sandbox.find_or_start(home)
+    yield asker.session.sandbox_url
+    sandbox.stop(home)
+
+
+def test_check_at_the_sandbox_in_use(asker, in_use):
+    """What was asked of a sandbox is looked for in the one in use, wherever a journal says that it was."""
+    asker.ask(in_use, "Why?", cell="a")
+    with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET base_url = ?", (elsewhere.url,))
+        assert "answered" == asker.session.check(asker.journal.row(1), "", asker.path).fate
+        asker.session.sandbox_url = None
+        with pytest.raises(errors.BadInput, match="%aiml sandbox"):
+            asker.session.check(asker.journal.row(1), "", asker.path)
+        assert not elsewhere.requests
+
+
+def test_rows_of_another_sandbox(asker, in_use):
+    """What a journal says is queued for a sandbox is sent to no address that it names, but asked where the sandbox is."""
+    asker.ask(in_use, "Why?", cell="a")
+    with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL", (elsewhere.url,))
+        for url in (in_use, None):
+            asker.session.sandbox_url = url
+            assert [] == asker.session.unfinished(elsewhere.url, asker.path, 60, 64)
+        asker.session.sandbox_url = in_use
+        assert "Why?" in asker.ask(in_use, "Why?", cell="a", replay="auto").text
+        assert not elsewhere.requests
+
+
+def test_rows_of_a_stranger(asker):
+    """A queued row is sent as a question only if it is that question: a journal may say anything of it."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as here:
+        first = asker.ask(here.url, cell="a")
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', request = json_set(request, '$.input', 'Buy!'), response = NULL")
+        assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
+        assert ["Why?", "Why?"] == [post.body["input"] for post in here.posts]
+        assert "queued" == asker.journal.row(first.journal_id).state
 
 
 def test_queued_row_of_another_server(asker):

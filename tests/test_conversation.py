@@ -61,6 +61,21 @@ def test_straight_run(cells):
         assert [row_id for row_id, _ in parents[:-1]] == [parent for _, parent in parents[1:]]
 
 
+@given(runs, st.sampled_from("abcde"), st.sampled_from("abcdef"))
+def test_new_id(order, cell, name):
+    """A cell that gets a new id keeps its place, and those behind it theirs; so does a cell whose id it gets."""
+    conversation, rows = Conversation(), Rows()
+    for ran, is_whole, is_new in order:
+        run(conversation, rows, ran, is_whole=is_whole, is_new=is_new)
+    ran_here = {ran for ran, _, _ in order}
+    if cell in ran_here and cell != name:
+        names = {other: other for other in sorted(ran_here)}
+        before = [conversation.parent(other, rows) for other in names]
+        conversation.rename(cell, name)
+        names |= {name: f"{name} earlier", cell: name} if name in names else {cell: name}
+        assert before == [conversation.parent(other, rows) for other in names.values()]
+
+
 def test_tree():
     """A tree shows each parent before its children, the longest line of turns at one depth, other forks deeper; what continues a
     replaced answer is stale, and so is all behind it."""

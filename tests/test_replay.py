@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -25,8 +26,10 @@ from test_journal import new
 from test_responses import scalars, values
 from traitlets.config import Config
 
-from aiml_magic import errors, export, recording
+from aiml_magic import commands, errors, export, recording
 from aiml_magic.budget import price_of
+from aiml_magic.details import details_line, line_with_replay
+from aiml_magic.journal import Came
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_key
 from aiml_magic.schemas import of_value
@@ -338,7 +341,7 @@ def test_any_text_survives(tmp_path_factory, records):
     asker = Asker(folder / "journal.sqlite3")
     asker.session.replay_file(path, asker.journal)
     for key, record in kept.items():
-        row = asker.journal.find(key)
+        row = asker.journal.row(asker.session._recorded[key])
         assert (record.request["input"], record.response["output"][0]["content"][0]["text"]) == (row.question, row.answer().text)
         for ending in ("md", "html", "jsonl"):
             export.write(folder / f"x.{ending}", [row.answer()])
@@ -536,6 +539,105 @@ def test_forget(asker, numbered, home):
     assert (1.0, 0) == asker.journal.spent(numbered.url)
     assert "forgotten" == asker.journal.row(1).state
     assert 2 == asker.journal.ancestors(2)[-1].id
+
+
+def test_forget_in_recordings(asker, numbered, tmp_path):
+    """What is forgotten is gone from the recordings that the session wrote, and from the file that a journal which failed left."""
+    secret = "a secret phrase of mine"
+    for name in ("early.jsonl", "late.jsonl"):
+        asker.session.record(tmp_path / name)
+        asker.ask(numbered.url, f"{secret}?", cell="a", replay="auto")
+    asker.ask(numbered.url, "Two?", cell="b")
+    row = asker.journal.row(1)
+    _, copy = asker.journal.rescue(row, Came("done", wire.response(secret)))
+    assert ["early.jsonl", "late.jsonl"] == sorted(path.name for path in asker.session.forget(row, asker.journal))
+    assert not Path(copy).exists()
+    asker.session.close(10)
+    assert not [file.name for file in tmp_path.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert 1 == len(recording.read(tmp_path / "late.jsonl"))
+    asker.session.forget(asker.journal.row(2), asker.journal)
+    assert {} == recording.read(tmp_path / "late.jsonl")
+
+
+def test_forget_one_of_two(asker, numbered, tmp_path):
+    """Of two answers to one question the recording holds one, which stays there when the other is forgotten."""
+    asker.session.record(tmp_path / "a.jsonl")
+    for _ in range(2):
+        asker.ask(numbered.url, cell="a")
+    assert [] == asker.session.forget(asker.journal.row(1), asker.journal)
+    assert ["resp_2"] == [record.response["id"] for record in recording.read(tmp_path / "a.jsonl").values()]
+
+
+def test_forget_where_a_recording_cannot_be_written(asker, numbered, tmp_path):
+    """If a text cannot be removed from the recording, nothing is forgotten, and that is said."""
+    asker.session.record(tmp_path / "a.jsonl")
+    asker.ask(numbered.url, cell="a")
+    (tmp_path / "a.jsonl").write_text("no recording\n")
+    with pytest.raises(errors.BadInput, match=r"Nothing was forgotten: a.jsonl, line 1"):
+        asker.session.forget(asker.journal.row(1), asker.journal)
+    assert "done" == asker.journal.row(1).state
+
+
+def recorded(url: str, path: Path, *texts: str, **fields) -> Path:
+    """A recording of questions to `url` that somebody else made."""
+    records = [Record(url, {"model": "openai/o3-pro", "input": text, "store": True}, None, wire.response(f"Made up: {text}"),
+                      (), 0.5, 1.0, 1.7e9) for text in texts]  # fmt: skip
+    recording.write(path, {record.key: record for record in records})
+    return path
+
+
+def test_recording_of_a_stranger(asker, numbered, tmp_path):
+    """An answer that was recorded elsewhere stands in only in the session that replayed its file, and says what it is."""
+    path = recorded(numbered.url, tmp_path / "a.jsonl", "Why?")
+    asker.session.replay_file(path, asker.journal)
+    stands_in = asker.ask(numbered.url, "Why?", replay="auto", chat=None)
+    assert ("Made up: Why?", True, True) == (stands_in.text, stands_in.replayed, stands_in.recorded)
+    assert "replayed from a recording of 2023-11-14, $0 now, $0.5000 then" in line_with_replay(stands_in)
+    assert "recording" not in details_line(stands_in), "it is compared from run to run"
+    assert "  recorded  " in commands._line(asker.journal.row(1))
+    other = Asker(asker.path)
+    try:
+        with pytest.raises(errors.ReplayMiss, match="in a recording that was not replayed in this session") as miss:
+            other.ask(numbered.url, "Why?", replay="only", chat=None)
+        assert "%aiml replay" in str(miss.value)
+        assert len(str(miss.value).splitlines()) <= 8
+        asked = other.ask(numbered.url, "Why?", replay="auto", chat=None)
+        assert ("Answer 1", False) == (asked.text, asked.recorded)
+        assert "Answer 1" == asker.ask(numbered.url, "Why?", replay="auto", chat=None).text, "what was asked here goes before it"
+        assert not other.ask(numbered.url, "Why?", replay="auto", chat=None).recorded
+    finally:
+        other.session.close(10)
+    assert 1 == len(numbered.posts)
+
+
+def test_recordings_of_two(asker, numbered, tmp_path):
+    """Of two recordings that answer one question the one that was replayed here stands in, however often either was taken."""
+    mine = recorded(numbered.url, tmp_path / "mine.jsonl", "Why?")
+    records = recording.read(mine)
+    theirs = {key: dataclasses.replace(record, response=wire.response("Evil.")) for key, record in records.items()}
+    recording.write(tmp_path / "theirs.jsonl", theirs)
+    for _ in range(2):
+        for name, text in (("theirs.jsonl", "Evil."), ("mine.jsonl", "Made up: Why?")):
+            asker.session.replay_file(tmp_path / name, asker.journal)
+            assert text == asker.ask(numbered.url, "Why?", replay="only", chat=None).text
+    assert 2 == len(asker.journal.history())
+    other = Asker(asker.path)
+    other.session.replay_file(mine, other.journal)
+    assert "Made up: Why?" == other.ask(numbered.url, "Why?", replay="only", chat=None).text
+    other.session.close(10)
+
+
+def test_recording_hides_no_doubt(asker, tmp_path):
+    """A question that may have been charged is not sent again because a recording answers it that is not replayed here."""
+    with wire.serve(lambda _: wire.Reply(end="close")) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url, "Why?", cell="a", replay="auto")
+        other = Asker(asker.path)
+        other.session.replay_file(recorded(server.url, tmp_path / "a.jsonl", "Why?"), other.journal)
+        other.session.close(10)
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url, "Why?", cell="a", replay="auto")
+        assert 1 == len(server.posts)
 
 
 def test_search(asker, numbered):

@@ -17,12 +17,14 @@ import pytest
 import wire
 from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
-from aiml_magic import addresses, credentials, load_ipython_extension, unload_ipython_extension
+from aiml_magic import addresses, credentials, load_ipython_extension, recording, unload_ipython_extension
 from aiml_magic.asking import Answers
-from aiml_magic.errors import BadInput, ConnectionLost
+from aiml_magic.errors import BadInput, ConnectionLost, ReplayMiss
 from aiml_magic.magics import begin_with_magic, keep_question_marks
 from aiml_magic.options import OPTIONS
+from aiml_magic.recording import Record
 
 
 @pytest.fixture
@@ -431,6 +433,78 @@ def test_sandbox_command(shell, monkeypatch, capsys):
         assert "sandbox" == shell.user_ns["a"].server
     finally:
         run(shell, "%aiml sandbox stop")
+
+
+def test_only_means_that_nothing_is_sent(shell, monkeypatch, capsys):
+    """With AIML_MAGIC_REPLAY=only nothing is sent: by no option, command, map or round of tools, and nothing is even looked up."""
+    wanted = {"type": "mcp_approval_request", "id": "appr_1", "name": "x", "arguments": "{}", "server_label": "l"}
+    call = {"type": "function_call", "call_id": "c", "name": "day", "arguments": "{}"}
+
+    def answer(request):
+        text = request.body["input"] if request.method == "POST" else ""
+        if text == "Lost?":
+            return wire.Reply(end="close")
+        output = {"Approve?": {"output": [wanted]}, "Which day?": {"output": [call]}}.get(str(text), {})
+        return wire.json_reply(wire.response(**output))
+
+    with wire.serve(answer) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        shell.run_cell("from aiml_magic import ask\ndef day() -> str:\n    'The day.'\n    return 'Monday'")
+        assert run(shell, "%o3pro -q --alone Known?") is None
+        assert isinstance(run(shell, "%o3pro -q --alone Lost?"), ConnectionLost)
+        assert run(shell, "%o3pro -q --alone Approve?") is None
+        run(shell, "ask('Which day?', tool=day)\nraise KeyboardInterrupt")
+        magics = shell.find_line_magic("aiml").__self__
+        with magics.session.runner(magics.journal_path).journal._transaction() as db:
+            db.execute("DELETE FROM requests WHERE request LIKE '%function_call_output%'")
+            db.execute(
+                "INSERT INTO requests (base_url, server, request, client_request_id, session, notebook, asked_at, key)"
+                "SELECT base_url, server, request, 'x', session, notebook, asked_at, 'x' FROM requests WHERE id = 1"
+            )
+        before = len(server.requests)
+        monkeypatch.setenv("AIML_MAGIC_REPLAY", "only")
+        assert run(shell, "%o3pro -q --alone Known?") is None
+        for code in (
+            "%o3pro --alone --fresh Known?", "%o3pro -b Unknown?", "%aiml approve 3", "%aiml deny 3", "%aiml check 2",
+            "ask('Known?', fresh=True)", "ask('Unknown?')", "ask.map('{{row}}', ['Unknown?', 'Known?'], progress=False)",
+            "ask('Which day?', tool=day)", "%config O3Pro.budget_usd = 5\nask('Unknown?')",
+        ):  # fmt: skip
+            capsys.readouterr()
+            error = run(shell, code)
+            assert isinstance(error, ReplayMiss), code
+            assert "othing was sent" in str(error) or "nothing was sent" in str(error), code
+            assert 2 <= len([line for line in str(error).splitlines() if line.strip()]) <= 8
+        for code in ("%aiml resume", "%aiml status", "%o3pro --dry-run Unknown?"):
+            assert run(shell, code) is None
+        out = capsys.readouterr().out
+        assert "was not sent" in out
+        assert "the server was not asked" in out
+        assert before == len(server.requests)
+
+
+def test_setting_of_the_reader(home, monkeypatch, capsys):
+    """A setting of the reader's configuration that makes a recorded question another one is named, and how to unset it."""
+    monkeypatch.setenv("AIML_MAGIC_REPLAY", "only")
+    settings = {"effort": "high", "instructions": "Be brief.", "timeout": 60.0}
+    shell = InteractiveShell(config=Config({"O3Pro": settings}))
+    load_ipython_extension(shell)
+    try:
+        record = Record("https://api.aimlapi.com/v1", {"model": "openai/o3-pro", "input": "Why?", "instructions": "Be brief."},
+                        None, wire.response(), (), None, None, 0.0)  # fmt: skip
+        recording.write(home.parent / "a.jsonl", {record.key: record})
+        assert run(shell, f"%aiml replay {home.parent / 'a.jsonl'}") is None
+        error = run(shell, "%o3pro Why?")
+        assert isinstance(error, ReplayMiss)
+        assert 'O3Pro.effort is set to "high" in your configuration; %config O3Pro.effort = None' in str(error)
+        assert "instructions" not in str(error), "that is recorded, too"
+        assert len(str(error).splitlines()) <= 8
+        assert "in your configuration" not in str(run(shell, "%o3pro -e low Why?")), "an option goes before its setting"
+        assert run(shell, "%config O3Pro.effort = None\n%o3pro -q Why?") is None
+    finally:
+        shell.find_line_magic("aiml").__self__.session.close(10)
+        unload_ipython_extension(shell)
+        shell.history_manager.end_session()
+        InteractiveShell.clear_instance()
 
 
 def test_help(shell, capsys):
