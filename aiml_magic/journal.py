@@ -268,6 +268,7 @@ class Journal:
         self._close: Callable[[], object] = _nothing
         self._place: tuple[int, ...] = ()
         self._newest: tuple[int, float] | None = None  # the row written last, and when it was asked
+        self._written_now: tuple[int, float] | None = None  # the same in a transaction, which may fail
         self._is_open = False  # a transaction, by the thread that has the lock
         with _opening:
             _living.add(self)
@@ -809,8 +810,9 @@ class Journal:
                 try:
                     with db:
                         yield db
+                    self._newest = self._written_now
                 finally:
-                    self._is_open = False
+                    self._is_open, self._written_now = False, self._newest
         except (sqlite3.Error, OSError, UnicodeError) as error:  # sqlite3 reads and writes texts, and error messages
             why = " ".join(safe.plain(str(error)).split())  # a file of somebody else may say anything, on any number of lines
             raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {why}.", _HINT) from error
@@ -845,7 +847,7 @@ class Journal:
 
     def begin_anew(self) -> None:
         """In a process that was forked off: what it inherited is its parent's, and neither used nor closed."""
-        self._lock, self._is_open = threading.RLock(), False
+        self._lock, self._is_open, self._written_now = threading.RLock(), False, self._newest
 
     def _current_place(self) -> tuple[int, ...]:
         """The process and the file that a connection is of: it must not be used after a fork, nor for a file that is gone."""
@@ -884,7 +886,7 @@ class Journal:
 
     def _written(self, db: sqlite3.Connection, row_id: int) -> Row:
         row = _row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
-        self._newest = row.id, row.asked_at
+        self._written_now = row.id, row.asked_at
         return row
 
     def _check_rows(self, db: sqlite3.Connection) -> None:
@@ -959,6 +961,7 @@ def _is_same(path: Path, other: Path) -> bool:
 # Of this process; a reload of this module finds those that were there before it.
 _living: weakref.WeakSet[Journal] = globals().get("_living", weakref.WeakSet())
 _opening = threading.RLock()
+_inherited: list[sqlite3.Connection] = []
 _at_rest: list[Journal] = []  # while the process is being forked
 
 
@@ -971,6 +974,8 @@ def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:
     if os.getpid() == pid:
         db.close()
         addresses.databases.remove(path)
+    else:
+        _inherited.append(db)  # or Python would close it
 
 
 def _rest() -> None:
@@ -1213,9 +1218,9 @@ _MAX_RESCUED = 4 * MAX_JSON  # bytes: a request, with what is attached, and its 
 def _rescued(path: Path) -> tuple[Row, Came]:
     """The row that a file of `Journal.rescue` holds, and what came of it. Raises OSError, ValueError or BadInput for another."""
     found = load(_read_bounded(path), _MAX_RESCUED)
-    values: dict[str, Any] = {
-        name: found.get(name) if isinstance(found, dict) else None for name in _KINDS
-    }  # an earlier version knew fewer
+    if not isinstance(found, dict):
+        raise ValueError(path)
+    values: dict[str, Any] = {name: found.get(name) for name in _KINDS}  # an earlier version knew fewer
     if _wrong(values) or values["state"] not in ("done", "failed", "cancelled"):
         raise ValueError(path)
     row = Row(**values | {"notices": tuple(map(str, values["notices"]))})

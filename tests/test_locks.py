@@ -189,6 +189,22 @@ print(sorted(test_locks.locks(path, test_locks.os.getpid())))
     assert b"['', '-shm']" == told.stdout.strip()
 
 
+@needs_locks
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_fork_amid_a_step(tmp_path):
+    """A step in the middle of which a process is forked off is whole: the end of that one does not end it."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+    journal.add(new())
+    child = multiprocessing.get_context("fork").Process(target=int)
+    with journal.together():
+        journal.add(new())
+        child.start()
+        child.join(30)
+    assert 0 == child.exitcode
+    assert {"", "-shm"} == locks(journal.path, os.getpid())
+    assert 2 == len(Journal(journal.path).history())
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forks_amid_steps(tmp_path):
@@ -232,6 +248,18 @@ def test_copy_in_its_place(tmp_path):
     (tmp_path / "copy").rename(journal.path)
     journal.finish(row.id, Came("done", wire.response()))
     assert "done" == journal.row(1).state
+
+
+def test_row_that_was_not_kept(tmp_path):
+    """A row whose step failed tells nothing of the journal: it goes on in its place."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+    journal.add(new())
+    with pytest.raises(errors.JournalError), journal.together():
+        journal.add(new())
+        raise errors.JournalError("The disk is full.", "Make room.")
+    journal.rest()
+    journal.go_on()
+    assert 1 == len(journal.history())
 
 
 def test_stranger_with_a_log(tmp_path):
