@@ -23,12 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import environment
 from hypothesis import HealthCheck, settings
 
 SECONDS = 30  # for one input, on a busy machine
 Law = Callable[..., None]
 
 
+environment.make()
 settings.register_profile("fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
 settings.load_profile("fuzz")  # before any law is made
 

@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -24,6 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import environment
 import wire
 from kernels import Kernel, kernel
 
@@ -150,7 +150,7 @@ def wait_for_runners(journal: Path, timeout: float = 60.0) -> None:
 
 
 def main() -> None:
-    os.environ["AIML_MAGIC_HOME"] = tempfile.mkdtemp()
+    environment.make()
     os.environ["AIML_API_KEY"] = "chaos-key-0123456789"
     happened = kill_at_random(int(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 1)
     print(dict(happened))
