@@ -47,6 +47,7 @@ from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, 
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
+_KEEP_AT_MOST = 2**21  # characters that are kept while more come: five times what a model writes, and the whole is kept at the end
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
 _HOLD_STEP = 0.05  # seconds between two looks at a request whose cancel is held
 _TRY_EVERY = 2.0  # seconds between two attempts to have the journal take an answer
@@ -242,7 +243,8 @@ class Runner:
             reply.error.name_row(row.id)
         seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
         came = came_of(reply, state, seconds)
-        return replace(came, response_id=recorder.response_id, text=None if state == "done" else recorder.text)
+        is_in_response = state == "done" or bool(Response(reply.response).text)
+        return replace(came, response_id=recorder.response_id, text=None if is_in_response else recorder.text)
 
     async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, it is tried again, and the kernel is told all meanwhile."""
@@ -413,6 +415,7 @@ class Recorder:
         self._characters = 0
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._kept: asyncio.Future[Any] | None = None  # the latest text that was given to the journal
         self._is_closed = False
         self.is_out = False  # the request is on its way: what happens from now on may be charged
         self.response_id: str | None = None
@@ -435,7 +438,8 @@ class Recorder:
                 self._characters += len(text)
                 self._tail = (self._tail + text)[-2 * TAIL :]
                 self._later("tell", _TELL_EVERY, self._tell_text)
-                self._later("keep", _KEEP_EVERY, self._keep_text)
+                if self._characters <= _KEEP_AT_MOST:
+                    self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
         self.is_out = False
@@ -481,10 +485,14 @@ class Recorder:
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
-        self._begin_keeping()
+        if self._kept is None or self._kept.done():
+            self._begin_keeping()
+        else:  # texts that gather behind a slow disk would each hold the whole answer so far
+            self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def _begin_keeping(self) -> asyncio.Future[Any]:
-        return self._steps.begin(partial(self._journal.note_text, self._row_id, self.text or ""))
+        self._kept = self._steps.begin(partial(self._journal.note_text, self._row_id, self.text or ""))
+        return self._kept
 
     def _keep_id(self) -> None:
         """Keeps by what name the server knows the response; tries again where that fails, since it may be all that is left."""

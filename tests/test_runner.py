@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from test_journal import new
 
 from aiml_magic import errors
+from aiml_magic.credentials import Secrets
 from aiml_magic.journal import Journal
-from aiml_magic.runner import Places, Runner, Steps
+from aiml_magic.responses import TextDelta
+from aiml_magic.runner import Places, Recorder, Runner, Steps
 
 
 @pytest.fixture
@@ -100,6 +102,30 @@ def test_cancellation_is_felt_after_the_step(journal):
 
     asyncio.run(cancel())
     assert [True] == heard
+
+
+def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
+    """However long the disk takes, and however much comes meanwhile, one text of an answer waits for it; then all of it is kept."""
+    monkeypatch.setattr("aiml_magic.runner._KEEP_EVERY", 0.01)
+    row, is_free, texts = journal.add(new()).id, threading.Event(), []
+    note_text = journal.note_text
+    monkeypatch.setattr(journal, "note_text", lambda row_id, text: (texts.append(text), note_text(row_id, text)))
+
+    async def play():
+        steps = Steps(journal)
+        recorder = Recorder(row, journal, steps, SimpleNamespace(put=lambda _: None), Secrets("k" * 20))
+        steps.begin(lambda: is_free.wait(20))
+        for _ in range(30):
+            recorder.on_event(TextDelta("word "))
+            await asyncio.sleep(0.01)
+        is_free.set()
+        await recorder.keep_text()
+        recorder.close()
+        await steps.done()
+
+    asyncio.run(play())
+    assert 2 >= len(texts)
+    assert "word " * 30 == journal.row(row).text
 
 
 @example(3, ["come"] * 13 + ["go"] * 13)
