@@ -47,7 +47,7 @@ from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, 
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
-_KEEP_AT_MOST = 2**21  # characters that are kept while more come: five times what a model writes, and the whole is kept at the end
+_KEEP_AT_MOST = 2**21  # characters that are kept while more come: several times what a model writes; the end keeps all
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
 _HOLD_STEP = 0.05  # seconds between two looks at a request whose cancel is held
 _TRY_EVERY = 2.0  # seconds between two attempts to have the journal take an answer
@@ -243,8 +243,7 @@ class Runner:
             reply.error.name_row(row.id)
         seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
         came = came_of(reply, state, seconds)
-        is_in_response = state == "done" or bool(Response(reply.response).text)
-        return replace(came, response_id=recorder.response_id, text=None if is_in_response else recorder.text)
+        return replace(came, response_id=recorder.response_id, text=None if state == "done" else recorder.text)
 
     async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, it is tried again, and the kernel is told all meanwhile."""
