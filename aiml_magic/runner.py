@@ -243,7 +243,8 @@ class Runner:
             reply.error.name_row(row.id)
         seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
         came = came_of(reply, state, seconds)
-        return replace(came, response_id=recorder.response_id, text=None if state == "done" else recorder.text)
+        is_whole = state == "done" or bool(Response(reply.response).text)  # else it would be kept twice, however long it is
+        return replace(came, response_id=recorder.response_id, text=None if is_whole else recorder.text)
 
     async def _keep(self, row: Row, came: Came) -> None:
         """Writes down what came. Where the journal fails now, it is tried again, and the kernel is told all meanwhile."""

@@ -282,7 +282,7 @@ def test_what_had_come_is_kept_at_once(journal, reply):
     if reply == "refused":
         away.rename(journal.path)
     kept = Journal(journal.path).row(row)
-    assert ("failed", "resp_7", "Half of") == (kept.state, kept.response_id, kept.text)
+    assert ("failed", "resp_7", "Half of") == (kept.state, kept.response_id, kept.answer().text)
 
 
 def test_one_lock_is_waited_for_once(journal):
