@@ -28,7 +28,7 @@ _NAMED = (type, types.ModuleType, types.CodeType, types.FrameType, classmethod, 
 _SERIES = (list, tuple, deque, UserList, AbstractSet, ValuesView)
 _ADDRESS = re.compile(r"<([\w.<>\[\], '-]+?)(?: object)?(?: at)? 0x([0-9a-fA-F]+)(?: \[[^\]]*\])?>")
 _CUT = re.compile(r"\.\.\.|…")
-_CUT_LIST = re.compile(r", (?:\.\.\.|…)[,)\]}]")
+_CUT_LIST = re.compile(r", (?:\.\.\.|…)[,)\]}]|^\s*(?:\.\.\.|…),?$", re.MULTILINE)
 
 
 def whole(value: Any, write: Callable[[Any], str] = format) -> str:
@@ -36,11 +36,12 @@ def whole(value: Any, write: Callable[[Any], str] = format) -> str:
 
     Raises OverflowError for more than the model can read, and ValueError, which says why, for what has no such text.
     """
-    if _count(value) > MAX_TEXT:
+    speaks = write is format and not is_array(value) and _has_words(value)  # for itself, whatever it holds
+    if not speaks and _count(value) > MAX_TEXT:
         raise OverflowError(f"it holds more than {MAX_TEXT:,} values, and the model cannot read as many")
     with uncut():
         text = write(value)
-    if says_all(value, text):
+    if says_all(value, text, speaks=speaks):
         return text
     if is_array(value) and (listed := _listed(value)) is not None:
         return whole(listed, write)
@@ -56,12 +57,17 @@ def uncut() -> AbstractContextManager[Any]:
     return options(threshold=sys.maxsize) if options else nullcontext()
 
 
-def says_all(value: Any, text: str) -> bool:
-    """`text`, which the value has written of itself, tells what it is, and all that it holds."""
+def says_all(value: Any, text: str, *, speaks: bool = False) -> bool:
+    """`text`, which the value has written of itself, tells what it is, and all that it holds.
+
+    Of one that `speaks` in words of its own, what it holds is not asked for.
+    """
     if isinstance(value, _SIMPLE):
         return True
     if _is_nameless(value, text) or _is_shown(value) or _is_lazy(value):
         return False
+    if speaks:
+        return not _is_cut(value, text)
     is_cut = _is_cut_array(value, text) if is_array(value) else _has_own_text(value) and _is_cut(value, text)
     return not is_cut and tells_entries(value, text)
 
@@ -95,8 +101,10 @@ def step_to(value: Any, key: Any) -> str:
 
 
 def is_array(value: Any) -> bool:
-    """It has a shape, and numbers or a list of them, as arrays, tensors, series and tables do."""
+    """It has a shape or a length, and numbers or a list of them, as arrays, tensors, series and tables do."""
     shape = getattr(value, "shape", None)
+    if shape is None:
+        return hasattr(value, "__array__") and isinstance(value, Sized)
     is_shape = isinstance(shape, tuple) and all(isinstance(length, int) for length in shape)
     return is_shape and any(hasattr(value, name) for name in ("dtype", "__array__", "tolist", "to_list", "to_csv", "write_csv"))
 
@@ -119,6 +127,12 @@ def _count(value: Any) -> int:
         count += len(held) - len(nested)
         found += nested[: MAX_TEXT + 1]
     return count
+
+
+def _has_words(value: Any) -> bool:
+    """It is written in another way than it is named among others: somebody has thought of a reader."""
+    write: object = type(value).__str__
+    return write is not object.__str__
 
 
 def _has_own_text(value: Any) -> bool:
@@ -154,8 +168,10 @@ def _is_lazy(value: Any) -> bool:
 
 
 def _size(array: Any) -> int:
-    stored = getattr(array, "nnz", None)  # of a sparse matrix
-    return stored if isinstance(stored, int) else math.prod(array.shape)
+    stored, shape = getattr(array, "nnz", None), getattr(array, "shape", None)  # the former of a sparse matrix
+    if isinstance(stored, int):
+        return stored
+    return len(array) if shape is None else math.prod(shape)
 
 
 def _listed(array: Any) -> Any:

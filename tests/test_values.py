@@ -106,6 +106,44 @@ class Tensor:
         return list(range(self.shape[0]))
 
 
+class Arrow(Tensor):
+    """An array without a shape, which leaves out lines."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __array__(self): ...
+
+    def __repr__(self) -> str:
+        return f"[\n  0,\n  1,\n  ...\n  {self.count - 1}\n]"
+
+    def tolist(self) -> list[int]:
+        return list(range(self.count))
+
+
+class Frame:
+    """A table of another library, with a few of its lines."""
+
+    def __init__(self) -> None:
+        self.lines = list(range(5000))
+
+    def __repr__(self) -> str:
+        return "a\n0\n1\n...\n4999"
+
+
+@dataclasses.dataclass
+class Told:
+    """A record that speaks for itself, whatever it holds."""
+
+    held: object
+
+    def __str__(self) -> str:
+        return "a run of 1,000,000 steps"
+
+
 class Remote:
     """An array that says where it is, and cannot be listed."""
 
@@ -132,7 +170,7 @@ NAMELESS = {
     "property": Plain.__dict__["method"], "list of objects": [1, Plain()], "dict of functions": {"f": generator}, "key": {Plain(): 1}, "set": {Plain()},
     "nested": {"a": [{"b": (Plain(),)}]}, "field": Run("x", Plain()), "namespace": types.SimpleNamespace(f=len), "deque": collections.deque([Plain()]),
     "default dict": collections.defaultdict(list, a=[len]), "list in itself": itself, "trace": Trace(list(range(50))), "trace of a text": Trace("abcdefgh" * 20),
-    "short list": Trace({n: n for n in range(50)}), "remote array": Remote(), "list of remote arrays": [Remote()], "list of modules": [os],
+    "short list": Trace({n: n for n in range(50)}), "remote array": Remote(), "table of another library": Frame(), "list of remote arrays": [Remote()], "list of modules": [os],
     "values of a dict": {"a": Plain()}.values(), "table with an object in it": None, "ufunc": None,
 }  # fmt: skip
 
@@ -165,7 +203,7 @@ SAID = {
     "short": (Short([1, 2]), "[1, 2]"), "keys": ({"a": 1}.keys(), "dict_keys(['a'])"), "empty": ([], "[]"), "view of memory": (memoryview(b"ab"), "[97, 98]"), "bytes": (b"ab", "b'ab'"), "types": ({"dtype": float}, "{'dtype': <class 'float'>}"),
     "list of tensors": ([Tensor(3)], "[tensor([0, 1, 2])]"), "tensor": (Tensor(3), "tensor([0, 1, 2])"), "long tensor": (Tensor(5000), str(list(range(5000)))),
     "tensors": ([Tensor(5000), "x"], f"\nx[0]: {list(range(5000))}\nx[1]: x\n"), "dict of tensors": ({"a": (Tensor(2000),)}, f"\nx['a']: \nx['a'][0]: {list(range(2000))}\n\n"),
-    "mapping": (Keyed(a=1, b=[2]), "\nx['a']: 1\nx['b']: [2]\n"),
+    "long array without a shape": (Arrow(5000), str(list(range(5000)))), "record in words": (Told([range(2)] * 800_001), "a run of 1,000,000 steps"), "mapping": (Keyed(a=1, b=[2]), "\nx['a']: 1\nx['b']: [2]\n"),
 }  # fmt: skip
 
 
