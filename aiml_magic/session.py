@@ -511,6 +511,8 @@ class Session:
             if (row := next((row for row in elsewhere if row.question == asked), None)) is not None:
                 journal.note_past(self.notebook, row.notebook)
                 is_known = True
+        if not is_known and not conversation.may_have_new_ids:
+            return
         turns = journal.turns(self.notebook, chat)
         same = {row.id: row.cell for row in turns if row.question == asked and conversation.may_have_new_ids}
         if is_known or same:

@@ -199,7 +199,7 @@ def test_approval(server, replies):
     )
     asked = ask("Do it.", tool=MCP)
     magics = asking.loaded_or_new()
-    journal = magics.session.runner(asking.addresses.journal_path("")).journal
+    journal = magics.session.runner(magics.journal_path).journal
     question = magics.question({"tool": ["docs"]}, "", {"docs": MCP})
     magics.session.decide(journal.row(asked.journal_id), question, "", journal.path, is_approved=True).wait()
     judge(*(post.body for post in server.posts))
