@@ -1,9 +1,10 @@
 """The only module that knows HTTP: one request of the Responses API, from the first byte out to the last byte in.
 
-One POST is one question, and costs money. So the policy of `failures` decides what may be sent again; redirects are not
-followed; the key goes to `base_url` and nowhere else; a dead path is found by TCP keepalive instead of by a short timeout;
-and whatever came before a failure is part of the `Reply`. What a server may make this process hold in memory is bounded.
-A server may echo the key: whatever it said is masked here, before anything is made of it.
+One POST is one question, and costs money. So the policy of `failures` decides what may be sent again, each attempt has an id
+of its own, by which the server's log knows it; redirects are not followed; the key goes to `base_url` and nowhere else; a dead
+path is found by TCP keepalive instead of by a short timeout; and whatever came before a failure is part of the `Reply`. What a
+server may make this process hold in memory is bounded. A server may echo the key: whatever it said is masked here, before
+anything is made of it.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.credentials import Secrets, is_token, proof
 from aiml_magic.responses import (
     MAX_JSON,
-    PENDING,
     Cost,
     Created,
     Event,
     Raw,
     Response,
     Stream,
+    attempt_id,
     cost,
     dump,
     is_response,
+    load,
 )
 from aiml_magic.sse import Decoder, EventTooLarge
 
@@ -51,7 +53,7 @@ _META_WAIT = 2.0  # seconds that the chunk with the cost may come after the term
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
 _STOP_WAIT = 10.0  # seconds
 _PROOF_WAIT = 10.0  # seconds
-_MAX_NOT_FOUND = 3  # answers of 404 to a poll, before it is believed
+_MAX_STRANGE = 3  # answers to a poll that are 404 or no response, before they are believed
 
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
 _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
@@ -64,23 +66,33 @@ _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
 class Listener(Protocol):
     """Told of what happens while it happens."""
 
+    async def on_attempt(self, attempt: int) -> None:
+        """Told before the question is sent for the second time, and each time after that."""
+
     def on_sent(self) -> None: ...
 
     def on_event(self, event: Event) -> None: ...
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
 
-    def on_poll(self, status: str) -> None: ...
+    def on_poll(self, response: Raw) -> None:
+        """Told, before each look, what is known of a response that the server works on."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed."""
+    """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed.
+
+    `attempts` is how many times the question was sent. `is_refusal` says that the server refused it before a model can have
+    worked on it, so that it may be sent in another form.
+    """
 
     response: Mapping[str, Any]
     cost: Cost | None = None
     notices: tuple[str, ...] = ()
     error: errors.RequestFailed | None = None
+    attempts: int = 0
+    is_refusal: bool = False
 
 
 class Client:
@@ -150,21 +162,67 @@ class Client:
             transport=transport, timeout=self._timeout, follow_redirects=False, trust_env=False, headers=self._headers
         )
 
-    async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
-        """Sends `body` and waits for its response, however long it takes. Never raises but for a cancellation."""
-        reply = await self._ask_with_retries(body, client_request_id, listener)
+    async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener, *, attempts: int = 0) -> Reply:
+        """Sends `body` and waits for its response, however long it takes; `attempts` were made before.
+
+        Raises what `listener.on_attempt` raises, and nothing else but for a cancellation.
+        """
+        reply = await self._ask_with_retries(body, client_request_id, listener, attempts)
         response = Response(reply.response)
-        if response.id and (reply.error is None and response.outcome == "pending"):
-            return await self._poll(response.id, reply, listener)
+        if response.id and reply.error is None and response.outcome == "pending":
+            return await self.fetch(response.id, reply, listener)
         if response.id and reply.error is not None and reply.error.retry == "resume":
-            polled = await self._poll(response.id, reply, listener)
-            return reply if isinstance(polled.error, errors.RetrieveUnsupported) else polled
+            fetched = await self.fetch(response.id, reply, listener)
+            is_unsupported = isinstance(fetched.error, errors.RetrieveUnsupported) and fetched.error.retry == "never"
+            return reply if is_unsupported else fetched
         return reply
+
+    async def fetch(self, response_id: str, known: Reply, listener: Listener) -> Reply:
+        """Waits for a response that the server works on, and of which `known` came, by asking for it until it has ended.
+
+        GET costs nothing, and what it meets says nothing of the question: that stays taken, and may be charged.
+        """
+        wait, strange, heard = _POLL_FIRST, 0, time.monotonic()
+        listener.on_event(Created(response_id))
+        while True:
+            listener.on_poll(known.response)
+            try:
+                await asyncio.sleep(wait)
+                known = await self._look(response_id, known)
+            except asyncio.CancelledError:
+                self._stop(response_id)
+                raise
+            except (errors.NotFound, errors.MalformedResponse) as error:  # some gateways answer a page to what they have not
+                strange += 1
+                if strange >= _MAX_STRANGE:
+                    return replace(known, error=failures.not_fetched(response_id, error, is_final=True))
+            except errors.RequestFailed as error:
+                is_refused = error.retry == "never" and (error.status or 0) < 500
+                if is_refused or time.monotonic() - heard > (self._timeout.read or 0.0):
+                    return replace(known, error=failures.not_fetched(response_id, error))
+            else:
+                if Response(known.response).outcome != "pending":
+                    return known
+                strange, heard = 0, time.monotonic()
+            wait = min(wait * _POLL_GROWTH, _POLL_LAST)
+
+    async def _look(self, response_id: str, known: Reply) -> Reply:
+        """What has come of a response. Raises RequestFailed."""
+        raw = await self.get(_path(response_id))
+        if not (isinstance(raw, dict) and is_response(raw)):
+            raise failures.malformed("something that is no response", 200)
+        named = raw if Response(raw).id else raw | {"id": response_id}
+        return replace(_judged(named, {}, cost(raw, {}) or known.cost, ()), attempts=known.attempts)
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`, below `base_url`, or below the server's root if it begins with a slash. Raises RequestFailed."""
+        try:
+            return await self._get(path)
+        except errors.RequestFailed as error:
+            raise failures.of_get(error) from error
+
+    async def _get(self, path: str) -> Any:
         url = self._base_url.removesuffix("/v1") + path if path.startswith("/") else f"{self._base_url}/{path}"
-        started = time.monotonic()
         try:
             async with self._connection() as http, http.stream("GET", url) as response:
                 raw = await _read(response, _MAX_BODY)
@@ -175,23 +233,27 @@ class Client:
         except Exception as error:  # as of a POST
             raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
-            seconds = time.monotonic() - started
-            raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), seconds)
+            raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), 0.0)
         try:
             return self._secrets.load(raw)
         except ValueError as error:
             raise failures.malformed("something that is no JSON", response.status_code) from error
 
-    async def _ask_with_retries(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
+    async def _ask_with_retries(
+        self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
+    ) -> Reply:
         retries = 0
         while True:
-            reply = await self._post(body, client_request_id, listener)
-            if _is_stream_refused(reply.error) and body.get("stream"):
-                body = {**body, "stream": False}  # a 400 was not executed, so this is no second question
+            attempts += 1
+            if attempts > 1:
+                await listener.on_attempt(attempts)
+            reply = await self._post(body, attempt_id(client_request_id, attempts), listener)
+            if body.get("stream") and _is_stream_refused(reply):
+                body = {**body, "stream": False}
                 continue
             seconds = failures.seconds_before_retry(reply.error, retries)
             if seconds is None or reply.error is None:
-                return reply
+                return replace(reply, attempts=attempts)
             listener.on_retry(reply.error, seconds)
             await asyncio.sleep(seconds)
             retries += 1
@@ -203,26 +265,26 @@ class Client:
             "X-Client-Request-Id": client_request_id,
         }
         content = dump(body).encode("ascii")
-        started = time.monotonic()
-
         is_sent = False
+        sent_at = time.monotonic()
 
         async def trace(step: str, told: Mapping[str, Any]) -> None:
-            nonlocal is_sent
+            nonlocal is_sent, sent_at
             if step.endswith("send_request_headers.started") and told["request"].method == b"POST":  # a proxy's CONNECT is none
                 is_sent = True
                 listener.on_sent()
+            sent_at = time.monotonic() if step.endswith("send_request_body.complete") else sent_at
 
         url = f"{self._base_url}/responses"
         try:
             async with self._connection() as http:
                 post = http.build_request("POST", url, content=content, headers=headers, extensions={"trace": trace})
                 async with contextlib.aclosing(await http.send(post, stream=True)) as response:
-                    if not response.is_success:
-                        raw = self._secrets.clean(await _read(response, _MAX_ERROR_BODY, is_cut=True))
-                        seconds = time.monotonic() - started
-                        return Reply({}, error=failures.http_error(response.status_code, response.headers, raw, seconds))
-                    return await self._reply(response, body, listener)
+                    if response.is_success:
+                        reply = await self._reply(response, body, listener)
+                        return _weighed(reply, time.monotonic() - sent_at)
+                    raw = self._secrets.clean(await _read(response, _MAX_ERROR_BODY, is_cut=True))
+                    return _refused(response, raw, time.monotonic() - sent_at)
         except errors.ConnectError as error:
             return Reply({}, error=error)
         except httpx.HTTPError as error:
@@ -244,43 +306,13 @@ class Client:
         """Why a connection failed; some words of httpx quote what came."""
         return self._secrets.mask(_reason(error))
 
-    async def _poll(self, response_id: str, pending: Reply, listener: Listener) -> Reply:
-        """Asks for a response that the server still works on, until it has ended. GET costs nothing."""
-        path = "responses/" + urllib.parse.quote(response_id, safe="")
-        wait, not_found, heard = _POLL_FIRST, 0, time.monotonic()
-        listener.on_event(Created(response_id))
-        while True:
-            listener.on_poll(Response(pending.response).status or "in_progress")
-            try:
-                await asyncio.sleep(wait)
-                raw = await self.get(path)
-                if not (isinstance(raw, dict) and is_response(raw)):
-                    raise failures.malformed("something that is no response", 200)
-            except asyncio.CancelledError:
-                self._stop(path)
-                raise
-            except (errors.NotFound, errors.MalformedResponse) as error:  # some gateways answer a page to what they have not
-                not_found += 1
-                if not_found >= _MAX_NOT_FOUND:
-                    return replace(pending, error=failures.retrieve_unsupported(response_id, str(error.message)))
-            except errors.RequestFailed as error:
-                if error.retry == "never":
-                    return replace(pending, error=error)
-                if time.monotonic() - heard > (self._timeout.read or 0.0):
-                    return replace(pending, error=failures.retrieve_unsupported(response_id, str(error.message)))
-            else:
-                pending, heard = _judged(raw, {}, cost(raw, {}), ()), time.monotonic()
-                if Response(pending.response).status not in PENDING:
-                    return pending
-            wait = min(wait * _POLL_GROWTH, _POLL_LAST)
-
-    def _stop(self, path: str) -> None:
+    def _stop(self, response_id: str) -> None:
         """Has the server stop its work on a response; whether it does is not waited for."""
 
         async def post() -> None:
             with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed):
                 async with self._connection() as http:
-                    await asyncio.wait_for(http.post(f"{self._base_url}/{path}/cancel"), _STOP_WAIT)
+                    await asyncio.wait_for(http.post(f"{self._base_url}/{_path(response_id)}/cancel"), _STOP_WAIT)
 
         stop = asyncio.create_task(post())
         self._stops.add(stop)
@@ -310,8 +342,8 @@ async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) 
     if is_response(raw):
         return _judged(raw, request, cost(raw, response.headers), ("salvaged_after_cut",) if cut else ())
     if "error" in raw or "statusCode" in raw or "detail" in raw:
-        return Reply({}, error=failures.error_in_success(raw))
-    return Reply(raw, error=failures.malformed("JSON that is no response", response.status_code))
+        return Reply({}, cost(raw, response.headers), error=failures.error_in_success(raw))
+    return Reply(raw, cost(raw, response.headers), error=failures.malformed("JSON that is no response", response.status_code))
 
 
 async def _read_stream(response: httpx.Response, request: Raw, listener: Listener, secrets: Secrets) -> Reply:
@@ -375,13 +407,15 @@ def _read_events(body: bytes, request: Raw, response: httpx.Response, secrets: S
 class Deaf:
     """A listener that nobody listens to."""
 
+    async def on_attempt(self, attempt: int) -> None: ...
+
     def on_sent(self) -> None: ...
 
     def on_event(self, event: Event) -> None: ...
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
 
-    def on_poll(self, status: str) -> None: ...
+    def on_poll(self, response: Raw) -> None: ...
 
 
 def _end_of_stream(
@@ -391,15 +425,15 @@ def _end_of_stream(
     spent = cost(raw, headers, stream.meta)
     if stream.differs_from_final:
         notices.append("final_differs_from_stream")
+    has_worked = stream.has_items and Response(raw).usage is None  # an item that was only announced is in no response
     if stream.has_ended:
-        raw = raw if raw.get("status") or stream.terminal is None else raw | {"status": stream.terminal.split(".")[1]}
-        return _judged(raw, request, spent, tuple(notices))
-    if stream.error is not None and not raw:
+        return _judged(raw, request, spent, tuple(notices), has_worked=has_worked)
+    if stream.error is not None and not stream.has_begun:
         return Reply(raw, spent, tuple(notices), failures.error_in_success(stream.error))
     if stream.error is not None:
         said = failures.read_error(stream.error)
-        failed = {"code": said.code, "message": said.message}
-        return Reply(raw, spent, tuple(notices), failures.failed_run(failed))
+        failed = raw | {"status": "failed", "error": {"code": said.code, "message": said.message}}
+        return replace(_judged(failed, request, spent, tuple(notices), has_worked=has_worked), response=raw)
     if ended is None:
         notices.append("no_terminal_event")
     can_resume = bool(raw.get("id") and request.get("background") and request.get("store"))
@@ -407,10 +441,36 @@ def _end_of_stream(
     return Reply(raw, spent, tuple(notices), error)
 
 
-def _judged(raw: Mapping[str, Any], request: Raw, spent: Cost | None, notices: tuple[str, ...]) -> Reply:
+def _judged(
+    raw: Mapping[str, Any], request: Raw, spent: Cost | None, notices: tuple[str, ...], *, has_worked: bool = False
+) -> Reply:
     response = Response(raw)
-    error = failures.failed_run(response.error) if response.outcome == "failed" else None
+    error = failures.of_response(response, has_worked=has_worked or response.has_begun, is_paid=_is_paid(spent))
     return Reply(raw, spent, notices + response.warnings(request), error)
+
+
+def _is_paid(spent: Cost | None) -> bool:
+    return spent is not None and spent.usd > 0
+
+
+def _weighed(reply: Reply, seconds: float) -> Reply:
+    """`reply`, which came after `seconds`, with what that means for another attempt: when a model may have worked, none."""
+    is_quick = failures.is_quick(seconds)
+    if reply.error is not None and reply.error.retry == "auto" and not is_quick:
+        failures.in_doubt(reply.error)
+    return replace(reply, is_refusal=is_quick and not reply.response and not _is_paid(reply.cost))
+
+
+def _refused(response: httpx.Response, body: bytes, seconds: float) -> Reply:
+    """An HTTP answer that is not 2xx; one that tells of a cost was not refused, whatever it says."""
+    raw: Any = None
+    error = failures.http_error(response.status_code, response.headers, body, seconds)
+    with contextlib.suppress(ValueError):
+        raw = load(body)
+    spent = cost(raw if isinstance(raw, dict) else {}, response.headers)
+    if _is_paid(spent):
+        return Reply({}, spent, error=failures.in_doubt(error))
+    return Reply({}, spent, error=error, is_refusal=response.status_code < 500)
 
 
 class _BodyCut(Exception):
@@ -469,8 +529,12 @@ def _looks_like_events(body: bytes) -> bool:
     return body.lstrip(b"\xef\xbb\xbf\r\n ").startswith((b"data:", b"event:", b":"))
 
 
-def _is_stream_refused(error: errors.RequestFailed | None) -> bool:
-    return isinstance(error, errors.InvalidRequest) and error.param == "stream"
+def _is_stream_refused(reply: Reply) -> bool:
+    return reply.is_refusal and isinstance(reply.error, errors.InvalidRequest) and reply.error.param == "stream"
+
+
+def _path(response_id: str) -> str:
+    return "responses/" + urllib.parse.quote(response_id, safe="")
 
 
 def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:

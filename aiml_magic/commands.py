@@ -337,6 +337,8 @@ def _check(context: Context, rest: str) -> None:
 
 _FATES = {
     "answered": "The server still has the answer to question {id}; it is in the journal now: %aiml show {id}.",
+    "pending": "The server still works on question {id}.\n"
+    "Check again in some minutes, or run its cell again: that waits for the answer, and sends nothing.",
     "charged": "The server finished question {id} and charged {usd}, but does not give out its text.\n"
     "Only --fresh asks once more, and pays once more.",
     "failed": "Question {id} failed at the server; nothing was charged.\nRun its cell again to ask once more.",

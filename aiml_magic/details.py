@@ -113,7 +113,10 @@ def banner(answer: Answer) -> str:
             # Apart: what begins a block of Markdown is none behind other words.
             notes += ["**Refused.**", safe.markdown(response.refusal or "")]
         case "cancelled":
-            notes.append("**Cancelled.** The server stopped working on it. Run the cell again to ask once more.")
+            notes.append("**Cancelled.** The server stopped working on it. Only `--fresh` asks, and pays, once more.")
+        case "unknown":
+            way_out = "Whether the answer is whole is not known. Only `--fresh` asks, and pays, once more."
+            notes.append(f"**Ended in another way.** The server calls its status `{_name(answer.status)}`. {way_out}")
         case "tool_calls":
             calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("function_call"))
             notes.append(f"**Waiting for tools.** The model wants to call {calls}.")

@@ -144,7 +144,7 @@ class NotFound(RequestFailed):
 
 
 class RetrieveUnsupported(NotFound):
-    """The server does not give out a response by its id (404 to a GET)."""
+    """The server took the question, and a GET for its answer was refused, or found nothing."""
 
 
 class Redirected(RequestFailed):

@@ -1,9 +1,10 @@
 """What a failure means: which error it is, whether it may have cost money, whether it may be sent again; pure.
 
 A request is sent again without asking only if it cannot have been executed: the connection was never made, or the server
-said that it refused (429, 503, a JSON 502, a JSON 500 that came within seconds, a run that failed on a rate limit), and at
-most twice. The vendor charges nothing for a request that it saw fail. After anything else (a timeout, a reset, a cut-off
-body, an HTML page of a gateway) the request may have run, and may be charged, so that only the person may send it again.
+refused it (429, 503, a JSON 502 or 500, a run that failed on a rate limit) before a model can have worked and before anything
+of an answer came; and at most twice. The vendor charges nothing for a request that it saw fail. After anything else (a
+timeout, a reset, a cut-off body, an HTML page of a gateway) the request may have run, and may be charged, so that only the
+person may send it again. A GET is no question: what it meets says nothing of what was asked before.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.responses import Raw, load
+from aiml_magic.responses import Raw, Response, load
 
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
-_QUICK = 10.0  # seconds within which a 500 cannot be a run that failed late
+_QUICK = 3.0  # seconds within which no model has worked on a question: what fails later may have run
 
+_UNSENT = "Nothing was sent, nothing was charged."
 _FREE = "Nothing was charged."
 _MAYBE = "It may have been executed and charged."
 
@@ -67,9 +69,11 @@ def read_error(raw: Raw) -> ErrorBody:
 
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes, seconds: float) -> errors.RequestFailed:
-    """The error of an HTTP answer that is not 2xx and came after `seconds`."""
+    """The error of an HTTP answer that is not 2xx and came `seconds` after the request."""
     said = read_error_body(body)
-    kind, retry, next_step = _judge(status, said, seconds)
+    kind, retry, next_step = _judge(status, said)
+    if retry == "auto" and not is_quick(seconds):
+        retry, next_step = "ask", _CHECK
     wait = retry_after(headers)
     if headers.get("x-should-retry") == "false" and retry == "auto":
         retry = "never"
@@ -93,7 +97,7 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
     """The error of an error body that came with HTTP 200, or as an event: nobody knows how far the request got."""
     said = read_error(raw)
     status = said.status or _status(said.code) or _STATUS_OF_CODE.get(said.code or "", 500)
-    kind, _, _ = _judge(status, said, _QUICK)
+    kind, _, _ = _judge(status, said)
     return kind(
         f"{_SAID[kind]}, in an answer that began well{_quoted(said.message)}. {_MAYBE}",
         _CHECK,
@@ -106,18 +110,46 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
     )
 
 
-def failed_run(error: Raw | None) -> errors.ResponseFailed:
-    """The error of a response whose status is "failed"."""
+def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.ResponseFailed:
+    """The error of a response whose status is "failed", before or after the model has worked on it."""
     code, words = _word((error or {}).get("code")), str((error or {}).get("message") or "no reason was given")
     retry: errors.Retry = "ask"
     hint = "Run the cell again to ask once more."
     if code == "rate_limit_exceeded":
-        retry, hint = "auto", "Wait a little, then run the cell again."
+        retry, hint = "ask" if has_worked else "auto", "Wait a little, then run the cell again."
     elif code == "invalid_prompt":
         retry, hint = "never", "Change the question; the same one would fail again."
     return errors.ResponseFailed(
         f"The model failed{f' ({code})' if code else ''}{_quoted(words)}. {_FREE}", hint, retry=retry, code=code
     )
+
+
+def of_response(response: Response, *, has_worked: bool, is_paid: bool) -> errors.RequestFailed | None:
+    """The error of a response that failed, came to nothing, or is worked on and has no id to ask for it by; else `None`.
+
+    `has_worked` says that the model has, `is_paid` that the server told of a cost.
+    """
+    match response.outcome:
+        case "failed":
+            failed = failed_run(response.error, has_worked=has_worked)
+            return in_doubt(failed) if response.has_output or is_paid else failed
+        case "pending" if response.id is None:
+            return malformed(f'a response that is "{shorten(response.status or "", 40)}" and has no id to ask for its answer by')
+        case "unknown" if not response.has_begun:
+            return malformed(f"a response without an answer, {_named(response.status)}")
+    return None
+
+
+def in_doubt(error: errors.RequestFailed) -> errors.RequestFailed:
+    """`error`, of a request on which a model may have worked: it may be charged, and only the person may send it again."""
+    error.message = error.message.replace(_FREE, _MAYBE)
+    error.retry, error.may_cost, error.hint = "ask", True, _CHECK
+    return error
+
+
+def is_quick(seconds: float) -> bool:
+    """What came so soon after a request came before a model can have worked on it."""
+    return seconds < _QUICK
 
 
 def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
@@ -127,7 +159,7 @@ def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
 def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
     """No connection was made. `is_final` if trying again cannot help (a certificate, a proxy without support)."""
     hint = "Check the network, the proxy and %config O3Pro.base_url; then run the cell again."
-    message = f"No connection to the server ({shorten(reason)}). Nothing was sent, nothing was charged."
+    message = f"No connection to the server ({shorten(reason)}). {_UNSENT}"
     return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
 
 
@@ -170,12 +202,31 @@ def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.Strea
     )
 
 
-def retrieve_unsupported(response_id: str, said: str) -> errors.RetrieveUnsupported:
+def of_get(error: errors.RequestFailed) -> errors.RequestFailed:
+    """`error` as that of a GET, which costs nothing, and of which no cell is run again."""
+    for cost in (_UNSENT, _FREE, _MAYBE):
+        error.message = error.message.replace(f" {cost}", "")
+    error.may_cost = False
+    error.hint = _remedy(error) or "Try again in some minutes."
+    return error
+
+
+def not_fetched(response_id: str, error: errors.RequestFailed, *, is_final: bool = False) -> errors.RetrieveUnsupported:
+    """The error of a question that the server took, when a GET for its answer met `error`.
+
+    `is_final` if the server seems to give out no answers at all.
+    """
+    said = shorten(error.message).rstrip(".")
+    later = "" if is_final else " Run the cell again to go on: its answer is fetched, and the question is not sent again."
     return errors.RetrieveUnsupported(
-        f"The server took the question as {response_id}, but does not give out its answer{_quoted(said)}. {_MAYBE}",
-        "It was not sent again. Ask with --fresh, and without --param background=true.",
+        f"The server took the question as {shorten(response_id, 80)}, but its answer could not be fetched. {said}. {_MAYBE}",
+        f"{_remedy(error)}{later} {errors.check()}".strip(),
+        retry="never" if is_final else "resume",
         may_cost=True,
-        status=404,
+        status=error.status,
+        code=error.code,
+        param=error.param,
+        request_id=error.request_id,
     )
 
 
@@ -216,6 +267,18 @@ _CHECK = f"The journal keeps what came. {errors.check()}"
 
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401, "invalid_prompt": 400}
 
+_REMEDIES: Mapping[int | None, str] = {
+    401: "Give another key with %aiml login, or set AIML_API_KEY.",
+    402: "Top up the account.",
+    403: "Check the scopes of the key; it needs model:responses.",
+    407: "Check the proxy of the environment.",
+}
+
+
+def _remedy(error: errors.RequestFailed) -> str:
+    return _REMEDIES.get(402 if isinstance(error, errors.OutOfCredits) else error.status, "")
+
+
 _SAID: dict[type[errors.RequestFailed], str] = {
     errors.InvalidRequest: "The server does not accept the request",
     errors.AuthError: "The server does not accept the API key",
@@ -235,19 +298,19 @@ _SAID: dict[type[errors.RequestFailed], str] = {
 _Verdict = tuple[type[errors.RequestFailed], errors.Retry, str]
 
 
-def _judge(status: int, said: ErrorBody, seconds: float) -> _Verdict:
+def _judge(status: int, said: ErrorBody) -> _Verdict:
     """Kind of error, whether to send again, and the next step; the table of the vendor's errors, row by row."""
     words = f"{said.message} {said.code}".lower()
     again = "Wait a little, then run the cell again."
     match status:
         case 401:
-            return errors.AuthError, "never", "Give another key with %aiml login, or set AIML_API_KEY."
+            return errors.AuthError, "never", _REMEDIES[401]
         case 402:
             return errors.OutOfCredits, "never", "Top up the account, then run the cell again."
         case 403 if "credit" in words or "balance" in words:
             return errors.OutOfCredits, "never", "Top up the account, then run the cell again."
         case 403:
-            return errors.PermissionDenied, "never", "Check the scopes of the key; it needs model:responses."
+            return errors.PermissionDenied, "never", _REMEDIES[403]
         case 404:
             return errors.NotFound, "never", "Check --model and %config O3Pro.base_url."
         case 413:
@@ -264,7 +327,7 @@ def _judge(status: int, said: ErrorBody, seconds: float) -> _Verdict:
             return errors.BadGateway, "auto" if said.is_json else "ask", again if said.is_json else _CHECK
         case 500 if "maintenance" in words:
             return errors.ServerError, "never", "Ask another model with --model, or come back later."
-        case 500 if said.is_json and seconds < _QUICK:
+        case 500 if said.is_json:
             return errors.ServerError, "auto", again
         case _ if 300 <= status < 400:
             return errors.Redirected, "never", "Set AIML_API_URL to the right address."
@@ -272,6 +335,10 @@ def _judge(status: int, said: ErrorBody, seconds: float) -> _Verdict:
             return errors.InvalidRequest, "never", "Change what the message names, then run the cell again."
         case _:
             return errors.ServerError, "ask", _CHECK
+
+
+def _named(status: str | None) -> str:
+    return "and without a status" if status is None else f'whose status is "{shorten(status, 40)}"'
 
 
 def _quoted(words: str) -> str:

@@ -82,7 +82,7 @@ class Job:
     def __init__(self, row: Row, journal: Journal, runner: Sender | None = None, notices: tuple[str, ...] = ()) -> None:
         """Follows `row` by the events of `runner`; without one the row is over, and its answer is replayed."""
         self.id = row.id
-        self._row: Row | None = row if row.is_over else None
+        self._row: Row | None = row if row.is_over and runner is None else None
         self._is_replay = runner is None
         self._asked_at = row.asked_at
         self._notices = notices
@@ -246,10 +246,11 @@ class Job:
             return left_at_cluster(row)
         was_sent = row.state == "sent"
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
+        go_on = "Run the cell again to go on: the server has the question. " if row.is_taken else ""
         error = errors.RunnerDied(
             f"The process that held the connection ended{f' ({self._last_words})' if self._last_words else ''}. {cost}",
-            errors.check(row.id) if was_sent else "Run the cell again.",
-            retry="ask" if was_sent else "auto",
+            go_on + errors.check(row.id) if was_sent else "Run the cell again.",
+            retry=("resume" if row.is_taken else "ask") if was_sent else "auto",
             may_cost=was_sent,
         )
         if was_sent and self._is_ours:  # else its runner may be only asleep, and finish it yet

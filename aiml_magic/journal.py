@@ -110,6 +110,9 @@ _MIGRATIONS = [
     );
     CREATE INDEX requests_by_place ON requests (cell, chat);
     """,
+    """
+    ALTER TABLE requests ADD COLUMN attempts INTEGER;
+    """,
 ]
 
 # A notebook's rows are those under its name, and of each name that it had before those up to a row: the file was renamed, or
@@ -126,7 +129,10 @@ _OF_NOTEBOOK = "names CROSS JOIN requests ON requests.notebook = names.name AND 
 
 @dataclass(frozen=True)
 class Row:
-    """A request as the journal knows it. JSON columns are read; times are seconds, `asked_at` since 1970."""
+    """A request as the journal knows it. JSON columns are read; times are seconds, `asked_at` since 1970.
+
+    `attempts` is how many times it was sent at most, `None` where nobody knows.
+    """
 
     id: int
     state: str
@@ -152,6 +158,7 @@ class Row:
     alive_at: float | None
     cluster: str | None = None  # from which it was sent, if from one
     origin: str = "asked"  # or "recording": it was recorded elsewhere
+    attempts: int | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -162,6 +169,25 @@ class Row:
     def is_settled(self) -> bool:
         """Nothing is to be done for it: it is over, or it was sent and nobody works on it any more."""
         return not (self.state == "queued" or self.is_alive)
+
+    @property
+    def is_taken(self) -> bool:
+        """The server took it, and may give out its answer by the response's id."""
+        if self.response_id is None:
+            return False
+        if self.state == "sent":
+            return bool(self.response or (self.request.get("background") and self.request.get("store")))
+        return self.state == "failed" and self.error is not None and self.error.get("retry") == "resume"
+
+    @property
+    def can_go_on(self) -> bool:
+        """The server took it, and nobody waits for its answer any more."""
+        return self.is_taken and not self.is_alive
+
+    @property
+    def is_doubtful(self) -> bool:
+        """It failed, and may have been charged."""
+        return self.error is not None and bool(self.error.get("may_cost"))
 
     @property
     def is_over(self) -> bool:
@@ -184,12 +210,17 @@ class Row:
             return False
         if self.state == "sent":
             return True
-        return self.seconds is not None if self.error is None else bool(self.error.get("may_cost"))
+        return self.seconds is not None if self.error is None else self.is_doubtful
 
     @property
     def is_round(self) -> bool:
         """The model waits for results of tools, or for an approval: what continues it belongs to the same question."""
         return self.state == "done" and Response(self.response).outcome in ("tool_calls", "approval")
+
+    @property
+    def is_kept(self) -> bool:
+        """It is shown again instead of being asked again: whatever came, unless more of it can be had for a higher limit."""
+        return self.state == "done" and Response(self.response).outcome != "incomplete"
 
     @property
     def advances(self) -> bool:
@@ -201,7 +232,7 @@ class Row:
         """What a person gets of it, which is as much as came."""
         response = Response(self.response)
         return Answer(
-            text=response.text if self.response else self.text,
+            text=response.text if self.state == "done" else response.text or self.text,
             reasoning="\n\n".join(response.summaries),
             usage=response.usage or Usage(),
             cost_usd=self.cost_usd,
@@ -246,6 +277,7 @@ class Came:
     """What came of a request. `state` is done, failed or cancelled, `seconds` the time since it was sent, if it was.
 
     `response_id` and `text` are what had come of a response that did not come whole.
+    `attempts` is how many times it was sent; `None` leaves that as it is known.
     """
 
     state: str
@@ -256,6 +288,7 @@ class Came:
     error: errors.RequestFailed | None = None
     response_id: str | None = None
     text: str | None = None
+    attempts: int | None = None
 
 
 class Journal:
@@ -292,17 +325,18 @@ class Journal:
     def claim(self, row_id: int, cluster: str | None = None) -> Row | None:
         """Marks a queued row as sent, from `cluster` if one is named, and gives it; `None` if it may not be sent.
 
-        It was sent or withdrawn already, or the answer that it continues is not there yet.
+        It was sent or withdrawn already, or the answer that it continues is not there yet. How many times a worker of a cluster
+        then sends it nobody knows, if the worker dies.
         """
         with self._transaction() as db:
             cursor = db.execute(
                 """
-                UPDATE requests SET state = 'sent', alive_at = ?, cluster = ?
+                UPDATE requests SET state = 'sent', alive_at = ?, cluster = ?, attempts = ?
                 WHERE id = ? AND state = 'queued' AND NOT EXISTS (
                     SELECT 1 FROM requests AS before WHERE before.id = requests.parent AND before.state <> 'done'
                 )
                 """,
-                (time.time(), cluster, row_id),
+                (time.time(), cluster, 1 if cluster is None else None, row_id),
             )
             return self._written(db, row_id) if cursor.rowcount == 1 else None
 
@@ -317,15 +351,20 @@ class Journal:
             db.execute("UPDATE requests SET alive_at = NULL WHERE id = ? AND state = 'sent'", (row_id,))
 
     def take_over(self, row: Row) -> bool:
-        """Takes a row that was sent and shows no sign of life into our hands; `False` if it does, or somebody else was faster."""
+        """Takes a row that shows no sign of life into our hands, as sent; `False` if it does, or somebody else was faster."""
         if row.is_alive:
             return False
         with self._transaction() as db:
             taken = db.execute(
-                "UPDATE requests SET alive_at = ? WHERE id = ? AND state = 'sent' AND alive_at IS ?",
-                (time.time(), row.id, row.alive_at),
+                "UPDATE requests SET state = 'sent', alive_at = ? WHERE id = ? AND state = ? AND alive_at IS ?",
+                (time.time(), row.id, row.state, row.alive_at),
             )
             return taken.rowcount == 1
+
+    def take_up(self, row_id: int) -> Row | None:
+        """Takes a row that the server took into our hands, and gives it as it was; `None` if there is nothing to go on with."""
+        row = self.row(row_id)
+        return row if row.can_go_on and self.take_over(row) else None
 
     def withdraw(self, row_id: int) -> bool:
         """Takes back a row that was not sent yet; `False` if it was."""
@@ -350,6 +389,23 @@ class Journal:
         """Keeps the key of a row, which is known when the answer that it continues is there."""
         with self._transaction() as db:
             db.execute("UPDATE requests SET key = ? WHERE id = ? AND state IN ('queued', 'sent')", (key, row_id))
+
+    def note_attempts(self, row_id: int, attempts: int) -> None:
+        """Keeps how many times a request was sent, before it is sent for the last of these times."""
+        with self._transaction() as db:
+            db.execute("UPDATE requests SET attempts = ? WHERE id = ? AND state = 'sent'", (attempts, row_id))
+
+    def note_pending(self, row_id: int, response: Mapping[str, Any]) -> None:
+        """Keeps what is known of a response that the server works on and gives out by its id: the row can go on with it."""
+        with self._transaction() as db:
+            db.execute(
+                """
+                UPDATE requests
+                SET response = ?, error = CASE WHEN json_valid(error) THEN json_set(error, '$.retry', 'resume') END
+                WHERE id = ? AND state IN ('sent', 'failed')
+                """,
+                (dump(response), row_id),
+            )
 
     def note_response_id(self, row_id: int, response_id: str) -> None:
         with self._transaction() as db:
@@ -380,15 +436,17 @@ class Journal:
             cursor = db.execute(
                 """
                 UPDATE requests
-                SET state = ?, response = ?, response_id = coalesce(?, response_id), text = coalesce(?, text), status = ?,
-                    notices = ?, cost_usd = ?, cost_credits = ?, cost_source = ?, seconds = ?, error = ?
+                SET state = ?, response = coalesce(?, response), response_id = coalesce(?, response_id),
+                    text = coalesce(?, text), status = ?, notices = ?, cost_usd = coalesce(?, cost_usd),
+                    cost_credits = coalesce(?, cost_credits), cost_source = coalesce(?, cost_source), seconds = ?, error = ?,
+                    attempts = coalesce(?, attempts)
                 WHERE id = ? AND state IN ('queued', 'sent')
                 """,
                 (
                     came.state, dump(came.response) if came.response else None, read.id or came.response_id,
                     None if came.text is None else dump(came.text), read.status, dump(list(every)),
                     cost and cost.usd, cost and cost.credits, cost and cost.source, came.seconds,
-                    dump(came.error.as_dict()) if came.error else None, row_id,
+                    dump(came.error.as_dict()) if came.error else None, came.attempts, row_id,
                 ),
             )  # fmt: skip
             if read.text and cursor.rowcount:
@@ -455,7 +513,7 @@ class Journal:
         """Keeps an answer that the server still had for a request whose connection was lost."""
         with self._transaction() as db:
             db.execute("UPDATE requests SET state = 'sent', error = NULL WHERE id = ? AND state <> 'forgotten'", (row_id,))
-        self.finish(row_id, Came("done", response, cost=cost))
+            self.finish(row_id, Came("done", response, cost=cost))
 
     def note_free(self, row_id: int) -> None:
         """The server says that the request failed and cost nothing, so it may be asked again."""
@@ -488,17 +546,17 @@ class Journal:
         return _row(found)
 
     def find(self, *keys: str) -> Row | None:
-        """The newest whole answer to the request of these keys that was asked here; those of recordings are not looked at."""
+        """The newest answer to the request of these keys that was asked here and is kept; not one of a recording."""
         with self._transaction() as db:
             found = db.execute(
                 """
                 SELECT * FROM requests
-                WHERE key IN (SELECT value FROM json_each(?)) AND status = 'completed' AND state = 'done' AND origin = 'asked'
-                ORDER BY id DESC LIMIT 1
+                WHERE key IN (SELECT value FROM json_each(?)) AND state = 'done' AND origin = 'asked'
+                ORDER BY id DESC
                 """,
                 (dump(keys),),
-            ).fetchone()
-        return None if found is None else _row(found)
+            ).fetchall()
+        return next((row for row in map(_row, found) if row.is_kept), None)
 
     def find_open(self, *keys: str) -> Row | None:
         """The newest row of these keys, if it is not answered yet, or may have been charged in vain."""
@@ -508,8 +566,7 @@ class Journal:
             row = self._newest_of(keys)
         if row is None:
             return None
-        is_doubtful = row.error is not None and bool(row.error.get("may_cost"))
-        return row if is_doubtful or not row.is_over else None
+        return row if row.is_doubtful or not row.is_over else None
 
     def _newest_of(self, keys: Collection[str]) -> Row | None:
         with self._transaction() as db:
@@ -771,7 +828,11 @@ class Journal:
         with self._transaction() as db:
             usd, unknown = db.execute(
                 """
-                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND state IN ('done', 'sent'))
+                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND (
+                    state IN ('done', 'sent')
+                    OR (state = 'cancelled' AND seconds IS NOT NULL)
+                    OR (state = 'failed' AND CASE WHEN json_valid(error) THEN json_extract(error, '$.may_cost') END)
+                ))
                 FROM requests
                 WHERE server = ? AND origin = 'asked' AND asked_at >= ?
                   AND (? IS NULL OR session = ?) AND (? IS NULL OR notebook = ?)
@@ -1186,6 +1247,7 @@ _KINDS: Mapping[str, Any] = {
     "chain": str | None, "notebook": str, "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
     "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list, "cost_usd": float | None,
     "seconds": float | None, "error": dict | None, "alive_at": float | None, "cluster": str | None, "origin": str,
+    "attempts": int | None,
 }  # fmt: skip
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 

@@ -8,6 +8,7 @@ of one stream into such an object.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
@@ -17,9 +18,23 @@ Raw = Mapping[str, Any]
 
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
+_MAX_STATUS = 60  # characters of a status that is no text
 _TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
-PENDING = ("queued", "in_progress")
 MASK = "…"  # stands for a secret that a server echoed
+
+# The words for a status that servers use, and the API's own for each. What is not among them keeps its own name.
+_STATUS_OF_WORD = {
+    word: status
+    for status, words in {
+        "completed": "completed complete succeeded success successful done finished ended ok",
+        "failed": "failed failure error errored",
+        "incomplete": "incomplete",
+        "cancelled": "cancelled canceled",
+        "queued": "queued pending",
+        "in_progress": "in_progress running processing started",
+    }.items()
+    for word in words.split()
+}
 
 _KNOWN_ITEMS = {
     "message", "reasoning", "function_call", "web_search_call", "file_search_call", "computer_call",
@@ -72,6 +87,15 @@ class Cost:
     usd: float
     credits: int | None
     source: str
+
+
+def sum_of_costs(costs: Iterable[Cost]) -> Cost | None:
+    """What several charges come to; `None` if there is none."""
+    every = list(costs)
+    if not every:
+        return None
+    counted = [spent.credits for spent in every if spent.credits is not None]
+    return Cost(sum(spent.usd for spent in every), sum(counted) if len(counted) == len(every) else None, every[0].source)
 
 
 @dataclass(frozen=True)
@@ -151,12 +175,13 @@ class Response:
     @cached_property
     def is_status_inferred(self) -> bool:
         """The vendor's own sample has no status (contract of 2025)."""
-        return not _text(self.raw.get("status"))
+        return status_of(self.raw.get("status")) is None
 
     @cached_property
     def status(self) -> str | None:
-        if not self.is_status_inferred:
-            return _name(self.raw.get("status"))
+        """The API's word for how it stands, also where the server has another; one that nobody knows, as it came."""
+        if (said := status_of(self.raw.get("status"))) is not None:
+            return said
         if self.error:
             return "failed"
         if self.raw.get("incomplete_details"):
@@ -165,11 +190,13 @@ class Response:
 
     @cached_property
     def outcome(self) -> str:
-        """What came of it: answer, refusal, tool_calls, approval, incomplete, failed, cancelled or pending."""
-        if self.status in PENDING:
+        """What came of it: answer, refusal, tool_calls, approval, incomplete, failed, cancelled, pending or unknown."""
+        if self.status in ("queued", "in_progress"):
             return "pending"
         if self.status in ("failed", "incomplete", "cancelled"):
             return self.status
+        if self.status != "completed":
+            return "unknown"
         if self.refusal:
             return "refusal"
         if self.of_type("mcp_approval_request"):
@@ -225,6 +252,18 @@ class Response:
             for item in self.of_type("function_call")
         )
 
+    @cached_property
+    def has_output(self) -> bool:
+        """Something of an answer is there, be it a call, or a summary of the reasoning."""
+        others = any(item.get("type") not in ("message", "reasoning") for item in self.items)
+        return bool(self.text or self.refusal or self.summaries or others)
+
+    @cached_property
+    def has_begun(self) -> bool:
+        """The model has worked on it: there is output, or tokens of it were counted, or nobody counted and an item is there."""
+        counted = self.usage and (self.usage.total_tokens if self.usage.output_tokens is None else self.usage.output_tokens)
+        return self.has_output or bool(self.items if counted is None else counted)
+
     @property
     def images(self) -> tuple[Raw, ...]:
         return tuple(item for item in self.of_type("image_generation_call") if item.get("result"))
@@ -249,7 +288,7 @@ class Response:
         yield "usage_missing", is_completed and self.usage is None
         yield "usage_exceeds_max_output_tokens", written is not None and cap is not None and written > cap
         yield "max_output_tokens_changed", asked_cap is not None and cap is not None and cap < asked_cap
-        yield "background_not_honoured", bool(request.get("background")) and self.status not in PENDING
+        yield "background_not_honoured", bool(request.get("background")) and self.outcome != "pending"
         yield "tool_arguments_not_json", any(not _is_json(_arguments(call.get("arguments"))) for call in calls)
         yield "citation_out_of_range", any(not self._is_in_text(citation) for citation in self.citations)
         yield "citation_unsafe_url", any(not (citation.file_id or is_web_link(citation.url)) for citation in self.citations)
@@ -265,6 +304,14 @@ class Response:
     def _parts(self, kind: str) -> Iterator[Raw]:
         for item in self.of_type("message"):
             yield from (part for part in _objects(item.get("content")) if part.get("type") == kind)
+
+
+def status_of(value: Any) -> str | None:
+    """The API's word for what a server calls a status; `None` if it says nothing, and what nobody knows as it came."""
+    if value is None or value == "":
+        return None
+    name = _name(value).strip() if isinstance(value, str) else dump(value)[:_MAX_STATUS]
+    return _STATUS_OF_WORD.get(re.sub(r"[ -]", "_", name.lower()), name)
 
 
 def is_response(raw: Raw) -> bool:
@@ -299,11 +346,24 @@ def log_entries(page: Any) -> tuple[list[Raw], bool]:
     return _objects(_object(page).get("data")), bool(_object(_object(page).get("pagination")).get("has_more"))
 
 
-def logged_cost(entry: Raw | None) -> Cost | None:
+def logged_cost(entry: Raw) -> Cost | None:
     """What a log entry says was charged."""
-    spent = _object(_object(entry).get("cost"))
+    spent = _object(entry.get("cost"))
     usd = _money(spent.get("usd"))
     return None if usd is None else Cost(usd, _count(spent.get("credits")), "log")
+
+
+def attempt_id(client_request_id: str, attempt: int) -> str:
+    """The id that goes with an attempt to ask a question; the first has the question's own."""
+    return client_request_id if attempt == 1 else f"{client_request_id}.{attempt}"
+
+
+def attempt_of(client_request_id: str, entry: Raw) -> int | None:
+    """Which attempt a log entry is of; `None` if it is of another question."""
+    base, _, number = _text(entry.get("client_request_id")).partition(f"{client_request_id}.")
+    if base == client_request_id:
+        return 1
+    return int(number) if not base and number.isdecimal() and len(number) < 7 else None
 
 
 def user_message(text: str, attached: Iterable[Raw] = ()) -> dict[str, Any]:
@@ -407,11 +467,11 @@ class Stream:
         match kind.removeprefix("response."):
             case "queued" | "created" | "in_progress":
                 return self._begin(_object(event.get("response")))
-            case "completed" | "incomplete" | "failed" | "cancelled" if kind.startswith("response."):
-                self.terminal = kind
-                return self._begin(_object(event.get("response")))
             case "error":
                 self.error = _object(event.get("error")) or event
+            case word if kind.startswith("response.") and _is_end(word, _object(event.get("response"))):
+                self.terminal = kind
+                return self._begin(_object(event.get("response")))
             case "output_item.added":
                 self._key(event)
                 return Thinking(_text(_object(event.get("item")).get("type")))
@@ -433,15 +493,27 @@ class Stream:
         return Response({"output": self._items()}).text
 
     @property
+    def has_begun(self) -> bool:
+        """Something of an answer was streamed, be it only that there will be one."""
+        return bool(self._response or self._parts)
+
+    @property
+    def has_items(self) -> bool:
+        """An item of the answer was streamed, be it only that there will be one."""
+        return bool(self._parts)
+
+    @property
     def has_ended(self) -> bool:
         return self.terminal is not None
 
     def response(self) -> dict[str, Any]:
-        """The response as far as it is known; empty if nothing of it came."""
-        items = self._items()
-        if self._response.get("output") or not items:
-            return self._response
-        return self._response | {"output": items}
+        """The response as far as it is known; empty if nothing of it came. A terminal event decides how it ended."""
+        known, items = self._response, self._items()
+        if items and not known.get("output"):
+            known = known | {"output": items}
+        if self.terminal and (Response(known).is_status_inferred or Response(known).outcome == "pending"):
+            known = known | {"status": self.terminal.removeprefix("response.")}
+        return known
 
     @property
     def differs_from_final(self) -> bool:
@@ -483,6 +555,13 @@ class Stream:
         if all(isinstance(key, int) for key, _ in items):
             items.sort(key=lambda pair: pair[0])  # type: ignore[arg-type,return-value]  # all are integers
         return [item for _, item in items]
+
+
+def _is_end(word: str, response: Raw) -> bool:
+    """An event of this name ends a stream: by its name, or because its response has ended in words that nobody knows."""
+    if status_of(word) in ("completed", "incomplete", "failed", "cancelled"):
+        return True
+    return Response(response).outcome == "unknown" and not Response(response).is_status_inferred
 
 
 def _slot(event: Raw, kind: str) -> tuple[str, int]:

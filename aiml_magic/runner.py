@@ -43,7 +43,7 @@ from aiml_magic.client import Client, Reply, settings_of_network
 from aiml_magic.credentials import Secrets
 from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row, Unkept
 from aiml_magic.replay import request_key, request_keys, without_hashed
-from aiml_magic.responses import Created, Event, Response, TextDelta, Thinking, dump, transcript
+from aiml_magic.responses import Created, Event, Raw, Response, TextDelta, Thinking, dump, transcript
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
@@ -164,7 +164,7 @@ class Runner:
         try:
             if parent is not None and not await self._is_continued(row, parent):
                 return
-            if not await self._send(row, secrets, silence):
+            if not await self._send(row, secrets, silence) and not await self._fetch(row, secrets, silence):
                 await self._follow(row)
         except errors.JournalError as error:
             cost = "" if row in self._followed else f" {errors.NOTHING_SENT}"
@@ -190,6 +190,14 @@ class Runner:
                 return False
             came = await self._ask(row, secrets, silence)
         await self._keep(row, came)
+        return True
+
+    async def _fetch(self, row_id: int, secrets: Secrets, silence: float) -> bool:
+        """Goes on with a row that the server works on, or did, by its response's id; `False` if there is no such thing."""
+        row = await self._steps.take(partial(self._journal.take_up, row_id))
+        if row is None:
+            return False
+        await self._keep(row, await self._ask(row, secrets, silence))
         return True
 
     async def _is_continued(self, row_id: int, parent_id: int) -> bool:
@@ -226,15 +234,21 @@ class Runner:
     async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Came:
         """What comes of a row that is claimed."""
         recorder = self._recorders[row.id] = Recorder(row.id, self._journal, self._steps, self._outbox, secrets)
-        started = time.monotonic()
+        recorder.is_out = row.can_go_on
+        started = time.monotonic() - (row.seconds or 0.0)
         try:
             await asyncio.sleep(0)  # who was told to stop while the row was claimed hears of it here, with nothing sent
-            reply, state = await self._converse(row, secrets, self._client(row.base_url, secrets, silence), recorder), "done"
+            client = self._client(row.base_url, secrets, silence)
+            reply, state = await self._reply(row, secrets, client, recorder), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
         except Exception as error:  # noqa: BLE001  # settings that cannot be used, a conversation that cannot be read
             why = secrets.mask(f"{type(error).__name__}: {error}")
-            lost = failures.connection_lost(why) if recorder.is_out else failures.not_connected(why, is_final=True)
+            lost: errors.RequestFailed = failures.not_connected(why, is_final=True)
+            if recorder.is_out:
+                lost = failures.connection_lost(why)
+            if row.can_go_on:
+                lost = failures.not_fetched(row.response_id or "", failures.of_get(lost))
             reply, state = Reply({}, error=lost), "failed"
         del self._recorders[row.id]
         recorder.close()
@@ -254,6 +268,12 @@ class Runner:
             unkept, copy = self._unkept.add(row, came)
             self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
 
+    async def _reply(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
+        """What comes of a row: it is sent, or what the server took before is fetched by its response's id."""
+        if row.can_go_on and row.response_id is not None:
+            return await client.fetch(row.response_id, Reply(row.response), recorder)
+        return await self._converse(row, secrets, client, recorder)
+
     async def _converse(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
         """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
         body = secrets.added_to(self._body(row, row.chain))
@@ -263,7 +283,8 @@ class Runner:
         if _is_chain_refused(reply, body["previous_response_id"]):
             with contextlib.suppress(errors.JournalError):  # it is told with the answer, too
                 self._journal.note_chain(row.id, "transcript", "chain_refused")
-            reply = await client.ask(secrets.added_to(self._body(row, "transcript")), row.client_request_id, recorder)
+            told = secrets.added_to(self._body(row, "transcript"))
+            reply = await client.ask(told, row.client_request_id, recorder, attempts=reply.attempts)
             return replace(reply, notices=("chain_refused", *reply.notices))
         if reply.error is None and not reply.response.get("previous_response_id"):
             return replace(reply, notices=(*reply.notices, "chain_ignored"))
@@ -417,9 +438,14 @@ class Recorder:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._kept: asyncio.Future[Any] | None = None  # the latest text that was given to the journal
         self._is_closed = False
+        self._pending: Raw = {}
         self.is_out = False  # the request is on its way: what happens from now on may be charged
         self.response_id: str | None = None
         self._tell(event="claimed")
+
+    async def on_attempt(self, attempt: int) -> None:
+        self.is_out = False  # what was sent before was refused
+        await self._steps.take(partial(self._journal.note_attempts, self._row_id, attempt))
 
     def on_sent(self) -> None:
         self.is_out = True
@@ -447,8 +473,11 @@ class Recorder:
         self._characters, self._tail = 0, ""
         self._tell(event="retry", seconds=seconds, why=error.message)
 
-    def on_poll(self, status: str) -> None:
-        self._tell(event="poll", status=status)
+    def on_poll(self, response: Raw) -> None:
+        if response != self._pending:
+            self._pending = response
+            self._steps.begin(partial(self._journal.note_pending, self._row_id, response))
+        self._tell(event="poll", status=Response(response).status or "in_progress")
 
     def close(self) -> None:
         """Keeps no more: what came is kept as a whole now."""
@@ -537,7 +566,7 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     It may say so in a stream that began well, before anything else.
     """
     error = reply.error
-    if error is None or (error.status not in (400, 404) and (error.status != 200 or reply.response)):
+    if error is None or not reply.is_refusal or error.status not in (200, 400, 404):
         return False
     words = f"{error.code} {error.message}"
     return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
@@ -545,7 +574,7 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
 
 def came_of(reply: Reply, state: str, seconds: float | None) -> Came:
     """What came of a request, as it is kept."""
-    return Came(state, reply.response, seconds, reply.notices, reply.cost, reply.error)
+    return Came(state, reply.response, seconds, reply.notices, reply.cost, reply.error, attempts=reply.attempts or None)
 
 
 def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Command | None]) -> None:

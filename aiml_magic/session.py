@@ -23,7 +23,21 @@ from aiml_magic.jobs import Job, Rounds, Runner, Sender
 from aiml_magic.journal import Journal, NewRow, Row, journal_at
 from aiml_magic.recording import Record
 from aiml_magic.replay import differences, nearest, request_keys, short_json, with_hashes
-from aiml_magic.responses import Raw, Response, approval, cost, log_entries, logged_cost, question_text, user_message
+from aiml_magic.responses import (
+    Cost,
+    Raw,
+    Response,
+    approval,
+    attempt_of,
+    cost,
+    is_response,
+    log_entries,
+    logged_cost,
+    question_text,
+    status_of,
+    sum_of_costs,
+    user_message,
+)
 from aiml_magic.tools import NO_TOOLS, Tools
 
 if TYPE_CHECKING:
@@ -103,7 +117,7 @@ class Plan:
 
 
 class Finding(NamedTuple):
-    """What a server says of a request: answered (and the text is kept), charged, failed (and free) or unknown (yet)."""
+    """What a server says of a request: answered (and the text is kept), pending, charged, failed (and free) or unknown (yet)."""
 
     fate: str
     cost_usd: float | None
@@ -167,11 +181,13 @@ class Session:
         plan = self.plan(question, base_url, journal)
         row = plan.known
         self._mind_replay_only(question, plan, journal)
-        if row is None or not _is_settled(row, sender):
+        may_fetch = None if question.replay == "only" or sender.has_keys else plan.base_url
+        if row is None or not _is_settled(row, sender, may_fetch):
             if row is None:
                 self._mind_lost_conversation(question, plan, journal)
             will_be_sent = row is None or row.state == "queued"
-            is_key_here = will_be_sent and not (sender.has_keys and self.sandbox_url is None)
+            is_asked = will_be_sent or (row is not None and row.can_go_on)
+            is_key_here = is_asked and not (sender.has_keys and self.sandbox_url is None)
             key = self._key() if is_key_here else Key("where it is sent", "")
             worst = self._keep_to_budget(question, plan, sender) if will_be_sent and question.budget_usd is not None else None
             with journal.together("NORMAL"):  # since the first look another kernel may have asked the same, or been answered
@@ -180,7 +196,7 @@ class Session:
                 row = plan.known or self._add(question, plan, journal)
             if worst is not None:
                 self._at_risk[row.id] = worst
-        if _is_settled(row, sender):
+        if _is_settled(row, sender, may_fetch):
             return Job(row, journal, notices=self._note(question, plan, row.id, journal))
         is_moved = (
             plan.parent is not None and question.replay == "auto" and journal.has_answered(self.notebook, plan.request, plan.key)
@@ -320,11 +336,11 @@ class Session:
         runner, here = self.runner(journal_path), self.server(base_url)
         found = runner.journal.unfinished(self.notebook)
         alive = [row for row in found if row.state == "sent" and row.is_alive and row.server == here[0]]
-        queued = [row for row in found if row.state == "queued" and (row.server, row.base_url) == here]
-        rows = alive if self._replay() == "only" else sorted([*alive, *queued], key=lambda row: row.id)
+        open_here = [row for row in found if (row.state == "queued" or row.can_go_on) and (row.server, row.base_url) == here]
+        rows = alive if self._replay() == "only" else sorted([*alive, *open_here], key=lambda row: row.id)
         return [
             self._recording(
-                runner.send(row, Secrets(self._key().text if row in queued else ""), timeout, max_concurrency), runner.journal
+                runner.send(row, Secrets(self._key().text if row in open_here else ""), timeout, max_concurrency), runner.journal
             )
             for row in rows
         ]
@@ -349,7 +365,8 @@ class Session:
         if row.state == "queued" and runner.journal.withdraw(row.id):
             return True
         if not row.is_alive:
-            what = "is over" if row.is_over else "is in nobody's hands any more, and may have been charged"
+            is_free = row.is_over and not row.is_doubtful
+            what = "is over" if is_free else "is in nobody's hands any more, and may have been charged"
             raise errors.BadInput(f"Question {row.id} {what}; nothing was cancelled.", "%aiml jobs lists what can be.")
         runner.journal.note_unwanted(row.id)
         return False
@@ -432,24 +449,11 @@ class Session:
                 f"{_way_to(row.server)}, then try again.",
             )
         journal, get = self.runner(journal_path).journal, partial(self.get, base_url, journal_path=journal_path)
-        raw = _kept_response(row, get)
-        if raw is not None:
-            spent = cost(raw, {})
-            if spent is None:
-                with contextlib.suppress(errors.RequestFailed):  # not every server keeps a log
-                    spent = logged_cost(_log_entry(row, get))
-            journal.recover(row.id, raw, spent)
-            return Finding("answered", spent.usd if spent else None)
-        entry = _log_entry(row, get)
-        if entry is None:
-            return Finding("unknown", None)
-        spent = logged_cost(entry)
-        if entry.get("status") == "failed":
-            journal.note_free(row.id)
-            return Finding("failed", 0.0)
-        if spent is not None:
-            journal.note_cost(row.id, spent)
-        return Finding("charged", spent.usd if spent else None)
+        try:
+            return _found(row, journal, get)
+        except errors.RequestFailed as error:
+            error.message += f" Question {row.id} stays as it was: it may have been charged."
+            raise
 
     def price(self, base_url: str, model: str, journal_path: Path) -> Price | None:
         """The price that the server lists for this model, asked for once; `None` if it lists none or does not answer."""
@@ -620,9 +624,13 @@ def _sandbox_key(url: str) -> Key:
     return Key("the sandbox", token)
 
 
-def _is_settled(row: Row, sender: Sender) -> bool:
-    """Nothing is to be done for the row. One in our own hands is not, though a sleep of the machine hid its signs of life."""
-    return row.is_settled and not sender.holds(row)
+def _is_settled(row: Row, sender: Sender, may_fetch: str | None) -> bool:
+    """Nothing is to be done for the row. One in our own hands is not, though a sleep of the machine hid its signs of life.
+
+    What the server took is fetched from the address `may_fetch` alone: a sandbox may be gone, and a journal say anything.
+    """
+    is_left = row.is_settled and not (row.can_go_on and row.base_url == may_fetch)
+    return is_left and not sender.holds(row)
 
 
 def _may_be_sent(row: Row, keys: Sequence[str], base_url: str, journal: Journal) -> bool:
@@ -686,26 +694,76 @@ def _day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d")
 
 
-def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw | None:
-    """The whole response to a request, if the server gives it out by its id."""
+def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
+    """What the server says of a request by its response's id, else by its log; the journal keeps it. Raises RequestFailed."""
+    raw = _kept_response(row, get)
+    response = Response(raw)
+    if response.outcome == "pending":
+        journal.note_pending(row.id, row.response or raw)
+        return Finding("pending", None)
+    if response.outcome != "failed" and (response.has_begun or response.status == "completed"):
+        spent = cost(raw, {})
+        if spent is None:
+            with contextlib.suppress(errors.RequestFailed):  # not every server keeps a log
+                spent = _logged(row, get)[1]
+        journal.recover(row.id, raw, spent)
+        return Finding("answered", spent.usd if spent else None)
+    try:
+        fate, spent = _logged(row, get)
+    except errors.RequestFailed:
+        if response.outcome != "failed" or response.has_output:
+            raise
+        fate, spent = "failed", None
+    if fate == "failed" and row.cost_usd:  # it told what it charged, and a log says less
+        return Finding("charged", row.cost_usd)
+    if fate == "failed":
+        journal.note_free(row.id)
+    elif spent is not None:
+        journal.note_cost(row.id, spent)
+    return Finding(fate, spent.usd if spent else None)
+
+
+def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw:
+    """The response to a request, if the server gives it out by its id; else an empty one."""
     if row.response_id is None:
-        return None
+        return {}
     try:
         raw = get("responses/" + urllib.parse.quote(row.response_id, safe=""))
     except errors.RequestFailed:
-        return None
-    return raw if isinstance(raw, Mapping) and Response(raw).status == "completed" else None
+        return {}
+    return raw if isinstance(raw, Mapping) and is_response(raw) else {}
 
 
-def _log_entry(row: Row, get: Callable[[str], Any]) -> Raw | None:
-    """The server's log entry of a request, found by the id that we gave it; `None` if there is none (yet)."""
+def _logged(row: Row, get: Callable[[str], Any]) -> tuple[str, Cost | None]:
+    """What the server's log says of a request, and what all attempts to send it have cost.
+
+    It was charged if one of them was. It failed, and is free, only if the last failed too: an attempt that is not in the log
+    was refused if another followed, and may yet come if none did.
+    """
+    entries = _log_entries(row, get)
+    costs = [logged_cost(entry) for _, entry in entries]
+    known = [spent for spent in costs if spent is not None]
+    has_failed = [status_of(entry.get("status")) == "failed" for _, entry in entries]
+    total = sum_of_costs(known)
+    if not all(has_failed) or (total is not None and total.usd > 0):
+        is_whole = all(spent is not None for spent, failed in zip(costs, has_failed, strict=True) if not failed)
+        return "charged", total if is_whole else None
+    if row.attempts in [attempt for attempt, _ in entries]:
+        return "failed", Cost(0.0, None, "log")
+    return "unknown", None
+
+
+def _log_entries(row: Row, get: Callable[[str], Any]) -> list[tuple[int, Raw]]:
+    """The entries of the server's log of each attempt to send a request that is over, found by the ids that we gave them."""
     hours = min(max(0, int((time.time() - row.asked_at) / 3600)) + 2, 92 * 24)  # a clock may have been set back
     model = urllib.parse.quote(str(row.request.get("model", "")))
+    found: list[tuple[int, Raw]] = []
     for offset in range(0, _MAX_LOG, 100):
         entries, more = log_entries(get(f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}"))
         for entry in entries:
-            if entry.get("client_request_id") == row.client_request_id:
-                return entry
-        if not more:
+            attempt = attempt_of(row.client_request_id, entry)
+            if attempt is not None and Response(entry).outcome != "pending":
+                found.append((attempt, entry))
+        if not more or len({attempt for attempt, _ in found}) == row.attempts:
             break
-    return None
+    return found

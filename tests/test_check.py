@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 import wire
@@ -94,6 +96,106 @@ def test_request_that_nobody_knows(asker):
         assert ("charged", 4.0) == asker.session.check(row, server.url, asker.path)
     assert [f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)] * 2 == asked
     assert (4.0, 0) == asker.journal.spent(server.url)
+
+
+class Attempts:
+    """A server that refuses the first attempt, loses the second, and keeps a log; how many attempts were on disk at each."""
+
+    def __init__(self, journal) -> None:
+        self.log: list[dict[str, object]] = []
+        self.on_disk: list[int] = []
+        self._journal = journal
+
+    def __call__(self, request: wire.Request) -> wire.Reply:
+        if request.method == "GET":
+            return wire.json_reply({"data": self.log, "pagination": {"has_more": False}})
+        with closing(sqlite3.connect(self._journal)) as db:
+            self.on_disk += db.execute("SELECT attempts FROM requests").fetchone()
+        if len(self.on_disk) == 1:
+            return wire.json_reply({"message": "Service unavailable"}, 503)
+        return wire.Reply(end="close")
+
+    def write(self, attempt: int, status: str, usd: float | None = None) -> None:
+        request_id = server_id(self._journal) + (f".{attempt}" if attempt > 1 else "")
+        cost = {"usd": usd} if usd is not None else None
+        self.log.insert(0, {"client_request_id": request_id, "status": status, "cost": cost})
+
+
+def server_id(journal) -> str:
+    with closing(sqlite3.connect(journal)) as db:
+        return db.execute("SELECT client_request_id FROM requests").fetchone()[0]
+
+
+@pytest.mark.parametrize(
+    ("logged", "fate", "usd"),
+    [
+        ([], "unknown", None),
+        ([(1, "failed")], "unknown", None),
+        ([(1, "failed"), (2, "in_progress")], "unknown", None),
+        ([(1, "failed"), (2, "failed")], "failed", 0.0),
+        ([(2, "FAILED", 0.0)], "failed", 0.0),
+        ([(1, "failed"), (2, "succeeded", 4.0)], "charged", 4.0),
+        ([(1, "succeeded", 1.5)], "charged", 1.5),
+        ([(1, "failed", 1.5), (2, "succeeded", 4.0)], "charged", 5.5),
+        ([(1, "succeeded"), (2, "failed")], "charged", None),
+        ([(12, "succeeded", 1.0)], "charged", 1.0),
+    ],
+)
+def test_attempts_are_told_apart(asker, logged, fate, usd):
+    """A 503 and then a lost wire: only the last attempt tells that nothing was charged, any that it was; all costs count."""
+    answer = Attempts(asker.path)
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url, cell="a", replay="auto")
+        assert [1, 2] == answer.on_disk, "on disk before it is used"
+        sent = [request.headers["x-client-request-id"] for request in server.posts]
+        assert [server_id(asker.path), f"{server_id(asker.path)}.2"] == sent
+        for entry in logged:
+            answer.write(*entry)
+        assert (fate, usd) == asker.session.check(asker.journal.row(1), server.url, asker.path)
+        assert (usd or 0.0, 1 if usd is None else 0) == asker.journal.spent(server.url)
+        with pytest.raises(errors.RequestFailed):
+            asker.ask(server.url, cell="a", replay="auto")
+        assert (3 if fate == "failed" else 2) == len(server.posts), "only what is free is sent again"
+
+
+def test_attempts_that_nobody_counted(asker):
+    """Of a row that may have been sent any number of times a failure in the log says nothing, and a charge does."""
+    answer = Attempts(asker.path)
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        with closing(sqlite3.connect(asker.path)) as db, db:
+            db.execute("UPDATE requests SET attempts = NULL")  # of an older version, or of a worker that died
+        answer.write(1, "failed")
+        assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        answer.write(3, "succeeded", 2.0)
+        assert ("charged", 2.0) == asker.session.check(asker.journal.row(1), server.url, asker.path)
+
+
+def test_check_that_is_refused(asker):
+    """A server that refuses the look itself says nothing of the question, which stays what it was."""
+    lost = wire.Reply(end="close")
+    with wire.serve(lambda r: lost if r.method == "POST" else wire.json_reply({"message": "No."}, 401)) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        with pytest.raises(errors.AuthError, match="may have been charged") as refused:
+            asker.session.check(asker.journal.row(1), server.url, asker.path)
+        assert "Nothing was charged" not in str(refused.value)
+        assert asker.journal.row(1).is_doubtful
+
+
+def test_answer_that_is_still_made(asker):
+    """A question that the server still works on is told so, and its cell then waits for the answer, and sends nothing."""
+    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
+    cut = wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(begun)}\n\n".encode()], end="reset")
+    looks = [wire.response(status="in_progress", output=[]), wire.response()]
+    with wire.serve(lambda r: cut if r.method == "POST" else wire.json_reply(looks.pop(0))) as server:
+        with pytest.raises(errors.StreamInterrupted):
+            asker.ask(server.url, cell="a", replay="auto")
+        assert "pending" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        assert "Fine." == asker.ask(server.url, cell="a", replay="auto").text
+        assert 1 == len(server.posts)
 
 
 @pytest.mark.parametrize("page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}])

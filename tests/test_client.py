@@ -353,12 +353,14 @@ def test_stream_refused(asker):
 
 
 def test_retries_until_it_is_good(asker):
-    """A 503 and then a good answer is an answer; the person paid once."""
+    """A 503 and then a good answer is an answer; each attempt has an id of its own, by which a log tells them apart."""
     replies = iter([wire.json_reply({"message": "Service unavailable"}, 503), wire.json_reply(wire.response())])
     with wire.serve(lambda _: next(replies)) as server:
         assert "Fine." == asker.ask(server.url).text
     assert 2 == len(server.posts)
-    assert 1 == len({request.headers["x-client-request-id"] for request in server.posts})
+    first, second = (request.headers["x-client-request-id"] for request in server.posts)
+    assert f"{first}.2" == second
+    assert 2 == asker.journal.row(1).attempts
 
 
 def test_silence(asker):

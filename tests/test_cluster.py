@@ -16,7 +16,7 @@ import pytest
 import wire
 from asking import KEY
 
-from aiml_magic import ask, asking, errors
+from aiml_magic import addresses, ask, asking, errors
 from aiml_magic import cluster as cluster_module
 from aiml_magic.journal import Came, Journal
 from aiml_magic.responses import Cost
@@ -127,6 +127,22 @@ def test_rows_the_journal_lacks(client, monkeypatch):
         assert [True, True, False] == [answer.replayed for answer in answers]
         assert ["a", "b", "c"] == asked(server)
     assert ask.map("{{row}}", ["c", "b"], progress=False)[1].replayed, "with no server, no key and no cluster"
+
+
+def test_attempts_of_a_worker(client, monkeypatch):
+    """A worker that is refused tries again under another id, and tells how many times it sent the row."""
+    refused = []
+
+    def answer(request):
+        refused.append(request)
+        return wire.json_reply({"message": "Service unavailable"}, 503) if len(refused) == 1 else echo(request)
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        answers = ask.map("{{row}}", ["tried twice"], client=client, progress=False)
+        first, second = (request.headers["x-client-request-id"] for request in server.posts)
+    assert f"{first}.2" == second
+    assert 2 == Journal(addresses.journal_path("")).row(answers[0].journal_id).attempts
 
 
 def test_key_is_in_no_graph(client, monkeypatch):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import json
+import os
 import shutil
+import signal
 import socket
 import sqlite3
 import ssl
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +32,9 @@ from asking import KEY, Asker
 from test_kernel import wait_until
 
 from aiml_magic import errors
+from aiml_magic.details import banner
 from aiml_magic.jobs import Job
+from aiml_magic.responses import Response, Stream
 
 STREAM = "text/event-stream"
 JSON = "application/json"
@@ -48,6 +53,11 @@ TEXT_DONE = event("response.output_text.done", output_index=1, content_index=0, 
 COMPLETED = event("response.completed", response=wire.response())
 FAILED = event("response.failed", response={"id": "r", "status": "failed", "error": {"code": "invalid_prompt", "message": "No."}})
 ERROR = event("error", code="server_error", message="Broken.")
+NO_STREAM = event("error", code="400", message="No 'stream' here.", param="stream")
+LIMIT = {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "Wait."}}
+LIMITED = event("response.failed", response={"id": "r", **LIMIT})
+PAID = {"meta": {"usage": {"usd_spent": 0.25, "credits_used": 500_000}}}
+A_WHILE = 3.2  # seconds in which a model may have worked
 UTF8 = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"\xff\xfe"}\n\n'
 
 
@@ -59,6 +69,15 @@ def body(
 
 def stream(*chunks: bytes, end: str = "reset") -> wire.Reply:
     return body(*chunks, kind=STREAM, end=end)
+
+
+def ended(**fields) -> wire.Reply:
+    """A whole response; without output and usage, unless they are given."""
+    return body(json.dumps(wire.response(**{"output": [], "usage": None} | fields)).encode())
+
+
+def late(reply: wire.Reply) -> wire.Reply:
+    return replace(reply, delay=A_WHILE)
 
 
 def raw(text: bytes, end: str) -> wire.Reply:
@@ -133,14 +152,35 @@ FAULTS = [
     Fault("silence after the terminal event", [stream(CREATED, DELTA, COMPLETED, end="hang")], "Fine.", 1),
     Fault("terminal event without its blank line", [stream(CREATED, COMPLETED[:-2], end="clean")], "Fine.", 1),
     Fault("error as the first event", [stream(ERROR, end="clean")], errors.ServerError, 1, True),
-    Fault("error inside the text", [stream(CREATED, DELTA, ERROR, end="clean")], errors.ResponseFailed, 1, False, PART),
+    Fault("error inside the text", [stream(CREATED, DELTA, ERROR, end="clean")], errors.ResponseFailed, 1, True, PART),
     Fault("failed in the stream", [stream(CREATED, FAILED, end="clean")], errors.ResponseFailed, 1),
+    Fault("stream refused inside the text", [stream(CREATED, DELTA, NO_STREAM, end="clean")], errors.ResponseFailed, 1, True, PART),
+    Fault("rate limit before anything, then good", [ended(**LIMIT), FINE], "Fine.", 2),
+    Fault("rate limit after a while", [late(ended(**LIMIT))], errors.ResponseFailed, 1, True),
+    Fault("rate limit after `created`, then good", [stream(CREATED, LIMITED, end="clean"), FINE], "Fine.", 2),
+    Fault("rate limit inside the text", [stream(CREATED, DELTA, LIMITED, end="clean")], errors.ResponseFailed, 1, True, PART),
+    Fault("rate limit while it reasons", [stream(CREATED, REASONING, LIMITED, end="clean")], errors.ResponseFailed, 1),
+    Fault("rate limit with output", [body(json.dumps(wire.response(**LIMIT)).encode())], errors.ResponseFailed, 1, True, "Fine."),
+    Fault("rate limit with usage", [ended(**LIMIT, usage={"output_tokens": 7})], errors.ResponseFailed, 1),
+    Fault("rate limit with a cost", [ended(**LIMIT, **PAID)], errors.ResponseFailed, 1, True),
+    Fault("queued without an id", [ended(status="queued", id=None)], BAD, 1, True),
+    Fault("in progress without an id", [body(json.dumps(wire.response(status="in_progress", id=7)).encode())], BAD, 1, True, "Fine."),
+    Fault("expired", [ended(status="expired")], BAD, 1, True),
+    Fault("no status and nothing else", [ended(status=None)], BAD, 1, True),
     Fault("invalid UTF-8 in the stream", [stream(CREATED, UTF8, COMPLETED, end="clean")], "Fine.", 1),
     Fault("no JSON in the stream", [stream(b"data: {oops\n\n", b"data: 7\n\n", COMPLETED, end="clean")], "Fine.", 1),
     Fault("502 as a page", [body(b"<html>502</html>", status=502, kind="text/html")], errors.BadGateway, 1, True),
     Fault("502 as JSON, then good", [said(502), FINE], "Fine.", 2),
     Fault("503, then good", [said(503), FINE], "Fine.", 2),
     Fault("503 for ever", [said(503)], errors.Unavailable, 3),
+    Fault("503 after a while", [late(said(503))], errors.Unavailable, 1, True),
+    Fault("503 as text, after a while", [late(body(b"upstream timed out", status=503, kind="text/plain"))], errors.Unavailable, 1, True),
+    Fault("503 with a cost", [body(json.dumps(PAID).encode(), status=503)], errors.Unavailable, 1, True),
+    Fault("502 as JSON, after a while", [late(said(502))], errors.BadGateway, 1, True),
+    Fault("500 as JSON, after a while", [late(said(500))], errors.ServerError, 1, True),
+    Fault("409 after a while", [late(said(409))], errors.RateLimited, 1, True),
+    Fault("429 after a while", [late(said(429))], errors.RateLimited, 1, True),
+    Fault("429 that drips", [body(*[b" "] * 5, b"{}", status=429, pace=A_WHILE / 5)], errors.RateLimited, 1, True),
     Fault("500 as JSON, then good", [said(500), FINE], "Fine.", 2),
     Fault("500 as a page", [body(b"<html>500</html>", status=500, kind="text/html")], errors.ServerError, 1, True),
     Fault("504", [said(504, "Generation timeout")], errors.GatewayTimeout, 1, True),
@@ -182,7 +222,7 @@ def outcomes(tmp_path_factory):
         asker = Asker(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
         servers = {fault.name: stack.enter_context(wire.serve(answering(fault.replies))) for fault in FAULTS}
         with ThreadPoolExecutor(len(FAULTS)) as people:
-            options = {"timeout": 3.0, "chat": None, "max_concurrency": len(FAULTS)}
+            options = {"timeout": A_WHILE + 1.5, "chat": None, "max_concurrency": len(FAULTS)}
             asked = {name: people.submit(came_of, asker.start(server.url, **options)) for name, server in servers.items()}
         yield {
             name: SimpleNamespace(came=came, row=asker.journal.row(row_id), posts=len(servers[name].posts))
@@ -377,14 +417,118 @@ def test_sign_of_life_that_a_sleep_hid(asker):
         assert job.wait().text == asker.start(server.url, cell="a", replay="auto").wait(10).text
 
 
-def test_text_of_an_earlier_try(asker):
-    """What came before a try failed, and was sent again, is no part of the answer."""
-    failed = {"id": "r", "status": "failed", "error": {"code": "rate_limit_exceeded", "message": "No."}}
-    turns = iter([stream(CREATED, DELTA, event("response.failed", response=failed)), stream(CREATED, DELTA, end="hang")])
-    with wire.serve(lambda _: next(turns)) as server:
-        job = asker.start(server.url)
-        wait_until(lambda: len(server.posts) == 2 and job.progress.state == "writing")
-        job.cancel()
-        with pytest.raises(errors.Interrupted) as interrupted:
-            job.outcome()
-        assert PART == interrupted.value.answer.text
+def test_cost_of_a_failed_run(asker):
+    """What a run cost that failed on the way is counted once, and its cell, run again, sends nothing."""
+    failed = event("response.failed", response={"id": "r", **LIMIT, **PAID})
+    with wire.serve(lambda _: stream(CREATED, DELTA, failed, end="clean")) as server:
+        for _ in range(2):
+            with pytest.raises(errors.ResponseFailed, match="may have been executed and charged") as stopped:
+                asker.ask(server.url, cell="a", replay="auto")
+            assert (PART, 0.25) == (stopped.value.answer.text, stopped.value.answer.cost_usd)
+        assert 1 == len(server.posts)
+    assert (0.25, 0) == asker.journal.spent(server.url)
+
+
+def test_doubtful_costs_are_counted(asker):
+    """What may have been charged, and nobody knows how much, is told beside what was spent."""
+    with wire.serve(lambda _: wire.Reply(end="close")) as server, pytest.raises(errors.ConnectionLost):
+        asker.ask(server.url)
+    assert (0.0, 1) == asker.journal.spent(server.url)
+
+
+WORDS = {"succeeded": "completed", "COMPLETED": "completed", "Success": "completed", "done": "completed", "finished": "completed",
+         "ended": "completed", " completed ": "completed", "expired": "expired", "moderated": "moderated", "Canceled": "cancelled",
+         "7": "7", "true": "true"}  # fmt: skip
+
+
+def test_finished_in_other_words(asker):
+    """An answer that came is replayed, whatever its status is called; the API's own word is given, else the server's."""
+
+    def answer(request):
+        said = request.body["input"]
+        return wire.json_reply(wire.response(status=json.loads(said) if said in ("7", "true") else said))
+
+    with wire.serve(answer) as server:
+        for is_replay in (False, True):
+            for word, status in WORDS.items():
+                answered = asker.ask(server.url, word, cell=word, chat=word, replay="auto")
+                assert ("Fine.", status, is_replay) == (answered.text, answered.status, answered.replayed)
+                assert (status in ("completed", "cancelled")) == (f"`{status}`" not in banner(answered))
+                assert (status == "completed") == asker.journal.row(answered.journal_id).advances
+        assert len(WORDS) == len(server.posts)
+
+
+@pytest.mark.parametrize("kind", ["response.done", "response.succeeded", "response.expired", "response.Completed"])
+@pytest.mark.parametrize("status", [None, "in_progress"])
+def test_stream_that_ends_in_other_words(kind, status):
+    """A terminal event decides that a stream has ended, whatever it is called, and whatever stands inside."""
+    inside = wire.response(status="expired" if kind == "response.expired" else status)
+    ended = Stream()
+    for told in (CREATED, DELTA, event(kind, response=inside)):
+        ended.add(json.loads(told.removeprefix(b"data: ")))
+    assert ended.has_ended
+    wanted = "expired" if kind == "response.expired" else "completed"
+    assert ("Fine.", wanted) == (Response(ended.response()).text, Response(ended.response()).status)
+
+
+REFUSALS = [400, 401, 402, 403, 407, 302, 418]
+
+
+@contextlib.contextmanager
+def polled(refusals: list[wire.Reply]):
+    """A server that takes every question, and answers looks for them with `refusals`, in turn, then with what it has."""
+    left = list(refusals)
+
+    def answer(request: wire.Request) -> wire.Reply:
+        if request.method == "POST":
+            return wire.json_reply(wire.response(status="queued", output=[], usage=None, id=f"resp_{request.body['input']}"))
+        return left.pop() if left else wire.json_reply(wire.response(**PAID, id=request.path.rpartition("/")[2]))
+
+    with wire.serve(answer) as server:
+        yield server
+
+
+def test_poll_that_is_refused(asker):
+    """A refusal of a look says nothing of the question: it may be charged, its id is kept, and its cell goes on by that."""
+    options = {"replay": "auto", "chat": None}
+    with polled([said(status, "No.") for status in REFUSALS]) as server:
+        asked = [str(number) for number in range(len(REFUSALS))]
+        for job in [asker.start(server.url, text, cell=text, **options) for text in asked]:
+            with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged") as refused:
+                job.wait(60)
+            assert f"({refused.value.status})" in refused.value.message
+            assert "Nothing was charged" not in refused.value.message
+            assert ("%aiml login" in refused.value.hint) == (refused.value.status == 401)
+            assert f"%aiml check {job.id}" in refused.value.hint
+            row = asker.journal.row(job.id)
+            assert ("failed", f"resp_{row.question}") == (row.state, row.response_id)
+        looks = len(server.requests)
+        with pytest.raises(errors.RetrieveUnsupported):
+            asker.ask(server.url, "0", cell="0", **options | {"replay": "only"})
+        assert looks == len(server.requests), "only: nothing is sent, not even a look"
+        assert ("answered", 0.25) == asker.session.check(asker.journal.row(1), server.url, asker.path)
+        jobs = [asker.start(server.url, text, cell=text, **options) for text in asked]
+        assert ["Fine."] * len(asked) == [job.wait(60).text for job in jobs]
+        assert len(asked) == len(server.posts)
+    assert (0.25 * len(asked), 0) == asker.journal.spent(server.url)
+
+
+def test_runner_that_dies_while_it_polls(asker):
+    """What the server took is gone on with by its id when the runner is dead: the same cell fetches it, and sends nothing."""
+    with polled([]) as server:
+        job = asker.start(server.url, "1", cell="a", replay="auto")
+        wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")
+        os.kill(asker.session.runner(asker.path)._child.process.pid, signal.SIGKILL)
+        with pytest.raises(errors.RunnerDied, match="may be charged") as died:
+            job.wait(30)
+        assert "Run the cell again" in died.value.hint
+        assert "Fine." == asker.start(server.url, "1", cell="a", replay="auto").wait(60).text
+        assert 1 == len(server.posts)
+    assert (0.25, 0) == asker.journal.spent(server.url)
+
+
+def test_poll_meets_a_gap(asker):
+    """A gateway that fails for a moment ends no wait: the answer comes."""
+    with polled([said(503), said(500, "under maintenance")]) as server:
+        assert "Fine." == asker.ask(server.url).text
+        assert 1 == len(server.posts)

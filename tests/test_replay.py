@@ -111,13 +111,17 @@ def test_only_whole_answers_are_replayed(asker):
         assert 2 == len(server.posts)
 
 
+FAILED = {"status": "failed", "error": {"code": "server_error"}}
 DOUBTFUL = [
     wire.Reply(end="close"),
     wire.Reply(504, {"Content-Type": "text/html"}, [b"<h1>504</h1>"]),
     wire.Reply(200, {"Content-Type": "text/event-stream"}, [b'data: {"type":"response.output_text.delta","delta":"Half"}\n\n']),
     wire.Reply(200, {"Content-Type": "text/html"}, [b"<h1>Maintenance</h1>"]),
+    wire.json_reply(wire.response(**FAILED)),
+    wire.json_reply(wire.response(status="queued", id=None)),
+    wire.json_reply(wire.response(status="expired", output=[], usage=None)),
 ]
-FREE = [wire.json_reply({"message": "Bad"}, 400), wire.json_reply(wire.response(status="failed", error={"code": "server_error"}))]
+FREE = [wire.json_reply({"message": "Bad"}, 400), wire.json_reply(wire.response(**FAILED, output=[]))]
 
 
 @pytest.mark.parametrize("reply", DOUBTFUL)

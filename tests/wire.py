@@ -32,6 +32,7 @@ class Request:
 class Reply:
     """What to send: a status, headers, a body in chunks, `pace` seconds apart, and an end: clean, reset, close, hang or silence.
 
+    Nothing is sent for `delay` seconds.
     `raw` goes out instead of all that, byte for byte.
     """
 
@@ -41,6 +42,7 @@ class Reply:
     end: str = "clean"
     raw: bytes | None = None
     pace: float = 0.0
+    delay: float = 0.0
 
 
 @dataclass
@@ -137,6 +139,7 @@ def _read_request(lines: Any) -> Request | None:
 def _send(connection: socket.socket, reply: Reply, server: Server) -> bool:
     """Sends a reply; `True` if the connection may be used again."""
     try:
+        server.release.wait(reply.delay)
         if reply.end == "silence":
             _wait_for_client(connection, server)
             return False
