@@ -164,7 +164,9 @@ class Runner:
         try:
             if parent is not None and not await self._is_continued(row, parent):
                 return
-            if not await self._send(row, secrets, silence) and not await self._fetch(row, secrets, silence):
+            if await self._send(row, secrets, silence):
+                return
+            while not await self._fetch(row, secrets, silence) and self._journal.row(row).is_alive:
                 await self._follow(row)
         except errors.JournalError as error:
             cost = "" if row in self._followed else f" {errors.NOTHING_SENT}"
@@ -193,10 +195,14 @@ class Runner:
         return True
 
     async def _fetch(self, row_id: int, secrets: Secrets, silence: float) -> bool:
-        """Goes on with a row that the server works on, or did, by its response's id; `False` if there is no such thing."""
-        row = await self._steps.take(partial(self._journal.take_up, row_id))
+        """Goes on with a row that the server took, by its response's id; `False` if it is none, or somebody works on it.
+
+        Without a key it may only be followed.
+        """
+        row = await self._steps.take(partial(self._journal.take_up, row_id)) if secrets.key else None
         if row is None:
             return False
+        self._followed.discard(row_id)
         await self._keep(row, await self._ask(row, secrets, silence))
         return True
 

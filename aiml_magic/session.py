@@ -186,9 +186,7 @@ class Session:
             if row is None:
                 self._mind_lost_conversation(question, plan, journal)
             will_be_sent = row is None or row.state == "queued"
-            is_asked = will_be_sent or (row is not None and row.can_go_on)
-            is_key_here = is_asked and not (sender.has_keys and self.sandbox_url is None)
-            key = self._key() if is_key_here else Key("where it is sent", "")
+            key = self._key_of(sender, is_needed=will_be_sent or (row is not None and row.can_go_on))
             worst = self._keep_to_budget(question, plan, sender) if will_be_sent and question.budget_usd is not None else None
             with journal.together("NORMAL"):  # since the first look another kernel may have asked the same, or been answered
                 plan = self.plan(question, base_url, journal)
@@ -203,7 +201,9 @@ class Session:
         )
         notices = self._note(question, plan, row.id, journal) + (("parent_changed",) if is_moved else ())
         self._headers |= question.tools.secrets
-        return sender.send(row, Secrets(key.text, self._headers), question.timeout, question.max_concurrency, notices)
+        is_ours = row.state == "queued" or row.base_url == may_fetch  # else it is followed, which needs no key
+        secrets = Secrets(key.text if is_ours else "", self._headers)
+        return sender.send(row, secrets, question.timeout, question.max_concurrency, notices)
 
     def _add(self, question: Question, plan: Plan, journal: Journal) -> Row:
         return journal.add(
@@ -476,6 +476,17 @@ class Session:
     def _key_for_prices(self) -> Key:
         """A price list is for everybody, and gets no key; the sandbox shows none without its token."""
         return Key("nobody", _NO_KEY) if self.sandbox_url is None else self._key()
+
+    def _key_of(self, sender: Sender, *, is_needed: bool) -> Key:
+        """The key that goes to a sender, if it has none; raises NoKey if it is needed. Who only follows a question needs none."""
+        if sender.has_keys and self.sandbox_url is None:
+            return Key("where it is sent", "")
+        try:
+            return self._key()
+        except errors.NoKey:
+            if is_needed:
+                raise
+            return Key("nowhere", "")
 
     def _secret(self) -> Key | None:
         """The API key that no question may hold, whoever is asked. The sandbox is asked also where no key can be read."""

@@ -527,6 +527,22 @@ def test_runner_that_dies_while_it_polls(asker):
     assert (0.25, 0) == asker.journal.spent(server.url)
 
 
+def test_runner_of_another_kernel_that_dies(asker):
+    """Who follows a question goes on with it when the runner that asked it shows no sign of life any more."""
+    other = Asker(asker.path)
+    with polled([]) as server:
+        job = other.start(server.url, "1", cell="a", replay="auto", chat=None)
+        wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")
+        os.kill(other.session.runner(asker.path)._child.process.pid, signal.SIGKILL)
+        again = asker.start(server.url, "1", cell="a", replay="auto", chat=None)
+        wait_until(lambda: again.progress.state == "in_progress")
+        with contextlib.closing(sqlite3.connect(asker.path)) as db, db:
+            db.execute("UPDATE requests SET alive_at = alive_at - 60")
+        assert "Fine." == again.wait(60).text
+        assert 1 == len(server.posts)
+    other.session.close(10)
+
+
 def test_poll_meets_a_gap(asker):
     """A gateway that fails for a moment ends no wait: the answer comes."""
     with polled([said(503), said(500, "under maintenance")]) as server:
