@@ -1282,7 +1282,8 @@ def _rescued(path: Path) -> tuple[Row, Came]:
     found = load(_read_bounded(path), _MAX_RESCUED)
     if not isinstance(found, dict):
         raise ValueError(path)
-    values: dict[str, Any] = {name: found.get(name) for name in _KINDS}  # an earlier version knew fewer
+    earlier = {"origin": "asked"}  # of which a version without that column knew no other
+    values: dict[str, Any] = {name: (earlier | found).get(name) for name in _KINDS}
     if _wrong(values) or values["state"] not in ("done", "failed", "cancelled"):
         raise ValueError(path)
     row = Row(**values | {"notices": tuple(map(str, values["notices"]))})
