@@ -383,14 +383,15 @@ def _take(event: str, stream: Stream, listener: Listener, notices: list[str], se
     if event.strip() == "[DONE]":
         return  # no terminal event of this API, though gateways send it
     try:
-        raw = secrets.load(event)
+        raw = load(event)
     except ValueError:
         raw = None
     if not isinstance(raw, dict):
         if "event_not_json" not in notices:
             notices.append("event_not_json")
         return
-    seen = stream.add(raw)
+    is_piece = str(raw.get("type")).endswith(".delta")  # which is masked with the others: alone it may say nothing
+    seen = stream.add(raw if is_piece else secrets.load(event))
     if seen is not None:
         listener.on_event(seen)
 
@@ -421,10 +422,10 @@ class Deaf:
 def _end_of_stream(
     stream: Stream, ended: str | None, notices: list[str], request: Raw, *, headers: Mapping[str, str], secrets: Secrets
 ) -> Reply:
-    raw = secrets.without(stream.response())  # what came in pieces is a secret only now
-    spent = cost(raw, headers, stream.meta)
     if stream.differs_from_final:
         notices.append("final_differs_from_stream")
+    raw = secrets.without(stream.response())  # what came in pieces is a secret only now
+    spent = cost(raw, headers, stream.meta)
     has_worked = stream.has_items and Response(raw).usage is None  # an item that was only announced is in no response
     if stream.has_ended:
         return _judged(raw, request, spent, tuple(notices), has_worked=has_worked)

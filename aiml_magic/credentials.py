@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +25,8 @@ VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
 _SERVICE, _USER = "aiml_magic", "api_key"
 _TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # a sandbox's, which no API key looks like
 _Said = TypeVar("_Said")
+_TELLING = 8  # characters in a row that tell of a secret; fewer may be a part of any word
+_ENCODINGS = 3  # one in the other
 
 
 @dataclass(frozen=True)
@@ -72,27 +75,24 @@ def proof(token: str, port: int, nonce: str) -> str:
 class Secrets:
     """What a request carries and nothing else may hold: the key, and the headers for MCP servers by label.
 
-    A server may echo them anywhere, cut, or written as JSON, a page or an address writes them. So of the
-    key eight characters in a row are masked wherever they are read, and of a header its whole words.
+    A server may echo them anywhere, in pieces, or written as JSON, a page or an address writes them. Where the
+    key or most of it is found, or its beginning at an end, which may be a cut, every eight characters of it
+    in a row are masked. Elsewhere as many are left: an id or a number may have them too.
     """
 
     key: str = field(repr=False)
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
-    def mask(self, text: str, encodings: int = 3) -> str:
-        """`text` without the secrets; where they are encoded, at most so many times, it is given as it reads."""
-        masked = self._masked(text)
-        read = _read(masked) if encodings else masked
-        if read == masked:
-            return masked
-        inner = self.mask(read, encodings - 1)
-        return masked if inner == read else inner
+    def mask(self, text: str) -> str:
+        """`text` without the secrets; where they are encoded it is given as it reads."""
+        return self._masked(text) if self._are_in(text) else text
 
     def load(self, body: bytes | str) -> Any:
         """The value of a JSON text that a server sent, without the secrets. Raises ValueError."""
         value = load(body)
         text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-        return value if self.mask(text) == text else self.without(value)
+        may_hold = any(piece in reading for reading in _readings(text) for piece in self._pieces)
+        return self.without(value) if may_hold else value
 
     def clean(self, body: bytes) -> bytes:
         """What a server sent, be it JSON or a page, without the secrets."""
@@ -104,17 +104,14 @@ class Secrets:
     def without(self, value: Any) -> Any:
         """A JSON value without the secrets: names, texts and numbers are masked in place, however deep they are."""
         whole = [value]
-        waiting: list[Any] = [whole]
-        while waiting:
-            place = waiting.pop()
-            if isinstance(place, dict):
-                entries = [(self.mask(name), self._scalar(entry)) for name, entry in place.items()]
-                place.clear()
-                place.update(entries)
-                waiting += [entry for entry in place.values() if isinstance(entry, dict | list)]
-            else:
-                place[:] = map(self._scalar, place)
-                waiting += [entry for entry in place if isinstance(entry, dict | list)]
+        if any(self._are_in(str(scalar)) for place in _places_in(whole) for scalar in _scalars(place)):
+            for place in _places_in(whole):
+                if isinstance(place, dict):
+                    entries = [(self._masked(name), self._scalar(entry)) for name, entry in place.items()]
+                    place.clear()
+                    place.update(entries)
+                else:
+                    place[:] = map(self._scalar, place)
         return whole[0]
 
     def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,12 +123,25 @@ class Secrets:
 
     def _scalar(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.mask(value)
-        if isinstance(value, bool | dict | list) or value is None or self.mask(str(value)) == str(value):
+            return self._masked(value)
+        if isinstance(value, bool | dict | list) or value is None or self._masked(str(value)) == str(value):
             return value
         return MASK
 
-    def _masked(self, text: str) -> str:
+    def _are_in(self, text: str) -> bool:
+        return len(text) >= _TELLING and any(
+            reading.endswith(self._beginnings) or any(sign in reading for sign in self._signs) for reading in _readings(text)
+        )
+
+    def _masked(self, text: str, encodings: int = _ENCODINGS) -> str:
+        masked = self._without_pieces(text)
+        read = _read(masked) if encodings else masked
+        if read == masked:
+            return masked
+        inner = self._masked(read, encodings - 1)
+        return masked if inner == read else inner
+
+    def _without_pieces(self, text: str) -> str:
         if not any(piece in text for piece in self._pieces):
             return text
         kept, end = [], 0
@@ -141,13 +151,21 @@ class Secrets:
         return "".join([*kept, text[end:]])
 
     @cached_property
+    def _signs(self) -> frozenset[str]:
+        """The texts by which the secrets are known: each whole, or in base64, and two thirds of the key."""
+        values = [value for headers in self.headers.values() for value in headers.values()]
+        secrets = {word for word in {self.key}.union(*map(_words, values)) if len(word) >= _TELLING}
+        most = _runs(self.key, max(_TELLING, -(-2 * len(self.key) // 3)))
+        return frozenset(secrets.union(most, *map(_in_base64, secrets)))
+
+    @cached_property
+    def _beginnings(self) -> tuple[str, ...]:
+        return tuple(self.key[:end] for end in range(_TELLING, len(self.key)))
+
+    @cached_property
     def _pieces(self) -> tuple[str, ...]:
         """The texts of which none may be seen, the longest first."""
-        values = [value for headers in self.headers.values() for value in headers.values()]
-        words = {self.key}.union(_of_proxies(), *map(_words, values))
-        secrets = {word for word in words if len(word) >= _TELLING}
-        pieces = secrets.union(_runs(self.key), *map(_in_base64, secrets))
-        return tuple(sorted(pieces, key=len, reverse=True))
+        return tuple(sorted(self._signs | _runs(self.key, _TELLING), key=len, reverse=True))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -155,11 +173,9 @@ class Secrets:
         return re.compile(f"(?=({'|'.join(map(re.escape, self._pieces))}))")
 
 
-_TELLING = 8  # characters in a row that tell of a secret; fewer may be a part of any word
 # ASCII as JSON, Python, Markdown and addresses write it otherwise; HTML's entities beside it.
 _ESCAPE = re.compile(r"(?:\\u00|\\x|%)([2-7][0-9A-Fa-f])|\\([!-/:-@\[-`{-~])")
 _CHUNK = 2**18  # characters that are read at once: each escape takes memory
-_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{8,15}(?![A-Za-z])")
 
 
 def _read(text: str) -> str:
@@ -174,16 +190,37 @@ def _sign(escape: re.Match[str]) -> str:
     return chr(int(escape[1], 16)) if escape[1] else escape[2]
 
 
-def _runs(key: str) -> set[str]:
-    """All eight characters in a row of a key, but for parts of plain words, which are in any text."""
-    blank = _WORD.sub(lambda word: " " * len(word[0]), key)
-    starts = range(len(key) - _TELLING + 1)
-    return {key[at : at + _TELLING] for at in starts if len(blank[at : at + _TELLING].strip()) > 1}
+def _readings(text: str) -> Iterator[str]:
+    """`text`, and what it says where its escapes are read once, twice and so on."""
+    yield text
+    for _ in range(_ENCODINGS):
+        if (read := _read(text)) == text:
+            return
+        yield (text := read)
+
+
+def _places_in(value: list[Any]) -> Iterator[list[Any] | dict[str, Any]]:
+    """A list and all lists and objects in it; not by recursion, which JSON may be too deep for."""
+    waiting: list[Any] = [value]
+    while waiting:
+        yield (place := waiting.pop())
+        entries = place.values() if isinstance(place, dict) else place
+        waiting += [entry for entry in entries if isinstance(entry, dict | list)]
+
+
+def _scalars(place: list[Any] | dict[str, Any]) -> Iterator[Any]:
+    entries = chain(place, place.values()) if isinstance(place, dict) else place
+    return (entry for entry in entries if not isinstance(entry, bool | dict | list) and entry is not None)
+
+
+def _runs(key: str, length: int) -> set[str]:
+    """All that many characters in a row of a key."""
+    return {key[start : start + length] for start in range(len(key) - length + 1)}
 
 
 def _words(value: str) -> set[str]:
     """The secrets in a header: all of it but for the scheme, and its words that are none of a language."""
-    words = {word for word in re.split(r"[\s;,=\"]+", value) if _WORD.fullmatch(word) is None}
+    words = {word for word in re.split(r"[\s;,=\"]+", value) if not word.isalpha()}
     return words | {re.sub(r"(?i)^(bearer|basic|token)\s+", "", value)}
 
 
