@@ -554,6 +554,9 @@ def _reason(error: BaseException) -> str:
         return "no byte came for as long as --timeout allows"
     if str(error).startswith("peer closed connection"):
         return "the server closed it too early"
+    if isinstance(error, httpx.ProxyError):  # its other words are the proxy's, and may hold its password
+        status = str(error)[:3]
+        return f"the proxy refused it{f', with {status}' if status.isdecimal() else ''}"
     return str(error) or type(error).__name__
 
 
