@@ -7,7 +7,8 @@ and its hash; no key, no header, no name of a user and no path. A line is believ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ from aiml_magic.errors import BadInput
 from aiml_magic.replay import request_key, request_keys, with_hashes
 
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
-_MAX_FILE = 256 * 2**20  # bytes
+# What a file may ask for: bytes of its texts in memory, where the widest character decides, and values.
+_MAX_LINE, _MAX_TEXT, _MAX_VALUES = 16 * 2**20, 64 * 2**20, 2**19
+_ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")  # characters of four bytes, plain or as escapes
+_WIDE = re.compile(rb"[\xc4-\xef]|\\u")  # of two
+
+_NAME_ANOTHER = "Name a file that %aiml record has written."
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,24 @@ def read(path: Path) -> dict[str, Record]:
     name = safe.plain(path.name)
     check_no_database(path)
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_FILE:  # a device never ends
-            raise BadInput(f"{name} is no file, or larger than any recording.", "Name a file that %aiml record has written.")
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name} cannot be read: {error}.", "Name a file that %aiml record has written.") from error
-    records = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            key, record = _read_line(line, f"{name}, line {number}")
-            records[key] = record
-    return records
+        if not path.is_file():  # a device never ends
+            raise BadInput(f"{name} is no file.", _NAME_ANOTHER)
+        return dict(_read_line(line, f"{name}, line {number}") for number, line in _lines(path) if line.strip())
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read: {error}.", _NAME_ANOTHER) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file by their numbers. Raises BadInput for one that would take more memory than any recording."""
+    text = values = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
+            size = len(line) * (4 if _ASTRAL.search(line) else 2 if _WIDE.search(line) else 1)
+            text += size
+            values += sum(map(line.count, (b"{", b"[", b",")))
+            if size > _MAX_LINE or text > _MAX_TEXT or values > _MAX_VALUES:
+                raise BadInput(f"{safe.plain(path.name)}, line {number}: it is larger than any recording.", _NAME_ANOTHER)
+            yield number, line
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
@@ -70,9 +83,9 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
         ) from error
 
 
-def _read_line(line: str, where: str) -> tuple[str, Record]:
+def _read_line(line: bytes, where: str) -> tuple[str, Record]:
     try:
-        raw = json.loads(line)
+        raw = json.loads(line.decode())
         record = Record(
             server=_text(raw["server"]),
             request=dict(raw["request"]),
@@ -86,7 +99,7 @@ def _read_line(line: str, where: str) -> tuple[str, Record]:
         key = str(raw["key"])
         is_changed = key not in request_keys(record.server, record.request, record.parent)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadInput(f"{where} is no recorded answer.", "Name a file that %aiml record has written.") from error
+        raise BadInput(f"{where} is no recorded answer.", _NAME_ANOTHER) from error
     if is_changed:
         raise BadInput(f"{where} was changed after it was recorded.", "Record it again, or take the file's older version.")
     return key, record

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -148,6 +150,45 @@ def test_deep_recording(tmp_path, field, depth):
         assert 2 == len(str(refused).splitlines())
     for row in readings(journal):
         shown(row)
+
+
+MIB = 2**20
+LARGE = {
+    "a line of one text": lambda: [b'"' + b"x" * 20 * MIB + b'"'],
+    "a line of empty objects": lambda: [b"[" + b"{}," * 5 * MIB + b"{}]"],
+    "a line without an end": lambda: [b"[" * 20 * MIB],
+    "a line of wide text": lambda: [b'{"response": {"a": "\\ud83d\\ude00' + b"x" * 15 * MIB + b'"}}'],
+    "lines of wide text": lambda: [
+        keyed(RECORD | {"response": {"id": str(number), "a": "\N{GRINNING FACE}" + "x" * 3 * MIB}}) for number in range(6)
+    ],
+    "lines of many values": lambda: [keyed(RECORD | {"request": {"input": [{"": number}] * 9000}}) for number in range(90)],
+}
+
+
+@pytest.mark.parametrize("lines", LARGE.values(), ids=LARGE)
+def test_memory_of_recordings(tmp_path, lines):
+    """However large the lines of a recording are, and however many values they hold, reading it takes less than 300 MB."""
+    path = tmp_path / "tutorial.o3pro.jsonl"
+    path.write_bytes(b"\n".join(lines()))
+    code = """
+import sys
+from pathlib import Path
+from aiml_magic import errors, recording
+def peak():
+    status = Path("/proc/self/status")  # where there is none, the rest of the claim is tested
+    lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+before = peak()
+try:
+    recording.read(Path(sys.argv[1]))
+except errors.BadInput as refused:
+    assert 2 == len(str(refused).splitlines()), refused
+    print("refused")
+print(peak() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout.split()
+    assert "refused" == told[0]
+    assert 300_000 > int(told[1]), "kB"
 
 
 COLUMNS = "state base_url server request client_request_id parent chain session notebook chat cell before key asked_at response_id text response status notices cost_usd cost_credits cost_source seconds error alive_at".split()
