@@ -110,9 +110,20 @@ def journal_path(setting: str) -> Path:
     A relative AIML_MAGIC_JOURNAL begins where the session began; a setting is meant from the folder where it is set.
     """
     if setting:
-        return _path(setting).absolute()
+        return absolute(_path(setting))
     chosen = os.environ.get("AIML_MAGIC_JOURNAL", "")
     return _from_the_beginning(chosen) if chosen else home() / "journal.sqlite3"
+
+
+def absolute(path: Path) -> Path:
+    """The file that is meant, wherever the notebook goes from here. Raises BadInput."""
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise BadInput(
+            f"{str(path)[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}",
+            "Name the file by its whole path, or go elsewhere with %cd.",
+        ) from error
 
 
 def _from_the_beginning(chosen: str) -> Path:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from aiml_magic import errors, failures
+from aiml_magic import errors, failures, handles
 from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.credentials import Secrets, is_token, proof
 from aiml_magic.responses import (
@@ -52,6 +52,7 @@ _MAX_ERROR_BODY = 2**20
 _META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
 _STOP_WAIT = 10.0  # seconds
+_HANDLE_WAIT = 0.5  # seconds between two tries for want of a free file handle: nothing was sent, so they cost nothing
 _PROOF_WAIT = 10.0  # seconds
 _MAX_STRANGE = 3  # answers to a poll that are 404 or no response, before they are believed
 
@@ -139,9 +140,12 @@ class Client:
         request = http.build_request("GET", f"{root}/sandbox/proof?nonce={nonce}")
         del request.headers["Authorization"]
         shown = b""
-        with contextlib.suppress(httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError):
+        try:
             async with asyncio.timeout(_PROOF_WAIT), contextlib.aclosing(await http.send(request, stream=True)) as response:
                 shown = await _read(response, 1000)
+        except (httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError) as error:
+            if handles.are_used_up(error):
+                raise failures.no_handle(handles.limit()) from error
         port = urllib.parse.urlsplit(root).port or 80
         if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
             raise failures.sandbox_gone()
@@ -231,6 +235,8 @@ class Client:
         except errors.RequestFailed:
             raise
         except Exception as error:  # as of a POST
+            if handles.are_used_up(error):
+                raise failures.no_handle(handles.limit()) from error
             raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
             raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), 0.0)
@@ -247,7 +253,7 @@ class Client:
             attempts += 1
             if attempts > 1:
                 await listener.on_attempt(attempts)
-            reply = await self._post(body, attempt_id(client_request_id, attempts), listener)
+            reply = await self._post_once_there_is_a_handle(body, attempt_id(client_request_id, attempts), listener)
             if body.get("stream") and _is_stream_refused(reply):
                 body = {**body, "stream": False}
                 continue
@@ -257,6 +263,18 @@ class Client:
             listener.on_retry(reply.error, seconds)
             await asyncio.sleep(seconds)
             retries += 1
+
+    async def _post_once_there_is_a_handle(self, body: Mapping[str, Any], attempt: str, listener: Listener) -> Reply:
+        """As `_post`, but waits for a file handle where none is free: that is no attempt yet."""
+        until = time.monotonic() + (self._timeout.read or 0.0)
+        while True:
+            reply = await self._post(body, attempt, listener)
+            if reply.error is None or reply.error.code != failures.NO_HANDLE or time.monotonic() > until:
+                return reply
+            while self._idle:  # what is only kept warm
+                await self._idle.pop().aclose()
+            listener.on_retry(reply.error, _HANDLE_WAIT)
+            await asyncio.sleep(_HANDLE_WAIT)
 
     async def _post(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
         headers = {
@@ -285,16 +303,20 @@ class Client:
                         return _weighed(reply, time.monotonic() - sent_at)
                     raw = self._secrets.clean(await _read(response, _MAX_ERROR_BODY, is_cut=True))
                     return _refused(response, raw, time.monotonic() - sent_at)
-        except errors.ConnectError as error:
-            return Reply({}, error=error)
-        except httpx.HTTPError as error:
-            lost = _transport_error(error, self._reason(error))
-            if not is_sent and not isinstance(lost, errors.ConnectError):
-                lost = failures.not_connected(self._reason(error))
-            return Reply({}, error=lost)
         except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
-            why = self._reason(error)
-            return Reply({}, error=failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True))
+            return Reply({}, error=self._failure(error, is_sent=is_sent))
+
+    def _failure(self, error: Exception, *, is_sent: bool) -> errors.RequestFailed:
+        """What it means that a request ended with this error, of which the headers were sent or not."""
+        if isinstance(error, errors.ConnectError):
+            return error
+        if not is_sent and handles.are_used_up(error):
+            return failures.no_handle(handles.limit())
+        why = self._reason(error)
+        if not isinstance(error, httpx.HTTPError):
+            return failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True)
+        lost = _transport_error(error, why)
+        return lost if is_sent or isinstance(lost, errors.ConnectError) else failures.not_connected(why)
 
     async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()

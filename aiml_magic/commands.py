@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from aiml_magic.view import View
 
 
+_FAR = 5e10  # dollars: more than anybody has
+
+
 class Context(NamedTuple):
     """What a command works on. `view` gives the view, which is made when it is first needed; `variables` are the notebook's."""
 
@@ -162,11 +165,18 @@ def _no_key(context: Context) -> str:
 def _balance(context: Context) -> str:
     try:
         billing = context.session.get(context.base_url, "/v2/billing", context.journal_path)
-        return f"${billing['current_balance']:,.2f}"
+        return _dollars(billing["current_balance"])
     except errors.AimlMagicError as error:
         return f"unknown ({error.message.split('. ')[0].rstrip('.')})"
     except (KeyError, TypeError, ValueError):
         return "unknown (the server's answer holds none)"
+
+
+def _dollars(value: Any) -> str:
+    """A sum of money as a person writes it. Raises TypeError and ValueError for what is none."""
+    if isinstance(value, bool) or not abs(value) < _FAR:
+        raise ValueError(value)
+    return f"{'-' * (value < 0)}${abs(value):,.2f}"
 
 
 def _login(context: Context, rest: str) -> None:
@@ -384,7 +394,7 @@ def _forget(context: Context, rest: str) -> None:
 def _path(name: str) -> Path:
     """The file that is meant, wherever the notebook goes from here."""
     try:
-        return Path(name).expanduser().absolute()
+        return addresses.absolute(Path(name).expanduser())
     except RuntimeError as error:
         raise errors.BadInput(f"{name[:60]} is in the home of nobody.", "Name the file by its whole path.") from error
 

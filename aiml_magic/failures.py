@@ -24,6 +24,8 @@ MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
 _QUICK = 3.0  # seconds within which no model has worked on a question: what fails later may have run
 
+NO_HANDLE = "EMFILE"  # the code of an error for want of a file handle
+
 _UNSENT = "Nothing was sent, nothing was charged."
 _FREE = "Nothing was charged."
 _MAYBE = "It may have been executed and charged."
@@ -163,6 +165,17 @@ def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError
     return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
 
 
+def no_handle(limit: int | None) -> errors.ConnectError:
+    """As many files and connections are open here as may be; one may come free."""
+    most = "" if limit is None else f", which is {limit:,}"
+    return errors.ConnectError(
+        f"Too many files and connections are open: the limit{most}, is reached. {_UNSENT}",
+        "Raise it (ulimit -n), or lower %config O3Pro.max_concurrency; then ask again.",
+        retry="auto",
+        code=NO_HANDLE,
+    )
+
+
 def untrusted(reason: str) -> errors.ConnectError:
     """The server's certificate is vouched for by nobody who is trusted here."""
     error = not_connected(reason, is_final=True)
@@ -235,7 +248,7 @@ def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> fl
 
     The server's Retry-After decides, else 1 s, then 2 s, less up to a quarter so that many clients do not come at once.
     """
-    if error is None or error.retry != "auto" or retries >= MAX_RETRIES:
+    if error is None or error.retry != "auto" or retries >= MAX_RETRIES or error.code == NO_HANDLE:  # that was waited for
         return None
     if error.retry_after is not None:
         return error.retry_after

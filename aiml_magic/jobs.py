@@ -448,7 +448,12 @@ class Runner:
 
     def _living_child(self) -> _Child:
         if self._child is None or self._child.process.poll() is not None:
-            self._child = _Child(self._journal.path, self._lock)
+            try:
+                self._child = _Child(self._journal.path, self._lock)
+            except OSError as error:
+                hint = "Close files that the notebook has open, or end other processes; then ask again."
+                why = f"The process that holds the connection did not start ({error}). {errors.NOTHING_SENT}"
+                raise errors.RunnerDied(why, hint, retry="auto") from error
         return self._child
 
 
@@ -459,12 +464,16 @@ class _Child:
         self.jobs: dict[int, Job] = {}
         self.calls: dict[int, queue.SimpleQueue[Event]] = {}
         self._lock = lock
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
         # -P: a json.py or httpx.py beside the notebook is not for us.
         command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment(), **_OUT_OF_REACH
-        )
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment(), **_OUT_OF_REACH
+            )
+        except OSError:
+            self._stderr.close()
+            raise
         # A kernel that ends may take its time; what it was interrupted for need not wait for the pipe to break.
         atexit.register(self.close)
         threading.Thread(target=self._hand_out, daemon=True, name="aiml_magic-events").start()

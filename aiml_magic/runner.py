@@ -37,7 +37,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors, failures
+from aiml_magic import errors, failures, handles
 from aiml_magic.addresses import use_network
 from aiml_magic.client import Client, Reply, settings_of_network
 from aiml_magic.credentials import Secrets
@@ -95,7 +95,8 @@ class Runner:
                 "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "headers": dict(headers),
                 "silence": int() | float() as silence, "limit": int(limit),
             }:  # fmt: skip
-                self._places.limit = limit
+                handles.raise_limit(handles.needed_for(limit))
+                self._places.limit = handles.connections(limit)
                 if row in self._tasks:
                     self._take_up_again(row)
                 else:

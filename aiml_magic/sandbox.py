@@ -40,6 +40,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiml_magic import handles
 from aiml_magic.addresses import home, is_loopback, make_private_folder, write_private
 from aiml_magic.credentials import environment, new_token, proof
 from aiml_magic.responses import dump, load
@@ -950,6 +951,7 @@ def main() -> None:
     )
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a request after which it ends")
     args = parser.parse_args()
+    handles.raise_limit()
     try:
         asyncio.run(serve(args.port, args.home, args.idle))
     except OSError as error:

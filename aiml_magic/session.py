@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic import addresses, credentials, errors, recording
+from aiml_magic import addresses, credentials, errors, handles, recording
 from aiml_magic.answer import Answer
 from aiml_magic.budget import Price, characters, price_of
 from aiml_magic.conversation import Conversation
@@ -130,6 +130,7 @@ class Session:
     """
 
     def __init__(self, replay: Callable[[], str] = lambda: "auto") -> None:
+        handles.raise_limit()
         self.id = uuid.uuid4().hex
         self.notebook = addresses.notebook()
         self._replay = replay

@@ -233,6 +233,25 @@ def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
     assert all(stopped.value.answers), "what was sent before is waited for"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+@pytest.mark.parametrize(("soft", "hard"), [(64, 64), (64, 4096)])
+def test_few_file_handles(home, monkeypatch, soft, hard):
+    """A map that may open few files waits for one, or raises the limit if it may: no row fails, and each is sent once."""
+
+    def answer(request):
+        time.sleep(0.1)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    code = "from aiml_magic import ask, asking; asking.loaded_or_new().max_concurrency = 200; "
+    code += "print(len(ask.map('{{x}}', range(100), progress=False)))"
+    command = ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" -c "$1"', sys.executable, code]
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ("100", "") == (done.stdout.strip(), done.stderr)
+    assert 100 == len({request.body["input"] for request in server.posts}) == len(server.posts)
+
+
 def test_script_without_a_notebook(echo, home):
     """A plain script asks, and ends by itself."""
     code = "from aiml_magic import ask; print(ask('Why?').text, [answer.text for answer in ask.map('{{x}}', ['a', 'b'])])"

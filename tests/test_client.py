@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -392,3 +393,41 @@ def test_reset_after_the_end(asker):
     for reply in replies:
         with wire.serve(lambda _, reply=reply: reply) as server:
             assert "Fine." == asker.ask(server.url).text
+
+
+NO_HANDLES = """
+import asyncio, os, resource, sys
+from aiml_magic.client import Client, Deaf
+from aiml_magic.credentials import Secrets
+
+async def main():
+    client = Client(sys.argv[1], Secrets("key"), silence=float(sys.argv[2]))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 20, taken[0] + 20))
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    asyncio.get_running_loop().call_later(float(sys.argv[3]), lambda: [os.close(one) for one in taken])
+    reply = await client.ask({"model": "m", "input": "q"}, "id", Deaf())
+    print(reply.response.get("id"), reply.error)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+@pytest.mark.parametrize(("host", "silence", "freed_after"), [("127.0.0.1", 30, 1), ("localhost", 30, 1), ("127.0.0.1", 0.1, 60)])
+def test_no_free_file_handle(host, silence, freed_after):
+    """Where no file handle is free a request waits for one; if none comes free the error says what it is, and nothing was sent."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        url = server.url.replace("127.0.0.1", host)
+        command = [sys.executable, "-W", "ignore", "-c", NO_HANDLES, url, str(silence), str(freed_after)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        if freed_after < silence:
+            assert (["resp_1 None"], 1) == (told, len(server.posts))
+        else:
+            assert (2, 0) == (len(told), len(server.posts))
+            assert told[0].startswith("None Too many files and connections are open")
+            assert "Nothing was sent" in told[0]

@@ -19,7 +19,7 @@ from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from aiml_magic import addresses, credentials, load_ipython_extension, recording, unload_ipython_extension
+from aiml_magic import addresses, credentials, errors, load_ipython_extension, recording, unload_ipython_extension
 from aiml_magic.asking import Answers
 from aiml_magic.errors import BadInput, ConnectionLost, ReplayMiss
 from aiml_magic.magics import begin_with_magic, keep_question_marks
@@ -258,6 +258,35 @@ def test_status(shell, home, capsys):
     )
     assert KEY not in out
     assert "/v2/billing" == server.requests[0].path
+
+
+@pytest.mark.parametrize(
+    ("balance", "told"),
+    [("-3.5", "-$3.50"), ("1e-320", "$0.00")]
+    + [(absurd, "unknown") for absurd in ("1e308", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000, '"12"', "true", "[]")],
+)
+def test_balance(shell, home, capsys, balance, told):
+    """Whatever a server calls a balance, `%aiml status` tells a sum of money, or that it is unknown."""
+    body = f'{{"current_balance": {balance}}}'.encode()
+    with wire.serve(lambda _: wire.Reply(200, {"Content-Type": "application/json"}, [body])) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        assert run(shell, "%aiml status") is None
+    assert f"Balance  {told}" in capsys.readouterr().out
+
+
+def test_working_directory_that_was_removed(shell, home, sandbox_url, tmp_path, monkeypatch):
+    """Where the working directory is gone, what names no file there works, and all else is an error of two lines."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    shell.run_line_magic("config", f"O3Pro.base_url = {sandbox_url!r}")
+    for line in ("%o3pro -q Why?", "%aiml status", "%aiml history", "%aiml tree", "%aiml resume", "%aiml search Why"):
+        assert run(shell, line) is None
+    for line in ("%aiml record a.jsonl", "%aiml replay a.jsonl", "%aiml export a.md", "%o3pro -a a.txt Why?"):
+        error = run(shell, line)
+        assert isinstance(error, errors.BadInput), line
+        assert 2 == len(str(error).splitlines())
 
 
 def test_login_and_logout(shell, home, monkeypatch, capsys):
