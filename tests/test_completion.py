@@ -8,6 +8,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from kernels import kernel
+from test_shell import IN_MEMORY
 
 from aiml_magic import load_ipython_extension, unload_ipython_extension
 from aiml_magic.commands import COMMANDS
@@ -29,7 +30,7 @@ def shell(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "table.csv").touch()
-    shell = InteractiveShell()
+    shell = InteractiveShell(config=IN_MEMORY)
     load_ipython_extension(shell)
     shell.run_cell(SETUP)
     yield shell

@@ -248,7 +248,7 @@ def test_max_concurrency(asker, held):
 
 def test_many_jobs(asker):
     """256 questions are on their way at once, in one runner, and each gets its own answer; fewer where fewer files may be open."""
-    count = min(256, files_at_once() // 2)
+    count = min(256, files_at_once() // 4)
     barrier = threading.Barrier(count)
 
     def answer(request):

@@ -26,10 +26,13 @@ from aiml_magic.magics import begin_with_magic, keep_question_marks
 from aiml_magic.options import OPTIONS
 from aiml_magic.recording import Record
 
+# History in a file would stay open until the end of all tests.
+IN_MEMORY = Config({"HistoryManager": {"hist_file": ":memory:"}})
+
 
 @pytest.fixture
 def shell(home):
-    shell = InteractiveShell()
+    shell = InteractiveShell(config=IN_MEMORY)
     load_ipython_extension(shell)
     yield shell
     session = shell.find_line_magic("aiml").__self__.session
