@@ -120,6 +120,8 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
     if plan.known is not None and plan.known.state == "done":
         lines.append(f"It would be replayed: answer {plan.known.id} is in the journal, so it costs nothing.")
+    elif plan.known is not None and plan.known.is_doubtful:
+        lines.append(f"It would not be sent: question {plan.known.id} may have been charged. {errors.check(plan.known.id)}")
     elif price is None:
         lines.append("What it may cost is unknown: the server lists no price.")
     else:

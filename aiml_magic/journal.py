@@ -177,7 +177,9 @@ class Row:
             return False
         if self.state == "sent":
             return bool(self.response or (self.request.get("background") and self.request.get("store")))
-        return self.state == "failed" and self.error is not None and self.error.get("retry") == "resume"
+        if self.state != "failed" or self.error is None:
+            return False
+        return self.error.get("retry") == "resume" or self.error.get("class") == "RetrieveUnsupported"
 
     @property
     def can_go_on(self) -> bool:

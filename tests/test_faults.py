@@ -32,9 +32,11 @@ from asking import KEY, Asker
 from test_kernel import wait_until
 
 from aiml_magic import errors
+from aiml_magic.commands import dry_run
 from aiml_magic.details import banner
 from aiml_magic.jobs import Job
 from aiml_magic.responses import Response, Stream
+from aiml_magic.session import Question
 
 STREAM = "text/event-stream"
 JSON = "application/json"
@@ -511,6 +513,16 @@ def test_poll_that_is_refused(asker):
         assert ["Fine."] * len(asked) == [job.wait(60).text for job in jobs]
         assert len(asked) == len(server.posts)
     assert (0.25 * len(asked), 0) == asker.journal.spent(server.url)
+
+
+def test_poll_that_finds_nothing(asker):
+    """A server that does not know what it took is asked once more when the cell is run again, and gets no second question."""
+    with polled([said(404)] * 3) as server:
+        with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged"):
+            asker.ask(server.url, "1", cell="a", replay="auto")
+        assert "It would not be sent" in dry_run(Question("1", "a", "openai/o3-pro"), asker.session, server.url, asker.path)
+        assert "Fine." == asker.ask(server.url, "1", cell="a", replay="auto").text
+        assert 1 == len(server.posts)
 
 
 def test_runner_that_dies_while_it_polls(asker):
