@@ -279,6 +279,8 @@ def _tree(context: Context, rest: str) -> None:
 
 
 def _resume(context: Context, rest: str) -> None:
+    from aiml_magic.jobs import left_at_cluster
+
     chats = context.session.resume(context.journal, rest.strip("\"'"))
     told = ", ".join(f"{errors.printable(chat)} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
     errors.say(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
@@ -289,7 +291,8 @@ def _resume(context: Context, rest: str) -> None:
         context.view().watch(job)
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
-            errors.say(f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}")
+            what = f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}"
+            errors.say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
             errors.say(f"Question {row.id} was not sent; run its cell to ask it.")
 

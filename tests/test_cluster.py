@@ -319,6 +319,7 @@ def test_rows_of_a_cluster_without_it(client, home, held, monkeypatch):
     assert 2 == len(str(left.value).splitlines())
     assert client.scheduler.address in left.value.message
     assert "client=" in left.value.hint
+    assert "%aiml check" in left.value.hint
     held.is_over.set()
     assert "On a" == ask.map("{{row}}", ["a"], client=client, progress=False)[0].text
     assert ["a"] == asked(held.server)
