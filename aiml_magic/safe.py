@@ -21,11 +21,12 @@ from itertools import zip_longest
 from string import punctuation
 from typing import TYPE_CHECKING, Any
 
+from aiml_magic.formulas import CLOSERS, read_formulas, typeset
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
     from markdown_it.rules_core import StateCore
-    from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
     from markdown_it.tree import SyntaxTreeNode
 
@@ -53,69 +54,12 @@ _LANGUAGES = frozenset(
     "rust sas scala scheme sh shell sql stan swift tcl terraform tex text toml ts tsx typescript vb verilog vhdl vim xml "
     "yaml yml zig".split()
 )
-_COMMANDS = frozenset(
-    # letters
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi omicron pi varpi rho "
-    "varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
-    "aleph beth gimel ell hbar hslash imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
-    # relations and operators
-    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong equiv propto prec succ preceq "
-    "succeq subset supset subseteq supseteq subsetneq supsetneq sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel "
-    "perp vdash dashv models asymp doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
-    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger diamond triangle triangleleft "
-    "triangleright bigtriangleup bigtriangledown lhd rhd trianglelefteq trianglerighteq square Box blacksquare lozenge angle "
-    "measuredangle therefore because forall exists nexists top bot prime backprime degree checkmark surd flat natural sharp "
-    "clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq lesssim gtrsim "
-    # arrows
-    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow longleftarrow longrightarrow "
-    "longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow "
-    "Uparrow Downarrow Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
-    "rightharpoonup rightleftharpoons leadsto implies impliedby iff xrightarrow xleftarrow "
-    # big operators and functions
-    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes bigsqcup limits nolimits lim limsup "
-    "liminf varlimsup varliminf max min sup inf arg det dim ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos "
-    "arctan sinh cosh tanh coth Pr mod bmod pmod operatorname argmax argmin "
-    # structures
-    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset underset substack overline "
-    "underline overbrace underbrace overrightarrow overleftarrow widehat widetilde hat check tilde acute grave dot ddot dddot "
-    "breve bar vec mathring boxed cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr "
-    "bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil lbrace rbrace lbrack rbrack "
-    "ulcorner urcorner llcorner lrcorner backslash begin end hline cr nonumber notag tag displaystyle textstyle scriptstyle "
-    # letters in another shape, space, dots
-    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal mathfrak mathscr mathnormal "
-    "boldsymbol bm rm bf it sf tt cal quad qquad enspace thinspace phantom hphantom vphantom ldots cdots vdots ddots dots "
-    "dotsc dotsb dotsm dotsi dotso".split()
-)
-_ENVIRONMENTS = frozenset(
-    [
-        "equation",
-        "align",
-        "aligned",
-        "alignat",
-        "alignedat",
-        "gather",
-        "gathered",
-        "multline",
-        "split",
-        "cases",
-        "rcases",
-        "array",
-        "matrix",
-        "pmatrix",
-        "bmatrix",
-        "Bmatrix",
-        "vmatrix",
-        "Vmatrix",
-        "smallmatrix",
-    ]
-)
 _HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _CONTROL |= dict.fromkeys([*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd")
 _ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")  # text in right-to-left scripts needs them, code is misread with them
 _CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
 _LISTS = ("bullet_list", "ordered_list")
-_MAX_FORMULA = 4000  # characters
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
 _HTML_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
 
@@ -140,9 +84,9 @@ def tokens(text: str) -> list[Token]:
     for token in _each(parsed):
         match token.type:
             case "formula":
-                token.type, token.content = "text", token.markup + token.content + _OPENERS[token.markup]
+                token.type, token.content = "text", token.markup + token.content + CLOSERS[token.markup]
             case "formula_block":
-                token.type, token.content = "fence", token.markup + token.content + _OPENERS[token.markup]
+                token.type, token.content = "fence", token.markup + token.content + CLOSERS[token.markup]
                 token.info = "latex"
             case "image":
                 token.type, token.tag, token.children = "text", "", None
@@ -192,8 +136,7 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(["table", "strikethrough"])
     parser.block.ruler.before("table", "depth", _line_too_deep)
     parser.core.ruler.before("text_join", "signs", _plain_signs)
-    parser.inline.ruler.before("escape", "formula", _inline_formula)
-    parser.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]})
+    read_formulas(parser)
     parser.add_render_rule("formula", _formula_as_code)
     parser.add_render_rule("formula_block", _formula_as_code)
     parser.add_render_rule("image", _picture_as_link)
@@ -223,9 +166,6 @@ def _plain_signs(state: StateCore) -> None:
             token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
 
 
-_OPENERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
-
-
 def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
     """A line nested so deeply that it is not read as Markdown any more."""
     if state.level < _MAX_DEPTH:
@@ -236,110 +176,6 @@ def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:
         token.map = [first, first + 1]
         state.line = first + 1
     return True
-
-
-def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    opener = next((mark for mark in _OPENERS if state.src.startswith(mark, state.pos)), None)
-    if opener is None:
-        return False
-    start = state.pos + len(opener)
-    end = _end_of_formula(state.src, start, state.posMax, _OPENERS[opener])
-    if end < 0 or (opener == "$" and not _is_between_dollars(state.src, start, end)):
-        return False
-    if not silent:
-        token = state.push("formula", "", 0)
-        token.content, token.markup = state.src[start:end], opener
-    state.pos = end + len(_OPENERS[opener])
-    return True
-
-
-def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
-    """A formula that begins a line and may go on over many, which would else be read as lists and headings."""
-    begin = state.bMarks[first] + state.tShift[first]
-    opener = state.src[begin : begin + 2]
-    if opener not in ("$$", "\\["):
-        return False
-    end = _end_of_formula(state.src, begin + 2, state.eMarks[last - 1], _OPENERS[opener])
-    after = next((line for line in range(first, last) if state.eMarks[line] >= end + 2), last)
-    if end < 0 or after >= last or state.src[end + 2 : state.eMarks[after]].strip():
-        return False
-    if not silent:
-        token = state.push("formula_block", "", 0)
-        token.content, token.markup = state.src[begin + 2 : end], opener
-        token.map = [first, after + 1]
-        state.line = after + 1
-    return True
-
-
-def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
-    window = source[start : min(start + _MAX_FORMULA, stop)]
-    for found in re.finditer(re.escape(closer), window):
-        content = window[: found.start()]
-        backslashes = len(content) - len(content.rstrip("\\"))
-        if closer.startswith("$") and backslashes % 2:
-            continue
-        return start + found.start() if content.strip() and "\n\n" not in content else -1
-    return -1
-
-
-def _is_between_dollars(source: str, start: int, end: int) -> bool:
-    """`$x$`, not the money in "$5 and $6": no space inside the dollars, no digit behind them, no amount before a space."""
-    content = source[start:end]
-    if content[0].isspace() or content[-1].isspace() or source[end + 1 : end + 2].isdigit():
-        return False
-    return re.match(r"\d[\d.,]*\s", content) is None
-
-
-def _formula(content: str, *, in_table: bool = False) -> str | None:
-    """The formula on one line, or `None` if it holds anything that does more than set type, or cannot be written here."""
-    line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
-    line = _ROW_SPACE.sub(r"\\\\ ", line)
-    has_bars = in_table and "|" in line
-    spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
-    if spelt is None or (has_bars and "{array}" in line):  # where a bar may be a rule
-        return None
-    is_known = all(
-        name in _COMMANDS if name.isalpha() else name in "\\,;:! {}|%#_&"
-        for name in re.findall(r"\\([A-Za-z]+|.)", spelt, re.DOTALL)
-    )
-    environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", spelt)
-    begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", spelt))
-    if not is_known or begins != len(environments) or {name.rstrip("*") for name in environments} - _ENVIRONMENTS:
-        return None
-    if re.search(r"\\\\\s*\[|[`$@<>]|://|&#|\\$", spelt) or not _is_balanced(spelt):
-        return None
-    return spelt.replace("](", "] (").replace("![", "! [")
-
-
-_ROW_SPACE = re.compile(r"(?<!\\)\\\\ ?\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\] ?")
-_SPELLINGS = {"<": r"\lt", ">": r"\gt"}
-_SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
-_WORDS = re.compile(r"(?<!\\)(\\text(?:rm|bf|it|tt|sf)?\s*\{)([^{}]*)\}")
-_DEEP_WORDS = re.compile(_WORDS.pattern.removesuffix(r"\}") + r"\{|\\tag\*?\s*\{[^{}]*[<>|]")
-
-
-def _spelt(line: str, spellings: dict[str, str]) -> str | None:
-    """A formula with these signs as commands, which end words and begin them anew; `None` if they cannot be ended."""
-
-    def spell(text: str, before: str = "", after: str = " ") -> str:
-        return re.sub(r"\\.|[<>|]", lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0], text)
-
-    def spell_in_words(words: re.Match[str]) -> str:
-        spelt = spell(words[2], before="}{", after="}" + words[1])
-        return words[0] if spelt == words[2] else f"{{{words[1]}{spelt}}}}}"
-
-    if spell(line) == line:
-        return line
-    return None if _DEEP_WORDS.search(line) else spell(_WORDS.sub(spell_in_words, line)).rstrip()
-
-
-def _is_balanced(line: str) -> bool:
-    depth = 0
-    for brace in re.findall(r"(?<!\\)[{}]", line.replace("\\\\", "  ")):
-        depth += 1 if brace == "{" else -1
-        if not 0 <= depth <= 40:
-            return False
-    return depth == 0
 
 
 def _block(node: SyntaxTreeNode) -> str:
@@ -553,7 +389,7 @@ def _encoded(url: str) -> str:
 
 def _formula_as_code(_: object, tokens: Sequence[Token], index: int, *_rest: object) -> str:
     token = tokens[index]
-    code = f"<code>{escape(token.markup + token.content + _OPENERS[token.markup])}</code>"
+    code = f"<code>{escape(token.markup + token.content + CLOSERS[token.markup])}</code>"
     return f"<p>{code}</p>\n" if token.block else code
 
 
@@ -563,9 +399,9 @@ def _picture_as_link(_: object, tokens: Sequence[Token], index: int, *_rest: obj
 
 
 def _math(content: str, opener: str, *, in_table: bool = False) -> str:
-    line = _formula(content, in_table=in_table)
+    line = typeset(content, in_table=in_table)
     dollars = "$$" if opener in ("$$", "\\[") else "$"
-    return _code(opener + content + _OPENERS[opener]) if line is None else f"{dollars}{line}{dollars}"
+    return _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
 
 
 def escape(value: Any) -> str:
