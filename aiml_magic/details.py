@@ -308,7 +308,9 @@ def _rows_of_response(answer: Answer, room: _Room) -> list[tuple[str, Any]]:
 
 def _thoughts(summaries: Iterable[str], room: _Room) -> Iterator[str]:
     """The paragraphs of the reasoning."""
-    return (safe.html(room.cut(paragraph)) for summary in summaries for paragraph in summary.split("\n\n"))
+    from aiml_magic import pages
+
+    return (pages.html(room.cut(paragraph)) for summary in summaries for paragraph in summary.split("\n\n"))
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:

@@ -17,6 +17,7 @@ _STYLE = (
     "body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff}"
     "pre{overflow:auto;background:#f4f4f4;padding:.6em}td,th{border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left}"
     "blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}.about{color:#555;font-size:85%}"
+    "nav{font-size:90%}.footnote{font-size:85%}"
 )
 
 
@@ -56,14 +57,30 @@ def _markdown(turns: Sequence[Answer]) -> str:
 
 
 def _html(turns: Sequence[Answer]) -> str:
-    parts = []
+    from aiml_magic.pages import Page
+
+    page = Page()
+    parts, contents = [], []
     for number, turn in enumerate(turns, start=1):
         question = safe.escape(_question(turn)).replace("\n", "<br>")
-        parts.append(f"<h2>{number}</h2><blockquote>{question}</blockquote>{safe.html(turn.text)}")
+        parts.append(f'<h2 id="turn{number}">{number}</h2><blockquote>{question}</blockquote>{page.html(turn.text)}')
         parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>')
+        inside = "".join(_entry(heading, words) for heading, words in page.headings)
+        contents.append(_entry(f"turn{number}", _first_words(turn), f"<ul>{inside}</ul>" if inside else ""))
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    head = f'<meta charset="utf-8">{policy}<title>Conversation</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>Conversation</h1>{"".join(parts)}</body></html>\n'
+    head = f'<meta charset="utf-8">{policy}<title>Conversation</title><style>{_STYLE}{page.style}</style>'
+    body = f"<h1>Conversation</h1><nav><ol>{''.join(contents)}</ol></nav>{''.join(parts)}"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def _entry(place: str, words: str, inside: str = "") -> str:
+    """An entry of the table of contents."""
+    return f'<li><a href="#{safe.escape(place)}">{safe.escape(words)}</a>{inside}</li>'
+
+
+def _first_words(turn: Answer) -> str:
+    words = " ".join(_question(turn).split())
+    return words if len(words) <= 70 else words[:69] + "…"
 
 
 def _json_lines(turns: Sequence[Answer]) -> str:

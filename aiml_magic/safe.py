@@ -61,7 +61,6 @@ _ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")  # text in right-to-l
 _CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
 _LISTS = ("bullet_list", "ordered_list")
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
-_HTML_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
 
 
 def plain(text: str) -> str:
@@ -69,11 +68,17 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROL)
 
 
-def markdown(text: str) -> str:
-    """The Markdown `text` of a model as Markdown in which nothing is active."""
+def markdown(text: str, *, is_for_page: bool = False) -> str:
+    """The Markdown `text` of a model as Markdown in which nothing is active.
+
+    For a page, where Python-Markdown reads it, lists are four columns wide, and code inside them and in quotes is HTML.
+    """
     from markdown_it.tree import SyntaxTreeNode
 
-    root = SyntaxTreeNode(_parser().parse(plain(text)))
+    parsed = _parser().parse(plain(text))
+    for token in parsed if is_for_page else []:
+        token.meta["is_for_page"] = True
+    root = SyntaxTreeNode(parsed)
     has_formula = any(node.type.startswith("formula") for node in root.walk())
     return "\n\n".join(_blocks(root.children, lambda node: _fence(node, has_formula=has_formula) or _block(node)))
 
@@ -101,28 +106,6 @@ def line(text: str) -> str:
     return _begun(_text(" ".join(plain(text).split())))
 
 
-def html(text: str) -> str:
-    """The Markdown `text` of a model as HTML in which nothing is active, without mathematics."""
-    import nh3
-
-    return nh3.clean(
-        _parser().render(plain(text)),
-        tags=_HTML_TAGS,
-        attributes={"a": {"href"}, "ol": {"start"}},
-        attribute_filter=_html_attribute,
-        url_schemes={"http", "https", "mailto"},
-        link_rel="noopener noreferrer",
-    )
-
-
-def _html_attribute(_: str, name: str, value: str) -> str | None:
-    """A number, or an address that may be linked to: nh3 would keep paths, which are addresses of the server that shows them."""
-    if name == "start":
-        return value
-    address = _encoded(value)
-    return address if is_address(address) else None
-
-
 def is_address(url: str) -> bool:
     """`url` may be linked to."""
     return _ADDRESS.fullmatch(url) is not None
@@ -135,11 +118,9 @@ def _parser() -> MarkdownIt:
     # It leaves out what is nested more deeply than it may; a list takes two levels.
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(["table", "strikethrough"])
     parser.block.ruler.before("table", "depth", _line_too_deep)
+    parser.block.ruler.at("reference", _reference, {"alt": []})
     parser.core.ruler.before("text_join", "signs", _plain_signs)
     read_formulas(parser)
-    parser.add_render_rule("formula", _formula_as_code)
-    parser.add_render_rule("formula_block", _formula_as_code)
-    parser.add_render_rule("image", _picture_as_link)
     return parser
 
 
@@ -164,6 +145,13 @@ def _plain_signs(state: StateCore) -> None:
             token.type, token.tag, token.content, token.children = "text", "", f"picture: {token.content or 'untitled'}", None
         elif token.tag in ("em", "strong", "s") and token.level > _MAX_DEPTH:
             token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
+
+
+def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    """As CommonMark's, but a footnote (`[^1]: …`) is text, which would else name the address of a link and be gone."""
+    from markdown_it.rules_block import reference
+
+    return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(state, first, last, silent)
 
 
 def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
@@ -214,7 +202,8 @@ def _blocks(nodes: Sequence[SyntaxTreeNode], write: Callable[[SyntaxTreeNode], s
 
 
 def _list(node: SyntaxTreeNode, markers: Iterator[str]) -> str:
-    items = [_indented(marker, " " * len(marker), _item(item)) for marker, item in zip(markers, node.children, strict=True)]
+    wide = (marker.ljust(4 if "is_for_page" in node.meta else 0) for marker in markers)
+    items = [_indented(marker, " " * len(marker), _item(item)) for marker, item in zip(wide, node.children, strict=True)]
     is_tight = all(child.hidden for item in node.children for child in item.children if child.type == "paragraph")
     return ("\n" if is_tight else "\n\n").join(items)
 
@@ -253,7 +242,7 @@ def _code_block(node: SyntaxTreeNode) -> str:
     """Code anywhere: a fence, if it is nothing else where a front end sees no fence, for an export to LaTeX leaves HTML out."""
     return (
         _fenced(node)
-        if _HARMLESS.fullmatch(node.content)
+        if _HARMLESS.fullmatch(node.content) and "is_for_page" not in node.meta
         else f"<pre><code>{_entities(node.content.removesuffix(chr(10)))}</code></pre>"
     )
 
@@ -374,10 +363,10 @@ def _link(text: str, url: str) -> str:
     if not is_address(url):
         return text
     # Without angles, so that no tag of ours holds anything of the model's, whatever a front end takes this for.
-    return f"[{text}]({_encoded(url).replace('&', '&amp;')})"
+    return f"[{text}]({encoded(url).replace('&', '&amp;')})"
 
 
-def _encoded(url: str) -> str:
+def encoded(url: str) -> str:
     """`url` in characters that end no address, in Markdown and in HTML."""
     return re.sub(
         r"[^\w.~:/?#@!&+,;=%-]",
@@ -385,17 +374,6 @@ def _encoded(url: str) -> str:
         url,
         flags=re.ASCII,
     )
-
-
-def _formula_as_code(_: object, tokens: Sequence[Token], index: int, *_rest: object) -> str:
-    token = tokens[index]
-    code = f"<code>{escape(token.markup + token.content + CLOSERS[token.markup])}</code>"
-    return f"<p>{code}</p>\n" if token.block else code
-
-
-def _picture_as_link(_: object, tokens: Sequence[Token], index: int, *_rest: object) -> str:
-    token = tokens[index]
-    return f'<a href="{escape(token.attrs.get("src", ""))}">picture: {escape(token.content or "untitled")}</a>'
 
 
 def _math(content: str, opener: str, *, in_table: bool = False) -> str:

@@ -62,6 +62,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
         _find_fonts()
         folder = _folders[item.path] = Path(tempfile.mkdtemp(prefix="notebook", dir=environment.make()))
         _patch.setenv("AIML_MAGIC_HOME", str(folder / "home"))
+        _patch.setenv("JPY_SESSION_NAME", str(folder / "cells" / item.path.name))  # as a server of Jupyter does
         shutil.copytree(item.path.parent, folder / "cells", ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
     yield
     if is_first:  # by no name that a cell could then use

@@ -10,7 +10,7 @@ from document import DOCUMENT
 from kernels import kernel
 from test_safe import Elements, check_inert, rendered
 
-from aiml_magic import safe
+from aiml_magic import pages, safe
 from aiml_magic.jobs import Progress
 from aiml_magic.view import _panel_html
 
@@ -77,7 +77,7 @@ def test_prefixes():
     """An answer that was cut off anywhere is shown: inert, and with its text."""
     for end in range(0, len(DOCUMENT), 11):
         check_inert(rendered(safe.markdown(DOCUMENT[:end])))
-        check_inert(safe.html(DOCUMENT[:end]))
+        check_inert(pages.html(DOCUMENT[:end]))
         assert all(isinstance(token.content, str) for token in safe.tokens(DOCUMENT[:end]))
 
 

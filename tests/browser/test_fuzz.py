@@ -22,7 +22,7 @@ from inert import MATHJAX, MATHJAX_URL, Watched
 from lab import RENDER, browser_page, jupyter_lab, open_notebook
 from test_lab import pytestmark  # noqa: F401  # the marks hold here too
 
-from aiml_magic import safe
+from aiml_magic import pages, safe
 
 COUNT, SEED = (int(part) for part in f"{os.environ.get('AIML_TEST_FUZZ') or 200}:1".split(":")[:2])
 BATCH = 100  # documents that are shown together
@@ -103,7 +103,7 @@ def test_markdown_in_lab(lab):
 def test_html_in_lab(lab):
     """A summary of the reasoning, in JupyterLab's renderer of trusted HTML."""
     ignored = '<div class="mathjax_ignore tex2jax_ignore">{}</div>'
-    check(lambda texts: render(lab, "text/html", [ignored.format(safe.html(text)) for text in texts]))
+    check(lambda texts: render(lab, "text/html", [ignored.format(pages.html(text)) for text in texts]))
 
 
 def test_nbconvert(watched, tmp_path):
@@ -129,7 +129,7 @@ def test_export(watched, tmp_path):
     file = tmp_path / "fuzz.html"
 
     def show(texts: list[str]) -> list[str]:
-        file.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(map(safe.html, texts))}", "utf-8")
+        file.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(map(pages.html, texts))}", "utf-8")
         watched.requests.clear()
         watched.page.goto(file.as_uri())
         return watched.active("body", allowed=(file.as_uri(),), wait=0.2)
