@@ -11,14 +11,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import committed
 import nbformat
+import nbval.plugin
 import pytest
+from nbval.kernel import RunningKernel
 
 _patch = pytest.MonkeyPatch()
 _folders: dict[Path, Path] = {}
@@ -54,19 +55,18 @@ def _find_fonts() -> None:
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=False)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before the first cell the kernel starts, in a copy of this folder: what a notebook writes is not left in the checkout."""
-    is_first = item is _cells(item)[0]
-    if is_first:
+    if item is _cells(item)[0]:
         _find_fonts()
         folder = _folders[item.path] = Path(tempfile.mkdtemp(prefix="notebook", dir=environment.make()))
+        shutil.copytree(item.path.parent, folder / "cells", ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
         _patch.setenv("AIML_MAGIC_HOME", str(folder / "home"))
         _patch.setenv("JPY_SESSION_NAME", str(folder / "cells" / item.path.name))  # as a server of Jupyter does
-        shutil.copytree(item.path.parent, folder / "cells", ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
-    yield
-    if is_first:  # by no name that a cell could then use
-        item.parent.kernel.kc.execute(f"__import__('os').chdir({str(folder / 'cells')!r})", silent=True)
+        _patch.setattr(
+            nbval.plugin, "RunningKernel", lambda name, **given: RunningKernel(name, **given | {"cwd": str(folder / "cells")})
+        )
 
 
 @pytest.hookimpl(trylast=True)
