@@ -11,13 +11,16 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import threading
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NotRequired, TypeVar
 
 import pydantic
+from pydantic._internal import _generate_schema
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
@@ -29,9 +32,10 @@ _WRAPPED = "value"  # the field in which a schema travels that is no object: the
 _WHY = "x-unsayable"  # marks a part of a schema that strict mode cannot say
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _KEYWORDS = (  # in the order in which they are sent
-    "type description enum const format pattern minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minItems maxItems "
-    "items anyOf $ref properties required additionalProperties $defs definitions"
+    "$schema title type description enum const format pattern minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
+    "minItems maxItems items anyOf $ref properties required additionalProperties $defs definitions"
 ).split()
+_READING = threading.RLock()
 _UNSAYABLE = {
     name: f"the keyword {name}"
     for name in (
@@ -87,21 +91,20 @@ def of_value(value: Any, name: str) -> Schema:
 def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
-    return _asked_of(lambda: _strict(_json_schema(_parameters(function)), name), name)
+    return _asked_of(lambda: _strict(_nullable_fields({"required": [], **_json_schema(_parameters(function))}), name), name)
 
 
 def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
     """The arguments of a call that came as a JSON value; null stands for a default. Raises ValueError with the place and why."""
+    if isinstance(given, Mapping):
+        parameters = inspect.signature(function).parameters
+        has_default = {name for name in parameters if parameters[name].default is not inspect.Parameter.empty}
+        given = {name: value for name, value in given.items() if value is not None or name not in has_default}
     try:
         arguments: dict[str, Any] = _parameters(function).validate_json(json.dumps(given), strict=True)
     except pydantic.ValidationError as error:
         raise ValueError(reason(error)) from error
-    parameters = inspect.signature(function).parameters
-    return {
-        name: value
-        for name, value in arguments.items()
-        if value is not None or parameters[name].default is inspect.Parameter.empty
-    }
+    return arguments
 
 
 def _of_value(value: Any, name: str) -> Schema:
@@ -110,9 +113,10 @@ def _of_value(value: Any, name: str) -> Schema:
         return _of_dict(value, name)
     if inspect.isroutine(value) or isinstance(value, str):
         raise TypeError(f"{name} is no type")
-    is_strict = not (isinstance(value, type) and issubclass(value, pydantic.BaseModel))  # a model says itself how strict it is
+    is_model = isinstance(value, type) and issubclass(value, pydantic.BaseModel)
+    is_strict = not is_model  # a model says itself how strict it is
     adapter = _adapter(value)
-    schema = _json_schema(adapter)
+    schema = _json_schema(adapter, is_model=is_model)
     if schema.get("type") == "object":
         return Schema(name, _strict(schema, name), lambda text: adapter.validate_json(text, strict=is_strict or None))
     wrapper: Any = TypedDict(name, {_WRAPPED: value})  # type: ignore[misc]  # a type that is made here
@@ -163,15 +167,29 @@ def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
         if parameter.name not in hints:
             raise BadInput(f"{name}({parameter.name}) has no type hint. {NOTHING_SENT}", "Add one, such as `: str`.")
         hint = hints[parameter.name]
-        known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint | None]
+        known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
     arguments: Any = TypedDict(name, known)  # type: ignore[misc]  # a type that is made here
     return _adapter(pydantic.with_config(extra="forbid")(arguments))
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    adapter = pydantic.TypeAdapter(kind)
-    adapter.rebuild(raise_errors=True)  # names what is not defined
+    with _any_typed_dict():
+        adapter = pydantic.TypeAdapter(kind)
+        adapter.rebuild(raise_errors=True)  # names what is not defined
     return adapter
+
+
+@contextmanager
+def _any_typed_dict() -> Iterator[None]:
+    """Within it pydantic takes a TypedDict of `typing` before Python 3.12 too, where it could not see all that it may hold."""
+    supported = "_SUPPORTS_TYPEDDICT"
+    with _READING:
+        known = getattr(_generate_schema, supported, True)
+        setattr(_generate_schema, supported, True)
+        try:
+            yield
+        finally:
+            setattr(_generate_schema, supported, known)
 
 
 class _Generator(GenerateJsonSchema):
@@ -206,8 +224,28 @@ class _Generator(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])  # which may be no JSON, and is not asked for
 
 
+class _PlainGenerator(_Generator):
+    """The same for what is no model: without titles, which only repeat the names, and of one choice as of several."""
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        return _untitled(super().dataclass_schema(schema))
+
+    def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+        return _untitled(super().typed_dict_schema(schema))
+
+    def literal_schema(self, schema: Any) -> dict[str, Any]:
+        made = super().literal_schema(schema)
+        return made | {"enum": [made.pop("const")]} if "const" in made else made
+
+
+def _untitled(made: dict[str, Any]) -> dict[str, Any]:
+    for entry in (made, *made["properties"].values()):
+        entry.pop("title", None)
+    return made
+
+
 def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The schema of a class with its docstring, and with the first text of each `Annotated` field."""
+    """The schema of a class with its docstring, and with the words of its fields."""
     if kind is None:
         return made
     words = inspect.cleandoc(kind.__doc__ or "")
@@ -218,8 +256,23 @@ def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
     with suppress(NameError):  # of a class inside a function, whose names pydantic knows and nobody else
         hints = typing.get_type_hints(kind, include_extras=True)
     for name, field in made.get("properties", {}).items():
-        texts = [text for text in getattr(hints.get(name), "__metadata__", ()) if isinstance(text, str)]
-        made["properties"][name] = {"description": texts[0], **field} if texts else field
+        made["properties"][name] = _with_words(field, hints.get(name))
+    return made
+
+
+def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
+    """The schema of a hint with the first text of each `Annotated` in it."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        texts = [text for text in inside[1:] if isinstance(text, str)]
+        return {**({"description": texts[0]} if texts else {}), **_with_words(made, inside[0])}
+    if origin in (typing.Required, NotRequired):
+        return _with_words(made, inside[0])
+    if origin in (typing.Union, types.UnionType) and len(made.get("anyOf", ())) == len(inside):
+        ordered = sorted(inside, key=lambda entry: entry is type(None))  # null comes last
+        return {**made, "anyOf": list(map(_with_words, made["anyOf"], ordered))}
+    if inside and isinstance(made.get("items"), dict):
+        return {**made, "items": _with_words(made["items"], inside[0])}
     return made
 
 
@@ -237,9 +290,14 @@ def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
     return {**made, "type": kinds[0] if len(kinds) == 1 else kinds}
 
 
-def _json_schema(adapter: pydantic.TypeAdapter[Any]) -> dict[str, Any]:
-    """The JSON Schema of a type; the root of one that holds itself is no reference, which the API does not take."""
-    schema = adapter.json_schema(schema_generator=_Generator)
+def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> dict[str, Any]:
+    """The JSON Schema of a type; the root of one that holds itself is no reference, which the API does not take.
+
+    An answer is known by the schema that was asked for, so that it must stay as it is: that of a model as pydantic writes it,
+    others without titles and with the choices of an Enum where they are used, as they were before pydantic wrote them.
+    """
+    schema = adapter.json_schema(schema_generator=_Generator if is_model else _PlainGenerator)
+    schema = schema if is_model else _with_choices_in_place(schema)
     if isinstance(reference := schema.get("$ref"), str):
         definitions = schema["$defs"]
         root = definitions[reference.rpartition("/")[2]]
@@ -248,6 +306,22 @@ def _json_schema(adapter: pydantic.TypeAdapter[Any]) -> dict[str, Any]:
         }
         return {**root, "$defs": others}
     return schema
+
+
+def _with_choices_in_place(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that refers to no definition of a choice."""
+    definitions = schema.get("$defs", {})
+    choices = {f"#/$defs/{name}": entry for name, entry in definitions.items() if "enum" in entry}
+
+    def in_place(entry: Any, _: str) -> Any:
+        choice = choices.get(entry.get("$ref"))
+        if choice is None:
+            return _with_parts(entry, in_place)
+        return {"type": choice["type"], "enum": choice["enum"]} | {name: entry[name] for name in entry if name != "$ref"}
+
+    others = {name: entry for name, entry in definitions.items() if f"#/$defs/{name}" not in choices}
+    rest = {name: entry for name, entry in schema.items() if name != "$defs"}
+    return _with_parts({**rest, "$defs": others} if others else rest, in_place)
 
 
 def _with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
@@ -268,15 +342,20 @@ def _with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
 
 def _with_nullable_fields(schema: Any, _: str = "") -> Any:
     """A JSON Schema in which every field that is not needed may be null too: in strict form all are needed."""
-    if not isinstance(schema, Mapping):
-        return schema
-    done = _with_parts(schema, _with_nullable_fields)
-    fields = done.get("properties")
-    if isinstance(fields, Mapping) and isinstance(needed := done.setdefault("required", list(fields)), list):
-        done["properties"] = {
-            name: entry if name in needed else {"anyOf": [entry, {"type": "null"}]} for name, entry in fields.items()
-        }
-    return done
+    return _nullable_fields(_with_parts(schema, _with_nullable_fields)) if isinstance(schema, Mapping) else schema
+
+
+def _nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same for the fields of the object itself."""
+    fields = schema.get("properties")
+    if isinstance(fields, Mapping) and isinstance(needed := schema.setdefault("required", list(fields)), list):
+        schema["properties"] = {name: entry if name in needed else _nullable(entry) for name, entry in fields.items()}
+    return schema
+
+
+def _nullable(schema: Any) -> Any:
+    null = {"type": "null"}
+    return schema if isinstance(schema, Mapping) and schema.get("type") == "null" else {"anyOf": [schema, null]}
 
 
 def _strict(schema: Any, place: str) -> dict[str, Any]:

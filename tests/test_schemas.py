@@ -68,6 +68,20 @@ PAPER = {
 RATED = {"type": "object", "properties": {"score": {"type": "integer"}, "why": {"type": "string"}}, "required": ["score"]}
 
 
+class Note(typing.TypedDict, total=False):
+    """A note."""
+
+    of: typing.Required[Author]
+    words: Annotated[list[Annotated[str, "a word"]], "as they stand"]
+
+
+@dataclasses.dataclass
+class Noted:
+    note: Note
+    kind: Literal["short"]
+    colour: Annotated[Colour | None, "of its paper"] = None
+
+
 def objects(schema: Any):
     """Every object schema inside."""
     if isinstance(schema, dict):
@@ -80,7 +94,9 @@ def objects(schema: Any):
             yield from objects(entry)
 
 
-@pytest.mark.parametrize("value", [Paper, Tree, Author, RATED, list[Paper], Literal["yes", "no"], Colour, int | None])
+@pytest.mark.parametrize(
+    "value", [Paper, Tree, Author, Note, Noted, RATED, list[Paper], Literal["yes", "no"], Colour, int | None]
+)
 def test_strict(value):
     """A schema is an object in which every object needs all its fields and has no others, under a name the API takes."""
     schema = of_value(value, "some name!")
@@ -213,6 +229,55 @@ def test_two_types_of_one_name():
     assert (one(1), two("a"), one(2)) == (read.one, read.two, read.again)
 
 
+def described(field: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": field}, **more}
+
+
+def one(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", **more, "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def used(note: Note, many: Annotated[int, "how many"] = 1, colour: Colour | None = None) -> None: ...
+
+
+TEXT, WHOLE, NULL = ({"type": kind} for kind in ("string", "integer", "null"))
+COLOURS = {"type": "string", "enum": ["red", "blue"]}
+AUTHOR = one({"name": TEXT, "born": {"anyOf": [WHOLE, NULL]}})
+WORDS = {"type": "array", "description": "as they stand", "items": {"type": "string", "description": "a word"}}
+NOTE = one({"of": {"$ref": "#/$defs/Author"}, "words": WORDS}, description="A note.")
+
+
+class Titled(pydantic.BaseModel):
+    as_printed: str
+    colour: Colour
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        (Author, AUTHOR),
+        (Colour, one({"value": COLOURS})),
+        (Note, NOTE | {"$defs": {"Author": AUTHOR}}),
+        (Noted, one({
+            "note": {"$ref": "#/$defs/Note"}, "kind": {"type": "string", "enum": ["short"]}, "colour": {"anyOf": [COLOURS, NULL], "description": "of its paper"},
+        }) | {"$defs": {"Author": AUTHOR, "Note": NOTE}}),
+        (Titled, one({"as_printed": {"title": "As Printed", "type": "string"}, "colour": {"$ref": "#/$defs/Colour"}}, title="Titled")
+         | {"$defs": {"Colour": COLOURS | {"title": "Colour"}}}),
+        (described(TEXT, title="T", **{"$schema": "https://json-schema.org/draft/2020-12/schema"}),
+         one({"a": TEXT}, title="T", **{"$schema": "https://json-schema.org/draft/2020-12/schema"})),
+        (described(NULL, required=[]), one({"a": NULL})),
+        (used, one({
+            "note": {"$ref": "#/$defs/Note"}, "many": {"anyOf": [{"type": "integer", "description": "how many"}, NULL]},
+            "colour": {"anyOf": [{"anyOf": [COLOURS, NULL]}, NULL]},
+        }) | {"$defs": {"Author": AUTHOR, "Note": NOTE}}),
+    ],
+    ids=lambda value: getattr(value, "__name__", "schema"),
+)  # fmt: skip
+def test_schemas_stay(kind, schema):
+    """What a type is asked for by decides which answer stands for it, so that it stays; an answer of an earlier version is found."""
+    assert schema == (schemas.of_parameters(kind) if kind is used else of_value(kind, "kind").json_schema)
+
+
 class Unsayable(TypedDict):
     table: dict[str, int]
 
@@ -247,10 +312,6 @@ class Unmade:
         raise Unwritable
 
 
-def described(field: Any, **more: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": {"a": field}, **more}
-
-
 itself: list[Any] = []
 itself.append(itself)
 
@@ -271,6 +332,13 @@ def test_unsayable(value):
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         of_value(value, "thing")
     assert 2 == len(str(refused.value).splitlines())
+
+
+def test_typed_dict_of_typing():
+    """A TypedDict of `typing` is read on any Python, also within another type, and what it does not need may be left out."""
+    note = {"of": {"name": "A", "born": None}, "words": ["b"]}
+    assert {"of": Author("A", None), "words": ["b"]} == of_value(Note, "Note").parse(json.dumps(note))
+    assert {"note": {"of": Author("A", None)}} == schemas.arguments_of(used, {"note": {"of": note["of"]}, "many": None})
 
 
 def test_unresolved_names():
@@ -426,8 +494,10 @@ def test_what_cannot_be_said_is_named(kind, named):
 def test_limits():
     """A limit that strict mode has no word for is not sent, and judges the reply all the same."""
     schema = of_value(Owner, "Owner")
-    assert {"minimum": 1, "maximum": 9, "type": "integer"} == schema.json_schema["$defs"]["Cat"]["properties"]["lives"]
-    assert {"type": "string"} == schema.json_schema["$defs"]["Dog"]["properties"]["name"]
+    assert {"title": "Lives", "minimum": 1, "maximum": 9, "type": "integer"} == schema.json_schema["$defs"]["Cat"]["properties"][
+        "lives"
+    ]
+    assert {"title": "Name", "type": "string"} == schema.json_schema["$defs"]["Dog"]["properties"]["name"]
     with pytest.raises(SchemaMismatch, match=r"pet\.dog\.name"):
         schema.parse('{"pet": {"kind": "dog", "name": "Rover"}}')
 
