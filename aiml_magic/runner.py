@@ -167,8 +167,11 @@ class Runner:
                 return
             if await self._send(row, secrets, silence):
                 return
-            while not await self._fetch(row, secrets, silence) and self._journal.row(row).is_alive:
+            # One look decides: between two of them the last sign of life of another runner may run out.
+            while (known := self._journal.row(row)).is_alive or (secrets.key and known.can_go_on):
                 await self._follow(row)
+                if await self._fetch(row, secrets, silence):
+                    return
         except errors.JournalError as error:
             cost = "" if row in self._followed else f" {errors.NOTHING_SENT}"
             self._outbox.put({"row": row, "event": "stuck", "why": error.message + cost, "hint": error.hint})

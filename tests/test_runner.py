@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
 import threading
@@ -283,6 +284,23 @@ def test_what_had_come_is_kept_at_once(journal, reply):
         away.rename(journal.path)
     kept = Journal(journal.path).row(row)
     assert ("failed", "resp_7", "Half of") == (kept.state, kept.response_id, kept.answer().text)
+
+
+@pytest.mark.parametrize("looks", range(8))
+def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
+    """What another runner left is gone on with by its id, however many looks at the clock found that runner alive."""
+    monkeypatch.setattr("aiml_magic.client._POLL_FIRST", 0.01)
+    monkeypatch.setattr("aiml_magic.runner._LOOK_EVERY", 0.01)
+    with wire.serve(lambda _: wire.json_reply(wire.response("Worth it.", id="resp_7"))) as server:
+        request = {"model": "m", "input": "Why?", "background": True, "store": True}
+        row = journal.add(new(base_url=server.url, request=request)).id
+        journal.claim(row)
+        journal.note_response_id(row, "resp_7")
+        clock = itertools.chain(itertools.repeat(time.time(), looks), itertools.repeat(time.time() + 60))
+        monkeypatch.setattr("aiml_magic.journal.time", SimpleNamespace(time=clock.__next__, monotonic=time.monotonic))
+        play(journal, [row])
+        assert ("done", "Worth it.") == (journal.row(row).state, journal.row(row).answer().text)
+        assert ["GET"] == [request.method for request in server.requests]
 
 
 def test_one_lock_is_waited_for_once(journal):
