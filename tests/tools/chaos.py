@@ -91,9 +91,12 @@ def ask(running: Kernel, url: str, behaviour: str, number: int, options: str = "
 
 
 def kill(running: Kernel, victim: str, journal: Path) -> None:
+    """Kills these, and nobody else: the runner of an earlier kernel may still wait for its answer."""
+    kernel_pid = running.manager.provisioner.process.pid
+    ours = {child.pid for child in psutil.Process(kernel_pid).children()}
+    pids = {"kernel": [kernel_pid], "runner": [pid for pid in runners(journal) if pid in ours]}
     for name in victim.split(", then ") if victim in VICTIMS[:4] else []:
-        pids = [running.manager.provisioner.process.pid] if name == "kernel" else runners(journal)
-        for pid in pids:
+        for pid in pids[name]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     if victim == "kernel, by its menu":
