@@ -334,17 +334,18 @@ class Session:
 
         One that was to go to another server than the one in use is left alone, and with replay "only" all that were not sent.
         """
-        runner, here = self.runner(journal_path), self.server(base_url)
-        found = runner.journal.unfinished(self.notebook)
-        alive = [row for row in found if row.state == "sent" and row.is_alive and row.server == here[0]]
-        open_here = [row for row in found if (row.state == "queued" or row.can_go_on) and (row.server, row.base_url) == here]
-        rows = alive if self._replay() == "only" else sorted([*alive, *open_here], key=lambda row: row.id)
-        return [
-            self._recording(
-                runner.send(row, Secrets(self._key().text if row in open_here else ""), timeout, max_concurrency), runner.journal
-            )
-            for row in rows
-        ]
+        runner, here, is_only = self.runner(journal_path), self.server(base_url), self._replay() == "only"
+        jobs = []
+        for row in runner.journal.unfinished(self.notebook):
+            is_asked = row.state == "sent" and row.is_alive and row.server == here[0]
+            may_ask = (row.server, row.base_url) == here and not is_only
+            is_open = may_ask and (row.state == "queued" or row.can_go_on)
+            if is_asked or is_open:
+                # With a key one that is followed can be gone on with, should its runner die.
+                key = self._key_of(runner, is_needed=is_open).text if may_ask else ""
+                job = runner.send(row, Secrets(key), timeout, max_concurrency)
+                jobs.append(self._recording(job, runner.journal))
+        return jobs
 
     def decide(self, row: Row, question: Question, base_url: str, journal_path: Path, *, is_approved: bool) -> Job:
         """Answers the approvals that a response waits for, with the settings of its request. Raises BadInput without any."""

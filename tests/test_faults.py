@@ -540,18 +540,21 @@ def test_runner_that_dies_while_it_polls(asker):
 
 
 def test_runner_of_another_kernel_that_dies(asker):
-    """Who follows a question goes on with it when the runner that asked it shows no sign of life any more."""
-    other = Asker(asker.path)
+    """Who follows a question goes on with it when the runner that asked it shows no sign of life any more: run again or resumed."""
+    other, options = Asker(asker.path), {"replay": "auto", "chat": None}
     with polled([]) as server:
-        job = other.start(server.url, "1", cell="a", replay="auto", chat=None)
-        wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")
+        jobs = [other.start(server.url, text, cell=text, **options) for text in "12"]
+        for job in jobs:
+            wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")  # noqa: B023
         os.kill(other.session.runner(asker.path)._child.process.pid, signal.SIGKILL)
-        again = asker.start(server.url, "1", cell="a", replay="auto", chat=None)
-        wait_until(lambda: again.progress.state == "in_progress")
+        again = asker.start(server.url, "1", cell="1", **options)
+        followed = asker.session.unfinished(server.url, asker.path, 60, 64)
+        assert [again.id, jobs[1].id] == [job.id for job in followed]
+        wait_until(lambda: all(job.progress.state == "in_progress" for job in followed))
         with contextlib.closing(sqlite3.connect(asker.path)) as db, db:
             db.execute("UPDATE requests SET alive_at = alive_at - 60")
-        assert "Fine." == again.wait(60).text
-        assert 1 == len(server.posts)
+        assert ["Fine.", "Fine."] == [job.wait(60).text for job in followed]
+        assert 2 == len(server.posts)
     other.session.close(10)
 
 
