@@ -27,7 +27,7 @@ _SIMPLE = (str, bytes, bytearray, int, float, complex, type(None))
 _NAMED = (type, types.ModuleType, types.CodeType, types.FrameType, classmethod, functools.partial, io.IOBase)
 _SERIES = (list, tuple, deque, UserList, AbstractSet, ValuesView)
 _ADDRESS = re.compile(r"<([\w.<>\[\], '-]+?)(?: object)?(?: at)? 0x([0-9a-fA-F]+)(?: \[[^\]]*\])?>")
-_CUT = re.compile(r"\.\.\.|…")
+_CUT = re.compile(r"\.\.\.|…|^\s*:\s+:", re.MULTILINE)  # the last is of sparse matrices
 _CUT_LIST = re.compile(r", (?:\.\.\.|…)[,)\]}]|^\s*(?:\.\.\.|…),?$", re.MULTILINE)
 
 
@@ -104,7 +104,7 @@ def is_array(value: Any) -> bool:
     """It has a shape or a length, and numbers or a list of them, as arrays, tensors, series and tables do."""
     shape = getattr(value, "shape", None)
     if shape is None:
-        return hasattr(value, "__array__") and isinstance(value, Sized)
+        return hasattr(value, "__array__") and _length(value) is not None
     is_shape = isinstance(shape, tuple) and all(isinstance(length, int) for length in shape)
     return is_shape and any(hasattr(value, name) for name in ("dtype", "__array__", "tolist", "to_list", "to_csv", "write_csv"))
 
@@ -164,14 +164,23 @@ def _is_shown(value: Any) -> bool:
 def _is_lazy(value: Any) -> bool:
     """It stands for what is not computed yet."""
     is_lazy_table = type(value).__module__.startswith(("polars", "pyspark")) and callable(getattr(value, "collect", None))
-    return is_lazy_table or hasattr(type(value), "__dask_graph__")
+    graph = getattr(value, "__dask_graph__", None)  # which gives none for what only may hold something lazy
+    return is_lazy_table or (callable(graph) and graph() is not None)
+
+
+def _length(value: Any) -> int | None:
+    """`None` for what has none, though others of its kind may: a quantity is a number or an array."""
+    try:
+        return len(value)
+    except TypeError:
+        return None
 
 
 def _size(array: Any) -> int:
     stored, shape = getattr(array, "nnz", None), getattr(array, "shape", None)  # the former of a sparse matrix
     if isinstance(stored, int):
         return stored
-    return len(array) if shape is None else math.prod(shape)
+    return _length(array) or 0 if shape is None else math.prod(shape)
 
 
 def _listed(array: Any) -> Any:
@@ -182,10 +191,18 @@ def _listed(array: Any) -> Any:
 def _is_cut_array(array: Any, text: str) -> bool:
     """Its text has signs that something is left out, or fewer words than it has values, or none of them."""
     size = _size(array)
-    has_fewer = len(re.findall(r"[^\s,\[\](){}]+", text)) < size
+    is_range = all(hasattr(array, name) for name in ("start", "stop", "step"))  # which say it all
+    has_fewer = len(re.findall(r"[^\s,\[\](){}]+", text)) < size and not is_range
     is_of_numpy = type(array).__module__ == "numpy"  # which leaves nothing out here
-    is_told_of = size > 1 and text.startswith("<") and "[" not in text
-    return has_fewer or is_told_of or (not is_of_numpy and _CUT.search(text) is not None)
+    is_told_of = size > 1 and text.startswith("<") and text.rstrip().endswith(">") and "[" not in text
+    return has_fewer or is_told_of or (not is_of_numpy and _CUT.search(_without_texts_of(array, text)) is not None)
+
+
+def _without_texts_of(array: Any, text: str) -> str:
+    """The text of an array without the texts that it holds, which may have any signs."""
+    held = (_listed(array) or []) if _CUT.search(text) else []
+    texts = (one for entry in held for one in (entry if isinstance(entry, tuple) else [entry]) if isinstance(one, str))
+    return functools.reduce(lambda left, one: left.replace(one, "") if one else left, texts, text)
 
 
 def _is_cut(value: Any, text: str) -> bool:

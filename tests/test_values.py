@@ -153,6 +153,44 @@ class Remote:
         return '<HDF5 dataset "x": shape (5000,), type "<f8">'
 
 
+class Quantity(Shown):
+    """A number with its unit, of a kind that may be an array, and may be computed later."""
+
+    def __array__(self): ...
+
+    def __len__(self) -> int:
+        raise TypeError("a number has no length")
+
+    def __dask_graph__(self) -> None: ...
+
+
+class Sparse(Shown):
+    """An array that tells what it is, then what it holds."""
+
+    shape, dtype = (9, 9), "float64"
+
+    def __init__(self, count: int) -> None:
+        places = [f"  ({n // 9}, {n % 9})\t0.5" for n in range(count)]
+        left_out = places if count <= 50 else [*places[:25], "  :\t:", *places[-25:]]
+        super().__init__("\n".join([f"<Sparse matrix with {count} stored elements>", "  Coords\tValues", *left_out]))
+        self.nnz = count
+
+
+class Words:
+    """A column of texts."""
+
+    dtype = "text"
+
+    def __init__(self, *words: str) -> None:
+        self.words, self.shape = list(words), (len(words),)
+
+    def __repr__(self) -> str:
+        return "[" + ", ".join(word[:20] + "…" * (len(word) > 20) for word in self.words) + "]"
+
+    def tolist(self) -> list[str]:
+        return self.words
+
+
 class Colour(enum.Enum):
     RED = 1
 
@@ -170,7 +208,7 @@ NAMELESS = {
     "property": Plain.__dict__["method"], "list of objects": [1, Plain()], "dict of functions": {"f": generator}, "key": {Plain(): 1}, "set": {Plain()},
     "nested": {"a": [{"b": (Plain(),)}]}, "field": Run("x", Plain()), "namespace": types.SimpleNamespace(f=len), "deque": collections.deque([Plain()]),
     "default dict": collections.defaultdict(list, a=[len]), "list in itself": itself, "trace": Trace(list(range(50))), "trace of a text": Trace("abcdefgh" * 20),
-    "short list": Trace({n: n for n in range(50)}), "remote array": Remote(), "table of another library": Frame(), "list of remote arrays": [Remote()], "list of modules": [os],
+    "short list": Trace({n: n for n in range(50)}), "remote array": Remote(), "table of another library": Frame(), "sparse, in part": Sparse(60), "list of remote arrays": [Remote()], "list of modules": [os],
     "values of a dict": {"a": Plain()}.values(), "table with an object in it": None, "ufunc": None,
 }  # fmt: skip
 
@@ -203,6 +241,8 @@ SAID = {
     "short": (Short([1, 2]), "[1, 2]"), "keys": ({"a": 1}.keys(), "dict_keys(['a'])"), "empty": ([], "[]"), "view of memory": (memoryview(b"ab"), "[97, 98]"), "bytes": (b"ab", "b'ab'"), "types": ({"dtype": float}, "{'dtype': <class 'float'>}"),
     "list of tensors": ([Tensor(3)], "[tensor([0, 1, 2])]"), "tensor": (Tensor(3), "tensor([0, 1, 2])"), "long tensor": (Tensor(5000), str(list(range(5000)))),
     "tensors": ([Tensor(5000), "x"], f"\nx[0]: {list(range(5000))}\nx[1]: x\n"), "dict of tensors": ({"a": (Tensor(2000),)}, f"\nx['a']: \nx['a'][0]: {list(range(2000))}\n\n"),
+    "quantity": (Quantity("3 meter"), "3 meter"), "quantities": ([Quantity("<3 m>")], "[<3 m>]"), "sparse": (Sparse(9), repr(Sparse(9))),
+    "words with dots": (Words("wait...", "…"), "[wait..., …]"), "long words": (Words("wait", "a" * 30), str(["wait", "a" * 30])),
     "long array without a shape": (Arrow(5000), str(list(range(5000)))), "record in words": (Told([range(2)] * 800_001), "a run of 1,000,000 steps"), "mapping": (Keyed(a=1, b=[2]), "\nx['a']: 1\nx['b']: [2]\n"),
 }  # fmt: skip
 
@@ -235,6 +275,7 @@ def test_numpy_and_pandas():
             text, attached = prompts.fill(form, dict.fromkeys("xlisfcdk", value) | {"lf": value})
             assert [] == attached
             assert set(map(str, range(5000))) <= set(text.replace(",", " ").replace("]", " ").replace("[", " ").split()), form
+    assert "RangeIndex(start=0, stop=5, step=1)" == prompts.fill("{{i}}", {"i": frame[:5].index})[0]
     assert f"Of {np.eye(3)}" == prompts.fill("Of {{a}}", {"a": np.eye(3)})[0]
     assert f"Of {[np.eye(3)]!r}" == prompts.fill("Of {{a}}", {"a": [np.eye(3)]})[0]
     for many in ([range(2)] * 800_001, np.zeros(10**6), [np.zeros(10**6)], np.zeros((1000, 1000))):
