@@ -13,12 +13,17 @@ from aiml_magic.attachments import labels
 from aiml_magic.errors import BadInput
 from aiml_magic.responses import question_text
 
-_STYLE = (
-    "body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff}"
-    "pre{overflow:auto;background:#f4f4f4;padding:.6em}td,th{border-bottom:1px solid #ccc;padding:.2em .6em;text-align:left}"
-    "blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}.about{color:#555;font-size:85%}"
-    "nav{font-size:90%}.footnote{font-size:85%}"
-)
+_STYLE = """\
+body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff;overflow-wrap:break-word}
+h1,h2{line-height:1.2}h3{font-size:1.2em}h4{font-size:1.1em}h5,h6{font-size:1em}
+pre{overflow:auto;background:#f4f4f4;padding:.6em}code{font-size:.9em}
+table{display:block;overflow:auto;border-collapse:collapse}
+td,th{border-bottom:1px solid #ccc;padding:.2em .6em}th{text-align:left}
+blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}.question{white-space:pre-wrap}
+.about{color:#555;font-size:85%}nav,.footnote{font-size:90%}
+@media print{body{margin:0;max-width:none}pre{white-space:pre-wrap}table{display:table;overflow-wrap:anywhere}
+h2,h3,h4,h5,h6{break-after:avoid}tr{break-inside:avoid}}
+"""
 
 
 def write(path: Path, turns: Sequence[Answer]) -> None:
@@ -62,13 +67,14 @@ def _html(turns: Sequence[Answer]) -> str:
     page = Page()
     parts, contents = [], []
     for number, turn in enumerate(turns, start=1):
-        question = safe.escape(_question(turn)).replace("\n", "<br>")
-        parts.append(f'<h2 id="turn{number}">{number}</h2><blockquote>{question}</blockquote>{page.html(turn.text)}')
+        question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'
+        parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
         parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>')
         inside = "".join(_entry(heading, words) for heading, words in page.headings)
         contents.append(_entry(f"turn{number}", _first_words(turn), f"<ul>{inside}</ul>" if inside else ""))
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    head = f'<meta charset="utf-8">{policy}<title>Conversation</title><style>{_STYLE}{page.style}</style>'
+    size = '<meta name="viewport" content="width=device-width">'
+    head = f'<meta charset="utf-8">{policy}{size}<title>Conversation</title><style>{_STYLE}{page.style}</style>'
     body = f"<h1>Conversation</h1><nav><ol>{''.join(contents)}</ol></nav>{''.join(parts)}"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 

@@ -7,16 +7,17 @@ Importing this module imports both libraries.
 
 from __future__ import annotations
 
+import html as entities
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
 import nh3
 from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.extensions.codehilite import CodeHiliteExtension
-from markdown.extensions.footnotes import FootnoteExtension
+from markdown.extensions.footnotes import FootnoteBlockProcessor, FootnoteExtension
 from markdown.extensions.toc import TocExtension, slugify_unicode
 from markdown.inlinepatterns import InlineProcessor, SimpleTagInlineProcessor
 from markdown.util import AtomicString
@@ -48,7 +49,7 @@ _NEEDLESS = (
     "autolink",
     "automail",
 )
-_FOOTNOTE = re.compile(r"(<code>.*?</code>|`[^`\n]*`)|&#91;\^([\w-]{1,40})&#93;", re.DOTALL)
+_FOOTNOTE = r"&#91;\^([\w-]{1,40})&#93;"  # a bracket that is written so is text, or begins a footnote
 
 
 def html(text: str) -> str:
@@ -63,7 +64,7 @@ class Page:
         self._turn = 0
         self._parser = _parser(
             CodeHiliteExtension(guess_lang=False, css_class="highlight"),
-            FootnoteExtension(UNIQUE_IDS=True),
+            _Footnotes(UNIQUE_IDS=True, PLACE_MARKER="\x02here\x03"),  # as no text is
             TocExtension(baselevel=3, slugify=self._id),
         )
 
@@ -71,9 +72,9 @@ class Page:
         """As the function `html`, of the next turn."""
         self._turn += 1
         self._parser.reset()
-        readable = safe.markdown(text, is_for_page=True)
-        page = self._parser.convert(_FOOTNOTE.sub(lambda found: found[1] or f"[^{found[2]}]", readable))
-        return _cleaned(page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS})
+        page = self._parser.convert(safe.markdown(text, is_for_page=True))
+        cleaned = _cleaned(page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS})
+        return re.sub("<(pre|table)>", r'<\1 tabindex="0">', cleaned)  # by keyboard too they scroll where they are wide
 
     @property
     def style(self) -> str:
@@ -84,8 +85,10 @@ class Page:
 
     @property
     def headings(self) -> list[tuple[str, str]]:
-        """The id and the words of each heading of the turn that was made last."""
-        return [(token["id"], safe.plain(token["name"])) for token in _each(self._parser.toc_tokens)]  # type: ignore[attr-defined]
+        """The id and the words of each heading of the turn that was made last, if it has any."""
+        tokens = _each(self._parser.toc_tokens)  # type: ignore[attr-defined]
+        named = ((token["id"], safe.plain(entities.unescape(token["name"]))) for token in tokens)
+        return [(place, words) for place, words in named if words.strip()]
 
     def _id(self, words: str, separator: str) -> str:
         return f"turn{self._turn}-{slugify_unicode(words, separator)[:60]}"
@@ -108,6 +111,55 @@ class _Dialect(Extension):
             md.inlinePatterns.deregister(name)
         md.inlinePatterns.register(_Formula(r"(\$\$?)[^$]+\1", md), "formula", 185)
         md.inlinePatterns.register(SimpleTagInlineProcessor(r"(~~)(.+?)~~", "s"), "struck", 65)
+
+
+class _Footnotes(FootnoteExtension):
+    """Footnotes as safe Markdown writes them; the library's own take quadratic time where there are many."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        super().extendMarkdown(md)
+        md.inlinePatterns.register(_FootnoteMark(self), "footnote", 175)
+        md.parser.blockprocessors.register(_FootnoteText(self), "footnote", 17)
+
+    def reset(self) -> None:
+        super().reset()
+        self.numbers: dict[str, int] = {}
+
+    def setFootnote(self, id: str, text: str) -> None:  # noqa: A002, N802
+        """Keeps a text whose name is that of another one too."""
+        name = f"{id}.{len(self.numbers)}" if id in self.numbers else id
+        self.numbers[name] = len(self.numbers) + 1
+        super().setFootnote(name, text)
+
+    def unique_ref(self, reference: str, found: bool = False) -> str:  # noqa: FBT001, FBT002
+        if not found:
+            return reference
+        count = self.found_refs[reference] = self.found_refs.get(reference, 0) + 1
+        return reference if count == 1 else reference.replace("fnref", f"fnref{count}", 1)
+
+
+class _FootnoteMark(InlineProcessor):
+    """What leads to a footnote, if there is one of that name."""
+
+    def __init__(self, footnotes: _Footnotes) -> None:
+        super().__init__(_FOOTNOTE)
+        self._footnotes = footnotes
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Any, int, int]:  # type: ignore[override]  # noqa: ARG002, N802
+        name = m[1]
+        if name not in self._footnotes.numbers:
+            return None, m.start(), m.end()
+        mark = Element("sup", {"id": self._footnotes.makeFootnoteRefId(name, found=True)})
+        link = {"href": f"#{self._footnotes.makeFootnoteId(name)}", "class": "footnote-ref"}
+        SubElement(mark, "a", link).text = str(self._footnotes.numbers[name])
+        return mark, m.start(), m.end()
+
+
+class _FootnoteText(FootnoteBlockProcessor):
+    RE = re.compile(rf"^ {{0,3}}{_FOOTNOTE}:[ ]*(.*)$", re.MULTILINE)
+
+    def test(self, parent: Element, block: str) -> bool:  # noqa: ARG002
+        return self.RE.search(block) is not None
 
 
 def _parser(*extensions: Extension) -> Markdown:

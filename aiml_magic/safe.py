@@ -54,6 +54,8 @@ _LANGUAGES = frozenset(
     "rust sas scala scheme sh shell sql stan swift tcl terraform tex text toml ts tsx typescript vb verilog vhdl vim xml "
     "yaml yml zig".split()
 )
+# Characters: what colours the code of a page takes quadratic time, in some languages, for longer lines, and for more.
+_LONG_LINE, _LONG_CODE = 1000, 10_000
 _HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _CONTROL |= dict.fromkeys([*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd")
@@ -233,7 +235,8 @@ def _fence(node: SyntaxTreeNode, *, has_formula: bool) -> str | None:
 def _fenced(node: SyntaxTreeNode) -> str:
     content = node.content.removesuffix("\n")
     language = node.info.split()[0].lower() if node.info.split() else ""
-    language = language if language in _LANGUAGES else ""
+    is_long = len(content) > _LONG_CODE or max(map(len, content.split("\n"))) > _LONG_LINE
+    language = language if language in _LANGUAGES and not ("is_for_page" in node.meta and is_long) else ""
     ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
     return f"{ticks}{language}\n{content}\n{ticks}"
 

@@ -215,7 +215,7 @@ def check_page(page: str) -> None:
     elements.feed(page)
     for tag, attributes in elements.found:
         assert tag in TAGS | ON_A_PAGE, page
-        assert set(attributes) <= ATTRIBUTES | ({"id"} if tag in ON_A_PAGE else set()), page
+        assert set(attributes) <= ATTRIBUTES | ({"id"} if tag in ON_A_PAGE else {"tabindex"}), page
         assert re.match(r"https?://|mailto:|#", attributes.get("href") or "#", re.IGNORECASE), page
         assert re.fullmatch(r"(turn\d|fn:|fnref)[\w.:-]*", attributes.get("id") or "fn:1"), page
 
@@ -244,13 +244,63 @@ def test_page():
     assert not set(re.findall(r'id="([^"]+)"', first)) & set(re.findall(r'id="([^"]+)"', second))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("So[^1].\n\n[^1]: It is.\n\n[^1]: It is not.", ["It is.", "It is not."]),
+        ("So[^1].\n\n[^1]: It is.\n\n///Footnotes Go Here///", ["///Footnotes Go Here///"]),
+        ("So[^1].\n\n```\n&#91;^1&#93;\n```\n\n[^1]: It is.", ["&#91;^1&#93;"]),
+        ("So[^1](https://e.org).\n\n[^1]: It is.", ['href="https://e.org"', ">^1</a>"]),
+    ],
+    ids=["two of one name", "where the library would put them", "in code", "as a link"],
+)
+def test_footnotes_hide_nothing(text, shown):
+    """A footnote takes nothing else from the page: no footnote of its name, no line, no code and no link."""
+    page = html.unescape(pages.Page().html(text))
+    assert [] == [part for part in shown if part not in page]
+
+
+def test_long_code_on_a_page():
+    """Code that is too long to be coloured in a time that grows with its length is shown as it is."""
+    for code, is_coloured in (("x = 1\n" * 100, True), ("x = 1\n" * 2000, False), ("x = 1;" * 200, False)):
+        page = pages.Page().html(f"```python\n{code}\n```")
+        assert is_coloured == ('<span class="mi">' in page)
+        assert code.strip() == html.unescape(re.sub("<[^>]*>", "", page)).strip()
+
+
+def test_contents():
+    """The headings of a page are told as they read, without those that say nothing."""
+    page = pages.Page()
+    page.html("# <b> & {x}\n\n#\n\n## `a < b`")
+    assert [("turn1-b-x", "<b> & {x}"), ("turn1-a-b", "a < b")] == page.headings
+
+
 def test_footnote_in_a_notebook():
     """In a notebook, whose Markdown knows no footnotes, they are the text that they were written as."""
     assert "<p>So[^1].</p>\n<p>[^1]: It is so.</p>\n" == html.unescape(rendered(safe.markdown("So[^1].\n\n[^1]: It is so.")))
 
 
 @pytest.mark.parametrize(
-    "text", [*HOSTILE, "*a", "[", "`", "- ", "> ", "<", "$", "[^1]", "&#91;", "|a", "~~", "_", "a*"], ids=repr
+    "text",
+    [
+        *HOSTILE,
+        "*a",
+        "[",
+        "`",
+        "- ",
+        "> ",
+        "<",
+        "$",
+        "[^1]",
+        "&#91;",
+        "|a",
+        "~~",
+        "_",
+        "a*",
+        "a[^1]\n\n[^1]: b\n\n",
+        "[^1]: b[^1]",
+    ],
+    ids=repr,
 )
 def test_time_of_a_page(text):
     """Four times as much of a hostile text takes no more than some ten times as long: it grows as the text, not as its square."""

@@ -27,9 +27,11 @@ _CHECK = f"""outputs => {{
         const isLabel = tag === "label" && node.matches(".widget-label") && !node.textContent;
         const isButton = tag === "button" && node.matches(".widget-toggle-button.aiml-more");
         const isTask = tag === "input" && node.type === "checkbox" && node.disabled;
+        const isContents = node.matches("body > h1:first-child + nav")
+            && [...node.querySelectorAll("a")].every(link => link.getAttribute("href").startsWith("#turn"));
         const isFormula = isMath && (tag.startsWith("mjx-") || node.closest("math") || node.type?.startsWith("math/tex"));
         if (isLabel || isButton || isTask) return;
-        if (!tags.has(tag) && !isFormula && !isShape) return "element";
+        if (!tags.has(tag) && !isFormula && !isShape && !isContents) return "element";
         if (tag === "style" && !/{_OURS}/.test(node.textContent)) return "style sheet";
         for (const {{ name, value }} of node.attributes) {{
             if (/^on|commandlinker|^(srcset|srcdoc|action|formaction|ping|background|poster|popover|contenteditable)/.test(name)) return name;
