@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -23,6 +24,10 @@ from document import DOCUMENT, streamed
 from lab import browser_page
 from test_lab import ANSWERS, COPIES, TOO_WIDE, barriers, pytestmark, shoot, unfold_by_keyboard, visible  # noqa: F401
 from test_terminal import Terminal, typed
+
+from aiml_magic import export
+from aiml_magic.answer import Answer
+from aiml_magic.responses import Usage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,6 +79,28 @@ def test_page_without_network(executed, tmp_path, has_state):
         assert [] == barriers(page)
         unfold_by_keyboard(page, COPIES)
         shoot(page, f"nbconvert-{'with' if has_state else 'without'}-state-open")
+
+
+def test_exported_conversation(tmp_path):
+    """An exported page is no wider than a phone, whatever is in it, and axe finds no serious barrier; paper has all of wide code."""
+    wide = f"{'word' * 40} https://example.org/{'way/' * 40}\n\n```python\nx = '{'y' * 200}'\n```\n\n|{'a|' * 20}\n|{'-|' * 20}"
+    asked_at, usage = datetime(2026, 1, 2, tzinfo=UTC), Usage(1, 0, 2, 1, 3)
+    turns = [
+        Answer(
+            text, "", usage, 0.5, 9.0, "completed", "resp_1", "o3-pro", None, False, asked_at, {}, {"input": f"Why?\n  {wide}"}
+        )
+        for text in (DOCUMENT, wide)
+    ]
+    file = tmp_path / "talk.html"
+    export.write(file, turns)
+    with browser_page() as page:
+        page.set_viewport_size({"width": 360, "height": 800})
+        page.goto(file.as_uri())
+        shoot(page, "exported")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert [] == barriers(page, "body")
+        page.emulate_media(media="print")
+        assert page.evaluate("[...document.querySelectorAll('pre')].every(code => code.scrollWidth <= code.clientWidth)")
 
 
 def test_markdown(executed):

@@ -276,13 +276,13 @@ def unfold_by_keyboard(page, details: str) -> None:
     page.evaluate("selector => document.querySelector(selector).scrollIntoView()", details)
 
 
-def barriers(page) -> list[str]:
-    """What axe finds in the outputs that is serious or critical; nothing where axe is not installed."""
+def barriers(page, place: str = ".jp-OutputArea-output") -> list[str]:
+    """What axe finds in the outputs, or in another place, that is serious or critical; nothing where axe is not installed."""
     if AXE is None:
         return []
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
-    found = page.evaluate("() => axe.run({ include: ['.jp-OutputArea-output'] }, { resultTypes: ['violations'] })")
+    found = page.evaluate("place => axe.run({ include: [place] }, { resultTypes: ['violations'] })", place)
     return [
         f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
         for rule in found["violations"] if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
