@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 import urllib.parse
@@ -531,7 +532,8 @@ class Session:
         if not is_known and not conversation.may_have_new_ids:
             return
         turns = journal.turns(self.notebook, chat)
-        same = {row.id: row.cell for row in turns if row.question == asked and conversation.may_have_new_ids}
+        same = {row.id: row.cell for row in turns if row.question == asked and _may_be_renamed(row.cell, cell)}
+        same = same if conversation.may_have_new_ids else {}
         if is_known or same:
             conversation.restore(turns)
         if cell not in same.values() and (former := conversation.find(same.keys())) is not None:
@@ -635,6 +637,14 @@ def _sandbox_key(url: str) -> Key:
     if (token := _sandbox_token(url)) is None:
         raise errors.NoKey(f"The sandbox is gone. {errors.NOTHING_SENT}", "%aiml sandbox starts it again.")
     return Key("the sandbox", token)
+
+
+def _may_be_renamed(cell: str | None, name: str) -> bool:
+    """A cell may have this id by now. VS Code's ids say of which notebook a cell is: one that is still there keeps its own."""
+    notebook = (cell or "").rpartition("#")[0]
+    path = urllib.parse.unquote(notebook.partition(":")[2])
+    is_there = os.path.exists(path)  # noqa: PTH110  # of any text, which Path refuses
+    return notebook in ("", name.rpartition("#")[0]) or not is_there
 
 
 def _is_settled(row: Row, sender: Sender, may_fetch: str | None) -> bool:

@@ -144,6 +144,27 @@ def test_new_ids(opened, numbered):
     assert ["resp_1", "resp_5"] == previous(numbered)[4:]
 
 
+def test_ids_that_name_their_notebook(opened, numbered, tmp_path):
+    """Of notebooks in one folder, as VS Code has them, none goes on with what another asked; one that was renamed is known."""
+
+    def cell(notebook, number):
+        return f"vscode-notebook-cell:{tmp_path}/{notebook}.ipynb#W{number}sZmlsZQ%3D%3D"
+
+    for name in ("one", "other one"):
+        (tmp_path / f"{name}.ipynb").touch()
+    first = opened(str(tmp_path))
+    for number, words in enumerate(("First?", "Why?", "More.")):
+        first(cell("one", number), words)
+    other = opened(str(tmp_path))
+    other(cell("other%20one", 0), "Why?")
+    other(cell("other%20one", 1), "More.")
+    assert [None, "resp_4"] == previous(numbered)[3:]
+    assert opened(str(tmp_path))(cell("one", 7), "More.").replayed, "numbered anew"
+    (tmp_path / "one.ipynb").rename(tmp_path / "two.ipynb")
+    assert "resp_3" == opened(str(tmp_path))(cell("two", 2), "More.").id
+    assert 5 == len(numbered.posts)
+
+
 def test_shifted_ids(opened, numbered):
     """Where a front end numbers its cells, a cell that has the id of another keeps its own place, and follows what is put before it."""
     first = opened("/one.ipynb")
