@@ -116,9 +116,9 @@ class Secrets:
 
     def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request with the headers in its tools."""
-        if not self.headers:
+        if not self.headers or "tools" not in body:
             return dict(body)
-        labels = ((tool, self.headers.get(tool.get("server_label"))) for tool in body.get("tools", []))
+        labels = ((tool, self.headers.get(tool.get("server_label"))) for tool in body["tools"])
         return {**body, "tools": [{**tool, "headers": headers} if headers else tool for tool, headers in labels]}
 
     def _scalar(self, value: Any) -> Any:

@@ -361,10 +361,12 @@ def test_headers_of_an_mcp_server(asker, home):
     }
 
     def answer(request):
-        return wire.json_reply(wire.response(f"You sent {SECRET}", tools=request.body["tools"]))
+        return wire.json_reply(wire.response(f"You sent {SECRET}", tools=request.body.get("tools")))
 
     with wire.serve(answer) as server:
         answer = asker.ask(server.url, tools=tools_of(["docs"], variables))
+        asker.ask(server.url, "And without?")
+    assert "tools" not in server.posts[1].body, "a question without tools stays one"
     assert f"Bearer {SECRET}" == server.posts[0].body["tools"][0]["headers"]["Authorization"]
     assert SECRET not in json.dumps([answer.request, answer.raw]) + answer.text
     assert not any(SECRET.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())
