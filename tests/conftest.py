@@ -35,6 +35,19 @@ def asker(home: Path) -> Iterator[Asker]:
     asker.session.close(10)
 
 
+@pytest.fixture(scope="module")
+def _module_asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
+    asker = Asker(tmp_path_factory.mktemp("module") / "journal.sqlite3")
+    yield asker
+    asker.session.close(10)
+
+
+@pytest.fixture
+def module_asker(_module_asker: Asker, home: Path) -> Asker:
+    """One session, and one runner, for cases that need neither a journal nor a conversation of their own."""
+    return _module_asker
+
+
 @pytest.fixture(scope="session")
 def sandbox_url() -> Iterator[str]:
     """A sandbox of the tests' own."""

@@ -35,15 +35,14 @@ def test_what_is_no_home(monkeypatch):
         addresses.home()
 
 
-BEGAN = Path.cwd()
-
-
 def test_relative_home(monkeypatch, tmp_path):
     """A home that is named without its whole path begins where the session began, wherever the notebook goes."""
+    began = tmp_path / "began"
+    addresses.begin_in(str(began))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIML_MAGIC_HOME", "data")
-    assert BEGAN / "data" == addresses.home()
-    assert BEGAN / "data" / "journal.sqlite3" == addresses.journal_path("")
+    assert began / "data" == addresses.home()
+    assert began / "data" / "journal.sqlite3" == addresses.journal_path("")
     monkeypatch.delenv("AIML_MAGIC_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", "data")
     assert addresses.home().is_absolute()

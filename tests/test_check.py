@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 import wire
@@ -110,53 +110,54 @@ class Attempts:
         if request.method == "GET":
             return wire.json_reply({"data": self.log, "pagination": {"has_more": False}})
         with closing(sqlite3.connect(self._journal)) as db:
-            self.on_disk += db.execute("SELECT attempts FROM requests").fetchone()
+            sent = request.headers["x-client-request-id"].partition(".")[0]
+            self.on_disk += db.execute("SELECT attempts FROM requests WHERE client_request_id = ?", (sent,)).fetchone()
         if len(self.on_disk) == 1:
             return wire.json_reply({"message": "Service unavailable"}, 503)
         return wire.Reply(end="close")
 
-    def write(self, attempt: int, status: str, usd: float | None = None) -> None:
-        request_id = server_id(self._journal) + (f".{attempt}" if attempt > 1 else "")
+    def write(self, row, attempt: int, status: str, usd: float | None = None) -> None:
+        request_id = row.client_request_id + (f".{attempt}" if attempt > 1 else "")
         cost = {"usd": usd} if usd is not None else None
         self.log.insert(0, {"client_request_id": request_id, "status": status, "cost": cost})
 
 
-def server_id(journal) -> str:
-    with closing(sqlite3.connect(journal)) as db:
-        return db.execute("SELECT client_request_id FROM requests").fetchone()[0]
+# What the log holds of each attempt; then what became of the question, and what it cost.
+LOGS: list[tuple[list[tuple], str, float | None]] = [
+    ([], "unknown", None),
+    ([(1, "failed")], "unknown", None),
+    ([(1, "failed"), (2, "in_progress")], "unknown", None),
+    ([(1, "failed"), (2, "failed")], "failed", 0.0),
+    ([(2, "FAILED", 0.0)], "failed", 0.0),
+    ([(1, "failed"), (2, "succeeded", 4.0)], "charged", 4.0),
+    ([(1, "succeeded", 1.5)], "charged", 1.5),
+    ([(1, "failed", 1.5), (2, "succeeded", 4.0)], "charged", 5.5),
+    ([(1, "succeeded"), (2, "failed")], "charged", None),
+    ([(12, "succeeded", 1.0)], "charged", 1.0),
+]
 
 
-@pytest.mark.parametrize(
-    ("logged", "fate", "usd"),
-    [
-        ([], "unknown", None),
-        ([(1, "failed")], "unknown", None),
-        ([(1, "failed"), (2, "in_progress")], "unknown", None),
-        ([(1, "failed"), (2, "failed")], "failed", 0.0),
-        ([(2, "FAILED", 0.0)], "failed", 0.0),
-        ([(1, "failed"), (2, "succeeded", 4.0)], "charged", 4.0),
-        ([(1, "succeeded", 1.5)], "charged", 1.5),
-        ([(1, "failed", 1.5), (2, "succeeded", 4.0)], "charged", 5.5),
-        ([(1, "succeeded"), (2, "failed")], "charged", None),
-        ([(12, "succeeded", 1.0)], "charged", 1.0),
-    ],
-)
-def test_attempts_are_told_apart(asker, logged, fate, usd):
+def test_attempts_are_told_apart(asker):
     """A 503 and then a lost wire: only the last attempt tells that nothing was charged, any that it was; all costs count."""
-    answer = Attempts(asker.path)
-    with wire.serve(answer) as server:
-        with pytest.raises(errors.ConnectionLost):
-            asker.ask(server.url, cell="a", replay="auto")
-        assert [1, 2] == answer.on_disk, "on disk before it is used"
-        sent = [request.headers["x-client-request-id"] for request in server.posts]
-        assert [server_id(asker.path), f"{server_id(asker.path)}.2"] == sent
-        for entry in logged:
-            answer.write(*entry)
-        assert (fate, usd) == asker.session.check(asker.journal.row(1), server.url, asker.path)
-        assert (usd or 0.0, 1 if usd is None else 0) == asker.journal.spent(server.url)
-        with pytest.raises(errors.RequestFailed):
-            asker.ask(server.url, cell="a", replay="auto")
-        assert (3 if fate == "failed" else 2) == len(server.posts), "only what is free is sent again"
+    with ExitStack() as stack:
+        answers = [Attempts(asker.path) for _ in LOGS]
+        servers = [stack.enter_context(wire.serve(answer)) for answer in answers]
+        options = {"cell": "a", "chat": None, "replay": "auto"}
+        jobs = [asker.start(server.url, **options) for server in servers]
+        for (logged, fate, usd), answer, server, job in zip(LOGS, answers, servers, jobs, strict=True):
+            with pytest.raises(errors.ConnectionLost):
+                job.wait(60)
+            assert [1, 2] == answer.on_disk, "on disk before it is used"
+            row = asker.journal.row(job.id)
+            sent = [request.headers["x-client-request-id"] for request in server.posts]
+            assert [row.client_request_id, f"{row.client_request_id}.2"] == sent
+            for entry in logged:
+                answer.write(row, *entry)
+            assert (fate, usd) == asker.session.check(row, server.url, asker.path)
+            assert (usd or 0.0, 1 if usd is None else 0) == asker.journal.spent(server.url)
+            with pytest.raises(errors.RequestFailed):
+                asker.ask(server.url, **options)
+            assert (3 if fate == "failed" else 2) == len(server.posts), "only what is free is sent again"
 
 
 def test_attempts_that_nobody_counted(asker):
@@ -167,9 +168,9 @@ def test_attempts_that_nobody_counted(asker):
             asker.ask(server.url)
         with closing(sqlite3.connect(asker.path)) as db, db:
             db.execute("UPDATE requests SET attempts = NULL")  # of an older version, or of a worker that died
-        answer.write(1, "failed")
+        answer.write(asker.journal.row(1), 1, "failed")
         assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
-        answer.write(3, "succeeded", 2.0)
+        answer.write(asker.journal.row(1), 3, "succeeded", 2.0)
         assert ("charged", 2.0) == asker.session.check(asker.journal.row(1), server.url, asker.path)
 
 
@@ -199,12 +200,14 @@ def test_answer_that_is_still_made(asker):
 
 
 @pytest.mark.parametrize("page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}])
-def test_log_of_another_shape(asker, page):
+def test_log_of_another_shape(module_asker, page):
     """A log that is none finds nothing, and breaks nothing."""
     with wire.serve(lambda request: wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)) as server:
+        job = module_asker.start(server.url, chat=None)
         with pytest.raises(errors.ConnectionLost):
-            asker.ask(server.url)
-        assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+            job.wait(30)
+        row = module_asker.journal.row(job.id)
+        assert "unknown" == module_asker.session.check(row, server.url, module_asker.path).fate
 
 
 def test_what_needs_no_check(running):

@@ -55,12 +55,12 @@ def test_any_text_arrives(asker):
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(asker, status):
+def test_redirects_are_not_followed(module_asker, status):
     """The key does not go where a redirect points."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as elsewhere:
         reply = wire.Reply(status, {"Location": f"{elsewhere.url}/responses"})
         with wire.serve(lambda _: reply) as server, pytest.raises(errors.Redirected):
-            asker.ask(server.url)
+            module_asker.ask(server.url, chat=None)
         assert [] == elsewhere.requests
 
 
@@ -201,7 +201,7 @@ def test_certificates_of_the_environment(asker, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 @pytest.mark.parametrize("what", ["missing", "a folder", "garbage", "empty"])
-def test_certificates_that_cannot_be_read(asker, tmp_path, monkeypatch, name, what):
+def test_certificates_that_cannot_be_read(module_asker, tmp_path, monkeypatch, name, what):
     """Where no certificate can be read the variable and its path are named, and no connection is made."""
     path = tmp_path / "trusted"
     match what:
@@ -217,7 +217,7 @@ def test_certificates_that_cannot_be_read(asker, tmp_path, monkeypatch, name, wh
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         with pytest.raises(errors.ConnectError, match="Nothing was sent") as refused:
-            asker.ask(f"https://127.0.0.1:{listener.getsockname()[1]}/v1")
+            module_asker.ask(f"https://127.0.0.1:{listener.getsockname()[1]}/v1", chat=None)
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert name in refused.value.message
@@ -375,12 +375,12 @@ def test_silence(asker):
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", ""])
 @pytest.mark.parametrize("body", ["json", "events"])
-def test_wrong_content_type(asker, kind, body):
+def test_wrong_content_type(module_asker, kind, body):
     """An answer under a wrong Content-Type is read by what it is."""
     whole = json.dumps(wire.response())
     text = whole if body == "json" else f'data: {{"type":"response.completed","response":{whole}}}\n\n'
     with wire.serve(lambda _: wire.Reply(200, {"Content-Type": kind}, [text.encode()])) as server:
-        assert "Fine." == asker.ask(server.url).text
+        assert "Fine." == module_asker.ask(server.url, chat=None).text
 
 
 def test_reset_after_the_end(asker):

@@ -96,6 +96,7 @@ def sized(text: bytes, length: int) -> wire.Reply:
 
 
 FINE = body(WHOLE)
+QUEUED = ended(status="queued")
 SOON = email.utils.formatdate(time.time() + 1, usegmt=True)
 NOW = email.utils.formatdate(time.time(), usegmt=True)
 
@@ -167,6 +168,10 @@ FAULTS = [
     Fault("rate limit with a cost", [ended(**LIMIT, **PAID)], errors.ResponseFailed, 1, True),
     Fault("queued without an id", [ended(status="queued", id=None)], BAD, 1, True),
     Fault("in progress without an id", [body(json.dumps(wire.response(status="in_progress", id=7)).encode())], BAD, 1, True, "Fine."),
+    Fault("a gap while it is polled", [QUEUED, said(503), FINE], "Fine.", 1),
+    Fault("maintenance while it is polled", [QUEUED, said(500, "under maintenance"), FINE], "Fine.", 1),
+    Fault("polled of a server that has none", [QUEUED, body(b'{"detail": "not found"}')], errors.RetrieveUnsupported, 1, True),
+    Fault("polled of a server that is gone", [QUEUED, wire.Reply(end="close")], errors.RetrieveUnsupported, 1, True),
     Fault("expired", [ended(status="expired")], BAD, 1, True),
     Fault("no status and nothing else", [ended(status=None)], BAD, 1, True),
     Fault("invalid UTF-8 in the stream", [stream(CREATED, UTF8, COMPLETED, end="clean")], "Fine.", 1),
@@ -258,20 +263,19 @@ def closed_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{}/v1", "https://127.0.0.1:{}/v1", "https://no-such-host.invalid:{}/v1"])
-def test_no_connection(asker, url):
-    """Where nobody listens, and where no host is, nothing was sent and nothing charged; it is tried three times."""
-    with pytest.raises(errors.ConnectError, match=r"Nothing was sent, nothing was charged") as failed:
-        asker.ask(url.format(closed_port()))
-    assert not failed.value.may_cost
+NOWHERE = ["http://127.0.0.1:{}/v1", "https://127.0.0.1:{}/v1", "https://no-such-host.invalid:{}/v1"]
 
 
-def test_plain_http_behind_https(asker):
-    """A server that speaks no TLS gets nothing."""
-    with wire.serve(lambda _: wire.Reply()) as server:
-        with pytest.raises(errors.ConnectError):
-            asker.ask(server.url.replace("http:", "https:"))
-        assert not server.posts
+def test_no_connection(asker):
+    """Where nobody listens, where no host is, and where no TLS is spoken nothing was sent and nothing charged; it is tried three times."""
+    with wire.serve(lambda _: wire.Reply()) as plain:
+        urls = [*(url.format(closed_port()) for url in NOWHERE), plain.url.replace("http:", "https:")]
+        for job in [asker.start(url, chat=None) for url in urls]:
+            with pytest.raises(errors.ConnectError, match=r"Nothing was sent, nothing was charged") as failed:
+                job.wait(60)
+            assert not failed.value.may_cost
+            assert 3 == asker.journal.row(job.id).attempts
+        assert not plain.posts
 
 
 def test_doubtful_is_not_sent_again(asker):
@@ -392,21 +396,6 @@ def test_pings_behind_the_end(asker):
     pings = [b": ping\n\n"] * 60
     with wire.serve(lambda _: body(CREATED, COMPLETED, *pings, kind=STREAM, pace=0.3)) as server:
         assert asker.start(server.url).wait(12).text
-
-
-@pytest.mark.parametrize("told", [{"detail": "not found"}, None])
-def test_polling_ends(asker, told):
-    """A response that is worked on is not asked for for ever: not of a server that has none, nor of one that is gone."""
-    with wire.serve(
-        lambda r: wire.json_reply(wire.response(status="queued", output=[]) if r.method == "POST" else told)
-    ) as server:
-        job = asker.start(server.url, timeout=0.5)
-        wait_until(lambda: job.status == "queued at the server")
-        if told is not None:
-            with pytest.raises(errors.RequestFailed, match="may"):
-                job.wait(30)
-    with pytest.raises(errors.RequestFailed, match="may"):
-        job.wait(30)
 
 
 def test_sign_of_life_that_a_sleep_hid(asker):
@@ -556,10 +545,3 @@ def test_runner_of_another_kernel_that_dies(asker):
         assert ["Fine.", "Fine."] == [job.wait(60).text for job in followed]
         assert 2 == len(server.posts)
     other.session.close(10)
-
-
-def test_poll_meets_a_gap(asker):
-    """A gateway that fails for a moment ends no wait: the answer comes."""
-    with polled([said(503), said(500, "under maintenance")]) as server:
-        assert "Fine." == asker.ask(server.url).text
-        assert 1 == len(server.posts)

@@ -96,7 +96,7 @@ def judge(*bodies: dict[str, Any]) -> None:
             jsonschema.Draft202012Validator(schema).validate(body)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def script(home):
     asking._without_notebook.cache_clear()
     yield
@@ -111,7 +111,7 @@ def replies():
 
 
 @pytest.fixture
-def server(monkeypatch, replies):
+def server(script, monkeypatch, replies):
     def answer(request: wire.Request) -> wire.Reply:
         number = len(server.posts)
         told = replies.pop(0) if replies else {"text": "Fine."}
@@ -124,18 +124,18 @@ def server(monkeypatch, replies):
         yield server
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_field(server, replies, name):
+def test_fields(server, replies):
     """Each field arrives as it was given, in a request that both schemas take."""
-    given, expected = FIELDS[name]
-    if name == "schema":
-        replies.append({"text": '{"score": 1, "why": "so"}'})
-    ask("Why?", **given)
-    body = server.posts[0].body
-    judge(body)
-    for field, value in expected.items():
-        assert field in body
-        assert value is ... or value == body[field]
+    for name, (given, expected) in FIELDS.items():
+        if name == "schema":
+            replies.append({"text": '{"score": 1, "why": "so"}'})
+        ask("Why?", alone=True, fresh=True, **given)
+        body = server.posts[-1].body
+        judge(body)
+        for field, value in expected.items():
+            assert field in body, name
+            assert value is ... or value == body[field], name
+    assert len(FIELDS) == len(server.posts)
 
 
 def test_fields_are_all():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import wire
+from asking import Asker
 from kernels import Kernel, kernel
 
 from aiml_magic import errors
@@ -97,8 +98,9 @@ def restart(running: Kernel, url: str) -> None:
     use(running, url)
 
 
-@pytest.mark.parametrize("answer", [silent, streamed, polled])
-@pytest.mark.parametrize("end", ["restart", "shut down"])
+@pytest.mark.parametrize(
+    ("end", "answer"), [("restart", silent), ("restart", streamed), ("restart", polled), ("shut down", streamed)]
+)
 def test_end_of_the_kernel_in_the_middle(running, held, answer, end):
     """Restarted or shut down while it waits, in a stream or in a poll: the same cell then shows the answer that was paid for."""
     cell = "%%o3pro --param background=true\nWhy?" if answer is polled else "%%o3pro\nWhy?"
@@ -221,43 +223,40 @@ def test_budget_counts_what_is_held(asker, held):
             job.outcome()
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"[1, 2]", b"7", b"{}", b'{"do": "cancel"}', b'{"do": "send"}', b'{"do": "send", "row": []}', b'{"row": 1}',
-        b'{"do": ["send"], "row": 1}', b'{"do": "cancel", "row": {}}', b'{"do": "get", "call": 1}', b"[" * 100_000, b"\xff\xfe",
-        b'{"do": "send", "row": 1e999, "parent": null}', b'{"do": "nothing", "row": 1}',
-    ],
-)  # fmt: skip
-def test_commands_that_cannot_be_read(asker, held, line):
+COMMANDS = [
+    b"[1, 2]", b"7", b"{}", b'{"do": "cancel"}', b'{"do": "send"}', b'{"do": "send", "row": []}', b'{"row": 1}',
+    b'{"do": ["send"], "row": 1}', b'{"do": "cancel", "row": {}}', b'{"do": "get", "call": 1}', b"[" * 100_000, b"\xff\xfe",
+    b'{"do": "send", "row": 1e999, "parent": null}', b'{"do": "nothing", "row": 1}',
+]  # fmt: skip
+
+
+def test_commands_that_cannot_be_read(asker, held):
     """Whatever comes down the pipe, what is in flight goes on, and the next command is obeyed."""
     with wire.serve(silent(held)) as server:
         job = asker.start(server.url)
         assert held.begun.wait(30)
         process = asker.session.runner(asker.path)._child.process
-        process.stdin.write(line + b"\n")
+        for line in COMMANDS:
+            process.stdin.write(line + b"\n")
         process.stdin.flush()
         another = asker.start(server.url, "And why not?")
         held.go.set()
         assert ["Half and half."] * 2 == [job.wait(30).text, another.wait(30).text]
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        [1], 7, {"row": {}}, {"row": [], "event": "over"}, {"call": []}, {"row": "ROW", "event": "text"}, {"row": "ROW", "event": []},
-        {"row": "ROW", "event": "unkept"}, {"row": "ROW", "event": "retry"}, {"row": "ROW", "event": "poll", "status": {}},
-    ],
-)  # fmt: skip
-def test_events_that_cannot_be_read(home, held, tmp_path, monkeypatch, event):
+EVENTS_OF_NO_KIND = [
+    [1], 7, {"row": {}}, {"row": [], "event": "over"}, {"call": []}, {"row": 1, "event": "text"}, {"row": 1, "event": []},
+    {"row": 1, "event": "unkept"}, {"row": 1, "event": "retry"}, {"row": 1, "event": "poll", "status": {}},
+]  # fmt: skip
+
+
+def test_events_that_cannot_be_read(home, held, tmp_path, monkeypatch):
     """Whatever else the runner's process prints among its events, the job is told of its end."""
-    told = json.dumps(event).replace('"ROW"', "1")
+    told = "\n".join(map(json.dumps, EVENTS_OF_NO_KIND))
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nif 'aiml_magic.runner' in sys.orig_argv: print({told!r}, flush=True)"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    from asking import Asker
-
     asker = Asker(home / "journal.sqlite3")
     try:
         with wire.serve(silent(held)) as server:

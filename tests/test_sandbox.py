@@ -146,30 +146,30 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "kind"), FAULTS)
-def test_faults(asker, sandbox_url, fault, kind):
+def test_faults(module_asker, sandbox_url, fault, kind):
     """Each fault of the table can be had on demand."""
     with pytest.raises(kind) as failed:
-        asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}")
+        module_asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}", chat=None)
     assert kind is type(failed.value)
 
 
 @pytest.mark.parametrize("order", ["delay=5s", "delay=nan", "pace=-1", "fault=503 times=x", "fault=999", "fault=200", "deley=5"])
-def test_wrong_orders(asker, sandbox_url, order):
+def test_wrong_orders(module_asker, sandbox_url, order):
     """An order that it does not know is refused, so that nobody takes a typing error for a charge."""
     with pytest.raises(errors.InvalidRequest, match=order.split()[-1]) as refused:
-        asker.ask(sandbox_url, f"Why?\nsandbox: {order}")
+        module_asker.ask(sandbox_url, f"Why?\nsandbox: {order}", chat=None)
     assert not refused.value.may_cost
 
 
-def test_fault_that_passes(asker, sandbox_url):
+def test_fault_that_passes(module_asker, sandbox_url):
     """A fault that strikes once is overcome by a retry."""
-    assert "completed" == asker.ask(sandbox_url, "Why?\nsandbox: fault=503 times=1").status
+    assert "completed" == module_asker.ask(sandbox_url, "Why?\nsandbox: fault=503 times=1", chat=None).status
 
 
 @pytest.mark.parametrize(("fault", "outcome"), [("incomplete", "incomplete"), ("refusal", "refusal")])
-def test_unwanted_answers(asker, sandbox_url, fault, outcome):
+def test_unwanted_answers(module_asker, sandbox_url, fault, outcome):
     """Answers that are no success can be had on demand."""
-    assert outcome == asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}").response.outcome
+    assert outcome == module_asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}", chat=None).response.outcome
 
 
 def test_idle_sandbox_ends():

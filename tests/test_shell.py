@@ -67,21 +67,19 @@ def test_terminal(shell, answering, capsys):
     assert "Forty-two" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("line", "field", "wanted"),
-    [
-        ("%o3pro -m other/model Why?", "model", "other/model"),
-        ("%o3pro --summary concise Why?", "reasoning", {"summary": "concise"}),
-        ("%o3pro --tool-choice none Why?", "tool_choice", "none"),
-        ('%o3pro --param truncation="auto" Why?', "truncation", "auto"),
-        ("%o3pro --no-store Why?", "store", False),
-        ("%o3pro --no-stream Why?", "stream", None),
-    ],
-)
-def test_options_reach_the_server(shell, answering, line, field, wanted):
+def test_options_reach_the_server(shell, answering):
     """What an option says is in the request."""
-    assert run(shell, line) is None
-    assert wanted == answering.posts[-1].body.get(field)
+    for option, field, wanted in (
+        ("-m other/model", "model", "other/model"),
+        ("--summary concise", "reasoning", {"summary": "concise"}),
+        ("--tool-choice none", "tool_choice", "none"),
+        ('--param truncation="auto"', "truncation", "auto"),
+        ("--no-store", "store", False),
+        ("--no-stream", "stream", None),
+    ):
+        assert run(shell, f"%o3pro --alone --fresh {option} Why?") is None
+        assert wanted == answering.posts[-1].body.get(field)
+    assert 6 == len(answering.posts)
 
 
 def test_settings_hold(shell, tmp_path):
@@ -263,18 +261,23 @@ def test_status(shell, home, capsys):
     assert "/v2/billing" == server.requests[0].path
 
 
-@pytest.mark.parametrize(
-    ("balance", "told"),
-    [("-3.5", "-$3.50"), ("1e-320", "$0.00")]
-    + [(absurd, "unknown") for absurd in ("1e308", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000, '"12"', "true", "[]")],
+BALANCES = {"-3.5": "-$3.50", "1e-320": "$0.00"} | dict.fromkeys(
+    ("1e308", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000, '"12"', "true", "[]"), "unknown"
 )
-def test_balance(shell, home, capsys, balance, told):
+
+
+def test_balance(shell, home, capsys):
     """Whatever a server calls a balance, `%aiml status` tells a sum of money, or that it is unknown."""
-    body = f'{{"current_balance": {balance}}}'.encode()
-    with wire.serve(lambda _: wire.Reply(200, {"Content-Type": "application/json"}, [body])) as server:
+    told = iter(BALANCES)
+
+    def answer(_):
+        return wire.Reply(200, {"Content-Type": "application/json"}, [f'{{"current_balance": {next(told)}}}'.encode()])
+
+    with wire.serve(answer) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
-        assert run(shell, "%aiml status") is None
-    assert f"Balance  {told}" in capsys.readouterr().out
+        for balance, expected in BALANCES.items():
+            assert run(shell, "%aiml status") is None
+            assert f"Balance  {expected}" in capsys.readouterr().out, balance
 
 
 def test_working_directory_that_was_removed(shell, home, sandbox_url, tmp_path, monkeypatch):
@@ -621,14 +624,14 @@ def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
         assert KEY not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize(
-    "above", ["# why", "\n\n# why\n\n   # and how", "#| echo: false\n# %% [o3pro]", "#", "   \n\t\n", "#!%%bash"]
-)
-def test_comments_above_a_cell(shell, answering, above):
+def test_comments_above_a_cell(shell, answering):
     """What comments stand above `%%o3pro` are not asked, and the question is what stands below it, comments and all."""
-    result = shell.run_cell(f"{above}\n%%o3pro -q -o why\n# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?")
-    assert result.success, result.error_in_exec or result.error_before_exec
-    assert "# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?" == answering.posts[-1].body["input"]
+    comments = ["# why", "\n\n# why\n\n   # and how", "#| echo: false\n# %% [o3pro]", "#", "   \n\t\n", "#!%%bash"]
+    for above in comments:
+        result = shell.run_cell(f"{above}\n%%o3pro -q --alone --fresh -o why\n# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?")
+        assert result.success, result.error_in_exec or result.error_before_exec
+        assert "# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?" == answering.posts[-1].body["input"]
+    assert len(comments) == len(answering.posts)
 
 
 @pytest.mark.parametrize(

@@ -86,15 +86,15 @@ ODD = [
 
 @pytest.mark.parametrize("fields", ODD, ids=[next(iter(fields)) for fields in ODD])
 @pytest.mark.parametrize("stream", [False, True])
-def test_odd_answers_are_kept(asker, fields, stream):
+def test_odd_answers_are_kept(module_asker, fields, stream):
     """A paid answer in which a field holds what no database takes is kept and shown all the same, and its runner lives on."""
     response = wire.response() | fields
     event = f"data: {json.dumps({'type': 'response.completed', 'response': response})}\n\n".encode()
     reply = wire.Reply(200, {"Content-Type": "text/event-stream"}, [event]) if stream else wire.json_reply(response)
     with wire.serve(lambda _: reply) as server:
-        first = asker.ask(server.url)
-        assert first.journal_id != asker.ask(server.url).journal_id
-    shown(asker.journal.row(first.journal_id))
+        first = module_asker.ask(server.url, chat=None)
+        assert first.journal_id != module_asker.ask(server.url, chat=None).journal_id
+    shown(module_asker.journal.row(first.journal_id))
     assert "output" in fields or "Fine." == first.text
 
 
