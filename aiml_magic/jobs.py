@@ -95,6 +95,7 @@ class Job:
         self.is_cancelled = False
         self._is_held = False  # its cancel is held by the runner
         self._last_words = ""
+        self._warning = ""  # told with what came: the thread that reads events prints nothing
         self._came: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
         self.record: Callable[[Answer], None] | None = None  # is told of the answer
@@ -201,7 +202,7 @@ class Job:
                     self._came = errors.JournalError(event["why"], event["hint"])
                 case "unkept":
                     self._row = Row(**{**event["came"], "notices": tuple(event["came"]["notices"])})
-                    _warn_of_unkept(event)
+                    self._warning = _warning_of_unkept(event)
                 case _:
                     self._progress = self._after(event)
             self._changed.notify_all()
@@ -221,6 +222,8 @@ class Job:
 
     def _read(self) -> Answer:
         row = self._row or self._journal.row(self.id)
+        if self._warning:
+            errors.say(self._warning)
         if row.is_over:
             answer = _answer_of(row)
             answer = dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
@@ -500,8 +503,9 @@ class _Child:
         assert self.process.stdout is not None
         with self.process.stdout as events:
             for line in events:
-                # What else is printed there, half a line of one that was killed, or what no runner of ours tells.
-                with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+                # What else is printed there, half a line of one that was killed, or what no runner of ours tells: whatever it
+                # is, others are still to be told.
+                with contextlib.suppress(Exception):
                     self._hand(json.loads(line))
         self.process.wait()
         atexit.unregister(self.close)
@@ -562,11 +566,11 @@ def left_at_cluster(row: Row) -> errors.RunnerDied:
     )
 
 
-def _warn_of_unkept(event: Event) -> None:
+def _warning_of_unkept(event: Event) -> str:
     copy = "No file could take it yet: keep what you see."
     if event["copy"]:
         copy = f"It is in {event['copy']} until the journal can."
-    errors.say(f"The answer could not be written to the journal yet: {event['why']}\n{copy}")
+    return f"The answer could not be written to the journal yet: {event['why']}\n{copy}"
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:

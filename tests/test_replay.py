@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -679,11 +682,13 @@ entries = st.fixed_dictionaries(
 
 @given(st.builds(lambda data: {"data": data}, st.lists(entries) | values) | values)
 @example({"data": [{"id": "m", "pricing": {"kind": "fixed", "units": [
+    {"unit": "input_token", "price": -0.0, "per": 1}, {"unit": "output_token", "price": 0, "per": 1}]}}]})  # fmt: skip
+@example({"data": [{"id": "m", "pricing": {"kind": "fixed", "units": [
     {"unit": "input_token", "price": "nan", "per": 1}, {"unit": "output_token", "price": -5, "per": 1}]}}]})  # fmt: skip
 def test_any_price_list(models):
     """Whatever a server calls its prices, it is a price that a budget can be kept with, or none."""
     price = price_of(models, "m")
-    assert price is None or (0 <= price.input < 1 and 0 <= price.output < 1)
+    assert price is None or all(0 <= dollars < 1 and "-" not in str(dollars)[0] for dollars in (price.input, price.output))
 
 
 def test_budget(asker):
@@ -743,6 +748,29 @@ def test_journal_lost_under_way(asker, home, capsys):
     out = capsys.readouterr().out
     assert str(copy) in out
     assert "could not be written to the journal" in out
+
+
+def test_warning_that_nobody_reads(asker, home, monkeypatch):
+    """An answer that the journal could not take comes, also where nothing can be printed any more when it does."""
+
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    nobody_reads = threading.Event()
+
+    def answer(request):
+        assert nobody_reads.wait(30)
+        for file in home.glob("journal.sqlite3*"):
+            file.unlink()
+        return wire.json_reply(wire.response())
+
+    with wire.serve(answer) as server, monkeypatch.context() as printing:
+        job = asker.start(server.url, stream=False)
+        printing.setattr(sys, "stdout", Gone())
+        nobody_reads.set()
+        assert any(job.done or time.sleep(0.05) for _ in range(600))
+    assert "Fine." == job.wait(30).text
 
 
 def test_commands(home, sandbox_url, tmp_path):
