@@ -62,5 +62,5 @@ def _price(pricing: Any) -> Price | None:
             continue
         for kind, signs in (("input", ("input", "prompt")), ("output", ("output", "completion"))):
             if "token" in name and "cache" not in name and any(sign in name for sign in signs):
-                found[kind] = dollars
+                found[kind] = abs(dollars)  # -0.0 is none to show
     return Price(**found) if len(found) == 2 else None

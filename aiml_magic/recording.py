@@ -64,7 +64,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
             size = len(line) * (4 if _ASTRAL.search(line) else 2 if _WIDE.search(line) else 1)
             text += size
-            values += sum(map(line.count, (b"{", b"[", b",")))
+            values += 1 + sum(map(line.count, (b"{", b"[", b",")))  # a blank line takes its time, too
             if size > _MAX_LINE or text > _MAX_TEXT or values > _MAX_VALUES:
                 raise BadInput(f"{safe.plain(path.name)}, line {number}: it is larger than any recording.", _NAME_ANOTHER)
             yield number, line

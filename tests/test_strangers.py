@@ -161,6 +161,7 @@ LARGE = {
     "lines of wide text": lambda: [
         keyed(RECORD | {"response": {"id": str(number), "a": "\N{GRINNING FACE}" + "x" * 3 * MIB}}) for number in range(6)
     ],
+    "blank lines": lambda: [b"\n" * MIB],
     "lines of many values": lambda: [keyed(RECORD | {"request": {"input": [{"": number}] * 9000}}) for number in range(90)],
 }
 
