@@ -262,6 +262,22 @@ def test_row_that_was_not_kept(tmp_path):
     assert 1 == len(journal.history())
 
 
+def test_second_name(tmp_path):
+    """A file with a second name, a hard link, is not opened: SQLite would keep a log for each. Who has it open goes on."""
+    path = tmp_path / "journal.sqlite3"
+    journal = Journal(path)
+    journal.add(new())
+    path.with_name("other").hardlink_to(path)
+    for name in (path, path.with_name("other")):
+        with pytest.raises(errors.JournalError, match="second name") as refused:
+            Journal(name).history()
+        assert 2 == len(str(refused.value).splitlines())
+    assert [] == [*tmp_path.glob("other-*")]
+    journal.add(new())
+    path.with_name("other").unlink()
+    assert 2 == len(Journal(path).history())
+
+
 def test_stranger_with_a_log(tmp_path):
     """The database of another program that was killed keeps its log, which nobody else may fold up."""
     path = tmp_path / "journal.sqlite3"
