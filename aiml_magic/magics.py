@@ -169,6 +169,14 @@ class O3Pro(Magics):
         """Told by IPython that a cell is over."""
         self._nesting.depth = max(0, getattr(self._nesting, "depth", 0) - 1)
 
+    def begin_end(self, change: Any) -> None:
+        """Told by IPython that the kernel is to end, which may take long: threads, exit functions, a cell that goes on.
+
+        What was interrupted for that need not wait for it.
+        """
+        if change["new"] and "session" in vars(self):
+            self.session.close()
+
     def _start_place(self, info: Any) -> None:
         self._cell_id = getattr(info, "cell_id", None)
         self._run = f"{time.time_ns():x}"
@@ -310,6 +318,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.begin_run)
     shell.events.register("post_run_cell", magics.end_run)
+    shell.observe(magics.begin_end, "exit_now")
     shell.input_transformers_cleanup.extend(_TRANSFORMERS)
     shell.Completer.magic_arg_matchers.append(magics.complete)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
@@ -325,6 +334,7 @@ def load(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.events.unregister("pre_run_cell", magics.begin_run)
         shell.events.unregister("post_run_cell", magics.end_run)
+        shell.unobserve(magics.begin_end, "exit_now")
         for transformer in _TRANSFORMERS:
             shell.input_transformers_cleanup.remove(transformer)
         shell.Completer.magic_arg_matchers.remove(magics.complete)

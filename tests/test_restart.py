@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import psutil
 import pytest
 import wire
 from asking import Asker
@@ -121,6 +122,24 @@ def test_end_of_the_kernel_in_the_middle(running, held, answer, end):
         assert 1 == len(server.posts)
         assert ran.error is None
         assert ["Half and half."] == ran.of_type("text/markdown")
+
+
+def test_kernel_that_takes_long_to_end(running, held, home):
+    """A kernel that is told to end lets its runner go at once, whatever it waits for itself: what it was asked is answered."""
+    with wire.serve(silent(held)) as server:
+        use(running, server.url)
+        running.run("import threading, time; threading.Thread(target=time.sleep, args=[60]).start()")
+        running.start("%%o3pro\nWhy?", "a")
+        assert held.begun.wait(30)
+        runner = next(
+            one for one in psutil.Process(running.manager.provisioner.pid).children() if "aiml_magic.runner" in one.cmdline()
+        )
+        running.manager.interrupt_kernel()
+        running.manager.request_shutdown()
+        held.go.set()
+        runner.wait(30)
+        assert running.manager.is_alive()
+        assert "Half and half." == Journal(home / "journal.sqlite3").history()[-1].answer().text
 
 
 def test_restart_in_a_function(running, home):
