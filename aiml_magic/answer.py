@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from aiml_magic import safe
-from aiml_magic.errors import printable
+from aiml_magic.errors import encodable, printable
 from aiml_magic.responses import Citation, Raw, Response, ToolCall, Usage
 
 
@@ -50,7 +50,7 @@ class Answer:
     def __repr__(self) -> str:
         start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
         status = printable(self.status).replace("\n", " ")
-        return f"<Answer {self.journal_id}: {status}, {start!r}>"
+        return encodable(f"<Answer {self.journal_id}: {status}, {start!r}>")
 
     @property
     def items(self) -> tuple[Raw, ...]:

@@ -131,7 +131,7 @@ class Job:
         return self._awaited().__await__()
 
     def __repr__(self) -> str:
-        return f"<Job {self.id}: {self.status}>"
+        return errors.encodable(f"<Job {self.id}: {self.status}>")
 
     @property
     def progress(self) -> Progress:

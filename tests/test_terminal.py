@@ -159,7 +159,7 @@ def poor_screens(environment, tmp_path_factory):
     lines = [
         "%load_ext aiml_magic", "q = 'Is \\u6f22 finite?'", "%o3pro --alone {{q}}", "%aiml history", "%aiml search finite", "%aiml show 1",
         "%aiml tree", "%aiml help", "%o3pro --dry-run {{q}}", "%o3pro?", "from aiml_magic import ask", "ask(q, effort='h\\u00f6ch')",
-        "print('o' + 'ver')", "exit",
+        "print([_3])", "print('o' + 'ver')", "exit",
     ]  # fmt: skip
 
     def screen(encoding: dict[str, str]) -> str:
@@ -181,3 +181,4 @@ def test_terminals_that_are_not_utf8(poor_screens, name):
     assert 2 == screen.count(f"[6,912 tokens (4,321 reasoning) {dot} $0.4832")
     assert screen.count(r"Is \u6f22 finite?") >= 5
     assert "It takes one of low, medium, high." in screen
+    assert "[<Answer 1: completed, " in screen
