@@ -69,15 +69,15 @@ def test_terminal(shell, answering, capsys):
 
 def test_options_reach_the_server(shell, answering):
     """What an option says is in the request."""
-    for option, field, wanted in (
-        ("-m other/model", "model", "other/model"),
-        ("--summary concise", "reasoning", {"summary": "concise"}),
-        ("--tool-choice none", "tool_choice", "none"),
-        ('--param truncation="auto"', "truncation", "auto"),
-        ("--no-store", "store", False),
-        ("--no-stream", "stream", None),
+    for line, field, wanted in (
+        ("%o3pro -m other/model", "model", "other/model"),
+        ("%o3pro --summary concise", "reasoning", {"summary": "concise"}),
+        ("%o3pro --tool-choice none", "tool_choice", "none"),
+        ('%o3pro --param truncation="auto"', "truncation", "auto"),
+        ("%o3pro --no-store", "store", False),
+        ("%o3pro --no-stream", "stream", None),
     ):
-        assert run(shell, f"%o3pro --alone --fresh {option} Why?") is None
+        assert run(shell, f"{line} --alone --fresh Why?") is None
         assert wanted == answering.posts[-1].body.get(field)
     assert 6 == len(answering.posts)
 
