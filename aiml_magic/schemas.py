@@ -173,9 +173,16 @@ def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    with _any_typed_dict():
-        adapter = pydantic.TypeAdapter(kind)
-        adapter.rebuild(raise_errors=True)  # names what is not defined
+    try:
+        with _any_typed_dict():
+            adapter = pydantic.TypeAdapter(kind)
+            adapter.rebuild(raise_errors=True)  # names what is not defined
+    except AttributeError as error:
+        if error.name != "__orig_bases__" or hasattr(error.obj, error.name):
+            raise
+        inherited: Any = error.obj  # a TypedDict of another one, which has them from Python 3.12 on
+        inherited.__orig_bases__ = inherited.__bases__
+        return _adapter(kind)
     return adapter
 
 

@@ -75,6 +75,10 @@ class Note(typing.TypedDict, total=False):
     words: Annotated[list[Annotated[str, "a word"]], "as they stand"]
 
 
+class LongNote(Note):
+    more: list[LongNote]
+
+
 @dataclasses.dataclass
 class Noted:
     note: Note
@@ -338,6 +342,8 @@ def test_typed_dict_of_typing():
     """A TypedDict of `typing` is read on any Python, also within another type, and what it does not need may be left out."""
     note = {"of": {"name": "A", "born": None}, "words": ["b"]}
     assert {"of": Author("A", None), "words": ["b"]} == of_value(Note, "Note").parse(json.dumps(note))
+    more = note | {"more": [note | {"more": []}]}
+    assert 1 == len(of_value(list[LongNote], "Notes").parse(json.dumps({"value": [more]}))[0]["more"])
     assert {"note": {"of": Author("A", None)}} == schemas.arguments_of(used, {"note": {"of": note["of"]}, "many": None})
 
 
