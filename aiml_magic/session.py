@@ -542,13 +542,14 @@ class Session:
     def _mind_lost_conversation(self, question: Question, plan: Plan, journal: Journal) -> None:
         """Raises BadInput if a question would begin a conversation, though its cell went on with one in another notebook.
 
-        The notebook may have been renamed and the cell changed, or it may be another one: that is not for us to say.
+        The notebook may have been renamed and the cell changed, or it may be another one: that is not for us to say, unless
+        the other is still there. Cells of two notebooks may have one id where one is a copy, and where a program made both.
         """
         conversation = self._conversation(question)
         if conversation is None or conversation.has_begun or plan.parent is not None or question.is_new:
             return
         row = next(iter(journal.elsewhere(self.notebook, question.chat, question.cell, limit=1)), None)
-        if row is not None and row.parent is not None:
+        if row is not None and row.parent is not None and not _is_there(row.notebook):
             raise errors.BadInput(
                 f"This cell went on with the conversation of {row.notebook}; here it would begin one. Nothing was sent.",
                 f"%aiml resume {row.notebook} takes that up, if it is this notebook's earlier name; --new begins one.",
@@ -642,9 +643,12 @@ def _sandbox_key(url: str) -> Key:
 def _may_be_renamed(cell: str | None, name: str) -> bool:
     """A cell may have this id by now. VS Code's ids say of which notebook a cell is: one that is still there keeps its own."""
     notebook = (cell or "").rpartition("#")[0]
-    path = urllib.parse.unquote(notebook.partition(":")[2])
-    is_there = os.path.exists(path)  # noqa: PTH110  # of any text, which Path refuses
-    return notebook in ("", name.rpartition("#")[0]) or not is_there
+    return notebook in ("", name.rpartition("#")[0]) or not _is_there(urllib.parse.unquote(notebook.partition(":")[2]))
+
+
+def _is_there(notebook: str) -> bool:
+    """A file has this path: it was not renamed."""
+    return os.path.isfile(notebook)  # noqa: PTH113  # of any text, where Path may raise
 
 
 def _is_settled(row: Row, sender: Sender, may_fetch: str | None) -> bool:

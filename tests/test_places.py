@@ -122,6 +122,22 @@ def test_copied_and_rewritten(opened, numbered):
     assert [None, "resp_7"] == previous(numbered)[6:], "a changed cell before it is the one that it continues"
 
 
+def test_other_notebooks_with_the_same_ids(opened, numbered, tmp_path):
+    """A notebook with the ids of one that is still there, as of a template or of a program, is another one: it begins anywhere."""
+    for name in ("template", "other"):
+        (tmp_path / f"{name}.ipynb").touch()
+    template = opened(str(tmp_path / "template.ipynb"))
+    for cell in "abc":
+        template(cell)
+    other = opened(str(tmp_path / "other.ipynb"))
+    other("c", "Something else?")
+    other("b", "And then?")
+    assert [None, "resp_4"] == previous(numbered)[3:]
+    (tmp_path / "other.ipynb").rename(tmp_path / "renamed.ipynb")
+    with pytest.raises(errors.BadInput, match=r"other\.ipynb"):
+        opened(str(tmp_path / "renamed.ipynb"))("b", "And what then?")
+
+
 def test_new_notebook(opened, numbered):
     """A new notebook asks, with ids of its own or none, whatever another one asked in the same words."""
     first = opened("/one.ipynb")
