@@ -70,8 +70,8 @@ def _html(turns: Sequence[Answer]) -> str:
         question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'
         parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
         parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>')
-        inside = "".join(_entry(heading, words) for heading, words in page.headings)
-        contents.append(_entry(f"turn{number}", _first_words(turn), f"<ul>{inside}</ul>" if inside else ""))
+        inside = "".join(_entry(heading, _first_words(words)) for heading, words in page.headings)
+        contents.append(_entry(f"turn{number}", _first_words(_question(turn)), f"<ul>{inside}</ul>" if inside else ""))
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
     size = '<meta name="viewport" content="width=device-width">'
     head = f'<meta charset="utf-8">{policy}{size}<title>Conversation</title><style>{_STYLE}{page.style}</style>'
@@ -84,8 +84,8 @@ def _entry(place: str, words: str, inside: str = "") -> str:
     return f'<li><a href="#{safe.escape(place)}">{safe.escape(words)}</a>{inside}</li>'
 
 
-def _first_words(turn: Answer) -> str:
-    words = " ".join(_question(turn).split())
+def _first_words(text: str) -> str:
+    words = " ".join(text.split())
     return words if len(words) <= 70 else words[:69] + "…"
 
 

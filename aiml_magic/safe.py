@@ -51,10 +51,11 @@ _LANGUAGES = frozenset(
     "bash c c++ clojure cmake console cpp cs csharp css csv dart diff docker dockerfile elixir erlang fortran fsharp go "
     "graphql haskell haskell html http ini java javascript js json jsonc jsx julia kotlin latex lisp lua make makefile "
     "markdown matlab md nix nim objc ocaml pascal perl php powershell prolog proto ps1 py pycon python python3 r rb rs ruby "
-    "rust sas scala scheme sh shell sql stan swift tcl terraform tex text toml ts tsx typescript vb verilog vhdl vim xml "
+    "rust sas scala scheme sh shell sql stan swift tcl tex text toml ts tsx typescript vb verilog vhdl vim xml "
     "yaml yml zig".split()
 )
 # Characters: what colours the code of a page takes quadratic time, in some languages, for longer lines, and for more.
+# (For Terraform it takes longer still, which is why that is not among the languages.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000
 _HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}

@@ -83,7 +83,10 @@ def test_page_without_network(executed, tmp_path, has_state):
 
 def test_exported_conversation(tmp_path):
     """An exported page is no wider than a phone, whatever is in it, and axe finds no serious barrier; paper has all of wide code."""
-    wide = f"{'word' * 40} https://example.org/{'way/' * 40}\n\n```python\nx = '{'y' * 200}'\n```\n\n|{'a|' * 20}\n|{'-|' * 20}"
+    wide = (
+        f"# {'word ' * 40}\n\n{'word' * 40} https://example.org/{'way/' * 40}\n\n"
+        f"```python\nx = '{'y' * 200}'\n```\n\n|{'a|' * 20}\n|{'-|' * 20}"
+    )
     asked_at, usage = datetime(2026, 1, 2, tzinfo=UTC), Usage(1, 0, 2, 1, 3)
     turns = [
         Answer(
@@ -98,6 +101,7 @@ def test_exported_conversation(tmp_path):
         page.goto(file.as_uri())
         shoot(page, "exported")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("[...document.querySelectorAll('nav a')].every(entry => entry.innerText.length <= 70)")
         assert [] == barriers(page, "body")
         page.emulate_media(media="print")
         assert page.evaluate("[...document.querySelectorAll('pre')].every(code => code.scrollWidth <= code.clientWidth)")
