@@ -1288,7 +1288,8 @@ def _rescued(path: Path) -> tuple[Row, Came]:
         raise ValueError(path)
     earlier = {"origin": "asked"}  # of which a version without that column knew no other
     values: dict[str, Any] = {name: (earlier | found).get(name) for name in _KINDS}
-    if _wrong(values) or values["state"] not in ("done", "failed", "cancelled"):
+    is_known = values["state"] in ("done", "failed", "cancelled")
+    if _wrong(values) or not is_known or not all(_fits(values[name]) for name in _KINDS.keys() - _JSON.keys()):
         raise ValueError(path)
     row = Row(**values | {"notices": tuple(map(str, values["notices"]))})
     return row, Came(
@@ -1303,9 +1304,20 @@ def _rescued(path: Path) -> tuple[Row, Came]:
     )
 
 
+def _fits(value: object) -> bool:
+    """A column takes it: no number of more than 64 bits, no text with half a character."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
+
+
 def _rescued_cost(usd: float, found: Mapping[str, Any]) -> Cost:
     number, source = found.get("cost_credits"), found.get("cost_source")
-    return Cost(usd, number if isinstance(number, int) and abs(number) < 2**63 else None, str(source or "rescued"))
+    return Cost(
+        usd,
+        number if isinstance(number, int) and _fits(number) else None,
+        source if isinstance(source, str) and _fits(source) else "rescued",
+    )
 
 
 def _read_bounded(path: Path) -> bytes:

@@ -483,6 +483,8 @@ STRANGE = {
     "a row without a column": lambda copy: copy.write_text("{}"),
     "a state that is none": lambda copy: changed(copy, state="queued"),
     "no number": lambda copy: changed(copy, id="1"),
+    "a number of no column": lambda copy: changed(copy, id=2**70),
+    "half a character": lambda copy: changed(copy, server="\ud800"),
     "another row": lambda copy: changed(copy, id=2),
     "a row of another journal": lambda copy: changed(copy, asked_at=1.0),
     "another question": lambda copy: changed(copy, request={"input": "Another?"}),
@@ -499,13 +501,21 @@ STRANGE = {
 
 @pytest.mark.parametrize("what", STRANGE)
 def test_strange_files_beside_the_journal(journal, what):
-    """Whatever else lies where an answer might, it harms no journal, and stays."""
-    row = journal.claim(journal.add(new()).id)
+    """Whatever else lies where an answer might, it harms no journal, and stays; an answer that lies behind it is taken in."""
+    row, behind = (journal.claim(journal.add(new(client_request_id=name * 8)).id) for name in "09")
     copy = Path(journal.rescue(row, Came("done", wire.response("Not this.")))[1])
+    journal.rescue(behind, Came("done", wire.response("This.")))
     STRANGE[what](copy)
-    other = Journal(journal.path)
-    assert ("sent", 1) == (other.row(row.id).state, len(other.history()))
+    assert ["sent", "done"] == [row.state for row in Journal(journal.path).history()]
     assert os.path.lexists(copy)
+
+
+def test_cost_that_no_column_takes(journal):
+    """What a file beside the journal says of an answer's cost, and no column takes, costs neither the answer nor those behind it."""
+    rows = [journal.claim(journal.add(new(client_request_id=name * 8)).id) for name in "09"]
+    copies = [Path(journal.rescue(row, Came("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1]) for row in rows]
+    changed(copies[0], cost_source="\ud800", cost_credits=2**63)
+    assert [("done", 1.0)] * 2 == [(row.state, row.cost_usd) for row in Journal(journal.path).history()]
 
 
 def test_rescued_answer_of_a_question_that_was_not_sent(journal):
