@@ -125,15 +125,14 @@ def test_end_of_the_kernel_in_the_middle(running, held, answer, end):
 
 
 def test_kernel_that_takes_long_to_end(running, held, home):
-    """A kernel that is told to end lets its runner go at once, whatever it waits for itself: what it was asked is answered."""
+    """A kernel that is told to end lets its runner go at once, whatever it then waits for itself."""
     with wire.serve(silent(held)) as server:
         use(running, server.url)
         running.run("import threading, time; threading.Thread(target=time.sleep, args=[60]).start()")
         running.start("%%o3pro\nWhy?", "a")
         assert held.begun.wait(30)
-        runner = next(
-            one for one in psutil.Process(running.manager.provisioner.pid).children() if "aiml_magic.runner" in one.cmdline()
-        )
+        children = psutil.Process(running.manager.provisioner.pid).children()
+        runner = next(one for one in children if "aiml_magic.runner" in one.cmdline())
         running.manager.interrupt_kernel()
         running.manager.request_shutdown()
         held.go.set()
