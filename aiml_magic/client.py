@@ -485,14 +485,15 @@ def _weighed(reply: Reply, seconds: float) -> Reply:
 
 
 def _refused(response: httpx.Response, body: bytes, seconds: float) -> Reply:
-    """An HTTP answer that is not 2xx; one that tells of a cost was not refused, whatever it says."""
+    """An HTTP answer that is not 2xx; with a cost, or anything of an answer, it refused nothing, whatever it says."""
     raw: Any = None
     error = failures.http_error(response.status_code, response.headers, body, seconds)
     with contextlib.suppress(ValueError):
         raw = load(body)
-    spent = cost(raw if isinstance(raw, dict) else {}, response.headers)
-    if _is_paid(spent):
-        return Reply({}, spent, error=failures.in_doubt(error))
+    said = raw if isinstance(raw, dict) else {}
+    spent = cost(said, response.headers)
+    if _is_paid(spent) or Response(said).has_begun:
+        return Reply(said if is_response(said) else {}, spent, error=failures.in_doubt(error))
     return Reply({}, spent, error=error, is_refusal=response.status_code < 500)
 
 

@@ -183,6 +183,8 @@ FAULTS = [
     Fault("503 after a while", [late(said(503))], errors.Unavailable, 1, True),
     Fault("503 as text, after a while", [late(body(b"upstream timed out", status=503, kind="text/plain"))], errors.Unavailable, 1, True),
     Fault("503 with a cost", [body(json.dumps(PAID).encode(), status=503)], errors.Unavailable, 1, True),
+    Fault("502 with a whole answer", [body(WHOLE, status=502)], errors.BadGateway, 1, True, "Fine."),
+    Fault("429 with tokens", [body(b'{"usage": {"output_tokens": 9}}', status=429)], errors.RateLimited, 1, True),
     Fault("502 as JSON, after a while", [late(said(502))], errors.BadGateway, 1, True),
     Fault("500 as JSON, after a while", [late(said(500))], errors.ServerError, 1, True),
     Fault("409 after a while", [late(said(409))], errors.RateLimited, 1, True),
