@@ -239,9 +239,9 @@ class Row:
             usage=response.usage or Usage(),
             cost_usd=self.cost_usd,
             seconds=self.seconds,
-            status=response.status or (None if self.is_over else "in_progress"),
-            id=self.response_id,
-            model=response.model,
+            status=_plain(response.status) or (None if self.is_over else "in_progress"),
+            id=_plain(self.response_id),
+            model=_plain(response.model),
             parsed=None,
             replayed=False,
             asked_at=datetime.fromtimestamp(self.asked_at, timezone.utc),
@@ -253,6 +253,11 @@ class Row:
             notices=self.notices,
             recorded=self.origin == "recording",
         )
+
+
+def _plain(name: str | None) -> str | None:
+    """A name that a server gave, which acts on no terminal that it is printed to."""
+    return None if name is None else safe.plain(name)
 
 
 @dataclass(frozen=True)

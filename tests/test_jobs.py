@@ -480,3 +480,12 @@ def test_words_of_a_server_are_plain(asker):
         seen = [job.status, repr(job), str(job), job.progress.state]
         job.cancel()
     assert all("cm0=" in words and words.isprintable() and len(words) < 150 for words in seen)
+
+
+def test_names_of_an_answer_are_plain(asker):
+    """The names that a server gives an answer act on no terminal when they are printed; `raw` has them as they came."""
+    name = "\x1b]52;c;cm0=\x07\x9b2J\u202e"
+    with wire.serve(lambda _: wire.json_reply(wire.response("Yes.", id=name, model=name, status=name))) as server:
+        answer = asker.ask(server.url)
+    assert {"␛]52;c;cm0=␇�2J�"} == {answer.id, answer.model, answer.status}
+    assert name == answer.raw["model"]
