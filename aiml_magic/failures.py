@@ -1,7 +1,7 @@
 """What a failure means: which error it is, whether it may have cost money, whether it may be sent again; pure.
 
 A request is sent again without asking only if it cannot have been executed: the connection was never made, or the server
-, a JSON 502 or 500, a run that failed on a rate limit) before a model can have worked and before anything
+refused it (429, 503, a JSON 502 or 500, a run that failed on a rate limit) before a model can have worked and before anything
 of an answer came; and at most twice. The vendor charges nothing for a request that it saw fail. After anything else (a
 timeout, a reset, a cut-off body, an HTML page of a gateway) the request may have run, and may be charged, so that only the
 person may send it again. A GET is no question: what it meets says nothing of what was asked before.
