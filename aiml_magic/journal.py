@@ -310,6 +310,7 @@ class Journal:
         self._newest: tuple[int, float] | None = None  # the row written last, and when it was asked
         self._written_now: tuple[int, float] | None = None  # the same in a transaction, which may fail
         self._is_open = False  # a transaction, by the thread that has the lock
+        self._is_index_sound = False  # as far as was looked
         with _opening:
             _living.add(self)
 
@@ -665,7 +666,7 @@ class Journal:
         with self._transaction() as db:
             try:
                 found = _matching(db, words, limit)
-                is_sound = bool(found) or _is_sound(db)
+                is_sound = bool(found) or self._is_index_sound or _is_sound(db)
             except sqlite3.DatabaseError as error:
                 is_sound = not _is_damage(error)
                 if is_sound:
@@ -673,6 +674,7 @@ class Journal:
             if not is_sound:
                 _make_index(db)
                 found = _matching(db, words, limit)
+            self._is_index_sound = self._is_index_sound or not found  # looked at once: it takes time that grows with the journal
         return [_row(entry) for entry in found]
 
     def with_rounds(self, row_id: int) -> list[Row]:

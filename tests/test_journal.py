@@ -372,6 +372,15 @@ def test_search_in_a_damaged_index(journal, how):
     assert [2] == [row.id for row in journal.search("🐳")]
 
 
+def test_index_is_looked_at_once(journal):
+    """A search that finds nothing looks whether the index is sound, which takes long in a large journal: once."""
+    journal.history()
+    statements = []
+    journal._db.set_trace_callback(statements.append)
+    assert [[], []] == [journal.search("zebrafish"), journal.search("quagga")]
+    assert 1 == sum("integrity-check" in statement for statement in statements)
+
+
 @pytest.mark.parametrize("how", DAMAGE)
 def test_forget_with_a_damaged_index(journal, how):
     """What is forgotten leaves the disk, however its index was damaged before, and whatever is left of it."""
