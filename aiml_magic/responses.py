@@ -323,6 +323,9 @@ def is_web_link(url: str) -> bool:
     return url.startswith(("https://", "http://"))
 
 
+_CREDITS_PER_DOLLAR = 2_000_000  # as AI/ML API counts them
+
+
 def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost | None:
     """What the server says it charged: in the response, in the last chunk of a stream (`meta`), or in the headers."""
     places = (
@@ -334,9 +337,10 @@ def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost 
         ),
     )
     for source, usage in places:
-        usd = _money(usage.get("usd_spent"))
+        usd, spent = _money(usage.get("usd_spent")), _money(usage.get("credits_used"))
+        if usd is None and spent is not None:
+            usd = spent / _CREDITS_PER_DOLLAR
         if usd is not None:
-            spent = _money(usage.get("credits_used"))
             return Cost(usd, None if spent is None else round(spent), source)
     return None
 

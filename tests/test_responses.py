@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aiml_magic.responses import (
     MAX_JSON,
+    Cost,
     Created,
     Response,
     Stream,
@@ -120,6 +121,12 @@ def test_load_is_bounded(body):
 def test_cost_is_never_made_up(spent):
     """A cost that is no amount is not reported, instead of $0.00."""
     assert cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
+
+
+def test_cost_in_credits():
+    """A server that tells its credits alone is believed, at the vendor's rate."""
+    assert Cost(0.5, 1_000_000, "meta.usage") == cost({"meta": {"usage": {"credits_used": 1_000_000}}}, {})
+    assert Cost(0.001, 2_000, "headers") == cost({}, {"x-aimlapi-credits-used": "2000"})
 
 
 def said(text: str) -> Response:
