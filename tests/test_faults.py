@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -223,20 +222,23 @@ def came_of(job: Job) -> tuple[int, str | errors.AimlMagicError]:
         return job.id, error
 
 
+AT_ONCE = 32  # faults: each has a server of its own, and few files may be open
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What came of every fault, by name."""
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIML_API_KEY", KEY)
         asker = Asker(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
-        servers = {fault.name: stack.enter_context(wire.serve(answering(fault.replies))) for fault in FAULTS}
-        with ThreadPoolExecutor(len(FAULTS)) as people:
-            options = {"timeout": A_WHILE + 1.5, "chat": None, "max_concurrency": len(FAULTS)}
-            asked = {name: people.submit(came_of, asker.start(server.url, **options)) for name, server in servers.items()}
-        yield {
-            name: SimpleNamespace(came=came, row=asker.journal.row(row_id), posts=len(servers[name].posts))
-            for name, (row_id, came) in ((name, future.result()) for name, future in asked.items())
-        }
+
+        def outcome(fault: Fault) -> SimpleNamespace:
+            with wire.serve(answering(fault.replies)) as server:
+                row_id, came = came_of(asker.start(server.url, timeout=A_WHILE + 1.5, chat=None))
+                return SimpleNamespace(came=came, row=asker.journal.row(row_id), posts=len(server.posts))
+
+        with ThreadPoolExecutor(AT_ONCE) as people:
+            yield dict(zip((fault.name for fault in FAULTS), people.map(outcome, FAULTS), strict=True))
         asker.session.close(10)
 
 
