@@ -372,11 +372,10 @@ def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], 
     table = "\n".join(f"| {name} | {' '.join(str(value).split())[:80].replace('|', '/')} |" for name, value in rows)
     words = len(question.split())
     quote = "\n".join(f"> {line}" for line in question[:400].splitlines())
-    earlier = "\n".join(f"{number}. {_first_words(asked)}" for number, (asked, _) in enumerate(turns, start=1))
-    return (
-        f"**This is the sandbox; no model is behind it.** It read your question of {words} word{'s' * (words != 1)}:\n\n"
-        f"{quote}\n\n| sent with it | |\n|---|---|\n{table}\n"
-    ) + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
+    read = f"your question of {words} word{'s' * (words != 1)}:\n\n{quote}" if words else "orders, and no question."
+    earlier = "\n".join(f"{number}. {_first_words(asked) or 'orders alone'}" for number, (asked, _) in enumerate(turns, start=1))
+    said = f"**This is the sandbox; no model is behind it.** It read {read}\n\n| sent with it | |\n|---|---|\n{table}\n"
+    return said + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
 
 
 def _calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:

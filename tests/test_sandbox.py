@@ -108,6 +108,14 @@ def test_needs_a_key(sandbox_url):
     assert 401 == call(f"{sandbox_url}/responses", {"model": "m", "input": "x"}, Authorization="")[0]
 
 
+def test_orders_alone(sandbox_url):
+    """Orders without a question are called so, where they are answered and where the conversation is told."""
+    _, first = ask(sandbox_url, "sandbox: delay=0")
+    assert "It read orders, and no question.\n\n| sent with it |" in text(first)
+    _, second = ask(sandbox_url, "And now?", previous_response_id=first["id"])
+    assert "you asked:\n\n1. orders alone\n" in text(second)
+
+
 def test_background_get_cancel_delete(sandbox_url):
     """A response in the background is queued, then there; it can be fetched, cancelled and deleted."""
     _, queued = ask(sandbox_url, "Later?\nsandbox: delay=0.3", background=True)
