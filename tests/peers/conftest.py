@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -33,7 +34,9 @@ def peer(name: str, folder: Path, *arguments: str, health: str, patience: float 
     kept = os.environ.get("AIML_TEST_PEERS")
     with (folder / "log").open("w+") as log:
         place = str(Path(kept) / name if kept else folder / "venv")
-        process = subprocess.Popen(["bash", script, place, str(port), *arguments], stdout=log, stderr=log)
+        # Their scripts look for a newer Python, and for pip's settings, where the person keeps them.
+        person = os.environ | {"HOME": pwd.getpwuid(os.getuid()).pw_dir}
+        process = subprocess.Popen(["bash", script, place, str(port), *arguments], stdout=log, stderr=log, env=person)
         try:
             deadline = time.monotonic() + patience
             while not is_there(f"http://127.0.0.1:{port}{health}"):
