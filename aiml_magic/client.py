@@ -595,11 +595,16 @@ def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
     """Loading certificates takes 20 ms; plain http to loopback needs none. Raises ConnectError for none that can be read."""
     if not base_url.startswith("https:"):
         return False
-    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")  # as httpx chooses
+    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
     try:
-        if name == "SSL_CERT_DIR":
-            next(Path(os.environ[name]).iterdir(), None)  # else nobody says that it is not there
-        return httpx.create_ssl_context()
+        match name:  # httpx before 0.28 passes over a file that is not there
+            case "SSL_CERT_FILE":
+                return ssl.create_default_context(cafile=os.environ[name])
+            case "SSL_CERT_DIR":
+                next(Path(os.environ[name]).iterdir(), None)  # else nobody says that it is not there
+                return ssl.create_default_context(capath=os.environ[name])
+            case _:
+                return httpx.create_ssl_context(trust_env=False)
     except OSError as error:  # also an SSLError
         why = error.strerror or str(error)
         raise failures.unusable(name or "The package certifi", f"names {os.environ.get(name, '')}", why) from error
