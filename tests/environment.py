@@ -15,6 +15,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from aiml_magic import handles
+
 CHECKOUT = Path(__file__).parents[1]
 _KEPT = {
     "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD",  # by which programs run at all
@@ -23,6 +25,7 @@ _KEPT = {
     "PY_COLORS",  # what the person wants of pytest
 }  # fmt: skip
 _KEPT_FAMILIES = ("AIML_TEST_", "PYTEST_", "COV_CORE_", "COVERAGE_", "DYLD_", "PLAYWRIGHT_")
+_FILES = 4096
 _SHORT = 48  # bytes of a folder in which a socket can lie: its whole path may have 103
 _KERNEL = {
     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -50,15 +53,8 @@ def make() -> Path:
 
 def files_at_once() -> int:
     """How many files and sockets a process may have open: 4,096, unless the system allows fewer. It may begin with fewer."""
-    if sys.platform == "win32":
-        return 4096
-    import resource
-
-    given, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if allowed == resource.RLIM_INFINITY else min(4096, allowed)
-    if given != resource.RLIM_INFINITY and given < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
-    return wanted
+    handles.raise_limit(_FILES)
+    return min(_FILES, handles.limit() or _FILES)
 
 
 def _is_kept(name: str) -> bool:
