@@ -120,19 +120,17 @@ def absolute(path: Path) -> Path:
     try:
         return path.absolute()
     except OSError as error:
-        raise BadInput(
-            f"{str(path)[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}",
-            "Name the file by its whole path, or go elsewhere with %cd.",
-        ) from error
+        raise _begins_nowhere(str(path), "Name the file by its whole path, or go elsewhere with %cd.") from error
+
+
+def _begins_nowhere(path: str, hint: str) -> BadInput:
+    return BadInput(f"{path[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}", hint)
 
 
 def _from_the_beginning(chosen: str) -> Path:
     path = _path(chosen)
     if _BEGAN is None and not path.is_absolute():
-        raise BadInput(
-            f"{chosen[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}",
-            "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path.",
-        )
+        raise _begins_nowhere(chosen, "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path.")
     return (_BEGAN or path) / path
 
 

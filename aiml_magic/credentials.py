@@ -9,7 +9,6 @@ import html
 import os
 import re
 import secrets
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiml_magic import errors
-from aiml_magic.addresses import home, make_private_folder, network, short, write_private
+from aiml_magic.addresses import home, make_private_folder, short, write_private
 from aiml_magic.responses import MASK, dump, load
 
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
@@ -245,15 +244,6 @@ def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         end = max(end, stop)
     if end > start:
         yield start, end
-
-
-def _of_proxies() -> Iterator[str]:
-    """What the addresses of proxies say of their users, as it is written there and as it is meant."""
-    for name, address in network().items():
-        user, at, _ = address.rpartition("://")[2].rpartition("@")
-        if at and name.lower().endswith("_proxy"):
-            for text in (user, urllib.parse.unquote(user)):
-                yield from (text, text.partition(":")[2])
 
 
 def find_key() -> Key | None:

@@ -186,7 +186,7 @@ def untrusted(reason: str) -> errors.ConnectError:
 def sandbox_gone() -> errors.ConnectError:
     """What is at the sandbox's port did not prove to be the sandbox."""
     return errors.ConnectError(
-        "The sandbox is gone, or something else is at its port. Nothing was sent, nothing was charged.",
+        f"The sandbox is gone, or something else is at its port. {_UNSENT}",
         "%aiml sandbox starts it again; then run the cell again.",
         retry="never",
     )
@@ -195,7 +195,7 @@ def sandbox_gone() -> errors.ConnectError:
 def unusable(variable: str, what: str, reason: str) -> errors.ConnectError:
     """A variable of the environment says how to reach the network, and that cannot be done."""
     return errors.ConnectError(
-        f"{variable} {what}{f' ({shorten(reason)})' if reason else ''}. Nothing was sent, nothing was charged.",
+        f"{variable} {what}{f' ({shorten(reason)})' if reason else ''}. {_UNSENT}",
         f"Set {variable} to what it should be, or remove it; then run the cell again.",
         retry="never",
     )
