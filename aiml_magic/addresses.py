@@ -1,4 +1,4 @@
-"""Where things are: the server's address, the way to it, and the files on this machine."""
+"""Where things are: the server and the way to it, the notebook, this package's home and the journal."""
 
 from __future__ import annotations
 
@@ -145,57 +145,3 @@ def _path(chosen: str) -> Path:
         f"{chosen[:80]!r} is no path: {why}. {NOTHING_SENT}",
         "Set AIML_MAGIC_HOME, AIML_MAGIC_JOURNAL or the setting journal to one.",
     )
-
-
-def make_private_folder(folder: Path) -> None:
-    """Makes `folder` for this user alone; one that is there already stays as it is."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-databases: list[Path] = globals().get("databases", [])  # those that SQLite has open in this process; a reload keeps them
-
-
-def check_no_database(path: Path) -> None:
-    """Raises BadInput for a file that SQLite has open here, its log or its index.
-
-    Whoever opens such a file beside SQLite drops its locks by closing it (https://sqlite.org/howtocorrupt.html, 2.2).
-    """
-    for database in databases:
-        for ending in ("", "-wal", "-shm"):
-            try:
-                is_open = path.samefile(f"{os.path.realpath(database)}{ending}")
-            except (OSError, ValueError):  # it is not there, or has a name that no disk takes
-                continue
-            if is_open:
-                raise BadInput(
-                    f"{path.name[:80]!r} is part of the journal in use, which nothing else may open here. {NOTHING_SENT}",
-                    "Name another file, or a copy of it that !cp has made.",
-                )
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes the whole file anew, for this user alone, so that a crash leaves the old one or the new one.
-
-    A link that lies in its place, or in its draft's, is replaced: what it points to stays as it is. Raises OSError, and BadInput
-    for the journal.
-    """
-    check_no_database(path)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    draft.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # a name that outlives a power cut is to have its content
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def short(path: Path) -> str:
-    """`path` as a person reads it: `~` for the home directory."""
-    try:
-        return "~/" + path.relative_to(Path.home()).as_posix()
-    except (ValueError, RuntimeError):  # it is elsewhere, or this user has no home directory
-        return str(path)

@@ -8,9 +8,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from aiml_magic import safe
-from aiml_magic.errors import encodable, printable
 from aiml_magic.responses import Citation, Raw, Response, ToolCall, Usage
+from aiml_magic.text import cut, encodable, one_line, plain
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ class Answer:
 
     def __str__(self) -> str:
         """The text made plain, for `print` writes it to a terminal; `text` is what the model wrote."""
-        return safe.plain(self.text)
+        return plain(self.text)
 
     def __repr__(self) -> str:
-        start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
-        status = printable(self.status).replace("\n", " ")
+        start = cut(self.text)
+        status = one_line(self.status)
         return encodable(f"<Answer {self.journal_id}: {status}, {start!r}>")
 
     @property

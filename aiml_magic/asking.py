@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic import errors, options, safe
+from aiml_magic import errors, options
 from aiml_magic.answer import Answer
 from aiml_magic.jobs import Job, Sender
 from aiml_magic.magics import O3Pro, loaded
 from aiml_magic.prompts import names_in
+from aiml_magic.text import did_you_mean, plain
 
 if TYPE_CHECKING:
     from aiml_magic.cluster import Cluster
@@ -224,7 +225,7 @@ def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     things: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
-            hint = errors.nearest(name, known) or f"There are {', '.join(known)}."
+            hint = did_you_mean(name, known) or f"There are {', '.join(known)}."
             raise errors.BadInput(f"ask has no option {name}. Nothing was sent.", hint)
         if value is None or value is False:
             continue
@@ -295,7 +296,7 @@ def _plain(value: Any) -> Any:
     """A value with its texts made plain, however deep in lists and dicts they are."""
     match value:
         case str() if type(value) is str:
-            return safe.plain(value)
+            return plain(value)
         case dict():
             return {_plain(name): _plain(entry) for name, entry in value.items()}
         case list():

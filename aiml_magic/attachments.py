@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiml_magic.addresses import check_no_database
-from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.files import check_no_database
 from aiml_magic.responses import Raw, input_texts
+from aiml_magic.text import did_you_mean
 from aiml_magic.values import MAX_TEXT, tells_entries, uncut
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
@@ -59,7 +60,7 @@ def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
     path = Path(named).expanduser()
     if not path.exists() and not path.is_symlink():
         known = [name for name in variables if not name.startswith("_")]
-        hint = nearest(named, [*known, *(sibling.name for sibling in _siblings(path))])
+        hint = did_you_mean(named, [*known, *(sibling.name for sibling in _siblings(path))])
         raise BadInput(
             f"There is no variable and no file {named[:80]}. {NOTHING_SENT}", hint or "Paths begin in the working directory."
         )

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from aiml_magic.safe import escape
+from aiml_magic.text import count_of
 
 REASONING, TEXT, GROUND = "#1f6fc4", "#c87f00", "#808080"
 WIDTH, HEIGHT = 520, 80  # of a drawing, in units that stretch
@@ -133,7 +134,7 @@ def _swatch(colour: str) -> str:
 
 
 def _turns(count: int) -> str:
-    return f"{count} turn{'s' * (count != 1)}"
+    return count_of(count, "turn")
 
 
 def tree(leaves: Sequence[Leaf]) -> str:

@@ -28,24 +28,13 @@ from typing import Any, Protocol
 
 import httpx
 
-from aiml_magic import errors, failures, handles
+from aiml_magic import errors, failures
 from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.credentials import Secrets, is_token, proof
-from aiml_magic.responses import (
-    MAX_JSON,
-    Cost,
-    Created,
-    Event,
-    Raw,
-    Response,
-    Stream,
-    attempt_id,
-    cost,
-    dump,
-    is_response,
-    load,
-)
+from aiml_magic.files import are_used_up, open_limit
+from aiml_magic.responses import Cost, Created, Event, Raw, Response, Stream, attempt_id, cost, is_response
 from aiml_magic.sse import Decoder, EventTooLarge
+from aiml_magic.text import MAX_JSON, dump, load, one_line
 
 _MAX_BODY = MAX_JSON  # bytes of one answer, decompressed
 _MAX_ERROR_BODY = 2**20
@@ -144,8 +133,8 @@ class Client:
             async with asyncio.timeout(_PROOF_WAIT), contextlib.aclosing(await http.send(request, stream=True)) as response:
                 shown = await _read(response, 1000)
         except (httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError) as error:
-            if handles.are_used_up(error):
-                raise failures.no_handle(handles.limit()) from error
+            if are_used_up(error):
+                raise failures.no_handle(open_limit()) from error
         port = urllib.parse.urlsplit(root).port or 80
         if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
             raise failures.sandbox_gone()
@@ -235,8 +224,8 @@ class Client:
         except errors.RequestFailed:
             raise
         except Exception as error:  # as of a POST
-            if handles.are_used_up(error):
-                raise failures.no_handle(handles.limit()) from error
+            if are_used_up(error):
+                raise failures.no_handle(open_limit()) from error
             raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
             raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), 0.0)
@@ -310,8 +299,8 @@ class Client:
         """What it means that a request ended with this error, of which the headers were sent or not."""
         if isinstance(error, errors.ConnectError):
             return error
-        if not is_sent and handles.are_used_up(error):
-            return failures.no_handle(handles.limit())
+        if not is_sent and are_used_up(error):
+            return failures.no_handle(open_limit())
         why = self._reason(error)
         if not isinstance(error, httpx.HTTPError):
             return failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True)
@@ -357,7 +346,7 @@ async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) 
         if _looks_like_events(body):
             return _read_events(body, request, response, secrets)
         said = failures.read_error_body(secrets.clean(body)[:_MAX_ERROR_BODY]).message
-        what = f"something that is no response: {failures.shorten(said)}" if said else "an empty body"
+        what = f"something that is no response: {one_line(said)}" if said else "an empty body"
         return Reply({}, error=failures.malformed(what, response.status_code))
     if not isinstance(raw, dict):
         return Reply({}, error=failures.malformed("JSON that is no response", response.status_code))

@@ -33,7 +33,8 @@ from aiml_magic import credentials, errors
 from aiml_magic.credentials import Secrets
 from aiml_magic.jobs import Event, Job
 from aiml_magic.journal import HEARTBEAT, Came, Journal, Row, Unkept
-from aiml_magic.responses import Cost, dump
+from aiml_magic.responses import Cost
+from aiml_magic.text import dump
 
 _TOPIC = "aiml_magic"  # under which workers ask for leave
 _LEAVE = 30.0  # seconds that a worker waits for it

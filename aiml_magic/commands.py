@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic import addresses, errors, options
+from aiml_magic.files import short
+from aiml_magic.text import count_of, did_you_mean, one_line, printable, say
 
 if TYPE_CHECKING:
     from aiml_magic.jobs import Runner
@@ -47,7 +49,7 @@ def run(line: str, context: Context) -> None:
     name, _, rest = line.strip().partition(" ")
     name = name or "help"
     if name not in COMMANDS:
-        hint = errors.nearest(name, COMMANDS) or "%aiml help lists them all."
+        hint = did_you_mean(name, COMMANDS) or "%aiml help lists them all."
         raise errors.BadInput(f"%aiml has no command {name[:40]}.", hint)
     given, rest = _given(name, rest.strip())
     COMMANDS[name].carry_out(context, rest, **given)
@@ -64,7 +66,7 @@ def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
         flag, equals, value = word.group().partition("=")
         option = known.get(flag)
         if option is None:
-            hint = errors.nearest(flag, known) or "%aiml help shows how each is written; what begins with a dash goes after --."
+            hint = did_you_mean(flag, known) or "%aiml help shows how each is written; what begins with a dash goes after --."
             raise errors.BadInput(f"%aiml {name} has no option {flag[:40]}.", hint)
         end = word.end()
         if option.read is not None and not equals:
@@ -137,11 +139,11 @@ def _status(context: Context, rest: str) -> None:
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
     server, _ = context.session.server(context.base_url)
-    errors.say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
-    errors.say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
-    errors.say(f"Balance  {_balance(context)}")
-    errors.say(f"Journal  {addresses.short(context.journal_path)}")
-    errors.say(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")
+    say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
+    say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
+    say(f"Balance  {_balance(context)}")
+    say(f"Journal  {short(context.journal_path)}")
+    say(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")
 
 
 def _spent(context: Context) -> str:
@@ -199,10 +201,10 @@ def _login(context: Context, rest: str) -> None:
         raise errors.BadInput(
             "That is no API key; nothing was saved.", "Copy one from https://aimlapi.com/app/keys: it has no blanks."
         )
-    errors.say(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
+    say(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
     used = credentials.find_key()
     if used is not None and used.text != text:
-        errors.say(f"{used.source} is set, and goes before it.")
+        say(f"{used.source} is set, and goes before it.")
     context.session.sandbox_url = None
 
 
@@ -211,32 +213,32 @@ def _logout(_: Context, rest: str) -> None:
 
     _no_more(rest)
     places, why = credentials.forget_key()
-    errors.say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
+    say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
     if why:
-        errors.say(f"The system's keyring does not answer ({why}); a key in it stays there.")
+        say(f"The system's keyring does not answer ({why}); a key in it stays there.")
     if (left := credentials.find_key()) is not None:
-        errors.say(f"{left.source} still holds one.")
+        say(f"{left.source} still holds one.")
 
 
 def _help(_: Context, rest: str) -> None:
     _no_more(rest)
-    errors.say(usage())
+    say(usage())
 
 
 def _sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
     from aiml_magic import credentials, sandbox
 
     if rest not in ("", "stop") or (rest and if_no_key):
-        hint = errors.nearest(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
+        hint = did_you_mean(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
         raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
     if rest == "stop":
         context.session.sandbox_url = None
-        errors.say("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
+        say("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
     elif if_no_key and credentials.find_key() is not None:
-        errors.say("A key was found, so the questions go to the API.")
+        say("A key was found, so the questions go to the API.")
     else:
         context.session.sandbox_url = sandbox.find_or_start(addresses.home())
-        errors.say("The sandbox answers from now on: no key, no cost, and no model behind it.")
+        say("The sandbox answers from now on: no key, no cost, and no model behind it.")
 
 
 def _history(context: Context, rest: str) -> None:
@@ -244,8 +246,8 @@ def _history(context: Context, rest: str) -> None:
 
     _no_more(rest)
     rows = context.journal.history(context.session.notebook)
-    errors.say("\n".join(map(_line, rows)) or "Nothing was asked in this notebook yet.")
-    errors.say(f"Spent: {_spent(context)}")
+    say("\n".join(map(_line, rows)) or "Nothing was asked in this notebook yet.")
+    say(f"Spent: {_spent(context)}")
     reported = [(row, row.answer().usage) for row in rows]
     context.view().show_chart(
         charts.usage([charts.Turn(row.id, usage.output_tokens, usage.reasoning_tokens, row.cost_usd) for row, usage in reported])
@@ -254,14 +256,14 @@ def _history(context: Context, rest: str) -> None:
 
 def _search(context: Context, rest: str) -> None:
     found = context.journal.search(_needed(rest, "search", "some words"))
-    errors.say("\n".join(map(_line, found)) or "No question and no answer holds these words.")
+    say("\n".join(map(_line, found)) or "No question and no answer holds these words.")
 
 
 def _show(context: Context, rest: str) -> None:
     row = _row(context, rest, "show")
     context.view().show(row.answer())
     if row.error is not None:
-        errors.say(errors.from_dict(row.error))
+        say(errors.from_dict(row.error))
 
 
 def _tree(context: Context, rest: str) -> None:
@@ -282,34 +284,34 @@ def _resume(context: Context, rest: str) -> None:
     from aiml_magic.jobs import left_at_cluster
 
     chats = context.session.resume(context.journal, rest.strip("\"'"))
-    told = ", ".join(f"{errors.printable(chat)} ({count} answer{'s' * (count != 1)})" for chat, count in chats.items())
-    errors.say(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
+    told = ", ".join(f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items())
+    say(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
     question = context.question()
     jobs = context.session.unfinished(context.base_url, context.journal_path, question.timeout, question.max_concurrency)
     for job in jobs:
-        errors.say(f"Question {job.id} is still being answered.")
+        say(f"Question {job.id} is still being answered.")
         context.view().watch(job)
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             what = f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}"
-            errors.say(what if row.cluster is None else left_at_cluster(row))
+            say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
-            errors.say(f"Question {row.id} was not sent; run its cell to ask it.")
+            say(f"Question {row.id} was not sent; run its cell to ask it.")
 
 
 def _jobs(context: Context, rest: str) -> None:
     _no_more(rest)
     rows = context.journal.unfinished(context.session.notebook)
-    errors.say("\n".join(map(_line, rows)) or "No question of this notebook waits for its answer.")
+    say("\n".join(map(_line, rows)) or "No question of this notebook waits for its answer.")
 
 
 def _cancel(context: Context, rest: str) -> None:
     row = _row(context, rest, "cancel")
     if not context.session.cancel(row, context.runner):
-        errors.say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
+        say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
-    errors.say(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
+    say(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
 
 
 def _approve(context: Context, rest: str) -> None:
@@ -319,7 +321,7 @@ def _approve(context: Context, rest: str) -> None:
     row = _row(context, rest, "approve")
     for request in Response(row.response).of_type("mcp_approval_request"):
         try:
-            errors.say(f"Allowed: {shown_request(request)}")
+            say(f"Allowed: {shown_request(request)}")
         except ValueError as error:
             raise errors.BadInput(
                 f"Answer {row.id} waits for a call that cannot be judged: {error}. {errors.NOTHING_SENT}",
@@ -340,14 +342,14 @@ def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
 def _check(context: Context, rest: str) -> None:
     row = _row(context, rest, "check")
     if row.state == "done":
-        errors.say(f"Question {row.id} is answered: %aiml show {row.id}.")
+        say(f"Question {row.id} is answered: %aiml show {row.id}.")
     elif row.is_alive:
-        errors.say(f"Question {row.id} is being answered: %aiml jobs.")
+        say(f"Question {row.id} is being answered: %aiml jobs.")
     elif row.state == "queued" or (row.state == "cancelled" and row.seconds is None):
-        errors.say(f"Question {row.id} was never sent, and cost nothing.")
+        say(f"Question {row.id} was never sent, and cost nothing.")
     else:
         fate, usd = context.session.check(row, context.base_url, context.journal_path)
-        errors.say(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
+        say(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
 
 
 _FATES = {
@@ -365,13 +367,13 @@ _FATES = {
 def _record(context: Context, rest: str) -> None:
     name = _needed(rest, "record", "a file, such as tutorial.o3pro.jsonl")
     known = context.session.record(_path(name))
-    errors.say(f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}.")
+    say(f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}.")
 
 
 def _replay(context: Context, rest: str) -> None:
     name = _needed(rest, "replay", "a file that %aiml record has written")
     count = context.session.replay_file(_path(name), context.journal)
-    errors.say(f"{count} answer{'s' * (count != 1)} of {name} can be replayed, without a key and without a network.")
+    say(f"{count_of(count, 'answer')} of {name} can be replayed, without a key and without a network.")
 
 
 def _export(context: Context, rest: str, *, chat: str = "main") -> None:
@@ -380,11 +382,11 @@ def _export(context: Context, rest: str, *, chat: str = "main") -> None:
     name = _needed(rest, "export", "a file that ends with .md, .html or .jsonl")
     head = context.session.head(chat, context.journal)
     if head is None:
-        hint = errors.nearest(chat, context.session.chats(context.journal_path)) or "Ask something first, or run %aiml resume."
+        hint = did_you_mean(chat, context.session.chats(context.journal_path)) or "Ask something first, or run %aiml resume."
         raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
     turns = context.journal.ancestors(head)
     export.write(Path(name), [turn.answer() for turn in turns])
-    errors.say(f"{len(turns)} turn{'s' * (len(turns) != 1)} written to {name}.")
+    say(f"{count_of(len(turns), 'turn')} written to {name}.")
 
 
 def _forget(context: Context, rest: str) -> None:
@@ -392,8 +394,8 @@ def _forget(context: Context, rest: str) -> None:
     for row in rows:
         changed = context.session.forget(row, context.journal)
         places = " and ".join(["the journal", *(path.name for path in changed)])
-        errors.say(f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept.")
-    errors.say("Notebooks, exports, and recordings that were made earlier hold what they held.")
+        say(f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept.")
+    say("Notebooks, exports, and recordings that were made earlier hold what they held.")
 
 
 def _path(name: str) -> Path:
@@ -419,11 +421,11 @@ def _fields(row: Row) -> tuple[str, str, str, str]:
     """Of a row its time, status, cost, and the question's first words."""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.asked_at))
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:,.4f}"
-    words = " ".join("".join(sign if sign.isprintable() else " " for sign in row.question).split())
+    words = one_line(row.question, 60)
     status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
     status = "unknown" if status == "sent" and not row.is_alive else status
     status = "recorded" if row.origin == "recording" else status
-    return when, errors.printable(status)[:40], cost, words[:59] + "…" if len(words) > 60 else words
+    return when, printable(status)[:40], cost, words
 
 
 def _no_more(rest: str) -> None:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiml_magic import errors
-from aiml_magic.addresses import home, make_private_folder, short, write_private
-from aiml_magic.responses import MASK, dump, load
+from aiml_magic.addresses import home
+from aiml_magic.files import make_private_folder, short, write_private
+from aiml_magic.text import dump, load
 
+MASK = "…"  # stands for a secret that a server echoed
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
 _SERVICE, _USER = "aiml_magic", "api_key"
 _TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # a sandbox's, which no API key looks like

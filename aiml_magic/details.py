@@ -13,7 +13,8 @@ from typing import Any
 from aiml_magic import safe
 from aiml_magic.answer import Answer
 from aiml_magic.attachments import kind_of, labels
-from aiml_magic.responses import Raw, dump, is_web_link, load
+from aiml_magic.responses import Raw, is_web_link
+from aiml_magic.text import dump, load, plain
 from aiml_magic.tools import shown_request
 
 # What a notebook keeps of what may be long, in the widget and in the copy: bytes in all, and characters of one value. With them a
@@ -92,7 +93,7 @@ def _line(answer: Answer, money: str) -> str:
     tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
     if usage.reasoning_tokens:
         tokens += f" ({usage.reasoning_tokens:,} reasoning)"
-    return safe.plain(" · ".join([tokens, money, _duration(answer.seconds), (answer.model or "unknown model")[:80]]))
+    return plain(" · ".join([tokens, money, _duration(answer.seconds), (answer.model or "unknown model")[:80]]))
 
 
 def banner(answer: Answer) -> str:
@@ -161,7 +162,7 @@ def answer_bundle(answer: Answer) -> dict[str, str]:
     parts = [banner(answer), _structured(answer) or safe.markdown(answer.text)]
     return {
         "text/markdown": "\n\n".join(part for part in parts if part) or "*(no text)*",
-        "text/plain": safe.plain(with_banner(answer)),
+        "text/plain": plain(with_banner(answer)),
     }
 
 

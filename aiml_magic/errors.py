@@ -23,15 +23,17 @@ stops, and shows no frames, since a frame could show the API key.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
+
+from aiml_magic.text import encodable, one_line, printable
 
 if TYPE_CHECKING:
     from aiml_magic.answer import Answer
 
 Retry = Literal["auto", "ask", "resume", "never"]
 NOTHING_SENT = "Nothing was sent."  # of every error before the POST
+_LONGEST = 4_000  # characters of a line that was kept, or came from a server
 _FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "request_id")
 
 
@@ -111,7 +113,7 @@ class RequestFailed(AimlMagicError):
         self.retry_after = retry_after
         self.may_cost = may_cost
         self.status = status
-        self.code, self.param, self.request_id = (word and _line(word) for word in (code, param, request_id))
+        self.code, self.param, self.request_id = (word and one_line(word, _LONGEST) for word in (code, param, request_id))
 
     def name_row(self, row_id: int) -> None:
         """Puts the id of the question into the next step, for whoever did not know it."""
@@ -218,36 +220,13 @@ def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
     An unknown class is a plain `RequestFailed`, an unknown field is left out, and its words are two lines for any terminal.
     """
     known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
-    message = _line(kept.get("message")) or "The request failed, and why is not known. It may have been charged."
+    message = (
+        one_line(kept.get("message") or "", _LONGEST) or "The request failed, and why is not known. It may have been charged."
+    )
     fields = {name: kept[name] for name in _FIELDS if name in kept}
-    return known.get(str(kept.get("class")), RequestFailed)(message, _line(kept.get("hint", check())), **fields)
-
-
-def printable(words: object) -> str:
-    """Words without signs that act on a terminal; lines stay."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))
-
-
-def say(words: object) -> None:
-    """Prints what others may have written: made plain, and in whatever signs standard output can take."""
-    from aiml_magic.safe import plain
-
-    print(encodable(plain(str(words))))
-
-
-def encodable(text: str) -> str:
-    """`text` as standard output can take it: the signs that it lacks as others like them, else by their numbers."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return text.translate(_LIKE_THEM).encode(encoding, "backslashreplace").decode(encoding)
-    return text
-
-
-_LIKE_THEM = str.maketrans(
-    {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"} | dict.fromkeys("‘’", "'") | dict.fromkeys("“”„", '"')
-)
+    return known.get(str(kept.get("class")), RequestFailed)(
+        message, one_line(kept.get("hint", check()) or "", _LONGEST), **fields
+    )
 
 
 def _said(words: str) -> str:
@@ -258,19 +237,7 @@ def _said(words: str) -> str:
 _TWO_MARKS = re.compile(r"(?<![.?!])([.?!])\.(?=\s|$)")
 
 
-def _line(words: object) -> str:
-    return printable(words or "").replace("\n", " ").strip()
-
-
 def _subclasses(kind: type[RequestFailed]) -> Iterable[type[RequestFailed]]:
     for child in kind.__subclasses__():
         yield child
         yield from _subclasses(child)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A question whether the closest of `names` was meant, or the empty string if none is close."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"Did you mean {close[0]}?" if close else ""

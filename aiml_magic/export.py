@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aiml_magic import safe
-from aiml_magic.addresses import write_private
 from aiml_magic.answer import Answer
 from aiml_magic.attachments import labels
 from aiml_magic.errors import BadInput
+from aiml_magic.files import write_private
 from aiml_magic.responses import question_text
+from aiml_magic.text import cut, plain
 
 _STYLE = """\
 body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff;overflow-wrap:break-word}
@@ -29,7 +30,7 @@ h2,h3,h4,h5,h6{break-after:avoid}tr{break-inside:avoid}}
 def write(path: Path, turns: Sequence[Answer]) -> None:
     """Writes the turns of a conversation, oldest first. Raises BadInput for another ending, or a file that cannot be written."""
     forms = {".md": _markdown, ".html": _html, ".jsonl": _json_lines}
-    form, name = forms.get(path.suffix.lower()), safe.plain(path.name)
+    form, name = forms.get(path.suffix.lower()), plain(path.name)
     if form is None:
         raise BadInput(f"{name} ends with none of {', '.join(forms)}.", "Its ending says what to write; try talk.md.")
     text = form(turns)
@@ -45,12 +46,12 @@ def _about(turn: Answer) -> str:
     tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
     cost = "cost not reported" if turn.cost_usd is None else f"${turn.cost_usd:,.4f}"
     named = [turn.model or "unknown model", f"{turn.asked_at:%Y-%m-%d %H:%M} UTC", turn.id or "no id", tokens, cost]
-    return safe.plain(" · ".join(named))
+    return plain(" · ".join(named))
 
 
 def _question(turn: Answer) -> str:
     attached = "".join(f"\n[attached: {label}]" for label in labels(turn.request))
-    return safe.plain(question_text(turn.request) + attached)
+    return plain(question_text(turn.request) + attached)
 
 
 def _markdown(turns: Sequence[Answer]) -> str:
@@ -85,8 +86,7 @@ def _entry(place: str, words: str, inside: str = "") -> str:
 
 
 def _first_words(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= 70 else words[:69] + "…"
+    return cut(" ".join(text.split()), 70)
 
 
 def _json_lines(turns: Sequence[Answer]) -> str:

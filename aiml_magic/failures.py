@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.responses import Raw, Response, load
+from aiml_magic.responses import Raw, Response
+from aiml_magic.text import load, one_line
 
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
@@ -136,7 +137,7 @@ def of_response(response: Response, *, has_worked: bool, is_paid: bool) -> error
             failed = failed_run(response.error, has_worked=has_worked)
             return in_doubt(failed) if response.has_output or is_paid else failed
         case "pending" if response.id is None:
-            return malformed(f'a response that is "{shorten(response.status or "", 40)}" and has no id to ask for its answer by')
+            return malformed(f'a response that is "{one_line(response.status or "", 40)}" and has no id to ask for its answer by')
         case "unknown" if not response.has_begun:
             return malformed(f"a response without an answer, {_named(response.status)}")
     return None
@@ -161,7 +162,7 @@ def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
 def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
     """No connection was made. `is_final` if trying again cannot help (a certificate, a proxy without support)."""
     hint = "Check the network, the proxy and %config O3Pro.base_url; then run the cell again."
-    message = f"No connection to the server ({shorten(reason)}). {_UNSENT}"
+    message = f"No connection to the server ({one_line(reason)}). {_UNSENT}"
     return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
 
 
@@ -195,20 +196,20 @@ def sandbox_gone() -> errors.ConnectError:
 def unusable(variable: str, what: str, reason: str) -> errors.ConnectError:
     """A variable of the environment says how to reach the network, and that cannot be done."""
     return errors.ConnectError(
-        f"{variable} {what}{f' ({shorten(reason)})' if reason else ''}. {_UNSENT}",
+        f"{variable} {what}{f' ({one_line(reason)})' if reason else ''}. {_UNSENT}",
         f"Set {variable} to what it should be, or remove it; then run the cell again.",
         retry="never",
     )
 
 
 def connection_lost(reason: str) -> errors.ConnectionLost:
-    message = f"The connection ended without an answer ({shorten(reason)}). {_MAYBE}"
+    message = f"The connection ended without an answer ({one_line(reason)}). {_MAYBE}"
     return errors.ConnectionLost(message, _CHECK, retry="ask", may_cost=True)
 
 
 def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.StreamInterrupted:
     return errors.StreamInterrupted(
-        f"The connection ended in the middle of the answer ({shorten(reason)}). {_MAYBE}",
+        f"The connection ended in the middle of the answer ({one_line(reason)}). {_MAYBE}",
         _CHECK,
         retry="resume" if can_resume else "ask",
         may_cost=True,
@@ -229,10 +230,10 @@ def not_fetched(response_id: str, error: errors.RequestFailed, *, is_final: bool
 
     `is_final` if the server seems to give out no answers at all.
     """
-    said = shorten(error.message).rstrip(".")
+    said = one_line(error.message).rstrip(".")
     later = "" if is_final else " Run the cell again to go on: its answer is fetched, and the question is not sent again."
     return errors.RetrieveUnsupported(
-        f"The server took the question as {shorten(response_id, 80)}, but its answer could not be fetched. {said}. {_MAYBE}",
+        f"The server took the question as {one_line(response_id, 80)}, but its answer could not be fetched. {said}. {_MAYBE}",
         f"{_remedy(error)}{later} {errors.check()}".strip(),
         retry="never" if is_final else "resume",
         may_cost=True,
@@ -268,12 +269,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return seconds if 0 <= seconds < 1e9 else None
     until, now = _date(headers.get("retry-after")), _date(headers.get("date"))
     return max(0.0, until - now) if until is not None and now is not None else None
-
-
-def shorten(words: str, limit: int = 300) -> str:
-    """`words` on one line, without control characters, at most `limit` characters long."""
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in words).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 _CHECK = f"The journal keeps what came. {errors.check()}"
@@ -351,11 +346,11 @@ def _judge(status: int, said: ErrorBody) -> _Verdict:
 
 
 def _named(status: str | None) -> str:
-    return "and without a status" if status is None else f'whose status is "{shorten(status, 40)}"'
+    return "and without a status" if status is None else f'whose status is "{one_line(status, 40)}"'
 
 
 def _quoted(words: str) -> str:
-    short = shorten(words).rstrip(".")
+    short = one_line(words).rstrip(".")
     return f": {short}" if short else ""
 
 
@@ -375,7 +370,7 @@ def _issues(raw: Raw) -> list[str]:
 def _page_text(page: str) -> str:
     """The words of an HTML page (its title first) or of plain text."""
     page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", " ", page[:20_000])
-    return shorten(html.unescape(re.sub(r"<[^>]*>", " ", page)))
+    return one_line(html.unescape(re.sub(r"<[^>]*>", " ", page)))
 
 
 def _status(value: Any) -> int | None:

@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from aiml_magic import errors, safe, tools
+from aiml_magic import errors, tools
 from aiml_magic.addresses import network
 from aiml_magic.answer import Answer
 from aiml_magic.credentials import Secrets, environment
-from aiml_magic.failures import shorten
 from aiml_magic.journal import Came, Journal, Row
 from aiml_magic.responses import Raw, ToolCall, call_result, sum_of
+from aiml_magic.text import encodable, one_line, plain, printable, say
 
 Event = dict[str, Any]  # of a runner, or a command to one
 _LONGEST_STATE = 100  # characters
@@ -53,7 +53,7 @@ class Progress:
     why: str = ""
 
     def __post_init__(self) -> None:
-        made = {"state": shorten(self.state, _LONGEST_STATE), "tail": safe.plain(self.tail), "why": shorten(self.why)}
+        made = {"state": one_line(self.state, _LONGEST_STATE), "tail": plain(self.tail), "why": one_line(self.why)}
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
@@ -111,7 +111,7 @@ class Job:
         if not self.done:
             return self._progress.state
         with contextlib.suppress(errors.AimlMagicError):
-            return shorten(self.outcome().status or "completed", _LONGEST_STATE)
+            return one_line(self.outcome().status or "completed", _LONGEST_STATE)
         return "cancelled" if isinstance(self._came, errors.Interrupted) else "failed"
 
     @property
@@ -131,7 +131,7 @@ class Job:
         return self._awaited().__await__()
 
     def __repr__(self) -> str:
-        return errors.encodable(f"<Job {self.id}: {self.status}>")
+        return encodable(f"<Job {self.id}: {self.status}>")
 
     @property
     def progress(self) -> Progress:
@@ -223,7 +223,7 @@ class Job:
     def _read(self) -> Answer:
         row = self._row or self._journal.row(self.id)
         if self._warning:
-            errors.say(self._warning)
+            say(self._warning)
         if row.is_over:
             answer = _answer_of(row)
             answer = dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
@@ -557,7 +557,7 @@ def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlM
 
 def left_at_cluster(row: Row) -> errors.RunnerDied:
     """The error for a row that a Dask cluster has sent, and that nobody here waits for any more."""
-    where = errors.printable(row.cluster).split(" ")[0]
+    where = printable(row.cluster).split(" ")[0]
     return errors.RunnerDied(
         f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. It may be charged.",
         f"ask.map with a client= of that cluster takes the answer up; else {errors.check(row.id)}",

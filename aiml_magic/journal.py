@@ -39,10 +39,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import addresses, errors, safe
-from aiml_magic.addresses import make_private_folder, short, write_private
+from aiml_magic import errors
 from aiml_magic.answer import Answer
-from aiml_magic.responses import MAX_JSON, Cost, Response, Usage, dump, load, question_text
+from aiml_magic.files import check_no_database, databases, make_private_folder, short, write_private
+from aiml_magic.responses import Cost, Response, Usage, question_text
+from aiml_magic.text import MAX_JSON, dump, load, plain
 
 _APPLICATION_ID = 0x41494D4C  # "AIML"
 _HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
@@ -257,7 +258,7 @@ class Row:
 
 def _plain(name: str | None) -> str | None:
     """A name that a server gave, which acts on no terminal that it is printed to."""
-    return None if name is None else safe.plain(name)
+    return None if name is None else plain(name)
 
 
 @dataclass(frozen=True)
@@ -884,7 +885,7 @@ class Journal:
                 finally:
                     self._is_open, self._written_now = False, self._newest
         except (sqlite3.Error, OSError, UnicodeError) as error:  # sqlite3 reads and writes texts, and error messages
-            why = " ".join(safe.plain(str(error)).split())  # a file of somebody else may say anything, on any number of lines
+            why = " ".join(plain(str(error)).split())  # a file of somebody else may say anything, on any number of lines
             raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {why}.", _HINT) from error
 
     def _connection(self) -> sqlite3.Connection:
@@ -893,7 +894,7 @@ class Journal:
             self._leave()  # before there is another: the logs of both have one name
         if self._db is None:
             self._db = self._made()
-            addresses.databases.append(self.path)
+            databases.append(self.path)
             self._close = weakref.finalize(self, _close, self._db, self.path, os.getpid())
             self._place = self._current_place()
             self.take_in()
@@ -1045,7 +1046,7 @@ def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:
     """Closes a connection, but never that of another process: what this one inherited is the other's."""
     if os.getpid() == pid:
         db.close()
-        addresses.databases.remove(path)
+        databases.remove(path)
     else:
         _inherited.append(db)  # or Python would close it
 
@@ -1066,7 +1067,7 @@ def _begin_anew() -> None:
     """In the child, which has none of the threads that could end a step."""
     for journal in _living:
         journal.begin_anew()
-    addresses.databases.clear()
+    databases.clear()
     _at_rest.clear()
     _opening.release()
 
@@ -1329,7 +1330,7 @@ def _rescued_cost(usd: float, found: Mapping[str, Any]) -> Cost:
 
 def _read_bounded(path: Path) -> bytes:
     """The content of a file that this user wrote. Raises OSError or BadInput for any other: a link, a pipe, a stranger's."""
-    addresses.check_no_database(path)
+    check_no_database(path)
     flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
     with os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb") as file:
         found = os.fstat(file.fileno())

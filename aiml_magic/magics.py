@@ -23,6 +23,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, commands, errors, options
+from aiml_magic.text import say
 
 if TYPE_CHECKING:
     from aiml_magic.answer import Answer
@@ -106,7 +107,7 @@ class O3Pro(Magics):
         given, rest = options.read_line(line)
         question = self.question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
         if given.get("dry_run"):
-            errors.say(commands.dry_run(question, self.session, self.base_url, self.journal_path))
+            say(commands.dry_run(question, self.session, self.base_url, self.journal_path))
             return None
         job = self.session.ask(question, self.base_url, self.journal_path)
         if given.get("background"):

@@ -14,7 +14,8 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.text import did_you_mean
 
 WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
@@ -46,7 +47,7 @@ class Option(NamedTuple):
         """What `text` stands for. Raises ValueError with what is wanted."""
         assert self.read is not None
         if self.choices and text not in self.choices:
-            raise ValueError(f"one of {', '.join(self.choices)}. {nearest(text, self.choices)}".rstrip())
+            raise ValueError(f"one of {', '.join(self.choices)}. {did_you_mean(text, self.choices)}".rstrip())
         return self.read(text)
 
 
@@ -97,7 +98,7 @@ def _check_field(name: str, value: Any) -> None:
         case "include":
             wrong = [entry for entry in value if entry not in _INCLUDED] if isinstance(value, list) else [value]
             if wrong:
-                raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}. {nearest(str(wrong[0]), _INCLUDED)}".rstrip())
+                raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}. {did_you_mean(str(wrong[0]), _INCLUDED)}".rstrip())
         case "prompt" if not isinstance(value, dict) or not isinstance(value.get("id"), str):
             raise ValueError('prompt={"id": "…"}, with "variables" and "version" if need be')
         case "text" if not isinstance(value, dict):
@@ -108,7 +109,7 @@ def field_and_json(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     if name in _OF_OPTIONS:
         raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
-    if name not in FIELDS and (close := nearest(name, FIELDS)):
+    if name not in FIELDS and (close := did_you_mean(name, FIELDS)):
         raise ValueError(f"a field of the API. {close}")
     try:
         read = json.loads(value) if re.fullmatch(r"[a-z][a-z_]*", name) else ...
@@ -179,7 +180,7 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
         flag, equals, attached = word.group().partition("=")
         option = FLAGS.get(flag)
         if option is None:
-            hint = nearest(flag, FLAGS) or "%%o3pro? lists them all."
+            hint = did_you_mean(flag, FLAGS) or "%%o3pro? lists them all."
             raise BadInput(
                 f"There is no option {flag}. {NOTHING_SENT}",
                 f"{hint} A question that begins with a dash goes after --.",

@@ -23,6 +23,7 @@ from markdown.inlinepatterns import InlineProcessor, SimpleTagInlineProcessor
 from markdown.util import AtomicString
 
 from aiml_magic import safe
+from aiml_magic.text import plain
 
 _TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
 _PAGE_TAGS = _TAGS | {"div", "span", "sup"}
@@ -87,7 +88,7 @@ class Page:
     def headings(self) -> list[tuple[str, str]]:
         """The id and the words of each heading of the turn that was made last, if it has any."""
         tokens = _each(self._parser.toc_tokens)  # type: ignore[attr-defined]
-        named = ((token["id"], safe.plain(entities.unescape(token["name"]))) for token in tokens)
+        named = ((token["id"], plain(entities.unescape(token["name"]))) for token in tokens)
         return [(place, words) for place, words in named if words.strip()]
 
     def _id(self, words: str, separator: str) -> str:

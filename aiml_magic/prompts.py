@@ -18,8 +18,9 @@ from typing import Any
 
 from aiml_magic import attachments, values
 from aiml_magic.answer import Answer
-from aiml_magic.errors import NOTHING_SENT, BadInput, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.responses import Raw
+from aiml_magic.text import did_you_mean
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _QUOTED = r"""'[^'{}]*'(?=\])|"[^"{}]*"(?=\])"""
@@ -99,7 +100,7 @@ def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
     if name.startswith("_"):
         raise BadInput(f"{name} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}", _RAW_HINT)
     if name not in variables:
-        hint = nearest(name, (known for known in variables if not known.startswith("_")))
+        hint = did_you_mean(name, (known for known in variables if not known.startswith("_")))
         raise BadInput(f"There is no variable {name}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip())
     value = variables[name]
     for step in _STEP.finditer(path):
@@ -122,7 +123,7 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
         hint = ""
         with contextlib.suppress(Exception):  # it may not bear to be looked at
             known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
-            hint = nearest(attribute or index, islice((name for name in known if not name.startswith("_")), 1000))
+            hint = did_you_mean(attribute or index, islice((name for name in known if not name.startswith("_")), 1000))
         raise BadInput(
             f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip()
         ) from error

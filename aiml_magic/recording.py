@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import safe
-from aiml_magic.addresses import check_no_database, write_private
 from aiml_magic.errors import BadInput
+from aiml_magic.files import check_no_database, write_private
 from aiml_magic.replay import request_key, request_keys, with_hashes
+from aiml_magic.text import plain
 
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 # What a file may ask for: bytes of its texts in memory, where the widest character decides, and values.
@@ -47,7 +47,7 @@ class Record:
 
 def read(path: Path) -> dict[str, Record]:
     """The records of a file by key, in order. Raises BadInput for a file that is none."""
-    name = safe.plain(path.name)
+    name = plain(path.name)
     check_no_database(path)
     try:
         if not path.is_file():  # a device never ends
@@ -66,7 +66,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             text += size
             values += 1 + sum(map(line.count, (b"{", b"[", b",")))  # a blank line takes its time, too
             if size > _MAX_LINE or text > _MAX_TEXT or values > _MAX_VALUES:
-                raise BadInput(f"{safe.plain(path.name)}, line {number}: it is larger than any recording.", _NAME_ANOTHER)
+                raise BadInput(f"{plain(path.name)}, line {number}: it is larger than any recording.", _NAME_ANOTHER)
             yield number, line
 
 
@@ -78,7 +78,7 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
         write_private(path, "".join(f"{line}\n" for line in lines))
     except (OSError, ValueError) as error:  # no disk takes such a name
         raise BadInput(
-            f"{safe.plain(path.name)} cannot be written: {error}.",
+            f"{plain(path.name)} cannot be written: {error}.",
             "The answer is in the journal all the same; name another file to record to.",
         ) from error
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
+from aiml_magic.text import cut
+
 _DELIVERY = {"stream", "store", "background", "previous_response_id"}
 _INLINE = re.compile(r"data:([\w.+/-]+);base64,")
 _HASHED = re.compile(r"data:[\w.+/-]+;sha256,")
@@ -123,5 +125,4 @@ def _text(request: Mapping[str, Any]) -> str:
 
 def short_json(value: Any) -> str:
     """A value as a message says it."""
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return cut("nothing" if value is None else json.dumps(value, ensure_ascii=False))

@@ -14,13 +14,13 @@ from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from aiml_magic.credentials import MASK
+from aiml_magic.text import dump
+
 Raw = Mapping[str, Any]
 
-MAX_JSON = 16 * 2**20  # bytes of one JSON body
-_MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
 _MAX_STATUS = 60  # characters of a status that is no text
 _TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
-MASK = "…"  # stands for a secret that a server echoed
 
 # The words for a status that servers use, and the API's own for each. What is not among them keeps its own name.
 _STATUS_OF_WORD = {
@@ -44,23 +44,6 @@ _KNOWN_ITEMS = {
 
 
 _KNOWN_ANNOTATIONS = {"url_citation", "file_citation", "container_file_citation", "file_path"}
-
-
-def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
-    """The value of a JSON text. Raises ValueError, also for one too large or too deep to be an answer."""
-    if isinstance(body, bytes):
-        body = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-    if len(body) > max_size or sum(body.count(sign) for sign in "{[,") > _MAX_VALUES:
-        raise ValueError(f"more than {max_size // 2**20} MiB or {_MAX_VALUES:,} values")
-    try:
-        return json.loads(body)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def dump(value: Any) -> str:
-    """JSON in ASCII: a lone surrogate, which is no UTF-8, survives as its escape."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors, failures, handles
+from aiml_magic import errors, failures
 from aiml_magic.addresses import use_network
 from aiml_magic.client import Client, Reply, settings_of_network
 from aiml_magic.credentials import Secrets
+from aiml_magic.files import connections_within, limit_for, raise_open_limit
 from aiml_magic.journal import HEARTBEAT, TAIL, Came, Journal, Row, Unkept
 from aiml_magic.replay import request_key, request_keys, without_hashed
-from aiml_magic.responses import Created, Event, Raw, Response, TextDelta, Thinking, dump, transcript
+from aiml_magic.responses import Created, Event, Raw, Response, TextDelta, Thinking, transcript
+from aiml_magic.text import dump
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
@@ -95,8 +97,8 @@ class Runner:
                 "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "headers": dict(headers),
                 "silence": int() | float() as silence, "limit": int(limit),
             }:  # fmt: skip
-                handles.raise_limit(handles.needed_for(limit))
-                self._places.limit = handles.connections(limit)
+                raise_open_limit(limit_for(limit))
+                self._places.limit = connections_within(limit)
                 if row in self._tasks:
                     self._take_up_again(row)
                 else:

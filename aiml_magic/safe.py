@@ -22,6 +22,7 @@ from string import punctuation
 from typing import TYPE_CHECKING, Any
 
 from aiml_magic.formulas import CLOSERS, read_formulas, typeset
+from aiml_magic.text import plain
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -58,17 +59,10 @@ _LANGUAGES = frozenset(
 # (For Terraform it takes longer still, which is why that is not among the languages.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000
 _HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
-_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
-_CONTROL |= dict.fromkeys([*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd")
 _ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")  # text in right-to-left scripts needs them, code is misread with them
 _CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
 _LISTS = ("bullet_list", "ordered_list")
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
-
-
-def plain(text: str) -> str:
-    """`text` with every control character made visible; what is no character, or overrides the order of others, is replaced."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROL)
 
 
 def markdown(text: str, *, is_for_page: bool = False) -> str:

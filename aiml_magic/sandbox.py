@@ -40,10 +40,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic import handles
-from aiml_magic.addresses import home, is_loopback, make_private_folder, write_private
+from aiml_magic.addresses import home, is_loopback
 from aiml_magic.credentials import environment, new_token, proof
-from aiml_magic.responses import dump, load
+from aiml_magic.files import make_private_folder, raise_open_limit, write_private
+from aiml_magic.text import count_of, cut, dump, load
 
 if TYPE_CHECKING:
     from tornado.httpserver import HTTPServer
@@ -372,7 +372,7 @@ def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], 
     table = "\n".join(f"| {name} | {' '.join(str(value).split())[:80].replace('|', '/')} |" for name, value in rows)
     words = len(question.split())
     quote = "\n".join(f"> {line}" for line in question[:400].splitlines())
-    read = f"your question of {words} word{'s' * (words != 1)}:\n\n{quote}" if words else "orders, and no question."
+    read = f"your question of {count_of(words, 'word')}:\n\n{quote}" if words else "orders, and no question."
     earlier = "\n".join(f"{number}. {_first_words(asked) or 'orders alone'}" for number, (asked, _) in enumerate(turns, start=1))
     said = f"**This is the sandbox; no model is behind it.** It read {read}\n\n| sent with it | |\n|---|---|\n{table}\n"
     return said + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
@@ -424,8 +424,7 @@ def _attached(asked: Any) -> str:
 
 
 def _first_words(text: str) -> str:
-    line = " ".join(_ORDER.sub("", text).split())
-    return line if len(line) <= 60 else line[:59] + "…"
+    return cut(" ".join(_ORDER.sub("", text).split()))
 
 
 def _tokens(text: str) -> int:
@@ -950,7 +949,7 @@ def main() -> None:
     )
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a request after which it ends")
     args = parser.parse_args()
-    handles.raise_limit()
+    raise_open_limit()
     try:
         asyncio.run(serve(args.port, args.home, args.idle))
     except OSError as error:

@@ -24,8 +24,9 @@ from pydantic._internal import _generate_schema
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
-from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch
 from aiml_magic.responses import Raw
+from aiml_magic.text import did_you_mean
 
 _Given = TypeVar("_Given")
 _WRAPPED = "value"  # the field in which a schema travels that is no object: the API takes only objects
@@ -76,7 +77,7 @@ class Schema:
 def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
     """The schema that a variable holds, a type or a JSON Schema. Raises BadInput."""
     if named not in variables or named.startswith("_"):
-        hint = nearest(named, (name for name in variables if not name.startswith("_")))
+        hint = did_you_mean(named, (name for name in variables if not name.startswith("_")))
         raise BadInput(
             f"There is no variable {named[:60]} to take a schema from. {NOTHING_SENT}", hint or "Define a class, or a dict."
         )

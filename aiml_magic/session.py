@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic import addresses, credentials, errors, handles, recording
+from aiml_magic import addresses, credentials, errors, recording
 from aiml_magic.answer import Answer
 from aiml_magic.budget import Price, characters, price_of
 from aiml_magic.conversation import Conversation
 from aiml_magic.credentials import Key, Secrets
+from aiml_magic.files import raise_open_limit
 from aiml_magic.jobs import Job, Rounds, Runner, Sender
 from aiml_magic.journal import Journal, NewRow, Row, journal_at
 from aiml_magic.recording import Record
@@ -39,6 +40,7 @@ from aiml_magic.responses import (
     sum_of_costs,
     user_message,
 )
+from aiml_magic.text import say
 from aiml_magic.tools import NO_TOOLS, Tools
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ class Session:
     """
 
     def __init__(self, replay: Callable[[], str] = lambda: "auto") -> None:
-        handles.raise_limit()
+        raise_open_limit()
         self.id = uuid.uuid4().hex
         self.notebook = addresses.notebook()
         self._replay = replay
@@ -395,7 +397,7 @@ class Session:
                 others = recording.read(path) if path.exists() else {}  # another kernel may write there too
                 recording.write(path, others | {record.key: record})
             except errors.BadInput as error:
-                errors.say(error)
+                say(error)
 
     def replay_file(self, path: Path, journal: Journal) -> int:
         """Takes the answers of a recording into the journal, from where this session replays them; gives their number."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiml_magic import attachments, values
-from aiml_magic.errors import NOTHING_SENT, BadInput, encodable, nearest
+from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.responses import Raw, ToolCall
+from aiml_magic.text import did_you_mean, encodable
 
 _WEB_SEARCH = {"type": "web_search_preview"}
 _MAX_RESULT = 200_000  # characters of a result that go back to the model
@@ -63,7 +64,7 @@ def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
             functions[specification["name"]] = value
             specifications.append(specification)
         else:
-            hint = nearest(
+            hint = did_you_mean(
                 name, ["web_search", *(known for known in variables if callable(variables[known]) and known[0] != "_")]
             )
             raise BadInput(f"There is no function and no tool {name[:60]}. {NOTHING_SENT}", hint or "Define the function first.")
@@ -81,7 +82,7 @@ def choice(named: str, tools: Tools) -> Any:
             return {"type": tool["type"]}
     known = ["auto", "none", "required", *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications)]
     raise BadInput(
-        f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}", nearest(named, known) or f"It takes {', '.join(known)}."
+        f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}", did_you_mean(named, known) or f"It takes {', '.join(known)}."
     )
 
 

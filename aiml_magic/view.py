@@ -27,6 +27,7 @@ from aiml_magic import details, errors, safe
 from aiml_magic.answer import Answer
 from aiml_magic.jobs import Job, Progress
 from aiml_magic.responses import ToolCall
+from aiml_magic.text import encodable, plain, printable, say
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PANEL_PERIOD = 0.2  # seconds between two updates of a panel
@@ -118,7 +119,7 @@ class _View:
         elif value.status in ("completed", "incomplete"):
             self.show(value.outcome())
         else:
-            errors.say(value)
+            say(value)
 
     def _mark_as_shown(self, value: Answer | Job) -> None:
         """The value of this cell, which Jupyter would show a second time."""
@@ -316,7 +317,7 @@ class TerminalView(_View):
 
     def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # a terminal shows none
         if text:
-            errors.say(text)
+            say(text)
 
     def counter(self, total: int | None) -> Counter:
         """A line that is written over and over, if somebody watches."""
@@ -330,13 +331,13 @@ class TerminalView(_View):
 
     def _point_to(self, value: Answer | Job) -> None:
         """The prompt Out[n] is there already, and gets a word."""
-        errors.say(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
+        say(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
 
     def _panel(self) -> _Panel:
         return TerminalPanel()
 
     def _begin(self, job: Job) -> _Outputs:
-        errors.say(f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}.")
+        say(f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}.")
         return NoOutputs()
 
     def _end(self, panel: _Panel, answer: Answer | None) -> None:
@@ -349,8 +350,8 @@ def print_answer(answer: Answer) -> None:
     """Prints an answer, and below it its details on a line."""
     text = details.with_banner(answer)
     if not _print_rich(text):
-        errors.say(_wrapped(safe.plain(text)))
-    errors.say(_wrapped(f"[{details.line_with_replay(answer)}]"))
+        say(_wrapped(plain(text)))
+    say(_wrapped(f"[{details.line_with_replay(answer)}]"))
 
 
 class TerminalPanel:
@@ -406,7 +407,7 @@ def _bundles(answer: Answer, saved: Saved, *, is_new: bool = False) -> tuple[dic
 
 
 def _error_bundle(error: errors.AimlMagicError) -> dict[str, str]:
-    text = safe.plain(f"{type(error).__name__}: {error}")
+    text = plain(f"{type(error).__name__}: {error}")
     return {"text/html": f'<pre role="alert">{safe.escape(text)}</pre>', "text/plain": text}
 
 
@@ -443,7 +444,7 @@ def _status_line(progress: Progress) -> str:
     if progress.retry_at is not None:
         left = max(0, round(progress.retry_at - progress.seconds))
         return f"{progress.why} Sending it again in {left} s"
-    state = _STATES.get(progress.state, errors.printable(progress.state).replace("_", " ").capitalize())
+    state = _STATES.get(progress.state, printable(progress.state).replace("_", " ").capitalize())
     if progress.state == "waiting":
         state = "In line behind other questions" if progress.parent is None else f"Waiting for answer {progress.parent}"
     elif progress.state == "writing":
@@ -465,7 +466,7 @@ def _print_rich(text: str) -> bool:
     console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
     with console.capture() as captured:
         console.print(shown, width=shutil.get_terminal_size().columns)  # it would take 80 for granted where a terminal is dumb
-    print(errors.encodable(captured.get()), end="")  # with colours, which are ours
+    print(encodable(captured.get()), end="")  # with colours, which are ours
     return True
 
 

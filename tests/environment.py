@@ -15,7 +15,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from aiml_magic import handles
+from aiml_magic.files import open_limit, raise_open_limit
 
 CHECKOUT = Path(__file__).parents[1]
 _KEPT = {
@@ -53,8 +53,8 @@ def make() -> Path:
 
 def files_at_once() -> int:
     """How many files and sockets a process may have open: 4,096, unless the system allows fewer. It may begin with fewer."""
-    handles.raise_limit(_FILES)
-    return min(_FILES, handles.limit() or _FILES)
+    raise_open_limit(_FILES)
+    return min(_FILES, open_limit() or _FILES)
 
 
 def _is_kept(name: str) -> bool:

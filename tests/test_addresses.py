@@ -10,6 +10,7 @@ from kernels import kernel
 
 from aiml_magic import addresses, credentials
 from aiml_magic.errors import BadInput
+from aiml_magic.files import short
 
 
 def test_journal_path(home, monkeypatch):
@@ -86,7 +87,7 @@ def test_no_home_directory(homeless, monkeypatch, tmp_path):
         assert "Set AIML_MAGIC_HOME" in refused.value.hint
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "data"))
     assert tmp_path / "data" / "journal.sqlite3" == addresses.journal_path("")
-    assert str(tmp_path) == addresses.short(tmp_path)
+    assert str(tmp_path) == short(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -7,20 +7,9 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.responses import (
-    MAX_JSON,
-    Cost,
-    Created,
-    Response,
-    Stream,
-    TextDelta,
-    Usage,
-    cost,
-    dump,
-    load,
-    transcript,
-)
+from aiml_magic.responses import Cost, Created, Response, Stream, TextDelta, Usage, cost, transcript
 from aiml_magic.sandbox import events
+from aiml_magic.text import MAX_JSON, dump, load
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
 FIELDS = ["id", "status", "output", "output_text", "error", "usage", "type", "content", "text", "summary", "meta", "response",

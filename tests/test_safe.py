@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 
 from aiml_magic import details, formulas, pages, safe
 from aiml_magic.responses import Response, Usage
+from aiml_magic.text import plain
 
 HOSTILE = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>", "<iframe srcdoc='<script>alert(1)</script>'>",
@@ -443,7 +444,7 @@ def test_table_of_values(value):
     """Flat JSON is a table in which one reads what came: nothing in it is a mark."""
 
     def word(value):
-        return " ".join(safe.plain(value if isinstance(value, str) else json.dumps(value)).split())
+        return " ".join(plain(value if isinstance(value, str) else json.dumps(value)).split())
 
     pairs = [word(one) for pair in value.items() for one in pair]
     assert ["", "", *pairs] == cells(structured(value))
@@ -500,7 +501,7 @@ def test_code_is_what_it_looks(sign):
 def test_right_to_left():
     """Text in right-to-left scripts stays as it was written, with the marks that it needs."""
     for text in ("שלום עולם", "العربية \u200fو English\u200e", "\u2067עברית\u2069 a", "می\u200cخواهم"):
-        assert text == safe.plain(text) == safe.markdown(text) == safe.line(text)
+        assert text == plain(text) == safe.markdown(text) == safe.line(text)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +524,7 @@ def test_mathematics_in_a_table(text, formula):
 @given(st.text())
 def test_plain(text):
     """Plain text holds no control character, no surrogate, and no sign that overrides the order, and can be written anywhere."""
-    shown = safe.plain(text)
+    shown = plain(text)
     shown.encode()
     assert not set(shown) & set(OVERRIDES)
     assert all(sign.isprintable() or sign in "\n\t" or ord(sign) > 0x9F for sign in shown)

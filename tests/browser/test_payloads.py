@@ -24,7 +24,7 @@ from lab import browser_page, command, jupyter_lab, open_notebook, run_all
 from markdown_it import MarkdownIt
 from test_lab import pytestmark  # noqa: F401  # the marks hold here too
 
-from aiml_magic.safe import plain
+from aiml_magic.text import plain
 
 OUTPUTS = ".jp-OutputArea-output"
 ANSWERS = ".jp-RenderedMarkdown.jp-OutputArea-output"
