@@ -46,6 +46,10 @@ class Answer:
         """The text made plain, for `print` writes it to a terminal; `text` is what the model wrote."""
         return plain(self.text)
 
+    def __prompt__(self) -> str:
+        """What stands for it in a question: the text as the model wrote it."""
+        return self.text
+
     def __repr__(self) -> str:
         start = cut(self.text)
         status = one_line(self.status)

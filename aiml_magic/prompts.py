@@ -17,7 +17,6 @@ from itertools import islice
 from typing import Any
 
 from aiml_magic import attachments, values
-from aiml_magic.answer import Answer
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.responses import Raw
 from aiml_magic.text import did_you_mean
@@ -60,7 +59,8 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     if field is None:
         raise BadInput(f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}", _RAW_HINT)
     value = _look_up(field["name"], field["path"], variables)
-    value = value.text if isinstance(value, Answer) else value  # as it was written, which no terminal is to see
+    if (own_text := getattr(type(value), "__prompt__", None)) is not None:
+        value = own_text(value)
     convert, form = _CONVERSIONS[field["conversion"]], (field["format"] or "").strip()
     try:
         if form or field["conversion"]:
