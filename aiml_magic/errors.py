@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiml_magic.text import encodable, one_line, printable
 
 if TYPE_CHECKING:
-    from aiml_magic.answer import Answer
+    from aiml_magic.journal.answer import Answer
 
 Retry = Literal["auto", "ask", "resume", "never"]
 NOTHING_SENT = "Nothing was sent."  # of every error before the POST

@@ -12,9 +12,9 @@ import pytest
 from kernels import kernel
 
 from aiml_magic import errors
-from aiml_magic.commands import COMMANDS
-from aiml_magic.magics import O3Pro
-from aiml_magic.options import OPTIONS
+from aiml_magic.notebook.commands import COMMANDS
+from aiml_magic.notebook.magics import O3Pro
+from aiml_magic.notebook.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def test_commands():
 
 def test_variables():
     """Every variable that the code reads is in the README, and no other."""
-    read = {name for module in (ROOT / "aiml_magic").glob("*.py") for name in re.findall(r'"(AIML\w*_\w+)"', module.read_text())}
+    read = {name for module in (ROOT / "aiml_magic").rglob("*.py") for name in re.findall(r'"(AIML\w*_\w+)"', module.read_text())}
     assert read == set(re.findall(r"`(AIML\w*_\w+)`", README))
 
 
@@ -117,7 +117,7 @@ def test_licences():
 def test_modules():
     """Every module is in the table of layers, with the sentence that its header begins with in other words."""
     design = (ROOT / ".github" / "DESIGN.md").read_text()
-    for module in (ROOT / "aiml_magic").glob("[a-z]*.py"):
+    for module in (ROOT / "aiml_magic").rglob("[a-z]*.py"):
         assert f"`{module.stem}`" in design
 
 

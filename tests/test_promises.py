@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from kernels import Kernel, kernel
 
-from aiml_magic import sandbox
-from aiml_magic.journal import Journal
+from aiml_magic.journal.store import Journal
+from aiml_magic.sandbox import server as sandbox
 
 ROOT = Path(__file__).parents[1]
 PROMISES = re.findall(r"^\| \*\*(.+?)\*\*.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)

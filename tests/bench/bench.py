@@ -29,14 +29,15 @@ from typing import NamedTuple
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import wire
 from kernels import kernel
 
-from aiml_magic import ask, details
-from aiml_magic.journal import Came, Journal, NewRow
-from aiml_magic.replay import request_key
-from aiml_magic.session import Question, Session
+from aiml_magic import ask
+from aiml_magic.journal.replay import request_key
+from aiml_magic.journal.store import Came, Journal, NewRow
+from aiml_magic.session.asking import Question, Session
+from aiml_magic.show import details
 
 RUNS = 15
 QUIET = 0.5  # load for each core; above it, the machine was busy

@@ -25,9 +25,9 @@ from lab import browser_page
 from test_lab import ANSWERS, COPIES, TOO_WIDE, barriers, pytestmark, shoot, unfold_by_keyboard, visible  # noqa: F401
 from test_terminal import Terminal, typed
 
-from aiml_magic import export
-from aiml_magic.answer import Answer
-from aiml_magic.responses import Usage
+from aiml_magic.api.responses import Usage
+from aiml_magic.journal.answer import Answer
+from aiml_magic.show import export
 
 
 @pytest.fixture(scope="module", autouse=True)

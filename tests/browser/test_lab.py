@@ -21,7 +21,7 @@ import wire
 from document import DOCUMENT, streamed
 from lab import CHROMIUM, RENDER, browser_page, command, finish_all, jupyter_lab, open_notebook, start_all, wait_for_kernel
 
-from aiml_magic import safe
+from aiml_magic.show import safe
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine"),

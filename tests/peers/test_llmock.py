@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from aiml_magic import errors
-from aiml_magic.schemas import of_value
-from aiml_magic.tools import tools_of
+from aiml_magic.question.schemas import of_value
+from aiml_magic.question.tools import tools_of
 
 MODEL = {"model": "gpt-4o"}
 

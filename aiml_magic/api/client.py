@@ -1,0 +1,621 @@
+"""The only module that knows HTTP: one request of the Responses API, from the first byte out to the last byte in.
+
+One POST is one question, and costs money. So the policy of `failures` decides what may be sent again, each attempt has an id
+of its own, by which the server's log knows it; redirects are not followed; the key goes to `base_url` and nowhere else; a dead
+path is found by TCP keepalive instead of by a short timeout; and whatever came before a failure is part of the `Reply`. What a
+server may make this process hold in memory is bounded. A server may echo the key: whatever it said is masked here, before
+anything is made of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import os
+import secrets
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from aiml_magic import errors
+from aiml_magic.addresses import CERTIFICATES, is_loopback, network
+from aiml_magic.api import failures
+from aiml_magic.api.responses import Cost, Created, Event, Raw, Response, Stream, attempt_id, cost, is_response
+from aiml_magic.api.sse import Decoder, EventTooLarge
+from aiml_magic.credentials import Secrets, is_token, proof
+from aiml_magic.files import are_used_up, open_limit
+from aiml_magic.text import MAX_JSON, dump, load, one_line
+
+_MAX_BODY = MAX_JSON  # bytes of one answer, decompressed
+_MAX_ERROR_BODY = 2**20
+_META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
+_POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
+_STOP_WAIT = 10.0  # seconds
+_HANDLE_WAIT = 0.5  # seconds between two tries for want of a free file handle: nothing was sent, so they cost nothing
+_PROOF_WAIT = 10.0  # seconds
+_MAX_STRANGE = 3  # answers to a poll that are 404 or no response, before they are believed
+
+# A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
+_KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 45), ("TCP_KEEPALIVE", 45), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6))
+    if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
+]
+
+
+class Listener(Protocol):
+    """Told of what happens while it happens."""
+
+    async def on_attempt(self, attempt: int) -> None:
+        """Told before the question is sent for the second time, and each time after that."""
+
+    def on_sent(self) -> None: ...
+
+    def on_event(self, event: Event) -> None: ...
+
+    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
+
+    def on_poll(self, response: Raw) -> None:
+        """Told, before each look, what is known of a response that the server works on."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed.
+
+    `attempts` is how many times the question was sent. `is_refusal` says that the server refused it before a model can have
+    worked on it, so that it may be sent in another form.
+    """
+
+    response: Mapping[str, Any]
+    cost: Cost | None = None
+    notices: tuple[str, ...] = ()
+    error: errors.RequestFailed | None = None
+    attempts: int = 0
+    is_refusal: bool = False
+
+
+class Client:
+    """Sends requests to one server with one key; `secrets` are masked in all that comes back.
+
+    `silence` is the time without a byte, in seconds, after which a request is given up; there is no limit to the whole.
+    """
+
+    def __init__(self, base_url: str, secrets: Secrets, silence: float = 3600.0) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._secrets = secrets
+        self._headers = {"Authorization": f"Bearer {secrets.key}", "Accept-Encoding": "identity"}
+        self._timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
+        self._idle: list[httpx.AsyncClient] = []
+        self._stops: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*self._stops)
+        for http in self._idle:
+            await http.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A connection for one request at a time, warm if there is one; one that failed is not used again.
+
+        Many requests at once in one pool of httpx take it quadratic time.
+        """
+        http = self._idle.pop() if self._idle else self._new_connection()
+        try:
+            if is_token(self._secrets.key):
+                await self._see_proof(http)
+            yield http
+        except BaseException:
+            await http.aclose()
+            raise
+        self._idle.append(http)
+
+    async def _see_proof(self, http: httpx.AsyncClient) -> None:
+        """Has a sandbox prove that it is the one of this token, before it is told the token or a question.
+
+        Each time: whoever is at its port may be another by now. Raises ConnectError.
+        """
+        root, nonce = self._base_url.removesuffix("/v1"), secrets.token_hex(16)
+        request = http.build_request("GET", f"{root}/sandbox/proof?nonce={nonce}")
+        del request.headers["Authorization"]
+        shown = b""
+        try:
+            async with asyncio.timeout(_PROOF_WAIT), contextlib.aclosing(await http.send(request, stream=True)) as response:
+                shown = await _read(response, 1000)
+        except (httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError) as error:
+            if are_used_up(error):
+                raise failures.no_handle(open_limit()) from error
+        port = urllib.parse.urlsplit(root).port or 80
+        if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
+            raise failures.sandbox_gone()
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext | bool:
+        return _ssl_context(self._base_url)
+
+    def _new_connection(self) -> httpx.AsyncClient:
+        # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
+        transport = httpx.AsyncHTTPTransport(
+            verify=self._ssl_context,
+            proxy=_proxy(self._base_url),
+            socket_options=_KEEPALIVE,
+            limits=httpx.Limits(max_connections=1),
+        )
+        return httpx.AsyncClient(
+            transport=transport, timeout=self._timeout, follow_redirects=False, trust_env=False, headers=self._headers
+        )
+
+    async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener, *, attempts: int = 0) -> Reply:
+        """Sends `body` and waits for its response, however long it takes; `attempts` were made before.
+
+        Raises what `listener.on_attempt` raises, and nothing else but for a cancellation.
+        """
+        reply = await self._ask_with_retries(body, client_request_id, listener, attempts)
+        response = Response(reply.response)
+        if response.id and reply.error is None and response.outcome == "pending":
+            return await self.fetch(response.id, reply, listener)
+        if response.id and reply.error is not None and reply.error.retry == "resume":
+            fetched = await self.fetch(response.id, reply, listener)
+            is_unsupported = isinstance(fetched.error, errors.RetrieveUnsupported) and fetched.error.retry == "never"
+            return reply if is_unsupported else fetched
+        return reply
+
+    async def fetch(self, response_id: str, known: Reply, listener: Listener) -> Reply:
+        """Waits for a response that the server works on, and of which `known` came, by asking for it until it has ended.
+
+        GET costs nothing, and what it meets says nothing of the question: that stays taken, and may be charged.
+        """
+        wait, strange, heard = _POLL_FIRST, 0, time.monotonic()
+        listener.on_event(Created(response_id))
+        while True:
+            listener.on_poll(known.response)
+            try:
+                await asyncio.sleep(wait)
+                known = await self._look(response_id, known)
+            except asyncio.CancelledError:
+                self._stop(response_id)
+                raise
+            except (errors.NotFound, errors.MalformedResponse) as error:  # some gateways answer a page to what they have not
+                strange += 1
+                if strange >= _MAX_STRANGE:
+                    return replace(known, error=failures.not_fetched(response_id, error, is_final=True))
+            except errors.RequestFailed as error:
+                is_refused = error.retry == "never" and (error.status or 0) < 500
+                if is_refused or time.monotonic() - heard > (self._timeout.read or 0.0):
+                    return replace(known, error=failures.not_fetched(response_id, error))
+            else:
+                if Response(known.response).outcome != "pending":
+                    return known
+                strange, heard = 0, time.monotonic()
+            wait = min(wait * _POLL_GROWTH, _POLL_LAST)
+
+    async def _look(self, response_id: str, known: Reply) -> Reply:
+        """What has come of a response. Raises RequestFailed."""
+        raw = await self.get(_path(response_id))
+        if not (isinstance(raw, dict) and is_response(raw)):
+            raise failures.malformed("something that is no response", 200)
+        named = raw if Response(raw).id else raw | {"id": response_id}
+        return replace(_judged(named, {}, cost(raw, {}) or known.cost, ()), attempts=known.attempts)
+
+    async def get(self, path: str) -> Any:
+        """The JSON at `path`, below `base_url`, or below the server's root if it begins with a slash. Raises RequestFailed."""
+        try:
+            return await self._get(path)
+        except errors.RequestFailed as error:
+            raise failures.of_get(error) from error
+
+    async def _get(self, path: str) -> Any:
+        url = self._base_url.removesuffix("/v1") + path if path.startswith("/") else f"{self._base_url}/{path}"
+        try:
+            async with self._connection() as http, http.stream("GET", url) as response:
+                raw = await _read(response, _MAX_BODY)
+        except _BodyTooLarge as error:
+            raise failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code) from error
+        except errors.RequestFailed:
+            raise
+        except Exception as error:  # as of a POST
+            if are_used_up(error):
+                raise failures.no_handle(open_limit()) from error
+            raise failures.not_connected(self._reason(error)) from error
+        if not response.is_success:
+            raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), 0.0)
+        try:
+            return self._secrets.load(raw)
+        except ValueError as error:
+            raise failures.malformed("something that is no JSON", response.status_code) from error
+
+    async def _ask_with_retries(
+        self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
+    ) -> Reply:
+        retries = 0
+        while True:
+            attempts += 1
+            if attempts > 1:
+                await listener.on_attempt(attempts)
+            reply = await self._post_once_there_is_a_handle(body, attempt_id(client_request_id, attempts), listener)
+            if body.get("stream") and _is_stream_refused(reply):
+                body = {**body, "stream": False}
+                continue
+            seconds = failures.seconds_before_retry(reply.error, retries)
+            if seconds is None or reply.error is None:
+                return replace(reply, attempts=attempts)
+            listener.on_retry(reply.error, seconds)
+            await asyncio.sleep(seconds)
+            retries += 1
+
+    async def _post_once_there_is_a_handle(self, body: Mapping[str, Any], attempt: str, listener: Listener) -> Reply:
+        """As `_post`, but waits for a file handle where none is free: that is no attempt yet."""
+        until = time.monotonic() + (self._timeout.read or 0.0)
+        while True:
+            reply = await self._post(body, attempt, listener)
+            if reply.error is None or reply.error.code != failures.NO_HANDLE or time.monotonic() > until:
+                return reply
+            while self._idle:  # what is only kept warm
+                await self._idle.pop().aclose()
+            listener.on_retry(reply.error, _HANDLE_WAIT)
+            await asyncio.sleep(_HANDLE_WAIT)
+
+    async def _post(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream, application/json",
+            "X-Client-Request-Id": client_request_id,
+        }
+        content = dump(body).encode("ascii")
+        is_sent = False
+        sent_at = time.monotonic()
+
+        async def trace(step: str, told: Mapping[str, Any]) -> None:
+            nonlocal is_sent, sent_at
+            if step.endswith("send_request_headers.started") and told["request"].method == b"POST":  # a proxy's CONNECT is none
+                is_sent = True
+                listener.on_sent()
+            sent_at = time.monotonic() if step.endswith("send_request_body.complete") else sent_at
+
+        url = f"{self._base_url}/responses"
+        try:
+            async with self._connection() as http:
+                post = http.build_request("POST", url, content=content, headers=headers, extensions={"trace": trace})
+                async with contextlib.aclosing(await http.send(post, stream=True)) as response:
+                    if response.is_success:
+                        reply = await self._reply(response, body, listener)
+                        return _weighed(reply, time.monotonic() - sent_at)
+                    raw = self._secrets.clean(await _read(response, _MAX_ERROR_BODY, is_cut=True))
+                    return _refused(response, raw, time.monotonic() - sent_at)
+        except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
+            return Reply({}, error=self._failure(error, is_sent=is_sent))
+
+    def _failure(self, error: Exception, *, is_sent: bool) -> errors.RequestFailed:
+        """What it means that a request ended with this error, of which the headers were sent or not."""
+        if isinstance(error, errors.ConnectError):
+            return error
+        if not is_sent and are_used_up(error):
+            return failures.no_handle(open_limit())
+        why = self._reason(error)
+        if not isinstance(error, httpx.HTTPError):
+            return failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True)
+        lost = _transport_error(error, why)
+        return lost if is_sent or isinstance(lost, errors.ConnectError) else failures.not_connected(why)
+
+    async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            return await _read_stream(response, body, listener, self._secrets)
+        return await _read_whole(response, body, self._secrets)
+
+    def _reason(self, error: BaseException) -> str:
+        """Why a connection failed; some words of httpx quote what came."""
+        return self._secrets.mask(_reason(error))
+
+    def _stop(self, response_id: str) -> None:
+        """Has the server stop its work on a response; whether it does is not waited for."""
+
+        async def post() -> None:
+            with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed):
+                async with self._connection() as http:
+                    await asyncio.wait_for(http.post(f"{self._base_url}/{_path(response_id)}/cancel"), _STOP_WAIT)
+
+        stop = asyncio.create_task(post())
+        self._stops.add(stop)
+        stop.add_done_callback(self._stops.discard)
+
+
+async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) -> Reply:
+    """A JSON answer. What came of one that was cut off is still an answer, if its JSON is whole."""
+    try:
+        body, cut = await _read(response, _MAX_BODY), None
+    except _BodyCut as error:
+        body, cut = error.body, error
+    except _BodyTooLarge:
+        return Reply({}, error=failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code))
+    try:
+        raw = secrets.load(body)
+    except ValueError:
+        if cut:
+            return Reply({}, error=failures.connection_lost(secrets.mask(cut.reason)))
+        if _looks_like_events(body):
+            return _read_events(body, request, response, secrets)
+        said = failures.read_error_body(secrets.clean(body)[:_MAX_ERROR_BODY]).message
+        what = f"something that is no response: {one_line(said)}" if said else "an empty body"
+        return Reply({}, error=failures.malformed(what, response.status_code))
+    if not isinstance(raw, dict):
+        return Reply({}, error=failures.malformed("JSON that is no response", response.status_code))
+    if is_response(raw):
+        return _judged(raw, request, cost(raw, response.headers), ("salvaged_after_cut",) if cut else ())
+    if "error" in raw or "statusCode" in raw or "detail" in raw:
+        return Reply({}, cost(raw, response.headers), error=failures.error_in_success(raw))
+    return Reply(raw, cost(raw, response.headers), error=failures.malformed("JSON that is no response", response.status_code))
+
+
+async def _read_stream(response: httpx.Response, request: Raw, listener: Listener, secrets: Secrets) -> Reply:
+    """A streamed answer: events as they come, until the terminal one and, shortly after it, the cost."""
+    stream, decoder, notices = Stream(), Decoder(), list[str]()
+    ended: str | None = None  # why the stream ended, if not in good order
+    chunks = _decompressed(response, _MAX_BODY)
+    until: float | None = None
+    try:
+        while not (stream.has_ended and stream.meta):
+            if stream.has_ended and until is None:
+                until = time.monotonic() + _META_WAIT
+            try:
+                chunk = await asyncio.wait_for(anext(chunks), until and max(0.0, until - time.monotonic()))
+            except StopAsyncIteration:
+                if left := decoder.flush():
+                    _take(left, stream, listener, notices, secrets)
+                    notices.append("salvaged_unterminated_event")
+                break
+            for event in decoder.feed(chunk):
+                _take(event, stream, listener, notices, secrets)
+    except TimeoutError:
+        pass  # the answer is whole, only its cost did not come
+    except asyncio.CancelledError:
+        if not stream.has_ended:  # else the answer is whole, and paid for
+            raise
+    except _BodyCut as error:
+        ended = secrets.mask(error.reason)
+    except (EventTooLarge, _BodyTooLarge):
+        ended = "the server sent more than an answer may hold"
+    finally:
+        await chunks.aclose()
+    return _end_of_stream(stream, ended, notices, request, headers=response.headers, secrets=secrets)
+
+
+def _take(event: str, stream: Stream, listener: Listener, notices: list[str], secrets: Secrets) -> None:
+    if event.strip() == "[DONE]":
+        return  # no terminal event of this API, though gateways send it
+    try:
+        raw = load(event)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        if "event_not_json" not in notices:
+            notices.append("event_not_json")
+        return
+    is_piece = str(raw.get("type")).endswith(".delta")  # which is masked with the others: alone it may say nothing
+    seen = stream.add(raw if is_piece else secrets.load(event))
+    if seen is not None:
+        listener.on_event(seen)
+
+
+def _read_events(body: bytes, request: Raw, response: httpx.Response, secrets: Secrets) -> Reply:
+    """As `_read_stream`, of events that came under another Content-Type, and so all at once."""
+    stream, decoder, notices = Stream(), Decoder(_MAX_BODY), list[str]()
+    for event in [*decoder.feed(body), decoder.flush() or ""]:
+        if event:
+            _take(event, stream, Deaf(), notices, secrets)
+    return _end_of_stream(stream, None, notices, request, headers=response.headers, secrets=secrets)
+
+
+class Deaf:
+    """A listener that nobody listens to."""
+
+    async def on_attempt(self, attempt: int) -> None: ...
+
+    def on_sent(self) -> None: ...
+
+    def on_event(self, event: Event) -> None: ...
+
+    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
+
+    def on_poll(self, response: Raw) -> None: ...
+
+
+def _end_of_stream(
+    stream: Stream, ended: str | None, notices: list[str], request: Raw, *, headers: Mapping[str, str], secrets: Secrets
+) -> Reply:
+    if stream.differs_from_final:
+        notices.append("final_differs_from_stream")
+    raw = secrets.without(stream.response())  # what came in pieces is a secret only now
+    spent = cost(raw, headers, stream.meta)
+    has_worked = stream.has_items and Response(raw).usage is None  # an item that was only announced is in no response
+    if stream.has_ended:
+        return _judged(raw, request, spent, tuple(notices), has_worked=has_worked)
+    if stream.error is not None and not stream.has_begun:
+        return Reply(raw, spent, tuple(notices), failures.error_in_success(stream.error))
+    if stream.error is not None:
+        said = failures.read_error(stream.error)
+        failed = raw | {"status": "failed", "error": {"code": said.code, "message": said.message}}
+        return replace(_judged(failed, request, spent, tuple(notices), has_worked=has_worked), response=raw)
+    if ended is None:
+        notices.append("no_terminal_event")
+    can_resume = bool(raw.get("id") and request.get("background") and request.get("store"))
+    error = failures.stream_interrupted(ended or "it ended without saying that it was done", can_resume=can_resume)
+    return Reply(raw, spent, tuple(notices), error)
+
+
+def _judged(
+    raw: Mapping[str, Any], request: Raw, spent: Cost | None, notices: tuple[str, ...], *, has_worked: bool = False
+) -> Reply:
+    response = Response(raw)
+    error = failures.of_response(response, has_worked=has_worked or response.has_begun, is_paid=_is_paid(spent))
+    return Reply(raw, spent, notices + response.warnings(request), error)
+
+
+def _is_paid(spent: Cost | None) -> bool:
+    return spent is not None and spent.usd > 0
+
+
+def _weighed(reply: Reply, seconds: float) -> Reply:
+    """`reply`, which came after `seconds`, with what that means for another attempt: when a model may have worked, none."""
+    is_quick = failures.is_quick(seconds)
+    if reply.error is not None and reply.error.retry == "auto" and not is_quick:
+        failures.in_doubt(reply.error)
+    return replace(reply, is_refusal=is_quick and not reply.response and not _is_paid(reply.cost))
+
+
+def _refused(response: httpx.Response, body: bytes, seconds: float) -> Reply:
+    """An HTTP answer that is not 2xx; with a cost, or anything of an answer, it refused nothing, whatever it says."""
+    raw: Any = None
+    error = failures.http_error(response.status_code, response.headers, body, seconds)
+    with contextlib.suppress(ValueError):
+        raw = load(body)
+    said = raw if isinstance(raw, dict) else {}
+    spent = cost(said, response.headers)
+    if _is_paid(spent) or Response(said).has_begun:
+        return Reply(said if is_response(said) else {}, spent, error=failures.in_doubt(error))
+    return Reply({}, spent, error=error, is_refusal=response.status_code < 500)
+
+
+class _BodyCut(Exception):
+    """The connection ended inside the body."""
+
+    def __init__(self, reason: str, body: bytes = b"") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.body = body
+
+
+class _BodyTooLarge(Exception):
+    """The body is larger than an answer may be."""
+
+
+async def _read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
+    """The whole body. Raises _BodyCut and _BodyTooLarge, or with `is_cut` gives what it has."""
+    body = bytearray()
+    try:
+        async for chunk in _decompressed(response, limit):
+            body += chunk
+    except _BodyCut as error:
+        if not is_cut:
+            raise _BodyCut(error.reason, bytes(body)) from error
+    except _BodyTooLarge:
+        if not is_cut:
+            raise
+    return bytes(body)
+
+
+async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps. `limit` is in bytes."""
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise _BodyCut("a body in a coding that was not asked for")
+    unzip = None if coding in ("", "identity") else zlib.decompressobj(47)  # 47: gzip or zlib, whichever it is
+    size = 0
+    try:
+        async for chunk in response.aiter_raw():
+            for piece in [chunk] if unzip is None else _unzipped(unzip, chunk):
+                size += len(piece)
+                if size > limit:
+                    raise _BodyTooLarge
+                yield piece
+    except (httpx.HTTPError, OSError, zlib.error) as error:  # OSError: TLS that breaks
+        raise _BodyCut(_reason(error)) from error
+
+
+def _unzipped(unzip: Any, chunk: bytes) -> Iterator[bytes]:
+    while chunk:
+        yield unzip.decompress(chunk, 2**20)
+        chunk = unzip.unconsumed_tail
+
+
+def _looks_like_events(body: bytes) -> bool:
+    return body.lstrip(b"\xef\xbb\xbf\r\n ").startswith((b"data:", b"event:", b":"))
+
+
+def _is_stream_refused(reply: Reply) -> bool:
+    return reply.is_refusal and isinstance(reply.error, errors.InvalidRequest) and reply.error.param == "stream"
+
+
+def _path(response_id: str) -> str:
+    return "responses/" + urllib.parse.quote(response_id, safe="")
+
+
+def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:
+    is_certificate = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error)
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
+            return failures.untrusted(why) if is_certificate else failures.not_connected(why)
+        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+            return failures.not_connected(type(error).__name__, is_final=True)
+        case _:
+            return failures.connection_lost(why)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, httpx.ReadTimeout):
+        return "no byte came for as long as --timeout allows"
+    if str(error).startswith("peer closed connection"):
+        return "the server closed it too early"
+    if isinstance(error, httpx.ProxyError):  # its other words are the proxy's, and may hold its password
+        status = str(error)[:3]
+        return f"the proxy refused it{f', with {status}' if status.isdecimal() else ''}"
+    return str(error) or type(error).__name__
+
+
+def settings_of_network() -> tuple[Any, ...]:
+    """What a client depends on besides its arguments; one that was made when it was otherwise is not to be used again."""
+    file = os.environ.get(CERTIFICATES[0], "")
+    with contextlib.suppress(OSError):
+        return (*sorted(network().items()), Path(file).stat().st_mtime_ns)
+    return tuple(sorted(network().items()))
+
+
+def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
+    """Loading certificates takes 20 ms; plain http to loopback needs none. Raises ConnectError for none that can be read."""
+    if not base_url.startswith("https:"):
+        return False
+    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
+    try:
+        match name:  # httpx before 0.28 passes over a file that is not there
+            case "SSL_CERT_FILE":
+                return ssl.create_default_context(cafile=os.environ[name])
+            case "SSL_CERT_DIR":
+                next(Path(os.environ[name]).iterdir(), None)  # else nobody says that it is not there
+                return ssl.create_default_context(capath=os.environ[name])
+            case _:
+                return httpx.create_ssl_context(trust_env=False)
+    except OSError as error:  # also an SSLError
+        why = error.strerror or str(error)
+        raise failures.unusable(name or "The package certifi", f"names {os.environ.get(name, '')}", why) from error
+
+
+def _proxy(base_url: str) -> str | None:
+    """The proxy of the environment for this server. Loopback is never proxied: its plain http must not leave the machine.
+
+    Raises ConnectError for what is no address of a proxy.
+    """
+    host = urllib.parse.urlsplit(base_url).hostname or ""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    kind = "https" if proxies.get("https") else "all"
+    if not (proxy := proxies.get(kind)):
+        return None
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL):  # its words may hold a password
+        name = next((name for name in os.environ if name.lower() == f"{kind}_proxy"), "The proxy of this system")
+        raise failures.unusable(name, "is no address of a proxy", "") from None
+    return address

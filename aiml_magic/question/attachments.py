@@ -1,0 +1,397 @@
+"""What goes along with a question: files, addresses of images, and variables of the notebook, as parts of a message.
+
+The kind is read from the content, never from a name's ending. Nothing is imported for it: a figure draws itself, a table writes
+itself out. Each attachment begins with a line that names it, for the model and for whoever reads the details later.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import io
+import json
+import math
+import os
+import re
+import stat
+import struct
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiml_magic.api.responses import Raw, input_texts
+from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.files import check_no_database
+from aiml_magic.question.values import MAX_TEXT, tells_entries, uncut
+from aiml_magic.text import did_you_mean
+
+MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
+_LABEL = "Attachment "
+_NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)  # in a recording with the text's hash
+_KINDS = (
+    (b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
+    (b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
+    (b"GIF87a", "image/gif", "GIF image"),
+    (b"GIF89a", "image/gif", "GIF image"),
+    (b"%PDF-", "application/pdf", "PDF"),
+)
+
+
+def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
+    """The parts for what a person calls `named`: a variable, the address of an image, or a path. Raises BadInput."""
+    try:
+        return _found(named, variables)
+    except BadInput:
+        raise
+    except Exception as error:  # an object of the notebook, or a file system, raises what it likes
+        raise BadInput(
+            f"{_line(named)[:80]} cannot be attached: {reason(error)}. {NOTHING_SENT}", "Attach a file or the data of it instead."
+        ) from error
+
+
+def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
+    variable = unicodedata.normalize("NFKC", named)  # as Python reads names
+    if variable.isidentifier() and variable in variables and not variable.startswith("_"):
+        return list(parts(variables[variable], variable))
+    if _is_address(named):
+        return list(_linked(named))
+    path = Path(named).expanduser()
+    if not path.exists() and not path.is_symlink():
+        known = [name for name in variables if not name.startswith("_")]
+        hint = did_you_mean(named, [*known, *(sibling.name for sibling in _siblings(path))])
+        raise BadInput(
+            f"There is no variable and no file {named[:80]}. {NOTHING_SENT}", hint or "Paths begin in the working directory."
+        )
+    return list(parts(path, path.name))
+
+
+def parts(value: Any, name: str) -> Iterator[Raw]:
+    """The parts for a value: a path, bytes, text, a table, a figure, an image, or a list of these. Raises BadInput."""
+    if isinstance(value, list | tuple) and value:
+        for number, entry in enumerate(value):
+            yield from parts(entry, f"{name}[{number}]")
+    elif isinstance(value, os.PathLike):
+        yield from _of_bytes(_read(Path(value)), name)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        yield from _of_bytes(bytes(value), name)
+    elif isinstance(value, str):
+        yield from _of_words(value, name)
+    elif (table := as_csv(value)) is not None:
+        yield from _of_text(table, name, f"{len(value):,} rows, {_size(len(table))} of CSV", "csv")
+    elif (picture := as_picture(value, name)) is not None:
+        yield from _of_bytes(picture, name)
+    else:
+        raise BadInput(
+            f"{name} is a {type(value).__name__}, which is no file, figure, image, table, text nor bytes. {NOTHING_SENT}",
+            f"Write it into the question with {{{{{name}}}}}, or attach what it holds.",
+        )
+
+
+def as_csv(value: Any) -> str | None:
+    """A table (of pandas or polars) as CSV; `None` for what is none. Row labels are kept unless they only count."""
+    write = getattr(value, "write_csv", None) or getattr(value, "to_csv", None)  # polars, pandas
+    if not callable(write) or not hasattr(value, "shape"):
+        return None
+    if math.prod(value.shape) > MAX_TEXT:
+        raise BadInput(
+            f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}",
+            "Attach a part of it, such as its head(1000).",
+        )
+    try:
+        labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
+        with uncut():
+            table = str(write(**labels))
+        is_told = tells_entries(value, table)
+    except Exception as error:
+        raise BadInput(
+            f"The table cannot be written as CSV: {reason(error)}. {NOTHING_SENT}", "Attach it as text or a file."
+        ) from error
+    if not is_told:
+        raise BadInput(f"A cell of the table does not write itself out. {NOTHING_SENT}", "Leave out its column, or make it text.")
+    return table
+
+
+def as_picture(value: Any, name: str) -> bytes | None:
+    """A figure, an image or an array of pixels as PNG; `None` for what is none. Raises BadInput if it cannot be drawn."""
+    try:
+        return _drawn(value)
+    except Exception as error:
+        raise BadInput(
+            f"{name} could not be drawn: {reason(error)}. {NOTHING_SENT}", "Attach a file or the data of it instead."
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line; its name if it says nothing, or cannot."""
+    try:
+        return " ".join(str(error).split())[:200].rstrip(": .") or type(error).__name__
+    except Exception:  # noqa: BLE001
+        return type(error).__name__
+
+
+def labels(request: Raw) -> list[str]:
+    """What was attached to a request, a line each: name, kind and size."""
+    told = [_NAMED.match(text) for text in input_texts(request)]
+    return [line[1] for line in told if line]
+
+
+def check_size(attached: list[Raw]) -> None:
+    """Raises BadInput if all attachments together are too large to be sent."""
+    size = sum(len(json.dumps(part)) for part in attached) * 3 // 4
+    if size > MAX_BYTES:
+        raise BadInput(
+            f"The attachments come to {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",
+            "Attach fewer, or make them smaller.",
+        )
+
+
+def _drawn(value: Any) -> bytes | None:
+    is_part = callable(getattr(value, "get_figure", None)) and callable(getattr(value, "plot", None))
+    figure = value.get_figure() if is_part else value  # axes are drawn with the figure that they are in
+    if callable(getattr(figure, "savefig", None)):  # matplotlib
+        return _saved(figure.savefig, format="png", bbox_inches="tight")
+    if callable(getattr(value, "to_plotly_json", None)) and callable(getattr(value, "to_image", None)):
+        return bytes(value.to_image(format="png"))
+    if type(value).__module__.startswith(("altair.", "PIL.")) and callable(getattr(value, "save", None)):
+        return _saved(value.save, format="png")
+    if hasattr(value, "__array_interface__"):
+        return _png_of_array(value)
+    drawing = value._repr_png_() if callable(getattr(value, "_repr_png_", None)) else None
+    drawing = drawing[0] if isinstance(drawing, tuple) else drawing  # with its size behind it
+    return base64.b64decode(drawing) if isinstance(drawing, str) else drawing
+
+
+def _saved(save: Callable[..., Any], **options: str) -> bytes:
+    file = io.BytesIO()
+    save(file, **options)
+    return file.getvalue()
+
+
+def _png_of_array(array: Any) -> bytes | None:
+    """Pixels as PNG, for shapes (rows, columns) and (rows, columns, 3 or 4), in bytes or in numbers from 0 to 1; else `None`."""
+    shape = tuple(array.shape)
+    colours = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or colours not in (1, 3, 4) or 0 in shape:
+        return None
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ValueError("its numbers are not from 0 to 1")
+        array = array * 255
+    elif array.dtype.kind == "b":
+        array = array * 255
+    elif array.dtype.str[1:] != "u1":
+        raise ValueError(f"its numbers are {array.dtype}, and pixels are uint8, or float from 0 to 1")
+    pixels = array.astype("uint8").tobytes()
+    height, width = shape[:2]
+    stride = width * colours
+    rows = b"".join(b"\0" + pixels[start : start + stride] for start in range(0, height * stride, stride))
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[colours], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    signed = (struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(signed)
+
+
+def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
+    _check_bytes(len(content), name)
+    kind, words = kind_of(content)
+    if kind == "text/plain":
+        return (yield from _of_file_text(content, name))
+    url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    yield _label(name, f"{words}, {_size(len(content))}")
+    if kind == "application/pdf":
+        yield {"type": "input_file", "filename": name if name.endswith(".pdf") else f"{name}.pdf", "file_data": url}
+    else:
+        yield _image(url)
+
+
+def _of_words(text: str, name: str) -> Iterator[Raw]:
+    """What a text stands for: the image at its address, the file that it names, the bytes that it spells; else itself."""
+    inline = re.fullmatch(r"data:[\w.+/-]+;base64,(\S+)", text)
+    if _is_address(text):
+        yield from _linked(text)
+    elif inline is not None:
+        yield from _of_bytes(base64.b64decode(inline[1]), name)
+    elif _is_file(text):
+        yield from _of_bytes(_read(Path(text).expanduser()), name)
+    elif not text.strip():
+        raise BadInput(f"{name} is an empty text. {NOTHING_SENT}", "Check what it is to hold.")
+    elif _PATH.fullmatch(text):
+        raise BadInput(
+            f"{name} is {text[:80]!r}, which looks like a path, and there is no such file. {NOTHING_SENT}",
+            f"Check the path; to send its words, write {{{{{name}}}}} into the question.",
+        )
+    else:
+        yield from _of_text(text, name, f"{len(text):,} characters")
+
+
+def _is_file(text: str) -> bool:
+    """There is a file of this name; what stands in its place and cannot be read is told when it is read."""
+    try:
+        return len(text) < 4096 and text.isprintable() and Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no file can have this name, or there is no such user
+        return False
+
+
+def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
+    text, encoding = _decoded(content)
+    if text is None:
+        raise BadInput(
+            f"{name} is neither PNG, JPEG, WebP, GIF, PDF nor text, by what it holds. {NOTHING_SENT}",
+            "Convert it to one of these; a text best to UTF-8.",
+        )
+    read_as = f", read as {encoding}" if encoding else ""
+    notebook = _notebook_text(text)
+    if notebook is not None:
+        yield from _of_text(notebook, name, f"notebook, {_size(len(notebook))} of text")
+    else:
+        yield from _of_text(text, name, f"text, {_size(len(content))}{read_as}", Path(name).suffix.removeprefix("."))
+
+
+_KNOWN = (
+    "png|jpe?g|webp|gif|pdf|svg|tiff?|bmp|txt|md|rst|tex|bib|csv|tsv|json|jsonl|ya?ml|toml|xml|html?|log|py|ipynb|r|jl|c|cpp|h|"
+    "js|ts|sql|sh|xlsx?|docx?|pptx?|parquet|feather|pkl|npy|npz|h5|hdf5|nc|mat|zip|gz"
+)
+# A word or a few with a known ending, with slashes as many as one likes; or what begins as a path does.
+_PATH = re.compile(
+    rf"(?i:\S+(?: \S+){{,3}}\.(?:{_KNOWN})|[^\n]*/[^\n]*\.(?:{_KNOWN})|file:\S+)|(?:~?/|\.\.?/|[A-Z]:\\)\S+(?: \S+){{,3}}"
+)
+_BREAKS = dict.fromkeys(map(ord, "\t\n\r\f\v"))
+_NO_SIGNS = {"Cc", "Cn", "Co", "Cs"}  # controls, and what stands for nothing
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+
+
+def _decoded(content: bytes) -> tuple[str | None, str]:
+    """The text that a file holds, and in which encoding, if that is not UTF-8; `None` if it holds none.
+
+    A mark at its beginning decides; else zeros tell UTF-16, and bytes that are no UTF-8 are of Windows if they look like Western
+    words: those of other scripts are runs of bytes without a letter of ASCII between them.
+    """
+    marked = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
+    if marked is not None:
+        return _text_in(content, marked), marked
+    if (text := _text_in(content, "utf-8-sig")) is not None:
+        return text, ""
+    if b"\0" in content:
+        return next(
+            ((text, wide) for wide in ("UTF-16-LE", "UTF-16-BE") if _is_prose(text := _text_in(content, wide))), (None, "")
+        )
+    text = _text_in(content, "cp1252")
+    foreign = (run for run in re.findall(rb"[\x80-\xff]{4,}", content) if len(re.findall(rb"[\xc0-\xff]", run)) > 1)
+    return (text, "Windows-1252") if _is_prose(text) and not any(foreign) else (None, "")
+
+
+def _text_in(content: bytes, encoding: str) -> str | None:
+    """The content in this encoding, without zeros; `None` if it is not in it."""
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _is_prose(text: str | None) -> bool:
+    """All signs can be shown, and so many of them are of ASCII as spaces and digits are in any script."""
+    signs = (text or "")[:MAX_TEXT]
+    kinds = map(unicodedata.category, signs.translate(_BREAKS))
+    return sum(map(str.isascii, signs)) * 10 > len(signs) and _NO_SIGNS.isdisjoint(kinds)
+
+
+def _of_text(text: str, name: str, told: str, language: str = "") -> Iterator[Raw]:
+    if len(text) > MAX_TEXT:
+        raise BadInput(
+            f"{name} has {len(text):,} characters, more than the {MAX_TEXT:,} that the model can read. {NOTHING_SENT}",
+            "Attach a part of it, such as df.head(1000).",
+        )
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
+    language = language if re.fullmatch(r"\w{0,12}", language) else ""
+    yield _label(name, told, f"\n\n{fence}{language}\n{text}\n{fence}")
+
+
+def _linked(url: str) -> Iterator[Raw]:
+    yield _label(url, "image, linked")
+    yield _image(url)
+
+
+def _image(url: str) -> Raw:
+    return {"type": "input_image", "detail": "auto", "image_url": url}
+
+
+def _label(name: str, told: str, text: str = "") -> Raw:
+    """The line that names an attachment, and the text of one that is text."""
+    return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):{text}"}
+
+
+def _line(name: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in name)[:200]
+
+
+def kind_of(content: bytes) -> tuple[str, str]:
+    """The media type of content by how it begins, and a word for it; all that is unknown is text."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "image/webp", "WebP image"
+    return next(((kind, words) for magic, kind, words in _KINDS if content.startswith(magic)), ("text/plain", "text"))
+
+
+def _notebook_text(text: str) -> str | None:
+    """A notebook as text: its cells, and the text of their outputs; `None` for what is no notebook."""
+    try:
+        notebook = json.loads(text) if text.lstrip().startswith("{") else None
+        if not isinstance(notebook, dict) or "nbformat" not in notebook:
+            return None
+        return "\n\n".join(_cell_text(cell) for cell in notebook["cells"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _cell_text(cell: Mapping[str, Any]) -> str:
+    lines = [f"# {cell['cell_type']} cell", "".join(cell["source"])]
+    for output in cell.get("outputs") or []:
+        said = output.get("text") or (output.get("data") or {}).get("text/plain") or output.get("traceback") or ""
+        if said:
+            lines += ["# output", "".join(said)]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> bytes:
+    """The content of a regular file; anything else would wait for ever, or never end."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput(f"{path.name} is no file that can be read to its end. {NOTHING_SENT}", "Attach a regular file.")
+        _check_bytes(found.st_size, path.name)
+        check_no_database(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path.name} cannot be read: {error.strerror or error}. {NOTHING_SENT}", "Check the path.") from error
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size == 0:
+        raise BadInput(f"{name} is empty. {NOTHING_SENT}", "Check that it was written.")
+    if size > MAX_BYTES:
+        raise BadInput(
+            f"{name} has {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",
+            "Attach a part of it, or a smaller picture.",
+        )
+
+
+def _is_address(text: str) -> bool:
+    return re.match(r"https?://\S+$", text) is not None
+
+
+def _siblings(path: Path) -> list[Path]:
+    try:
+        return list(path.parent.iterdir())[:1000]
+    except OSError:
+        return []
+
+
+def _size(count: int) -> str:
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1000:,.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:,.1f} MB"

@@ -1,0 +1,246 @@
+"""Functions of the notebook, web search and MCP servers, as the API's tools; and a call that the model asks for, carried out.
+
+A function is run in the thread that asks, with arguments that were checked against its type hints. What it raises goes back to
+the model as its result; only an interrupt ends the question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiml_magic.api.responses import Raw, ToolCall
+from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.question import attachments, values
+from aiml_magic.text import did_you_mean, encodable
+
+_WEB_SEARCH = {"type": "web_search_preview"}
+_MAX_RESULT = 200_000  # characters of a result that go back to the model
+_MAX_SHOWN = 20_000  # characters of a call that a person is asked about
+_CONFIRM = "__aiml_magic_confirm__"
+# Printable, and yet not seen: fillers, joiners, selectors of variants, a blank of Braille.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+
+def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a function that is run as a tool only after the person has said yes to this very call."""
+    setattr(function, _CONFIRM, True)
+    return function
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the model may use: specifications as they are sent, functions by name, and secret headers of MCP servers by label."""
+
+    specifications: tuple[Raw, ...]
+    functions: Mapping[str, Callable[..., Any]]
+    secrets: Mapping[str, Mapping[str, str]]
+
+
+NO_TOOLS = Tools((), {}, {})
+
+
+def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
+    """The tools of these names: functions and dicts of the notebook, or `web_search`. Raises BadInput."""
+    specifications: list[Raw] = []
+    functions: dict[str, Callable[..., Any]] = {}
+    secrets: dict[str, Mapping[str, str]] = {}
+    for name in named:
+        value = variables.get(name) if not name.startswith("_") else None
+        if name == "web_search" and value is None:
+            specifications.append(_WEB_SEARCH)
+        elif isinstance(value, Mapping):
+            specification = _of_dict(value, name)
+            secrets |= {str(value.get("server_label")): _headers(value["headers"], name)} if value.get("headers") else {}
+            specifications.append(specification)
+        elif callable(value):
+            specification = _of_function(value)
+            functions[specification["name"]] = value
+            specifications.append(specification)
+        else:
+            hint = did_you_mean(
+                name, ["web_search", *(known for known in variables if callable(variables[known]) and known[0] != "_")]
+            )
+            raise BadInput(f"There is no function and no tool {name[:60]}. {NOTHING_SENT}", hint or "Define the function first.")
+    return Tools(tuple(specifications), functions, secrets)
+
+
+def choice(named: str, tools: Tools) -> Any:
+    """The `tool_choice` of this name: auto, none, required, or one of the tools. Raises BadInput."""
+    if named in ("auto", "none", "required"):
+        return named
+    for tool in tools.specifications:
+        if tool["type"] == "function" and tool["name"] == named:
+            return {"type": "function", "name": named}
+        if named in (tool["type"], tool.get("server_label"), "web_search" if tool == _WEB_SEARCH else None):
+            return {"type": tool["type"]}
+    known = ["auto", "none", "required", *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications)]
+    raise BadInput(
+        f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}", did_you_mean(named, known) or f"It takes {', '.join(known)}."
+    )
+
+
+def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callable[[str], str] | None = None) -> str:
+    """The result of a call, as the model gets it: what the function returns, or the error. Raises KeyboardInterrupt alone."""
+    from aiml_magic.question import schemas
+
+    function = functions.get(call.name)
+    if function is None:
+        return _error(f"there is no tool {call.name}; there are {', '.join(functions)}")
+    try:
+        given = read_arguments(call.arguments) or {}
+        arguments = schemas.arguments_of(function, given)
+        if getattr(function, _CONFIRM, False):
+            wanted = shown(call.name, {name: given.get(name, value) for name, value in arguments.items()})
+            if not _is_allowed(wanted, ask or input):  # that of this cell
+                return _error("the person did not allow this call")
+        return _told(_returned(function, arguments))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # whatever it is, sys.exit too, the model is told
+        return _error(_words(error))
+
+
+def read_arguments(text: str) -> Any:
+    """The arguments of a call. Raises ValueError for JSON that others may read otherwise: with a name twice, or NaN."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name is given twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("the arguments are nested too deeply") from error
+
+
+def shown(name: str, arguments: Mapping[str, Any]) -> str:
+    """A call as a person can judge it: on one line and whole, with every sign that is not seen written out.
+
+    Raises ValueError for one that cannot be shown so.
+    """
+    try:
+        given = ", ".join(f"{_as_name(key)}={_literal(value)}" for key, value in arguments.items())
+    except RecursionError as error:
+        raise ValueError("the arguments are nested too deeply") from error
+    call = f"{_as_name(name)}({given})"
+    if len(call) > _MAX_SHOWN:
+        raise ValueError(f"its {len(call):,} characters are too many for a person to judge")
+    return call
+
+
+def shown_request(request: Raw) -> str:
+    """The same of a call that an MCP server is to make, by its item. Raises ValueError."""
+    text = request.get("arguments")
+    given = read_arguments(text) if isinstance(text, str) and text.strip() else text or {}
+    arguments = given if isinstance(given, Mapping) else {"arguments": given}
+    return f"{shown(str(request.get('name')), arguments)} of {_as_name(str(request.get('server_label')))}"
+
+
+def _as_name(text: str) -> str:
+    return text if re.fullmatch(r"[\w.-]{1,100}", text, re.ASCII) else _literal(text)
+
+
+def _literal(value: Any) -> str:
+    return _UNSEEN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), repr(value))
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # it is the user's, and need not have words
+        return type(error).__name__
+
+
+def _headers(value: Any, name: str) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise BadInput(
+            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}", 'Such as {"Authorization": "…"}.'
+        )
+    return dict(value)
+
+
+def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
+    name = getattr(function, "__name__", "")
+    if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
+        raise BadInput(f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}", "Define it with def.")
+    from aiml_magic.question.schemas import of_parameters
+
+    parameters = of_parameters(function)
+    words = {"description": inspect.cleandoc(function.__doc__)} if function.__doc__ else {}
+    return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
+
+
+def _of_dict(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A tool as the API has it, without its headers: those are secret, and travel by another way."""
+    needed = {"mcp": ("server_label", "server_url"), "function": ("name", "parameters"), "web_search_preview": ()}
+    kind = value.get("type")
+    missing = [field for field in needed.get(str(kind), ()) if not value.get(field)]
+    if kind not in needed or missing:
+        what = f"lacks {', '.join(missing)}" if missing else f"has the type {kind!r}"
+        raise BadInput(f"The tool {name} {what}. {NOTHING_SENT}", f"It takes the types {', '.join(needed)}.")
+    try:
+        return dict(json.loads(json.dumps({key: entry for key, entry in value.items() if key != "headers"})))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"The tool {name} is no JSON: {error}. {NOTHING_SENT}", "Give it as the API has it.") from error
+
+
+def _is_allowed(wanted: str, ask: Callable[[str], str]) -> bool:
+    """Whether the person says yes; nobody there is no."""
+    try:
+        return ask(encodable(f"Run {wanted}? [y/N] ")).strip().lower() in ("y", "yes")
+    except (EOFError, RuntimeError, NotImplementedError):
+        return False
+
+
+def _returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    value = function(**arguments)
+    return _awaited(value) if inspect.isawaitable(value) else value
+
+
+def _awaited(awaitable: Any) -> Any:
+    """What an async function gives: in a loop and a thread of its own, since a notebook's loop is running already."""
+    came: list[Any] = []
+
+    async def wait() -> Any:
+        return await awaitable
+
+    def run_it() -> None:
+        try:
+            came.append((asyncio.run(wait()), None))
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            came.append((None, error))
+
+    thread = threading.Thread(target=run_it, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)  # in steps, so that an interrupt is felt
+    value, error = came[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _told(value: Any) -> str:
+    table = None if isinstance(value, str) else attachments.as_csv(value)
+    text = value if isinstance(value, str) else table or json.dumps(value, default=_plain, ensure_ascii=False)
+    return text if len(text) <= _MAX_RESULT else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for `value`: for a scalar of NumPy its number, else its text. Raises ValueError if that says nothing."""
+    return value.item() if getattr(value, "shape", None) == () else values.whole(value)
+
+
+def _error(words: str) -> str:
+    return json.dumps({"error": words[:2000]}, ensure_ascii=False)

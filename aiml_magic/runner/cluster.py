@@ -1,0 +1,420 @@
+"""The same as a runner, on a Dask cluster: a row waits here, is sent by a worker, and is kept here.
+
+A worker that could send a row asks for leave, and only then the row is claimed in the journal. So what waits for a worker is
+queued, whatever becomes of this process or of the cluster, and one run of a task alone is allowed: Dask starts the tasks of a
+dead worker anew, and a question must not be paid for twice. A worker finds the API key where it runs; none is in the graph.
+
+What the scheduler keeps of a row, under its client request id, outlives kernel and worker:
+
+    {"run": …}    which run may send it
+    {"came": …}   what came of it, until it is in the journal
+
+The tasks of a kernel that dies run on. The next kernel that asks the same takes what the scheduler keeps, or waits for the same
+task. Another scheduler knows nothing of it: such a row may have been charged, and is not sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import queue
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from aiml_magic import credentials, errors
+from aiml_magic.api.responses import Cost
+from aiml_magic.credentials import Secrets
+from aiml_magic.journal.store import HEARTBEAT, Came, Journal, Row, Unkept
+from aiml_magic.runner.jobs import Event, Job
+from aiml_magic.text import dump
+
+_TOPIC = "aiml_magic"  # under which workers ask for leave
+_LEAVE = 30.0  # seconds that a worker waits for it
+_LOOK = 0.5  # seconds between two looks at rows that somebody else has sent, and for a look at what is kept, as a rule at once
+_TRIES = 3  # to have the scheduler keep an answer
+
+
+class NotAllowed(Exception):
+    """Nobody gave a run leave to send its row, so it never will."""
+
+
+@dataclass
+class _Task:
+    """A row on its way; `future` is that of its task, and `None` while somebody else has the row."""
+
+    row: Row
+    key: str
+    silence: float
+    future: Any = None
+
+
+class Cluster:
+    """The cluster of a `distributed.Client`, which sends rows of a journal.
+
+    `places` says how many rows the workers can answer at once. Once it is made, all answers that waited at the scheduler are in
+    the journal, whichever kernel had asked for them.
+    """
+
+    has_keys = True
+
+    def __init__(self, client: Any, journal: Journal) -> None:
+        self.journal = journal
+        self._client = client
+        self._jobs: dict[int, Job] = {}
+        self._tasks: dict[str, _Task] = {}  # by the client request id of the row
+        self._steps: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._unkept = Unkept(journal)
+        self._is_closed = False
+        self._name = ""
+        # Before the thread is there: what fails here leaves none behind.
+        self.places = self._count_places()
+        self._meet()
+        for row in journal.sent_by(self._name):
+            self._keep_what_waits(row)
+        # No daemon: a script that ends waits for what it paid for.
+        threading.Thread(target=self._work, name="aiml_magic-cluster").start()
+
+    def close(self) -> None:
+        """No more rows will be sent; what is on its way is kept when it comes."""
+        self._is_closed = True
+        self._steps.put(lambda: None)
+
+    @property
+    def jobs(self) -> dict[int, Job]:
+        """The jobs that are not over, by the id of their row."""
+        return dict(self._jobs)
+
+    def holds(self, row: Row) -> bool:
+        """The row is in its hands, or its scheduler knows what became of it."""
+        return row.id in self._jobs or self._is_here(row)
+
+    def send(
+        self,
+        row: Row,
+        secrets: Secrets,
+        silence: float,
+        limit: int,  # noqa: ARG002  # here it is the workers' threads
+        notices: tuple[str, ...] = (),
+    ) -> Job:
+        """Has a queued row sent by a worker. Of the secrets only the key goes with it: the sandbox's, which is none."""
+        if row.id in self._jobs:
+            return self._jobs[row.id]
+        job = self._jobs[row.id] = Job(row, self.journal, self, notices)
+        task = self._tasks[row.client_request_id] = _Task(row, secrets.key, silence)
+        if row.state == "queued":
+            job.take({"event": "waiting", "parent": None})
+            try:
+                self._submit(task)
+            except BaseException as error:  # an interrupt, or no scheduler any more
+                self.tell({"do": "cancel", "row": row.id})
+                if isinstance(error, Exception):
+                    raise _unreachable(error) from error
+                raise
+        return job
+
+    def tell(self, command: Event) -> None:
+        """Cancels or withdraws a row that no worker was allowed to send: a thread of a worker cannot be stopped."""
+        job = self._jobs.get(command["row"])
+        with contextlib.suppress(errors.JournalError):
+            if job is not None and (self.journal.withdraw(job.id) or self.journal.row(job.id).is_over):
+                self._leave(self.journal.row(job.id), {"event": "over"})
+
+    def _work(self) -> None:
+        """Does what comes up, as long as any answer can come; the work of a thread."""
+        looked = alive = time.monotonic()
+        while not self._is_closed or self._has_tasks() or self._unkept.need_time(math.inf):
+            with contextlib.suppress(queue.Empty):
+                self._steps.get(timeout=_LOOK)()
+            if time.monotonic() - looked >= _LOOK:
+                self._look_elsewhere()
+                looked = time.monotonic()
+            if time.monotonic() - alive >= HEARTBEAT:
+                alive = time.monotonic()
+                self._show_life()
+
+    def _has_tasks(self) -> bool:
+        return any(task.future for task in list(self._tasks.values()))
+
+    def _show_life(self) -> None:
+        ours = {task.row.id for task in list(self._tasks.values()) if task.future}
+        with contextlib.suppress(errors.JournalError):
+            self.journal.note_alive(ours | self._unkept.rows)
+        if self._unkept.rows:
+            self._unkept.try_again()
+        with contextlib.suppress(Exception):  # there is no scheduler any more
+            self.places = self._count_places()
+
+    def _count_places(self) -> int:
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def _meet(self) -> None:
+        """Learns which scheduler it is, and hears from now on what its workers ask."""
+        scheduler = self._client.scheduler_info()
+        self._name = f"{scheduler['address']} {scheduler['id']}"
+        _met.add(self)
+        self._client.subscribe_topic(_TOPIC, _hear)
+
+    def _is_here(self, row: Row) -> bool:
+        """The row was sent from this cluster, and the scheduler may know what came of it."""
+        return row.state == "sent" and row.cluster == self._name
+
+    def _submit(self, task: _Task) -> None:
+        """Has a task for the row, or waits for the one that there is: a row has one task, whichever kernel asks."""
+        row = task.row
+        told = row.base_url, dict(row.request), row.client_request_id, task.key, task.silence
+        task.future = self._client.submit(answer_there, *told, key=_task_name(row.client_request_id), retries=0)
+        self._await_end(task)
+
+    def _await_end(self, task: _Task) -> None:
+        step = partial(self._take_end, task.row.client_request_id)
+        task.future.add_done_callback(lambda _: self._steps.put(step))
+
+    def hear(self, name: str, run: str) -> None:
+        """Is told that a run asks for leave to send the row of this client request id."""
+        self._steps.put(partial(self._allow, name, run))
+
+    def _allow(self, name: str, run: str) -> None:
+        """Gives a run leave to send its row, if the row is still to be sent; whoever claims it may."""
+        task = self._tasks.get(name)
+        if task is None or task.future is None or task.future.done():
+            return
+        try:
+            claimed = self.journal.claim(task.row.id, self._name)
+            task.row = claimed or self.journal.row(task.row.id)
+        except errors.JournalError as error:
+            words = f"{error.message} {errors.NOTHING_SENT}"
+            self._say(task.row, {"event": "stuck", "why": words, "hint": error.hint})
+            return self._leave(task.row, {"event": "over"})
+        if claimed:
+            self._say(task.row, {"event": "claimed"})
+            with contextlib.suppress(Exception):  # there is no scheduler any more, as the end of the task will tell
+                self._variable(task.row).set({"run": run})
+        elif not self._is_here(task.row):
+            task.future.cancel(force=True)
+            task.future = None
+
+    def _take_end(self, name: str) -> None:
+        """The task of a row is over: has it run again, or keeps what came, or tells why there is nothing."""
+        task = self._tasks.get(name)
+        if task is None or task.future is None or not task.future.done():
+            return
+        why = _failure(task.future)
+        try:
+            if self._may_run_again(task, why):
+                self._run_again(task)
+            else:
+                self._end(task, self._came(task.row, why))
+        except Exception as error:  # noqa: BLE001  # neither a journal nor a scheduler that fails may end this thread
+            self._give_up(task.row, f"{type(error).__name__}: {error}")
+
+    def _may_run_again(self, task: _Task, why: BaseException | None) -> bool:
+        """The end of the task says nothing of its row: the connection broke, workers were restarted, or nobody gave it leave."""
+        while self._client.status == "connecting":
+            time.sleep(_LOOK)
+        if self._client.status != "running":
+            return False
+        self._meet()
+        if isinstance(why, NotAllowed) and self._is_here(task.row) and self._kept(task.row) is None:
+            self.journal.release(task.row.id)  # whoever claimed it died before anybody had leave
+            task.row = self.journal.row(task.row.id)
+        is_to_be_sent = task.row.state == "queued" and isinstance(why, NotAllowed)
+        return is_to_be_sent or (task.future.cancelled() and (task.row.state == "queued" or self._is_here(task.row)))
+
+    def _run_again(self, task: _Task) -> None:
+        task.future.release()
+        until = time.monotonic() + 10 * _LOOK
+        while _task_name(task.row.client_request_id) in self._client.futures and time.monotonic() < until:
+            time.sleep(0.01)  # else Dask gives the same future once more
+        self._submit(task)
+
+    def _came(self, row: Row, why: BaseException | None) -> Came | None:
+        """What came of a row whose task is over; `None` if nobody can tell, or if another kernel has kept it."""
+        if row.state == "sent":
+            match self._kept(row) if self._is_here(row) else None:
+                case None:
+                    return None
+                case {"came": str(told)}:
+                    return _came_of(told)
+        was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
+        words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
+        cost = "The request may have been sent, and may be charged." if was_sent else errors.NOTHING_SENT
+        hint = errors.check(row.id) if was_sent else "Mend that, then ask again."
+        lost = errors.RunnerDied(f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent)
+        return Came("failed", error=lost)
+
+    def _end(self, task: _Task, came: Came | None) -> None:
+        """Keeps what came of a row, and then has the scheduler keep it no more."""
+        row = task.row
+        if row.state == "queued" and self.journal.claim(row.id) is None:
+            task.future = None  # somebody else was faster
+        elif came is None:
+            self._give_up(row, "the Dask scheduler cannot tell what came")
+        else:
+            try:
+                self._finish(row, came)
+            except errors.JournalError as error:
+                unkept, copy = self._unkept.add(row, came)
+                self._say(row, {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
+            self._leave(row, {"event": "over"})
+
+    def _finish(self, row: Row, came: Came) -> None:
+        if came.error is not None:
+            came.error.name_row(row.id)
+        self.journal.finish(row.id, came)
+        with contextlib.suppress(Exception):  # there is no scheduler any more
+            self._variable(row).delete()
+
+    def _give_up(self, row: Row, why: str) -> None:
+        """Leaves a row as it is: its scheduler may tell another kernel what came."""
+        with contextlib.suppress(errors.JournalError):
+            self.journal.let_go(row.id)
+        self._leave(row, {"event": "gone", "words": why})
+
+    def _leave(self, row: Row, event: Event) -> None:
+        """Has no more to do with a row, and says so to its job."""
+        task = self._tasks.pop(row.client_request_id, None)
+        if task is not None and task.future is not None and not task.future.done():
+            with contextlib.suppress(Exception):  # there is no scheduler any more
+                task.future.cancel(force=True)
+        if job := self._jobs.pop(row.id, None):  # before it is told: who asks once more then asks anew
+            job.take(event)
+
+    def _say(self, row: Row, event: Event) -> None:
+        if job := self._jobs.get(row.id):
+            job.take(event)
+
+    def _look_elsewhere(self) -> None:
+        """Follows the rows that somebody else has sent; takes over those of a kernel that died."""
+        for task in [task for task in list(self._tasks.values()) if task.future is None]:
+            with contextlib.suppress(errors.JournalError):
+                task.row = self.journal.row(task.row.id)
+                if task.row.is_over or self._keep_what_waits(task.row):
+                    self._leave(task.row, {"event": "over"})
+                elif task.row.state == "queued" or (self._is_here(task.row) and self.journal.take_over(task.row)):
+                    self._submit(task)
+                elif not (task.row.is_alive or self._is_here(task.row)):
+                    self._leave(task.row, {"event": "gone", "words": ""})
+
+    def _keep_what_waits(self, row: Row) -> bool:
+        """Keeps the answer to a row of this cluster that waits at the scheduler; `False` if there is none."""
+        match self._kept(row) if self._is_here(row) else None:
+            case {"came": str(told)}:
+                self._finish(row, _came_of(told))
+                return True
+        return False
+
+    def _kept(self, row: Row) -> Any:
+        """What the scheduler keeps of a row; `None` if it keeps nothing, or if there is no scheduler any more."""
+        try:
+            return self._variable(row).get(timeout=_LOOK)
+        except Exception:  # noqa: BLE001  # whatever Dask raises
+            return None
+
+    def _variable(self, row: Row) -> Any:
+        from distributed import Variable
+
+        return Variable(row.client_request_id, client=self._client)
+
+
+_met: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+def _hear(event: Any) -> None:
+    """Told by Dask, in a thread of its own, that a worker asks for leave."""
+    _, (name, run) = event
+    for cluster in list(_met):
+        cluster.hear(name, run)
+
+
+def _unreachable(error: Exception) -> errors.BadInput:
+    why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+    return errors.BadInput(
+        f"The Dask scheduler cannot be reached ({why}). {errors.NOTHING_SENT}", "Connect client= anew, then ask again."
+    )
+
+
+def _failure(future: Any) -> BaseException | None:
+    """What a task that is over raised."""
+    try:
+        future.result()
+    except Exception as error:  # noqa: BLE001  # whatever Dask raises: a worker died, has no key, or cannot run us
+        return error
+    return None
+
+
+def _task_name(client_request_id: str) -> str:
+    return f"answer_there-{client_request_id}"
+
+
+def answer_there(base_url: str, request: dict[str, Any], client_request_id: str, key: str, silence: float) -> None:
+    """Sends a request from this worker, with the key that it finds, and has the scheduler keep what comes: the work of a task.
+
+    Raises NoKey, and NotAllowed if nobody gives it leave to send.
+    """
+    from distributed import Variable, get_client
+
+    from aiml_magic.api.client import Client, Deaf, Reply
+    from aiml_magic.runner.process import came_of
+
+    async def ask() -> Reply:
+        client = Client(base_url, secrets, silence)
+        try:
+            return await client.ask(request, client_request_id, Deaf())
+        finally:
+            await client.aclose()
+
+    secrets = Secrets(key or credentials.need_key().text)
+    kept = Variable(client_request_id, client=get_client())
+    _wait_for_leave(kept)
+    started = time.monotonic()
+    reply = asyncio.run(ask())
+    came = came_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started)
+    _keep_there(kept, {"came": _told(came)})
+
+
+def _wait_for_leave(kept: Any) -> None:
+    """Waits until this run of a task may send its row. Raises NotAllowed, also if another run may, or might have sent it."""
+    from distributed import Future, fire_and_forget, get_worker
+
+    # From now on the task is wanted, though the kernel may die.
+    fire_and_forget(Future(_task_name(kept.name), kept.client))
+    run = uuid.uuid4().hex
+    get_worker().log_event(_TOPIC, [kept.name, run])
+    try:
+        allowed = kept.get(timeout=_LEAVE)
+    except TimeoutError as error:
+        raise NotAllowed(f"nobody gave leave to send it within {_LEAVE:g} s") from error
+    if allowed != {"run": run}:
+        raise RuntimeError("the worker that began died")
+
+
+def _keep_there(kept: Any, value: dict[str, str]) -> None:
+    """Has the scheduler keep a value, which survives this worker: an answer is paid for, so it is tried more than once."""
+    for left in reversed(range(_TRIES)):
+        try:
+            kept.set(value)
+        except Exception:
+            if not left:
+                raise
+            time.sleep(_LOOK)
+        else:
+            return
+
+
+def _told(came: Came) -> str:
+    """What came, as text for the scheduler: it keeps no lone surrogates, and unpacks nothing."""
+    return dump(asdict(replace(came, error=None)) | {"error": came.error and came.error.as_dict()})
+
+
+def _came_of(told: str) -> Came:
+    raw = json.loads(told)
+    cost, error = raw["cost"] and Cost(**raw["cost"]), raw["error"] and errors.from_dict(raw["error"])
+    return Came(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})

@@ -1,0 +1,224 @@
+"""Which answer a cell continues.
+
+A conversation is a tree of answers, but a notebook is a list of cells, and a cell is run many times. So a cell keeps its
+place: run again, it continues from the same cell as before, whatever that cell's newest answer is; a new cell continues from
+the last one run. "The last answer" would make a cell that is run again the child of its own answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from aiml_magic.journal.store import Journal, Row
+
+
+@dataclass
+class Place:
+    """A cell in a conversation: the cell before it, or the answer from which it forks; and what was asked there.
+
+    `rows` are ids of the journal, oldest first.
+    """
+
+    before: str | None
+    fork: int | None = None
+    rows: list[int] = field(default_factory=list)
+
+
+class Conversation:
+    """One chat of this session, by cells."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, Place] = {}
+        self._run_order: list[str] = []
+        self._whole: dict[int, int | None] = {}  # the parents of rows that advance
+        self._expected: set[int] = set()  # rows that are answered in the background
+        self._run_here: set[str] = set()  # cells, by this kernel
+        self._new_ids: set[str] = set()  # some front ends give the cells of a notebook new ones whenever it is opened
+
+    @property
+    def has_begun(self) -> bool:
+        """A cell was run here, or was taken up."""
+        return bool(self._run_order)
+
+    @property
+    def may_have_new_ids(self) -> bool:
+        """A cell may be one that was asked before by another id: none was run here yet, or others had new ids too.
+
+        Else a new cell continues the last one, though its words are not new.
+        """
+        return bool(self._new_ids) or not self._run_here
+
+    def has(self, cell: str) -> bool:
+        """The place of this cell is known."""
+        return cell in self._run_here | self._new_ids or (cell in self._places and not self._new_ids)
+
+    def parent(self, cell: str, journal: Journal) -> int | None:
+        """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
+        place = self._places.get(cell)
+        if place is not None:
+            return place.fork if place.fork is not None else self._answer_at(place.before, journal)
+        for earlier in reversed(self._run_order):
+            if (row_id := self._newest_answer(earlier, journal)) is not None:
+                return row_id
+        return None
+
+    def before(self, cell: str, journal: Journal) -> str | None:
+        """The cell that `cell` continues, or would if it were run now."""
+        place = self._places.get(cell)
+        return self._last_answered(journal) if place is None else place.before
+
+    def note(self, cell: str, row_id: int, journal: Journal) -> None:
+        """Remembers that `row_id` was asked or replayed in `cell`, which has now been run last."""
+        if cell not in self._places:
+            self._places[cell] = Place(self._last_answered(journal))
+        self._places[cell].rows.append(row_id)
+        self._run_here.add(cell)
+        if cell in self._run_order:
+            self._run_order.remove(cell)
+        self._run_order.append(cell)
+
+    def expect(self, row_id: int) -> None:
+        """Lets later cells continue the answer of `row_id` although it is not there yet, while somebody works on it."""
+        self._expected.add(row_id)
+
+    def forget(self, row_id: int) -> None:
+        """Goes on from this row no more: its text is gone."""
+        self._whole.pop(row_id, None)
+
+    def start_afresh(self, cell: str) -> None:
+        """Makes `cell` the beginning; the cells that were run before no longer lead to it."""
+        self._run_order.clear()
+        self._move(cell, Place(None))
+
+    def fork(self, cell: str, row_id: int) -> None:
+        """Makes `cell` continue the answer `row_id`, whichever cell or session that is of."""
+        self._move(cell, Place(None, row_id))
+
+    def later_cells(self, cell: str, row_id: int, journal: Journal) -> list[str]:
+        """The cells behind `cell` whose answers continue another answer of it than `row_id`: they are stale.
+
+        Those that were run before a restart do not count: *Run All* is about to run them again.
+        """
+        stale = []
+        for name, place in self._places.items():
+            newest = self._newest_answer(name, journal) if place.before == cell else None
+            if newest is not None and self._continued(place, newest, journal) != row_id:
+                stale += [name, *self._behind(name)]
+        return [name for name in stale if name in self._run_here]
+
+    def head(self, journal: Journal) -> int | None:
+        """The journal id of the last answer."""
+        cell = self._last_answered(journal)
+        return None if cell is None else self._newest_answer(cell, journal)
+
+    def restore(self, rows: Iterable[Row]) -> None:
+        """Takes up what a notebook asked in this chat before, oldest first. What is known here stays as it is."""
+        rounds: dict[int | None, str] = {}  # the cells of answers that wait for results
+        known = {row_id for place in self._places.values() for row_id in place.rows}
+        order = {cell: None for cell in self._run_order if cell not in self._run_here}
+        for row in rows:
+            cell = row.cell or f"row {row.id}"
+            if row.id in known or cell in self._run_here:
+                continue
+            if row.is_round:
+                rounds[row.id] = cell
+            if rounds.get(row.parent) == cell:
+                pass  # its place is that of the first round
+            elif row.before is None or (row.before in self._places and cell not in self._line(row.before)):
+                fork = row.parent if row.before is None else None
+                self._move(cell, Place(row.before, fork))
+            self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
+            if not row.is_over:
+                self.expect(row.id)
+            order.pop(cell, None)
+            order[cell] = None
+        self._run_order = [*order, *(cell for cell in self._run_order if cell in self._run_here)]
+
+    def find(self, row_ids: Collection[int]) -> str | None:
+        """The cell that asked one of these rows, and was not run here yet."""
+        cells = (cell for cell in self._places if cell not in self._run_here)
+        return next((cell for cell in cells if not set(self._places[cell].rows).isdisjoint(row_ids)), None)
+
+    def rename(self, cell: str, name: str) -> None:
+        """Gives a cell another id. A cell that had this id until now keeps its place, without one."""
+        if name in self._places:
+            self.rename(name, f"{name} earlier")
+            self._new_ids.remove(f"{name} earlier")
+        self._places[name] = self._places.pop(cell)
+        for place in self._places.values():
+            place.before = name if place.before == cell else place.before
+        self._run_order = [name if entry == cell else entry for entry in self._run_order]
+        self._new_ids.add(name)
+
+    def _move(self, cell: str, place: Place) -> None:
+        place.rows = self._places[cell].rows if cell in self._places else []
+        self._places[cell] = place
+
+    def _behind(self, cell: str) -> list[str]:
+        found = [cell]
+        for name in found:
+            found += [other for other, place in self._places.items() if place.before == name]
+        return found[1:]
+
+    def _last_answered(self, journal: Journal) -> str | None:
+        return next((cell for cell in reversed(self._run_order) if self._newest_answer(cell, journal) is not None), None)
+
+    def _line(self, cell: str | None) -> Iterator[str]:
+        """The cell, the one that it continues, and so on."""
+        while cell is not None:
+            yield cell
+            cell = self._places[cell].before
+
+    def _answer_at(self, cell: str | None, journal: Journal) -> int | None:
+        answers = (self._newest_answer(name, journal) for name in self._line(cell))
+        return next((row_id for row_id in answers if row_id is not None), None)
+
+    def _newest_answer(self, cell: str, journal: Journal) -> int | None:
+        return next((row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id, journal)[0]), None)
+
+    def _continued(self, place: Place, row_id: int, journal: Journal) -> int | None:
+        """What the first of the rounds that ended with this row continues."""
+        parent = self._fate(row_id, journal)[1]
+        while parent in place.rows:
+            parent = self._fate(parent, journal)[1]
+        return parent
+
+    def _fate(self, row_id: int, journal: Journal) -> tuple[bool, int | None]:
+        """Whether a row advances or may yet, and its parent. One that advances is read once: only `forget` changes it."""
+        if row_id in self._whole:
+            return True, self._whole[row_id]
+        row = journal.row(row_id)
+        if row.advances:
+            self._whole[row_id] = row.parent
+        return row.advances or (row_id in self._expected and row.is_alive), row.parent
+
+
+def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
+    """The rows of a notebook as a tree: depth, row, and whether it is stale, each parent before its children.
+
+    Of the rows that continue one, that with the most behind it comes last and stays at its depth, so that a long line does not
+    go deeper, and n rows go no deeper than log2(n). An answer is stale if the cell that it continues has a newer one.
+    """
+    known = {row.id: row for row in rows}
+    newest: dict[tuple[str | None, str | None], int] = {
+        (row.chat, row.cell): row.id for row in known.values() if row.advances and row.cell
+    }
+    children: dict[int | None, list[Row]] = {}
+    for row in known.values():
+        children.setdefault(row.parent if row.parent in known else None, []).append(row)
+    sizes: dict[int, int] = {}  # of each row and all behind it; a parent is older than its children
+    for row_id in sorted(known, reverse=True):
+        sizes[row_id] = 1 + sum(sizes[child.id] for child in children.get(row_id, []))
+    found: list[tuple[int, Row, bool]] = []
+    waiting = [(0, row, False) for row in reversed(children.get(None, []))]
+    while waiting:
+        depth, row, is_stale = waiting.pop()
+        found.append((depth, row, is_stale))
+        is_replaced = row.advances and newest.get((row.chat, row.cell), row.id) != row.id
+        if below := children.get(row.id):
+            longest = max(below, key=lambda child: (sizes[child.id], child.id))
+            forks = [child for child in below if child is not longest]
+            depths = [(depth, longest), *((depth + 1, child) for child in reversed(forks))]
+            waiting += [(deep, child, is_stale or is_replaced) for deep, child in depths]
+    return found

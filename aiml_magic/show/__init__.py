@@ -1,0 +1,1 @@
+"""What is seen of answers and jobs, in every front end. Nothing in it is active."""

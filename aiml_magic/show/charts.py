@@ -1,0 +1,172 @@
+"""What a notebook asked, to look at: tokens and dollars by turn, and conversations as a tree. HTML in which nothing is active.
+
+Words are HTML, so that they wrap, follow the reader's theme and are left where a front end takes away drawings; only shapes are
+SVG, and stretch with the page. Their colours stand out from a white ground and from a black one. No meaning is in a colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from aiml_magic.show.safe import escape
+from aiml_magic.text import count_of
+
+REASONING, TEXT, GROUND = "#1f6fc4", "#c87f00", "#808080"
+WIDTH, HEIGHT = 520, 80  # of a drawing, in units that stretch
+_MIN_SLOTS = 12  # so that the first turns are no blocks
+
+# What a person asked is not typeset: formulas are let through in answers only.
+_BOX = '<div class="aiml-chart mathjax_ignore tex2jax_ignore" style="{style};margin-top:.5em;line-height:1.5">{inside}</div>'
+
+
+class Turn(NamedTuple):
+    """What the server reported of one question: tokens and dollars, `None` where it did not."""
+
+    id: int
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost_usd: float | None
+
+    @property
+    def stack(self) -> tuple[int, int]:
+        """Its tokens of reasoning and of text."""
+        output = self.output_tokens or 0
+        return (thought := min(self.reasoning_tokens or 0, output)), output - thought
+
+
+class Leaf(NamedTuple):
+    """A turn in a tree: how deep it is, which turn it continues, what was asked, what is told of it, and whether it is stale."""
+
+    depth: int
+    id: int
+    parent: int | None
+    chat: str | None
+    question: str
+    told: str
+    is_stale: bool
+
+
+def usage(turns: Sequence[Turn]) -> str:
+    """Tokens by turn, stacked, and the dollars added up; what was not reported is a gap, and never zero."""
+    if not turns:
+        return ""
+    parts = [*_tokens(turns), *_dollars(turns)]
+    return _BOX.format(style=f"max-width:{WIDTH}px", inside="".join(parts))
+
+
+def _tokens(turns: Sequence[Turn]) -> Iterator[str]:
+    most = max(sum(turn.stack) for turn in turns)
+    silent = sum(turn.output_tokens is None for turn in turns)
+    if most:
+        yield f"<div>Output tokens by turn, up to {most:,}: {_swatch(REASONING)} reasoning, above it {_swatch(TEXT)} text</div>"
+        yield _drawing(f"Output tokens of {len(turns)} turns, up to {most:,}", "".join(_bars(turns, most)))
+        yield _scale(turns)
+    if silent:
+        yield f"<div>The tokens of {_turns(silent)} were not reported.</div>"
+
+
+def _bars(turns: Sequence[Turn], most: int) -> Iterator[str]:
+    width = _slot(turns)
+    for number, turn in enumerate(turns):
+        top = float(HEIGHT)
+        for tokens, colour in zip(turn.stack, (REASONING, TEXT), strict=True):
+            height = tokens * HEIGHT / most
+            top -= height
+            if tokens:
+                x = (number + 0.1) * width
+                yield f'<rect x="{x:.3f}" y="{abs(top):.3f}" width="{0.8 * width:.3f}" height="{height:.3f}" fill="{colour}"/>'
+
+
+def _dollars(turns: Sequence[Turn]) -> Iterator[str]:
+    unknown = sum(turn.cost_usd is None for turn in turns)
+    sums = list(accumulate(turn.cost_usd or 0 for turn in turns))
+    missing = f" (gaps: {_turns(unknown)} of unknown cost)" if unknown else ""
+    if unknown == len(turns):
+        yield "<div>No cost was reported.</div>"
+        return
+    yield f"<div>Dollars, added up: ${sums[-1]:,.4f}{missing}</div>"
+    line = (
+        f'<path d="{_line(turns, sums)}" fill="none" stroke="currentColor" stroke-width="2" vector-effect="non-scaling-stroke"/>'
+    )
+    yield _drawing(f"Dollars of {len(turns)} turns, added up to ${sums[-1]:,.4f}", line)
+    yield _scale(turns)
+
+
+def _line(turns: Sequence[Turn], sums: Sequence[float]) -> str:
+    """Steps, one for each turn whose cost is known."""
+    width, steps, is_drawing = _slot(turns), [], False
+    for number, (turn, total) in enumerate(zip(turns, sums, strict=True)):
+        if turn.cost_usd is not None:
+            y = HEIGHT - (HEIGHT - 2) * total / sums[-1] - 1 if sums[-1] else HEIGHT - 1
+            steps.append(f"V{y:.3f}" if is_drawing else f"M{number * width:.3f} {y:.3f}")
+            steps.append(f"H{(number + 1) * width:.3f}")
+        is_drawing = turn.cost_usd is not None
+    return "".join(steps)
+
+
+def _drawing(title: str, shapes: str) -> str:
+    ground = f'<path d="M0 {HEIGHT}H{WIDTH}" stroke="{GROUND}" stroke-width="2" vector-effect="non-scaling-stroke"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(title)}" style="display:block;width:100%;height:{HEIGHT}px">'
+        f"<title>{escape(title)}</title>{ground}{shapes}</svg>"
+    )
+
+
+def _scale(turns: Sequence[Turn]) -> str:
+    """The numbers of the first and the last turn, below them."""
+    share = 100 * len(turns) * _slot(turns) / WIDTH
+    last = f"<span>{turns[-1].id}</span>" if len(turns) > 1 else ""
+    return (
+        f'<div style="display:flex;justify-content:space-between;width:{share:.1f}%;margin-bottom:.7em">'
+        f"<span>{turns[0].id}</span>{last}</div>"
+    )
+
+
+def _slot(turns: Sequence[Turn]) -> float:
+    return WIDTH / max(len(turns), _MIN_SLOTS)
+
+
+def _swatch(colour: str) -> str:
+    return f'<svg width="10" height="10" viewBox="0 0 1 1" aria-hidden="true"><rect width="1" height="1" fill="{colour}"/></svg>'
+
+
+def _turns(count: int) -> str:
+    return count_of(count, "turn")
+
+
+def tree(leaves: Sequence[Leaf]) -> str:
+    """The conversations as lists in one another: a line of turns is one list, and a fork is a list within it.
+
+    A parent is before its children, and of those the one that goes on in its list is the last.
+    """
+    if not leaves:
+        return ""
+    parts: list[str] = []
+    above: list[int] = []  # the turns whose lists are open: the last one of each
+    for leaf in leaves:
+        while len(above) > leaf.depth + 1 or (len(above) == leaf.depth + 1 and above[-1] != leaf.parent):
+            above.pop()
+            parts.append("</li></ul>")
+        if len(above) == leaf.depth + 1:
+            above[-1] = leaf.id
+            parts.append("</li>")
+        else:
+            parts.append(_begun(leaf, is_fork=bool(above)))
+            above.append(leaf.id)
+        parts.append(f"<li>{_entry(leaf)}")
+    parts.append("</li></ul>" * len(above))
+    return _BOX.format(style="max-width:60em", inside="".join(parts))
+
+
+def _begun(leaf: Leaf, *, is_fork: bool) -> str:
+    chat = "Outside every conversation" if leaf.chat is None else f"Conversation {leaf.chat}"
+    head = f"<div>Fork of {leaf.parent}</div>" if is_fork else f"<div>{escape(chat)}</div>"
+    return f'{head}<ul style="list-style:none;margin:0 0 .3em .3em;padding-left:.9em;border-left:2px solid {GROUND}">'
+
+
+def _entry(leaf: Leaf) -> str:
+    stale = " · <strong>stale</strong>" if leaf.is_stale else ""
+    return f"<strong>{leaf.id}</strong> {escape(leaf.question)} <small>{escape(leaf.told)}{stale}</small>"

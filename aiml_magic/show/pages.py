@@ -1,0 +1,192 @@
+"""Safe Markdown as HTML: the reasoning in the details, and an exported page.
+
+One way leads from a model's text to every page: `safe.markdown`, then Python-Markdown, then nh3. Python-Markdown lets HTML
+through and is slow on hostile marks, but in safe Markdown there are none: every mark is ours, and every stray one is an entity.
+Importing this module imports both libraries.
+"""
+
+from __future__ import annotations
+
+import html as entities
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement
+
+import nh3
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.extensions.codehilite import CodeHiliteExtension
+from markdown.extensions.footnotes import FootnoteBlockProcessor, FootnoteExtension
+from markdown.extensions.toc import TocExtension, slugify_unicode
+from markdown.inlinepatterns import InlineProcessor, SimpleTagInlineProcessor
+from markdown.util import AtomicString
+
+from aiml_magic.show import safe
+from aiml_magic.text import plain
+
+_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
+_PAGE_TAGS = _TAGS | {"div", "span", "sup"}
+_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+_ALLOWED = {"a": {"href"}, "ol": {"start"}, "th": {"style"}, "td": {"style"}, "code": {"class"}}
+_PAGE_ALLOWED = _ALLOWED | {"a": {"href", "class"}, "div": {"class"}, "span": {"class"}, "sup": {"id"}, "li": {"id"}}
+# What an attribute may hold; nh3 would keep paths, which are addresses of the server that shows them.
+_ATTRIBUTES = {
+    "start": re.compile(r"\d+"),
+    "style": re.compile(r"text-align: ?(left|center|right);?"),
+    "class": re.compile(r"language-[\w+#]+|highlight|footnote(-ref|-backref)?|[a-z][a-z0-9]{0,2}"),
+    "id": re.compile(r"(turn|fn|fnref)[\w.:-]*"),
+    "rel": re.compile(r"noopener noreferrer"),
+}
+# Patterns that find nothing in safe Markdown, and entities, which may stay as they are: one by one they take quadratic time.
+_NEEDLESS = (
+    "entity",
+    "escape",
+    "reference",
+    "image_link",
+    "image_reference",
+    "short_reference",
+    "short_image_ref",
+    "autolink",
+    "automail",
+)
+_FOOTNOTE = r"&#91;\^([\w-]{1,40})&#93;"  # a bracket that is written so is text, or begins a footnote
+
+
+def html(text: str) -> str:
+    """The Markdown `text` of a model as HTML in which nothing is active; a formula is as it was written."""
+    return _cleaned(_parser().convert(safe.markdown(text, is_for_page=True)), _TAGS, _ALLOWED)
+
+
+class Page:
+    """The answers of a conversation on one page: headings below those of the turns, code in colours, footnotes told apart."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._parser = _parser(
+            CodeHiliteExtension(guess_lang=False, css_class="highlight"),
+            _Footnotes(UNIQUE_IDS=True, PLACE_MARKER="\x02here\x03"),  # as no text is
+            TocExtension(baselevel=3, slugify=self._id),
+        )
+
+    def html(self, text: str) -> str:
+        """As the function `html`, of the next turn."""
+        self._turn += 1
+        self._parser.reset()
+        page = self._parser.convert(safe.markdown(text, is_for_page=True))
+        cleaned = _cleaned(page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS})
+        return re.sub("<(pre|table)>", r'<\1 tabindex="0">', cleaned)  # by keyboard too they scroll where they are wide
+
+    @property
+    def style(self) -> str:
+        """The rules of the page's code."""
+        from pygments.formatters import HtmlFormatter
+
+        return str(HtmlFormatter(style="xcode").get_style_defs(".highlight"))
+
+    @property
+    def headings(self) -> list[tuple[str, str]]:
+        """The id and the words of each heading of the turn that was made last, if it has any."""
+        tokens = _each(self._parser.toc_tokens)  # type: ignore[attr-defined]
+        named = ((token["id"], plain(entities.unescape(token["name"]))) for token in tokens)
+        return [(place, words) for place, words in named if words.strip()]
+
+    def _id(self, words: str, separator: str) -> str:
+        return f"turn{self._turn}-{slugify_unicode(words, separator)[:60]}"
+
+
+class _Formula(InlineProcessor):
+    """A formula is shown as it was written: nothing on a page sets it."""
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element, int, int]:  # type: ignore[override]  # noqa: ARG002, N802
+        code = Element("code")
+        code.text = AtomicString(m[0])
+        return code, m.start(), m.end()
+
+
+class _Dialect(Extension):
+    """What our Markdown has beside the common kind: formulas, and what is ~~struck out~~."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802  # the library's name
+        for name in _NEEDLESS:
+            md.inlinePatterns.deregister(name)
+        md.inlinePatterns.register(_Formula(r"(\$\$?)[^$]+\1", md), "formula", 185)
+        md.inlinePatterns.register(SimpleTagInlineProcessor(r"(~~)(.+?)~~", "s"), "struck", 65)
+
+
+class _Footnotes(FootnoteExtension):
+    """Footnotes as safe Markdown writes them; the library's own take quadratic time where there are many."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        super().extendMarkdown(md)
+        md.inlinePatterns.register(_FootnoteMark(self), "footnote", 175)
+        md.parser.blockprocessors.register(_FootnoteText(self), "footnote", 17)
+
+    def reset(self) -> None:
+        super().reset()
+        self.numbers: dict[str, int] = {}
+
+    def setFootnote(self, id: str, text: str) -> None:  # noqa: A002, N802
+        """Keeps a text whose name is that of another one too."""
+        name = f"{id}.{len(self.numbers)}" if id in self.numbers else id
+        self.numbers[name] = len(self.numbers) + 1
+        super().setFootnote(name, text)
+
+    def unique_ref(self, reference: str, found: bool = False) -> str:  # noqa: FBT001, FBT002
+        if not found:
+            return reference
+        count = self.found_refs[reference] = self.found_refs.get(reference, 0) + 1
+        return reference if count == 1 else reference.replace("fnref", f"fnref{count}", 1)
+
+
+class _FootnoteMark(InlineProcessor):
+    """What leads to a footnote, if there is one of that name."""
+
+    def __init__(self, footnotes: _Footnotes) -> None:
+        super().__init__(_FOOTNOTE)
+        self._footnotes = footnotes
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[Any, int, int]:  # type: ignore[override]  # noqa: ARG002, N802
+        name = m[1]
+        if name not in self._footnotes.numbers:
+            return None, m.start(), m.end()
+        mark = Element("sup", {"id": self._footnotes.makeFootnoteRefId(name, found=True)})
+        link = {"href": f"#{self._footnotes.makeFootnoteId(name)}", "class": "footnote-ref"}
+        SubElement(mark, "a", link).text = str(self._footnotes.numbers[name])
+        return mark, m.start(), m.end()
+
+
+class _FootnoteText(FootnoteBlockProcessor):
+    RE = re.compile(rf"^ {{0,3}}{_FOOTNOTE}:[ ]*(.*)$", re.MULTILINE)
+
+    def test(self, parent: Element, block: str) -> bool:  # noqa: ARG002
+        return self.RE.search(block) is not None
+
+
+def _parser(*extensions: Extension) -> Markdown:
+    return Markdown(extensions=["tables", "fenced_code", "sane_lists", _Dialect(), *extensions], output_format="html")
+
+
+def _cleaned(page: str, tags: set[str], attributes: Mapping[str, set[str]]) -> str:
+    return nh3.clean(
+        page,
+        tags=tags,
+        attributes=dict(attributes),
+        attribute_filter=_attribute,
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer",
+    ).replace("<p></p>", "")
+
+
+def _attribute(_: str, name: str, value: str) -> str | None:
+    if name != "href":
+        allowed = _ATTRIBUTES.get(name)
+        return value if allowed and allowed.fullmatch(value) else None
+    address = safe.encoded(value)
+    return address if safe.is_address(address) else None
+
+
+def _each(tokens: Iterable[Any]) -> Iterator[Any]:
+    for token in tokens:
+        yield token
+        yield from _each(token["children"])

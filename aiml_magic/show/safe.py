@@ -1,0 +1,387 @@
+"""Model text to Markdown and HTML in which nothing is active.
+
+A notebook that was just run is trusted: JupyterLab executes what its `text/markdown` and `text/html` hold. So the answer's
+Markdown is parsed, and written anew from what was understood. One rule decides what survives: every mark in the result is ours,
+and every character of the model's is one of four things.
+
+* Text, in which each character that Markdown, HTML or MathJax could take for a mark is an entity.
+* Code, in a fence where no front end can misread it, else in entities.
+* An address that begins with https, http, mailto or #, in characters that cannot end it.
+* Mathematics made of known commands that only set type; any other formula is shown as code.
+
+Raw HTML is text, a picture is a link (showing it would fetch it), and a language name that makes a front end draw is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import zip_longest
+from string import punctuation
+from typing import TYPE_CHECKING, Any
+
+from aiml_magic.show.formulas import CLOSERS, read_formulas, typeset
+from aiml_magic.text import plain
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_core import StateCore
+    from markdown_it.token import Token
+    from markdown_it.tree import SyntaxTreeNode
+
+_IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
+_MARKS = re.compile(r"[<>&*`\[\]{~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)")
+_SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
+_LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
+# What words are made of outside ASCII, without the punctuation among it.
+_FOREIGN = (
+    "\u00c0-\u060b\u060d-\u061a\u0620-\u06d3\u06d5-\u0963\u0966-\u1fff\u200c\u200d\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff"
+    "\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
+)
+# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its host ends in ASCII, as Chinese
+# and Japanese go on behind it without a space.
+_BARE_HOST = rf"(?:[\w.~:@!&*+,;=%{_FOREIGN}-]*[.:@])?[\w-]+(?![\w-]|[.:@][\w{_FOREIGN}])"
+_BARE_SIGN = rf"[\w.~:/?#@!&*+,;=%{_FOREIGN}-]"
+_BARE_LINK = re.compile(
+    rf"https?://{_BARE_HOST}(?:[/?#](?:{_BARE_SIGN}|\({_BARE_SIGN}*\))*(?:[\w/#=&%{_FOREIGN}-]|(?<=\)))|/)?", re.ASCII
+)
+_ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
+_LANGUAGES = frozenset(
+    "bash c c++ clojure cmake console cpp cs csharp css csv dart diff docker dockerfile elixir erlang fortran fsharp go "
+    "graphql haskell haskell html http ini java javascript js json jsonc jsx julia kotlin latex lisp lua make makefile "
+    "markdown matlab md nix nim objc ocaml pascal perl php powershell prolog proto ps1 py pycon python python3 r rb rs ruby "
+    "rust sas scala scheme sh shell sql stan swift tcl tex text toml ts tsx typescript vb verilog vhdl vim xml "
+    "yaml yml zig".split()
+)
+# Characters: what colours the code of a page takes quadratic time, in some languages, for longer lines, and for more.
+# (For Terraform it takes longer still, which is why that is not among the languages.)
+_LONG_LINE, _LONG_CODE = 1000, 10_000
+_HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
+_ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")  # text in right-to-left scripts needs them, code is misread with them
+_CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
+_LISTS = ("bullet_list", "ordered_list")
+_MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
+
+
+def markdown(text: str, *, is_for_page: bool = False) -> str:
+    """The Markdown `text` of a model as Markdown in which nothing is active.
+
+    For a page, where Python-Markdown reads it, lists are four columns wide, and code inside them and in quotes is HTML.
+    """
+    from markdown_it.tree import SyntaxTreeNode
+
+    parsed = _parser().parse(plain(text))
+    for token in parsed if is_for_page else []:
+        token.meta["is_for_page"] = True
+    root = SyntaxTreeNode(parsed)
+    has_formula = any(node.type.startswith("formula") for node in root.walk())
+    return "\n\n".join(_blocks(root.children, lambda node: _fence(node, has_formula=has_formula) or _block(node)))
+
+
+def tokens(text: str) -> list[Token]:
+    """The parse of a model's Markdown for a terminal, where formulas, HTML and pictures are text as they were written."""
+    parsed = _parser().parse(plain(text))
+    for token in _each(parsed):
+        match token.type:
+            case "formula":
+                token.type, token.content = "text", token.markup + token.content + CLOSERS[token.markup]
+            case "formula_block":
+                token.type, token.content = "fence", token.markup + token.content + CLOSERS[token.markup]
+                token.info = "latex"
+            case "image":
+                token.type, token.tag, token.children = "text", "", None
+                token.content = f"picture: {token.content or 'untitled'} ({token.attrs.get('src')})"
+            case _:
+                pass
+    return parsed
+
+
+def line(text: str) -> str:
+    """`text` as one line of Markdown in which nothing is a mark."""
+    return _begun(_text(" ".join(plain(text).split())))
+
+
+def is_address(url: str) -> bool:
+    """`url` may be linked to."""
+    return _ADDRESS.fullmatch(url) is not None
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    # It leaves out what is nested more deeply than it may; a list takes two levels.
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(["table", "strikethrough"])
+    parser.block.ruler.before("table", "depth", _line_too_deep)
+    parser.block.ruler.at("reference", _reference, {"alt": []})
+    parser.core.ruler.before("text_join", "signs", _plain_signs)
+    read_formulas(parser)
+    return parser
+
+
+def _each(tokens: Iterable[Token]) -> Iterator[Token]:
+    return (token for block in tokens for token in (block, *(block.children or [])))
+
+
+def _plain_signs(state: StateCore) -> None:
+    """What an entity stands for is as plain as what is written, and ends no line; code looks like what it is.
+
+    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which there can be no other.
+    """
+    is_linked = False
+    for token in _each(state.tokens):
+        if token.type == "text_special":
+            token.content = re.sub(r"[\n\t]", " ", plain(token.content))
+        elif token.type in _CODE:
+            token.content = token.content.translate(_ISOLATES)
+        elif token.type in ("link_open", "link_close"):
+            is_linked = is_address(str(token.attrs.get("href", "")))
+        elif token.type == "image" and is_linked:
+            token.type, token.tag, token.content, token.children = "text", "", f"picture: {token.content or 'untitled'}", None
+        elif token.tag in ("em", "strong", "s") and token.level > _MAX_DEPTH:
+            token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
+
+
+def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    """As CommonMark's, but a footnote (`[^1]: …`) is text, which would else name the address of a link and be gone."""
+    from markdown_it.rules_block import reference
+
+    return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(state, first, last, silent)
+
+
+def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    """A line nested so deeply that it is not read as Markdown any more."""
+    if state.level < _MAX_DEPTH:
+        return False
+    if not silent:
+        token = state.push("code_block", "code", 0)
+        token.content = state.getLines(first, first + 1, state.blkIndent, keepLastLF=False)
+        token.map = [first, first + 1]
+        state.line = first + 1
+    return True
+
+
+def _block(node: SyntaxTreeNode) -> str:
+    match node.type:
+        case "heading":
+            text = _inline(node.children[0]).replace("\n", " ")
+            return "#" * int(node.tag[1]) + " " + re.sub("#$", _entity("#"), text)  # which would else be the heading's end
+        case "paragraph":
+            return _inline(node.children[0])
+        case "blockquote":
+            return _indented("> ", "> ", "\n\n".join(_blocks(node.children)))
+        case "bullet_list":
+            return _list(node, ("- " for _ in node.children))
+        case "ordered_list":
+            first = int(node.attrs.get("start", 1))
+            return _list(
+                node, (f"{min(first + count, 999_999_999)}. " for count in range(len(node.children)))
+            )  # nine digits at most
+        case "fence" | "code_block":
+            return _code_block(node)
+        case "formula_block":
+            return _math(node.content, node.markup)
+        case "table":
+            return _table(node)
+        case "hr":
+            return "* * *"
+        case _:
+            return _entities(node.content)
+
+
+def _blocks(nodes: Sequence[SyntaxTreeNode], write: Callable[[SyntaxTreeNode], str] = _block) -> Iterator[str]:
+    """Each block, with what keeps it apart from the next one: a comment between neighbouring lists."""
+    for node, following in zip_longest(nodes, nodes[1:]):  # a node looks for its neighbours among all
+        is_apart = node.type in _LISTS and following is not None and following.type in (*_LISTS, "code_block")
+        yield write(node) + "\n\n<!-- -->" * is_apart
+
+
+def _list(node: SyntaxTreeNode, markers: Iterator[str]) -> str:
+    wide = (marker.ljust(4 if "is_for_page" in node.meta else 0) for marker in markers)
+    items = [_indented(marker, " " * len(marker), _item(item)) for marker, item in zip(wide, node.children, strict=True)]
+    is_tight = all(child.hidden for item in node.children for child in item.children if child.type == "paragraph")
+    return ("\n" if is_tight else "\n\n").join(items)
+
+
+def _item(node: SyntaxTreeNode) -> str:
+    """The blocks of a list item; a list follows its tight paragraph without a blank line."""
+    text, is_below_tight = "", False
+    for child, block in zip(node.children, _blocks(node.children), strict=True):
+        is_tight = is_below_tight and child.type in _LISTS
+        text += ("\n" if is_tight else "\n\n" if text else "") + block
+        is_below_tight = bool(text) and child.hidden
+    return text
+
+
+def _indented(first: str, rest: str, text: str) -> str:
+    lines = text.split("\n")
+    return "\n".join((first if number == 0 else rest) + line for number, line in enumerate(lines)).rstrip(" ")
+
+
+def _fence(node: SyntaxTreeNode, *, has_formula: bool) -> str | None:
+    """Code at the margin, where all agree what is code, unless MathJax could pair a dollar in it with one of a formula."""
+    if node.type not in ("fence", "code_block") or re.search(r"@@|\\begin|\\end", node.content):
+        return None
+    return None if has_formula and "$" in node.content else _fenced(node)
+
+
+def _fenced(node: SyntaxTreeNode) -> str:
+    content = node.content.removesuffix("\n")
+    language = node.info.split()[0].lower() if node.info.split() else ""
+    is_long = len(content) > _LONG_CODE or max(map(len, content.split("\n"))) > _LONG_LINE
+    language = language if language in _LANGUAGES and not ("is_for_page" in node.meta and is_long) else ""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
+    return f"{ticks}{language}\n{content}\n{ticks}"
+
+
+def _code_block(node: SyntaxTreeNode) -> str:
+    """Code anywhere: a fence, if it is nothing else where a front end sees no fence, for an export to LaTeX leaves HTML out."""
+    return (
+        _fenced(node)
+        if _HARMLESS.fullmatch(node.content) and "is_for_page" not in node.meta
+        else f"<pre><code>{_entities(node.content.removesuffix(chr(10)))}</code></pre>"
+    )
+
+
+def _table(node: SyntaxTreeNode) -> str:
+    rows = [row for part in node.children for row in part.children]
+    lines = ["| " + " | ".join(_inline(cell.children[0]).replace("\n", " ") for cell in row.children) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join(_alignment(cell) for cell in rows[0].children) + "|")
+    return "\n".join(lines)
+
+
+def _alignment(cell: SyntaxTreeNode) -> str:
+    style = str(cell.attrs.get("style", ""))
+    return {"text-align:left": ":--", "text-align:center": ":-:", "text-align:right": "--:"}.get(style, "---")
+
+
+def _inline(node: SyntaxTreeNode) -> str:
+    return "\n".join(_begun(line.strip(" ")) for line in _spans(node).split("\n"))
+
+
+def _begun(line: str) -> str:
+    """A line of inline content, with what begins it kept from beginning a block."""
+    return _LINE_START.sub(lambda start: start[1] + _entity_of_mark(start[2]), line)
+
+
+def _spans(node: SyntaxTreeNode) -> str:
+    return _joined(map(_span, node.children))
+
+
+def _joined(spans: Iterable[str]) -> str:
+    """The spans one after the other, with no mark where two meet: two formulas, or a "!" and a link; and with no mark lost."""
+    text = before = ""
+    for span in filter(None, spans):
+        joint = text[-1:] + span[0]
+        if joint in _SIGNS_APART or _is_lost_beside(text[-1:], span):
+            text = text[:-1] + _entity(text[-1])
+        first = _entity(span[0]) if _is_lost_beside(span[0], before[::-1]) else span[0]
+        text += " " * (joint == "$$") + first + span[1:]
+        before = span
+    return text
+
+
+def _is_lost_beside(sign: str, emphasis: str) -> bool:
+    """Marks of emphasis between a letter and punctuation, such as a bracket of a link, are none: the letter must be an entity."""
+    inside = emphasis.lstrip("*~")
+    return inside != emphasis and inside[:1] in punctuation and sign not in punctuation and not sign.isspace()
+
+
+def _span(node: SyntaxTreeNode) -> str:
+    match node.type:
+        case "text" | "text_special":
+            return _literal(node.content) if _is_linked(node) else _text(node.content)
+        case "softbreak":
+            return "\n"
+        case "hardbreak":
+            return "<br>"  # with the line going on: a tag alone on its line begins a block of raw HTML
+        case "code_inline":
+            return _code(node.content)
+        case "em" | "strong" | "s":
+            mark = {"em": "*", "strong": "**", "s": "~~"}[node.type]
+            return mark + _spans(node) + mark
+        case "link":
+            return _link(_spans(node), str(node.attrs.get("href", "")))
+        case "image":
+            return _link(_literal(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", "")))
+        case "formula":
+            return _math(node.content, node.markup, in_table=any(outer.type in ("th", "td") for outer in _around(node)))
+        case _:
+            return _entities(node.content)
+
+
+def _is_linked(node: SyntaxTreeNode) -> bool:
+    """It is within a link, in which there can be no other."""
+    return any(outer.type == "link" and is_address(str(outer.attrs.get("href", ""))) for outer in _around(node))
+
+
+def _around(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
+    """What a node is in, from the inside out."""
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def _text(text: str) -> str:
+    """Text in which nothing is a mark, and bare addresses are links."""
+    pieces, end = [], 0
+    for found in _BARE_LINK.finditer(text):
+        pieces += [_literal(text[end : found.start()]), _link(_literal(found.group()), _parser().normalizeLink(found.group()))]
+        end = found.end()
+    return _joined([*pieces, _literal(text[end:])])
+
+
+def _literal(text: str) -> str:
+    return _MARKS.sub(lambda mark: _entity(mark.group()), text)
+
+
+def _entity(sign: str) -> str:
+    names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    return _IGNORED.format(f"&#{ord(sign)};") if sign in "$\\" else names.get(sign, f"&#{ord(sign)};")
+
+
+def _entity_of_mark(mark: str) -> str:
+    return mark[:-1] + f"&#{ord(mark[-1])};"
+
+
+def _entities(text: str) -> str:
+    """`text` as entities but for letters, digits and spaces: it reads the same whatever a front end takes it for."""
+    return re.sub(r"[^\w \u0080-\U0010ffff]|_", lambda sign: f"&#{ord(sign.group())};", text)
+
+
+def _code(content: str) -> str:
+    if re.fullmatch(r"[^`$<>&|\\\n\[\]@]*[^`$<>&|\\\n\[\]@ ][^`$<>&|\\\n\[\]@]*", content) and content == content.strip():
+        return f"`{content}`"
+    return f"<code>{_entities(content)}</code>"
+
+
+def _link(text: str, url: str) -> str:
+    if not is_address(url):
+        return text
+    # Without angles, so that no tag of ours holds anything of the model's, whatever a front end takes this for.
+    return f"[{text}]({encoded(url).replace('&', '&amp;')})"
+
+
+def encoded(url: str) -> str:
+    """`url` in characters that end no address, in Markdown and in HTML."""
+    return re.sub(
+        r"[^\w.~:/?#@!&+,;=%-]",
+        lambda sign: "".join(f"%{byte:02X}" for byte in sign.group().encode()),
+        url,
+        flags=re.ASCII,
+    )
+
+
+def _math(content: str, opener: str, *, in_table: bool = False) -> str:
+    line = typeset(content, in_table=in_table)
+    dollars = "$$" if opener in ("$$", "\\[") else "$"
+    return _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
+
+
+def escape(value: Any) -> str:
+    """Any scalar as HTML text: nothing in it is a mark for HTML."""
+    import html as entities
+
+    return entities.escape(plain(str(value)), quote=True)

@@ -1,0 +1,201 @@
+"""The official client of the API as a judge: of what is sent, of what the sandbox answers, and by talking to the sandbox itself.
+
+It knows OpenAI's API, of which AI/ML API's is a relative: what the vendor adds is named here, and nothing else may be unknown to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import typing
+
+import pytest
+import wire
+from asking import KEY
+
+if "referee" not in os.environ.get("AIML_TEST_REQUIRE", ""):
+    pytest.importorskip("openai", reason='the official client is not installed: pip install ".[referee]"')
+
+from openai import APIStatusError, BaseModel, OpenAI
+from openai.types.responses import Response, ResponseCreateParams, ResponseStreamEvent
+from pydantic import BaseModel as Model
+from pydantic import TypeAdapter
+from test_attachments import PNG
+from test_tools import price, wanting
+
+from aiml_magic.question.attachments import parts
+from aiml_magic.question.schemas import of_value
+from aiml_magic.question.tools import tools_of
+from aiml_magic.sandbox import server as sandbox
+
+OF_THE_VENDOR = {"meta", "store"}  # fields of a response that OpenAI's types have not
+REQUEST = TypeAdapter(ResponseCreateParams)
+EVENTS = {
+    typing.get_args(kind.model_fields["type"].annotation)[0]: kind
+    for kind in typing.get_args(typing.get_args(ResponseStreamEvent)[0])
+}
+
+
+def known(value: object) -> object:
+    """What the judge's types kept of a value: its lazy parts are read, which checks them, and what they do not know is gone."""
+    if isinstance(value, dict):
+        return {name: known(entry) for name, entry in value.items()}
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return value
+    return [known(entry) for entry in value]
+
+
+def unknown(value: object) -> set[str]:
+    """Names of the fields that the judge's types do not have, at any depth."""
+    if isinstance(value, list):
+        return set().union(*map(unknown, value))
+    if not isinstance(value, BaseModel):
+        return set()
+    return set(value.model_extra or ()).union(*(unknown(getattr(value, name)) for name in type(value).model_fields))
+
+
+class Capital(Model):
+    city: str
+    inhabitants: int
+
+
+MCP = {"type": "mcp", "server_label": "docs", "server_url": "https://e.org/mcp", "require_approval": "never", "headers": {"X-Team": "secret-of-the-team"}}  # fmt: skip
+REQUESTS = {
+    "plain": {},
+    "told how": {"instructions": "Be brief.", "effort": "high", "summary": "detailed", "max_output_tokens": 4000},
+    "in one piece, not kept": {"stream": False, "store": False},
+    "in the background": {"stream": False, "params": {"background": True}},
+    "any other field": {"params": {"include": ["reasoning.encrypted_content"], "truncation": "auto", "parallel_tool_calls": False,
+                                   "prompt": {"id": "pmpt_1", "version": "2", "variables": {"name": "Ada"}}}},
+    "with a picture": {"attached": parts(PNG, "dot")},
+    "with a PDF": {"attached": parts(b"%PDF-1.7 words", "paper")},
+    "with a table": {"attached": parts(b"a,b\n1,2\n", "table.csv")},
+    "as a type": {"schema": of_value(Capital, "Capital")},
+    "with tools": {"tools": tools_of(["price", "web_search", "docs"], {"price": price, "docs": MCP})},
+    "with one tool": {"tools": tools_of(["price"], {"price": price}), "tool_choice": {"type": "function", "name": "price"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_requests(asker, name):
+    """Whatever is asked, the request has the official client's types, and no field that it does not know."""
+    with wire.serve(lambda _: wire.json_reply(wire.response('{"city":"Ur","inhabitants":1}'))) as server:
+        asker.ask(server.url, **REQUESTS[name])
+    assert server.posts[0].body == known(REQUEST.validate_python(server.posts[0].body))
+
+
+@pytest.mark.parametrize("chain", ["id", "transcript"])
+def test_conversations(asker, chain):
+    """So do the turns of a conversation with calls, by id and as a transcript."""
+    replies = iter([wanting(("call_1", "price", {"item": "pear", "count": 2})), *(wire.json_reply(wire.response(id=f"r{n}")) for n in range(2))])  # fmt: skip
+    with wire.serve(lambda _: next(replies)) as server:
+        for cell in ("one", "two"):
+            asker.ask(server.url, cell, cell=cell, tools=tools_of(["price"], {"price": price}), chain=chain)
+    assert 3 == len(server.posts)
+    for request in server.posts:
+        assert request.body == known(REQUEST.validate_python(request.body))
+    assert ("previous_response_id" in server.posts[-1].body) == (chain == "id")
+
+
+def test_the_judge_sees():
+    """A field that the API has not, and one of a wrong type, would be seen, also inside of the input."""
+    message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "?"}]}
+    for wrong in (
+        {"modell_": "x"},
+        {"input": [message | {"text": "?"}]},
+        {"input": [message | {"role": "robot"}]},
+        {"store": "maybe"},
+    ):
+        body = {"model": "m", "input": "?"} | wrong
+        try:
+            assert body != known(REQUEST.validate_python(body))
+        except ValueError:
+            continue
+
+
+ASKED = [
+    {"input": "Why is the sky dark?"},
+    {
+        "input": "Why?",
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "instructions": "Be brief.",
+        "max_output_tokens": 20_000,
+    },
+    {"input": "Why?", "max_output_tokens": 100},
+    {"input": "Call price.", "tools": list(tools_of(["price"], {"price": price}).specifications), "tool_choice": "auto"},
+    {"input": "The largest?", "text": {"format": of_value(Capital, "Capital").format}},
+    {"input": "Why?", "background": True},
+    *({"input": f"Why?\nsandbox: fault={fault}"} for fault in ("incomplete", "refusal", "failed")),
+]
+
+
+@pytest.mark.parametrize("body", ASKED, ids=str)
+def test_sandbox_answers(body):
+    """Every response and every event of the sandbox has all that the official types need, and nothing that they do not know."""
+    body = {"model": "openai/o3-pro", "store": True} | body
+    response = sandbox.Sandbox().respond(body, sandbox.orders(body["input"]))
+    assert unknown(Response.model_validate(response)) <= OF_THE_VENDOR
+    told = sandbox.events(response)
+    assert list(range(len(told))) == [event["sequence_number"] for event in told]
+    for event in told:
+        assert unknown(EVENTS[event["type"]].model_validate(event)) <= OF_THE_VENDOR
+
+
+@pytest.fixture
+def client(sandbox_url):
+    with OpenAI(api_key=KEY, base_url=sandbox_url, max_retries=0) as client:
+        yield client
+
+
+def test_create_and_go_on(client):
+    """The official client asks the sandbox, continues, fetches and deletes."""
+    first = client.responses.create(model="openai/o3-pro", input="Why is the sky dark?", store=True)
+    second = client.responses.create(model="openai/o3-pro", input="And the sea?", previous_response_id=first.id, store=True)
+    assert "1. Why is the sky dark?" in second.output_text
+    assert second.output_text == client.responses.retrieve(second.id).output_text
+    client.responses.delete(second.id)
+    with pytest.raises(APIStatusError) as gone:
+        client.responses.retrieve(second.id)
+    assert 404 == gone.value.status_code
+
+
+def test_stream(client):
+    """The official client puts the same answer together from a stream, which it follows event by event."""
+    asked = {"model": "openai/o3-pro", "input": "Why is the sky dark?", "reasoning": {"summary": "auto"}}
+    whole = client.responses.create(**asked)
+    with client.responses.stream(**asked) as stream:
+        seen = [event for event in stream if getattr(event, "type", None)]  # the vendor's last chunk has none
+        assert whole.output_text == stream.get_final_response().output_text
+    assert whole.output_text == "".join(event.delta for event in seen if event.type == "response.output_text.delta")
+
+
+def test_parse(client):
+    """The official client gets an instance of the type that it asked for."""
+    parsed = client.responses.parse(model="openai/o3-pro", input="The largest?", text_format=Capital)
+    assert Capital(city="sandbox", inhabitants=1) == parsed.output_parsed
+
+
+def test_tools(client):
+    """The official client is told which function to call, and gives the result back."""
+    (tool,) = tools_of(["price"], {"price": price}).specifications
+    first = client.responses.create(model="openai/o3-pro", input="Call price.", tools=[tool], store=True)
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    assert {"item", "count"} == set(json.loads(call.arguments))
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "7.5"}
+    second = client.responses.create(model="openai/o3-pro", input=[result], previous_response_id=first.id)
+    assert "7.5" in second.output_text
+
+
+def test_background_and_cancel(client):
+    """The official client leaves an answer to the background, looks after it, and cancels it."""
+    queued = client.responses.create(model="openai/o3-pro", input="Later?\nsandbox: delay=60", background=True, store=True)
+    assert ["queued"] * 2 == [queued.status, client.responses.retrieve(queued.id).status]
+    assert ["cancelled"] * 2 == [client.responses.cancel(queued.id).status, client.responses.retrieve(queued.id).status]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
+def test_errors(client, status):
+    """The official client takes a refusal of the sandbox for what it is."""
+    with pytest.raises(APIStatusError) as refused:
+        client.responses.create(model="openai/o3-pro", input=f"Why?\nsandbox: fault={status}")
+    assert status == refused.value.status_code

@@ -1,0 +1,136 @@
+"""Responses and streams as values: the laws, and what the vectors do not show."""
+
+from __future__ import annotations
+
+import pytest
+import wire
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic.api.responses import Cost, Created, Response, Stream, TextDelta, Usage, cost, transcript
+from aiml_magic.sandbox.server import events
+from aiml_magic.text import MAX_JSON, dump, load
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
+FIELDS = ["id", "status", "output", "output_text", "error", "usage", "type", "content", "text", "summary", "meta", "response",
+          "delta", "item", "item_id", "output_index", "content_index", "annotations", "incomplete_details", "refusal"]  # fmt: skip
+KINDS = ["message", "output_text", "refusal", "reasoning", "function_call", "mcp_call", "response.output_text.delta",
+         "response.output_item.done", "response.completed", "response.created", "error", "completed"]  # fmt: skip
+values = st.recursive(
+    scalars | st.sampled_from(KINDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8)
+
+
+@given(objects, objects)
+def test_reading_never_raises(raw, request):
+    """Whatever JSON object comes, every part of it can be read."""
+    response = Response(raw)
+    for name in ("id", "model", "text", "refusal", "summaries", "error", "incomplete_reason", "status", "outcome", "usage",
+                 "citations", "unknown_types", "images"):  # fmt: skip
+        getattr(response, name)
+    response.warnings(request)
+    cost(raw, {}, raw)
+
+
+@given(st.lists(objects, max_size=8))
+def test_folding_never_raises(stream_of_events):
+    """Whatever events come, they fold into a response that can be read."""
+    stream = Stream()
+    for event in stream_of_events:
+        stream.add(event)
+    Response(stream.response()).outcome  # noqa: B018
+    stream.differs_from_final  # noqa: B018
+
+
+@given(st.text(max_size=200), st.booleans())
+def test_stream_says_what_the_response_says(text, is_cut):
+    """The deltas of a stream make up the text of its response; cut off before the end, they still do."""
+    told = events(wire.response(text, output=[{"id": "m", "type": "message", "role": "assistant",
+                                               "content": [{"type": "output_text", "text": text}]}]))  # fmt: skip
+    stream = Stream()
+    seen = [stream.add(event) for event in (told[:-2] if is_cut else told)]
+    assert text == "".join(event.text for event in seen if isinstance(event, TextDelta))
+    assert text == Response(stream.response()).text
+    assert is_cut != stream.has_ended
+    assert Created("resp_1") == seen[0]
+
+
+@given(objects, st.text(min_size=1, max_size=8).filter(lambda kind: kind not in KINDS))
+def test_what_is_unknown_is_kept(item, kind):
+    """An item of a kind that nobody knows yet comes out of a stream as it came, and is named; so do unknown fields."""
+    novel = item | {"type": kind, "novel": item}
+    stream = Stream()
+    stream.add({"type": f"response.{kind}.novel", "item": item})
+    stream.add({"type": "response.output_item.done", "output_index": 0, "item": novel})
+    stream.add({"type": "response.completed", "response": {"novel": item}})
+    response = Response(stream.response())
+    assert ([novel], item, (kind,)) == (response.raw["output"], response.raw["novel"], response.unknown_types)
+
+
+def test_items_named_by_id_alone():
+    """llama.cpp names items by id, without an index: the text is not doubled."""
+    item = {"type": "message", "id": "msg_9", "content": [{"type": "output_text", "text": "Hello"}]}
+    stream = Stream()
+    for event in (
+        {"type": "response.output_item.added", "item": {"type": "message", "id": "msg_9"}},
+        {"type": "response.output_text.delta", "item_id": "msg_9", "delta": "Hel"},
+        {"type": "response.output_text.delta", "item_id": "msg_9", "delta": "lo"},
+        {"type": "response.output_item.done", "item": item},
+    ):
+        stream.add(event)
+    assert [item] == stream.response()["output"]
+
+
+@given(values)
+def test_dump_and_load(value):
+    """What is written is read as it was, lone surrogates included."""
+    text = dump(value)
+    assert text.isascii()
+    assert dump(load(text)) == text
+
+
+def test_lone_surrogate():
+    """A lone surrogate in an answer is kept."""
+    assert "\ud800" == load(dump("\ud800"))
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b"[" + b"{}," * 1_000_000 + b"{}]", b'"' + b"x" * MAX_JSON + b'"', b"", b"{", b"1" * 5000]
+)
+def test_load_is_bounded(body):
+    """JSON that is too large, too deep or none is a ValueError, not a crash nor a gigabyte."""
+    with pytest.raises(ValueError):
+        load(body)
+
+
+@pytest.mark.parametrize("spent", [None, True, "", "abc", "nan", "inf", -1, [], {}])
+def test_cost_is_never_made_up(spent):
+    """A cost that is no amount is not reported, instead of $0.00."""
+    assert cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
+
+
+def test_cost_in_credits():
+    """A server that tells its credits alone is believed, at the vendor's rate."""
+    assert Cost(0.5, 1_000_000, "meta.usage") == cost({"meta": {"usage": {"credits_used": 1_000_000}}}, {})
+    assert Cost(0.001, 2_000, "headers") == cost({}, {"x-aimlapi-credits-used": "2000"})
+
+
+def said(text: str) -> Response:
+    return Response({"output_text": text})
+
+
+def test_transcript():
+    """A transcript tells every turn with typed parts, the assistant's with an id and a status, as the vendor's schema wants it."""
+    items = transcript([("One?", said("1")), ([{"role": "user", "content": "Two?"}], said("2"))], "Three?")
+    assert ["user", "assistant", "user", "assistant", "user"] == [item["role"] for item in items]
+    assert {"type": "message", "role": "assistant", "id": "msg_2", "status": "completed",
+            "content": [{"type": "output_text", "text": "2", "annotations": []}]} == items[3]  # fmt: skip
+
+
+def test_usage_without_details():
+    """What the server did not count is `None`; only a missing total is a sum."""
+    assert Usage(3, None, 4, None, 7) == Response({"usage": {"input_tokens": 3, "output_tokens": 4}}).usage
+    assert Response({"usage": "none"}).usage is None

@@ -1,0 +1,32 @@
+"""An answer as a value: it outlives the version that made it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from aiml_magic.journal.answer import Answer
+
+PICKLE = Path(__file__).parents[1] / "data" / "answer-0.1.0.pickle"
+
+
+def test_pickle_of_an_earlier_version():
+    """An answer that was pickled when its classes stood elsewhere is loaded whole, and pickles again."""
+    answer = pickle.loads(PICKLE.read_bytes())
+    assert isinstance(answer, Answer)
+    assert ("42", 3, 7) == (answer.text, answer.usage.total_tokens, answer.journal_id)
+    assert ["7"] == [call.result for call in answer.calls]
+    assert "42" == answer.response.text
+    assert answer == pickle.loads(pickle.dumps(answer))
+
+
+@pytest.mark.parametrize("name", ["answer", "responses"])
+def test_names_of_an_earlier_version(name):
+    """What is not in a module is not in the name that it had before either, and nothing is imported to say so."""
+    import sys
+
+    with pytest.raises(AttributeError):
+        _ = sys.modules[f"aiml_magic.{name}"].nothing
+    assert not hasattr(sys.modules[f"aiml_magic.{name}"], "__file__")

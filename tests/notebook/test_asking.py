@@ -1,0 +1,385 @@
+"""ask() and ask.map(): the options of a cell from Python, many questions at once, and what is kept when one fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import environment
+import pytest
+import wire
+from kernels import kernel
+
+from aiml_magic import ask, errors
+from aiml_magic.journal.store import Journal
+from aiml_magic.notebook import script as asking
+from aiml_magic.notebook.script import Answers
+
+
+@dataclass
+class Rating:
+    score: int
+
+
+@pytest.fixture(autouse=True)
+def script(home, monkeypatch):
+    """A script of its own: no notebook, and settings as they come."""
+    asking._without_notebook.cache_clear()
+    monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
+    yield
+    asking._without_notebook().session.close(10)
+    asking._without_notebook.cache_clear()
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    """A server that answers each question with itself."""
+
+    def answer(request: wire.Request) -> wire.Reply:
+        told = request.body["input"]
+        asked = told if isinstance(told, str) else told[-1]["content"][0]["text"]
+        if "fail" in asked:
+            return wire.json_reply({"message": "No."}, 400)
+        return wire.json_reply(
+            wire.response(f"On {asked}", id=f"resp_{asked}", previous_response_id=request.body.get("previous_response_id"))
+        )
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        yield server
+
+
+def test_ask(echo):
+    """A question from Python takes the options by their names, stands alone, keeps its braces, and is replayed."""
+    answer = ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, no_stream=True)
+    assert "On Why {{x}}?" == answer.text
+    body = echo.posts[0].body
+    assert ({"effort": "high"}, 99, "auto") == (body["reasoning"], body["max_output_tokens"], body["truncation"])
+    assert ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}).replayed
+    assert not ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, fresh=True).replayed
+    ask("Other?")
+    assert "previous_response_id" not in echo.posts[-1].body
+
+
+def test_conversation(echo):
+    """With a chat, or after an answer, a question continues."""
+    one = ask("one", chat="a")
+    ask("two", chat="a")
+    ask("three", after=one)
+    assert [None, "resp_one", "resp_one"] == [post.body.get("previous_response_id") for post in echo.posts]
+
+
+def test_things(echo):
+    """Attachments, schemas and tools are given as what they are."""
+    with pytest.raises(errors.SchemaMismatch):
+        ask("Rate.", attach=[b"notes", b"more"], schema=Rating)
+    content = echo.posts[0].body["input"][0]["content"]
+    assert ["Rate.", "Attachment attach_1 (text, 5 bytes):"] == [part["text"].partition("\n")[0] for part in content[:2]]
+    assert "Rating" == echo.posts[0].body["text"]["format"]["name"]
+
+    def look(what: str) -> str:
+        """Looks."""
+        return what
+
+    ask("Look.", tool=look)
+    assert "look" == echo.posts[-1].body["tools"][0]["name"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"efort": "high"},
+        {"effort": "hihg"},
+        {"max_output_tokens": 3},
+        {"timeout": "soon"},
+        {"quiet": True},
+        {"tool": 7},
+        {"schema": 7},
+    ],
+)
+def test_wrong_options(echo, wrong):
+    """A wrong option is the same two lines as in a cell, and nothing is sent."""
+    with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
+        ask("Why?", **wrong)
+    assert 2 == len(str(refused.value).splitlines())
+    assert not echo.posts
+
+
+def test_background(echo):
+    """In the background it is a job."""
+    assert "On Why?" == ask("Why?", background=True).wait(10).text
+
+
+def test_threads_that_ask_first(home):
+    """Threads that ask for the first time at once share one session, and so each conversation."""
+    code = """
+import sys, threading
+from aiml_magic.notebook import script
+sys.setswitchinterval(1e-6)
+together, sessions = threading.Barrier(16), set()
+def ask_first():
+    together.wait()
+    sessions.add(script.loaded_or_new().session)
+threads = [threading.Thread(target=ask_first) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(sessions))
+"""
+    told = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(3)]
+    assert ["1\n"] * 3 == told
+
+
+def test_two_threads(echo):
+    """Two threads do not mix: each gets its own answers, and each chat its own conversation."""
+    came: dict[str, list[str]] = {"a": [], "b": []}
+
+    def talk(chat: str) -> None:
+        for number in range(5):
+            came[chat].append(ask(f"{chat}{number}", chat=chat).text)
+
+    threads = [threading.Thread(target=talk, args=(chat,)) for chat in came]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert {chat: [f"On {chat}{number}" for number in range(5)] for chat in came} == came
+    parents = {post.body["input"]: post.body.get("previous_response_id") for post in echo.posts}
+    assert all(parents[f"{chat}{number}"] == f"resp_{chat}{number - 1}" for chat in came for number in range(1, 5))
+
+
+ROWS = [{"word": f"w{number}"} for number in range(30)]
+
+
+def test_map(echo):
+    """One answer for each row, in order, whatever the rows are; asked again, nothing is sent."""
+    expected = [f"On Of w{number}" for number in range(30)]
+    assert expected == [answer.text for answer in ask.map("Of {{word}}", ROWS, progress=False)]
+    assert expected == [answer.text for answer in ask.map("Of {{it}}", (row["word"] for row in ROWS))]
+    assert 30 == len(echo.posts)
+
+
+def test_map_of_tables(echo):
+    """A table is its rows, and the answers are one."""
+    pd = pytest.importorskip("pandas")
+    answers = ask.map("Of {{word}}", pd.DataFrame(ROWS[:3]))
+    frame = answers.to_frame()
+    assert ["On Of w0", "On Of w1", "On Of w2"] == list(frame["text"])
+    pl = pytest.importorskip("polars")
+    assert all(answer.replayed for answer in ask.map("Of {{word}}", pl.DataFrame(ROWS[:3])))
+
+
+def test_map_keeps_what_came(echo):
+    """The first error is raised with the answers that came in their places, or takes the place of its answer."""
+    rows = ["a", "fail", "b"]
+    with pytest.raises(errors.InvalidRequest) as failed:
+        ask.map("{{row}}", rows)
+    assert failed.value.answers[1] is None
+    assert {"On a", "On b"} >= {answer.text for answer in failed.value.answers if answer}
+    kept = ask.map("{{row}}", rows, on_error="keep")
+    assert isinstance(kept, Answers)
+    assert ["On a", "InvalidRequest", "On b"] == [getattr(answer, "text", type(answer).__name__) for answer in kept]
+    with pytest.raises(errors.BadInput, match="no variable"):
+        ask.map("{{nothing}}", [{"a": 1}])
+
+
+def test_map_is_lazy(echo):
+    """An endless generator is read only as far as it is asked."""
+    asking.loaded_or_new().max_concurrency = 2
+    read = []
+
+    def rows():
+        for number in range(10**9):
+            read.append(number)
+            yield f"fail {number}" if number == 5 else f"w{number}"
+
+    with pytest.raises(errors.InvalidRequest):
+        ask.map("{{row}}", rows())
+    assert len(read) < 12
+
+
+def test_slow_row_holds_no_other_back(home, monkeypatch):
+    """A row that takes long is waited for at the end, not in the middle: the others are answered meanwhile."""
+    others = threading.Semaphore(0)
+
+    def answer(request):
+        if request.body["input"] == "w0":
+            for _ in range(19):
+                assert others.acquire(timeout=30)
+        else:
+            others.release()
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    asking.loaded_or_new().max_concurrency = 2
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        answers = ask.map("{{row}}", [f"w{number}" for number in range(20)], progress=False)
+    assert [f"On w{number}" for number in range(20)] == [answer.text for answer in answers]
+
+
+def test_error_drops_no_answer_that_was_sent(home, monkeypatch):
+    """The error of one row ends a map at once; the rows that were sent are answered into the journal, the others are taken back."""
+    is_over = threading.Event()
+
+    def answer(request):
+        if request.body["input"] == "fail":
+            return wire.json_reply({"error": {"message": "No.", "code": "bad"}}, status=400)
+        is_over.wait(30)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    asking.loaded_or_new().max_concurrency = 2
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(errors.InvalidRequest):
+            ask.map("{{row}}", ["slow", "fail", "late", "later"], progress=False)
+        is_over.set()
+        assert "On slow" == ask("slow").text
+        sent = [request.body["input"] for request in server.posts]
+        assert 1 == sent.count("slow")
+        assert 4 > len(sent)
+        assert ["On late", "On later"] == [answer.text for answer in ask.map("{{row}}", ["late", "later"], progress=False)]
+
+
+def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
+    """The budget ends it before the row that could pass it, what is on its way counted."""
+    monkeypatch.setenv("AIML_API_URL", sandbox_url)
+    asking.loaded_or_new().budget_usd = 0.5
+    with pytest.raises(errors.BudgetExceeded) as stopped:
+        ask.map("Rate {{row}}", [f"w{number}" for number in range(100)], max_output_tokens=1000)
+    assert 0 < len(stopped.value.answers) < 20
+    assert all(stopped.value.answers), "what was sent before is waited for"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+@pytest.mark.parametrize(("soft", "hard"), [(64, 64), (64, 4096)])
+def test_few_file_handles(home, monkeypatch, soft, hard):
+    """A map that may open few files waits for one, or raises the limit if it may: no row fails, and each is sent once."""
+
+    def answer(request):
+        time.sleep(0.1)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    code = "from aiml_magic import ask; from aiml_magic.notebook import script as asking; asking.loaded_or_new().max_concurrency = 200; "
+    code += "print(len(ask.map('{{x}}', range(100), progress=False)))"
+    hard = min(hard, environment.files_at_once())  # nobody may raise what the person's system allows
+    command = ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" -c "$1"', sys.executable, code]
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ("100", "") == (done.stdout.strip(), done.stderr)
+    assert 100 == len({request.body["input"] for request in server.posts}) == len(server.posts)
+
+
+def test_script_without_a_notebook(echo, home):
+    """A plain script asks, and ends by itself."""
+    code = "from aiml_magic import ask; print(ask('Why?').text, [answer.text for answer in ask.map('{{x}}', ['a', 'b'])])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "On Why? ['On a', 'On b']" == done.stdout.strip()
+
+
+@pytest.mark.parametrize("field", ["previous_response_id", "max_output_tokens", "model", "store"])
+def test_fields_that_have_options(home, field):
+    """A field with an option of its own is refused as by --param: it would pass by the replay, or by the budget."""
+    with pytest.raises(errors.BadInput, match="param"):
+        ask("Why?", param={field: 1})
+
+
+def test_rows_that_fail(home, monkeypatch):
+    """Rows that raise end a map with their own error; what was not sent yet is taken back."""
+    go_on = threading.Event()
+
+    def answer(request):
+        go_on.wait(20)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    def rows():
+        yield from "abcde"  # two in line behind three
+        while len(server.posts) < 2:
+            time.sleep(0.01)
+        raise ValueError("a bad line in the file")
+
+    asking.loaded_or_new().max_concurrency = 3
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(ValueError, match="bad line"):
+            ask.map("{{row}}", rows(), progress=False)
+        journal = asking.loaded_or_new().session.runner(home / "journal.sqlite3").journal
+        while any(row.state == "queued" for row in journal.history()):
+            time.sleep(0.01)
+        go_on.set()
+        while not all(row.is_over for row in journal.history()):
+            time.sleep(0.01)
+        assert 3 >= len(server.posts)
+
+
+def test_interrupt_of_a_map(home):
+    """An interrupt stops a map, and keeps the answers that came."""
+
+    def answer(request):
+        if request.body["input"] != "w0":
+            time.sleep(20)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    with wire.serve(answer) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        request = running.start(
+            "from aiml_magic import ask\ntry: ask.map('{{r}}', ['w0', 'w1', 'w2'])\nexcept KeyboardInterrupt as e: print([a and a.text for a in e.answers], e)"
+        )
+        while not any(row.state == "done" for row in Journal(home / "journal.sqlite3").history()):
+            time.sleep(0.01)
+        time.sleep(1.0)  # for the kernel to hear of it
+        os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
+        told = running.finish(request).stream
+    assert "['On w0', None, None] Interrupted after 1 answers" in told
+
+
+def test_settings_of_the_notebook(home, sandbox_url):
+    """In a notebook, ask has the notebook's settings, sandbox and all."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}\n%config O3Pro.effort = 'high'")
+        assert "high" in running.run("from aiml_magic import ask\nprint(ask('Why?').text)").stream
+
+
+def test_progress(home, sandbox_url):
+    """Without tqdm a notebook keeps a line that says how many rows are answered, and a script that nobody watches says nothing."""
+    map_rows = "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', range(3))"
+    with kernel() as running:
+        running.run(f"import sys\nsys.modules['tqdm.auto'] = None\n%config O3Pro.base_url = {sandbox_url!r}")
+        ran = running.run(map_rows)
+        running.wait_for_update(lambda update: "3 of 3 answered" == update["data"]["text/plain"])
+        assert "" == ran.stream
+    code = f"import sys; sys.modules['tqdm.auto'] = None\n{map_rows}"
+    environment = os.environ | {"AIML_API_URL": sandbox_url}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert ("", "") == (done.stdout, done.stderr)
+
+
+class Plain: ...
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: ask("Why?", instructions=Plain()), lambda: ask(Plain()), lambda: ask("Why?", model=len), lambda: ask("Why?", attach=Plain()),
+        lambda: ask.map("Rate {{x}}", [{"x": "one"}, {"x": Plain()}]), lambda: ask.map("Rate {{x}}", [Plain()]), lambda: ask.map(Plain(), [1]),
+        lambda: ask.map("Rate {{x}}", [{"x": [Plain()]}]), lambda: ask.map("Rate", [{"x": Plain()}], instructions="As {{x}}"),
+    ],
+)  # fmt: skip
+def test_what_says_nothing_is_not_sent(echo, start):
+    """An object of which the text would be a name and an address is refused from Python as in a cell."""
+    with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
+        start()
+    assert 2 == len(str(refused.value).splitlines())
+    assert not any("Plain object" in str(post.body) for post in echo.posts)
+
+
+def test_instructions_are_filled(echo):
+    """A row's fields stand in the instructions too; asked alone, braces are text as in the question."""
+    ask.map("Rate {{title}}", [{"title": "a", "role": "referee"}], instructions="You are a {{role}}.")
+    assert "You are a referee." == echo.posts[-1].body["instructions"]
+    ask("Why?", instructions="{{role}}")
+    assert "{{role}}" == echo.posts[-1].body["instructions"]

@@ -1,0 +1,163 @@
+"""Filling {{names}}: the laws, and every kind of refusal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic.errors import BadInput
+from aiml_magic.question import prompts
+
+VARIABLES = {
+    "x": 5, "pi": 3.14159, "rows": [10, 20], "table": {"a b": 1, "key": "value"}, "name": "O'Hara",
+    "thing": SimpleNamespace(size=SimpleNamespace(width=7), μ=8), "μ": 6, "braces": "{{x}} {x} $x", "größe": 1,
+    "keys": {"0": 0, 0: 1, "a[1]": 2, "it:s": 3, "it's": 4, "x": {"y": 5}}, "_hidden": 2,
+}  # fmt: skip
+
+
+def fill(template: str, variables) -> str:
+    text, attached = prompts.fill(template, variables)
+    assert not attached
+    return text
+
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("{{x}} and {{ x }}", "5 and 5"),
+        ("{{pi:.2f}}", "3.14"),
+        ("{{ name!r }}", '"O\'Hara"'),
+        ("{{name!r:>10}}", '  "O\'Hara"'),
+        ("{{rows[1]}} {{table[key]}} {{table[a b]}}", "20 value 1"),
+        ("{{thing.size.width:03d}}", "007"),
+        ("{{größe}}", "1"),
+        ("{{table['key']}} {{ table['a b'] }} {{rows[1]}} {{table[\"key\"]!r:>9}}", "value 1 20   'value'"),
+        ("{{keys['0']}} {{keys[0]}} {{keys['a[1]']}} {{keys['it:s']}} {{keys[it's]}} {{keys['x'][y].real}}", "0 1 2 3 4 5"),
+        ("{{µ}} {{thing.µ}}", "6 8"),  # as Python reads the key of that name
+        ("{{braces}}", "{{x}} {x} $x"),
+        ("{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'", "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'"),
+        ('{"a": {"b": {}}}', '{"a": {"b": {}}}'),
+        ("an open {{x", "an open {{x"),
+        ("{{x}}{{x}}", "55"),
+    ],
+)
+def test_filled(template, filled):
+    """A field is filled as a format string would; everything else stays as it is."""
+    assert filled == fill(template, VARIABLES)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{y}}", "{{x.__class__}}", "{{__builtins__}}", "{{_hidden}}", "{{thing._x}}", "{{x.real.__doc__}}", "{{open('f')}}", "{{x + 1}}",
+        "{{}}", "{{ }}", "{{1}}", "{{x!z}}", "{{x:%%%}}", "{{rows[9]}}", "{{table[none]}}", "{{thing.nothing}}", "{{x.}}", "{{lambda: 1}}",
+        "{{1,2},{3,4}}", "{{ {x} }}", "{{x[]}}", "{{x:{y}}}", "{{x:>99999999999}}",
+        "{{table['none']}}", "{{table['k' + 'ey']}}", "{{table['key'}}", "{{table[key']}}", "{{table['']}}",
+    ],
+)  # fmt: skip
+def test_refused(template):
+    """What is no field, begins with an underscore or does not exist is two lines of error, before anything is sent."""
+    with pytest.raises(BadInput) as refused:
+        fill(template, VARIABLES)
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_nearest_name():
+    """A misspelt name is answered with the nearest good one."""
+    with pytest.raises(BadInput, match="Did you mean table?"):
+        fill("{{tabel}}", VARIABLES)
+    with pytest.raises(BadInput, match="Did you mean width?"):
+        fill("{{thing.size.widht}}", VARIABLES)
+
+
+@given(st.text().filter(lambda text: "{{" not in text))
+def test_text_without_double_braces(text):
+    """A question without double braces is sent as it is."""
+    assert text == fill(text, {})
+
+
+TEMPLATES = st.lists(
+    st.sampled_from(["{{", "}}", "{", "}", "x", "y", "_", ".", "[0]", "['k']", "[", "]", "!r", "!s", ":", ":.2f", ":>9", "__class__",
+                     "real", "k", " ", "\n", "(", "0x", "é", "{{x}}", "{{y[k].real:.2f}}"])
+).map("".join)  # fmt: skip
+
+
+@given(TEMPLATES | st.text())
+def test_any_template(template):
+    """Any text is filled, or is an error of two lines; nothing in it is carried out."""
+    try:
+        fill(template, {"x": 1.5, "y": {"k": 2, "0": [3]}})
+    except BadInput as refused:
+        assert 2 == len(str(refused).splitlines())
+
+
+@given(st.text(), st.text(st.characters(blacklist_characters="{}")))
+def test_values_are_not_read(value, around):
+    """What is inserted is not looked at again, whatever it holds."""
+    assert f"{around}{value}{around}" == fill(f"{around}{{{{v}}}}{around}", {"v": value})
+
+
+def test_broken_values():
+    """A variable that cannot be written out is an error of ours, not its own."""
+
+    class Broken:
+        def __format__(self, spec):
+            raise RuntimeError("no")
+
+    with pytest.raises(BadInput, match="cannot be written out: no"):
+        fill("{{broken}}", {"broken": Broken()})
+
+
+class Wordless(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+class Hostile:
+    """A value that bears no look."""
+
+    def __str__(self):
+        raise Wordless
+
+    __repr__ = __str__
+
+    def __getattr__(self, name):
+        raise Wordless
+
+    def __dir__(self):
+        raise Wordless
+
+
+class Proxy:
+    """As those are that stand for what is not there yet."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("not bound\nas yet")
+
+
+@pytest.mark.parametrize("template", ["{{x}}", "{{x!r}}", "{{x.foo}}", "{{x[0]}}", "{{d[x]}}", "{{d}}", "{{proxy[0]}}"])
+def test_hostile_values(template):
+    """A value that raises whatever is done with it, and an error that has no words, are two lines of error."""
+    with pytest.raises(BadInput, match="Nothing was sent") as refused:
+        fill(template, {"x": Hostile(), "d": {Hostile(): 1}, "proxy": Proxy()})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_rows_with_any_names():
+    """A row that is no namespace may have names as nobody's Python has them."""
+    assert "5" == fill("{{µ}}", {"µ": 5})
+
+
+def test_many_braces():
+    """Time grows with a question, and no faster, whatever braces are in it."""
+    assert "{{" * 300_000 == fill("{{" * 300_000, {})
+    with pytest.raises(BadInput, match="no variable"):
+        fill("{{x" + "['a']" * 1000 + "!}}", {"x": 1})
+    assert set() == prompts.names_in("}}" + "{{" * 300_000)
+    assert "5}{{}{{" == fill("{{x}}}{{}{{", {"x": 5})
+    with pytest.raises(BadInput, match="has no"):
+        fill("{{d[zzz]}}", {"d": dict.fromkeys(map(str, range(1_000_000)))})

@@ -1,0 +1,534 @@
+"""Functions of the notebook as tools: how they are described, run, shown and replayed; MCP servers and their secrets."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+import pytest
+import wire
+from asking import Asker
+from hypothesis import given
+from hypothesis import strategies as st
+from kernels import kernel
+
+from aiml_magic import errors
+from aiml_magic.api.responses import Response, ToolCall
+from aiml_magic.journal import recording
+from aiml_magic.question import tools
+from aiml_magic.question.tools import confirm, tools_of
+from aiml_magic.session import conversation
+from aiml_magic.session.asking import Question
+
+
+def price(item: str, count: int = 1) -> float:
+    """What so many of an item cost."""
+    return {"apple": 0.5, "pear": 0.75}[item] * count
+
+
+async def later(seconds: float) -> str:
+    """Waits a little."""
+    import asyncio
+
+    await asyncio.sleep(seconds)
+    return "waited"
+
+
+def printing() -> None:
+    """Prints."""
+    print("heard")
+
+
+@confirm
+def dangerous(path: str) -> str:
+    """Deletes."""
+    return f"deleted {path}"
+
+
+VARIABLES = {"price": price, "later": later, "printing": printing, "dangerous": dangerous}
+
+
+def call(name: str, **arguments) -> ToolCall:
+    return ToolCall("call_1", name, json.dumps(arguments))
+
+
+def wanting(*calls: tuple[str, str, dict | str], id: str = "resp_1") -> wire.Reply:  # noqa: A002
+    """A response that wants functions called."""
+    items = [
+        {
+            "type": "function_call",
+            "id": f"fc_{key}",
+            "call_id": key,
+            "name": name,
+            "arguments": given if isinstance(given, str) else json.dumps(given),
+        }
+        for key, name, given in calls
+    ]
+    return wire.json_reply(wire.response(id=id, output=items, usage={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}))
+
+
+def in_turn(*replies: wire.Reply):
+    turns = iter(replies)
+    return lambda _: next(turns)
+
+
+def test_specification():
+    """A function is a strict tool: its name, its docstring, its parameters, all of them needed."""
+    (tool,) = tools_of(["price"], VARIABLES).specifications
+    assert ("function", "price", True, "What so many of an item cost.") == (
+        tool["type"],
+        tool["name"],
+        tool["strict"],
+        tool["description"],
+    )
+    assert ["item", "count"] == tool["parameters"]["required"]
+
+
+def test_run():
+    """A call gives what the function returns, as text; null stands for a default; an async function is waited for."""
+    functions = tools_of(["price", "later", "printing"], VARIABLES).functions
+    assert "1.5" == tools.run(call("price", item="pear", count=2), functions)
+    assert "0.5" == tools.run(call("price", item="apple", count=None), functions)
+    assert "waited" == tools.run(call("later", seconds=0.01), functions)
+    assert "null" == tools.run(call("printing"), functions)
+
+
+@pytest.mark.parametrize(
+    "wrong", [call("price", item="plum"), call("price"), call("price", item=1), call("price", item="pear", more=1), call("nothing"), ToolCall("c", "price", "{"), ToolCall("c", "price", "[]")]
+)  # fmt: skip
+def test_errors_go_back(wrong):
+    """What goes wrong in a call is told to the model, and stops nothing."""
+    assert json.loads(tools.run(wrong, VARIABLES))["error"]
+
+
+@pytest.mark.parametrize(("said", "told"), [("y", "deleted x"), ("n", "not allow"), ("", "not allow")])
+def test_confirm(said, told):
+    """A function that is marked so is run only after a yes to this very call; where nobody can be asked, it is not."""
+    asked = []
+    assert told in tools.run(call("dangerous", path="x"), VARIABLES, lambda prompt: asked.append(prompt) or said)
+    assert ["Run dangerous(path='x')? [y/N] "] == asked
+
+    def nobody(_: str) -> str:
+        raise EOFError
+
+    assert "not allow" in tools.run(call("dangerous", path="x"), VARIABLES, nobody)
+
+
+def asked_for(function, arguments: str) -> tuple[list[str], str]:
+    """What the person is asked before a function is run, and what the model is told."""
+    asked: list[str] = []
+    told = tools.run(ToolCall("c", "f", arguments), {"f": confirm(function)}, lambda prompt: asked.append(prompt) or "y")
+    return asked, told
+
+
+@given(
+    st.text(max_size=40) | st.sampled_from(["a" * 600 + "/etc", "x\r/etc", "a\u202eb", "\u200b\u2066", "\x9b2J", "\u3164\ufe0f"])
+)
+def test_confirm_shows_what_is_run(path):
+    """The question before a call holds every argument whole, by name, on one line in which nothing is unseen."""
+
+    def f(path: str, much: int = 1) -> str:
+        return "".join(f"{ord(sign):x} " for sign in path)
+
+    asked, told = asked_for(f, json.dumps({"much": 7, "path": path}))
+    assert told == f(path)
+    (prompt,) = asked
+    assert prompt.isprintable()
+    assert not set(prompt) & set("\u3164\ufe0f")
+    shown = ast.parse(prompt.removeprefix("Run ").removesuffix("? [y/N] "), mode="eval").body
+    assert {"path": path, "much": 7} == {word.arg: ast.literal_eval(word.value) for word in shown.keywords}
+
+
+ODD_ARGUMENTS = [
+    '{"path": "a", "path": "/etc"}',
+    '{"path": {"a": 1, "a": 2}}',
+    '{"path": NaN}',
+    '{"path": -Infinity}',
+    f'{{"path": {"9" * 5000}}}',
+    f'{{"path": {"[" * 100_000}',
+    f'{{"path": "{"x" * 30_000}"}}',
+]
+
+
+@pytest.mark.parametrize("arguments", ODD_ARGUMENTS, ids=[text[:24] for text in ODD_ARGUMENTS])
+def test_what_nobody_can_judge(arguments):
+    """Arguments that others may read otherwise, or that are too long to be read, are refused; nobody is asked, nothing is run."""
+    ran = []
+
+    def f(path: Any) -> None:
+        ran.append(path)
+
+    asked, told = asked_for(f, arguments)
+    assert json.loads(told)["error"]
+    assert ([], []) == (asked, ran)
+
+
+def wanting_approval(arguments: Any, **fields: Any) -> dict[str, Any]:
+    return {"type": "mcp_approval_request", "id": "m", "name": "rm", "arguments": arguments, "server_label": "docs"} | fields
+
+
+def test_requests_for_approval_are_shown_whole():
+    """What a server is to do is shown as that of a function is: by name and whole, with what is odd in it written out."""
+    assert r"rm(path='a\u202eb', __proto__={'x': [1, None]}) of docs" == tools.shown_request(
+        wanting_approval('{"path": "a\u202eb", "__proto__": {"x": [1, null]}}')
+    )
+    assert "rm(n=9007199254740993) of docs" == tools.shown_request(wanting_approval('{"n": 9007199254740993}'))
+    assert "rm() of docs" == tools.shown_request(wanting_approval(""))
+    assert "rm(arguments=[1]) of docs" == tools.shown_request(wanting_approval("[1]"))
+    assert r"'r\x1bm'('a b'='\ud800') of 'docs\r'" == tools.shown_request(
+        wanting_approval({"a b": "\ud800"}, name="r\x1bm", server_label="docs\r")
+    )
+    for arguments in (*ODD_ARGUMENTS, "{", "rm -r"):
+        with pytest.raises(ValueError, match=r"."):
+            tools.shown_request(wanting_approval(arguments))
+
+
+def test_long_and_odd_results():
+    """A table goes back as CSV, an object as text, and too long a text is cut and says so."""
+
+    class Table:
+        shape = (1, 1)
+
+        def to_csv(self, *, index: bool) -> str:
+            return "a\n1\n"
+
+    results = {"table": Table, "odd": object, "long": lambda: "x" * 300_000, "set": lambda: {1}}
+    assert "a\n1\n" == tools.run(call("table"), {"table": Table})
+    assert "object" in tools.run(call("odd"), {"odd": object})
+    assert {"error"} == json.loads(tools.run(call("odd"), {"odd": object})).keys(), "a name and an address tell the model nothing"
+    np = pytest.importorskip("numpy")
+    assert "4999" in tools.run(call("many"), {"many": lambda: {"a": np.arange(5000)}})
+    assert '"[0 1 2]"' == tools.run(call("few"), {"few": lambda: np.arange(3)})
+    assert "cut off; it has 300,000" in tools.run(call("long"), results)
+    assert "{1}" in tools.run(call("set"), results)
+
+
+@pytest.mark.parametrize("given", ["", None, "null", " ", "{}", {}])
+def test_no_arguments(given):
+    """A call of a function without parameters may say so in several ways; it is run."""
+    item = {"type": "function_call", "call_id": "c", "name": "printing", "arguments": given}
+    (wanted,) = Response({"output": [item]}).calls
+    assert "null" == tools.run(wanted, VARIABLES)
+
+
+def test_arguments_as_an_object():
+    """Arguments that came as an object instead of a text are that object."""
+    item = {"type": "function_call", "call_id": "c", "name": "price", "arguments": {"item": "pear", "count": 2}}
+    (wanted,) = Response({"output": [item]}).calls
+    assert "1.5" == tools.run(wanted, VARIABLES)
+    assert json.loads(wanted.arguments) == item["arguments"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("int64(7)", "7"), ("float32(0.5)", "0.5"), ("bool_(True)", "true"), ("array(3)", "3")]
+)
+def test_scalars_of_numpy(value, told):
+    """A scalar of NumPy is a number in what goes back to the model, alone and in a dict."""
+    numpy = pytest.importorskip("numpy")
+    made = eval(f"numpy.{value}", {"numpy": numpy})
+    assert told == tools.run(call("give"), {"give": lambda: made})
+    assert f'{{"x": {told}}}' == tools.run(call("give"), {"give": lambda: {"x": made}})
+
+
+@pytest.mark.parametrize("name", ["prise", "_hidden", "7", "x y"])
+def test_unknown_tool(name):
+    """A name that is no tool is two lines, with the nearest one."""
+    with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
+        tools_of([name], VARIABLES)
+    assert ("price" in refused.value.hint) == (name == "prise")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": "mcp"},
+        {"type": "computer"},
+        {},
+        {"type": "mcp", "server_label": "a", "server_url": object()},
+        7,
+        "text",
+        lambda x: x,
+    ],
+)
+def test_what_is_no_tool(value):
+    """A dict that lacks something, another type, and a function without hints are two lines before anything is sent."""
+    with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
+        tools_of(["thing"], {"thing": value})
+    assert 2 == len(str(refused.value).splitlines())
+
+
+def test_choice():
+    """The tool to use is named as the person named it."""
+    known = tools_of(
+        ["price", "web_search", "mcp"], {**VARIABLES, "mcp": {"type": "mcp", "server_label": "docs", "server_url": "https://x"}}
+    )
+    assert "required" == tools.choice("required", known)
+    assert {"type": "function", "name": "price"} == tools.choice("price", known)
+    assert {"type": "web_search_preview"} == tools.choice("web_search", known)
+    assert {"type": "mcp"} == tools.choice("docs", known)
+    with pytest.raises(errors.BadInput, match="Nothing was sent"):
+        tools.choice("prise", known)
+
+
+def ask(asker, server, *names, **options):
+    return asker.ask(server.url, cell="a", tools=tools_of(names, VARIABLES), **options)
+
+
+def test_loop(asker):
+    """The calls of a round are run in their order, go back under their ids, and the answer has the sums of all rounds."""
+    replies = (
+        wanting(("a", "price", {"item": "pear", "count": 2}), ("b", "price", {"item": "plum", "count": 1})),
+        wire.json_reply(wire.response("It is 1.5.", id="resp_2")),
+    )
+    with wire.serve(in_turn(*replies)) as server:
+        answer = ask(asker, server, "price")
+    first, second = (request.body for request in server.posts)
+    assert "price" == first["tools"][0]["name"]
+    assert "resp_1" == second["previous_response_id"]
+    assert [("a", "1.5"), ("b", '{"error": "KeyError: \'plum\'"}')] == [
+        (item["call_id"], item["output"]) for item in second["input"]
+    ]
+    assert "It is 1.5." == answer.text
+    assert 15 == answer.usage.total_tokens
+    assert [("price", "1.5")] == [(done.name, done.result) for done in answer.calls][:1]
+
+
+def test_loop_by_transcript(asker):
+    """Where the server keeps nothing, the next round tells the calls again, before what came of them."""
+    replies = wanting(("a", "price", {"item": "pear"})), wire.json_reply(wire.response("Done."))
+    with wire.serve(in_turn(*replies)) as server:
+        ask(asker, server, "price", store=False)
+    kinds = [item["type"] for item in server.posts[1].body["input"]]
+    assert ["message", "function_call", "function_call_output"] == kinds
+
+
+def test_loop_is_replayed(asker):
+    """Asked again in the same place, with the same results nothing is sent; with other results only what follows is."""
+    replies = (
+        wanting(("a", "price", {"item": "pear"})),
+        wire.json_reply(wire.response("Done.", id="resp_2", previous_response_id="resp_1")),
+        wire.json_reply(wire.response("Now?", id="resp_3")),
+        wire.json_reply(wire.response("Other.", id="resp_4")),
+    )
+    with wire.serve(in_turn(*replies)) as server:
+        first = ask(asker, server, "price", replay="auto")
+        again = ask(asker, server, "price", replay="auto")
+        assert (first.text, True) == (again.text, again.replayed)
+        assert 2 == len(server.posts)
+        asker.ask(server.url, "And?", cell="b")
+        assert "resp_2" == server.posts[2].body["previous_response_id"], "the conversation goes on from the last round"
+        price.__globals__["price"], kept = price, price
+        changed = tools.Tools(tools_of(["price"], VARIABLES).specifications, {"price": lambda item, count=1: 9.0}, {})
+        changed.functions["price"].__annotations__ = kept.__annotations__
+        assert "Other." == asker.ask(server.url, cell="a", tools=changed, replay="auto").text
+        assert 4 == len(server.posts)
+
+
+def test_limit(asker):
+    """A model that never stops calling is stopped, and its last wish is shown."""
+    with wire.serve(lambda _: wanting(("a", "price", {"item": "pear"}))) as server:
+        answer = ask(asker, server, "price", max_tool_rounds=3)
+    assert 4 == len(server.posts)
+    assert "tool_calls" == answer.response.outcome
+
+
+def test_forced_choice_is_for_one_round(asker):
+    """A choice that forces a call does not force one for ever."""
+    replies = wanting(("a", "price", {"item": "pear"})), wire.json_reply(wire.response("Done."))
+    with wire.serve(in_turn(*replies)) as server:
+        ask(asker, server, "price", tool_choice="required")
+    assert ["required", "auto"] == [request.body["tool_choice"] for request in server.posts]
+
+
+def test_background_is_refused(asker):
+    """A function needs the notebook, so a question with one cannot go to the background."""
+    with wire.serve(lambda _: wanting()) as server:
+        with pytest.raises(errors.BadInput, match="Nothing was sent"):
+            ask(asker, server, "price", background=True)
+        assert not server.posts
+
+
+SECRET = "a-secret-of-the-tool-server"
+
+
+def test_headers_of_an_mcp_server(asker, home):
+    """The headers reach the wire and nothing else: no journal, no message, not even if the server echoes them."""
+    variables = {
+        "docs": {
+            "type": "mcp",
+            "server_label": "docs",
+            "server_url": "https://tools.example",
+            "headers": {"Authorization": f"Bearer {SECRET}"},
+        }
+    }
+
+    def answer(request):
+        return wire.json_reply(wire.response(f"You sent {SECRET}", tools=request.body.get("tools")))
+
+    with wire.serve(answer) as server:
+        answer = asker.ask(server.url, tools=tools_of(["docs"], variables))
+        asker.ask(server.url, "And without?")
+    assert "tools" not in server.posts[1].body, "a question without tools stays one"
+    assert f"Bearer {SECRET}" == server.posts[0].body["tools"][0]["headers"]["Authorization"]
+    assert SECRET not in json.dumps([answer.request, answer.raw]) + answer.text
+    assert not any(SECRET.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())
+
+
+def test_approval(home):
+    """An approval that is asked for stops; %aiml approve and %aiml deny go on from there, with the same settings."""
+    request = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "delete", "arguments": "{}", "server_label": "docs"}
+    replies = [
+        wire.json_reply(wire.response(id="resp_1", output=[request])),
+        wire.json_reply(wire.response("Deleted.", id="resp_2", previous_response_id="resp_1")),
+        wire.json_reply(wire.response("And on.", id="resp_3")),
+    ]
+    with wire.serve(in_turn(*replies)) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
+        running.run(
+            f"docs = {{'type': 'mcp', 'server_label': 'docs', 'server_url': 'https://t', 'headers': {{'X': '{SECRET}'}}}}"
+        )
+        asked = running.run("%%o3pro -f docs -e high\nDelete it.", "a")
+        assert "Waiting for approval" in asked.of_type("text/markdown")[0]
+        assert "%aiml approve resp_1" in asked.of_type("text/markdown")[0].replace("&#37;", "%")
+        assert "delete({})" in asked.of_type("text/html")[0], "with which arguments"
+        assert "> delete() of docs" in asked.of_type("text/plain")[1].replace("```", "")
+        approved = running.run("%aiml approve resp_1")
+        assert "Allowed: delete() of docs" in approved.stream
+        assert "Deleted." in approved.of_type("text/markdown")[0]
+        assert "waits for no approval" in running.run("%aiml deny 2").error["evalue"]
+        assert "And on." in running.run("%%o3pro\nGo on.", "b").of_type("text/markdown")[0]
+    second, third = (post.body for post in server.posts[1:])
+    assert [{"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}] == second["input"]
+    assert ("resp_1", {"effort": "high"}) == (second["previous_response_id"], second["reasoning"])
+    assert SECRET == second["tools"][0]["headers"]["X"]
+    assert "resp_2" == third["previous_response_id"]
+
+
+def test_in_a_notebook(home, sandbox_url):
+    """In a cell: the function runs in the notebook, its print is seen, each call is folded into the details."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        running.run('def add(a: int, b: int) -> int:\n    "Adds."\n    print("adding", a, b)\n    return a + b')
+        ran = running.run("%%o3pro -o answer -f add\nWhat does add give?", "a")
+        assert "adding 1 1" in ran.stream
+        assert "what came of the tools: 2" in ran.of_type("text/markdown")[0]
+        assert "<summary>Calls</summary>" in ran.of_type("text/html")[-1]
+        assert "('add', '2')" == running.run("print((answer.calls[0].name, answer.calls[0].result))").stream.strip()
+        again = running.run("%%o3pro -o answer -f add\nWhat does add give?", "a")
+        assert "True" == running.run("print(answer.replayed)").stream.strip()
+        assert ran.of_type("text/html") == again.of_type("text/html")
+        assert "background" in running.run("%%o3pro -b -f add\nWhat?").error["evalue"]
+
+
+class Wordless(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def leaving() -> None:
+    """Leaves."""
+    raise SystemExit(2)
+
+
+def wordless() -> None:
+    """Fails."""
+    raise Wordless
+
+
+@pytest.mark.parametrize("function", [leaving, wordless])
+def test_whatever_a_function_raises(function):
+    """Only an interrupt ends a question that is paid for: a function that leaves, or fails without words, is told of."""
+    told = tools.run(call(function.__name__), {function.__name__: function})
+    assert {"leaving": "SystemExit", "wordless": "Wordless"}[function.__name__] in told
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": b"key"}, {"X-Workspace": 42}, "Authorization: x", 5])
+def test_headers_that_are_no_texts(headers):
+    """Headers that could not be sent are refused before anything is."""
+    server = {"type": "mcp", "server_label": "x", "server_url": "https://e.example", "headers": headers}
+    with pytest.raises(errors.BadInput, match="headers of m"):
+        tools_of(["m"], {"m": server})
+
+
+def test_rounds_are_one_turn(asker, tmp_path):
+    """A cell that used a function keeps its place over a restart, is not stale by its own rounds, and is recorded whole."""
+    apple = ("c1", "price", {"item": "apple", "count": 1})
+
+    def answer(request):
+        name, previous = f"resp_{len(server.posts)}", request.body.get("previous_response_id")
+        if request.body["input"] == "Price?":
+            return wanting(apple, id=name)
+        return wire.json_reply(wire.response("Fine.", id=name, previous_response_id=previous))
+
+    def run_all(asker):
+        asker.ask(server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES))
+        return asker.ask(server.url, "And?", cell="b", replay="auto")
+
+    with wire.serve(answer) as server:
+        asker.session.record(tmp_path / "a.jsonl")
+        run_all(asker)
+        assert not any(is_stale for _, _, is_stale in conversation.tree(asker.journal.history()))
+        again = asker.ask(server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES))
+        assert () == again.notices
+        later = Asker(asker.path)
+        try:
+            assert run_all(later).replayed
+        finally:
+            later.session.close(10)
+        assert 3 == len(server.posts)
+    assert 3 == len(recording.read(tmp_path / "a.jsonl"))
+
+
+def test_approval_after_a_restart(asker):
+    """An approval that is given in another kernel leaves the cell in its place: run again, it is replayed."""
+    wanted = [{"type": "mcp_approval_request", "id": "appr_1", "name": "x", "arguments": "{}", "server_label": "l"}]
+
+    def answer(request):
+        name, previous = f"resp_{len(server.posts)}", request.body.get("previous_response_id")
+        output = {"output": wanted} if request.body["input"] == "Do it?" else {}
+        return wire.json_reply(wire.response(id=name, previous_response_id=previous, **output))
+
+    with wire.serve(answer) as server:
+        asker.ask(server.url, "One?", cell="a", replay="auto")
+        asker.ask(server.url, "Do it?", cell="b", replay="auto")
+        later = Asker(asker.path)
+        try:
+            question = Question("", "z", "openai/o3-pro")
+            later.session.decide(later.journal.row(2), question, server.url, later.path, is_approved=True).wait(10)
+            later.ask(server.url, "Do it?", cell="b", replay="auto")
+        finally:
+            later.session.close(10)
+        assert [None, "resp_1", "resp_2"] == [post.body.get("previous_response_id") for post in server.posts]
+
+
+def test_interrupt_inside_a_function(home, sandbox_url):
+    """An interrupt inside a function stops the question; what was answered is replayed when the cell is run again."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        running.run(
+            "import time\nseconds = 30\ndef slow() -> str:\n    print('begun', flush=True)\n    time.sleep(seconds)\n    return 'slept'"
+        )
+        request = running.start("%%o3pro -f slow\nUse slow.", "a")
+        running.wait_for_words("begun")
+        running.manager.interrupt_kernel()
+        assert "Interrupted" == running.finish(request).error["ename"]
+        running.run("seconds = 0")
+        assert "slept" in running.run("%%o3pro -f slow\nUse slow.", "a").of_type("text/markdown")[0]
+        assert 2 == len(running.run("%aiml history").stream.splitlines()) - 1
+
+
+def test_schema_in_a_notebook(home, sandbox_url):
+    """A schema with a tool and an attachment, replayed: the parsed value, and a table for the reader."""
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        running.run(
+            "from dataclasses import dataclass\n@dataclass\nclass Rating:\n    title: str\n    score: int\ndef look() -> str:\n    return 'seen'\nnotes = b'some notes'"
+        )
+        cell = "%%o3pro -o answer -s Rating -f look -a notes\nRate it, after a look."
+        ran = running.run(cell, "a")
+        assert "| title | sandbox |" in ran.of_type("text/markdown")[0]
+        assert "Rating(title='sandbox', score=1)" == running.run("print(answer.parsed)").stream.strip()
+        assert "notes (text, 10 bytes)" in ran.of_type("text/html")[-1]
+        running.run(cell, "a")
+        assert "True" == running.run("print(answer.replayed)").stream.strip()

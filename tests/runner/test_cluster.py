@@ -1,0 +1,390 @@
+"""ask.map on a Dask cluster: what the journal lacks is sent by its workers, once each, and kept here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import wire
+from asking import KEY
+
+from aiml_magic import addresses, ask, errors
+from aiml_magic.api.responses import Cost
+from aiml_magic.journal.store import Came, Journal
+from aiml_magic.notebook import script as asking
+from aiml_magic.runner import cluster as cluster_module
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+pytestmark = pytest.mark.filterwarnings("default")  # Dask has some of its own
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Four worker processes of two threads each; they alone have the key."""
+    settings = {"distributed.scheduler.allowed-failures": 10, "distributed.worker.daemon": False}
+    import dask
+
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=4, threads_per_worker=2, processes=True, **LOOPBACK, env={"AIML_API_KEY": KEY}
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster, home, monkeypatch):
+    monkeypatch.delenv("AIML_API_KEY", raising=False)
+    asking._without_notebook.cache_clear()
+    with distributed.Client(cluster) as client:
+        client.wait_for_workers(4)  # one that was killed comes again
+        yield client
+    asking._without_notebook().session.close(10)
+    asking._without_notebook.cache_clear()
+
+
+def echo(request: wire.Request) -> wire.Reply:
+    time.sleep(0.02)
+    return wire.json_reply(wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}"))
+
+
+class Held:
+    """A server that answers when it is told to."""
+
+    def __init__(self):
+        self.is_over = threading.Event()
+
+    def __call__(self, request: wire.Request) -> wire.Reply:
+        self.is_over.wait(60)
+        return echo(request)
+
+
+def kill(process, *, when) -> None:
+    """Kills a process with -9 as soon as `when()`."""
+    wait_for(when)
+    process.kill()
+    process.wait()
+
+
+def killed_kernel(address, rows, *, when):
+    """Maps `rows` on the cluster at `address` in a process of its own, which is killed with -9 as soon as `when()`."""
+    code = "import distributed; from aiml_magic import ask; "
+    code += f"ask.map('{{{{row}}}}', {rows!r}, client=distributed.Client({address!r}), progress=False)"
+    kill(subprocess.Popen([sys.executable, "-c", code]), when=when)
+
+
+def wait_for(condition) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def states(home) -> list[str]:
+    return [row.state for row in Journal(home / "journal.sqlite3").history()]
+
+
+def fall_silent(home) -> None:
+    """As if the kernels that worked on the rows had shown no sign of life for a minute."""
+    with closing(sqlite3.connect(home / "journal.sqlite3")) as db, db:
+        db.execute("UPDATE requests SET alive_at = alive_at - 60")
+
+
+def kept_by(client) -> list[dict[str, str]]:
+    """What the scheduler keeps for kernels."""
+    return client.run_on_scheduler(
+        lambda dask_scheduler: [kept["value"] for kept in dask_scheduler.extensions["variables"].variables.values()]
+    )
+
+
+def wait_for_leave(seconds: float) -> None:
+    """Has a worker wait so long for leave."""
+    cluster_module._LEAVE = seconds
+
+
+def asked(server: wire.Server) -> list[str]:
+    return sorted(request.body["input"] for request in server.posts)
+
+
+def test_rows_the_journal_lacks(client, monkeypatch):
+    """The workers send what the journal lacks, with the key of their environment; then the journal has it, and no worker is asked."""
+    with wire.serve(echo) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        answers = ask.map("{{row}}", ["a", "b", "a"], client=client, progress=False)
+        assert ["On a", "On b", "On a"] == [answer.text for answer in answers]
+        assert ["a", "b"] == asked(server), "the same row twice is one question"
+        assert {f"Bearer {KEY}"} == {request.headers["authorization"] for request in server.posts}
+        answers = ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False, effort=None)
+        assert [True, True, False] == [answer.replayed for answer in answers]
+        assert ["a", "b", "c"] == asked(server)
+    assert ask.map("{{row}}", ["c", "b"], progress=False)[1].replayed, "with no server, no key and no cluster"
+
+
+def test_attempts_of_a_worker(client, monkeypatch):
+    """A worker that is refused tries again under another id, and tells how many times it sent the row."""
+    refused = []
+
+    def answer(request):
+        refused.append(request)
+        return wire.json_reply({"message": "Service unavailable"}, 503) if len(refused) == 1 else echo(request)
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        answers = ask.map("{{row}}", ["tried twice"], client=client, progress=False)
+        first, second = (request.headers["x-client-request-id"] for request in server.posts)
+    assert f"{first}.2" == second
+    assert 2 == Journal(addresses.journal_path("")).row(answers[0].journal_id).attempts
+
+
+def test_key_is_in_no_graph(client, monkeypatch):
+    """A key of this process never goes to the scheduler: a worker has its own, or none."""
+    monkeypatch.setenv("AIML_API_KEY", "sk-of-this-process-0123456789")
+    with wire.serve(echo) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        ask.map("{{row}}", ["a"], client=client, progress=False)
+        assert f"Bearer {KEY}" == server.posts[0].headers["authorization"]
+        client.run(lambda: os.environ.pop("AIML_API_KEY"))
+        try:
+            with pytest.raises(errors.RunnerDied, match=r"No API key was found.*Nothing was sent"):
+                ask.map("{{row}}", ["b"], client=client, progress=False)
+        finally:
+            client.run(lambda: os.environ.update(AIML_API_KEY=KEY))
+        assert 1 == len(server.posts)
+        assert "On b" == ask.map("{{row}}", ["b"], client=client, progress=False)[0].text, "what was not sent may be asked"
+
+
+def test_worker_that_dies(client, monkeypatch):
+    """A worker is killed half-way: what it had sent may be charged and is not sent again, all other rows are answered once."""
+    rows = [f"w{number}" for number in range(40)]
+    pid = next(iter(client.run(os.getpid).values()))
+    held, is_dead = [], threading.Event()
+
+    def answer(request):
+        if len(held) < 8:  # as many as there are threads: so the victim has two of them
+            held.append(request.body["input"])
+            is_dead.wait(30)
+        return echo(request)
+
+    def kill():
+        while len(held) < 8:
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+        is_dead.set()
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        threading.Thread(target=kill, daemon=True).start()
+        answers = ask.map("{{row}}", rows, client=client, on_error="keep", progress=False)
+        lost = [row for row, answer in zip(rows, answers, strict=True) if isinstance(answer, errors.RunnerDied)]
+        assert 2 == len(lost)
+        assert set(lost) < set(held)
+        assert all(answer.text == f"On {row}" for row, answer in zip(rows, answers, strict=True) if row not in lost)
+        assert sorted(rows) == asked(server), "each row was sent once"
+        again = ask.map("{{row}}", rows, client=client, on_error="keep", progress=False)
+        assert lost == [row for row, answer in zip(rows, again, strict=True) if isinstance(answer, errors.RunnerDied)]
+        assert all(error.may_cost and "%aiml check" in error.hint for error in again if isinstance(error, errors.RunnerDied))
+        assert sorted(rows) == asked(server)
+
+
+def test_interrupt_keeps_what_was_sent(client, monkeypatch):
+    """What no worker has begun is taken back at once; what one has is answered into the journal all the same."""
+    is_over = threading.Event()
+
+    def answer(request):
+        is_over.wait(30)
+        return echo(request)
+
+    def rows():
+        for number in range(12):
+            yield f"w{number}"
+        while len(server.posts) < 8:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(errors.Interrupted) as stopped:
+            ask.map("{{row}}", rows(), client=client, progress=False)
+        assert [None] * 12 == stopped.value.answers
+        is_over.set()
+        sent = asked(server)
+        assert 8 == len(sent)
+        for job in threading.enumerate():
+            if job.name == "aiml_magic-cluster":
+                job.join(30)
+        assert all(answer.replayed for answer in ask.map("{{row}}", sent, client=client, progress=False))
+        assert not any(
+            answer.replayed for answer in ask.map("{{row}}", ["w8", "w9", "w10", "w11"], client=client, progress=False)
+        )
+
+
+@pytest.mark.parametrize("given", [{"chat": "c"}, {"tool": len}, {"after": 1}, {"background": True}])
+def test_what_a_worker_cannot_have(client, given):
+    """Conversations, functions and servers of tools stay in the notebook."""
+    with pytest.raises(errors.BadInput, match="On a cluster each row stands alone"):
+        ask.map("{{row}}", ["a"], client=client, **given)
+
+
+def test_cluster_that_goes(home, monkeypatch):
+    """A cluster that is closed in the middle ends the map with an error, and what may have been sent is not sent again."""
+    is_over = threading.Event()
+
+    def answer(request):
+        is_over.wait(30)
+        return echo(request)
+
+    monkeypatch.setenv("AIML_API_KEY", KEY)
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK)
+        client = distributed.Client(cluster)
+
+        def go():
+            while not server.posts:
+                time.sleep(0.01)
+            client.close()
+            cluster.close()
+
+        threading.Thread(target=go, daemon=True).start()
+        answers = ask.map("{{row}}", ["a", "b"], client=client, on_error="keep", progress=False)
+        is_over.set()
+        assert [errors.RunnerDied] * 2 == [type(answer) for answer in answers]
+        with pytest.raises(errors.RunnerDied, match="may be charged"):
+            ask.map("{{row}}", ["a"], progress=False)
+        assert ["a"] == asked(server)
+
+
+def test_client_that_is_closed(cluster, home):
+    """A client that is closed already, or is none, is two lines, and leaves no thread for which a script would wait for ever."""
+    closed = distributed.Client(cluster)
+    closed.close()
+    for client in (closed, "tcp://127.0.0.1:1"):
+        with pytest.raises(errors.BadInput, match="not connected"):
+            ask.map("{{row}}", ["a"], client=client, progress=False)
+    assert "aiml_magic-cluster" not in {thread.name for thread in threading.enumerate()}
+
+
+ROWS = [f"w{number}" for number in range(12)]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """A server that answers once `held.is_over` is set."""
+    held = Held()
+    with wire.serve(held) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        held.server = server
+        yield held
+        held.is_over.set()
+
+
+def test_kernel_that_dies(client, home, held):
+    """A kernel is killed with 8 of 12 rows on their way: these come home to the next one, and 4 were never sent and now are."""
+    killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
+    assert ["queued"] * 4 + ["sent"] * 8 == sorted(states(home))
+    threading.Timer(1.0, held.is_over.set).start()  # the next kernel is there before the answers are
+    answers = ask.map("{{row}}", ROWS, client=client, progress=False)
+    assert [f"On {row}" for row in ROWS] == [answer.text for answer in answers]
+    assert sorted(ROWS) == asked(held.server), "each was sent once"
+    wait_for(lambda: [] == kept_by(client))
+
+
+def test_answers_wait_at_the_scheduler(client, home, held):
+    """What workers finish after their kernel died comes home with the next map, whatever it asks."""
+    killed_kernel(client.scheduler.address, ["a", "b"], when=lambda: 2 == len(held.server.posts))
+    held.is_over.set()
+    wait_for(lambda: ["came", "came"] == [name for kept in kept_by(client) for name in kept])
+    ask.map("{{row}}", ["c"], client=client, progress=False)
+    assert ["done"] * 3 == states(home)
+    assert all(answer.replayed for answer in ask.map("{{row}}", ["a", "b"], progress=False)), "without the cluster"
+    assert ["a", "b", "c"] == asked(held.server)
+
+
+def test_rows_of_a_cluster_without_it(client, home, held, monkeypatch):
+    """Asked without the cluster that has sent it, a row is two lines that name the cluster, and is not sent again."""
+    killed_kernel(client.scheduler.address, ["a"], when=lambda: 1 == len(held.server.posts))
+    fall_silent(home)
+    with pytest.raises(errors.RunnerDied, match=r"may be charged") as left:
+        ask.map("{{row}}", ["a"], progress=False)
+    assert 2 == len(str(left.value).splitlines())
+    assert client.scheduler.address in left.value.message
+    assert "client=" in left.value.hint
+    assert "%aiml check" in left.value.hint
+    held.is_over.set()
+    assert "On a" == ask.map("{{row}}", ["a"], client=client, progress=False)[0].text
+    assert ["a"] == asked(held.server)
+
+
+def test_worker_and_kernel_that_die(client, home, held):
+    """A worker dies after its kernel: what it had sent may be charged and is not sent again, all else comes home or is sent."""
+    killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
+    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+    held.is_over.set()
+    fall_silent(home)
+    answers = ask.map("{{row}}", ROWS, client=client, on_error="keep", progress=False)
+    lost = [answer for answer in answers if isinstance(answer, errors.RunnerDied)]
+    assert [True, True] == [answer.may_cost for answer in lost]
+    assert 10 == sum(getattr(answer, "text", "").startswith("On w") for answer in answers)
+    assert sorted(ROWS) == asked(held.server)
+    wait_for(lambda: [] == kept_by(client))
+
+
+def test_rows_without_a_worker(home, held):
+    """Rows that waited for a worker when their kernel died were not sent: the next one sends them, with the cluster or without.
+
+    Also one that the kernel had claimed, but that no worker was given leave to send.
+    """
+    settings = {"n_workers": 0, "threads_per_worker": 1, "env": {"AIML_API_KEY": KEY}}
+    with distributed.LocalCluster(**settings, **LOOPBACK) as cluster, distributed.Client(cluster) as client:
+        killed_kernel(cluster.scheduler_address, ["a", "b"], when=lambda: ["queued"] * 2 == states(home))
+        scheduler = client.scheduler_info()
+        assert Journal(home / "journal.sqlite3").claim(2, f"{scheduler['address']} {scheduler['id']}") is not None
+        fall_silent(home)
+        held.is_over.set()
+        assert "On a" == ask.map("{{row}}", ["a"], progress=False)[0].text
+        cluster.scale(1)
+        client.wait_for_workers(1)
+        client.run(wait_for_leave, 1.0)
+        answers = ask.map("{{row}}", ["b", "c"], client=client, progress=False)
+        assert ["On b", "On c"] == [answer.text for answer in answers]
+    assert ["a", "b", "c"] == asked(held.server)
+
+
+def test_scheduler_that_dies_with_its_kernel(home, held):
+    """With the kernel its own cluster dies: what was sent may be charged, and is not sent again; what was not sent, is."""
+    code = """
+import distributed
+from aiml_magic import ask
+client = distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0")
+ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False)
+"""
+    kill(subprocess.Popen([sys.executable, "-c", code]), when=lambda: 2 == len(held.server.posts))
+    sent = asked(held.server)
+    held.is_over.set()
+    fall_silent(home)
+    answers = ask.map("{{row}}", ["a", "b", "c"], on_error="keep", progress=False)
+    assert [row in sent for row in "abc"] == [isinstance(answer, errors.RunnerDied) for answer in answers]
+    assert ["a", "b", "c"] == asked(held.server)
+
+
+def test_any_answer_is_kept_there():
+    """What came is the same after the scheduler has kept it, errors and signs that are no UTF-8 included."""
+    lost = errors.ConnectionLost("It ended: é.", "Check.", may_cost=True, status=502)
+    for came in (
+        Came("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
+        Came("failed", error=lost),
+    ):
+        told = cluster_module._came_of(cluster_module._told(came))
+        assert replace(came, error=None) == replace(told, error=None)
+        assert (came.error and came.error.as_dict()) == (told.error and told.error.as_dict())

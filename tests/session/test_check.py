@@ -1,0 +1,299 @@
+"""What became of a request whose connection died: the server's log tells, by the id that went with the request."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import ExitStack, closing
+
+import pytest
+import wire
+from asking import KEY
+from kernels import kernel
+
+from aiml_magic import errors
+from aiml_magic.sandbox import server as sandbox
+
+
+@pytest.fixture
+def running(home, sandbox_url):
+    with kernel() as running:
+        running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
+        yield running
+
+
+def test_answer_that_the_server_still_has(running):
+    """A stored answer whose stream was cut is fetched, for nothing; its cell then replays it, and the sums know its cost."""
+    cut = running.run("%%o3pro\nWhy?\nsandbox: fault=cut", "a")
+    assert "%aiml check 1" in cut.error["evalue"]
+    assert "in the journal now: %aiml show 1" in running.run("%aiml check 1").stream
+    shown = running.run("%%o3pro\nWhy?\nsandbox: fault=cut", "a")
+    assert "| effort | medium |" in shown.of_type("text/markdown")[0]
+    assert not shown.error
+    assert "completed" in running.run("%aiml history").stream
+    assert "$0.0000 in this session" not in running.run("%aiml history").stream
+    assert "is answered" in running.run("%aiml check 1").stream
+
+
+def test_found_answer_is_gone_on_from(asker):
+    """What the server still had is kept without the key that it echoes, and the next cell continues it."""
+    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
+    cut = wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(begun)}\n\n".encode()], end="reset")
+
+    def answer(request):
+        if request.method == "GET":
+            return wire.json_reply(wire.response(f"You sent {request.headers['authorization']}", id="resp_1"))
+        return cut if len(server.posts) == 1 else wire.json_reply(wire.response())
+
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.RequestFailed):
+            asker.ask(server.url, "One?", cell="a", replay="auto")
+        asker.session.head("main", asker.journal)
+        assert "answered" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        text = asker.ask(server.url, "One?", cell="a", replay="auto").text
+        assert text.startswith("You sent")
+        assert KEY not in text
+        asker.ask(server.url, "Two?", cell="b")
+        assert "resp_1" == server.posts[-1].body["previous_response_id"]
+
+
+def test_answer_that_is_lost(running):
+    """One that the server does not give out is known to be charged, and how much; only --fresh asks again."""
+    running.run("%%o3pro --no-store\nAnd why?\nsandbox: fault=cut", "a")
+    told = running.run("%aiml check 1").stream
+    assert "finished question 1 and charged $0." in told
+    assert "Only --fresh" in told
+    assert running.run("%%o3pro --no-store\nAnd why?\nsandbox: fault=cut", "a").error
+    assert "1 of unknown cost" not in running.run("%aiml status").stream
+
+
+def test_request_that_failed(running):
+    """One that failed at the server is free, and its cell asks again by itself."""
+    assert "may have been" in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    assert "may have been" in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    assert "nothing was charged" in running.run("%aiml check 1").stream
+    assert not running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error
+
+
+def test_request_that_nobody_knows(asker):
+    """One that is not in the log may come yet: the log is read page by page, and no other's entry is taken for it."""
+    entry = {"client_request_id": None, "status": "succeeded", "cost": {"usd": 4.0}}
+    pages = {"0": ([entry] * 100, True), "100": ([entry | {"client_request_id": "another"}], False)}
+    asked = []
+
+    def answer(request):
+        if request.method == "POST":
+            return wire.Reply(end="close")
+        asked.append(request.path)
+        data, more = pages[request.path.rpartition("offset=")[2]]
+        return wire.json_reply({"data": data, "pagination": {"has_more": more}})
+
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        row = asker.journal.row(1)
+        assert "unknown" == asker.session.check(row, server.url, asker.path).fate
+        pages["100"] = ([entry | {"client_request_id": row.client_request_id}], False)
+        assert ("charged", 4.0) == asker.session.check(row, server.url, asker.path)
+    assert [f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)] * 2 == asked
+    assert (4.0, 0) == asker.journal.spent(server.url)
+
+
+class Attempts:
+    """A server that refuses the first attempt, loses the second, and keeps a log; how many attempts were on disk at each."""
+
+    def __init__(self, journal) -> None:
+        self.log: list[dict[str, object]] = []
+        self.on_disk: list[int] = []
+        self._journal = journal
+
+    def __call__(self, request: wire.Request) -> wire.Reply:
+        if request.method == "GET":
+            return wire.json_reply({"data": self.log, "pagination": {"has_more": False}})
+        with closing(sqlite3.connect(self._journal)) as db:
+            sent = request.headers["x-client-request-id"].partition(".")[0]
+            self.on_disk += db.execute("SELECT attempts FROM requests WHERE client_request_id = ?", (sent,)).fetchone()
+        if len(self.on_disk) == 1:
+            return wire.json_reply({"message": "Service unavailable"}, 503)
+        return wire.Reply(end="close")
+
+    def write(self, row, attempt: int, status: str, usd: float | None = None) -> None:
+        request_id = row.client_request_id + (f".{attempt}" if attempt > 1 else "")
+        cost = {"usd": usd} if usd is not None else None
+        self.log.insert(0, {"client_request_id": request_id, "status": status, "cost": cost})
+
+
+# What the log holds of each attempt; then what became of the question, and what it cost.
+LOGS: list[tuple[list[tuple], str, float | None]] = [
+    ([], "unknown", None),
+    ([(1, "failed")], "unknown", None),
+    ([(1, "failed"), (2, "in_progress")], "unknown", None),
+    ([(1, "failed"), (2, "failed")], "failed", 0.0),
+    ([(2, "FAILED", 0.0)], "failed", 0.0),
+    ([(1, "failed"), (2, "succeeded", 4.0)], "charged", 4.0),
+    ([(1, "succeeded", 1.5)], "charged", 1.5),
+    ([(1, "failed", 1.5), (2, "succeeded", 4.0)], "charged", 5.5),
+    ([(1, "succeeded"), (2, "failed")], "charged", None),
+    ([(12, "succeeded", 1.0)], "charged", 1.0),
+]
+
+
+def test_attempts_are_told_apart(asker):
+    """A 503 and then a lost wire: only the last attempt tells that nothing was charged, any that it was; all costs count."""
+    with ExitStack() as stack:
+        answers = [Attempts(asker.path) for _ in LOGS]
+        servers = [stack.enter_context(wire.serve(answer)) for answer in answers]
+        options = {"cell": "a", "chat": None, "replay": "auto"}
+        jobs = [asker.start(server.url, **options) for server in servers]
+        for (logged, fate, usd), answer, server, job in zip(LOGS, answers, servers, jobs, strict=True):
+            with pytest.raises(errors.ConnectionLost):
+                job.wait(60)
+            assert [1, 2] == answer.on_disk, "on disk before it is used"
+            row = asker.journal.row(job.id)
+            sent = [request.headers["x-client-request-id"] for request in server.posts]
+            assert [row.client_request_id, f"{row.client_request_id}.2"] == sent
+            for entry in logged:
+                answer.write(row, *entry)
+            assert (fate, usd) == asker.session.check(row, server.url, asker.path)
+            assert (usd or 0.0, 1 if usd is None else 0) == asker.journal.spent(server.url)
+            with pytest.raises(errors.RequestFailed):
+                asker.ask(server.url, **options)
+            assert (3 if fate == "failed" else 2) == len(server.posts), "only what is free is sent again"
+
+
+def test_attempts_that_nobody_counted(asker):
+    """Of a row that may have been sent any number of times a failure in the log says nothing, and a charge does."""
+    answer = Attempts(asker.path)
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        with closing(sqlite3.connect(asker.path)) as db, db:
+            db.execute("UPDATE requests SET attempts = NULL")  # of an older version, or of a worker that died
+        answer.write(asker.journal.row(1), 1, "failed")
+        assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        answer.write(asker.journal.row(1), 3, "succeeded", 2.0)
+        assert ("charged", 2.0) == asker.session.check(asker.journal.row(1), server.url, asker.path)
+
+
+def test_check_that_is_refused(asker):
+    """A server that refuses the look itself says nothing of the question, which stays what it was."""
+    lost = wire.Reply(end="close")
+    with wire.serve(lambda r: lost if r.method == "POST" else wire.json_reply({"message": "No."}, 401)) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url)
+        with pytest.raises(errors.AuthError, match="may have been charged") as refused:
+            asker.session.check(asker.journal.row(1), server.url, asker.path)
+        assert "Nothing was charged" not in str(refused.value)
+        assert asker.journal.row(1).is_doubtful
+
+
+def test_answer_that_is_still_made(asker):
+    """A question that the server still works on is told so, and its cell then waits for the answer, and sends nothing."""
+    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
+    cut = wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(begun)}\n\n".encode()], end="reset")
+    looks = [wire.response(status="in_progress", output=[]), wire.response()]
+    with wire.serve(lambda r: cut if r.method == "POST" else wire.json_reply(looks.pop(0))) as server:
+        with pytest.raises(errors.StreamInterrupted):
+            asker.ask(server.url, cell="a", replay="auto")
+        assert "pending" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        assert "Fine." == asker.ask(server.url, cell="a", replay="auto").text
+        assert 1 == len(server.posts)
+
+
+@pytest.mark.parametrize("page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}])
+def test_log_of_another_shape(module_asker, page):
+    """A log that is none finds nothing, and breaks nothing."""
+    with wire.serve(lambda request: wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)) as server:
+        job = module_asker.start(server.url, chat=None)
+        with pytest.raises(errors.ConnectionLost):
+            job.wait(30)
+        row = module_asker.journal.row(job.id)
+        assert "unknown" == module_asker.session.check(row, server.url, module_asker.path).fate
+
+
+def test_what_needs_no_check(running):
+    """An answer that is there, and a question that was never sent, need no server."""
+    running.run("%o3pro Why?")
+    assert "is answered: %aiml show 1" in running.run("%aiml check 1").stream
+    assert 2 == len(running.run("%aiml check").error["traceback"])
+    assert 2 == len(running.run("%aiml check 7").error["traceback"])
+
+
+def row_of(asker, url: str, server: str):
+    """A request that failed at `server`, as a journal has it."""
+    with wire.serve(lambda _: wire.Reply(end="close")) as lost, pytest.raises(errors.ConnectionLost):
+        asker.ask(lost.url)
+    with asker.journal._transaction() as db:
+        db.execute("UPDATE requests SET base_url = ?, server = ?, response_id = 'r'", (url, server))
+    return asker.journal.row(1)
+
+
+def test_key_goes_to_no_other_server(asker):
+    """A journal may name any server, or any address as a sandbox's: only the one in use is asked, and gets the key."""
+    with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        row = row_of(asker, elsewhere.url, elsewhere.url)
+        with pytest.raises(errors.BadInput, match="not the server in use"):
+            asker.session.check(row, "https://api.example/v1", asker.path)
+        assert not elsewhere.requests
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET server = 'sandbox'")
+        with pytest.raises(errors.BadInput, match="not the server in use"):
+            asker.session.check(asker.journal.row(1), "https://api.example/v1", asker.path)
+        assert not elsewhere.requests
+
+
+@pytest.fixture
+def in_use(asker, home):
+    """The sandbox of this home, in use."""
+    asker.session.sandbox_url = sandbox.find_or_start(home)
+    yield asker.session.sandbox_url
+    sandbox.stop(home)
+
+
+def test_check_at_the_sandbox_in_use(asker, in_use):
+    """What was asked of a sandbox is looked for in the one in use, wherever a journal says that it was."""
+    asker.ask(in_use, "Why?", cell="a")
+    with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET base_url = ?", (elsewhere.url,))
+        assert "answered" == asker.session.check(asker.journal.row(1), "", asker.path).fate
+        asker.session.sandbox_url = None
+        with pytest.raises(errors.BadInput, match="%aiml sandbox"):
+            asker.session.check(asker.journal.row(1), "", asker.path)
+        assert not elsewhere.requests
+
+
+def test_rows_of_another_sandbox(asker, in_use):
+    """What a journal says is queued for a sandbox is sent to no address that it names, but asked where the sandbox is."""
+    asker.ask(in_use, "Why?", cell="a")
+    with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL", (elsewhere.url,))
+        for url in (in_use, None):
+            asker.session.sandbox_url = url
+            assert [] == asker.session.unfinished(elsewhere.url, asker.path, 60, 64)
+        asker.session.sandbox_url = in_use
+        assert "Why?" in asker.ask(in_use, "Why?", cell="a", replay="auto").text
+        assert not elsewhere.requests
+
+
+def test_rows_of_a_stranger(asker):
+    """A queued row is sent as a question only if it is that question: a journal may say anything of it."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as here:
+        first = asker.ask(here.url, cell="a")
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', request = json_set(request, '$.input', 'Buy!'), response = NULL")
+        assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
+        assert ["Why?", "Why?"] == [post.body["input"] for post in here.posts]
+        assert "queued" == asker.journal.row(first.journal_id).state
+
+
+def test_queued_row_of_another_server(asker):
+    """A question that a journal says is queued for another address is asked where the person asks it, with one key to one server."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as here, wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+        asker.ask(here.url, cell="a")
+        with asker.journal._transaction() as db:
+            db.execute("UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL", (elsewhere.url,))
+        assert [] == asker.session.unfinished(here.url, asker.path, 60, 64)
+        assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
+        assert not elsewhere.requests

@@ -1,0 +1,109 @@
+"""Which answer a cell continues: laws over any order of running cells."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic.session.conversation import Conversation, tree
+
+
+class Rows:
+    """Rows as a journal knows them: which of them are whole answers."""
+
+    def __init__(self) -> None:
+        self.whole: list[bool] = []
+
+    def row(self, row_id: int) -> SimpleNamespace:
+        return SimpleNamespace(advances=self.whole[row_id], parent=None, is_over=True)
+
+
+def run(
+    conversation: Conversation, rows: Rows, cell: str, *, is_whole: bool = True, is_new: bool = False
+) -> tuple[int, int | None]:
+    if is_new:
+        conversation.start_afresh(cell)
+    parent = conversation.parent(cell, rows)
+    rows.whole.append(is_whole)
+    row_id = len(rows.whole) - 1
+    conversation.note(cell, row_id, rows)
+    return row_id, parent
+
+
+runs = st.lists(st.tuples(st.sampled_from("abcde"), st.booleans(), st.booleans()), max_size=20)
+
+
+@given(runs)
+def test_laws(order):
+    """A parent is an earlier whole answer of another cell, and a cell's place is that of its first run until it starts afresh."""
+    conversation, rows, cell_of, place = Conversation(), Rows(), {}, {}
+    for cell, is_whole, is_new in order:
+        row_id, parent = run(conversation, rows, cell, is_whole=is_whole, is_new=is_new)
+        cell_of[row_id] = cell
+        if is_new:
+            place[cell] = None
+        assert place.setdefault(cell, cell_of.get(parent)) == cell_of.get(parent)
+        if parent is not None:
+            assert rows.whole[parent]
+            assert cell != cell_of[parent]
+            assert parent == max(row for row in range(row_id) if cell_of[row] == cell_of[parent] and rows.whole[row])
+
+
+@given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))
+def test_straight_run(cells):
+    """Cells run one after the other continue each other; run all again in the same order, each continues the newest before it."""
+    conversation, rows = Conversation(), Rows()
+    for _ in range(2):
+        parents = [run(conversation, rows, cell) for cell in cells]
+        assert parents[0][1] is None
+        assert [row_id for row_id, _ in parents[:-1]] == [parent for _, parent in parents[1:]]
+
+
+@given(runs, st.sampled_from("abcde"), st.sampled_from("abcdef"))
+def test_new_id(order, cell, name):
+    """A cell that gets a new id keeps its place, and those behind it theirs; so does a cell whose id it gets."""
+    conversation, rows = Conversation(), Rows()
+    for ran, is_whole, is_new in order:
+        run(conversation, rows, ran, is_whole=is_whole, is_new=is_new)
+    ran_here = {ran for ran, _, _ in order}
+    if cell in ran_here and cell != name:
+        names = {other: other for other in sorted(ran_here)}
+        before = [conversation.parent(other, rows) for other in names]
+        conversation.rename(cell, name)
+        names |= {name: f"{name} earlier", cell: name} if name in names else {cell: name}
+        assert before == [conversation.parent(other, rows) for other in names.values()]
+
+
+def test_tree():
+    """A tree shows each parent before its children, the longest line of turns at one depth, other forks deeper; what continues a
+    replaced answer is stale, and so is all behind it."""
+
+    def row(row_id, cell, parent=None):
+        return SimpleNamespace(id=row_id, chat="main", cell=cell, parent=parent, advances=True)
+
+    rows = [row(1, "a"), row(2, "b", 1), row(3, "c", 2), row(4, "a"), row(5, "d", 2)]
+    shown = [(depth, row.id, is_stale) for depth, row, is_stale in tree(rows)]
+    assert [(0, 1, False), (0, 2, True), (1, 3, True), (0, 5, True), (0, 4, False)] == shown
+
+
+@given(st.lists(st.integers(0, 99), max_size=100))
+def test_tree_holds_every_row(parents):
+    """Every row is shown once, behind its parent, also if the parent is gone; and none is deeper than the tree must be."""
+    rows = [
+        SimpleNamespace(id=number, chat="main", cell=None, parent=parent if parent < number else None, advances=True)
+        for number, parent in enumerate(parents)
+    ]
+    entries = tree(rows)
+    assert all(2**depth <= len(rows) for depth, _, _ in entries)
+    shown = [row.id for _, row, _ in entries]
+    assert sorted(shown) == list(range(len(rows)))
+    assert all(row.parent is None or shown.index(row.parent) < shown.index(row.id) for row in rows)
+
+
+def test_rerun_of_the_last_cell():
+    """The last cell, run again, is no child of its own answer."""
+    conversation, rows = Conversation(), Rows()
+    first, _ = run(conversation, rows, "a")
+    assert first == run(conversation, rows, "b")[1] == run(conversation, rows, "b")[1]

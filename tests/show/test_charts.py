@@ -1,0 +1,173 @@
+"""Charts: their shapes say what was reported, their words are harmless, and they can be seen on any ground."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from types import SimpleNamespace
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic.session.conversation import tree
+from aiml_magic.show import charts
+from aiml_magic.show.charts import HEIGHT, WIDTH, Leaf, Turn
+
+TOKENS = st.none() | st.integers(0, 10**7)
+TURNS = st.lists(st.builds(Turn, st.integers(1, 10**6), TOKENS, TOKENS, st.none() | st.floats(0, 10**4)), max_size=60)
+
+
+def parsed(html: str) -> ET.Element:
+    return ET.fromstring(html)
+
+
+def drawings(html: str) -> list[ET.Element]:
+    """The drawings without the samples of colours in the legend."""
+    return [node for node in parsed(html).iter() if node.get("role") == "img"]
+
+
+def named(node: ET.Element, tag: str) -> list[ET.Element]:
+    return [inner for inner in node.iter() if inner.tag.endswith(tag)]
+
+
+def moves(path: ET.Element) -> list[tuple[str, list[float]]]:
+    return [
+        (sign, [float(number) for number in rest.split()]) for sign, rest in re.findall(r"([MHV])([^MHV]+)", path.get("d", ""))
+    ]
+
+
+@given(TURNS)
+def test_nothing_leaves_the_drawing(turns):
+    """Every shape lies within its drawing, which has a name, and is as wide as the page lets it be."""
+    for drawing in drawings(charts.usage(turns)) if turns else []:
+        assert f"0 0 {WIDTH} {HEIGHT}" == drawing.get("viewBox")
+        assert drawing.get("aria-label") == named(drawing, "title")[0].text
+        assert "width:100%" in drawing.get("style", "")
+        for bar in named(drawing, "rect"):
+            x, y, width, height = (float(bar.get(name, "")) for name in ("x", "y", "width", "height"))
+            assert 0 <= x <= x + width <= WIDTH + 0.01
+            assert 0 <= y <= y + height <= HEIGHT + 0.01
+        for sign, numbers in (move for path in named(drawing, "path") for move in moves(path)):
+            most = {"M": (WIDTH, HEIGHT), "H": (WIDTH,), "V": (HEIGHT,)}[sign]
+            assert all(0 <= number <= limit + 0.01 for number, limit in zip(numbers, most, strict=True))
+
+
+@given(TURNS)
+def test_bars_are_as_high_as_tokens(turns):
+    """The heights of a colour add up to its tokens, in the measure of the highest stack, which fills the drawing."""
+    stacks = [turn.stack for turn in turns]
+    most = max((sum(stack) for stack in stacks), default=0)
+    bars = [bar for drawing in drawings(charts.usage(turns)) for bar in named(drawing, "rect")] if turns else []
+    for number, colour in enumerate((charts.REASONING, charts.TEXT)):
+        height = sum(float(bar.get("height", "")) for bar in bars if bar.get("fill") == colour)
+        expected = sum(stack[number] for stack in stacks) * HEIGHT / most if most else 0
+        assert height == pytest.approx(expected, abs=0.001 * len(turns) + 1e-9)
+
+
+def test_stack():
+    """Reasoning is part of the output, and what is left of it is text; a server that says otherwise draws no more than it says."""
+    assert (300, 100) == Turn(1, 400, 300, None).stack
+    assert (400, 0) == Turn(1, 400, 900, None).stack
+    assert (0, 400) == Turn(1, 400, None, None).stack
+    assert (0, 0) == Turn(1, None, None, None).stack
+
+
+@given(TURNS.filter(lambda turns: any(turn.cost_usd is not None for turn in turns)))
+def test_unknown_costs_are_gaps(turns):
+    """Over a turn of unknown cost there is no line; over the others it rises by what was charged."""
+    path = next(
+        path
+        for drawing in drawings(charts.usage(turns))
+        for path in named(drawing, "path")
+        if path.get("stroke") == "currentColor"
+    )
+    slot, covered, heights, x = WIDTH / max(len(turns), 12), [], [], 0.0
+    for sign, numbers in moves(path):
+        if sign == "H":
+            covered.append(round(x / slot))
+            assert numbers[0] - x == pytest.approx(slot, abs=0.01)
+        heights += [numbers[-1]] * (sign != "H")
+        x = numbers[0] if sign != "V" else x
+    assert [number for number, turn in enumerate(turns) if turn.cost_usd is not None] == covered
+    assert all(later <= earlier for earlier, later in pairwise(heights)), "money does not come back"
+
+
+def test_never_zero_dollars_for_unknown_ones():
+    """Where no cost was reported there is no sum; where some were not, it is said how many."""
+    page = charts.usage([Turn(1, 10, 5, None), Turn(2, None, None, None)])
+    assert "No cost was reported" in page
+    assert "$0.00" not in page
+    assert "The tokens of 1 turn were not reported" in page
+    assert "gaps: 2 turns of unknown cost" in charts.usage([Turn(1, 1, 1, None), Turn(2, 1, 1, 0.5), Turn(3, 1, 1, None)])
+    assert "" == charts.usage([])
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2.2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("colour", [charts.REASONING, charts.TEXT, charts.GROUND])
+@pytest.mark.parametrize("ground", ["#ffffff", "#111111", "#1e1e1e"])
+def test_colours(colour, ground):
+    """A shape stands out from the ground of a light theme and of a dark one; words have the colour of the page."""
+    assert contrast(colour, ground) >= 3
+    pages = charts.usage([Turn(1, 5, 3, 0.1)]) + charts.tree([Leaf(0, 1, None, "main", "Why?", "completed", is_stale=True)])
+    assert not re.search(r"[\s;\"]color:|<text", pages)
+
+
+def leaves(parents: list[int | None], question: str = "Why?") -> list[Leaf]:
+    rows = [
+        SimpleNamespace(id=number, chat="main", cell=None, parent=parent, advances=True) for number, parent in enumerate(parents)
+    ]
+    return [Leaf(depth, row.id, row.parent, row.chat, question, "completed", is_stale) for depth, row, is_stale in tree(rows)]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=40))
+def test_tree_is_nested_as_the_turns_are(numbers):
+    """Each turn is an entry of a list; what it continues is the entry before it in its list, or the one in which that list is."""
+    parents = [number if number < index else None for index, number in enumerate(numbers)]
+    root = parsed(charts.tree(leaves(parents)))
+    outer = {inner: node for node in root.iter() for inner in node}
+    shown = {}
+    for entry in root.iter("li"):
+        inside = list(outer[entry])
+        before = inside[inside.index(entry) - 1] if inside.index(entry) else outer[outer[entry]]
+        shown[int(entry[0].text)] = int(before[0].text) if before.tag == "li" else None
+    assert dict(enumerate(parents)) == shown
+
+
+def test_a_long_line_stays_at_its_depth():
+    """Fifty turns, one after the other, are one list; with a fork from each, two lists deep."""
+    assert 1 == charts.tree(leaves([None, *range(49)])).count("<ul")
+    forked = leaves([None, *(2 * ((number - 1) // 2) for number in range(1, 50))])
+    assert {0, 1} == {leaf.depth for leaf in forked}
+
+
+def test_stale_is_a_word():
+    """A stale turn says so, and a fork says of what."""
+    page = charts.tree([Leaf(0, 1, None, "main", "a", "", is_stale=False), Leaf(1, 2, 1, "main", "b", "", is_stale=True)])
+    assert ["stale"] == re.findall(r"<strong>(stale)</strong>", page)
+    assert "Fork of 1" in page
+    assert "Outside every conversation" in charts.tree([Leaf(0, 1, None, None, "a", "", is_stale=False)])
+
+
+@given(
+    st.text()
+    | st.sampled_from(["</div><script>x</script>", "<b onclick='x'>", '"><img src=x onerror=x>', "&lt;b&gt;", "$\\href{x}{y}$"])
+)
+def test_words_are_words(text):
+    """Whatever was asked, in whatever chat, is shown as it is, and makes no element."""
+    page = charts.tree([Leaf(0, 1, None, text, text, text, is_stale=False)])
+    plain = parsed(charts.tree([Leaf(0, 1, None, "chat", "question", "told", is_stale=False)]))
+    assert [node.tag for node in plain.iter()] == [node.tag for node in parsed(page).iter()]
+    assert "mathjax_ignore" in parsed(page).get("class", "")

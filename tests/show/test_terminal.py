@@ -1,0 +1,184 @@
+"""IPython in real terminals, wide and narrow, with colours and without, and into a pipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import pytest
+import wire
+from document import DOCUMENT, streamed
+
+from aiml_magic.show import view
+
+if sys.platform == "win32":
+    pytest.skip("there are no such terminals here", allow_module_level=True)
+
+import fcntl
+import pty
+import struct
+import termios
+
+IPYTHON = [sys.executable, "-m", "IPython", "--no-banner", "--simple-prompt", "--no-term-title", "--colors=NoColor"]
+IS_RICH = importlib.util.find_spec("rich") is not None
+
+
+class Terminal(NamedTuple):
+    """How wide it is, what the environment says, and whether rich is installed."""
+
+    columns: int
+    environment: dict[str, str]
+    is_rich: bool = IS_RICH
+
+
+TERMINALS = {
+    "wide": Terminal(80, {"TERM": "xterm-256color"}),
+    "narrow": Terminal(40, {"TERM": "xterm-256color"}),
+    "without colour": Terminal(80, {"TERM": "xterm-256color", "NO_COLOR": "1"}),
+    "dumb": Terminal(40, {"TERM": "dumb"}),
+    "without rich": Terminal(40, {"TERM": "xterm-256color"}, is_rich=False),
+}
+
+
+def typed(command: list[str], lines: list[str], terminal: Terminal, environment: dict[str, str]) -> str:
+    """All that a command writes into a terminal in which these lines are typed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, terminal.columns, 0, 0))
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | terminal.environment)
+    os.close(theirs)
+    os.write(ours, "".join(f"{line}\n" for line in lines).encode())
+    written = b""
+    try:
+        while part := os.read(ours, 65536):
+            written += part
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert 0 == process.wait(10)
+    return written.decode("utf-8", "replace")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    with wire.serve(lambda _: streamed(DOCUMENT, chunks=4, pace=0.1)) as server:
+        folder = tmp_path_factory.mktemp("terminal")
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        yield kept | {
+            "AIML_API_URL": server.url,
+            "AIML_API_KEY": "test-key-0123456789abcdef",
+            "AIML_MAGIC_HOME": str(folder),
+            "IPYTHONDIR": str(folder / "ipython"),
+        }
+
+
+@pytest.fixture(scope="module")
+def screens(environment, tmp_path_factory):
+    """What each terminal shows of an answer, side by side, since starting takes longest."""
+    without_rich = tmp_path_factory.mktemp("without-rich")
+    (without_rich / "rich.py").write_text("raise ImportError")
+    lines = ["%load_ext aiml_magic", "%config O3Pro.replay = 'off'", "%o3pro --alone Is it finite?", "%o3pro {{nothing}}", "exit"]
+
+    def screen(terminal: Terminal) -> str:
+        path = {} if terminal.is_rich else {"PYTHONPATH": str(without_rich)}
+        return typed(IPYTHON, lines, terminal, environment | path)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(TERMINALS, pool.map(screen, TERMINALS.values()), strict=True))
+
+
+def width(line: str) -> int:
+    """The columns that a line takes."""
+    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in line)
+    return len(line) + wide
+
+
+@pytest.mark.parametrize("name", TERMINALS)
+def test_screen(screens, name):
+    """The whole answer is there once with its details on a line, no line is broken by the terminal, and no escape is but a colour."""
+    terminal, screen = TERMINALS[name], screens[name]
+    shown = screen[screen.index("In [3]: ") : screen.index("Out[3]: <Answer")]
+    is_coloured = terminal.is_rich and terminal.environment.get("TERM") != "dumb" and "NO_COLOR" not in terminal.environment
+    assert is_coloured == ("\x1b" in shown)
+    shown = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert "\x1b" not in shown
+    words = " ".join(shown.replace("▌", " ").split())
+    for part in ("The series converges, ", r"\frac{1}{n^2}", "is $5, two are $10;", "Euler–Maclaurin", "def zeta(", "[x] checked by hand",
+                 "<script>window.__pwned = 1</script>", "https://example.org/plot.png", "漢字", "שלום", "[^1]: The note", r"\begin{pmatrix}"):  # fmt: skip
+        assert part in words
+    assert 1 == words.count("[6,912 tokens (4,321 reasoning) · $0.4832 · under 10 s · o3-pro-2025-06-10]")
+    lines = shown[shown.index("zeta(2)") :].replace("\r", "").split("\n")
+    prose = [line for line in lines if terminal.is_rich or re.match(r"[A-Z]|>|\[[6^]", line)]
+    assert [] == [line for line in prose if width(line) > terminal.columns and "\u200d" not in line], "joined emoji: who knows"
+    assert "There is no variable nothing" in screen
+
+
+def test_panel_is_one_line(screens):
+    """While one waits, one line is written over and over, without an escape, and nothing of it stays."""
+    screen = screens["dumb"]
+    *steps, _ = screen[screen.index("In [3]: ") : screen.index("Why $\\zeta(2)$")].split("\r")
+    assert any("Writing: " in step for step in steps)
+    assert not any("\x1b" in step for step in steps)
+    assert "" == steps[-1].strip(), "it is wiped out"
+    assert max(map(len, steps)) < 40
+    assert all(step.rstrip().endswith((" s", "stops it)")) for step in steps[1:-1]), "no word is cut"
+
+
+def test_pipe(environment):
+    """Into a pipe goes the answer as it was written, then the details on a line and IPython's value, and no control character; nothing else."""
+    command = [*IPYTHON, "--ext=aiml_magic", "-c", "%o3pro --alone Is it finite?"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    *answer, line, value = done.stdout.splitlines()
+    assert DOCUMENT.strip() == "\n".join(answer).strip()
+    assert line.startswith("[6,912 tokens")
+    assert re.match(r"Out\[\d\]: <Answer", value)
+    assert "" == done.stderr
+    assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f]*", done.stdout)
+
+
+def test_no_meaning_by_signs_alone():
+    """How a job stands is said in words."""
+    assert all(re.fullmatch(r"[A-Z][a-z ;]+", state) for state in view._STATES.values())
+
+
+NOT_UTF8 = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "Windows": {"PYTHONIOENCODING": "cp1252"},
+}
+
+
+@pytest.fixture(scope="module")
+def poor_screens(environment, tmp_path_factory):
+    """What terminals that are not UTF-8 show of an answer, of lists and of errors, side by side, since starting takes longest."""
+    lines = [
+        "%load_ext aiml_magic", "q = 'Is \\u6f22 finite?'", "%o3pro --alone {{q}}", "%aiml history", "%aiml search finite", "%aiml show 1",
+        "%aiml tree", "%aiml help", "%o3pro --dry-run {{q}}", "%o3pro?", "from aiml_magic import ask", "ask(q, effort='h\\u00f6ch')",
+        "print([_3])", "print('o' + 'ver')", "exit",
+    ]  # fmt: skip
+
+    def screen(encoding: dict[str, str]) -> str:
+        home = {"AIML_MAGIC_HOME": str(tmp_path_factory.mktemp("poor")), "PAGER": "cat"}
+        return typed(IPYTHON, lines, Terminal(200, {"TERM": "xterm-256color"}), environment | home | encoding)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(NOT_UTF8, pool.map(screen, NOT_UTF8.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", NOT_UTF8)
+def test_terminals_that_are_not_utf8(poor_screens, name):
+    """Whatever signs a terminal can take, answers, lists, help and errors are printed; a sign that it lacks is told by its number."""
+    screen = re.sub(r"\x1b\[[\d;]*m", "", poor_screens[name])
+    assert "Unicode" not in screen
+    assert "over" in screen[screen.rindex("ver')") + 5 :], "it came to the end"
+    accent, dot = (r"caf\xe9", "|") if name != "Windows" else ("caf\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}")
+    assert 2 == screen.count(accent), "asked and shown again"
+    assert 2 == screen.count(f"[6,912 tokens (4,321 reasoning) {dot} $0.4832")
+    assert screen.count(r"Is \u6f22 finite?") >= 5
+    assert "It takes one of low, medium, high." in screen
+    assert "[<Answer 1: completed, " in screen

@@ -1,0 +1,110 @@
+"""An environment of the tests' own: nothing that a person has set, or keeps at home, changes them, and they leave nothing there.
+
+The process that is started makes it before anything reads one. What it starts inherits it, its workers first of all, and is ended
+with it: `AIML_TEST_RUN` names the folder of a run, and by that variable its processes are known.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from aiml_magic.files import open_limit, raise_open_limit
+
+CHECKOUT = Path(__file__).parents[2]
+_KEPT = {
+    "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD",  # by which programs run at all
+    "PATHEXT", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC",  # the same on Windows
+    "USER", "LOGNAME", "USERNAME",
+    "PY_COLORS",  # what the person wants of pytest
+}  # fmt: skip
+_KEPT_FAMILIES = ("AIML_TEST_", "PYTEST_", "COV_CORE_", "COVERAGE_", "DYLD_", "PLAYWRIGHT_")
+_FILES = 4096
+_SHORT = 48  # bytes of a folder in which a socket can lie: its whole path may have 103
+_KERNEL = {
+    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+    "display_name": "Python 3",
+    "language": "python",
+}
+
+
+@cache
+def make() -> Path:
+    """Gives this process, and all that it starts, an environment of its own; says where its home is."""
+    place = _place_of_temporary_files()
+    if "AIML_TEST_RUN" not in os.environ:
+        run = tempfile.mkdtemp(prefix="aiml-", dir=place)
+        _end_with_this_process(run)
+        os.environ["AIML_TEST_RUN"] = run
+    home = Path(os.environ["AIML_TEST_RUN"]) / os.environ.get("PYTEST_XDIST_WORKER", "home")
+    wanted = {name: value for name, value in os.environ.items() if _is_kept(name)} | _variables(home, place)
+    files_at_once()
+    os.environ.clear()
+    os.environ.update(wanted)
+    tempfile.tempdir = None  # found anew, by the variable
+    return home
+
+
+def files_at_once() -> int:
+    """How many files and sockets a process may have open: 4,096, unless the system allows fewer. It may begin with fewer."""
+    raise_open_limit(_FILES)
+    return min(_FILES, open_limit() or _FILES)
+
+
+def _is_kept(name: str) -> bool:
+    return name.upper() in _KEPT or name.startswith(_KEPT_FAMILIES)
+
+
+def _variables(home: Path, place: str) -> dict[str, str]:
+    """What is said instead; makes the files that it speaks of."""
+    kernel, plots = home / "jupyter" / "kernels" / "python3" / "kernel.json", home / "matplotlib" / "matplotlibrc"
+    for path, text in ((kernel, json.dumps(_KERNEL)), (plots, "backend: agg\n")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    storage = CHECKOUT if os.access(CHECKOUT, os.W_OK) else home
+    chosen = {
+        "HOME": home,
+        "USERPROFILE": home,
+        "TMPDIR": place,
+        "TEMP": place,
+        "TMP": place,
+        "IPYTHONDIR": home / "ipython",
+        "JUPYTER_PATH": home / "jupyter",  # looked at first: `python3` is this Python
+        "MPLCONFIGDIR": plots.parent,
+        "MATPLOTLIBRC": plots,
+        "HYPOTHESIS_STORAGE_DIRECTORY": storage / ".hypothesis",
+        "AIML_MAGIC_HOME": home / "aiml_magic",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+        "PYTHONUTF8": "1",
+        "LANG": "C.UTF-8",
+    }
+    if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        chosen["PY_COLORS"] = "0"
+    return {name: str(value) for name, value in chosen.items()}
+
+
+def _place_of_temporary_files() -> str:
+    """The person's, unless its name is too long for sockets."""
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) <= _SHORT:
+        return given
+    return next((folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK | os.X_OK)), given)
+
+
+def _end_with_this_process(run: str) -> None:
+    """Has another process wait for the end of this one, whatever ends it, and then end all that it has started."""
+    command = [sys.executable, str(Path(__file__).with_name("leftovers.py")), run]
+    # In a session of its own: what ends this process by its group or its terminal does not reach it.
+    waiting = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=tempfile.gettempdir())
+
+    def end() -> None:
+        waiting.stdin.close()
+        waiting.wait(30)
+
+    atexit.register(end)
