@@ -1,6 +1,7 @@
 """Ask a reasoning model from a notebook cell: `%load_ext aiml_magic`, then `%%o3pro`.
 
-The rooms of this package, from what a person types down to the wire; each imports only from those below it:
+The rooms of this package, from what a person types down to the wire; each imports only from those
+below it:
 
     notebook/   magics, options, commands, completion; the same from Python (script)
     session/    asking: checks a question, finds its answer or has it sent; conversation, budget
@@ -12,10 +13,12 @@ The rooms of this package, from what a person types down to the wire; each impor
     api/        responses, sse, failures; client, the one module that knows HTTP
     credentials, files, addresses, errors, text: what every room uses
 
-The kernel asks, a runner sends, the journal remembers: `session.asking` writes a row, `runner.process` sends it and writes
-what comes, and `show` shows what the row says. Why it is so stands in `.github/DESIGN.md`.
+The kernel asks, a runner sends, the journal remembers: `session.asking` writes a row,
+`runner.process` sends it and writes what comes, and `show` shows what the row says. Why it is so
+stands in `.github/DESIGN.md`.
 
-Loading the extension imports neither an HTTP library nor a widget: those come with the first question.
+Loading the extension imports neither an HTTP library nor a widget: those come with the first
+question.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ __version__ = "0.1.0"
 __all__ = ["ask", "confirm", "load_ipython_extension", "unload_ipython_extension"]
 
 _HOMES = {"ask": "aiml_magic.notebook.script", "confirm": "aiml_magic.question.tools"}
-_MOVED = {"aiml_magic.answer": "aiml_magic.journal.answer", "aiml_magic.responses": "aiml_magic.api.responses"}
+_MOVED = {
+    "aiml_magic.answer": "aiml_magic.journal.answer",
+    "aiml_magic.responses": "aiml_magic.api.responses",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,8 @@
 
     python -m aiml_magic
 
-It needs no key: the sandbox answers, in this process. Nothing of the person's is read or written: no key, no journal,
-no setting, no sum of what was spent. What it starts ends with it.
+It needs no key: the sandbox answers, in this process. Nothing of the person's is read or written:
+no key, no journal, no setting, no sum of what was spent. What it starts ends with it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> int:
         print(f"%%o3pro\n{_QUESTION}\n", flush=True)
         print_answer(_answer())
         print(_NEXT, flush=True)
-    except BrokenPipeError:  # whoever reads has read enough; the interpreter would complain when it flushes
+    except (
+        BrokenPipeError
+    ):  # whoever reads has read enough; the interpreter would complain when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
@@ -60,11 +62,18 @@ def main() -> int:
 
 def _answer() -> Answer:
     """The answer to the question, asked as any other is, with a journal that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="aiml_magic", ignore_cleanup_errors=True) as folder, sandbox.in_this_process() as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="aiml_magic", ignore_cleanup_errors=True) as folder,
+        sandbox.in_this_process() as url,
+    ):
         session, panel = Session(), TerminalPanel()
         session.sandbox_url = url
         try:
-            job = session.ask(Question(_QUESTION, cell="first", model="openai/o3-pro"), "", Path(folder) / "journal.sqlite3")
+            job = session.ask(
+                Question(_QUESTION, cell="first", model="openai/o3-pro"),
+                "",
+                Path(folder) / "journal.sqlite3",
+            )
             for progress in job.follow():
                 panel.show(progress)
             return job.outcome()

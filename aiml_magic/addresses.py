@@ -11,7 +11,10 @@ from pathlib import Path
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # the variables that say whose certificates are believed
+CERTIFICATES = (
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)  # the variables that say whose certificates are believed
 
 
 def _working_directory() -> Path | None:
@@ -39,21 +42,33 @@ def notebook() -> str:
 def base_url(setting: str) -> str:
     """The server's address: the setting, else AIML_API_URL, else AI/ML API's.
 
-    https, or http to this machine. Raises BadInput for any other, since the key travels in a header.
+    https, or http to this machine. Raises BadInput for any other, since the key travels in a
+    header.
     """
     url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
-    hint = "Set AIML_API_URL or %config O3Pro.base_url to something like https://api.aimlapi.com/v1."
+    hint = (
+        "Set AIML_API_URL or %config O3Pro.base_url to something like https://api.aimlapi.com/v1."
+    )
     # Parsers disagree on what else may stand in an address, so nothing else may.
-    is_plain = re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", url, re.ASCII) is not None
+    is_plain = (
+        re.fullmatch(
+            r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", url, re.ASCII
+        )
+        is not None
+    )
     try:
         parts = urllib.parse.urlsplit(url)
         is_plain = is_plain and parts.port != 0
     except ValueError:  # a port above 65535, or in brackets what is no IPv6 address
         is_plain = False
     if not is_plain:
-        raise BadInput("The server's address is no plain http or https address, so nothing was sent.", hint)
+        raise BadInput(
+            "The server's address is no plain http or https address, so nothing was sent.", hint
+        )
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise BadInput("Over plain http the API key could be read on its way; nothing was sent.", hint)
+        raise BadInput(
+            "Over plain http the API key could be read on its way; nothing was sent.", hint
+        )
     return url
 
 
@@ -105,9 +120,12 @@ def home() -> Path:
 
 
 def journal_path(setting: str) -> Path:
-    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home. Raises BadInput.
+    """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home.
 
-    A relative AIML_MAGIC_JOURNAL begins where the session began; a setting is meant from the folder where it is set.
+    Raises BadInput.
+
+    A relative AIML_MAGIC_JOURNAL begins where the session began; a setting is meant from the folder
+    where it is set.
     """
     if setting:
         return absolute(_path(setting))
@@ -120,17 +138,23 @@ def absolute(path: Path) -> Path:
     try:
         return path.absolute()
     except OSError as error:
-        raise _begins_nowhere(str(path), "Name the file by its whole path, or go elsewhere with %cd.") from error
+        raise _begins_nowhere(
+            str(path), "Name the file by its whole path, or go elsewhere with %cd."
+        ) from error
 
 
 def _begins_nowhere(path: str, hint: str) -> BadInput:
-    return BadInput(f"{path[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}", hint)
+    return BadInput(
+        f"{path[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}", hint
+    )
 
 
 def _from_the_beginning(chosen: str) -> Path:
     path = _path(chosen)
     if _BEGAN is None and not path.is_absolute():
-        raise _begins_nowhere(chosen, "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path.")
+        raise _begins_nowhere(
+            chosen, "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path."
+        )
     return (_BEGAN or path) / path
 
 

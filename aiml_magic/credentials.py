@@ -76,9 +76,10 @@ def proof(token: str, port: int, nonce: str) -> str:
 class Secrets:
     """What a request carries and nothing else may hold: the key, and the headers for MCP servers by label.
 
-    A server may echo them anywhere, in pieces, or written as JSON, a page or an address writes them. Where the
-    key or most of it is found, or its beginning at an end, which may be a cut, every eight characters of it
-    in a row are masked. Elsewhere as many are left: an id or a number may have them too.
+    A server may echo them anywhere, in pieces, or written as JSON, a page or an address writes
+    them. Where the key or most of it is found, or its beginning at an end, which may be a cut,
+    every eight characters of it in a row are masked. Elsewhere as many are left: an id or a number
+    may have them too.
     """
 
     key: str = field(repr=False)
@@ -105,10 +106,14 @@ class Secrets:
     def without(self, value: Any) -> Any:
         """A JSON value without the secrets: names, texts and numbers are masked in place, however deep they are."""
         whole = [value]
-        if any(self._are_in(str(scalar)) for place in _places_in(whole) for scalar in _scalars(place)):
+        if any(
+            self._are_in(str(scalar)) for place in _places_in(whole) for scalar in _scalars(place)
+        ):
             for place in _places_in(whole):
                 if isinstance(place, dict):
-                    entries = [(self._masked(name), self._scalar(entry)) for name, entry in place.items()]
+                    entries = [
+                        (self._masked(name), self._scalar(entry)) for name, entry in place.items()
+                    ]
                     place.clear()
                     place.update(entries)
                 else:
@@ -120,18 +125,28 @@ class Secrets:
         if not self.headers or "tools" not in body:
             return dict(body)
         labels = ((tool, self.headers.get(tool.get("server_label"))) for tool in body["tools"])
-        return {**body, "tools": [{**tool, "headers": headers} if headers else tool for tool, headers in labels]}
+        return {
+            **body,
+            "tools": [
+                {**tool, "headers": headers} if headers else tool for tool, headers in labels
+            ],
+        }
 
     def _scalar(self, value: Any) -> Any:
         if isinstance(value, str):
             return self._masked(value)
-        if isinstance(value, bool | dict | list) or value is None or self._masked(str(value)) == str(value):
+        if (
+            isinstance(value, bool | dict | list)
+            or value is None
+            or self._masked(str(value)) == str(value)
+        ):
             return value
         return MASK
 
     def _are_in(self, text: str) -> bool:
         return len(text) >= _TELLING and any(
-            reading.endswith(self._beginnings) or any(sign in reading for sign in self._signs) for reading in _readings(text)
+            reading.endswith(self._beginnings) or any(sign in reading for sign in self._signs)
+            for reading in _readings(text)
         )
 
     def _masked(self, text: str, encodings: int = _ENCODINGS) -> str:
@@ -211,7 +226,11 @@ def _places_in(value: list[Any]) -> Iterator[list[Any] | dict[str, Any]]:
 
 def _scalars(place: list[Any] | dict[str, Any]) -> Iterator[Any]:
     entries = chain(place, place.values()) if isinstance(place, dict) else place
-    return (entry for entry in entries if not isinstance(entry, bool | dict | list) and entry is not None)
+    return (
+        entry
+        for entry in entries
+        if not isinstance(entry, bool | dict | list) and entry is not None
+    )
 
 
 def _runs(key: str, length: int) -> set[str]:
@@ -279,7 +298,8 @@ _EDGE = (
 )
 _NAMES = r"[A-Z][A-Z0-9_]*_KEY|(?:x-)?api-?key|authorization"
 _AROUND = re.compile(
-    rf"^{_EDGE}+|{_EDGE}+$|^(?:export|setx?|bearer){_EDGE}+|^(?:\$env:)?(?:{_NAMES})(?:{_EDGE}*[=:]|{_EDGE}+)", re.IGNORECASE
+    rf"^{_EDGE}+|{_EDGE}+$|^(?:export|setx?|bearer){_EDGE}+|^(?:\$env:)?(?:{_NAMES})(?:{_EDGE}*[=:]|{_EDGE}+)",
+    re.IGNORECASE,
 )
 
 
@@ -295,7 +315,10 @@ def need_key() -> Key:
 
 
 def save_key(text: str) -> str:
-    """Keeps the key in the system's keyring, else in a file for this user alone; says where. Raises BadInput."""
+    """Keeps the key in the system's keyring, else in a file for this user alone; says where.
+
+    Raises BadInput.
+    """
     with _refusing("The key cannot be saved", text):
         is_kept, why = _ask_keyring(lambda keyring: _keeps(keyring, text))
         path = _key_file()
@@ -308,7 +331,10 @@ def save_key(text: str) -> str:
 
 
 def forget_key() -> tuple[list[str], str]:
-    """Removes a saved key; says from where, and why the keyring could not be asked. Raises BadInput."""
+    """Removes a saved key; says from where, and why the keyring could not be asked.
+
+    Raises BadInput.
+    """
     places = []
     with _refusing("The saved key cannot be removed"):
         if _key_file().is_file():
@@ -326,7 +352,10 @@ def keyring_trouble() -> str:
 
 
 def _places() -> Iterator[tuple[str, str | None]]:
-    """Where a key may be. The file counts before the keyring: it is there only if that did not take the key."""
+    """Where a key may be.
+
+    The file counts before the keyring: it is there only if that did not take the key.
+    """
     for variable in VARIABLES:
         if strip(os.environ.get(variable, "")):
             yield variable, os.environ[variable]

@@ -1,7 +1,7 @@
 """Every error, and how a cell shows it.
 
-An error is two lines: what happened and whether it cost money, then what to do. It fails its cell, so that *Run All*
-stops, and shows no frames, since a frame could show the API key.
+An error is two lines: what happened and whether it cost money, then what to do. It fails its cell,
+so that *Run All* stops, and shows no frames, since a frame could show the API key.
 
     AimlMagicError
      ├── BadInput              an option, a name, a value or a question; nothing was sent
@@ -38,7 +38,10 @@ _FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "reque
 
 
 class AimlMagicError(Exception):
-    """An error that a cell shows as two lines. `answer` holds what had come before it, if anything had."""
+    """An error that a cell shows as two lines.
+
+    `answer` holds what had come before it, if anything had.
+    """
 
     answer: Answer | None = None
 
@@ -90,9 +93,10 @@ class SchemaMismatch(AimlMagicError):
 class RequestFailed(AimlMagicError):
     """What the server or the network did to a request.
 
-    `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have been), "resume" (the server
-    has it; GET may fetch it) or "never" (the same request would fail again). `may_cost` says that it may have been charged,
-    `retry_after` is the server's wish in seconds, `status` the HTTP status; `code` and `param` are the server's own words.
+    `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have
+    been), "resume" (the server has it; GET may fetch it) or "never" (the same request would fail
+    again). `may_cost` says that it may have been charged, `retry_after` is the server's wish in
+    seconds, `status` the HTTP status; `code` and `param` are the server's own words.
     """
 
     def __init__(
@@ -113,7 +117,9 @@ class RequestFailed(AimlMagicError):
         self.retry_after = retry_after
         self.may_cost = may_cost
         self.status = status
-        self.code, self.param, self.request_id = (word and one_line(word, _LONGEST) for word in (code, param, request_id))
+        self.code, self.param, self.request_id = (
+            word and one_line(word, _LONGEST) for word in (code, param, request_id)
+        )
 
     def name_row(self, row_id: int) -> None:
         """Puts the id of the question into the next step, for whoever did not know it."""
@@ -217,11 +223,13 @@ def check(row_id: int | str = "ID") -> str:
 def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
     """The error of which `kept` is the `as_dict`. It may be a stranger's, or a newer version's.
 
-    An unknown class is a plain `RequestFailed`, an unknown field is left out, and its words are two lines for any terminal.
+    An unknown class is a plain `RequestFailed`, an unknown field is left out, and its words are two
+    lines for any terminal.
     """
     known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
     message = (
-        one_line(kept.get("message") or "", _LONGEST) or "The request failed, and why is not known. It may have been charged."
+        one_line(kept.get("message") or "", _LONGEST)
+        or "The request failed, and why is not known. It may have been charged."
     )
     fields = {name: kept[name] for name in _FIELDS if name in kept}
     return known.get(str(kept.get("class")), RequestFailed)(

@@ -1,7 +1,7 @@
 """Files of this user alone, and how many files and connections this process may have open at once.
 
-A process begins with a soft limit of open files, often 256 or 1024 (`ulimit -n` in a shell), and may raise it as far as
-the hard one.
+A process begins with a soft limit of open files, often 256 or 1024 (`ulimit -n` in a shell), and
+may raise it as far as the hard one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
-_RESERVE = 24  # for the journal, pipes, certificates and the loop; what is above it may be connections
+_RESERVE = (
+    24  # for the journal, pipes, certificates and the loop; what is above it may be connections
+)
 _USED_UP = (errno.EMFILE, errno.ENFILE)
 
 
@@ -24,13 +26,16 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-databases: list[Path] = globals().get("databases", [])  # those that SQLite has open in this process; a reload keeps them
+databases: list[Path] = globals().get(
+    "databases", []
+)  # those that SQLite has open in this process; a reload keeps them
 
 
 def check_no_database(path: Path) -> None:
     """Raises BadInput for a file that SQLite has open here, its log or its index.
 
-    Whoever opens such a file beside SQLite drops its locks by closing it (https://sqlite.org/howtocorrupt.html, 2.2).
+    Whoever opens such a file beside SQLite drops its locks by closing it
+    (https://sqlite.org/howtocorrupt.html, 2.2).
     """
     for database in databases:
         for ending in ("", "-wal", "-shm"):
@@ -48,14 +53,19 @@ def check_no_database(path: Path) -> None:
 def write_private(path: Path, text: str) -> None:
     """Writes the whole file anew, for this user alone, so that a crash leaves the old one or the new one.
 
-    A link that lies in its place, or in its draft's, is replaced: what it points to stays as it is. Raises OSError, and BadInput
-    for the journal.
+    A link that lies in its place, or in its draft's, is replaced: what it points to stays as it is.
+    Raises OSError, and BadInput for the journal.
     """
     check_no_database(path)
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     draft.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8", newline="") as file:
+        with os.fdopen(
+            os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600),
+            "w",
+            encoding="utf-8",
+            newline="",
+        ) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # a name that outlives a power cut is to have its content
@@ -87,7 +97,8 @@ def open_limit() -> int | None:
 def raise_open_limit(wanted: int = 4096) -> None:
     """Raises the soft limit to what is wanted, or as far as this process may.
 
-    Not without end: programs that it starts inherit the limit, and some go through all handles up to it.
+    Not without end: programs that it starts inherit the limit, and some go through all handles up
+    to it.
     """
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -112,7 +123,8 @@ def connections_within(wanted: int) -> int:
 def are_used_up(error: BaseException) -> bool:
     """That there was no free one is why this failed.
 
-    Not every library says so: where a name cannot be looked up for want of one, it is only seen that there still is none.
+    Not every library says so: where a name cannot be looked up for want of one, it is only seen
+    that there still is none.
     """
     if any(isinstance(cause, OSError) and cause.errno in _USED_UP for cause in _causes(error)):
         return True

@@ -10,15 +10,24 @@ from typing import Any
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
 
-_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
-_CONTROL |= dict.fromkeys([*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd")
+_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {
+    0x7F: "\u2421"
+}
+_CONTROL |= dict.fromkeys(
+    [*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd"
+)
 _LIKE_THEM = str.maketrans(
-    {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"} | dict.fromkeys("‘’", "'") | dict.fromkeys("“”„", '"')
+    {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"}
+    | dict.fromkeys("‘’", "'")
+    | dict.fromkeys("“”„", '"')
 )
 
 
 def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
-    """The value of a JSON text. Raises ValueError, also for one too large or too deep to be an answer."""
+    """The value of a JSON text.
+
+    Raises ValueError, also for one too large or too deep to be an answer.
+    """
     if isinstance(body, bytes):
         body = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     if len(body) > max_size or sum(body.count(sign) for sign in "{[,") > _MAX_VALUES:

@@ -27,14 +27,18 @@ _folders: dict[Path, Path] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     """By its whole path, since nbval looks for it in the folder where pytest was started."""
-    config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(Path(__file__).with_name("sanitize.cfg"))
+    config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(
+        Path(__file__).with_name("sanitize.cfg")
+    )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """What a reader did to a notebook in JupyterLab is theirs: their cells are not run, and ours compared with what is committed."""
     if not re.fullmatch(r"cell-\d\d", item.cell.get("id", "")):
         item.options["skip"] = True
-    elif "version" in item.parent.nb.metadata.get("language_info", {}):  # Jupyter writes it; in ours there is none
+    elif "version" in item.parent.nb.metadata.get(
+        "language_info", {}
+    ):  # Jupyter writes it; in ours there is none
         ours = _committed(item.path).get(item.cell["id"])
         if ours is None:
             item.options["check"] = False
@@ -46,13 +50,19 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def _committed(path: Path) -> dict[str, Any]:
     """The cells of a notebook by their ids, as git has them; none where there is no git."""
     text = committed.text(path)
-    return {} if text is None else {cell["id"]: cell for cell in nbformat.reads(text, as_version=4).cells}
+    return (
+        {}
+        if text is None
+        else {cell["id"]: cell for cell in nbformat.reads(text, as_version=4).cells}
+    )
 
 
 @cache
 def _find_fonts() -> None:
     """Has Matplotlib find its fonts, which takes it long where there are many, and of which it would else tell in a cell's output."""
-    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=False)
+    subprocess.run(
+        [sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=False
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,12 +70,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before the first cell the kernel starts, in a copy of this folder: what a notebook writes is not left in the checkout."""
     if item is _cells(item)[0]:
         _find_fonts()
-        folder = _folders[item.path] = Path(tempfile.mkdtemp(prefix="notebook", dir=environment.make()))
-        shutil.copytree(item.path.parent, folder / "cells", ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"))
+        folder = _folders[item.path] = Path(
+            tempfile.mkdtemp(prefix="notebook", dir=environment.make())
+        )
+        shutil.copytree(
+            item.path.parent,
+            folder / "cells",
+            ignore=shutil.ignore_patterns("*.py", "__pycache__", ".*"),
+        )
         _patch.setenv("AIML_MAGIC_HOME", str(folder / "home"))
-        _patch.setenv("JPY_SESSION_NAME", str(folder / "cells" / item.path.name))  # as a server of Jupyter does
+        _patch.setenv(
+            "JPY_SESSION_NAME", str(folder / "cells" / item.path.name)
+        )  # as a server of Jupyter does
         _patch.setattr(
-            nbval.plugin, "RunningKernel", lambda name, **given: RunningKernel(name, **given | {"cwd": str(folder / "cells")})
+            nbval.plugin,
+            "RunningKernel",
+            lambda name, **given: RunningKernel(name, **given | {"cwd": str(folder / "cells")}),
         )
 
 

@@ -52,7 +52,10 @@ def module_asker(_module_asker: Asker, home: Path) -> Asker:
 def sandbox_url() -> Iterator[str]:
     """A sandbox of the tests' own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "aiml_magic.sandbox"], stdout=subprocess.PIPE, start_new_session=True, text=True
+        [sys.executable, "-m", "aiml_magic.sandbox"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
     )
     assert process.stdout is not None
     yield process.stdout.readline().split()[-1]

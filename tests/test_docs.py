@@ -19,15 +19,21 @@ from aiml_magic.notebook.options import OPTIONS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = "\n".join(
-    "".join(cell["source"]) for path in (ROOT / "notebooks").glob("*.ipynb") for cell in json.loads(path.read_text())["cells"]
+    "".join(cell["source"])
+    for path in (ROOT / "notebooks").glob("*.ipynb")
+    for cell in json.loads(path.read_text())["cells"]
 )
-TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_docs.py")
+TESTS = "\n".join(
+    path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_docs.py"
+)
 
 
 def test_options():
     """Every option is in the README with its short form and nothing else is in that table; a test or a notebook uses it."""
     rows = set(re.findall(r"^\| `((?:-\w, )?--[\w-]+)", README, re.MULTILINE))
-    assert {f"{option.short}, {option.long}" if option.short else option.long for option in OPTIONS} == rows
+    assert {
+        f"{option.short}, {option.long}" if option.short else option.long for option in OPTIONS
+    } == rows
     for option in OPTIONS:
         flags = "|".join(flag for flag in (option.short, option.long) if flag)
         assert re.search(rf"o3pro\b[^\n]*\s(?:{flags})\b", TESTS + NOTEBOOKS), option.long
@@ -49,7 +55,11 @@ def test_commands():
 
 def test_variables():
     """Every variable that the code reads is in the README, and no other."""
-    read = {name for module in (ROOT / "aiml_magic").rglob("*.py") for name in re.findall(r'"(AIML\w*_\w+)"', module.read_text())}
+    read = {
+        name
+        for module in (ROOT / "aiml_magic").rglob("*.py")
+        for name in re.findall(r'"(AIML\w*_\w+)"', module.read_text())
+    }
     assert read == set(re.findall(r"`(AIML\w*_\w+)`", README))
 
 
@@ -57,7 +67,11 @@ def test_errors():
     """Every error is in the README, in one row of its table; a test or a notebook sees it."""
     table = re.search(r"^\| what it cost .*?\n\n", README, re.MULTILINE | re.DOTALL)[0]
     named = re.findall(r"`(\w+)`", table)
-    classes = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.AimlMagicError)}
+    classes = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.AimlMagicError)
+    }
     assert sorted(classes - {"AimlMagicError", "RequestFailed"}) == sorted(named)
     for name in named:
         assert re.search(rf"\b{name}\b", TESTS + NOTEBOOKS), name
@@ -74,13 +88,23 @@ def test_examples(home, monkeypatch):
 
 def test_length():
     """The README is read in five minutes, at 240 words a minute; in its tables one looks things up."""
-    words = [word for line in README.splitlines() if not line.startswith("|") for word in line.split() if re.search(r"\w", word)]
+    words = [
+        word
+        for line in README.splitlines()
+        if not line.startswith("|")
+        for word in line.split()
+        if re.search(r"\w", word)
+    ]
     assert len(words) < 1200
 
 
 def test_links():
     """Links inside the repository resolve, in pages and in notebooks."""
-    for page in [ROOT / "README.md", *(ROOT / ".github").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]:
+    for page in [
+        ROOT / "README.md",
+        *(ROOT / ".github").glob("*.md"),
+        *(ROOT / "notebooks").glob("*.ipynb"),
+    ]:
         for link in re.findall(r"(?:\]\(|src=\")([\w./-]+)[)\"]", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
@@ -98,7 +122,9 @@ def test_promises():
     """Each test that SECURITY names is there, and each promise there names one."""
     page = (ROOT / ".github" / "SECURITY.md").read_text()
     for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", page):
-        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
+            f"{file}::{name}"
+        )
     promises = re.findall(r"^\| (?!promise)[^|]*\| (.*) \|$", page, re.MULTILINE)
     assert promises
     assert all(".py" in held_by for held_by in promises)
@@ -110,7 +136,9 @@ def test_licences():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for wanted in [*project["dependencies"], *extras["rich"], *extras["keyring"]]:
-        assert re.search(rf"^\| {re.split('[<>=~ ]', wanted)[0]} \| .*aiml-magic", page, re.MULTILINE), wanted
+        assert re.search(
+            rf"^\| {re.split('[<>=~ ]', wanted)[0]} \| .*aiml-magic", page, re.MULTILINE
+        ), wanted
     assert "not stated" not in page
 
 

@@ -31,7 +31,9 @@ def made(**given: str) -> dict[str, str]:
     """The environment that the tests make where these variables are set."""
     command = [sys.executable, "-c", SHOW]
     place = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(environment.__file__).parent)}
-    return json.loads(subprocess.run(command, env=place | given, capture_output=True, check=True).stdout)
+    return json.loads(
+        subprocess.run(command, env=place | given, capture_output=True, check=True).stdout
+    )
 
 
 def test_own_environment():
@@ -39,7 +41,15 @@ def test_own_environment():
     told = made(**OF_A_PERSON)
     assert not {name: value for name, value in told.items() if OF_A_PERSON.get(name) == value}
     run = told["AIML_TEST_RUN"]
-    for name in ("HOME", "USERPROFILE", "IPYTHONDIR", "JUPYTER_PATH", "MPLCONFIGDIR", "MATPLOTLIBRC", "AIML_MAGIC_HOME"):
+    for name in (
+        "HOME",
+        "USERPROFILE",
+        "IPYTHONDIR",
+        "JUPYTER_PATH",
+        "MPLCONFIGDIR",
+        "MATPLOTLIBRC",
+        "AIML_MAGIC_HOME",
+    ):
         assert told[name].startswith(f"{run}{os.sep}"), name
     assert told["PATH"] == os.environ["PATH"]
     assert not {name for name in told if name.lower().endswith("_proxy")}
@@ -60,16 +70,36 @@ def test_short_temporary_folder(tmp_path):
 def test_killed_run():
     """A run that is killed leaves no kernel, no runner, no sandbox, no worker and no folder."""
     place = tempfile.mkdtemp(prefix="t")  # where to look for the name of that run
-    command = [sys.executable, "-m", "pytest", "-q", "-n1", str(environment.CHECKOUT / "notebooks" / "quickstart.ipynb")]
-    mine = {name: value for name, value in os.environ.items() if name not in ("AIML_TEST_RUN", "PYTEST_XDIST_WORKER")}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n1",
+        str(environment.CHECKOUT / "notebooks" / "quickstart.ipynb"),
+    ]
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("AIML_TEST_RUN", "PYTEST_XDIST_WORKER")
+    }
     process = subprocess.Popen(
-        command, env=mine | {"TMPDIR": place}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place
+        command,
+        env=mine | {"TMPDIR": place},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=place,
     )
     try:
         wait_until(lambda: [*Path(place).glob("aiml-*")], 60)
         (run,) = Path(place).glob("aiml-*")
         for part in ("aiml_magic.sandbox", "aiml_magic.runner"):
-            wait_until(lambda part=part: {*processes(part)} & {found.pid for found in processes_of(str(run))}, 60)
+            wait_until(
+                lambda part=part: (
+                    {*processes(part)} & {found.pid for found in processes_of(str(run))}
+                ),
+                60,
+            )
     finally:
         process.kill()
         process.wait()
@@ -82,7 +112,10 @@ def sum_of_two(result: str, **metadata: object) -> nbformat.NotebookNode:
     """A notebook of ours, which says what 1 + 1 is."""
     cell = new_code_cell("1 + 1", id="cell-00", execution_count=1)
     cell.outputs = [new_output("execute_result", {"text/plain": result}, execution_count=1)]
-    return new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}} | metadata)
+    return new_notebook(
+        cells=[cell],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}} | metadata,
+    )
 
 
 def test_notebook_that_a_reader_has_saved(tmp_path):
@@ -90,14 +123,35 @@ def test_notebook_that_a_reader_has_saved(tmp_path):
     (tmp_path / "notebooks").mkdir()
     for name in ("pyproject.toml", "notebooks/conftest.py", "notebooks/sanitize.cfg"):
         shutil.copy(environment.CHECKOUT / name, tmp_path / name)
-    saved = sum_of_two("a reader's", language_info={"name": "python", "version": "3.99.0"}, widgets={})
+    saved = sum_of_two(
+        "a reader's", language_info={"name": "python", "version": "3.99.0"}, widgets={}
+    )
     saved.cells.append(new_code_cell("1 / 0", execution_count=7))
-    for name, notebook in {"saved": saved, "right": sum_of_two("2"), "wrong": sum_of_two("3")}.items():
+    for name, notebook in {
+        "saved": saved,
+        "right": sum_of_two("2"),
+        "wrong": sum_of_two("3"),
+    }.items():
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-rA", "--color=no", str(tmp_path / "notebooks")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "-rA",
+        "--color=no",
+        str(tmp_path / "notebooks"),
+    ]
     settings = {"PYTHONPATH": str(Path(environment.__file__).parent)}
     told = subprocess.run(
-        command, env=os.environ | settings, cwd=tmp_path.parent, capture_output=True, text=True, check=False, timeout=120
+        command,
+        env=os.environ | settings,
+        cwd=tmp_path.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     ).stdout
     assert "1 failed, 2 passed, 1 skipped" in told, told
     assert re.search(r"^FAILED \S*wrong.ipynb::Cell 0", told, re.MULTILINE), told

@@ -49,7 +49,9 @@ def test_nothing_of_the_person(run, tmp_path):
             "XDG_DATA_HOME": str(tmp_path / "data"), "IPYTHONDIR": str(tmp_path / "ipython"), "SSL_CERT_FILE": str(tmp_path / "none"),
             "HTTPS_PROXY": server.url, "HTTP_PROXY": server.url, "ALL_PROXY": server.url,
         }  # fmt: skip
-        done = subprocess.run(COMMAND, env=run | theirs, capture_output=True, text=True, check=True, cwd=tmp_path)
+        done = subprocess.run(
+            COMMAND, env=run | theirs, capture_output=True, text=True, check=True, cwd=tmp_path
+        )
     assert "no model is behind it" in done.stdout
     assert [] == server.requests
     assert [] == [*tmp_path.iterdir()]
@@ -57,7 +59,9 @@ def test_nothing_of_the_person(run, tmp_path):
 
 def test_ascii(run):
     """A terminal that has no sign but those of ASCII shows all of it."""
-    done = subprocess.run(COMMAND, env=run | {"PYTHONUTF8": "0", "LC_ALL": "C"}, capture_output=True, check=True)
+    done = subprocess.run(
+        COMMAND, env=run | {"PYTHONUTF8": "0", "LC_ALL": "C"}, capture_output=True, check=True
+    )
     assert re.search(DETAILS.format(r"\|"), done.stdout.decode("ascii"), re.MULTILINE)
 
 
@@ -75,7 +79,9 @@ def test_terminals(run, name, tmp_path):
 
 def test_reader_that_has_read_enough(run):
     """`| head -n 1` shows the first line, and no complaint."""
-    command = subprocess.Popen(COMMAND, env=run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = subprocess.Popen(
+        COMMAND, env=run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert "%%o3pro\n" == command.stdout.readline()
     command.stdout.close()
     assert "" == command.stderr.read()
@@ -87,7 +93,13 @@ def test_no_place_for_files(run, tmp_path):
     """Where no file can be written it is an error of two lines."""
     broken = tmp_path / "sitecustomize.py"
     broken.write_text("import tempfile\ntempfile._candidate_tempdir_list = lambda: ['/nowhere']")
-    done = subprocess.run(COMMAND, env=run | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        COMMAND,
+        env=run | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert 1 == done.returncode
     assert 2 == len(done.stderr.splitlines())
     assert "TMPDIR" in done.stderr
@@ -96,7 +108,9 @@ def test_no_place_for_files(run, tmp_path):
 def test_killed(run):
     """Killed in the middle, it leaves no process."""
     command = subprocess.Popen(COMMAND, env=run, stdout=subprocess.DEVNULL)
-    wait_until(lambda: processes("aiml_magic.runner", parent=command.pid) or command.poll() is not None, 20)
+    wait_until(
+        lambda: processes("aiml_magic.runner", parent=command.pid) or command.poll() is not None, 20
+    )
     command.kill()
     command.wait()
     wait_until(lambda: not left_by(run), 20)

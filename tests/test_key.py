@@ -76,7 +76,9 @@ def test_masked_as_it_is_written(written):
 around = st.text(max_size=12)
 
 
-parts = st.tuples(st.integers(0, len(KEY)), st.integers(0, len(KEY))).map(lambda ends: KEY[slice(*ends)])
+parts = st.tuples(st.integers(0, len(KEY)), st.integers(0, len(KEY))).map(
+    lambda ends: KEY[slice(*ends)]
+)
 
 
 @given(around, parts, around, parts, around)
@@ -98,7 +100,10 @@ trees = st.recursive(
     | st.integers()
     | st.text(max_size=5)
     | st.sampled_from([KEY, KEY[:20], f"a{KEY}b", f"{KEY[:12]}x", in_html(KEY), KEY[9:]]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "type", KEY, f"x-{KEY}"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "type", KEY, f"x-{KEY}"]), inner)
+    ),
     max_leaves=12,
 )
 
@@ -139,7 +144,14 @@ def test_deep_json():
 def test_headers_are_masked():
     """Of the headers of tool servers the words are secrets, whatever the scheme; those that are in any text are none."""
     secrets = Secrets(
-        KEY, {"docs": {"Authorization": f"bearer {HEADER}", "Cookie": "sid=0123abcd4567; keep-alive", "Accept": "text"}}
+        KEY,
+        {
+            "docs": {
+                "Authorization": f"bearer {HEADER}",
+                "Cookie": "sid=0123abcd4567; keep-alive",
+                "Accept": "text",
+            }
+        },
     )
     assert "a … b … c text" == secrets.mask(f"a {HEADER} b 0123abcd4567 c text")
 
@@ -206,7 +218,13 @@ def told(job) -> list[str]:
         came, answer = error, error.answer
     seen += [repr(vars(came)), str(came), repr(came), job.status, repr(job)]
     if answer is not None:
-        seen += [repr(vars(answer)), str(answer), json.dumps(answer.raw), repr(answer.items), repr(answer.response)]
+        seen += [
+            repr(vars(answer)),
+            str(answer),
+            json.dumps(answer.raw),
+            repr(answer.items),
+            repr(answer.response),
+        ]
     return seen
 
 
@@ -219,7 +237,9 @@ def test_key_that_a_server_echoes(asker, home, capsys):
                 leaks.add(name)
     assert set() == leaks
     assert not holds(str(capsys.readouterr()))
-    assert not any(holds(file.read_bytes().decode("latin-1")) for file in home.rglob("*") if file.is_file())
+    assert not any(
+        holds(file.read_bytes().decode("latin-1")) for file in home.rglob("*") if file.is_file()
+    )
 
 
 def test_key_in_what_is_asked_for(asker):
@@ -234,24 +254,35 @@ def test_key_in_what_is_asked_for(asker):
 
 def test_id_that_holds_the_key(asker):
     """An answer whose id holds the key has none: the conversation goes on, as a transcript."""
-    replies = [wire.json_reply(wire.response("One.", id=f"resp_{KEY}")), wire.json_reply(wire.response("Two.", id="resp_2"))]
+    replies = [
+        wire.json_reply(wire.response("One.", id=f"resp_{KEY}")),
+        wire.json_reply(wire.response("Two.", id="resp_2")),
+    ]
     with wire.serve(lambda _: replies.pop(0)) as server:
         assert asker.ask(server.url, "First?").id is None
         assert "Two." == asker.ask(server.url, "Second?").text
         second = server.posts[1].body
     assert "previous_response_id" not in second
-    assert ["First?", "One.", "Second?"] == [part["text"] for item in second["input"] for part in item["content"]]
+    assert ["First?", "One.", "Second?"] == [
+        part["text"] for item in second["input"] for part in item["content"]
+    ]
 
 
 def test_address_that_holds_the_key(asker, home):
     """An address that holds the key, which the journal would keep, is refused before anything is sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
-        for address in (f"{server.url}/{KEY}", server.url.replace("//", f"//user:{KEY}@"), f"{server.url}?key={KEY}"):
+        for address in (
+            f"{server.url}/{KEY}",
+            server.url.replace("//", f"//user:{KEY}@"),
+            f"{server.url}?key={KEY}",
+        ):
             with pytest.raises(errors.BadInput) as refused:
                 asker.ask(address)
             assert not holds(str(refused.value))
     assert [] == server.requests
-    assert not any(holds(file.read_bytes().decode("latin-1")) for file in home.rglob("*") if file.is_file())
+    assert not any(
+        holds(file.read_bytes().decode("latin-1")) for file in home.rglob("*") if file.is_file()
+    )
 
 
 KEYS = [
@@ -275,7 +306,15 @@ def test_what_is_copied_along(text, home, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["two words", f"{KEY}\n{KEY}", "sk-\u200b0123456789", 'sk-"0123456789', "sk-…cdef", "ключ-к-апи"]
+    "text",
+    [
+        "two words",
+        f"{KEY}\n{KEY}",
+        "sk-\u200b0123456789",
+        'sk-"0123456789',
+        "sk-…cdef",
+        "ключ-к-апи",
+    ],
 )
 def test_what_is_no_key(text, home, monkeypatch):
     """What is no key is an error of two lines that does not show it."""

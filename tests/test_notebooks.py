@@ -34,7 +34,11 @@ def by_name(path):
 @pytest.fixture
 def folder(home, tmp_path):
     """A copy of the notebooks, to run in."""
-    copy = shutil.copytree(FOLDER, tmp_path / "notebooks", ignore=shutil.ignore_patterns("conftest.py", "__pycache__", ".*"))
+    copy = shutil.copytree(
+        FOLDER,
+        tmp_path / "notebooks",
+        ignore=shutil.ignore_patterns("conftest.py", "__pycache__", ".*"),
+    )
     yield copy
     sandbox.stop(home)
 
@@ -48,7 +52,9 @@ def test_with_a_key(path, folder, sandbox_url, monkeypatch):
     """With a key the same cells, unchanged and run by papermill, ask the server, and none of them fails."""
     papermill = pytest.importorskip("papermill")
     monkeypatch.setenv("AIML_API_URL", sandbox_url)
-    run = papermill.execute_notebook(folder / path.name, folder / "run.ipynb", cwd=folder, progress_bar=False)
+    run = papermill.execute_notebook(
+        folder / path.name, folder / "run.ipynb", cwd=folder, progress_bar=False
+    )
     told = json.dumps([cell.get("outputs") for cell in run.cells])
     assert ("A key was found" in told) == ("sandbox --if-no-key" in "".join(sources(run)))
 
@@ -56,14 +62,25 @@ def test_with_a_key(path, folder, sandbox_url, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
 def test_commands_of_the_tutorial(command, folder, monkeypatch):
     """The commands that the tutorial prints work as printed, where the notebook and its recording are, without a key."""
-    module = {"pytest": "nbval", "papermill": "papermill", "jupyter": "nbconvert"}[command.split()[0]]
+    module = {"pytest": "nbval", "papermill": "papermill", "jupyter": "nbconvert"}[
+        command.split()[0]
+    ]
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     monkeypatch.delenv("AIML_API_KEY")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # one that shuffles tests shuffles cells too
+    monkeypatch.setenv(
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1"
+    )  # one that shuffles tests shuffles cells too
     monkeypatch.setenv("PYTEST_PLUGINS", "nbval.plugin")
-    done = subprocess.run(["bash", "-c", command], check=False, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
@@ -82,12 +99,18 @@ def test_committed(path):
         for output in cell["outputs"]
         if output["output_type"] == "error" or output.get("name") == "stderr"
     ]
-    assert {"display_name": "Python 3", "language": "python", "name": "python3"} == notebook["metadata"]["kernelspec"]
-    assert "python" == notebook["metadata"]["language_info"]["name"], "as Jupyter writes it, but of whichever version"
+    assert {"display_name": "Python 3", "language": "python", "name": "python3"} == notebook[
+        "metadata"
+    ]["kernelspec"]
+    assert "python" == notebook["metadata"]["language_info"]["name"], (
+        "as Jupyter writes it, but of whichever version"
+    )
     assert "version" not in notebook["metadata"]["language_info"]
     assert not {"widgets", "signature", "orig_nbformat"} & notebook["metadata"].keys()
     assert {"tags"} >= {name for cell in notebook["cells"] for name in cell["metadata"]}
-    assert all(re.fullmatch(r"cell-\d\d", cell["id"]) for cell in notebook["cells"]), "by it ours are known from a reader's"
+    assert all(re.fullmatch(r"cell-\d\d", cell["id"]) for cell in notebook["cells"]), (
+        "by it ours are known from a reader's"
+    )
     assert not re.search(r"/home/|/root/|/tmp/|/Users/", text)
     assert notebook["cells"][0]["source"][0].startswith("# ")
     words = " ".join("".join(cell["source"]) for cell in notebook["cells"]).split()

@@ -13,7 +13,9 @@ from aiml_magic.journal.store import Journal
 from aiml_magic.sandbox import server as sandbox
 
 ROOT = Path(__file__).parents[1]
-PROMISES = re.findall(r"^\| \*\*(.+?)\*\*.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+PROMISES = re.findall(
+    r"^\| \*\*(.+?)\*\*.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+)
 SAID = dict(PROMISES)
 COMMANDS = {promise: re.findall(r"`(%o3pro [^`]+)`", how) for promise, how in PROMISES}
 LOST, TWICE, BLOCKS, RUNS = COMMANDS
@@ -62,7 +64,9 @@ def test_restart_in_the_middle(running, home):
     run_all(running, cells)
     ran = running.run(sooner(command), "added")
     assert "This is the sandbox" in ran.of_type("text/markdown")[0]
-    asked = [row for row in Journal(home / "journal.sqlite3").history() if "delay=4" in row.question]
+    asked = [
+        row for row in Journal(home / "journal.sqlite3").history() if "delay=4" in row.question
+    ]
     assert ["done"] == [row.state for row in asked]
     assert "`%aiml status`: $0.0000 in this session" in SAID[TWICE]
     assert "$0.0000 in this session" in running.run("%aiml status").stream
@@ -84,6 +88,8 @@ def test_nothing_runs(running):
     (command,) = COMMANDS[RUNS]
     assert "<img" in command
     run_all(running, quickstart()[:2])
-    shown = "".join(running.run(command).of_type("text/markdown") + running.run(command).of_type("text/html"))
+    shown = "".join(
+        running.run(command).of_type("text/markdown") + running.run(command).of_type("text/html")
+    )
     assert "img" in shown
     assert "<img" not in shown

@@ -1,10 +1,11 @@
 """The only module that knows HTTP: one request of the Responses API, from the first byte out to the last byte in.
 
-One POST is one question, and costs money. So the policy of `failures` decides what may be sent again, each attempt has an id
-of its own, by which the server's log knows it; redirects are not followed; the key goes to `base_url` and nowhere else; a dead
-path is found by TCP keepalive instead of by a short timeout; and whatever came before a failure is part of the `Reply`. What a
-server may make this process hold in memory is bounded. A server may echo the key: whatever it said is masked here, before
-anything is made of it.
+One POST is one question, and costs money. So the policy of `failures` decides what may be sent
+again, each attempt has an id of its own, by which the server's log knows it; redirects are not
+followed; the key goes to `base_url` and nowhere else; a dead path is found by TCP keepalive instead
+of by a short timeout; and whatever came before a failure is part of the `Reply`. What a server may
+make this process hold in memory is bounded. A server may echo the key: whatever it said is masked
+here, before anything is made of it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,17 @@ import httpx
 from aiml_magic import errors
 from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.api import failures
-from aiml_magic.api.responses import Cost, Created, Event, Raw, Response, Stream, attempt_id, cost, is_response
+from aiml_magic.api.responses import (
+    Cost,
+    Created,
+    Event,
+    Raw,
+    Response,
+    Stream,
+    attempt_id,
+    cost,
+    is_response,
+)
 from aiml_magic.api.sse import Decoder, EventTooLarge
 from aiml_magic.credentials import Secrets, is_token, proof
 from aiml_magic.files import are_used_up, open_limit
@@ -49,7 +60,12 @@ _MAX_STRANGE = 3  # answers to a poll that are 404 or no response, before they a
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
 _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
-    for name, value in (("TCP_KEEPIDLE", 45), ("TCP_KEEPALIVE", 45), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6))
+    for name, value in (
+        ("TCP_KEEPIDLE", 45),
+        ("TCP_KEEPALIVE", 45),
+        ("TCP_KEEPINTVL", 15),
+        ("TCP_KEEPCNT", 6),
+    )
     if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
 ]
 
@@ -74,8 +90,8 @@ class Listener(Protocol):
 class Reply:
     """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed.
 
-    `attempts` is how many times the question was sent. `is_refusal` says that the server refused it before a model can have
-    worked on it, so that it may be sent in another form.
+    `attempts` is how many times the question was sent. `is_refusal` says that the server refused it
+    before a model can have worked on it, so that it may be sent in another form.
     """
 
     response: Mapping[str, Any]
@@ -89,14 +105,17 @@ class Reply:
 class Client:
     """Sends requests to one server with one key; `secrets` are masked in all that comes back.
 
-    `silence` is the time without a byte, in seconds, after which a request is given up; there is no limit to the whole.
+    `silence` is the time without a byte, in seconds, after which a request is given up; there is no
+    limit to the whole.
     """
 
     def __init__(self, base_url: str, secrets: Secrets, silence: float = 3600.0) -> None:
         self._base_url = base_url.rstrip("/")
         self._secrets = secrets
         self._headers = {"Authorization": f"Bearer {secrets.key}", "Accept-Encoding": "identity"}
-        self._timeout = httpx.Timeout(silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None)
+        self._timeout = httpx.Timeout(
+            silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None
+        )
         self._idle: list[httpx.AsyncClient] = []
         self._stops: set[asyncio.Task[None]] = set()
 
@@ -131,7 +150,10 @@ class Client:
         del request.headers["Authorization"]
         shown = b""
         try:
-            async with asyncio.timeout(_PROOF_WAIT), contextlib.aclosing(await http.send(request, stream=True)) as response:
+            async with (
+                asyncio.timeout(_PROOF_WAIT),
+                contextlib.aclosing(await http.send(request, stream=True)) as response,
+            ):
                 shown = await _read(response, 1000)
         except (httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError) as error:
             if are_used_up(error):
@@ -153,10 +175,21 @@ class Client:
             limits=httpx.Limits(max_connections=1),
         )
         return httpx.AsyncClient(
-            transport=transport, timeout=self._timeout, follow_redirects=False, trust_env=False, headers=self._headers
+            transport=transport,
+            timeout=self._timeout,
+            follow_redirects=False,
+            trust_env=False,
+            headers=self._headers,
         )
 
-    async def ask(self, body: Mapping[str, Any], client_request_id: str, listener: Listener, *, attempts: int = 0) -> Reply:
+    async def ask(
+        self,
+        body: Mapping[str, Any],
+        client_request_id: str,
+        listener: Listener,
+        *,
+        attempts: int = 0,
+    ) -> Reply:
         """Sends `body` and waits for its response, however long it takes; `attempts` were made before.
 
         Raises what `listener.on_attempt` raises, and nothing else but for a cancellation.
@@ -167,14 +200,18 @@ class Client:
             return await self.fetch(response.id, reply, listener)
         if response.id and reply.error is not None and reply.error.retry == "resume":
             fetched = await self.fetch(response.id, reply, listener)
-            is_unsupported = isinstance(fetched.error, errors.RetrieveUnsupported) and fetched.error.retry == "never"
+            is_unsupported = (
+                isinstance(fetched.error, errors.RetrieveUnsupported)
+                and fetched.error.retry == "never"
+            )
             return reply if is_unsupported else fetched
         return reply
 
     async def fetch(self, response_id: str, known: Reply, listener: Listener) -> Reply:
         """Waits for a response that the server works on, and of which `known` came, by asking for it until it has ended.
 
-        GET costs nothing, and what it meets says nothing of the question: that stays taken, and may be charged.
+        GET costs nothing, and what it meets says nothing of the question: that stays taken, and may
+        be charged.
         """
         wait, strange, heard = _POLL_FIRST, 0, time.monotonic()
         listener.on_event(Created(response_id))
@@ -186,10 +223,15 @@ class Client:
             except asyncio.CancelledError:
                 self._stop(response_id)
                 raise
-            except (errors.NotFound, errors.MalformedResponse) as error:  # some gateways answer a page to what they have not
+            except (
+                errors.NotFound,
+                errors.MalformedResponse,
+            ) as error:  # some gateways answer a page to what they have not
                 strange += 1
                 if strange >= _MAX_STRANGE:
-                    return replace(known, error=failures.not_fetched(response_id, error, is_final=True))
+                    return replace(
+                        known, error=failures.not_fetched(response_id, error, is_final=True)
+                    )
             except errors.RequestFailed as error:
                 is_refused = error.retry == "never" and (error.status or 0) < 500
                 if is_refused or time.monotonic() - heard > (self._timeout.read or 0.0):
@@ -216,12 +258,18 @@ class Client:
             raise failures.of_get(error) from error
 
     async def _get(self, path: str) -> Any:
-        url = self._base_url.removesuffix("/v1") + path if path.startswith("/") else f"{self._base_url}/{path}"
+        url = (
+            self._base_url.removesuffix("/v1") + path
+            if path.startswith("/")
+            else f"{self._base_url}/{path}"
+        )
         try:
             async with self._connection() as http, http.stream("GET", url) as response:
                 raw = await _read(response, _MAX_BODY)
         except _BodyTooLarge as error:
-            raise failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code) from error
+            raise failures.malformed(
+                f"more than {_MAX_BODY // 2**20} MiB", response.status_code
+            ) from error
         except errors.RequestFailed:
             raise
         except Exception as error:  # as of a POST
@@ -229,7 +277,9 @@ class Client:
                 raise failures.no_handle(open_limit()) from error
             raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
-            raise failures.http_error(response.status_code, response.headers, self._secrets.clean(raw), 0.0)
+            raise failures.http_error(
+                response.status_code, response.headers, self._secrets.clean(raw), 0.0
+            )
         try:
             return self._secrets.load(raw)
         except ValueError as error:
@@ -243,7 +293,9 @@ class Client:
             attempts += 1
             if attempts > 1:
                 await listener.on_attempt(attempts)
-            reply = await self._post_once_there_is_a_handle(body, attempt_id(client_request_id, attempts), listener)
+            reply = await self._post_once_there_is_a_handle(
+                body, attempt_id(client_request_id, attempts), listener
+            )
             if body.get("stream") and _is_stream_refused(reply):
                 body = {**body, "stream": False}
                 continue
@@ -254,19 +306,27 @@ class Client:
             await asyncio.sleep(seconds)
             retries += 1
 
-    async def _post_once_there_is_a_handle(self, body: Mapping[str, Any], attempt: str, listener: Listener) -> Reply:
+    async def _post_once_there_is_a_handle(
+        self, body: Mapping[str, Any], attempt: str, listener: Listener
+    ) -> Reply:
         """As `_post`, but waits for a file handle where none is free: that is no attempt yet."""
         until = time.monotonic() + (self._timeout.read or 0.0)
         while True:
             reply = await self._post(body, attempt, listener)
-            if reply.error is None or reply.error.code != failures.NO_HANDLE or time.monotonic() > until:
+            if (
+                reply.error is None
+                or reply.error.code != failures.NO_HANDLE
+                or time.monotonic() > until
+            ):
                 return reply
             while self._idle:  # what is only kept warm
                 await self._idle.pop().aclose()
             listener.on_retry(reply.error, _HANDLE_WAIT)
             await asyncio.sleep(_HANDLE_WAIT)
 
-    async def _post(self, body: Mapping[str, Any], client_request_id: str, listener: Listener) -> Reply:
+    async def _post(
+        self, body: Mapping[str, Any], client_request_id: str, listener: Listener
+    ) -> Reply:
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream, application/json",
@@ -278,7 +338,9 @@ class Client:
 
         async def trace(step: str, told: Mapping[str, Any]) -> None:
             nonlocal is_sent, sent_at
-            if step.endswith("send_request_headers.started") and told["request"].method == b"POST":  # a proxy's CONNECT is none
+            if (
+                step.endswith("send_request_headers.started") and told["request"].method == b"POST"
+            ):  # a proxy's CONNECT is none
                 is_sent = True
                 listener.on_sent()
             sent_at = time.monotonic() if step.endswith("send_request_body.complete") else sent_at
@@ -286,7 +348,9 @@ class Client:
         url = f"{self._base_url}/responses"
         try:
             async with self._connection() as http:
-                post = http.build_request("POST", url, content=content, headers=headers, extensions={"trace": trace})
+                post = http.build_request(
+                    "POST", url, content=content, headers=headers, extensions={"trace": trace}
+                )
                 async with contextlib.aclosing(await http.send(post, stream=True)) as response:
                     if response.is_success:
                         reply = await self._reply(response, body, listener)
@@ -304,9 +368,17 @@ class Client:
             return failures.no_handle(open_limit())
         why = self._reason(error)
         if not isinstance(error, httpx.HTTPError):
-            return failures.connection_lost(why) if is_sent else failures.not_connected(why, is_final=True)
+            return (
+                failures.connection_lost(why)
+                if is_sent
+                else failures.not_connected(why, is_final=True)
+            )
         lost = _transport_error(error, why)
-        return lost if is_sent or isinstance(lost, errors.ConnectError) else failures.not_connected(why)
+        return (
+            lost
+            if is_sent or isinstance(lost, errors.ConnectError)
+            else failures.not_connected(why)
+        )
 
     async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -324,7 +396,9 @@ class Client:
         async def post() -> None:
             with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed):
                 async with self._connection() as http:
-                    await asyncio.wait_for(http.post(f"{self._base_url}/{_path(response_id)}/cancel"), _STOP_WAIT)
+                    await asyncio.wait_for(
+                        http.post(f"{self._base_url}/{_path(response_id)}/cancel"), _STOP_WAIT
+                    )
 
         stop = asyncio.create_task(post())
         self._stops.add(stop)
@@ -338,7 +412,10 @@ async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) 
     except _BodyCut as error:
         body, cut = error.body, error
     except _BodyTooLarge:
-        return Reply({}, error=failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code))
+        return Reply(
+            {},
+            error=failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code),
+        )
     try:
         raw = secrets.load(body)
     except ValueError:
@@ -352,13 +429,21 @@ async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) 
     if not isinstance(raw, dict):
         return Reply({}, error=failures.malformed("JSON that is no response", response.status_code))
     if is_response(raw):
-        return _judged(raw, request, cost(raw, response.headers), ("salvaged_after_cut",) if cut else ())
+        return _judged(
+            raw, request, cost(raw, response.headers), ("salvaged_after_cut",) if cut else ()
+        )
     if "error" in raw or "statusCode" in raw or "detail" in raw:
         return Reply({}, cost(raw, response.headers), error=failures.error_in_success(raw))
-    return Reply(raw, cost(raw, response.headers), error=failures.malformed("JSON that is no response", response.status_code))
+    return Reply(
+        raw,
+        cost(raw, response.headers),
+        error=failures.malformed("JSON that is no response", response.status_code),
+    )
 
 
-async def _read_stream(response: httpx.Response, request: Raw, listener: Listener, secrets: Secrets) -> Reply:
+async def _read_stream(
+    response: httpx.Response, request: Raw, listener: Listener, secrets: Secrets
+) -> Reply:
     """A streamed answer: events as they come, until the terminal one and, shortly after it, the cost."""
     stream, decoder, notices = Stream(), Decoder(), list[str]()
     ended: str | None = None  # why the stream ended, if not in good order
@@ -369,7 +454,9 @@ async def _read_stream(response: httpx.Response, request: Raw, listener: Listene
             if stream.has_ended and until is None:
                 until = time.monotonic() + _META_WAIT
             try:
-                chunk = await asyncio.wait_for(anext(chunks), until and max(0.0, until - time.monotonic()))
+                chunk = await asyncio.wait_for(
+                    anext(chunks), until and max(0.0, until - time.monotonic())
+                )
             except StopAsyncIteration:
                 if left := decoder.flush():
                     _take(left, stream, listener, notices, secrets)
@@ -388,10 +475,14 @@ async def _read_stream(response: httpx.Response, request: Raw, listener: Listene
         ended = "the server sent more than an answer may hold"
     finally:
         await chunks.aclose()
-    return _end_of_stream(stream, ended, notices, request, headers=response.headers, secrets=secrets)
+    return _end_of_stream(
+        stream, ended, notices, request, headers=response.headers, secrets=secrets
+    )
 
 
-def _take(event: str, stream: Stream, listener: Listener, notices: list[str], secrets: Secrets) -> None:
+def _take(
+    event: str, stream: Stream, listener: Listener, notices: list[str], secrets: Secrets
+) -> None:
     if event.strip() == "[DONE]":
         return  # no terminal event of this API, though gateways send it
     try:
@@ -402,7 +493,9 @@ def _take(event: str, stream: Stream, listener: Listener, notices: list[str], se
         if "event_not_json" not in notices:
             notices.append("event_not_json")
         return
-    is_piece = str(raw.get("type")).endswith(".delta")  # which is masked with the others: alone it may say nothing
+    is_piece = str(raw.get("type")).endswith(
+        ".delta"
+    )  # which is masked with the others: alone it may say nothing
     seen = stream.add(raw if is_piece else secrets.load(event))
     if seen is not None:
         listener.on_event(seen)
@@ -432,13 +525,21 @@ class Deaf:
 
 
 def _end_of_stream(
-    stream: Stream, ended: str | None, notices: list[str], request: Raw, *, headers: Mapping[str, str], secrets: Secrets
+    stream: Stream,
+    ended: str | None,
+    notices: list[str],
+    request: Raw,
+    *,
+    headers: Mapping[str, str],
+    secrets: Secrets,
 ) -> Reply:
     if stream.differs_from_final:
         notices.append("final_differs_from_stream")
     raw = secrets.without(stream.response())  # what came in pieces is a secret only now
     spent = cost(raw, headers, stream.meta)
-    has_worked = stream.has_items and Response(raw).usage is None  # an item that was only announced is in no response
+    has_worked = (
+        stream.has_items and Response(raw).usage is None
+    )  # an item that was only announced is in no response
     if stream.has_ended:
         return _judged(raw, request, spent, tuple(notices), has_worked=has_worked)
     if stream.error is not None and not stream.has_begun:
@@ -446,19 +547,30 @@ def _end_of_stream(
     if stream.error is not None:
         said = failures.read_error(stream.error)
         failed = raw | {"status": "failed", "error": {"code": said.code, "message": said.message}}
-        return replace(_judged(failed, request, spent, tuple(notices), has_worked=has_worked), response=raw)
+        return replace(
+            _judged(failed, request, spent, tuple(notices), has_worked=has_worked), response=raw
+        )
     if ended is None:
         notices.append("no_terminal_event")
     can_resume = bool(raw.get("id") and request.get("background") and request.get("store"))
-    error = failures.stream_interrupted(ended or "it ended without saying that it was done", can_resume=can_resume)
+    error = failures.stream_interrupted(
+        ended or "it ended without saying that it was done", can_resume=can_resume
+    )
     return Reply(raw, spent, tuple(notices), error)
 
 
 def _judged(
-    raw: Mapping[str, Any], request: Raw, spent: Cost | None, notices: tuple[str, ...], *, has_worked: bool = False
+    raw: Mapping[str, Any],
+    request: Raw,
+    spent: Cost | None,
+    notices: tuple[str, ...],
+    *,
+    has_worked: bool = False,
 ) -> Reply:
     response = Response(raw)
-    error = failures.of_response(response, has_worked=has_worked or response.has_begun, is_paid=_is_paid(spent))
+    error = failures.of_response(
+        response, has_worked=has_worked or response.has_begun, is_paid=_is_paid(spent)
+    )
     return Reply(raw, spent, notices + response.warnings(request), error)
 
 
@@ -516,11 +628,16 @@ async def _read(response: httpx.Response, limit: int, *, is_cut: bool = False) -
 
 
 async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
-    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps. `limit` is in bytes."""
+    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps.
+
+    `limit` is in bytes.
+    """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise _BodyCut("a body in a coding that was not asked for")
-    unzip = None if coding in ("", "identity") else zlib.decompressobj(47)  # 47: gzip or zlib, whichever it is
+    unzip = (
+        None if coding in ("", "identity") else zlib.decompressobj(47)
+    )  # 47: gzip or zlib, whichever it is
     size = 0
     try:
         async for chunk in response.aiter_raw():
@@ -544,7 +661,11 @@ def _looks_like_events(body: bytes) -> bool:
 
 
 def _is_stream_refused(reply: Reply) -> bool:
-    return reply.is_refusal and isinstance(reply.error, errors.InvalidRequest) and reply.error.param == "stream"
+    return (
+        reply.is_refusal
+        and isinstance(reply.error, errors.InvalidRequest)
+        and reply.error.param == "stream"
+    )
 
 
 def _path(response_id: str) -> str:
@@ -554,7 +675,9 @@ def _path(response_id: str) -> str:
 def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:
     is_certificate = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error)
     match error:
-        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
+        case (
+            httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError()
+        ):
             return failures.untrusted(why) if is_certificate else failures.not_connected(why)
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
             return failures.not_connected(type(error).__name__, is_final=True)
@@ -567,7 +690,9 @@ def _reason(error: BaseException) -> str:
         return "no byte came for as long as --timeout allows"
     if str(error).startswith("peer closed connection"):
         return "the server closed it too early"
-    if isinstance(error, httpx.ProxyError):  # its other words are the proxy's, and may hold its password
+    if isinstance(
+        error, httpx.ProxyError
+    ):  # its other words are the proxy's, and may hold its password
         status = str(error)[:3]
         return f"the proxy refused it{f', with {status}' if status.isdecimal() else ''}"
     return str(error) or type(error).__name__
@@ -582,7 +707,10 @@ def settings_of_network() -> tuple[Any, ...]:
 
 
 def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """Loading certificates takes 20 ms; plain http to loopback needs none. Raises ConnectError for none that can be read."""
+    """Loading certificates takes 20 ms; plain http to loopback needs none.
+
+    Raises ConnectError for none that can be read.
+    """
     if not base_url.startswith("https:"):
         return False
     name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
@@ -591,17 +719,23 @@ def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
             case "SSL_CERT_FILE":
                 return ssl.create_default_context(cafile=os.environ[name])
             case "SSL_CERT_DIR":
-                next(Path(os.environ[name]).iterdir(), None)  # else nobody says that it is not there
+                next(
+                    Path(os.environ[name]).iterdir(), None
+                )  # else nobody says that it is not there
                 return ssl.create_default_context(capath=os.environ[name])
             case _:
                 return httpx.create_ssl_context(trust_env=False)
     except OSError as error:  # also an SSLError
         why = error.strerror or str(error)
-        raise failures.unusable(name or "The package certifi", f"names {os.environ.get(name, '')}", why) from error
+        raise failures.unusable(
+            name or "The package certifi", f"names {os.environ.get(name, '')}", why
+        ) from error
 
 
 def _proxy(base_url: str) -> str | None:
-    """The proxy of the environment for this server. Loopback is never proxied: its plain http must not leave the machine.
+    """The proxy of the environment for this server.
+
+    Loopback is never proxied: its plain http must not leave the machine.
 
     Raises ConnectError for what is no address of a proxy.
     """
@@ -616,6 +750,9 @@ def _proxy(base_url: str) -> str | None:
     try:
         httpx.Proxy(address)
     except (ValueError, httpx.InvalidURL):  # its words may hold a password
-        name = next((name for name in os.environ if name.lower() == f"{kind}_proxy"), "The proxy of this system")
+        name = next(
+            (name for name in os.environ if name.lower() == f"{kind}_proxy"),
+            "The proxy of this system",
+        )
         raise failures.unusable(name, "is no address of a proxy", "") from None
     return address

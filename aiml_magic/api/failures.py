@@ -1,10 +1,12 @@
 """What a failure means: which error it is, whether it may have cost money, whether it may be sent again; pure.
 
-A request is sent again without asking only if it cannot have been executed: the connection was never made, or the server
-refused it (429, 503, a JSON 502 or 500, a run that failed on a rate limit) before a model can have worked and before anything
-of an answer came; and at most twice. The vendor charges nothing for a request that it saw fail. After anything else (a
-timeout, a reset, a cut-off body, an HTML page of a gateway) the request may have run, and may be charged, so that only the
-person may send it again. A GET is no question: what it meets says nothing of what was asked before.
+A request is sent again without asking only if it cannot have been executed: the connection was
+never made, or the server refused it (429, 503, a JSON 502 or 500, a run that failed on a rate
+limit) before a model can have worked and before anything of an answer came; and at most twice. The
+vendor charges nothing for a request that it saw fail. After anything else (a timeout, a reset, a
+cut-off body, an HTML page of a gateway) the request may have run, and may be charged, so that only
+the person may send it again. A GET is no question: what it meets says nothing of what was asked
+before.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from aiml_magic.text import load, one_line
 
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
-_QUICK = 3.0  # seconds within which no model has worked on a question: what fails later may have run
+_QUICK = (
+    3.0  # seconds within which no model has worked on a question: what fails later may have run
+)
 
 NO_HANDLE = "EMFILE"  # the code of an error for want of a file handle
 
@@ -45,7 +49,10 @@ class ErrorBody:
 
 
 def read_error_body(body: bytes) -> ErrorBody:
-    """AI/ML API's and OpenAI's shapes, NestJS and FastAPI defaults, HTML, plain text, nothing. Never raises."""
+    """AI/ML API's and OpenAI's shapes, NestJS and FastAPI defaults, HTML, plain text, nothing.
+
+    Never raises.
+    """
     try:
         raw = load(body)
     except ValueError:
@@ -57,7 +64,12 @@ def read_error(raw: Raw) -> ErrorBody:
     """As `read_error_body`, of a JSON object."""
     inner = raw.get("error")
     source: Raw = inner if isinstance(inner, Mapping) else raw
-    words = source.get("message") or raw.get("message") or raw.get("detail") or (inner if isinstance(inner, str) else "")
+    words = (
+        source.get("message")
+        or raw.get("message")
+        or raw.get("detail")
+        or (inner if isinstance(inner, str) else "")
+    )
     if isinstance(words, list):
         words = "; ".join(map(str, words))
     words = str(words)
@@ -71,7 +83,9 @@ def read_error(raw: Raw) -> ErrorBody:
     )
 
 
-def http_error(status: int, headers: Mapping[str, str], body: bytes, seconds: float) -> errors.RequestFailed:
+def http_error(
+    status: int, headers: Mapping[str, str], body: bytes, seconds: float
+) -> errors.RequestFailed:
     """The error of an HTTP answer that is not 2xx and came `seconds` after the request."""
     said = read_error_body(body)
     kind, retry, next_step = _judge(status, said)
@@ -82,7 +96,10 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes, seconds: fl
         retry = "never"
     cost = _MAYBE if retry == "ask" else _FREE
     if wait is not None and wait > MAX_WAIT and retry == "auto":
-        retry, next_step = "ask", f"The server asks to wait {wait:,.0f} s; run the cell again after that."
+        retry, next_step = (
+            "ask",
+            f"The server asks to wait {wait:,.0f} s; run the cell again after that.",
+        )
     return kind(
         f"{_SAID[kind]} ({status}){_quoted(said.message)}. {cost}",
         next_step,
@@ -115,7 +132,10 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
 
 def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.ResponseFailed:
     """The error of a response whose status is "failed", before or after the model has worked on it."""
-    code, words = _word((error or {}).get("code")), str((error or {}).get("message") or "no reason was given")
+    code, words = (
+        _word((error or {}).get("code")),
+        str((error or {}).get("message") or "no reason was given"),
+    )
     retry: errors.Retry = "ask"
     hint = "Run the cell again to ask once more."
     if code == "rate_limit_exceeded":
@@ -123,11 +143,16 @@ def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.Respons
     elif code == "invalid_prompt":
         retry, hint = "never", "Change the question; the same one would fail again."
     return errors.ResponseFailed(
-        f"The model failed{f' ({code})' if code else ''}{_quoted(words)}. {_FREE}", hint, retry=retry, code=code
+        f"The model failed{f' ({code})' if code else ''}{_quoted(words)}. {_FREE}",
+        hint,
+        retry=retry,
+        code=code,
     )
 
 
-def of_response(response: Response, *, has_worked: bool, is_paid: bool) -> errors.RequestFailed | None:
+def of_response(
+    response: Response, *, has_worked: bool, is_paid: bool
+) -> errors.RequestFailed | None:
     """The error of a response that failed, came to nothing, or is worked on and has no id to ask for it by; else `None`.
 
     `has_worked` says that the model has, `is_paid` that the server told of a cost.
@@ -137,7 +162,9 @@ def of_response(response: Response, *, has_worked: bool, is_paid: bool) -> error
             failed = failed_run(response.error, has_worked=has_worked)
             return in_doubt(failed) if response.has_output or is_paid else failed
         case "pending" if response.id is None:
-            return malformed(f'a response that is "{one_line(response.status or "", 40)}" and has no id to ask for its answer by')
+            return malformed(
+                f'a response that is "{one_line(response.status or "", 40)}" and has no id to ask for its answer by'
+            )
         case "unknown" if not response.has_begun:
             return malformed(f"a response without an answer, {_named(response.status)}")
     return None
@@ -156,11 +183,16 @@ def is_quick(seconds: float) -> bool:
 
 
 def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
-    return errors.MalformedResponse(f"The server sent {what}. {_MAYBE}", _CHECK, retry="ask", may_cost=True, status=status)
+    return errors.MalformedResponse(
+        f"The server sent {what}. {_MAYBE}", _CHECK, retry="ask", may_cost=True, status=status
+    )
 
 
 def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
-    """No connection was made. `is_final` if trying again cannot help (a certificate, a proxy without support)."""
+    """No connection was made.
+
+    `is_final` if trying again cannot help (a certificate, a proxy without support).
+    """
     hint = "Check the network, the proxy and %config O3Pro.base_url; then run the cell again."
     message = f"No connection to the server ({one_line(reason)}). {_UNSENT}"
     return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
@@ -225,13 +257,19 @@ def of_get(error: errors.RequestFailed) -> errors.RequestFailed:
     return error
 
 
-def not_fetched(response_id: str, error: errors.RequestFailed, *, is_final: bool = False) -> errors.RetrieveUnsupported:
+def not_fetched(
+    response_id: str, error: errors.RequestFailed, *, is_final: bool = False
+) -> errors.RetrieveUnsupported:
     """The error of a question that the server took, when a GET for its answer met `error`.
 
     `is_final` if the server seems to give out no answers at all.
     """
     said = one_line(error.message).rstrip(".")
-    later = "" if is_final else " Run the cell again to go on: its answer is fetched, and the question is not sent again."
+    later = (
+        ""
+        if is_final
+        else " Run the cell again to go on: its answer is fetched, and the question is not sent again."
+    )
     return errors.RetrieveUnsupported(
         f"The server took the question as {one_line(response_id, 80)}, but its answer could not be fetched. {said}. {_MAYBE}",
         f"{_remedy(error)}{later} {errors.check()}".strip(),
@@ -247,9 +285,12 @@ def not_fetched(response_id: str, error: errors.RequestFailed, *, is_final: bool
 def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> float | None:
     """Seconds to wait before the request is sent again, or `None` to give up; `retries` counts those already made.
 
-    The server's Retry-After decides, else 1 s, then 2 s, less up to a quarter so that many clients do not come at once.
+    The server's Retry-After decides, else 1 s, then 2 s, less up to a quarter so that many clients
+    do not come at once.
     """
-    if error is None or error.retry != "auto" or retries >= MAX_RETRIES or error.code == NO_HANDLE:  # that was waited for
+    if (
+        error is None or error.retry != "auto" or retries >= MAX_RETRIES or error.code == NO_HANDLE
+    ):  # that was waited for
         return None
     if error.retry_after is not None:
         return error.retry_after
@@ -273,7 +314,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 _CHECK = f"The journal keeps what came. {errors.check()}"
 
-_STATUS_OF_CODE = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_api_key": 401, "invalid_prompt": 400}
+_STATUS_OF_CODE = {
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "invalid_api_key": 401,
+    "invalid_prompt": 400,
+}
 
 _REMEDIES: Mapping[int | None, str] = {
     401: "Give another key with %aiml login, or set AIML_API_KEY.",
@@ -324,7 +370,11 @@ def _judge(status: int, said: ErrorBody) -> _Verdict:
         case 413:
             return errors.PayloadTooLarge, "never", "Send less text, or smaller attachments."
         case 409 | 429 if any(sign in words for sign in ("quota", "free limit")):
-            return errors.QuotaExceeded, "never", "Raise the limit of the account, or wait until it is renewed."
+            return (
+                errors.QuotaExceeded,
+                "never",
+                "Raise the limit of the account, or wait until it is renewed.",
+            )
         case 409 | 429:
             return errors.RateLimited, "auto", again
         case 408 | 504 | 520 | 521 | 522 | 523 | 524:
@@ -332,15 +382,27 @@ def _judge(status: int, said: ErrorBody) -> _Verdict:
         case 503:
             return errors.Unavailable, "auto", again
         case 502:
-            return errors.BadGateway, "auto" if said.is_json else "ask", again if said.is_json else _CHECK
+            return (
+                errors.BadGateway,
+                "auto" if said.is_json else "ask",
+                again if said.is_json else _CHECK,
+            )
         case 500 if "maintenance" in words:
-            return errors.ServerError, "never", "Ask another model with --model, or come back later."
+            return (
+                errors.ServerError,
+                "never",
+                "Ask another model with --model, or come back later.",
+            )
         case 500 if said.is_json:
             return errors.ServerError, "auto", again
         case _ if 300 <= status < 400:
             return errors.Redirected, "never", "Set AIML_API_URL to the right address."
         case _ if 400 <= status < 500:
-            return errors.InvalidRequest, "never", "Change what the message names, then run the cell again."
+            return (
+                errors.InvalidRequest,
+                "never",
+                "Change what the message names, then run the cell again.",
+            )
         case _:
             return errors.ServerError, "ask", _CHECK
 

@@ -1,8 +1,8 @@
 """The Responses API as frozen values and events; pure.
 
-Tolerant in reading: every field may be missing, null or of another type, what is unknown is kept and named, and nothing
-here raises on a JSON object. A `Response` is a view of the raw object, which stays as it came. A `Stream` folds the events
-of one stream into such an object.
+Tolerant in reading: every field may be missing, null or of another type, what is unknown is kept
+and named, and nothing here raises on a JSON object. A `Response` is a view of the raw object, which
+stays as it came. A `Stream` folds the events of one stream into such an object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Raw = Mapping[str, Any]
 _MAX_STATUS = 60  # characters of a status that is no text
 _TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
 
-# The words for a status that servers use, and the API's own for each. What is not among them keeps its own name.
+# The words for a status that servers use, and the API's own for each. What is not among them keeps
+# its own name.
 _STATUS_OF_WORD = {
     word: status
     for status, words in {
@@ -78,12 +79,18 @@ def sum_of_costs(costs: Iterable[Cost]) -> Cost | None:
     if not every:
         return None
     counted = [spent.credits for spent in every if spent.credits is not None]
-    return Cost(sum(spent.usd for spent in every), sum(counted) if len(counted) == len(every) else None, every[0].source)
+    return Cost(
+        sum(spent.usd for spent in every),
+        sum(counted) if len(counted) == len(every) else None,
+        every[0].source,
+    )
 
 
 @dataclass(frozen=True)
 class Citation:
-    """A page or a file that the text cites. The indices count code points; a server may give some outside the text.
+    """A page or a file that the text cites.
+
+    The indices count code points; a server may give some outside the text.
 
     Of a file there is `file_id`, and no `url`; its `title` is its name, if that is known.
     """
@@ -97,7 +104,10 @@ class Citation:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function that the model wants called. `arguments` should be JSON; `result` is what the model was told, or `None`."""
+    """A function that the model wants called.
+
+    `arguments` should be JSON; `result` is what the model was told, or `None`.
+    """
 
     id: str
     name: str
@@ -113,7 +123,10 @@ class Response:
 
     @cached_property
     def id(self) -> str | None:
-        """The id by which the server knows it. One that held a secret is masked, and leads nowhere."""
+        """The id by which the server knows it.
+
+        One that held a secret is masked, and leads nowhere.
+        """
         known = _name(self.raw.get("id"))
         return None if MASK in known else known or None
 
@@ -141,7 +154,9 @@ class Response:
     @cached_property
     def summaries(self) -> tuple[str, ...]:
         """The summaries of the reasoning, Markdown. Raw reasoning text is never among them."""
-        parts = (part for item in self.of_type("reasoning") for part in _objects(item.get("summary")))
+        parts = (
+            part for item in self.of_type("reasoning") for part in _objects(item.get("summary"))
+        )
         return tuple(text for part in parts if (text := _text(part.get("text"))))
 
     @cached_property
@@ -199,13 +214,19 @@ class Response:
             input_tokens=given,
             cached_tokens=_count(_object(usage.get("input_tokens_details")).get("cached_tokens")),
             output_tokens=written,
-            reasoning_tokens=_count(_object(usage.get("output_tokens_details")).get("reasoning_tokens")),
+            reasoning_tokens=_count(
+                _object(usage.get("output_tokens_details")).get("reasoning_tokens")
+            ),
             total_tokens=total,
         )
 
     @cached_property
     def citations(self) -> tuple[Citation, ...]:
-        notes = (note for part in self._parts("output_text") for note in _objects(part.get("annotations")))
+        notes = (
+            note
+            for part in self._parts("output_text")
+            for note in _objects(part.get("annotations"))
+        )
         return tuple(
             Citation(
                 title=_text(note.get("title") or note.get("filename")),
@@ -221,7 +242,9 @@ class Response:
     @cached_property
     def unknown_types(self) -> tuple[str, ...]:
         """Types of items that this package does not know, each once, sorted."""
-        return tuple(sorted({_text(item.get("type")) or "(no type)" for item in self.items} - _KNOWN_ITEMS))
+        return tuple(
+            sorted({_text(item.get("type")) or "(no type)" for item in self.items} - _KNOWN_ITEMS)
+        )
 
     @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -244,7 +267,11 @@ class Response:
     @cached_property
     def has_begun(self) -> bool:
         """The model has worked on it: there is output, or tokens of it were counted, or nobody counted and an item is there."""
-        counted = self.usage and (self.usage.total_tokens if self.usage.output_tokens is None else self.usage.output_tokens)
+        counted = self.usage and (
+            self.usage.total_tokens
+            if self.usage.output_tokens is None
+            else self.usage.output_tokens
+        )
         return self.has_output or bool(self.items if counted is None else counted)
 
     @property
@@ -266,18 +293,43 @@ class Response:
         yield "status_missing", self.is_status_inferred
         yield (
             "item_not_completed",
-            is_completed and any(item.get("status") not in (None, "completed") for item in self.of_type("message")),
+            is_completed
+            and any(
+                item.get("status") not in (None, "completed") for item in self.of_type("message")
+            ),
         )
         yield "usage_missing", is_completed and self.usage is None
-        yield "usage_exceeds_max_output_tokens", written is not None and cap is not None and written > cap
-        yield "max_output_tokens_changed", asked_cap is not None and cap is not None and cap < asked_cap
-        yield "background_not_honoured", bool(request.get("background")) and self.outcome != "pending"
-        yield "tool_arguments_not_json", any(not _is_json(_arguments(call.get("arguments"))) for call in calls)
-        yield "citation_out_of_range", any(not self._is_in_text(citation) for citation in self.citations)
-        yield "citation_unsafe_url", any(not (citation.file_id or is_web_link(citation.url)) for citation in self.citations)
+        yield (
+            "usage_exceeds_max_output_tokens",
+            written is not None and cap is not None and written > cap,
+        )
+        yield (
+            "max_output_tokens_changed",
+            asked_cap is not None and cap is not None and cap < asked_cap,
+        )
+        yield (
+            "background_not_honoured",
+            bool(request.get("background")) and self.outcome != "pending",
+        )
+        yield (
+            "tool_arguments_not_json",
+            any(not _is_json(_arguments(call.get("arguments"))) for call in calls),
+        )
+        yield (
+            "citation_out_of_range",
+            any(not self._is_in_text(citation) for citation in self.citations),
+        )
+        yield (
+            "citation_unsafe_url",
+            any(not (citation.file_id or is_web_link(citation.url)) for citation in self.citations),
+        )
         yield (
             "mcp_error",
-            any(item.get("error") for kind in ("mcp_list_tools", "mcp_call") for item in self.of_type(kind)),
+            any(
+                item.get("error")
+                for kind in ("mcp_list_tools", "mcp_call")
+                for item in self.of_type(kind)
+            ),
         )
 
     def _is_in_text(self, citation: Citation) -> bool:
@@ -299,7 +351,11 @@ def status_of(value: Any) -> str | None:
 
 def is_response(raw: Raw) -> bool:
     """A JSON object that is a response, not an error body nor something else."""
-    return raw.get("object") == "response" or isinstance(raw.get("output"), list) or "output_text" in raw
+    return (
+        raw.get("object") == "response"
+        or isinstance(raw.get("output"), list)
+        or "output_text" in raw
+    )
 
 
 def is_web_link(url: str) -> bool:
@@ -316,7 +372,10 @@ def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost 
         ("stream meta", _object(_object(meta).get("usage"))),
         (
             "headers",
-            {name: headers.get(f"x-aimlapi-{name.replace('_', '-')}") for name in ("usd_spent", "credits_used")},
+            {
+                name: headers.get(f"x-aimlapi-{name.replace('_', '-')}")
+                for name in ("usd_spent", "credits_used")
+            },
         ),
     )
     for source, usage in places:
@@ -330,7 +389,9 @@ def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost 
 
 def log_entries(page: Any) -> tuple[list[Raw], bool]:
     """The entries of one page of the server's log, and whether there are more pages."""
-    return _objects(_object(page).get("data")), bool(_object(_object(page).get("pagination")).get("has_more"))
+    return _objects(_object(page).get("data")), bool(
+        _object(_object(page).get("pagination")).get("has_more")
+    )
 
 
 def logged_cost(entry: Raw) -> Cost | None:
@@ -355,13 +416,23 @@ def attempt_of(client_request_id: str, entry: Raw) -> int | None:
 
 def user_message(text: str, attached: Iterable[Raw] = ()) -> dict[str, Any]:
     """An input item: what a person says, and the parts that go with it."""
-    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}, *attached]}
+    return {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": text}, *attached],
+    }
 
 
 def assistant_message(text: str, item_id: str) -> dict[str, Any]:
     """An input item: what the model said before."""
     part = {"type": "output_text", "text": text, "annotations": []}
-    return {"type": "message", "role": "assistant", "id": item_id, "status": "completed", "content": [part]}
+    return {
+        "type": "message",
+        "role": "assistant",
+        "id": item_id,
+        "status": "completed",
+        "content": [part],
+    }
 
 
 def input_texts(request: Raw) -> list[str]:
@@ -369,7 +440,11 @@ def input_texts(request: Raw) -> list[str]:
     asked = request.get("input", "")
     if isinstance(asked, str):
         return [asked]
-    return [_text(part.get("text")) for item in _objects(asked) for part in _objects(item.get("content"))]
+    return [
+        _text(part.get("text"))
+        for item in _objects(asked)
+        for part in _objects(item.get("content"))
+    ]
 
 
 def question_text(request: Raw) -> str:
@@ -384,7 +459,11 @@ def call_result(call: ToolCall, result: str) -> dict[str, Any]:
 
 def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
     """An input item: whether a call to an MCP server may be made."""
-    return {"type": "mcp_approval_response", "approval_request_id": _text(request.get("id")), "approve": is_approved}
+    return {
+        "type": "mcp_approval_response",
+        "approval_request_id": _text(request.get("id")),
+        "approve": is_approved,
+    }
 
 
 def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any]:
@@ -395,7 +474,12 @@ def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any
         if response.text or not response.calls:
             items.append(assistant_message(response.text, f"msg_{number}"))
         items += [
-            {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+            {
+                "type": "function_call",
+                "call_id": call.id,
+                "name": call.name,
+                "arguments": call.arguments,
+            }
             for call in response.calls
         ]
     return items + _as_items(question)
@@ -433,8 +517,8 @@ Event = TextDelta | Created | Thinking
 class Stream:
     """Folds the events of one stream into its response.
 
-    The response inside the terminal event decides; where it has no output, and where no terminal event came, the output is
-    put together from what was streamed.
+    The response inside the terminal event decides; where it has no output, and where no terminal
+    event came, the output is put together from what was streamed.
     """
 
     terminal: str | None = None
@@ -456,7 +540,9 @@ class Stream:
                 return self._begin(_object(event.get("response")))
             case "error":
                 self.error = _object(event.get("error")) or event
-            case word if kind.startswith("response.") and _is_end(word, _object(event.get("response"))):
+            case word if kind.startswith("response.") and _is_end(
+                word, _object(event.get("response"))
+            ):
                 self.terminal = kind
                 return self._begin(_object(event.get("response")))
             case "output_item.added":
@@ -494,11 +580,16 @@ class Stream:
         return self.terminal is not None
 
     def response(self) -> dict[str, Any]:
-        """The response as far as it is known; empty if nothing of it came. A terminal event decides how it ended."""
+        """The response as far as it is known; empty if nothing of it came.
+
+        A terminal event decides how it ended.
+        """
         known, items = self._response, self._items()
         if items and not known.get("output"):
             known = known | {"output": items}
-        if self.terminal and (Response(known).is_status_inferred or Response(known).outcome == "pending"):
+        if self.terminal and (
+            Response(known).is_status_inferred or Response(known).outcome == "pending"
+        ):
             known = known | {"status": self.terminal.removeprefix("response.")}
         return known
 
@@ -537,7 +628,9 @@ class Stream:
         return index
 
     def _items(self) -> list[Raw]:
-        streamed = ((key, self._done.get(key) or _assembled(parts)) for key, parts in self._parts.items())
+        streamed = (
+            (key, self._done.get(key) or _assembled(parts)) for key, parts in self._parts.items()
+        )
         items = [(key, item) for key, item in streamed if item]
         if all(isinstance(key, int) for key, _ in items):
             items.sort(key=lambda pair: pair[0])  # type: ignore[arg-type,return-value]  # all are integers
@@ -563,7 +656,10 @@ def _assembled(parts: Mapping[tuple[str, int], list[str]]) -> Raw | None:
     names = {"output_text": "text", "refusal": "refusal", "reasoning_summary_text": "text"}
     content = [{"type": kind, names[kind]: "".join(pieces)} for (kind, _), pieces in parts.items()]
     if content[0]["type"] == "reasoning_summary_text":
-        return {"type": "reasoning", "summary": [part | {"type": "summary_text"} for part in content]}
+        return {
+            "type": "reasoning",
+            "summary": [part | {"type": "summary_text"} for part in content],
+        }
     return {"type": "message", "role": "assistant", "status": "in_progress", "content": content}
 
 
@@ -588,7 +684,9 @@ def _object(value: Any) -> Raw:
 
 
 def _objects(value: Any) -> list[Raw]:
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+    return (
+        [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+    )
 
 
 def _count(value: Any) -> int | None:

@@ -1,8 +1,9 @@
 """Bytes to events: the decoder of `text/event-stream`, pure.
 
-After the WHATWG specification (HTML, 9.2.6), with two differences for answers that were paid for: lines end at CR LF, LF
-or CR only (splitting at U+2028, as `str.splitlines` does, breaks JSON), and what is left at the end of the stream is
-not thrown away but handed out by `flush`, so that a last event without its blank line is saved.
+After the WHATWG specification (HTML, 9.2.6), with two differences for answers that were paid for:
+lines end at CR LF, LF or CR only (splitting at U+2028, as `str.splitlines` does, breaks JSON), and
+what is left at the end of the stream is not thrown away but handed out by `flush`, so that a last
+event without its blank line is saved.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class EventTooLarge(Exception):
 class Decoder:
     """Takes the bytes of one stream in any chunks; gives the data of each event, as text.
 
-    `max_event` is in bytes. Event names, ids and retry times are not kept: the Responses API repeats the name inside
-    the data.
+    `max_event` is in bytes. Event names, ids and retry times are not kept: the Responses API
+    repeats the name inside the data.
     """
 
     def __init__(self, max_event: int = 8 * 2**20) -> None:

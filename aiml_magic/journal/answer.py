@@ -16,10 +16,12 @@ from aiml_magic.text import cut, encodable, one_line, plain
 class Answer:
     """What a person gets for a question.
 
-    `seconds` counts from the request to the last byte; `cost_usd` is what the server says it charged, `None` if it did not
-    say; `id` is the response's id, `journal_id` that of its row in the journal. `notices` are codes of what to know of it,
-    `calls` the functions of the notebook that were called on the way, `recorded` says that it comes from a recording and was
-    not asked here. `raw` is the response as the server sent it, `request` what was asked, without the conversation.
+    `seconds` counts from the request to the last byte; `cost_usd` is what the server says it
+    charged, `None` if it did not say; `id` is the response's id, `journal_id` that of its row in
+    the journal. `notices` are codes of what to know of it, `calls` the functions of the notebook
+    that were called on the way, `recorded` says that it comes from a recording and was not asked
+    here. `raw` is the response as the server sent it, `request` what was asked, without the
+    conversation.
     """
 
     text: str

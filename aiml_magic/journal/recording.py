@@ -1,7 +1,8 @@
 """A file of answers that travels with a tutorial: JSON, one answer a line.
 
-It holds what decides an answer and what came, in the order in which they were first asked; of an attachment its name, its size
-and its hash; no key, no header, no name of a user and no path. A line is believed only if its key is a key of its request.
+It holds what decides an answer and what came, in the order in which they were first asked; of an
+attachment its name, its size and its hash; no key, no header, no name of a user and no path. A line
+is believed only if its key is a key of its request.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from aiml_magic.journal.replay import request_key, request_keys, with_hashes
 from aiml_magic.text import plain
 
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
-# What a file may ask for: bytes of its texts in memory, where the widest character decides, and values.
+# What a file may ask for: bytes of its texts in memory, where the widest character decides, and
+# values.
 _MAX_LINE, _MAX_TEXT, _MAX_VALUES = 16 * 2**20, 64 * 2**20, 2**19
-_ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")  # characters of four bytes, plain or as escapes
+_ASTRAL = re.compile(
+    rb"[\xf0-\xf4]|\\u[dD][89aAbB]"
+)  # characters of four bytes, plain or as escapes
 _WIDE = re.compile(rb"[\xc4-\xef]|\\u")  # of two
 
 _NAME_ANOTHER = "Name a file that %aiml record has written."
@@ -29,7 +33,11 @@ _NAME_ANOTHER = "Name a file that %aiml record has written."
 
 @dataclass(frozen=True)
 class Record:
-    """One answer. `parent` is the id of the response that it continues, `asked_at` seconds since 1970, `seconds` its duration."""
+    """One answer.
+
+    `parent` is the id of the response that it continues, `asked_at` seconds since 1970, `seconds`
+    its duration.
+    """
 
     server: str
     request: Mapping[str, Any]
@@ -52,27 +60,45 @@ def read(path: Path) -> dict[str, Record]:
     try:
         if not path.is_file():  # a device never ends
             raise BadInput(f"{name} is no file.", _NAME_ANOTHER)
-        return dict(_read_line(line, f"{name}, line {number}") for number, line in _lines(path) if line.strip())
+        return dict(
+            _read_line(line, f"{name}, line {number}")
+            for number, line in _lines(path)
+            if line.strip()
+        )
     except OSError as error:
         raise BadInput(f"{name} cannot be read: {error}.", _NAME_ANOTHER) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file by their numbers. Raises BadInput for one that would take more memory than any recording."""
+    """The lines of a file by their numbers.
+
+    Raises BadInput for one that would take more memory than any recording.
+    """
     text = values = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
             size = len(line) * (4 if _ASTRAL.search(line) else 2 if _WIDE.search(line) else 1)
             text += size
-            values += 1 + sum(map(line.count, (b"{", b"[", b",")))  # a blank line takes its time, too
+            values += 1 + sum(
+                map(line.count, (b"{", b"[", b","))
+            )  # a blank line takes its time, too
             if size > _MAX_LINE or text > _MAX_TEXT or values > _MAX_VALUES:
-                raise BadInput(f"{plain(path.name)}, line {number}: it is larger than any recording.", _NAME_ANOTHER)
+                raise BadInput(
+                    f"{plain(path.name)}, line {number}: it is larger than any recording.",
+                    _NAME_ANOTHER,
+                )
             yield number, line
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Writes the whole file anew, with hashes where an earlier version wrote texts. Raises BadInput if that cannot be."""
-    hashed = {record.key: {**vars(record), "request": with_hashes(record.request)} for record in records.values()}
+    """Writes the whole file anew, with hashes where an earlier version wrote texts.
+
+    Raises BadInput if that cannot be.
+    """
+    hashed = {
+        record.key: {**vars(record), "request": with_hashes(record.request)}
+        for record in records.values()
+    }
     lines = (json.dumps({"key": key, **record}) for key, record in hashed.items())
     try:
         write_private(path, "".join(f"{line}\n" for line in lines))
@@ -101,7 +127,10 @@ def _read_line(line: bytes, where: str) -> tuple[str, Record]:
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{where} is no recorded answer.", _NAME_ANOTHER) from error
     if is_changed:
-        raise BadInput(f"{where} was changed after it was recorded.", "Record it again, or take the file's older version.")
+        raise BadInput(
+            f"{where} was changed after it was recorded.",
+            "Record it again, or take the file's older version.",
+        )
     return key, record
 
 

@@ -1,8 +1,9 @@
 """When an answer of the journal stands for a new one: the key of a request, and what tells two requests apart; pure.
 
-The key is a hash of all that decides the answer: the server, the request (with the hashes of its attachments), and the response
-that it continues. How the request travels does not count: streamed or not, stored or not, in the background or not, its
-conversation by id or as a transcript. A request has the same key with its attachments as with their hashes in their places.
+The key is a hash of all that decides the answer: the server, the request (with the hashes of its
+attachments), and the response that it continues. How the request travels does not count: streamed
+or not, stored or not, in the background or not, its conversation by id or as a transcript. A
+request has the same key with its attachments as with their hashes in their places.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from aiml_magic.text import cut
 _DELIVERY = {"stream", "store", "background", "previous_response_id"}
 _INLINE = re.compile(r"data:([\w.+/-]+);base64,")
 _HASHED = re.compile(r"data:[\w.+/-]+;sha256,")
-_HASHED_TEXT = re.compile(r"(.*:) sha256,[0-9a-f]{64}")  # the line that names an attached text, and the text's hash
+_HASHED_TEXT = re.compile(
+    r"(.*:) sha256,[0-9a-f]{64}"
+)  # the line that names an attached text, and the text's hash
 _NOT_AT_HAND = "(it is not at hand any more)"
 _TAG = b"aiml_magic request 1\n"  # a hash of another kind of thing, or of another version, is another hash
 
@@ -32,7 +35,11 @@ def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> 
 
 def request_keys(server: str, request: Mapping[str, Any], parent: str | None) -> tuple[str, ...]:
     """The key of a request, and the key that earlier versions gave it, which had the attached texts in it as they are."""
-    return tuple(dict.fromkeys((request_key(server, request, parent), _key(server, with_file_hashes(request), parent))))
+    return tuple(
+        dict.fromkeys(
+            (request_key(server, request, parent), _key(server, with_file_hashes(request), parent))
+        )
+    )
 
 
 def _key(server: str, hashed: Mapping[str, Any], parent: str | None) -> str:
@@ -48,7 +55,11 @@ def without_delivery(request: Mapping[str, Any]) -> dict[str, Any]:
 def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:
     """A request with the hash of each attachment in its place: that decides the answer as well, and is small."""
     hashed: dict[str, Any] = with_file_hashes(request)
-    return {**hashed, "input": _with_parts(hashed["input"], _with_text_hash)} if "input" in hashed else hashed
+    return (
+        {**hashed, "input": _with_parts(hashed["input"], _with_text_hash)}
+        if "input" in hashed
+        else hashed
+    )
 
 
 def with_file_hashes(value: Any) -> Any:
@@ -89,7 +100,9 @@ def _with_text_hash(part: Any) -> Any:
 def _kept(part: Any) -> Any:
     if found := _HASHED_TEXT.fullmatch(_text_of(part)):
         return {**part, "text": f"{found[1]} {_NOT_AT_HAND}"}
-    is_hashed = isinstance(part, Mapping) and any(isinstance(value, str) and _HASHED.match(value) for value in part.values())
+    is_hashed = isinstance(part, Mapping) and any(
+        isinstance(value, str) and _HASHED.match(value) for value in part.values()
+    )
     return {"type": "input_text", "text": _NOT_AT_HAND} if is_hashed else part
 
 
@@ -107,16 +120,29 @@ def nearest(request: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> 
     text = _text(request)
     compared = [_text(other) for other in others]
     # The letters that two texts share choose a few quickly; their order then decides.
-    letters = [SequenceMatcher(None, text, other, autojunk=False).quick_ratio() for other in compared]
+    letters = [
+        SequenceMatcher(None, text, other, autojunk=False).quick_ratio() for other in compared
+    ]
     few = heapq.nlargest(8, range(len(compared)), key=letters.__getitem__)
-    return max(few, key=lambda position: SequenceMatcher(None, text, compared[position], autojunk=False).ratio(), default=None)
+    return max(
+        few,
+        key=lambda position: SequenceMatcher(
+            None, text, compared[position], autojunk=False
+        ).ratio(),
+        default=None,
+    )
 
 
 def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
     """What differs between two requests, a line for each field."""
     ours, recorded = (with_hashes(without_delivery(request)) for request in (ours, recorded))
-    names = sorted(name for name in ours.keys() | recorded.keys() if ours.get(name) != recorded.get(name))
-    return [f"{name}: {short_json(recorded.get(name))} is recorded, {short_json(ours.get(name))} is asked" for name in names]
+    names = sorted(
+        name for name in ours.keys() | recorded.keys() if ours.get(name) != recorded.get(name)
+    )
+    return [
+        f"{name}: {short_json(recorded.get(name))} is recorded, {short_json(ours.get(name))} is asked"
+        for name in names
+    ]
 
 
 def _text(request: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Answers on disk: one SQLite file, one row per request.
 
-A row is written before its request is sent, so that a crash leaves a trace of what may have been paid. It holds the
-request without its conversation: `parent` names the row that it continues, and the way in which the conversation is sent
-(by the parent's response id, or as a transcript) is decided when it is sent. Neither the API key nor any header is in it.
+A row is written before its request is sent, so that a crash leaves a trace of what may have been
+paid. It holds the request without its conversation: `parent` names the row that it continues, and
+the way in which the conversation is sent (by the parent's response id, or as a transcript) is
+decided when it is sent. Neither the API key nor any header is in it.
 
 The state of a row:
 
@@ -15,8 +16,9 @@ The state of a row:
 
 Each step is one short transaction, so that any number of kernels and runners may write at once.
 
-The file, its log and their index are opened by SQLite alone: whoever closes another handle of such a file drops all locks that
-this process has on it, and then another one removes the log under its feet (https://sqlite.org/howtocorrupt.html, 2.2).
+The file, its log and their index are opened by SQLite alone: whoever closes another handle of such
+a file drops all locks that this process has on it, and then another one removes the log under its
+feet (https://sqlite.org/howtocorrupt.html, 2.2).
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ _PATIENCE = 60.0  # seconds that a journal is given to take what is in a file be
 TAIL = 1500  # characters of the newest text that a panel shows
 HEARTBEAT = 5.0  # seconds between two signs of life of a runner
 _SILENT = 4 * HEARTBEAT  # seconds after which it is taken for dead
-# Scripts that leave no blanks between words (Thai to Burmese, Khmer, East Asia), and emoji: an index of words does not find them.
+# Scripts that leave no blanks between words (Thai to Burmese, Khmer, East Asia), and emoji: an
+# index of words does not find them.
 _UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
 
 _MIGRATIONS = [
@@ -116,8 +119,8 @@ _MIGRATIONS = [
     """,
 ]
 
-# A notebook's rows are those under its name, and of each name that it had before those up to a row: the file was renamed, or
-# copied, and then the original goes on under that name.
+# A notebook's rows are those under its name, and of each name that it had before those up to a row:
+# the file was renamed, or copied, and then the original goes on under that name.
 _NAMES = """
     WITH names (name, until) AS (
         SELECT :notebook, 9223372036854775807
@@ -125,12 +128,16 @@ _NAMES = """
         SELECT earlier, until FROM pasts WHERE notebook = :notebook
     )
 """
-_OF_NOTEBOOK = "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
+_OF_NOTEBOOK = (
+    "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A request as the journal knows it. JSON columns are read; times are seconds, `asked_at` since 1970.
+    """A request as the journal knows it.
+
+    JSON columns are read; times are seconds, `asked_at` since 1970.
 
     `attempts` is how many times it was sent at most, `None` where nobody knows.
     """
@@ -163,8 +170,15 @@ class Row:
 
     @property
     def is_alive(self) -> bool:
-        """A runner works on it, or did a moment ago. A time that is yet to come is no sign of life: a clock was set back."""
-        return not self.is_over and self.alive_at is not None and abs(time.time() - self.alive_at) < _SILENT
+        """A runner works on it, or did a moment ago.
+
+        A time that is yet to come is no sign of life: a clock was set back.
+        """
+        return (
+            not self.is_over
+            and self.alive_at is not None
+            and abs(time.time() - self.alive_at) < _SILENT
+        )
 
     @property
     def is_settled(self) -> bool:
@@ -177,10 +191,14 @@ class Row:
         if self.response_id is None:
             return False
         if self.state == "sent":
-            return bool(self.response or (self.request.get("background") and self.request.get("store")))
+            return bool(
+                self.response or (self.request.get("background") and self.request.get("store"))
+            )
         if self.state != "failed" or self.error is None:
             return False
-        return self.error.get("retry") == "resume" or self.error.get("class") == "RetrieveUnsupported"
+        return (
+            self.error.get("retry") == "resume" or self.error.get("class") == "RetrieveUnsupported"
+        )
 
     @property
     def can_go_on(self) -> bool:
@@ -218,7 +236,10 @@ class Row:
     @property
     def is_round(self) -> bool:
         """The model waits for results of tools, or for an approval: what continues it belongs to the same question."""
-        return self.state == "done" and Response(self.response).outcome in ("tool_calls", "approval")
+        return self.state == "done" and Response(self.response).outcome in (
+            "tool_calls",
+            "approval",
+        )
 
     @property
     def is_kept(self) -> bool:
@@ -229,7 +250,9 @@ class Row:
     def advances(self) -> bool:
         """A conversation may go on from it: a whole answer, which is no refusal and waits for nothing."""
         response = Response(self.response)
-        return self.state == "done" and response.status == "completed" and response.outcome == "answer"
+        return (
+            self.state == "done" and response.status == "completed" and response.outcome == "answer"
+        )
 
     def answer(self) -> Answer:
         """What a person gets of it, which is as much as came."""
@@ -282,7 +305,9 @@ class NewRow:
 
 @dataclass(frozen=True)
 class Came:
-    """What came of a request. `state` is done, failed or cancelled, `seconds` the time since it was sent, if it was.
+    """What came of a request.
+
+    `state` is done, failed or cancelled, `seconds` the time since it was sent, if it was.
 
     `response_id` and `text` are what had come of a response that did not come whole.
     `attempts` is how many times it was sent; `None` leaves that as it is known.
@@ -300,7 +325,10 @@ class Came:
 
 
 class Journal:
-    """The journal in the file `path`. Every method raises JournalError if the file does not serve."""
+    """The journal in the file `path`.
+
+    Every method raises JournalError if the file does not serve.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -309,14 +337,19 @@ class Journal:
         self._close: Callable[[], object] = _nothing
         self._place: tuple[int, ...] = ()
         self._newest: tuple[int, float] | None = None  # the row written last, and when it was asked
-        self._written_now: tuple[int, float] | None = None  # the same in a transaction, which may fail
+        self._written_now: tuple[int, float] | None = (
+            None  # the same in a transaction, which may fail
+        )
         self._is_open = False  # a transaction, by the thread that has the lock
         self._is_index_sound = False  # as far as was looked
         with _opening:
             _living.add(self)
 
     def add(self, new: NewRow) -> Row:
-        """Writes a request that is about to be sent; gives its row. It is synced with the claim, without which it is not sent."""
+        """Writes a request that is about to be sent; gives its row.
+
+        It is synced with the claim, without which it is not sent.
+        """
         with self._transaction("NORMAL") as db:
             cursor = db.execute(
                 """
@@ -334,8 +367,8 @@ class Journal:
     def claim(self, row_id: int, cluster: str | None = None) -> Row | None:
         """Marks a queued row as sent, from `cluster` if one is named, and gives it; `None` if it may not be sent.
 
-        It was sent or withdrawn already, or the answer that it continues is not there yet. How many times a worker of a cluster
-        then sends it nobody knows, if the worker dies.
+        It was sent or withdrawn already, or the answer that it continues is not there yet. How many
+        times a worker of a cluster then sends it nobody knows, if the worker dies.
         """
         with self._transaction() as db:
             cursor = db.execute(
@@ -352,12 +385,17 @@ class Journal:
     def release(self, row_id: int) -> None:
         """Marks a row that was claimed as queued again: its cluster knows that it was never sent."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET state = 'queued', cluster = NULL WHERE id = ? AND state = 'sent'", (row_id,))
+            db.execute(
+                "UPDATE requests SET state = 'queued', cluster = NULL WHERE id = ? AND state = 'sent'",
+                (row_id,),
+            )
 
     def let_go(self, row_id: int) -> None:
         """Tells other kernels that nobody works on the row any more, without the time that they would wait for a sign of life."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET alive_at = NULL WHERE id = ? AND state = 'sent'", (row_id,))
+            db.execute(
+                "UPDATE requests SET alive_at = NULL WHERE id = ? AND state = 'sent'", (row_id,)
+            )
 
     def take_over(self, row: Row) -> bool:
         """Takes a row that shows no sign of life into our hands, as sent; `False` if it does, or somebody else was faster."""
@@ -379,7 +417,11 @@ class Journal:
         """Takes back a row that was not sent yet; `False` if it was."""
         with self._transaction() as db:
             return (
-                db.execute("UPDATE requests SET state = 'cancelled' WHERE id = ? AND state = 'queued'", (row_id,)).rowcount == 1
+                db.execute(
+                    "UPDATE requests SET state = 'cancelled' WHERE id = ? AND state = 'queued'",
+                    (row_id,),
+                ).rowcount
+                == 1
             )
 
     def note_unwanted(self, row_id: int) -> None:
@@ -390,19 +432,30 @@ class Journal:
     def note_alive(self, row_ids: Collection[int]) -> list[int]:
         """A sign of life of the runner that works on these rows; gives those of them that are unwanted."""
         with self._transaction() as db:
-            db.executemany("UPDATE requests SET alive_at = ? WHERE id = ?", [(time.time(), row_id) for row_id in row_ids])
-            unwanted = db.execute("SELECT id FROM requests WHERE is_unwanted AND state IN ('queued', 'sent')")
+            db.executemany(
+                "UPDATE requests SET alive_at = ? WHERE id = ?",
+                [(time.time(), row_id) for row_id in row_ids],
+            )
+            unwanted = db.execute(
+                "SELECT id FROM requests WHERE is_unwanted AND state IN ('queued', 'sent')"
+            )
             return [found["id"] for found in unwanted if found["id"] in row_ids]
 
     def note_key(self, row_id: int, key: str) -> None:
         """Keeps the key of a row, which is known when the answer that it continues is there."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET key = ? WHERE id = ? AND state IN ('queued', 'sent')", (key, row_id))
+            db.execute(
+                "UPDATE requests SET key = ? WHERE id = ? AND state IN ('queued', 'sent')",
+                (key, row_id),
+            )
 
     def note_attempts(self, row_id: int, attempts: int) -> None:
         """Keeps how many times a request was sent, before it is sent for the last of these times."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET attempts = ? WHERE id = ? AND state = 'sent'", (attempts, row_id))
+            db.execute(
+                "UPDATE requests SET attempts = ? WHERE id = ? AND state = 'sent'",
+                (attempts, row_id),
+            )
 
     def note_pending(self, row_id: int, response: Mapping[str, Any]) -> None:
         """Keeps what is known of a response that the server works on and gives out by its id: the row can go on with it."""
@@ -418,12 +471,18 @@ class Journal:
 
     def note_response_id(self, row_id: int, response_id: str) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE requests SET response_id = ? WHERE id = ? AND state IN ('queued', 'sent')", (response_id, row_id))
+            db.execute(
+                "UPDATE requests SET response_id = ? WHERE id = ? AND state IN ('queued', 'sent')",
+                (response_id, row_id),
+            )
 
     def note_text(self, row_id: int, text: str) -> None:
         """Keeps what was streamed so far."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET text = ? WHERE id = ? AND state IN ('queued', 'sent')", (dump(text), row_id))
+            db.execute(
+                "UPDATE requests SET text = ? WHERE id = ? AND state IN ('queued', 'sent')",
+                (dump(text), row_id),
+            )
 
     def note_chain(self, row_id: int, chain: str, notice: str) -> None:
         """Keeps that the conversation is sent in another way than was planned, and why."""
@@ -437,10 +496,15 @@ class Journal:
             )
 
     def finish(self, row_id: int, came: Came) -> None:
-        """Keeps what came of a request, before anybody sees it. A row that is over stays as it is."""
+        """Keeps what came of a request, before anybody sees it.
+
+        A row that is over stays as it is.
+        """
         read, cost = Response(came.response), came.cost
         with self._transaction() as db:
-            known = db.execute("SELECT notices, request FROM requests WHERE id = ?", (row_id,)).fetchone()
+            known = db.execute(
+                "SELECT notices, request FROM requests WHERE id = ?", (row_id,)
+            ).fetchone()
             every = dict.fromkeys([*json.loads(known["notices"]), *came.notices]) if known else {}
             cursor = db.execute(
                 """
@@ -464,7 +528,8 @@ class Journal:
     def rescue(self, row: Row, came: Came) -> tuple[Row, str | None]:
         """As `finish`, where that failed: the row as it would be, and the private file beside the journal that now holds it.
 
-        The file is `None` if that failed too. The next journal that is opened here takes it in, as `take_in` does.
+        The file is `None` if that failed too. The next journal that is opened here takes it in, as
+        `take_in` does.
         """
         unkept = replace(
             row,
@@ -490,7 +555,9 @@ class Journal:
         return unkept, str(path)
 
     def _rescue_file(self, row: Row) -> Path:
-        name = re.sub(r"[^0-9a-f]", "", row.client_request_id)[-8:]  # a journal of somebody else names no other file
+        name = re.sub(r"[^0-9a-f]", "", row.client_request_id)[
+            -8:
+        ]  # a journal of somebody else names no other file
         return self._folder / f"answer-{name}.json"
 
     def take_in(self) -> None:
@@ -521,12 +588,19 @@ class Journal:
     def recover(self, row_id: int, response: Mapping[str, Any], cost: Cost | None) -> None:
         """Keeps an answer that the server still had for a request whose connection was lost."""
         with self._transaction() as db:
-            db.execute("UPDATE requests SET state = 'sent', error = NULL WHERE id = ? AND state <> 'forgotten'", (row_id,))
+            db.execute(
+                "UPDATE requests SET state = 'sent', error = NULL WHERE id = ? AND state <> 'forgotten'",
+                (row_id,),
+            )
             self.finish(row_id, Came("done", response, cost=cost))
 
     def note_free(self, row_id: int) -> None:
         """The server says that the request failed and cost nothing, so it may be asked again."""
-        error = errors.ServerError("The request failed at the server. Nothing was charged.", "Run the cell again.", retry="ask")
+        error = errors.ServerError(
+            "The request failed at the server. Nothing was charged.",
+            "Run the cell again.",
+            retry="ask",
+        )
         with self._transaction() as db:
             db.execute(
                 """
@@ -550,7 +624,8 @@ class Journal:
             found = db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone()
         if found is None:
             raise errors.BadInput(
-                f"The journal has no answer {row_id}.", f"%aiml history lists those of this notebook, in {short(self.path)}."
+                f"The journal has no answer {row_id}.",
+                f"%aiml history lists those of this notebook, in {short(self.path)}.",
             )
         return _row(found)
 
@@ -570,7 +645,12 @@ class Journal:
     def find_open(self, *keys: str) -> Row | None:
         """The newest row of these keys, if it is not answered yet, or may have been charged in vain."""
         row = self._newest_of(keys)
-        if row is not None and row.state in ("sent", "failed") and not self._is_open and self._rescue_file(row).exists():
+        if (
+            row is not None
+            and row.state in ("sent", "failed")
+            and not self._is_open
+            and self._rescue_file(row).exists()
+        ):
             self.take_in()  # whoever wrote it may have ended since
             row = self._newest_of(keys)
         if row is None:
@@ -603,11 +683,16 @@ class Journal:
     def sent_by(self, cluster: str) -> list[Row]:
         """The rows that were sent from a cluster and are not over, oldest first."""
         with self._transaction() as db:
-            found = db.execute("SELECT * FROM requests WHERE state = 'sent' AND cluster = ? ORDER BY id", (cluster,)).fetchall()
+            found = db.execute(
+                "SELECT * FROM requests WHERE state = 'sent' AND cluster = ? ORDER BY id",
+                (cluster,),
+            ).fetchall()
         return [_row(entry) for entry in found]
 
     def find_id(self, name: str) -> int:
-        """The id of the row that a person calls `name`: its number, or its response's id. Raises BadInput.
+        """The id of the row that a person calls `name`: its number, or its response's id.
+
+        Raises BadInput.
 
         A recording may name any response; one that was asked here goes before it.
         """
@@ -617,10 +702,16 @@ class Journal:
                 SELECT id FROM requests WHERE id = :number OR response_id = :name
                 ORDER BY id = :number DESC, origin = 'asked' DESC, id DESC LIMIT 1
                 """,
-                {"number": int(name) if name.isdecimal() and len(name) < 19 else None, "name": name},
+                {
+                    "number": int(name) if name.isdecimal() and len(name) < 19 else None,
+                    "name": name,
+                },
             ).fetchone()
         if found is None:
-            raise errors.BadInput(f"The journal has no answer {name[:60]}.", "%aiml history lists those of this notebook.")
+            raise errors.BadInput(
+                f"The journal has no answer {name[:60]}.",
+                "%aiml history lists those of this notebook.",
+            )
         return int(found["id"])
 
     def history(self, notebook: str | None = None, limit: int = 1000) -> list[Row]:
@@ -662,7 +753,8 @@ class Journal:
     def search(self, words: str, limit: int = 20) -> list[Row]:
         """Rows whose question or answer holds all the words, the best first.
 
-        A word of a script that leaves no blanks is looked for in all texts, and what holds nothing else comes newest first.
+        A word of a script that leaves no blanks is looked for in all texts, and what holds nothing
+        else comes newest first.
         """
         with self._transaction() as db:
             try:
@@ -675,19 +767,25 @@ class Journal:
             if not is_sound:
                 _make_index(db)
                 found = _matching(db, words, limit)
-            self._is_index_sound = self._is_index_sound or not found  # looked at once: it takes time that grows with the journal
+            self._is_index_sound = (
+                self._is_index_sound or not found
+            )  # looked at once: it takes time that grows with the journal
         return [_row(entry) for entry in found]
 
     def with_rounds(self, row_id: int) -> list[Row]:
         """A row, and the rounds of its cell that led to it, newest first: the question is in the last of them."""
         row, *before = reversed(self.ancestors(row_id))
-        return [row, *takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before)]
+        return [
+            row,
+            *takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before),
+        ]
 
     def forget(self, row_id: int) -> None:
         """Removes the texts of a row from the journal, and from the file that took its answer when the journal could not.
 
-        That it was asked and what it cost stays, and so does its place. The rounds that led to it go with it.
-        Raises BadInput while it is being answered, and JournalError while a reader keeps what was written before in the log.
+        That it was asked and what it cost stays, and so does its place. The rounds that led to it
+        go with it. Raises BadInput while it is being answered, and JournalError while a reader
+        keeps what was written before in the log.
         """
         with self._transaction() as db:
             if self.row(row_id).is_alive:
@@ -707,9 +805,13 @@ class Journal:
             )
             is_sound = _remove_from_index(db, ids)
         self.take_in()  # of these rows no file may hold more than the journal
-        with self._transaction() as db:  # what was written before is still in the log until it is emptied
+        with (
+            self._transaction() as db
+        ):  # what was written before is still in the log until it is emptied
             if not is_sound:
-                db.execute("VACUUM")  # what a damaged index held may be in pages that belong to nothing any more
+                db.execute(
+                    "VACUUM"
+                )  # what a damaged index held may be in pages that belong to nothing any more
             is_busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if is_busy:
             raise errors.JournalError(
@@ -720,8 +822,8 @@ class Journal:
     def take(self, row: NewRow, parent: str | None, answer: Mapping[str, Any]) -> int:
         """Takes over an answer of a recording, unless this very answer is there already; gives the id of its row.
 
-        `parent` is the id of the response that it continues (or the key of a request that has none), `answer` has the
-        columns of what came.
+        `parent` is the id of the response that it continues (or the key of a request that has
+        none), `answer` has the columns of what came.
         """
         response = answer["response"]
         with self._transaction() as db:
@@ -732,7 +834,8 @@ class Journal:
             if known is not None:
                 return int(known["id"])
             before = db.execute(
-                "SELECT id FROM requests WHERE response_id = ? OR key = ? ORDER BY id DESC LIMIT 1", (parent, parent)
+                "SELECT id FROM requests WHERE response_id = ? OR key = ? ORDER BY id DESC LIMIT 1",
+                (parent, parent),
             ).fetchone()
             cursor = db.execute(
                 """
@@ -829,7 +932,12 @@ class Journal:
         return found is not None
 
     def spent(
-        self, server: str, *, session: str | None = None, notebook: str | None = None, since: float = 0.0
+        self,
+        server: str,
+        *,
+        session: str | None = None,
+        notebook: str | None = None,
+        since: float = 0.0,
     ) -> tuple[float, int]:
         """Dollars that this server says it charged, and the number of answers of unknown cost.
 
@@ -855,7 +963,8 @@ class Journal:
     def together(self, sync: str = "FULL") -> Iterator[None]:
         """Makes the steps of the block one transaction, which is kept even if the block ends early, but for a JournalError.
 
-        Nobody else writes meanwhile. A disk that syncs two hundred times a second keeps thousands of answers a second this way.
+        Nobody else writes meanwhile. A disk that syncs two hundred times a second keeps thousands
+        of answers a second this way.
         """
         with self._transaction(sync) as db:
             db.execute("BEGIN IMMEDIATE")
@@ -868,7 +977,10 @@ class Journal:
 
     @contextmanager
     def _transaction(self, sync: str = "FULL") -> Iterator[sqlite3.Connection]:
-        """One step. Synced in `FULL` it survives a power cut; `NORMAL` leaves that to the next step that is."""
+        """One step.
+
+        Synced in `FULL` it survives a power cut; `NORMAL` leaves that to the next step that is.
+        """
         try:
             with self._lock:
                 if self._is_open:
@@ -884,9 +996,17 @@ class Journal:
                     self._newest = self._written_now
                 finally:
                     self._is_open, self._written_now = False, self._newest
-        except (sqlite3.Error, OSError, UnicodeError) as error:  # sqlite3 reads and writes texts, and error messages
-            why = " ".join(plain(str(error)).split())  # a file of somebody else may say anything, on any number of lines
-            raise errors.JournalError(f"The journal {short(self.path)} cannot be used: {why}.", _HINT) from error
+        except (
+            sqlite3.Error,
+            OSError,
+            UnicodeError,
+        ) as error:  # sqlite3 reads and writes texts, and error messages
+            why = " ".join(
+                plain(str(error)).split()
+            )  # a file of somebody else may say anything, on any number of lines
+            raise errors.JournalError(
+                f"The journal {short(self.path)} cannot be used: {why}.", _HINT
+            ) from error
 
     def _connection(self) -> sqlite3.Connection:
         """The connection, which stays: each new one would read the schema anew, and each last one fold the log up."""
@@ -926,23 +1046,38 @@ class Journal:
         return os.getpid(), file.st_dev, file.st_ino
 
     def _made(self) -> sqlite3.Connection:
-        """Makes the file if there is none, and brings it to the newest form. A file of somebody else stays as it is."""
+        """Makes the file if there is none, and brings it to the newest form.
+
+        A file of somebody else stays as it is.
+        """
         make_private_folder(self.path.parent)
         if os.path.lexists(self.path):
             if not self.path.is_file():  # a pipe would never answer
                 raise sqlite3.DatabaseError("it is no file")
-            if not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & stat.S_IWUSR:  # the latter holds for root too
+            if (
+                not os.access(self.path, os.W_OK) or not self.path.stat().st_mode & stat.S_IWUSR
+            ):  # the latter holds for root too
                 raise sqlite3.OperationalError("it is read-only")
-            if self.path.stat().st_nlink > 1:  # SQLite would keep a log for each (howtocorrupt.html, 2.5)
-                raise sqlite3.DatabaseError("it has a second name, by a hard link; remove one of the two, or make it a copy")
-            with closing(self._connected("ro", immutable="1")) as file:  # without the log, which may be of what lay here before
+            if (
+                self.path.stat().st_nlink > 1
+            ):  # SQLite would keep a log for each (howtocorrupt.html, 2.5)
+                raise sqlite3.DatabaseError(
+                    "it has a second name, by a hard link; remove one of the two, or make it a copy"
+                )
+            with closing(
+                self._connected("ro", immutable="1")
+            ) as file:  # without the log, which may be of what lay here before
                 _check_file(file)
             db = self._connected("rw")
         else:
             with tempfile.NamedTemporaryFile(prefix="journal-", dir=self.path.parent) as private:
-                db = self._connected("rwc", modeof=private.name)  # a file that SQLite makes is as private as that one
+                db = self._connected(
+                    "rwc", modeof=private.name
+                )  # a file that SQLite makes is as private as that one
         try:
-            db.execute("PRAGMA trusted_schema = OFF")  # a file of somebody else may define what has side effects
+            db.execute(
+                "PRAGMA trusted_schema = OFF"
+            )  # a file of somebody else may define what has side effects
             db.execute("PRAGMA secure_delete = ON")  # what is forgotten may have been moved before
             _bring_up_to_date(db)
             self._check_rows(db)
@@ -963,9 +1098,19 @@ class Journal:
         return row
 
     def _check_rows(self, db: sqlite3.Connection) -> None:
-        """Refuses another journal in the place of this one: the numbers of rows mean others there. A copy is as good."""
-        if self._newest and not db.execute("SELECT 1 FROM requests WHERE id = ? AND asked_at = ?", self._newest).fetchone():
-            raise sqlite3.DatabaseError("another journal has taken its place; restart the kernel to use that one")
+        """Refuses another journal in the place of this one: the numbers of rows mean others there.
+
+        A copy is as good.
+        """
+        if (
+            self._newest
+            and not db.execute(
+                "SELECT 1 FROM requests WHERE id = ? AND asked_at = ?", self._newest
+            ).fetchone()
+        ):
+            raise sqlite3.DatabaseError(
+                "another journal has taken its place; restart the kernel to use that one"
+            )
 
     @property
     def _folder(self) -> Path:
@@ -1077,7 +1222,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _check_file(file: sqlite3.Connection) -> None:
-    """Raises DatabaseError for a file of somebody else. What is torn here may be whole in the log."""
+    """Raises DatabaseError for a file of somebody else.
+
+    What is torn here may be whole in the log.
+    """
     try:
         _version(file)
     except sqlite3.DatabaseError as error:
@@ -1088,7 +1236,10 @@ def _check_file(file: sqlite3.Connection) -> None:
 
 
 def _version(db: sqlite3.Connection) -> int:
-    """The number of migrations that the file has seen. Raises DatabaseError if it is no journal, or a newer one."""
+    """The number of migrations that the file has seen.
+
+    Raises DatabaseError if it is no journal, or a newer one.
+    """
     # One statement: another kernel may be making the file at this moment.
     application, version, tables, active = db.execute(
         """
@@ -1107,7 +1258,10 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
-    """Runs the migrations that the file has not seen. Turning the log on does not wait for others, so it is tried again."""
+    """Runs the migrations that the file has not seen.
+
+    Turning the log on does not wait for others, so it is tried again.
+    """
     deadline = time.monotonic() + _BUSY
     while _version(db) < len(_MIGRATIONS):
         try:
@@ -1132,7 +1286,10 @@ def _migrate(db: sqlite3.Connection) -> None:
 
 
 def _index(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
-    """Makes question and answer searchable. An index that is damaged costs no answer: it goes, and `search` makes another."""
+    """Makes question and answer searchable.
+
+    An index that is damaged costs no answer: it goes, and `search` makes another.
+    """
     try:
         with _apart(db):
             _insert(db, row_id, request, answer)
@@ -1155,7 +1312,9 @@ def _remove_from_index(db: sqlite3.Connection, ids: Iterable[tuple[int]]) -> boo
     try:
         with _apart(db):
             db.executemany("DELETE FROM texts WHERE rowid = ?", ids)
-            db.execute("INSERT INTO texts (texts) VALUES ('optimize')")  # the index is written anew, without the words
+            db.execute(
+                "INSERT INTO texts (texts) VALUES ('optimize')"
+            )  # the index is written anew, without the words
             db.execute("INSERT INTO texts (texts) VALUES ('integrity-check')")
     except sqlite3.DatabaseError as error:
         if not db.in_transaction or not _is_damage(error):
@@ -1170,7 +1329,9 @@ def _matching(db: sqlite3.Connection, words: str, limit: int) -> list[sqlite3.Ro
     every = _searchable(words).split()
     parts = [word for word in every if _UNSPACED.search(word)]
     query = " ".join('"' + word.replace('"', '""') + '"' for word in every if word not in parts)
-    match, order = ("texts MATCH :query", "texts.rank") if query else (":query = ''", "texts.rowid DESC")
+    match, order = (
+        ("texts MATCH :query", "texts.rank") if query else (":query = ''", "texts.rowid DESC")
+    )
     return db.execute(
         f"""
         SELECT requests.* FROM texts JOIN requests ON requests.id = texts.rowid
@@ -1210,7 +1371,9 @@ def _make_index(db: sqlite3.Connection) -> None:
     with _apart(db):
         _drop_index(db)
         db.execute("CREATE VIRTUAL TABLE texts USING fts5 (question, answer)")
-        for found in db.execute("SELECT * FROM requests WHERE response IS NOT NULL AND state <> 'forgotten'"):
+        for found in db.execute(
+            "SELECT * FROM requests WHERE response IS NOT NULL AND state <> 'forgotten'"
+        ):
             with suppress(errors.JournalError):
                 row = _row(found)
                 if text := Response(row.response).text:
@@ -1238,7 +1401,9 @@ def _apart(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("SAVEPOINT part")
     try:
         yield
-        db.execute("SAVEPOINT written")  # has the index write what it holds back: what fails is to fail here
+        db.execute(
+            "SAVEPOINT written"
+        )  # has the index write what it holds back: what fails is to fail here
     except BaseException:
         if db.in_transaction:  # a full disk ends it as a whole
             db.execute("ROLLBACK TO part")
@@ -1253,7 +1418,13 @@ def _searchable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", " ")
 
 
-_JSON = {"request": "{}", "text": '""', "response": "{}", "notices": "[]", "error": "null"}  # columns, and what NULL stands for
+_JSON = {
+    "request": "{}",
+    "text": '""',
+    "response": "{}",
+    "notices": "[]",
+    "error": "null",
+}  # columns, and what NULL stands for
 _KINDS: Mapping[str, Any] = {
     "id": int, "state": str, "base_url": str, "server": str, "request": dict, "client_request_id": str, "parent": int | None,
     "chain": str | None, "notebook": str, "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
@@ -1265,24 +1436,37 @@ _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 
 
 def _row(found: sqlite3.Row) -> Row:
-    """The row as a value. Raises JournalError if anything else stands in it than was ever written: the file may be anybody's."""
+    """The row as a value.
+
+    Raises JournalError if anything else stands in it than was ever written: the file may be
+    anybody's.
+    """
     try:
-        values = {name: json.loads(found[name] or _JSON[name]) if name in _JSON else found[name] for name in _KINDS}
+        values = {
+            name: json.loads(found[name] or _JSON[name]) if name in _JSON else found[name]
+            for name in _KINDS
+        }
         wrong = _wrong(values)
     except IndexError:
         wrong = sorted(_KINDS.keys() - found.keys())
     except (ValueError, TypeError, RecursionError):
         wrong = list(_JSON)
     if wrong:
-        raise errors.JournalError(f"Row {found['id']} of the journal is damaged, in its {' or '.join(wrong)}.", _HINT)
+        raise errors.JournalError(
+            f"Row {found['id']} of the journal is damaged, in its {' or '.join(wrong)}.", _HINT
+        )
     return Row(**values | {"notices": tuple(map(str, values["notices"]))})
 
 
 def _wrong(values: Mapping[str, Any]) -> list[str]:
     """The names of those values of a row that were never written as they are."""
     wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
-    wrong += [name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR]
-    wrong += ["parent"] * (not wrong and (values["parent"] or 0) >= values["id"])  # it would be its own ancestor
+    wrong += [
+        name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR
+    ]
+    wrong += ["parent"] * (
+        not wrong and (values["parent"] or 0) >= values["id"]
+    )  # it would be its own ancestor
     return wrong
 
 
@@ -1290,14 +1474,21 @@ _MAX_RESCUED = 4 * MAX_JSON  # bytes: a request, with what is attached, and its 
 
 
 def _rescued(path: Path) -> tuple[Row, Came]:
-    """The row that a file of `Journal.rescue` holds, and what came of it. Raises OSError, ValueError or BadInput for another."""
+    """The row that a file of `Journal.rescue` holds, and what came of it.
+
+    Raises OSError, ValueError or BadInput for another.
+    """
     found = load(_read_bounded(path), _MAX_RESCUED)
     if not isinstance(found, dict):
         raise ValueError(path)
     earlier = {"origin": "asked"}  # of which a version without that column knew no other
     values: dict[str, Any] = {name: (earlier | found).get(name) for name in _KINDS}
     is_known = values["state"] in ("done", "failed", "cancelled")
-    if _wrong(values) or not is_known or not all(_fits(values[name]) for name in _KINDS.keys() - _JSON.keys()):
+    if (
+        _wrong(values)
+        or not is_known
+        or not all(_fits(values[name]) for name in _KINDS.keys() - _JSON.keys())
+    ):
         raise ValueError(path)
     row = Row(**values | {"notices": tuple(map(str, values["notices"]))})
     return row, Came(
@@ -1329,12 +1520,17 @@ def _rescued_cost(usd: float, found: Mapping[str, Any]) -> Cost:
 
 
 def _read_bounded(path: Path) -> bytes:
-    """The content of a file that this user wrote. Raises OSError or BadInput for any other: a link, a pipe, a stranger's."""
+    """The content of a file that this user wrote.
+
+    Raises OSError or BadInput for any other: a link, a pipe, a stranger's.
+    """
     check_no_database(path)
     flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
     with os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb") as file:
         found = os.fstat(file.fileno())
-        is_ours = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
+        is_ours = not hasattr(os, "geteuid") or (
+            found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        )
         if not stat.S_ISREG(found.st_mode) or not is_ours or found.st_size > _MAX_RESCUED:
             raise OSError(f"{path} is no file of ours")
         return file.read(_MAX_RESCUED)

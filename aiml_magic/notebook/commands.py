@@ -27,7 +27,10 @@ _FAR = 5e10  # dollars: more than anybody has
 
 
 class Context(NamedTuple):
-    """What a command works on. `view` gives the view, which is made when it is first needed; `variables` are the notebook's."""
+    """What a command works on.
+
+    `view` gives the view, which is made when it is first needed; `variables` are the notebook's.
+    """
 
     session: Session
     base_url: str
@@ -57,25 +60,40 @@ def run(line: str, context: Context) -> None:
 
 
 def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
-    """The options of a command by name, wherever they stand, and what else was typed. Raises BadInput.
+    """The options of a command by name, wherever they stand, and what else was typed.
 
-    A word in quotes and what follows `--` are no options; nor are words to search for, but the first.
+    Raises BadInput.
+
+    A word in quotes and what follows `--` are no options; nor are words to search for, but the
+    first.
     """
-    known = {flag: option for option in COMMANDS[name].options for flag in (option.short, option.long) if flag}
+    known = {
+        flag: option
+        for option in COMMANDS[name].options
+        for flag in (option.short, option.long)
+        if flag
+    }
     given: dict[str, Any] = {}
     while (word := _option(rest, is_first=name == "search")) is not None:
         flag, equals, value = word.group().partition("=")
         option = known.get(flag)
         if option is None:
-            hint = did_you_mean(flag, known) or "%aiml help shows how each is written; what begins with a dash goes after --."
+            hint = (
+                did_you_mean(flag, known)
+                or "%aiml help shows how each is written; what begins with a dash goes after --."
+            )
             raise errors.BadInput(f"%aiml {name} has no option {flag[:40]}.", hint)
         end = word.end()
         if option.read is not None and not equals:
             behind = options.WORD.search(rest, end)
             if behind is None:
-                raise errors.BadInput(f"{flag} needs a value: {option.metavar}.", f"{option.long} is {option.help}.")
+                raise errors.BadInput(
+                    f"{flag} needs a value: {option.metavar}.", f"{option.long} is {option.help}."
+                )
             value, end = behind.group(), behind.end()
-        given[option.name] = True if option.read is None else options.check(option, options.unquoted(value))
+        given[option.name] = (
+            True if option.read is None else options.check(option, options.unquoted(value))
+        )
         rest = f"{rest[: word.start()].rstrip()} {rest[end:].lstrip()}".strip()
     return given, re.sub(r"(?:^|\s)--(?:\s|$)", " ", rest, count=1).strip()
 
@@ -122,9 +140,13 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
         form = "by its id" if session.chain(question, plan, journal) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
     if plan.known is not None and plan.known.state == "done":
-        lines.append(f"It would be replayed: answer {plan.known.id} is in the journal, so it costs nothing.")
+        lines.append(
+            f"It would be replayed: answer {plan.known.id} is in the journal, so it costs nothing."
+        )
     elif plan.known is not None and plan.known.is_doubtful:
-        lines.append(f"It would not be sent: question {plan.known.id} may have been charged. {errors.check(plan.known.id)}")
+        lines.append(
+            f"It would not be sent: question {plan.known.id} may have been charged. {errors.check(plan.known.id)}"
+        )
     elif price is None:
         lines.append("What it may cost is unknown: the server lists no price.")
     else:
@@ -149,7 +171,9 @@ def _status(context: Context, rest: str) -> None:
 
 def _spent(context: Context) -> str:
     server, _ = context.session.server(context.base_url)
-    midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    midnight = (
+        datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    )
     session, unknown = context.journal.spent(server, session=context.session.id)
     notebook, _ = context.journal.spent(server, notebook=context.session.notebook)
     day, _ = context.journal.spent(server, since=midnight)
@@ -200,7 +224,8 @@ def _login(context: Context, rest: str) -> None:
         raise errors.BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
     if not credentials.is_key(text):
         raise errors.BadInput(
-            "That is no API key; nothing was saved.", "Copy one from https://aimlapi.com/app/keys: it has no blanks."
+            "That is no API key; nothing was saved.",
+            "Copy one from https://aimlapi.com/app/keys: it has no blanks.",
         )
     say(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
     used = credentials.find_key()
@@ -235,7 +260,11 @@ def _sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
         raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
     if rest == "stop":
         context.session.sandbox_url = None
-        say("The sandbox is stopped." if sandbox.stop(addresses.home()) else "No sandbox was running.")
+        say(
+            "The sandbox is stopped."
+            if sandbox.stop(addresses.home())
+            else "No sandbox was running."
+        )
     elif if_no_key and credentials.find_key() is not None:
         say("A key was found, so the questions go to the API.")
     else:
@@ -252,7 +281,12 @@ def _history(context: Context, rest: str) -> None:
     say(f"Spent: {_spent(context)}")
     reported = [(row, row.answer().usage) for row in rows]
     context.view().show_chart(
-        charts.usage([charts.Turn(row.id, usage.output_tokens, usage.reasoning_tokens, row.cost_usd) for row, usage in reported])
+        charts.usage(
+            [
+                charts.Turn(row.id, usage.output_tokens, usage.reasoning_tokens, row.cost_usd)
+                for row, usage in reported
+            ]
+        )
     )
 
 
@@ -274,23 +308,35 @@ def _tree(context: Context, rest: str) -> None:
 
     _no_more(rest)
     entries = conversation.tree(context.journal.history(context.session.notebook))
-    lines = [f"{'   ' * depth}{_line(row)}{' (stale)' * is_stale}" for depth, row, is_stale in entries]
+    lines = [
+        f"{'   ' * depth}{_line(row)}{' (stale)' * is_stale}" for depth, row, is_stale in entries
+    ]
     leaves = []
     for depth, row, is_stale in entries:
         when, status, cost, words = _fields(row)
         told = " · ".join([*([] if status == "completed" else [status]), cost, when])
         leaves.append(charts.Leaf(depth, row.id, row.parent, row.chat, words, told, is_stale))
-    context.view().show_chart(charts.tree(leaves), "\n".join(lines) or "Nothing was asked in this notebook yet.")
+    context.view().show_chart(
+        charts.tree(leaves), "\n".join(lines) or "Nothing was asked in this notebook yet."
+    )
 
 
 def _resume(context: Context, rest: str) -> None:
     from aiml_magic.runner.jobs import left_at_cluster
 
     chats = context.session.resume(context.journal, rest.strip("\"'"))
-    told = ", ".join(f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items())
-    say(f"The conversations of this notebook go on: {told}." if chats else "Nothing was asked in this notebook yet.")
+    told = ", ".join(
+        f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items()
+    )
+    say(
+        f"The conversations of this notebook go on: {told}."
+        if chats
+        else "Nothing was asked in this notebook yet."
+    )
     question = context.question()
-    jobs = context.session.unfinished(context.base_url, context.journal_path, question.timeout, question.max_concurrency)
+    jobs = context.session.unfinished(
+        context.base_url, context.journal_path, question.timeout, question.max_concurrency
+    )
     for job in jobs:
         say(f"Question {job.id} is still being answered.")
         context.view().watch(job)
@@ -314,7 +360,9 @@ def _cancel(context: Context, rest: str) -> None:
         say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
-    say(f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}.")
+    say(
+        f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}."
+    )
 
 
 def _approve(context: Context, rest: str) -> None:
@@ -338,7 +386,9 @@ def _deny(context: Context, rest: str) -> None:
 
 
 def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
-    job = context.session.decide(row, context.question(), context.base_url, context.journal_path, is_approved=is_approved)
+    job = context.session.decide(
+        row, context.question(), context.base_url, context.journal_path, is_approved=is_approved
+    )
     context.view().follow(job)
 
 
@@ -370,13 +420,17 @@ _FATES = {
 def _record(context: Context, rest: str) -> None:
     name = _needed(rest, "record", "a file, such as tutorial.o3pro.jsonl")
     known = context.session.record(_path(name))
-    say(f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}.")
+    say(
+        f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}."
+    )
 
 
 def _replay(context: Context, rest: str) -> None:
     name = _needed(rest, "replay", "a file that %aiml record has written")
     count = context.session.replay_file(_path(name), context.journal)
-    say(f"{count_of(count, 'answer')} of {name} can be replayed, without a key and without a network.")
+    say(
+        f"{count_of(count, 'answer')} of {name} can be replayed, without a key and without a network."
+    )
 
 
 def _export(context: Context, rest: str, *, chat: str = "main") -> None:
@@ -385,7 +439,10 @@ def _export(context: Context, rest: str, *, chat: str = "main") -> None:
     name = _needed(rest, "export", "a file that ends with .md, .html or .jsonl")
     head = context.session.head(chat, context.journal)
     if head is None:
-        hint = did_you_mean(chat, context.session.chats(context.journal_path)) or "Ask something first, or run %aiml resume."
+        hint = (
+            did_you_mean(chat, context.session.chats(context.journal_path))
+            or "Ask something first, or run %aiml resume."
+        )
         raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
     turns = context.journal.ancestors(head)
     export.write(Path(name), [turn.answer() for turn in turns])
@@ -393,11 +450,16 @@ def _export(context: Context, rest: str, *, chat: str = "main") -> None:
 
 
 def _forget(context: Context, rest: str) -> None:
-    rows = [_row(context, name, "forget") for name in _needed(rest, "forget", "the ids of answers").split()]
+    rows = [
+        _row(context, name, "forget")
+        for name in _needed(rest, "forget", "the ids of answers").split()
+    ]
     for row in rows:
         changed = context.session.forget(row, context.journal)
         places = " and ".join(["the journal", *(path.name for path in changed)])
-        say(f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept.")
+        say(
+            f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept."
+        )
     say("Notebooks, exports, and recordings that were made earlier hold what they held.")
 
 
@@ -406,7 +468,9 @@ def _path(name: str) -> Path:
     try:
         return addresses.absolute(Path(name).expanduser())
     except RuntimeError as error:
-        raise errors.BadInput(f"{name[:60]} is in the home of nobody.", "Name the file by its whole path.") from error
+        raise errors.BadInput(
+            f"{name[:60]} is in the home of nobody.", "Name the file by its whole path."
+        ) from error
 
 
 def _row(context: Context, name: str, command: str) -> Row:
@@ -433,13 +497,18 @@ def _fields(row: Row) -> tuple[str, str, str, str]:
 
 def _no_more(rest: str) -> None:
     if rest:
-        raise errors.BadInput(f"This command takes nothing more, but got {rest[:40]}.", "%aiml help shows how each is written.")
+        raise errors.BadInput(
+            f"This command takes nothing more, but got {rest[:40]}.",
+            "%aiml help shows how each is written.",
+        )
 
 
 def _needed(rest: str, command: str, what: str) -> str:
     rest = rest.strip("\"'")
     if not rest:
-        raise errors.BadInput(f"%aiml {command} needs {what}.", "%aiml help shows how it is written.")
+        raise errors.BadInput(
+            f"%aiml {command} needs {what}.", "%aiml help shows how it is written."
+        )
     return rest
 
 
@@ -448,32 +517,61 @@ class Command(NamedTuple):
 
     usage: str
     help: str
-    carry_out: Callable[..., None]  # of a context, of what was typed behind it, and of its options by name
+    carry_out: Callable[
+        ..., None
+    ]  # of a context, of what was typed behind it, and of its options by name
     options: tuple[options.Option, ...] = ()
 
 
 _IF_NO_KEY = options.Option("--if-no-key", "use it only where no key is found")
-_CHAT = options.Option("--chat", "the conversation that is meant (default main)", "-c", "NAME", options.words)
+_CHAT = options.Option(
+    "--chat", "the conversation that is meant (default main)", "-c", "NAME", options.words
+)
 COMMANDS = {
-    "status": Command("status", "key, server, balance, journal, and what this session spent", _status),
-    "login": Command("login", "give the API key; it is not shown, and kept in the system's keyring or a private file", _login),
+    "status": Command(
+        "status", "key, server, balance, journal, and what this session spent", _status
+    ),
+    "login": Command(
+        "login",
+        "give the API key; it is not shown, and kept in the system's keyring or a private file",
+        _login,
+    ),
     "logout": Command("logout", "remove the saved key", _logout),
     "sandbox": Command(
-        "sandbox [--if-no-key|stop]", "try everything without a key: a stand-in server, no model", _sandbox, (_IF_NO_KEY,)
+        "sandbox [--if-no-key|stop]",
+        "try everything without a key: a stand-in server, no model",
+        _sandbox,
+        (_IF_NO_KEY,),
     ),
     "history": Command("history", "what was asked in this notebook, and what it cost", _history),
     "search": Command("search WORDS", "answers of any notebook that hold these words", _search),
     "show": Command("show ID", "show an answer again; asks nothing", _show),
     "tree": Command("tree", "the conversations of this notebook, as a tree", _tree),
-    "resume": Command("resume [NOTEBOOK]", "go on with this notebook's conversations, or those of its earlier name", _resume),
+    "resume": Command(
+        "resume [NOTEBOOK]",
+        "go on with this notebook's conversations, or those of its earlier name",
+        _resume,
+    ),
     "jobs": Command("jobs", "the questions of this notebook that wait for their answer", _jobs),
     "cancel": Command("cancel ID", "stop a question that waits for its answer", _cancel),
-    "approve": Command("approve ID", "let the model use the tool that answer ID asks for, and go on", _approve),
+    "approve": Command(
+        "approve ID", "let the model use the tool that answer ID asks for, and go on", _approve
+    ),
     "deny": Command("deny ID", "do not let it, and go on", _deny),
-    "check": Command("check ID", "ask the server what became of a request whose connection died", _check),
-    "record": Command("record FILE", "also write every answer to a file, for readers without a key", _record),
+    "check": Command(
+        "check ID", "ask the server what became of a request whose connection died", _check
+    ),
+    "record": Command(
+        "record FILE", "also write every answer to a file, for readers without a key", _record
+    ),
     "replay": Command("replay FILE", "replay the answers of such a file", _replay),
-    "export": Command("export [-c NAME] FILE", "write a conversation as .md, .html or .jsonl", _export, (_CHAT,)),
-    "forget": Command("forget ID...", "remove the texts of answers from the journal, and the recording being made", _forget),
+    "export": Command(
+        "export [-c NAME] FILE", "write a conversation as .md, .html or .jsonl", _export, (_CHAT,)
+    ),
+    "forget": Command(
+        "forget ID...",
+        "remove the texts of answers from the journal, and the recording being made",
+        _forget,
+    ),
     "help": Command("help", "this list", _help),
 }

@@ -1,7 +1,7 @@
 """What may stand where Tab was pressed: options and their values, commands, chats, and variables of the notebook.
 
-It reads the line as `options` does, up to the cursor, and knows no IPython. Where nothing of ours fits, as in the words of a
-question, it offers nothing, so that IPython goes on.
+It reads the line as `options` does, up to the cursor, and knows no IPython. Where nothing of ours
+fits, as in the words of a question, it offers nothing, so that IPython goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _OPEN_BRACES = re.compile(r"\{\{\s*\w*$")
 _MAGIC = re.compile(r"(?:^|[=\s])%%?(o3pro|aiml)\s+(.*)$")
 
 
-def candidates(before: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]) -> list[str]:
+def candidates(
+    before: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
+) -> list[str]:
     """What may stand in the place of `token`, which ends `before`, the line up to the cursor; `chats` is asked if need be."""
     magic = _MAGIC.search(before)
     if _OPEN_BRACES.search(before):
@@ -43,7 +45,9 @@ def _of_command(rest: str, chats: Callable[[], Iterable[str]]) -> Iterable[str]:
     return ("--if-no-key", "stop") if command == "sandbox" and " " not in value else ()
 
 
-def _of_line(rest: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]) -> Iterable[str]:
+def _of_line(
+    rest: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
+) -> Iterable[str]:
     words = WORD.findall(rest)
     last = words.pop() if words and rest.endswith(words[-1]) else ""
     while words:
@@ -58,19 +62,30 @@ def _of_line(rest: str, token: str, variables: Mapping[str, Any], chats: Callabl
     flag, equals, _ = last.partition("=")
     if not equals or flag not in FLAGS:
         return FLAGS
-    before = f"{flag}=" if token.startswith(f"{flag}=") else ""  # some front ends take both for one word
-    return [before + text for text in _values(FLAGS[flag], token.removeprefix(before), variables, chats)]
+    before = (
+        f"{flag}=" if token.startswith(f"{flag}=") else ""
+    )  # some front ends take both for one word
+    return [
+        before + text for text in _values(FLAGS[flag], token.removeprefix(before), variables, chats)
+    ]
 
 
-def _values(option: Option, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]) -> Iterable[str]:
+def _values(
+    option: Option, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
+) -> Iterable[str]:
     named = _public(variables)
     match option.name:
         case "attach":
             return [*_those(named, lambda value: not callable(value)), *_paths(token)]
         case "schema":
-            return _those(named, lambda value: isinstance(value, type | dict) or hasattr(value, "__origin__"))
+            return _those(
+                named, lambda value: isinstance(value, type | dict) or hasattr(value, "__origin__")
+            )
         case "tool":
-            return ["web_search", *_those(named, lambda value: isinstance(value, dict) or _is_function(value))]
+            return [
+                "web_search",
+                *_those(named, lambda value: isinstance(value, dict) or _is_function(value)),
+            ]
         case "tool_choice":
             return ["auto", "none", "required", *_those(named, _is_function)]
         case "param":
@@ -90,7 +105,11 @@ def _quoted(chat: str) -> str:
 def _public(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that a question may name."""
     modules = _those(variables, lambda value: isinstance(value, ModuleType))
-    return {name: value for name, value in variables.items() if not name.startswith("_") and name not in modules}
+    return {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("_") and name not in modules
+    }
 
 
 def _those(named: Mapping[str, Any], fits: Callable[[Any], bool]) -> list[str]:
@@ -110,7 +129,9 @@ def _paths(start: str) -> Iterable[str]:
     folder, slash, _ = start.rpartition("/")
     try:
         entries = sorted(Path(folder + slash).glob("*"))
-        shown = (entry for entry in entries if not entry.name.startswith(".") and " " not in entry.name)
+        shown = (
+            entry for entry in entries if not entry.name.startswith(".") and " " not in entry.name
+        )
         return [f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in shown]
     except (OSError, ValueError):
         return []

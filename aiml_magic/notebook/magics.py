@@ -1,6 +1,7 @@
 """Cell and line magics: options and settings in, a shown answer out.
 
-What a question needs is imported with the first question, so that loading the extension costs next to nothing.
+What a question needs is imported with the first question, so that loading the extension costs next
+to nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
 from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, errors
@@ -41,27 +49,49 @@ class O3Pro(Magics):
     shell: InteractiveShell
 
     model = Unicode("openai/o3-pro", help="Which model to ask.").tag(config=True)
-    base_url = Unicode("", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1.").tag(config=True)
-    effort = Enum(["low", "medium", "high"], None, allow_none=True, help="How much to reason.").tag(config=True)
-    summary = Enum(["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning.").tag(config=True)
-    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.").tag(config=True)
-    max_output_tokens = Integer(None, min=16, allow_none=True, help="Where to stop, reasoning included.").tag(config=True)
+    base_url = Unicode(
+        "", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1."
+    ).tag(config=True)
+    effort = Enum(["low", "medium", "high"], None, allow_none=True, help="How much to reason.").tag(
+        config=True
+    )
+    summary = Enum(
+        ["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning."
+    ).tag(config=True)
+    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.").tag(
+        config=True
+    )
+    max_output_tokens = Integer(
+        None, min=16, allow_none=True, help="Where to stop, reasoning included."
+    ).tag(config=True)
     stream = Bool(True, help="Have the text come while it is written.").tag(config=True)
-    store = Bool(True, help="Have the server keep the answer, so that a conversation can go on by its id.").tag(config=True)
-    timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(config=True)
+    store = Bool(
+        True, help="Have the server keep the answer, so that a conversation can go on by its id."
+    ).tag(config=True)
+    timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
+        config=True
+    )
     replay = Enum(
         ["auto", "only", "off"], None, allow_none=True,
         help="Replay an answer of the journal: auto, only (never ask) or off; else AIML_MAGIC_REPLAY, else auto.",
     ).tag(config=True)  # fmt: skip
-    budget_usd = Float(None, min=0.0, allow_none=True, help="Dollars that this session may spend at most.").tag(config=True)
-    max_concurrency = Integer(64, min=1, help="Questions that are on their way at once; the others wait.").tag(config=True)
-    max_tool_rounds = Integer(8, min=0, help="How many times results of functions are sent back for one question.").tag(
-        config=True
-    )
-    chain = Enum(["auto", "id", "transcript"], "auto", help="How a conversation is sent: by the response's id, or whole.").tag(
-        config=True
-    )
-    journal = Unicode("", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory.").tag(config=True)
+    budget_usd = Float(
+        None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
+    ).tag(config=True)
+    max_concurrency = Integer(
+        64, min=1, help="Questions that are on their way at once; the others wait."
+    ).tag(config=True)
+    max_tool_rounds = Integer(
+        8, min=0, help="How many times results of functions are sent back for one question."
+    ).tag(config=True)
+    chain = Enum(
+        ["auto", "id", "transcript"],
+        "auto",
+        help="How a conversation is sent: by the response's id, or whole.",
+    ).tag(config=True)
+    journal = Unicode(
+        "", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory."
+    ).tag(config=True)
 
     @validate("timeout", "budget_usd")
     def _finite(self, proposal: Any) -> float | None:
@@ -104,9 +134,13 @@ class O3Pro(Magics):
     @no_var_expand
     @needs_local_scope
     @line_cell_magic
-    def o3pro(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | Job | None:
+    def o3pro(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> Answer | Job | None:
         given, rest = options.read_line(line)
-        question = self.question(given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns))
+        question = self.question(
+            given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
+        )
         if given.get("dry_run"):
             say(commands.dry_run(question, self.session, self.base_url, self.journal_path))
             return None
@@ -132,7 +166,14 @@ class O3Pro(Magics):
         question = partial(self.question, {}, "", {})
         commands.run(
             line,
-            commands.Context(self.session, self.base_url, self.journal_path, question, lambda: self.view, self.shell.user_ns),
+            commands.Context(
+                self.session,
+                self.base_url,
+                self.journal_path,
+                question,
+                lambda: self.view,
+                self.shell.user_ns,
+            ),
         )
 
     def show_result(self, value: Answer | Job) -> None:
@@ -147,10 +188,18 @@ class O3Pro(Magics):
         is_old = isinstance(context, str)
         completer: Any = self.shell.Completer
         before = completer.text_until_cursor if is_old else context.text_until_cursor
-        found = self._candidates(before, completer.splitter.split_line(before)) if _COMPLETED.search(before) else []
+        found = (
+            self._candidates(before, completer.splitter.split_line(before))
+            if _COMPLETED.search(before)
+            else []
+        )
         if is_old:
             return found
-        return {"completions": [SimpleNamespace(text=text, type="magic") for text in found], "suppress": True, "ordered": True}
+        return {
+            "completions": [SimpleNamespace(text=text, type="magic") for text in found],
+            "suppress": True,
+            "ordered": True,
+        }
 
     complete.matcher_api_version = 2  # type: ignore[attr-defined]  # how IPython tells new ones from old
 
@@ -158,11 +207,16 @@ class O3Pro(Magics):
         from aiml_magic.notebook.completion import candidates
 
         hidden = self.shell.user_ns_hidden
-        variables = {name: value for name, value in self.shell.user_ns.items() if name not in hidden}
+        variables = {
+            name: value for name, value in self.shell.user_ns.items() if name not in hidden
+        }
         return candidates(before, token, variables, lambda: self.session.chats(self.journal_path))
 
     def begin_run(self, info: Any) -> None:
-        """Told by IPython that a cell begins. Front ends that have cell ids send them; else each run is a place of its own."""
+        """Told by IPython that a cell begins.
+
+        Front ends that have cell ids send them; else each run is a place of its own.
+        """
         depth = self._nesting.depth = getattr(self._nesting, "depth", 0) + 1
         if depth == 1:  # a cell that a cell runs, as %%capture does, has the place of that cell
             self._start_place(info)
@@ -184,8 +238,13 @@ class O3Pro(Magics):
         self._run = f"{time.time_ns():x}"
         self._asked = itertools.count(1)
 
-    def question(self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]) -> Question:
-        """What is asked: a text, the options that were given, and else the settings. Raises BadInput."""
+    def question(
+        self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]
+    ) -> Question:
+        """What is asked: a text, the options that were given, and else the settings.
+
+        Raises BadInput.
+        """
         from aiml_magic.question.attachments import attach, check_size
         from aiml_magic.question.prompts import fill
         from aiml_magic.question.tools import choice, tools_of
@@ -247,7 +306,10 @@ class O3Pro(Magics):
     def _replay_mode(self) -> str:
         mode = self.replay or os.environ.get("AIML_MAGIC_REPLAY", "").strip() or "auto"
         if mode not in ("auto", "only", "off"):
-            raise errors.BadInput(f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.", "It takes auto, only or off.")
+            raise errors.BadInput(
+                f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.",
+                "It takes auto, only or off.",
+            )
         return mode
 
     def _bind(self, given: Mapping[str, Any], value: Answer | Job | None) -> None:
@@ -282,7 +344,14 @@ def _body(rest: str, cell: str | None) -> str:
     return cell.strip("\n")
 
 
-_DECISIVE = ("model", "base_url", "effort", "summary", "instructions", "max_output_tokens")  # settings that decide the answer
+_DECISIVE = (
+    "model",
+    "base_url",
+    "effort",
+    "summary",
+    "instructions",
+    "max_output_tokens",
+)  # settings that decide the answer
 _COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines in which completion is ours
 
 _LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
@@ -290,19 +359,32 @@ _LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+
 
 def keep_question_marks(lines: list[str]) -> list[str]:
     """Keeps IPython from reading `%o3pro why?` as a call for help on "why": an input transformer."""
-    if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith("%%"):
+    if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith(
+        "%%"
+    ):
         return lines
     kept, is_in_string = [], False
     for line in lines:
         found = None if is_in_string else _LINE_QUESTION.match(line)
-        kept.append(f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n" if found else line)
+        kept.append(
+            f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n"
+            if found
+            else line
+        )
         is_in_string ^= found is None and (line.count('"""') + line.count("'''")) % 2 == 1
     return kept
 
 
 def begin_with_magic(lines: list[str]) -> list[str]:
     """Leaves out what comments stand above `%%o3pro`, else IPython reads the cell as Python: an input transformer."""
-    first = next((number for number, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), 0)
+    first = next(
+        (
+            number
+            for number, line in enumerate(lines)
+            if line.strip() and not line.lstrip().startswith("#")
+        ),
+        0,
+    )
     return lines[first:] if re.match(r"%%o3pro(\s|$)", lines[first] if lines else "") else lines
 
 

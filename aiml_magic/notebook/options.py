@@ -1,7 +1,7 @@
 """The options of %%o3pro: a table, and a line of text read by it.
 
-A line is options, then the question. The question is everything from the first word that is no option, exactly as typed:
-quotes, apostrophes and braces in it mean nothing here.
+A line is options, then the question. The question is everything from the first word that is no
+option, exactly as typed: quotes, apostrophes and braces in it mean nothing here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
 
 class Option(NamedTuple):
-    """One option. `read` turns its text into a value, and raises ValueError with what is wanted; without it, it is a flag.
+    """One option.
+
+    `read` turns its text into a value, and raises ValueError with what is wanted; without it, it is
+    a flag.
 
     If there are `choices`, the value is one of these.
     """
@@ -47,7 +50,9 @@ class Option(NamedTuple):
         """What `text` stands for. Raises ValueError with what is wanted."""
         assert self.read is not None
         if self.choices and text not in self.choices:
-            raise ValueError(f"one of {', '.join(self.choices)}. {did_you_mean(text, self.choices)}".rstrip())
+            raise ValueError(
+                f"one of {', '.join(self.choices)}. {did_you_mean(text, self.choices)}".rstrip()
+            )
         return self.read(text)
 
 
@@ -81,7 +86,16 @@ _OF_OPTIONS = {
     "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
     "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
 }  # fmt: skip
-FIELDS = ("background", "parallel_tool_calls", "truncation", "include", "prompt", "text", "tools", "tool_choice")
+FIELDS = (
+    "background",
+    "parallel_tool_calls",
+    "truncation",
+    "include",
+    "prompt",
+    "text",
+    "tools",
+    "tool_choice",
+)
 _INCLUDED = (
     "message.input_image.image_url", "computer_call_output.output.image_url", "reasoning.encrypted_content",
     "code_interpreter_call.outputs",
@@ -96,13 +110,21 @@ def _check_field(name: str, value: Any) -> None:
         case "truncation" if value not in ("auto", "disabled"):
             raise ValueError('truncation="auto" or truncation="disabled"')
         case "include":
-            wrong = [entry for entry in value if entry not in _INCLUDED] if isinstance(value, list) else [value]
+            wrong = (
+                [entry for entry in value if entry not in _INCLUDED]
+                if isinstance(value, list)
+                else [value]
+            )
             if wrong:
-                raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}. {did_you_mean(str(wrong[0]), _INCLUDED)}".rstrip())
+                raise ValueError(
+                    f"include=[…] of {', '.join(_INCLUDED)}. {did_you_mean(str(wrong[0]), _INCLUDED)}".rstrip()
+                )
         case "prompt" if not isinstance(value, dict) or not isinstance(value.get("id"), str):
             raise ValueError('prompt={"id": "…"}, with "variables" and "version" if need be')
         case "text" if not isinstance(value, dict):
-            raise ValueError('text={"format": {"type": "json_object"}}, say; for a type there is --schema')
+            raise ValueError(
+                'text={"format": {"type": "json_object"}}, say; for a type there is --schema'
+            )
 
 
 def field_and_json(text: str) -> tuple[str, Any]:
@@ -116,7 +138,9 @@ def field_and_json(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         read = ...
     if read is ...:
-        raise ValueError('KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]')
+        raise ValueError(
+            'KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]'
+        )
     _check_field(name, read)
     return name, read
 
@@ -131,7 +155,14 @@ OPTIONS = (
     Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
     Option("--quiet", "do not show the answer", "-q"),
     Option("--model", "which model to ask (default openai/o3-pro)", "-m", "MODEL", words),
-    Option("--effort", "how much to reason: low, medium or high", "-e", "EFFORT", words, choices=("low", "medium", "high")),
+    Option(
+        "--effort",
+        "how much to reason: low, medium or high",
+        "-e",
+        "EFFORT",
+        words,
+        choices=("low", "medium", "high"),
+    ),
     Option(
         "--summary",
         "show a summary of the reasoning: auto, concise or detailed",
@@ -141,9 +172,28 @@ OPTIONS = (
         choices=("auto", "concise", "detailed"),
     ),
     Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
-    Option("--max-output-tokens", "stop at N tokens, reasoning included; at least 16", "-t", "N", whole_number(16)),
-    Option("--attach", "send along a file, an image's address, or a variable; repeatable", "-a", "X", words, is_repeatable=True),
-    Option("--schema", "answer as this type: a pydantic model, dataclass, TypedDict or JSON Schema", "-s", "NAME", variable_name),
+    Option(
+        "--max-output-tokens",
+        "stop at N tokens, reasoning included; at least 16",
+        "-t",
+        "N",
+        whole_number(16),
+    ),
+    Option(
+        "--attach",
+        "send along a file, an image's address, or a variable; repeatable",
+        "-a",
+        "X",
+        words,
+        is_repeatable=True,
+    ),
+    Option(
+        "--schema",
+        "answer as this type: a pydantic model, dataclass, TypedDict or JSON Schema",
+        "-s",
+        "NAME",
+        variable_name,
+    ),
     Option(
         "--tool",
         "let the model use a function, web_search or an MCP server's dict; repeatable",
@@ -152,15 +202,38 @@ OPTIONS = (
         as_python_reads,
         is_repeatable=True,
     ),
-    Option("--tool-choice", "auto, none, required, or the tool to use", "", "NAME", as_python_reads),
-    Option("--param", "any other field of the API; repeatable", "", "KEY=JSON", field_and_json, is_repeatable=True),
+    Option(
+        "--tool-choice", "auto, none, required, or the tool to use", "", "NAME", as_python_reads
+    ),
+    Option(
+        "--param",
+        "any other field of the API; repeatable",
+        "",
+        "KEY=JSON",
+        field_and_json,
+        is_repeatable=True,
+    ),
     Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
     Option("--new", "start the conversation afresh", "-n"),
-    Option("--after", "continue from that answer: a variable that holds it, its number or its id", "", "ID", as_python_reads),
+    Option(
+        "--after",
+        "continue from that answer: a variable that holds it, its number or its id",
+        "",
+        "ID",
+        as_python_reads,
+    ),
     Option("--alone", "ask outside every conversation"),
     Option("--fresh", "ask again, although the journal has the answer"),
-    Option("--background", "return at once with a job, whose answer comes into this cell later", "-b"),
-    Option("--timeout", "give up after so many seconds without a byte (default 3600)", "", "SECONDS", seconds),
+    Option(
+        "--background", "return at once with a job, whose answer comes into this cell later", "-b"
+    ),
+    Option(
+        "--timeout",
+        "give up after so many seconds without a byte (default 3600)",
+        "",
+        "SECONDS",
+        seconds,
+    ),
     Option("--raw", "send the question as it is, {{...}} included"),
     Option("--no-stream", "have the answer come in one piece"),
     Option("--no-store", "ask the server not to keep the answer"),
@@ -191,9 +264,14 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
             values[option.name] = True
             continue
         if not equals and not found:
-            raise BadInput(f"{flag} needs a value: {option.metavar}. {NOTHING_SENT}", f"{option.long} is to {option.help}.")
+            raise BadInput(
+                f"{flag} needs a value: {option.metavar}. {NOTHING_SENT}",
+                f"{option.long} is to {option.help}.",
+            )
         value = _read(option, flag, unquoted(attached if equals else found.pop(0).group()))
-        values[option.name] = [*values.get(option.name, []), value] if option.is_repeatable else value
+        values[option.name] = (
+            [*values.get(option.name, []), value] if option.is_repeatable else value
+        )
     return values, line[found[0].start() :].strip() if found else ""
 
 
@@ -202,7 +280,10 @@ def check(option: Option, value: Any) -> Any:
     if option.read is None:
         return value
     if not isinstance(value, str | numbers.Real):
-        raise BadInput(f"{option.long} cannot be a {type(value).__name__}. {NOTHING_SENT}", f"It takes a text: {option.help}.")
+        raise BadInput(
+            f"{option.long} cannot be a {type(value).__name__}. {NOTHING_SENT}",
+            f"It takes a text: {option.help}.",
+        )
     return _read(option, option.long, str(value))
 
 
@@ -210,7 +291,9 @@ def _read(option: Option, flag: str, text: str) -> Any:
     try:
         return option.value(text)
     except ValueError as error:
-        raise BadInput(f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}.") from error
+        raise BadInput(
+            f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}."
+        ) from error
 
 
 def unquoted(text: str) -> str:

@@ -4,8 +4,9 @@
     answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating)
     answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating, client=dask_client)
 
-The options are those of %%o3pro, by their long names; attachments, schemas and tools are given as what they are. The settings are
-those of the notebook, if there is one. A question stands alone, unless a chat is named or an answer to continue.
+The options are those of %%o3pro, by their long names; attachments, schemas and tools are given as
+what they are. The settings are those of the notebook, if there is one. A question stands alone,
+unless a chat is named or an answer to continue.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Answers(list[Any]):
     def to_frame(self) -> Any:
         """A DataFrame (pandas) with a line for each row: text, the fields of what was parsed, tokens, dollars, seconds, error.
 
-        Its texts are made plain, since a DataFrame is looked at; `text` and `parsed` of each answer are what the model wrote.
+        Its texts are made plain, since a DataFrame is looked at; `text` and `parsed` of each answer
+        are what the model wrote.
         """
         import pandas as pd
 
@@ -65,23 +67,36 @@ class Ask:
     ) -> Answers:
         """One answer for each row, asked at once as far as `max_concurrency` allows, in the order of the rows.
 
-        `{{name}}` in the template is a field of the row, or the row itself if it has none. With `on_error="keep"` an error takes
-        the place of its answer. Else the first one is raised, with an entry for each row as its `answers`, `None` where none
-        came: what was not sent yet is taken back, and what was sent is answered into the journal. An interrupt stops that too.
+        `{{name}}` in the template is a field of the row, or the row itself if it has none. With
+        `on_error="keep"` an error takes the place of its answer. Else the first one is raised, with
+        an entry for each row as its `answers`, `None` where none came: what was not sent yet is
+        taken back, and what was sent is answered into the journal. An interrupt stops that too.
         Asked again, the rows that were answered are replayed.
 
-        With a `distributed.Client` as `client`, the workers of its cluster send what the journal lacks, as many at once as they
-        have threads. Each finds the API key where it runs, in AIML_API_KEY say; the answers are kept in the journal here.
+        With a `distributed.Client` as `client`, the workers of its cluster send what the journal
+        lacks, as many at once as they have threads. Each finds the API key where it runs, in
+        AIML_API_KEY say; the answers are kept in the journal here.
         """
         _checked(template)
         if on_error not in ("raise", "keep"):
-            raise errors.BadInput(f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep.")
+            raise errors.BadInput(
+                f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep."
+            )
         asked = _Asked(on_error, _counter(rows) if progress else _silent)
         cluster = None if client is None else _cluster(client, given)
         places = loaded_or_new().max_concurrency if cluster is None else cluster.places
         try:
             for row in _rows_of(rows):
-                asked.add(partial(_start, template, _fields_of(row, template), given, is_template=True, sender=cluster))
+                asked.add(
+                    partial(
+                        _start,
+                        template,
+                        _fields_of(row, template),
+                        given,
+                        is_template=True,
+                        sender=cluster,
+                    )
+                )
                 asked.settle(2 * places)  # so that those on their way have others behind them
             asked.settle(1)
         except (errors.AimlMagicError, KeyboardInterrupt) as error:
@@ -106,7 +121,10 @@ class _Asked:
         self._running: dict[int, Job] = {}  # by the place of the row
 
     def add(self, start: Callable[[], Job]) -> None:
-        """Asks the next row. A budget that is used up ends the map, but not before what was sent is answered."""
+        """Asks the next row.
+
+        A budget that is used up ends the map, but not before what was sent is answered.
+        """
         try:
             self._running[len(self.answers)] = start()
         except errors.BudgetExceeded:
@@ -130,7 +148,10 @@ class _Asked:
             time.sleep(_TICK)
 
     def stopped(self, error: errors.AimlMagicError | KeyboardInterrupt) -> errors.AimlMagicError:
-        """The error with which the map ends. What is on its way goes on, unless the person interrupted it."""
+        """The error with which the map ends.
+
+        What is on its way goes on, unless the person interrupted it.
+        """
         stopped: errors.AimlMagicError
         if isinstance(error, errors.AimlMagicError):
             stopped = error
@@ -138,7 +159,9 @@ class _Asked:
         else:
             count = sum(isinstance(answer, Answer) for answer in self.answers)
             again = "Ask again: what was answered is replayed."
-            stopped = errors.Interrupted(f"Interrupted after {count} answers; they are kept.", again)
+            stopped = errors.Interrupted(
+                f"Interrupted after {count} answers; they are kept.", again
+            )
             for job in self._running.values():
                 job.interrupt(0)
         stopped.answers = self.answers  # type: ignore[attr-defined]  # only here there are several
@@ -166,7 +189,9 @@ def _without_notebook() -> O3Pro:
     return O3Pro(None)  # type: ignore[arg-type]  # a shell is needed only to show things
 
 
-_first_use = threading.Lock()  # neither `cache` nor, from Python 3.12 on, `cached_property` keeps two threads apart
+_first_use = (
+    threading.Lock()
+)  # neither `cache` nor, from Python 3.12 on, `cached_property` keeps two threads apart
 
 
 def loaded_or_new() -> O3Pro:
@@ -204,7 +229,9 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
     """The cluster of a Dask client. Raises BadInput for what a worker cannot have."""
     from aiml_magic.runner.cluster import Cluster
 
-    if {"chat", "after", "new", "background"} & given.keys() or given.get("tool", "web_search") not in (
+    if {"chat", "after", "new", "background"} & given.keys() or given.get(
+        "tool", "web_search"
+    ) not in (
         "web_search",
         ["web_search"],
     ):
@@ -213,7 +240,10 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
             "Leave out chat, after, new, background and tool; or leave out client.",
         )
     if getattr(client, "status", None) != "running":
-        raise errors.BadInput("The Dask client is not connected. Nothing was sent.", "Give client= a distributed.Client that is.")
+        raise errors.BadInput(
+            "The Dask client is not connected. Nothing was sent.",
+            "Give client= a distributed.Client that is.",
+        )
     magics = loaded_or_new()
     return Cluster(client, magics.session.runner(magics.journal_path).journal)
 
@@ -240,12 +270,18 @@ def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         match name:
             case "attach" | "tool":
                 entries = value if isinstance(value, list | tuple) else [value]
-                chosen[name] = [_named(entry, f"{name}_{number}", things) for number, entry in enumerate(entries, start=1)]
+                chosen[name] = [
+                    _named(entry, f"{name}_{number}", things)
+                    for number, entry in enumerate(entries, start=1)
+                ]
             case "schema":
                 things["schema"] = value
                 chosen[name] = "schema"
             case "param":
-                chosen[name] = [options.check(known[name], f"{field}={_json(entry)}") for field, entry in dict(value).items()]
+                chosen[name] = [
+                    options.check(known[name], f"{field}={_json(entry)}")
+                    for field, entry in dict(value).items()
+                ]
             case "after":
                 chosen[name] = str(getattr(value, "journal_id", None) or value)
             case _:
@@ -290,7 +326,11 @@ def _line(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, Answer):
         return {"text": None, "error": str(answer or "not answered")}
     parsed = answer.parsed
-    fields = parsed if isinstance(parsed, dict) else getattr(parsed, "__dict__", {} if parsed is None else {"parsed": parsed})
+    fields = (
+        parsed
+        if isinstance(parsed, dict)
+        else getattr(parsed, "__dict__", {} if parsed is None else {"parsed": parsed})
+    )
     told = {
         "text": str(answer),
         "total_tokens": answer.usage.total_tokens,
@@ -317,7 +357,10 @@ def _silent(_: int | None) -> None: ...
 
 
 def _counter(rows: Any) -> Callable[[int | None], None]:
-    """Shows how many rows are answered: by tqdm if it is there, else as the front end can. `None` ends it."""
+    """Shows how many rows are answered: by tqdm if it is there, else as the front end can.
+
+    `None` ends it.
+    """
     total = len(rows) if hasattr(rows, "__len__") else None
     try:
         from tqdm.auto import tqdm

@@ -1,7 +1,8 @@
 """What goes along with a question: files, addresses of images, and variables of the notebook, as parts of a message.
 
-The kind is read from the content, never from a name's ending. Nothing is imported for it: a figure draws itself, a table writes
-itself out. Each attachment begins with a line that names it, for the model and for whoever reads the details later.
+The kind is read from the content, never from a name's ending. Nothing is imported for it: a figure
+draws itself, a table writes itself out. Each attachment begins with a line that names it, for the
+model and for whoever reads the details later.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from aiml_magic.text import did_you_mean
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 _LABEL = "Attachment "
-_NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)  # in a recording with the text's hash
+_NAMED = re.compile(
+    rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE
+)  # in a recording with the text's hash
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
     (b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
@@ -40,14 +43,18 @@ _KINDS = (
 
 
 def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
-    """The parts for what a person calls `named`: a variable, the address of an image, or a path. Raises BadInput."""
+    """The parts for what a person calls `named`: a variable, the address of an image, or a path.
+
+    Raises BadInput.
+    """
     try:
         return _found(named, variables)
     except BadInput:
         raise
     except Exception as error:  # an object of the notebook, or a file system, raises what it likes
         raise BadInput(
-            f"{_line(named)[:80]} cannot be attached: {reason(error)}. {NOTHING_SENT}", "Attach a file or the data of it instead."
+            f"{_line(named)[:80]} cannot be attached: {reason(error)}. {NOTHING_SENT}",
+            "Attach a file or the data of it instead.",
         ) from error
 
 
@@ -62,13 +69,17 @@ def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
         known = [name for name in variables if not name.startswith("_")]
         hint = did_you_mean(named, [*known, *(sibling.name for sibling in _siblings(path))])
         raise BadInput(
-            f"There is no variable and no file {named[:80]}. {NOTHING_SENT}", hint or "Paths begin in the working directory."
+            f"There is no variable and no file {named[:80]}. {NOTHING_SENT}",
+            hint or "Paths begin in the working directory.",
         )
     return list(parts(path, path.name))
 
 
 def parts(value: Any, name: str) -> Iterator[Raw]:
-    """The parts for a value: a path, bytes, text, a table, a figure, an image, or a list of these. Raises BadInput."""
+    """The parts for a value: a path, bytes, text, a table, a figure, an image, or a list of these.
+
+    Raises BadInput.
+    """
     if isinstance(value, list | tuple) and value:
         for number, entry in enumerate(value):
             yield from parts(entry, f"{name}[{number}]")
@@ -90,7 +101,10 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
 
 
 def as_csv(value: Any) -> str | None:
-    """A table (of pandas or polars) as CSV; `None` for what is none. Row labels are kept unless they only count."""
+    """A table (of pandas or polars) as CSV; `None` for what is none.
+
+    Row labels are kept unless they only count.
+    """
     write = getattr(value, "write_csv", None) or getattr(value, "to_csv", None)  # polars, pandas
     if not callable(write) or not hasattr(value, "shape"):
         return None
@@ -100,26 +114,38 @@ def as_csv(value: Any) -> str | None:
             "Attach a part of it, such as its head(1000).",
         )
     try:
-        labels = {} if hasattr(value, "write_csv") else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
+        labels = (
+            {}
+            if hasattr(value, "write_csv")
+            else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
+        )
         with uncut():
             table = str(write(**labels))
         is_told = tells_entries(value, table)
     except Exception as error:
         raise BadInput(
-            f"The table cannot be written as CSV: {reason(error)}. {NOTHING_SENT}", "Attach it as text or a file."
+            f"The table cannot be written as CSV: {reason(error)}. {NOTHING_SENT}",
+            "Attach it as text or a file.",
         ) from error
     if not is_told:
-        raise BadInput(f"A cell of the table does not write itself out. {NOTHING_SENT}", "Leave out its column, or make it text.")
+        raise BadInput(
+            f"A cell of the table does not write itself out. {NOTHING_SENT}",
+            "Leave out its column, or make it text.",
+        )
     return table
 
 
 def as_picture(value: Any, name: str) -> bytes | None:
-    """A figure, an image or an array of pixels as PNG; `None` for what is none. Raises BadInput if it cannot be drawn."""
+    """A figure, an image or an array of pixels as PNG; `None` for what is none.
+
+    Raises BadInput if it cannot be drawn.
+    """
     try:
         return _drawn(value)
     except Exception as error:
         raise BadInput(
-            f"{name} could not be drawn: {reason(error)}. {NOTHING_SENT}", "Attach a file or the data of it instead."
+            f"{name} could not be drawn: {reason(error)}. {NOTHING_SENT}",
+            "Attach a file or the data of it instead.",
         ) from error
 
 
@@ -148,13 +174,21 @@ def check_size(attached: list[Raw]) -> None:
 
 
 def _drawn(value: Any) -> bytes | None:
-    is_part = callable(getattr(value, "get_figure", None)) and callable(getattr(value, "plot", None))
-    figure = value.get_figure() if is_part else value  # axes are drawn with the figure that they are in
+    is_part = callable(getattr(value, "get_figure", None)) and callable(
+        getattr(value, "plot", None)
+    )
+    figure = (
+        value.get_figure() if is_part else value
+    )  # axes are drawn with the figure that they are in
     if callable(getattr(figure, "savefig", None)):  # matplotlib
         return _saved(figure.savefig, format="png", bbox_inches="tight")
-    if callable(getattr(value, "to_plotly_json", None)) and callable(getattr(value, "to_image", None)):
+    if callable(getattr(value, "to_plotly_json", None)) and callable(
+        getattr(value, "to_image", None)
+    ):
         return bytes(value.to_image(format="png"))
-    if type(value).__module__.startswith(("altair.", "PIL.")) and callable(getattr(value, "save", None)):
+    if type(value).__module__.startswith(("altair.", "PIL.")) and callable(
+        getattr(value, "save", None)
+    ):
         return _saved(value.save, format="png")
     if hasattr(value, "__array_interface__"):
         return _png_of_array(value)
@@ -182,14 +216,21 @@ def _png_of_array(array: Any) -> bytes | None:
     elif array.dtype.kind == "b":
         array = array * 255
     elif array.dtype.str[1:] != "u1":
-        raise ValueError(f"its numbers are {array.dtype}, and pixels are uint8, or float from 0 to 1")
+        raise ValueError(
+            f"its numbers are {array.dtype}, and pixels are uint8, or float from 0 to 1"
+        )
     pixels = array.astype("uint8").tobytes()
     height, width = shape[:2]
     stride = width * colours
-    rows = b"".join(b"\0" + pixels[start : start + stride] for start in range(0, height * stride, stride))
+    rows = b"".join(
+        b"\0" + pixels[start : start + stride] for start in range(0, height * stride, stride)
+    )
     header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[colours], 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    signed = (struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks)
+    signed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(signed)
 
 
@@ -201,7 +242,11 @@ def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
     url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     yield _label(name, f"{words}, {_size(len(content))}")
     if kind == "application/pdf":
-        yield {"type": "input_file", "filename": name if name.endswith(".pdf") else f"{name}.pdf", "file_data": url}
+        yield {
+            "type": "input_file",
+            "filename": name if name.endswith(".pdf") else f"{name}.pdf",
+            "file_data": url,
+        }
     else:
         yield _image(url)
 
@@ -230,7 +275,11 @@ def _is_file(text: str) -> bool:
     """There is a file of this name; what stands in its place and cannot be read is told when it is read."""
     try:
         return len(text) < 4096 and text.isprintable() and Path(text).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # no file can have this name, or there is no such user
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # no file can have this name, or there is no such user
         return False
 
 
@@ -246,14 +295,17 @@ def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
     if notebook is not None:
         yield from _of_text(notebook, name, f"notebook, {_size(len(notebook))} of text")
     else:
-        yield from _of_text(text, name, f"text, {_size(len(content))}{read_as}", Path(name).suffix.removeprefix("."))
+        yield from _of_text(
+            text, name, f"text, {_size(len(content))}{read_as}", Path(name).suffix.removeprefix(".")
+        )
 
 
 _KNOWN = (
     "png|jpe?g|webp|gif|pdf|svg|tiff?|bmp|txt|md|rst|tex|bib|csv|tsv|json|jsonl|ya?ml|toml|xml|html?|log|py|ipynb|r|jl|c|cpp|h|"
     "js|ts|sql|sh|xlsx?|docx?|pptx?|parquet|feather|pkl|npy|npz|h5|hdf5|nc|mat|zip|gz"
 )
-# A word or a few with a known ending, with slashes as many as one likes; or what begins as a path does.
+# A word or a few with a known ending, with slashes as many as one likes; or what begins as a path
+# does.
 _PATH = re.compile(
     rf"(?i:\S+(?: \S+){{,3}}\.(?:{_KNOWN})|[^\n]*/[^\n]*\.(?:{_KNOWN})|file:\S+)|(?:~?/|\.\.?/|[A-Z]:\\)\S+(?: \S+){{,3}}"
 )
@@ -268,8 +320,9 @@ _MARKS = (
 def _decoded(content: bytes) -> tuple[str | None, str]:
     """The text that a file holds, and in which encoding, if that is not UTF-8; `None` if it holds none.
 
-    A mark at its beginning decides; else zeros tell UTF-16, and bytes that are no UTF-8 are of Windows if they look like Western
-    words: those of other scripts are runs of bytes without a letter of ASCII between them.
+    A mark at its beginning decides; else zeros tell UTF-16, and bytes that are no UTF-8 are of
+    Windows if they look like Western words: those of other scripts are runs of bytes without a
+    letter of ASCII between them.
     """
     marked = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
     if marked is not None:
@@ -278,10 +331,19 @@ def _decoded(content: bytes) -> tuple[str | None, str]:
         return text, ""
     if b"\0" in content:
         return next(
-            ((text, wide) for wide in ("UTF-16-LE", "UTF-16-BE") if _is_prose(text := _text_in(content, wide))), (None, "")
+            (
+                (text, wide)
+                for wide in ("UTF-16-LE", "UTF-16-BE")
+                if _is_prose(text := _text_in(content, wide))
+            ),
+            (None, ""),
         )
     text = _text_in(content, "cp1252")
-    foreign = (run for run in re.findall(rb"[\x80-\xff]{4,}", content) if len(re.findall(rb"[\xc0-\xff]", run)) > 1)
+    foreign = (
+        run
+        for run in re.findall(rb"[\x80-\xff]{4,}", content)
+        if len(re.findall(rb"[\xc0-\xff]", run)) > 1
+    )
     return (text, "Windows-1252") if _is_prose(text) and not any(foreign) else (None, "")
 
 
@@ -334,7 +396,10 @@ def kind_of(content: bytes) -> tuple[str, str]:
     """The media type of content by how it begins, and a word for it; all that is unknown is text."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp", "WebP image"
-    return next(((kind, words) for magic, kind, words in _KINDS if content.startswith(magic)), ("text/plain", "text"))
+    return next(
+        ((kind, words) for magic, kind, words in _KINDS if content.startswith(magic)),
+        ("text/plain", "text"),
+    )
 
 
 def _notebook_text(text: str) -> str | None:
@@ -351,7 +416,12 @@ def _notebook_text(text: str) -> str | None:
 def _cell_text(cell: Mapping[str, Any]) -> str:
     lines = [f"# {cell['cell_type']} cell", "".join(cell["source"])]
     for output in cell.get("outputs") or []:
-        said = output.get("text") or (output.get("data") or {}).get("text/plain") or output.get("traceback") or ""
+        said = (
+            output.get("text")
+            or (output.get("data") or {}).get("text/plain")
+            or output.get("traceback")
+            or ""
+        )
         if said:
             lines += ["# output", "".join(said)]
     return "\n".join(lines)
@@ -362,12 +432,18 @@ def _read(path: Path) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise BadInput(f"{path.name} is no file that can be read to its end. {NOTHING_SENT}", "Attach a regular file.")
+            raise BadInput(
+                f"{path.name} is no file that can be read to its end. {NOTHING_SENT}",
+                "Attach a regular file.",
+            )
         _check_bytes(found.st_size, path.name)
         check_no_database(path)
         return path.read_bytes()
     except OSError as error:
-        raise BadInput(f"{path.name} cannot be read: {error.strerror or error}. {NOTHING_SENT}", "Check the path.") from error
+        raise BadInput(
+            f"{path.name} cannot be read: {error.strerror or error}. {NOTHING_SENT}",
+            "Check the path.",
+        ) from error
 
 
 def _check_bytes(size: int, name: str) -> None:

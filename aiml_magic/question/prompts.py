@@ -1,9 +1,9 @@
 r"""Fills `{{name}}` in a question with variables of the notebook.
 
-A field is that of a format string: a name, then any `.attribute` and `[index]` (a key with quotes or without), then `!r`, `!s`
-or `!a`, then `:format`. It is looked up, never evaluated; a name that begins with an underscore is refused; what is inserted is
-not looked at again. A table is inserted as CSV; a figure or an image goes along with the question, and so does an array if it is
-of bytes.
+A field is that of a format string: a name, then any `.attribute` and `[index]` (a key with quotes
+or without), then `!r`, `!s` or `!a`, then `:format`. It is looked up, never evaluated; a name that
+begins with an underscore is refused; what is inserted is not looked at again. A table is inserted
+as CSV; a figure or an image goes along with the question, and so does an array if it is of bytes.
 Single braces, `$x` and `\frac{a}{b}` are text.
 """
 
@@ -28,7 +28,12 @@ _FIELD = re.compile(
     r"(?::(?P<format>(?![^{}]*\d{5})[^{}]*))?"  # a width of five digits would fill the memory
 )
 _STEP = re.compile(rf"\.(?P<attribute>\w+)|\[(?P<index>{_QUOTED}|[^\]]+)\]")
-_CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {"r": repr, "a": ascii, "s": str, None: lambda value: value}
+_CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {
+    "r": repr,
+    "a": ascii,
+    "s": str,
+    None: lambda value: value,
+}
 _RAW_HINT = "With --raw the question is sent as it is, braces and all."
 
 
@@ -39,13 +44,18 @@ def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
     """
     attached: list[Raw] = []
     end = _end_of_braces(template)
-    filled = _BRACES.sub(lambda braces: _value(braces.group(1), variables, attached), template[:end])
+    filled = _BRACES.sub(
+        lambda braces: _value(braces.group(1), variables, attached), template[:end]
+    )
     return filled + template[end:], attached
 
 
 def names_in(template: str) -> set[str]:
     """The names of the variables that `fill` would look up."""
-    fields = (_FIELD.fullmatch(braces) for braces in _BRACES.findall(template, 0, _end_of_braces(template)))
+    fields = (
+        _FIELD.fullmatch(braces)
+        for braces in _BRACES.findall(template, 0, _end_of_braces(template))
+    )
     return {field["name"] for field in fields if field}
 
 
@@ -57,14 +67,19 @@ def _end_of_braces(template: str) -> int:
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
-        raise BadInput(f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}", _RAW_HINT)
+        raise BadInput(
+            f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}",
+            _RAW_HINT,
+        )
     value = _look_up(field["name"], field["path"], variables)
     if (own_text := getattr(type(value), "__prompt__", None)) is not None:
         value = own_text(value)
     convert, form = _CONVERSIONS[field["conversion"]], (field["format"] or "").strip()
     try:
         if form or field["conversion"]:
-            with contextlib.suppress(*() if form else (ValueError,)):  # without a form, what is meant is known
+            with contextlib.suppress(
+                *() if form else (ValueError,)
+            ):  # without a form, what is meant is known
                 return values.whole(value, lambda value: format(convert(value), form))
         return _written(value, field["name"] + field["path"], attached)
     except BadInput:
@@ -80,7 +95,9 @@ def _written(value: Any, name: str, attached: list[Raw]) -> str:
     """A value as it stands in a question; a container that holds what does not write itself out is written by its entries."""
     if (table := attachments.as_csv(value)) is not None:
         return f"\n\n{table}\n"
-    may_be_picture = str(getattr(value, "dtype", "uint8")) == "uint8"  # an array of others is read as numbers
+    may_be_picture = (
+        str(getattr(value, "dtype", "uint8")) == "uint8"
+    )  # an array of others is read as numbers
     if may_be_picture and (picture := attachments.as_picture(value, name)) is not None:
         attached += attachments.parts(picture, name)
         return f"(the attached {name})"
@@ -88,20 +105,31 @@ def _written(value: Any, name: str, attached: list[Raw]) -> str:
         return values.whole(value)
     except ValueError:
         held = (
-            [] if values.is_array(value) else [(name + values.step_to(value, key), entry) for key, entry in values.entries(value)]
+            []
+            if values.is_array(value)
+            else [
+                (name + values.step_to(value, key), entry) for key, entry in values.entries(value)
+            ]
         )
         if not held:
             raise
-    return "".join(f"\n{within}: {_written(entry, within, attached)}" for within, entry in held) + "\n"
+    return (
+        "".join(f"\n{within}: {_written(entry, within, attached)}" for within, entry in held) + "\n"
+    )
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
     name = name if name in variables else _as_python_reads(name)
     if name.startswith("_"):
-        raise BadInput(f"{name} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}", _RAW_HINT)
+        raise BadInput(
+            f"{name} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}",
+            _RAW_HINT,
+        )
     if name not in variables:
         hint = did_you_mean(name, (known for known in variables if not known.startswith("_")))
-        raise BadInput(f"There is no variable {name}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip())
+        raise BadInput(
+            f"There is no variable {name}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip()
+        )
     value = variables[name]
     for step in _STEP.finditer(path):
         value = _one_step(value, step, name + path[: step.start()])
@@ -122,10 +150,20 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
     except Exception as error:
         hint = ""
         with contextlib.suppress(Exception):  # it may not bear to be looked at
-            known = dir(value) if attribute is not None else map(str, value) if isinstance(value, Mapping) else []
-            hint = did_you_mean(attribute or index, islice((name for name in known if not name.startswith("_")), 1000))
+            known = (
+                dir(value)
+                if attribute is not None
+                else map(str, value)
+                if isinstance(value, Mapping)
+                else []
+            )
+            hint = did_you_mean(
+                attribute or index,
+                islice((name for name in known if not name.startswith("_")), 1000),
+            )
         raise BadInput(
-            f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}", f"{hint} {_RAW_HINT}".strip()
+            f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}",
+            f"{hint} {_RAW_HINT}".strip(),
         ) from error
 
 

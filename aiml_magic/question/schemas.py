@@ -1,9 +1,10 @@
 """Types as JSON Schema in the API's strict form, and JSON back as instances of them.
 
-Strict means: every object names all its fields, needs them all, and has no others. pydantic reads types and judges replies;
-jsonschema judges replies to a schema that is given as a dict. What strict mode has no word for is refused before anything is
-sent if it decides what a reply looks like (a dict with any keys), and left out if it only narrows one (a length): the judge of
-the reply knows it all the same. Importing this module imports pydantic.
+Strict means: every object names all its fields, needs them all, and has no others. pydantic reads
+types and judges replies; jsonschema judges replies to a schema that is given as a dict. What strict
+mode has no word for is refused before anything is sent if it decides what a reply looks like (a
+dict with any keys), and left out if it only narrows one (a length): the judge of the reply knows it
+all the same. Importing this module imports pydantic.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch
 from aiml_magic.text import did_you_mean
 
 _Given = TypeVar("_Given")
-_WRAPPED = "value"  # the field in which a schema travels that is no object: the API takes only objects
+_WRAPPED = (
+    "value"  # the field in which a schema travels that is no object: the API takes only objects
+)
 _WHY = "x-unsayable"  # marks a part of a schema that strict mode cannot say
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _KEYWORDS = (  # in the order in which they are sent
@@ -50,7 +53,10 @@ _FENCED = re.compile(r"```[\w-]*\s*\n(.*?)\s*```", re.DOTALL)
 
 @dataclass(frozen=True)
 class Schema:
-    """What an answer is to look like. `read` makes an instance of a JSON text; it raises whatever does not fit."""
+    """What an answer is to look like.
+
+    `read` makes an instance of a JSON text; it raises whatever does not fit.
+    """
 
     name: str
     json_schema: Raw
@@ -59,10 +65,18 @@ class Schema:
     @property
     def format(self) -> Raw:
         """The `text.format` of a request."""
-        return {"type": "json_schema", "name": self.name, "schema": self.json_schema, "strict": True}
+        return {
+            "type": "json_schema",
+            "name": self.name,
+            "schema": self.json_schema,
+            "strict": True,
+        }
 
     def parse(self, text: str) -> Any:
-        """The instance that a reply stands for, which may come behind a BOM or in a fence. Raises SchemaMismatch."""
+        """The instance that a reply stands for, which may come behind a BOM or in a fence.
+
+        Raises SchemaMismatch.
+        """
         stripped = text.strip("\ufeff \t\r\n")
         fenced = _FENCED.fullmatch(stripped)
         try:
@@ -79,7 +93,8 @@ def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
     if named not in variables or named.startswith("_"):
         hint = did_you_mean(named, (name for name in variables if not name.startswith("_")))
         raise BadInput(
-            f"There is no variable {named[:60]} to take a schema from. {NOTHING_SENT}", hint or "Define a class, or a dict."
+            f"There is no variable {named[:60]} to take a schema from. {NOTHING_SENT}",
+            hint or "Define a class, or a dict.",
         )
     return of_value(variables[named], named)
 
@@ -92,17 +107,33 @@ def of_value(value: Any, name: str) -> Schema:
 def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
-    return _asked_of(lambda: _strict(_nullable_fields({"required": [], **_json_schema(_parameters(function))}), name), name)
+    return _asked_of(
+        lambda: _strict(
+            _nullable_fields({"required": [], **_json_schema(_parameters(function))}), name
+        ),
+        name,
+    )
 
 
 def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
-    """The arguments of a call that came as a JSON value; null stands for a default. Raises ValueError with the place and why."""
+    """The arguments of a call that came as a JSON value; null stands for a default.
+
+    Raises ValueError with the place and why.
+    """
     if isinstance(given, Mapping):
         parameters = inspect.signature(function).parameters
-        has_default = {name for name in parameters if parameters[name].default is not inspect.Parameter.empty}
-        given = {name: value for name, value in given.items() if value is not None or name not in has_default}
+        has_default = {
+            name for name in parameters if parameters[name].default is not inspect.Parameter.empty
+        }
+        given = {
+            name: value
+            for name, value in given.items()
+            if value is not None or name not in has_default
+        }
     try:
-        arguments: dict[str, Any] = _parameters(function).validate_json(json.dumps(given), strict=True)
+        arguments: dict[str, Any] = _parameters(function).validate_json(
+            json.dumps(given), strict=True
+        )
     except pydantic.ValidationError as error:
         raise ValueError(reason(error)) from error
     return arguments
@@ -119,7 +150,11 @@ def _of_value(value: Any, name: str) -> Schema:
     adapter = _adapter(value)
     schema = _json_schema(adapter, is_model=is_model)
     if schema.get("type") == "object":
-        return Schema(name, _strict(schema, name), lambda text: adapter.validate_json(text, strict=is_strict or None))
+        return Schema(
+            name,
+            _strict(schema, name),
+            lambda text: adapter.validate_json(text, strict=is_strict or None),
+        )
     wrapper: Any = TypedDict(name, {_WRAPPED: value})  # type: ignore[misc]  # a type that is made here
     wrapped = _adapter(wrapper)
     return Schema(
@@ -137,7 +172,8 @@ def _of_dict(value: Mapping[str, Any], name: str) -> Schema:
     given = json.loads(json.dumps(value, allow_nan=False))
     if given.get("type") != "object" or not isinstance(given.get("properties"), Mapping):
         raise BadInput(
-            f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}', "Wrap it in an object."
+            f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}',
+            "Wrap it in an object.",
         )
     judged = _with_nullable_fields(given)
     kind = validators.validator_for(judged, default=validators.Draft202012Validator)
@@ -161,12 +197,20 @@ def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     known: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+        if parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+            parameter.POSITIONAL_ONLY,
+        ):
             raise BadInput(
-                f"{name} takes {parameter}, which no schema can ask for. {NOTHING_SENT}", "Give each parameter a name and a type."
+                f"{name} takes {parameter}, which no schema can ask for. {NOTHING_SENT}",
+                "Give each parameter a name and a type.",
             )
         if parameter.name not in hints:
-            raise BadInput(f"{name}({parameter.name}) has no type hint. {NOTHING_SENT}", "Add one, such as `: str`.")
+            raise BadInput(
+                f"{name}({parameter.name}) has no type hint. {NOTHING_SENT}",
+                "Add one, such as `: str`.",
+            )
         hint = hints[parameter.name]
         known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
     arguments: Any = TypedDict(name, known)  # type: ignore[misc]  # a type that is made here
@@ -223,7 +267,9 @@ class _Generator(GenerateJsonSchema):
         return _of_hashable(super().frozenset_schema(schema), schema)
 
     def enum_schema(self, schema: Any) -> dict[str, Any]:
-        return _of_choices(super().enum_schema(schema), [member.value for member in schema["members"]])
+        return _of_choices(
+            super().enum_schema(schema), [member.value for member in schema["members"]]
+        )
 
     def literal_schema(self, schema: Any) -> dict[str, Any]:
         return _of_choices(super().literal_schema(schema), schema["expected"])
@@ -258,10 +304,17 @@ def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
         return made
     words = inspect.cleandoc(kind.__doc__ or "")
     is_generated = is_dataclass(kind) and words.startswith(f"{made.get('title')}(")
-    if words and not is_generated and words not in (inspect.cleandoc(base.__doc__ or "") for base in (dict, pydantic.BaseModel)):
+    if (
+        words
+        and not is_generated
+        and words
+        not in (inspect.cleandoc(base.__doc__ or "") for base in (dict, pydantic.BaseModel))
+    ):
         made.setdefault("description", words)
     hints: dict[str, Any] = {}
-    with suppress(NameError):  # of a class inside a function, whose names pydantic knows and nobody else
+    with suppress(
+        NameError
+    ):  # of a class inside a function, whose names pydantic knows and nobody else
         hints = typing.get_type_hints(kind, include_extras=True)
     for name, field in made.get("properties", {}).items():
         made["properties"][name] = _with_words(field, hints.get(name))
@@ -286,7 +339,9 @@ def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
 
 def _of_hashable(made: dict[str, Any], schema: Any) -> dict[str, Any]:
     entry = schema.get("items_schema", {})
-    kind = entry.get("cls") or {"list": list, "dict": dict, "set": set, "typed-dict": dict}.get(entry.get("type"), object)
+    kind = entry.get("cls") or {"list": list, "dict": dict, "set": set, "typed-dict": dict}.get(
+        entry.get("type"), object
+    )
     return made if getattr(kind, "__hash__", None) else {_WHY: "a set of what no set can hold"}
 
 
@@ -301,8 +356,9 @@ def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
 def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> dict[str, Any]:
     """The JSON Schema of a type; the root of one that holds itself is no reference, which the API does not take.
 
-    An answer is known by the schema that was asked for, so that it must stay as it is: that of a model as pydantic writes it,
-    others without titles and with the choices of an Enum where they are used, as they were before pydantic wrote them.
+    An answer is known by the schema that was asked for, so that it must stay as it is: that of a
+    model as pydantic writes it, others without titles and with the choices of an Enum where they
+    are used, as they were before pydantic wrote them.
     """
     schema = adapter.json_schema(schema_generator=_Generator if is_model else _PlainGenerator)
     schema = schema if is_model else _with_choices_in_place(schema)
@@ -310,7 +366,9 @@ def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) 
         definitions = schema["$defs"]
         root = definitions[reference.rpartition("/")[2]]
         others = {
-            name: entry for name, entry in definitions.items() if entry is not root or reference in _references(definitions)
+            name: entry
+            for name, entry in definitions.items()
+            if entry is not root or reference in _references(definitions)
         }
         return {**root, "$defs": others}
     return schema
@@ -325,9 +383,13 @@ def _with_choices_in_place(schema: dict[str, Any]) -> dict[str, Any]:
         choice = choices.get(entry.get("$ref"))
         if choice is None:
             return _with_parts(entry, in_place)
-        return {"type": choice["type"], "enum": choice["enum"]} | {name: entry[name] for name in entry if name != "$ref"}
+        return {"type": choice["type"], "enum": choice["enum"]} | {
+            name: entry[name] for name in entry if name != "$ref"
+        }
 
-    others = {name: entry for name, entry in definitions.items() if f"#/$defs/{name}" not in choices}
+    others = {
+        name: entry for name, entry in definitions.items() if f"#/$defs/{name}" not in choices
+    }
     rest = {name: entry for name, entry in schema.items() if name != "$defs"}
     return _with_parts({**rest, "$defs": others} if others else rest, in_place)
 
@@ -350,28 +412,45 @@ def _with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) ->
 
 def _with_nullable_fields(schema: Any, _: str = "") -> Any:
     """A JSON Schema in which every field that is not needed may be null too: in strict form all are needed."""
-    return _nullable_fields(_with_parts(schema, _with_nullable_fields)) if isinstance(schema, Mapping) else schema
+    return (
+        _nullable_fields(_with_parts(schema, _with_nullable_fields))
+        if isinstance(schema, Mapping)
+        else schema
+    )
 
 
 def _nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
     """The same for the fields of the object itself."""
     fields = schema.get("properties")
-    if isinstance(fields, Mapping) and isinstance(needed := schema.setdefault("required", list(fields)), list):
-        schema["properties"] = {name: entry if name in needed else _nullable(entry) for name, entry in fields.items()}
+    if isinstance(fields, Mapping) and isinstance(
+        needed := schema.setdefault("required", list(fields)), list
+    ):
+        schema["properties"] = {
+            name: entry if name in needed else _nullable(entry) for name, entry in fields.items()
+        }
     return schema
 
 
 def _nullable(schema: Any) -> Any:
     null = {"type": "null"}
-    return schema if isinstance(schema, Mapping) and schema.get("type") == "null" else {"anyOf": [schema, null]}
+    return (
+        schema
+        if isinstance(schema, Mapping) and schema.get("type") == "null"
+        else {"anyOf": [schema, null]}
+    )
 
 
 def _strict(schema: Any, place: str) -> dict[str, Any]:
-    """A schema in strict form: of all objects every field is needed and no other allowed. Raises BadInput with the place."""
+    """A schema in strict form: of all objects every field is needed and no other allowed.
+
+    Raises BadInput with the place.
+    """
     if not isinstance(schema, Mapping):
         raise _unsayable(place, "anything")
     plain = _plainer(schema)
-    if why := plain.get(_WHY) or next((_UNSAYABLE[name] for name in plain if name in _UNSAYABLE), None):
+    if why := plain.get(_WHY) or next(
+        (_UNSAYABLE[name] for name in plain if name in _UNSAYABLE), None
+    ):
         raise _unsayable(place, why)
 
     def inner(entry: Any, step: str) -> dict[str, Any]:
@@ -379,13 +458,19 @@ def _strict(schema: Any, place: str) -> dict[str, Any]:
 
     done = _with_parts({name: plain[name] for name in _KEYWORDS if name in plain}, inner)
     if "$ref" in done:
-        return {name: value for name, value in done.items() if name in ("$ref", "$defs", "definitions")}
+        return {
+            name: value for name, value in done.items() if name in ("$ref", "$defs", "definitions")
+        }
     if "properties" in done:
         done |= {"required": list(done["properties"]), "additionalProperties": False}
         return {name: done[name] for name in _KEYWORDS if name in done}
     if "object" in _kinds(done):
         raise _unsayable(place, "an object with any names")
-    if not ("items" in done if "array" in _kinds(done) else done.keys() & {"type", "anyOf", "enum", "const"}):
+    if not (
+        "items" in done
+        if "array" in _kinds(done)
+        else done.keys() & {"type", "anyOf", "enum", "const"}
+    ):
         raise _unsayable(place, "anything")
     return done
 
@@ -405,10 +490,16 @@ def _plainer(schema: Mapping[str, Any]) -> dict[str, Any]:
             plain[_WHY] = "allOf"
     if plain.get("format") not in _FORMATS:
         plain.pop("format", None)
-    if re.search(r"\(\?[^:]", str(plain.get("pattern", ""))):  # servers' patterns look neither ahead nor back
+    if re.search(
+        r"\(\?[^:]", str(plain.get("pattern", ""))
+    ):  # servers' patterns look neither ahead nor back
         del plain["pattern"]
     entries = plain.get("prefixItems")
-    if entries and all(entry == entries[0] for entry in entries) and plain.get("maxItems") == len(entries):
+    if (
+        entries
+        and all(entry == entries[0] for entry in entries)
+        and plain.get("maxItems") == len(entries)
+    ):
         plain["items"] = plain.pop("prefixItems")[0]
     return plain
 
@@ -441,19 +532,30 @@ def _asked_of(give: Callable[[], _Given], name: str) -> _Given:
 def _references(schema: Any) -> Iterator[str]:
     if isinstance(schema, Mapping):
         yield from (ref for ref in [schema.get("$ref")] if isinstance(ref, str))
-    for entry in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
+    for entry in (
+        schema.values()
+        if isinstance(schema, Mapping)
+        else schema
+        if isinstance(schema, list)
+        else ()
+    ):
         yield from _references(entry)
 
 
 def _target(root: Any, reference: str) -> Any:
-    """What a reference inside a JSON Schema points to (RFC 6901): `#` is all of it. Raises ValueError if there is nothing."""
+    """What a reference inside a JSON Schema points to (RFC 6901): `#` is all of it.
+
+    Raises ValueError if there is nothing.
+    """
     start, *steps = reference.split("/")
     nowhere = ValueError(f"its reference {reference} leads nowhere")
     if start != "#":
         raise nowhere
     try:
         for step in steps:
-            root = root[int(step) if isinstance(root, list) else step.replace("~1", "/").replace("~0", "~")]
+            root = root[
+                int(step) if isinstance(root, list) else step.replace("~1", "/").replace("~0", "~")
+            ]
     except (KeyError, IndexError, TypeError, ValueError):
         raise nowhere from None
     return root
@@ -464,13 +566,17 @@ def reason(error: Any) -> str:
     try:
         match error:
             case pydantic.ValidationError():
-                told = "; ".join(f"{_at(issue['loc'])}{issue['msg']}" for issue in error.errors()[:3])
+                told = "; ".join(
+                    f"{_at(issue['loc'])}{issue['msg']}" for issue in error.errors()[:3]
+                )
             case json.JSONDecodeError():
                 told = f"it is no JSON: {error}"
             case ValueError():
                 told = str(error)
             case _:
-                words = str(getattr(error, "message", error)).partition("For further information")[0]
+                words = str(getattr(error, "message", error)).partition("For further information")[
+                    0
+                ]
                 told = f"{type(error).__name__}: {words}"
     except Exception:  # noqa: BLE001
         return type(error).__name__
@@ -478,5 +584,7 @@ def reason(error: Any) -> str:
 
 
 def _at(path: Sequence[str | int]) -> str:
-    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+    place = "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" for step in path
+    ).removeprefix(".")
     return f"{place}: " if place else ""

@@ -1,7 +1,7 @@
 """Functions of the notebook, web search and MCP servers, as the API's tools; and a call that the model asks for, carried out.
 
-A function is run in the thread that asks, with arguments that were checked against its type hints. What it raises goes back to
-the model as its result; only an interrupt ends the question.
+A function is run in the thread that asks, with arguments that were checked against its type hints.
+What it raises goes back to the model as its result; only an interrupt ends the question.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _MAX_RESULT = 200_000  # characters of a result that go back to the model
 _MAX_SHOWN = 20_000  # characters of a call that a person is asked about
 _CONFIRM = "__aiml_magic_confirm__"
 # Printable, and yet not seen: fillers, joiners, selectors of variants, a blank of Braille.
-_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +49,10 @@ NO_TOOLS = Tools((), {}, {})
 
 
 def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
-    """The tools of these names: functions and dicts of the notebook, or `web_search`. Raises BadInput."""
+    """The tools of these names: functions and dicts of the notebook, or `web_search`.
+
+    Raises BadInput.
+    """
     specifications: list[Raw] = []
     functions: dict[str, Callable[..., Any]] = {}
     secrets: dict[str, Mapping[str, str]] = {}
@@ -57,7 +62,11 @@ def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
             specifications.append(_WEB_SEARCH)
         elif isinstance(value, Mapping):
             specification = _of_dict(value, name)
-            secrets |= {str(value.get("server_label")): _headers(value["headers"], name)} if value.get("headers") else {}
+            secrets |= (
+                {str(value.get("server_label")): _headers(value["headers"], name)}
+                if value.get("headers")
+                else {}
+            )
             specifications.append(specification)
         elif callable(value):
             specification = _of_function(value)
@@ -65,29 +74,60 @@ def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
             specifications.append(specification)
         else:
             hint = did_you_mean(
-                name, ["web_search", *(known for known in variables if callable(variables[known]) and known[0] != "_")]
+                name,
+                [
+                    "web_search",
+                    *(
+                        known
+                        for known in variables
+                        if callable(variables[known]) and known[0] != "_"
+                    ),
+                ],
             )
-            raise BadInput(f"There is no function and no tool {name[:60]}. {NOTHING_SENT}", hint or "Define the function first.")
+            raise BadInput(
+                f"There is no function and no tool {name[:60]}. {NOTHING_SENT}",
+                hint or "Define the function first.",
+            )
     return Tools(tuple(specifications), functions, secrets)
 
 
 def choice(named: str, tools: Tools) -> Any:
-    """The `tool_choice` of this name: auto, none, required, or one of the tools. Raises BadInput."""
+    """The `tool_choice` of this name: auto, none, required, or one of the tools.
+
+    Raises BadInput.
+    """
     if named in ("auto", "none", "required"):
         return named
     for tool in tools.specifications:
         if tool["type"] == "function" and tool["name"] == named:
             return {"type": "function", "name": named}
-        if named in (tool["type"], tool.get("server_label"), "web_search" if tool == _WEB_SEARCH else None):
+        if named in (
+            tool["type"],
+            tool.get("server_label"),
+            "web_search" if tool == _WEB_SEARCH else None,
+        ):
             return {"type": tool["type"]}
-    known = ["auto", "none", "required", *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications)]
+    known = [
+        "auto",
+        "none",
+        "required",
+        *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications),
+    ]
     raise BadInput(
-        f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}", did_you_mean(named, known) or f"It takes {', '.join(known)}."
+        f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}",
+        did_you_mean(named, known) or f"It takes {', '.join(known)}.",
     )
 
 
-def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callable[[str], str] | None = None) -> str:
-    """The result of a call, as the model gets it: what the function returns, or the error. Raises KeyboardInterrupt alone."""
+def run(
+    call: ToolCall,
+    functions: Mapping[str, Callable[..., Any]],
+    ask: Callable[[str], str] | None = None,
+) -> str:
+    """The result of a call, as the model gets it: what the function returns, or the error.
+
+    Raises KeyboardInterrupt alone.
+    """
     from aiml_magic.question import schemas
 
     function = functions.get(call.name)
@@ -97,7 +137,9 @@ def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callab
         given = read_arguments(call.arguments) or {}
         arguments = schemas.arguments_of(function, given)
         if getattr(function, _CONFIRM, False):
-            wanted = shown(call.name, {name: given.get(name, value) for name, value in arguments.items()})
+            wanted = shown(
+                call.name, {name: given.get(name, value) for name, value in arguments.items()}
+            )
             if not _is_allowed(wanted, ask or input):  # that of this cell
                 return _error("the person did not allow this call")
         return _told(_returned(function, arguments))
@@ -108,7 +150,10 @@ def run(call: ToolCall, functions: Mapping[str, Callable[..., Any]], ask: Callab
 
 
 def read_arguments(text: str) -> Any:
-    """The arguments of a call. Raises ValueError for JSON that others may read otherwise: with a name twice, or NaN."""
+    """The arguments of a call.
+
+    Raises ValueError for JSON that others may read otherwise: with a name twice, or NaN.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
@@ -163,9 +208,12 @@ def _words(error: BaseException) -> str:
 
 
 def _headers(value: Any, name: str) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+    if not isinstance(value, Mapping) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    ):
         raise BadInput(
-            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}", 'Such as {"Authorization": "…"}.'
+            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}",
+            'Such as {"Authorization": "…"}.',
         )
     return dict(value)
 
@@ -173,7 +221,10 @@ def _headers(value: Any, name: str) -> dict[str, str]:
 def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
     name = getattr(function, "__name__", "")
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
-        raise BadInput(f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}", "Define it with def.")
+        raise BadInput(
+            f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}",
+            "Define it with def.",
+        )
     from aiml_magic.question.schemas import of_parameters
 
     parameters = of_parameters(function)
@@ -183,16 +234,26 @@ def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _of_dict(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A tool as the API has it, without its headers: those are secret, and travel by another way."""
-    needed = {"mcp": ("server_label", "server_url"), "function": ("name", "parameters"), "web_search_preview": ()}
+    needed = {
+        "mcp": ("server_label", "server_url"),
+        "function": ("name", "parameters"),
+        "web_search_preview": (),
+    }
     kind = value.get("type")
     missing = [field for field in needed.get(str(kind), ()) if not value.get(field)]
     if kind not in needed or missing:
         what = f"lacks {', '.join(missing)}" if missing else f"has the type {kind!r}"
-        raise BadInput(f"The tool {name} {what}. {NOTHING_SENT}", f"It takes the types {', '.join(needed)}.")
+        raise BadInput(
+            f"The tool {name} {what}. {NOTHING_SENT}", f"It takes the types {', '.join(needed)}."
+        )
     try:
-        return dict(json.loads(json.dumps({key: entry for key, entry in value.items() if key != "headers"})))
+        return dict(
+            json.loads(json.dumps({key: entry for key, entry in value.items() if key != "headers"}))
+        )
     except (TypeError, ValueError) as error:
-        raise BadInput(f"The tool {name} is no JSON: {error}. {NOTHING_SENT}", "Give it as the API has it.") from error
+        raise BadInput(
+            f"The tool {name} is no JSON: {error}. {NOTHING_SENT}", "Give it as the API has it."
+        ) from error
 
 
 def _is_allowed(wanted: str, ask: Callable[[str], str]) -> bool:
@@ -233,12 +294,23 @@ def _awaited(awaitable: Any) -> Any:
 
 def _told(value: Any) -> str:
     table = None if isinstance(value, str) else attachments.as_csv(value)
-    text = value if isinstance(value, str) else table or json.dumps(value, default=_plain, ensure_ascii=False)
-    return text if len(text) <= _MAX_RESULT else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
+    text = (
+        value
+        if isinstance(value, str)
+        else table or json.dumps(value, default=_plain, ensure_ascii=False)
+    )
+    return (
+        text
+        if len(text) <= _MAX_RESULT
+        else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
+    )
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for `value`: for a scalar of NumPy its number, else its text. Raises ValueError if that says nothing."""
+    """What JSON has for `value`: for a scalar of NumPy its number, else its text.
+
+    Raises ValueError if that says nothing.
+    """
     return value.item() if getattr(value, "shape", None) == () else values.whole(value)
 
 

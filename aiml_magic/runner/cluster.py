@@ -1,16 +1,18 @@
 """The same as a runner, on a Dask cluster: a row waits here, is sent by a worker, and is kept here.
 
-A worker that could send a row asks for leave, and only then the row is claimed in the journal. So what waits for a worker is
-queued, whatever becomes of this process or of the cluster, and one run of a task alone is allowed: Dask starts the tasks of a
-dead worker anew, and a question must not be paid for twice. A worker finds the API key where it runs; none is in the graph.
+A worker that could send a row asks for leave, and only then the row is claimed in the journal. So
+what waits for a worker is queued, whatever becomes of this process or of the cluster, and one run
+of a task alone is allowed: Dask starts the tasks of a dead worker anew, and a question must not be
+paid for twice. A worker finds the API key where it runs; none is in the graph.
 
 What the scheduler keeps of a row, under its client request id, outlives kernel and worker:
 
     {"run": …}    which run may send it
     {"came": …}   what came of it, until it is in the journal
 
-The tasks of a kernel that dies run on. The next kernel that asks the same takes what the scheduler keeps, or waits for the same
-task. Another scheduler knows nothing of it: such a row may have been charged, and is not sent again.
+The tasks of a kernel that dies run on. The next kernel that asks the same takes what the scheduler
+keeps, or waits for the same task. Another scheduler knows nothing of it: such a row may have been
+charged, and is not sent again.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class _Task:
 class Cluster:
     """The cluster of a `distributed.Client`, which sends rows of a journal.
 
-    `places` says how many rows the workers can answer at once. Once it is made, all answers that waited at the scheduler are in
-    the journal, whichever kernel had asked for them.
+    `places` says how many rows the workers can answer at once. Once it is made, all answers that
+    waited at the scheduler are in the journal, whichever kernel had asked for them.
     """
 
     has_keys = True
@@ -104,7 +106,10 @@ class Cluster:
         limit: int,  # noqa: ARG002  # here it is the workers' threads
         notices: tuple[str, ...] = (),
     ) -> Job:
-        """Has a queued row sent by a worker. Of the secrets only the key goes with it: the sandbox's, which is none."""
+        """Has a queued row sent by a worker.
+
+        Of the secrets only the key goes with it: the sandbox's, which is none.
+        """
         if row.id in self._jobs:
             return self._jobs[row.id]
         job = self._jobs[row.id] = Job(row, self.journal, self, notices)
@@ -124,7 +129,9 @@ class Cluster:
         """Cancels or withdraws a row that no worker was allowed to send: a thread of a worker cannot be stopped."""
         job = self._jobs.get(command["row"])
         with contextlib.suppress(errors.JournalError):
-            if job is not None and (self.journal.withdraw(job.id) or self.journal.row(job.id).is_over):
+            if job is not None and (
+                self.journal.withdraw(job.id) or self.journal.row(job.id).is_over
+            ):
                 self._leave(self.journal.row(job.id), {"event": "over"})
 
     def _work(self) -> None:
@@ -170,7 +177,9 @@ class Cluster:
         """Has a task for the row, or waits for the one that there is: a row has one task, whichever kernel asks."""
         row = task.row
         told = row.base_url, dict(row.request), row.client_request_id, task.key, task.silence
-        task.future = self._client.submit(answer_there, *told, key=_task_name(row.client_request_id), retries=0)
+        task.future = self._client.submit(
+            answer_there, *told, key=_task_name(row.client_request_id), retries=0
+        )
         self._await_end(task)
 
     def _await_end(self, task: _Task) -> None:
@@ -195,7 +204,9 @@ class Cluster:
             return self._leave(task.row, {"event": "over"})
         if claimed:
             self._say(task.row, {"event": "claimed"})
-            with contextlib.suppress(Exception):  # there is no scheduler any more, as the end of the task will tell
+            with contextlib.suppress(
+                Exception
+            ):  # there is no scheduler any more, as the end of the task will tell
                 self._variable(task.row).set({"run": run})
         elif not self._is_here(task.row):
             task.future.cancel(force=True)
@@ -226,12 +237,17 @@ class Cluster:
             self.journal.release(task.row.id)  # whoever claimed it died before anybody had leave
             task.row = self.journal.row(task.row.id)
         is_to_be_sent = task.row.state == "queued" and isinstance(why, NotAllowed)
-        return is_to_be_sent or (task.future.cancelled() and (task.row.state == "queued" or self._is_here(task.row)))
+        return is_to_be_sent or (
+            task.future.cancelled() and (task.row.state == "queued" or self._is_here(task.row))
+        )
 
     def _run_again(self, task: _Task) -> None:
         task.future.release()
         until = time.monotonic() + 10 * _LOOK
-        while _task_name(task.row.client_request_id) in self._client.futures and time.monotonic() < until:
+        while (
+            _task_name(task.row.client_request_id) in self._client.futures
+            and time.monotonic() < until
+        ):
             time.sleep(0.01)  # else Dask gives the same future once more
         self._submit(task)
 
@@ -245,9 +261,15 @@ class Cluster:
                     return _came_of(told)
         was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
         words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
-        cost = "The request may have been sent, and may be charged." if was_sent else errors.NOTHING_SENT
+        cost = (
+            "The request may have been sent, and may be charged."
+            if was_sent
+            else errors.NOTHING_SENT
+        )
         hint = errors.check(row.id) if was_sent else "Mend that, then ask again."
-        lost = errors.RunnerDied(f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent)
+        lost = errors.RunnerDied(
+            f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent
+        )
         return Came("failed", error=lost)
 
     def _end(self, task: _Task, came: Came | None) -> None:
@@ -262,7 +284,10 @@ class Cluster:
                 self._finish(row, came)
             except errors.JournalError as error:
                 unkept, copy = self._unkept.add(row, came)
-                self._say(row, {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
+                self._say(
+                    row,
+                    {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message},
+                )
             self._leave(row, {"event": "over"})
 
     def _finish(self, row: Row, came: Came) -> None:
@@ -284,7 +309,9 @@ class Cluster:
         if task is not None and task.future is not None and not task.future.done():
             with contextlib.suppress(Exception):  # there is no scheduler any more
                 task.future.cancel(force=True)
-        if job := self._jobs.pop(row.id, None):  # before it is told: who asks once more then asks anew
+        if job := self._jobs.pop(
+            row.id, None
+        ):  # before it is told: who asks once more then asks anew
             job.take(event)
 
     def _say(self, row: Row, event: Event) -> None:
@@ -298,7 +325,9 @@ class Cluster:
                 task.row = self.journal.row(task.row.id)
                 if task.row.is_over or self._keep_what_waits(task.row):
                     self._leave(task.row, {"event": "over"})
-                elif task.row.state == "queued" or (self._is_here(task.row) and self.journal.take_over(task.row)):
+                elif task.row.state == "queued" or (
+                    self._is_here(task.row) and self.journal.take_over(task.row)
+                ):
                     self._submit(task)
                 elif not (task.row.is_alive or self._is_here(task.row)):
                     self._leave(task.row, {"event": "gone", "words": ""})
@@ -337,7 +366,8 @@ def _hear(event: Any) -> None:
 def _unreachable(error: Exception) -> errors.BadInput:
     why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
     return errors.BadInput(
-        f"The Dask scheduler cannot be reached ({why}). {errors.NOTHING_SENT}", "Connect client= anew, then ask again."
+        f"The Dask scheduler cannot be reached ({why}). {errors.NOTHING_SENT}",
+        "Connect client= anew, then ask again.",
     )
 
 
@@ -354,7 +384,9 @@ def _task_name(client_request_id: str) -> str:
     return f"answer_there-{client_request_id}"
 
 
-def answer_there(base_url: str, request: dict[str, Any], client_request_id: str, key: str, silence: float) -> None:
+def answer_there(
+    base_url: str, request: dict[str, Any], client_request_id: str, key: str, silence: float
+) -> None:
     """Sends a request from this worker, with the key that it finds, and has the scheduler keep what comes: the work of a task.
 
     Raises NoKey, and NotAllowed if nobody gives it leave to send.
@@ -381,7 +413,10 @@ def answer_there(base_url: str, request: dict[str, Any], client_request_id: str,
 
 
 def _wait_for_leave(kept: Any) -> None:
-    """Waits until this run of a task may send its row. Raises NotAllowed, also if another run may, or might have sent it."""
+    """Waits until this run of a task may send its row.
+
+    Raises NotAllowed, also if another run may, or might have sent it.
+    """
     from distributed import Future, fire_and_forget, get_worker
 
     # From now on the task is wanted, though the kernel may die.
@@ -416,5 +451,8 @@ def _told(came: Came) -> str:
 
 def _came_of(told: str) -> Came:
     raw = json.loads(told)
-    cost, error = raw["cost"] and Cost(**raw["cost"]), raw["error"] and errors.from_dict(raw["error"])
+    cost, error = (
+        raw["cost"] and Cost(**raw["cost"]),
+        raw["error"] and errors.from_dict(raw["error"]),
+    )
     return Came(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})

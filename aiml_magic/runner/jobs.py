@@ -1,7 +1,8 @@
 """The kernel's end of the pipe: starts the runner, tells it what to send, follows a job by its events.
 
-A thread reads the events and hands each to its job. Whoever waits for a job waits in a thread of their own, in the main thread
-as a rule, where an interrupt is felt at once. What came of a job is read from the journal, never from the pipe.
+A thread reads the events and hands each to its job. Whoever waits for a job waits in a thread of
+their own, in the main thread as a rule, where an interrupt is felt at once. What came of a job is
+read from the journal, never from the pipe.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ HOLD = 2.0  # seconds for which a request goes on after an interrupt: a front en
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a job that is being answered. `tail` is the newest text, `characters` the length of all of it.
+    """What is known of a job that is being answered.
 
-    `state` is queued, waiting (for `parent`, else for a free place), connecting, sent, reasoning, writing, retry, or the server's
-    own word. What a server or a model wrote is made plain.
+    `tail` is the newest text, `characters` the length of all of it.
+
+    `state` is queued, waiting (for `parent`, else for a free place), connecting, sent, reasoning,
+    writing, retry, or the server's own word. What a server or a model wrote is made plain.
     """
 
     seconds: float = 0.0
@@ -54,13 +57,20 @@ class Progress:
     why: str = ""
 
     def __post_init__(self) -> None:
-        made = {"state": one_line(self.state, _LONGEST_STATE), "tail": plain(self.tail), "why": one_line(self.why)}
+        made = {
+            "state": one_line(self.state, _LONGEST_STATE),
+            "tail": plain(self.tail),
+            "why": one_line(self.why),
+        }
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
 
 class Sender(Protocol):
-    """What sends the rows of a journal: a runner, as a rule. `has_keys` says that it needs none from here."""
+    """What sends the rows of a journal: a runner, as a rule.
+
+    `has_keys` says that it needs none from here.
+    """
 
     has_keys: bool
 
@@ -72,7 +82,9 @@ class Sender(Protocol):
 
     def holds(self, row: Row) -> bool: ...
 
-    def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job: ...
+    def send(
+        self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()
+    ) -> Job: ...
 
     def tell(self, command: Event) -> None: ...
 
@@ -80,7 +92,13 @@ class Sender(Protocol):
 class Job:
     """A question that is being answered: `await job`, `job.wait()` or just go on; `job.answer` is `None` until it is there."""
 
-    def __init__(self, row: Row, journal: Journal, runner: Sender | None = None, notices: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        row: Row,
+        journal: Journal,
+        runner: Sender | None = None,
+        notices: tuple[str, ...] = (),
+    ) -> None:
         """Follows `row` by the events of `runner`; without one the row is over, and its answer is replayed."""
         self.id = row.id
         self._row: Row | None = row if row.is_over and runner is None else None
@@ -121,7 +139,10 @@ class Job:
         return self.outcome() if self.done else None
 
     def wait(self, timeout: float | None = None) -> Answer:
-        """The answer, once it is there. Raises what went wrong, and TimeoutError after `timeout` seconds, if given."""
+        """The answer, once it is there.
+
+        Raises what went wrong, and TimeoutError after `timeout` seconds, if given.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         for _ in self.follow():
             if deadline is not None and time.monotonic() >= deadline:
@@ -156,17 +177,21 @@ class Job:
             self._runner.tell({"do": "cancel" if self._take_back() else "withdraw", "row": self.id})
 
     def cancel(self, patience: float = 1.0) -> None:
-        """Stops it: closes the connection and keeps what came. Waits up to `patience` seconds for that to have happened.
+        """Stops it: closes the connection and keeps what came.
 
-        One that was not sent yet never is, which needs no waiting; one that another kernel's runner has sent goes on there.
+        Waits up to `patience` seconds for that to have happened.
+
+        One that was not sent yet never is, which needs no waiting; one that another kernel's runner
+        has sent goes on there.
         """
         self._stop({"do": "cancel", "row": self.id}, patience)
 
     def interrupt(self, patience: float = 1.0) -> None:
         """Stops waiting for it, and stops it too: what was not sent at once, what was sent if the kernel still lives then.
 
-        A front end interrupts the kernel before it restarts it or shuts it down, so the request goes on for `HOLD` seconds. If
-        the kernel ends meanwhile, it is answered; if it is asked again meanwhile, it is taken up again.
+        A front end interrupts the kernel before it restarts it or shuts it down, so the request
+        goes on for `HOLD` seconds. If the kernel ends meanwhile, it is answered; if it is asked
+        again meanwhile, it is taken up again.
         """
         self._stop({"do": "cancel", "row": self.id, "hold": HOLD}, patience)
 
@@ -209,7 +234,10 @@ class Job:
             self._changed.notify_all()
 
     def outcome(self) -> Answer:
-        """What came of it, once it is over. Raises the error if it failed, with what had come before as its `answer`."""
+        """What came of it, once it is over.
+
+        Raises the error if it failed, with what had come before as its `answer`.
+        """
         if self._came is None:
             try:
                 self._came = self._read()
@@ -227,7 +255,9 @@ class Job:
             say(self._warning)
         if row.is_over:
             answer = _answer_of(row)
-            answer = dataclasses.replace(answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices))
+            answer = dataclasses.replace(
+                answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices)
+            )
             if self.record:
                 self.record(answer)
             return self._parsed(answer) if row.advances else answer
@@ -239,7 +269,11 @@ class Job:
 
     def _parsed(self, answer: Answer) -> Answer:
         try:
-            return dataclasses.replace(answer, parsed=self.parse(answer.text)) if self.parse else answer
+            return (
+                dataclasses.replace(answer, parsed=self.parse(answer.text))
+                if self.parse
+                else answer
+            )
         except errors.SchemaMismatch as error:
             error.answer = answer
             raise
@@ -258,7 +292,9 @@ class Job:
             may_cost=was_sent,
         )
         if was_sent and self._is_ours:  # else its runner may be only asleep, and finish it yet
-            self._journal.finish(row.id, Came("failed", seconds=time.time() - row.asked_at, error=error))
+            self._journal.finish(
+                row.id, Came("failed", seconds=time.time() - row.asked_at, error=error)
+            )
             row = self._journal.row(row.id)
         error.answer = row.answer() if row.text else None
         return error
@@ -281,9 +317,16 @@ class Job:
             case "thinking":
                 return replace(known, state=event["what"] or "sent")
             case "text":
-                return replace(known, state="writing", tail=event["tail"], characters=event["characters"])
+                return replace(
+                    known, state="writing", tail=event["tail"], characters=event["characters"]
+                )
             case "poll":
-                return replace(known, state="queued at the server" if event["status"] == "queued" else event["status"])
+                return replace(
+                    known,
+                    state="queued at the server"
+                    if event["status"] == "queued"
+                    else event["status"],
+                )
             case "retry":
                 again = time.time() - self._asked_at + event["seconds"]
                 return replace(known, state="retry", retry_at=again, why=event["why"])
@@ -297,7 +340,11 @@ class Rounds(Job):
     """
 
     def __init__(
-        self, job: Job, ask_on: Callable[[Answer, Sequence[Raw]], Job], functions: Mapping[str, Callable[..., Any]], limit: int
+        self,
+        job: Job,
+        ask_on: Callable[[Answer, Sequence[Raw]], Job],
+        functions: Mapping[str, Callable[..., Any]],
+        limit: int,
     ) -> None:
         self.id = job.id
         self._job = job
@@ -401,12 +448,24 @@ class Runner:
         """The row is in its hands."""
         return row.id in self.jobs
 
-    def send(self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()) -> Job:
-        """Has a queued row sent, or a row that another runner has sent followed. `notices` go with the answer.
+    def send(
+        self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()
+    ) -> Job:
+        """Has a queued row sent, or a row that another runner has sent followed.
 
-        `silence` is the time without a byte, in seconds, after which it is given up; `limit` the number of requests at once.
+        `notices` go with the answer.
+
+        `silence` is the time without a byte, in seconds, after which it is given up; `limit` the
+        number of requests at once.
         """
-        command = {"do": "send", "row": row.id, "parent": row.parent, **asdict(secrets), "silence": silence, "limit": limit}
+        command = {
+            "do": "send",
+            "row": row.id,
+            "parent": row.parent,
+            **asdict(secrets),
+            "silence": silence,
+            "limit": limit,
+        }
         with self._lock:
             child = self._living_child()
             job = child.jobs.get(row.id)
@@ -420,7 +479,10 @@ class Runner:
         return job
 
     def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:
-        """The JSON at `path` of the server. Raises RequestFailed, or RunnerDied after `patience` seconds."""
+        """The JSON at `path` of the server.
+
+        Raises RequestFailed, or RunnerDied after `patience` seconds.
+        """
         call = next(self._numbers)
         inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         with self._lock:
@@ -436,7 +498,9 @@ class Runner:
         if "error" in event:
             raise errors.from_dict(event["error"])
         if "value" not in event:
-            raise errors.RunnerDied("The server did not answer in time. Nothing was charged.", "Try again later.")
+            raise errors.RunnerDied(
+                "The server did not answer in time. Nothing was charged.", "Try again later."
+            )
         return event["value"]
 
     def tell(self, command: Event) -> None:
@@ -462,7 +526,10 @@ class Runner:
 
 
 class _Child:
-    """One process, and those who wait for it. `lock` is held by who begins to wait, and while all are told of its end."""
+    """One process, and those who wait for it.
+
+    `lock` is held by who begins to wait, and while all are told of its end.
+    """
 
     def __init__(self, journal: Path, lock: threading.Lock) -> None:
         self.jobs: dict[int, Job] = {}
@@ -473,12 +540,18 @@ class _Child:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
         try:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment(), **_OUT_OF_REACH
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=environment(),
+                **_OUT_OF_REACH,
             )
         except OSError:
             self._stderr.close()
             raise
-        # A kernel that ends may take its time; what it was interrupted for need not wait for the pipe to break.
+        # A kernel that ends may take its time; what it was interrupted for need not wait for the
+        # pipe to break.
         atexit.register(self.close)
         threading.Thread(target=self._hand_out, daemon=True, name="aiml_magic-events").start()
 
@@ -504,8 +577,8 @@ class _Child:
         assert self.process.stdout is not None
         with self.process.stdout as events:
             for line in events:
-                # What else is printed there, half a line of one that was killed, or what no runner of ours tells: whatever it
-                # is, others are still to be told.
+                # What else is printed there, half a line of one that was killed, or what no runner
+                # of ours tells: whatever it is, others are still to be told.
                 with contextlib.suppress(Exception):
                     self._hand(json.loads(line))
         self.process.wait()
@@ -522,7 +595,9 @@ class _Child:
         match event:
             case {"call": call} if call in self.calls:
                 self.calls[call].put(event)
-            case {"row": row, "event": "held"} if row in self.jobs and not self.jobs[row].is_cancelled:
+            case {"row": row, "event": "held"} if (
+                row in self.jobs and not self.jobs[row].is_cancelled
+            ):
                 pass  # it was asked again since
             case {"row": row, "event": what} if row in self.jobs:
                 # Taken off before it is told to be over: who asks once more then asks anew.
@@ -537,14 +612,20 @@ class _Child:
         return next((line for line in reversed(lines) if line.strip()), "")
 
 
-# A session or a process group of its own: Ctrl-C and a kernel that ends its process group do not reach it.
+# A session or a process group of its own: Ctrl-C and a kernel that ends its process group do not
+# reach it.
 _OUT_OF_REACH: dict[str, Any] = {"start_new_session": True}
 if sys.platform == "win32":
-    _OUT_OF_REACH = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    _OUT_OF_REACH = {
+        "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    }
 
 
 def _answer_of(row: Row) -> Answer:
-    """The answer of a row that is over. Raises the error if it failed, with what had come before as its `answer`."""
+    """The answer of a row that is over.
+
+    Raises the error if it failed, with what had come before as its `answer`.
+    """
     if row.state == "done":
         return row.answer()
     error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
@@ -575,12 +656,23 @@ def _warning_of_unkept(event: Event) -> str:
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:
-    cost = "the request was sent, and may be charged" if is_held or row.seconds is not None else "nothing was charged"
+    cost = (
+        "the request was sent, and may be charged"
+        if is_held or row.seconds is not None
+        else "nothing was charged"
+    )
     if not (row.is_over or is_held):  # its runner has not told yet how far it came
         cost = "the request may have been sent, and may be charged"
-    kept = f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
-    return errors.Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")
+    kept = (
+        f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
+    )
+    return errors.Interrupted(
+        f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more."
+    )
 
 
 def _left_alone() -> errors.AimlMagicError:
-    return errors.Interrupted("You stopped waiting; the question is still being answered.", "Run the cell again to see it.")
+    return errors.Interrupted(
+        "You stopped waiting; the question is still being answered.",
+        "Run the cell again to see it.",
+    )

@@ -2,19 +2,19 @@
 
     python -m aiml_magic.runner JOURNAL
 
-One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of the kernel reaches it.
-It lives while its standard input is open, a request is in flight, or an answer is not on the disk: one that nobody keeps is paid
-and lost.
-Commands and events are JSON, one a line. The API key and other secrets come with a command, and are written
-nowhere.
+One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of
+the kernel reaches it. It lives while its standard input is open, a request is in flight, or an
+answer is not on the disk: one that nobody keeps is paid and lost. Commands and events are JSON, one
+a line. The API key and other secrets come with a command, and are written nowhere.
 
     {"do": "send", "row": 7, "parent": 3, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
     {"do": "cancel", "row": 7, "hold": 2.0}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 
-A cancel may be held for some seconds: a front end interrupts the kernel just before it restarts it or shuts it down. If the
-pipe closes meanwhile, the request goes on, as if nobody had interrupted; so it does if it is to be sent once more.
-A command that is not one of these is ignored, and harms nothing that is in flight.
+A cancel may be held for some seconds: a front end interrupts the kernel just before it restarts it
+or shuts it down. If the pipe closes meanwhile, the request goes on, as if nobody had interrupted;
+so it does if it is to be sent once more. A command that is not one of these is ignored, and harms
+nothing that is in flight.
 
 Each says also how the network is reached from the kernel by then: "network": {"HTTPS_PROXY": …}.
 """
@@ -50,7 +50,9 @@ from aiml_magic.text import dump
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
-_KEEP_AT_MOST = 2**21  # characters that are kept while more come: several times what a model writes; the end keeps all
+_KEEP_AT_MOST = (
+    2**21
+)  # characters that are kept while more come: several times what a model writes; the end keeps all
 _LOOK_EVERY = 0.5  # seconds between two looks at a row that another runner has sent
 _HOLD_STEP = 0.05  # seconds between two looks at a request whose cancel is held
 _TRY_EVERY = 2.0  # seconds between two attempts to have the journal take an answer
@@ -76,7 +78,10 @@ class Runner:
 
     async def run(self, commands: asyncio.Queue[Command | None]) -> None:
         """Does what is asked until there is nobody to ask, then finishes what is in flight."""
-        meanwhile = [asyncio.create_task(self._show_life()), asyncio.create_task(self._keep_trying())]
+        meanwhile = [
+            asyncio.create_task(self._show_life()),
+            asyncio.create_task(self._keep_trying()),
+        ]
         while (command := await commands.get()) is not None:
             self._obey(command)
         for hold in self._holds.values():
@@ -103,17 +108,29 @@ class Runner:
                 if row in self._tasks:
                     self._take_up_again(row)
                 else:
-                    task = asyncio.create_task(self._answer(row, parent, Secrets(key, headers), silence))
-                    task.add_done_callback(partial(self._end, row))  # called even for one that is stopped before it began
+                    task = asyncio.create_task(
+                        self._answer(row, parent, Secrets(key, headers), silence)
+                    )
+                    task.add_done_callback(
+                        partial(self._end, row)
+                    )  # called even for one that is stopped before it began
                     self._tasks[row] = task
             case {"do": "cancel", "row": int(row)} if row in self._tasks:
                 self._cancel(row, command.get("hold"))
-            case {"do": "get", "call": int(number), "base_url": str(base_url), "path": str(path), "key": str(key)}:
+            case {
+                "do": "get",
+                "call": int(number),
+                "base_url": str(base_url),
+                "path": str(path),
+                "key": str(key),
+            }:
                 call = asyncio.create_task(self._get(number, base_url, path, key))
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
             case {"do": "send", "row": int(row)} if row not in self._tasks:
-                self._outbox.put({"row": row, "event": "over"})  # who waits for it need not wait for ever
+                self._outbox.put(
+                    {"row": row, "event": "over"}
+                )  # who waits for it need not wait for ever
 
     def _cancel(self, row: int, hold: Any) -> None:
         """Stops a request: at once if it is not on its way, or if no hold is asked for."""
@@ -170,14 +187,17 @@ class Runner:
                 return
             if await self._send(row, secrets, silence):
                 return
-            # One look decides: between two of them the last sign of life of another runner may run out.
+            # One look decides: between two of them the last sign of life of another runner may run
+            # out.
             while (known := self._journal.row(row)).is_alive or (secrets.key and known.can_go_on):
                 await self._follow(row)
                 if await self._fetch(row, secrets, silence):
                     return
         except errors.JournalError as error:
             cost = "" if row in self._followed else f" {errors.NOTHING_SENT}"
-            self._outbox.put({"row": row, "event": "stuck", "why": error.message + cost, "hint": error.hint})
+            self._outbox.put(
+                {"row": row, "event": "stuck", "why": error.message + cost, "hint": error.hint}
+            )
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -206,7 +226,9 @@ class Runner:
 
         Without a key it may only be followed.
         """
-        row = await self._steps.take(partial(self._journal.take_up, row_id)) if secrets.key else None
+        row = (
+            await self._steps.take(partial(self._journal.take_up, row_id)) if secrets.key else None
+        )
         if row is None:
             return False
         self._followed.discard(row_id)
@@ -222,7 +244,9 @@ class Runner:
             else:
                 await asyncio.sleep(_LOOK_EVERY)
         row = self._journal.row(row_id)
-        if row.state != "queued" or row.key not in request_keys(row.server, row.request, f"row {parent_id}"):
+        if row.state != "queued" or row.key not in request_keys(
+            row.server, row.request, f"row {parent_id}"
+        ):
             return True  # somebody else has sent it, or it was asked when that answer was there, whatever it is
         if parent.advances:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.link))
@@ -231,7 +255,9 @@ class Runner:
             f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.",
             "Run the cell of that answer again, then this one.",
         )
-        self._journal.finish(row.id, Came("failed", seconds=time.time() - row.asked_at, error=error))
+        self._journal.finish(
+            row.id, Came("failed", seconds=time.time() - row.asked_at, error=error)
+        )
         return False
 
     async def _follow(self, row_id: int) -> None:
@@ -239,18 +265,29 @@ class Runner:
         self._followed.add(row_id)
         while (row := self._journal.row(row_id)).is_alive:
             if row.text:
-                self._outbox.put({"row": row_id, "event": "text", "tail": row.text[-TAIL:], "characters": len(row.text)})
+                self._outbox.put(
+                    {
+                        "row": row_id,
+                        "event": "text",
+                        "tail": row.text[-TAIL:],
+                        "characters": len(row.text),
+                    }
+                )
             else:
                 self._outbox.put({"row": row_id, "event": "thinking", "what": "in_progress"})
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Came:
         """What comes of a row that is claimed."""
-        recorder = self._recorders[row.id] = Recorder(row.id, self._journal, self._steps, self._outbox, secrets)
+        recorder = self._recorders[row.id] = Recorder(
+            row.id, self._journal, self._steps, self._outbox, secrets
+        )
         recorder.is_out = row.can_go_on
         started = time.monotonic() - (row.seconds or 0.0)
         try:
-            await asyncio.sleep(0)  # who was told to stop while the row was claimed hears of it here, with nothing sent
+            await asyncio.sleep(
+                0
+            )  # who was told to stop while the row was claimed hears of it here, with nothing sent
             client = self._client(row.base_url, secrets, silence)
             reply, state = await self._reply(row, secrets, client, recorder), "done"
         except asyncio.CancelledError:
@@ -268,18 +305,35 @@ class Runner:
         if reply.error is not None:
             state = "failed"
             reply.error.name_row(row.id)
-        seconds = None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
+        seconds = (
+            None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
+        )
         came = came_of(reply, state, seconds)
-        is_whole = state == "done" or bool(Response(reply.response).text)  # else it would be kept twice, however long it is
-        return replace(came, response_id=recorder.response_id, text=None if is_whole else recorder.text)
+        is_whole = state == "done" or bool(
+            Response(reply.response).text
+        )  # else it would be kept twice, however long it is
+        return replace(
+            came, response_id=recorder.response_id, text=None if is_whole else recorder.text
+        )
 
     async def _keep(self, row: Row, came: Came) -> None:
-        """Writes down what came. Where the journal fails now, it is tried again, and the kernel is told all meanwhile."""
+        """Writes down what came.
+
+        Where the journal fails now, it is tried again, and the kernel is told all meanwhile.
+        """
         try:
             await self._steps.take(partial(self._journal.finish, row.id, came))
         except errors.JournalError as error:
             unkept, copy = self._unkept.add(row, came)
-            self._outbox.put({"row": row.id, "event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message})
+            self._outbox.put(
+                {
+                    "row": row.id,
+                    "event": "unkept",
+                    "came": asdict(unkept),
+                    "copy": copy,
+                    "why": error.message,
+                }
+            )
 
     async def _reply(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
         """What comes of a row: it is sent, or what the server took before is fetched by its response's id."""
@@ -287,7 +341,9 @@ class Runner:
             return await client.fetch(row.response_id, Reply(row.response), recorder)
         return await self._converse(row, secrets, client, recorder)
 
-    async def _converse(self, row: Row, secrets: Secrets, client: Client, recorder: Recorder) -> Reply:
+    async def _converse(
+        self, row: Row, secrets: Secrets, client: Client, recorder: Recorder
+    ) -> Reply:
         """Asks in the planned form; a chain that the server refuses was not executed, so it is sent again as a transcript."""
         body = secrets.added_to(self._body(row, row.chain))
         reply = await client.ask(body, row.client_request_id, recorder)
@@ -311,7 +367,10 @@ class Runner:
         turns = self._journal.ancestors(row.parent)
         if chain == "id" and turns[-1].response_id is not None:
             return body | {"previous_response_id": turns[-1].response_id}
-        told = ((without_hashed(turn.request.get("input", "")), Response(turn.response)) for turn in turns)
+        told = (
+            (without_hashed(turn.request.get("input", "")), Response(turn.response))
+            for turn in turns
+        )
         return body | {"input": transcript(told, body["input"])}
 
     async def _get(self, call: int, base_url: str, path: str, key: str) -> None:
@@ -320,7 +379,9 @@ class Runner:
             told["value"] = await self._client(base_url, Secrets(key), 30.0).get(path)
         except Exception as error:  # noqa: BLE001  # settings that cannot be used
             failed = (
-                error if isinstance(error, errors.RequestFailed) else failures.not_connected(f"{type(error).__name__}: {error}")
+                error
+                if isinstance(error, errors.RequestFailed)
+                else failures.not_connected(f"{type(error).__name__}: {error}")
             )
             told["error"] = failed.as_dict()
         self._outbox.put(told)
@@ -338,12 +399,17 @@ class Steps:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._thread = ThreadPoolExecutor(1)  # not the loop's, in which names of hosts are looked up
+        self._thread = ThreadPoolExecutor(
+            1
+        )  # not the loop's, in which names of hosts are looked up
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._work: asyncio.Task[None] | None = None
 
     async def take(self, step: Callable[[], Any]) -> Any:
-        """What `step` returns. No step is taken by half: a cancellation that comes meanwhile is felt after it."""
+        """What `step` returns.
+
+        No step is taken by half: a cancellation that comes meanwhile is felt after it.
+        """
         taken = self.begin(step)
         is_cancelled = False
         while not taken.done():
@@ -373,7 +439,9 @@ class Steps:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             steps = [step for step, _ in waiting]
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._taken, steps)
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._taken, steps
+            )
             for (_, taken), (result, error) in zip(waiting, results, strict=True):
                 if error is None:
                     taken.set_result(result)
@@ -439,7 +507,9 @@ class Places:
 class Recorder:
     """Keeps what happens to one request in the journal, and tells the kernel: a `client.Listener`."""
 
-    def __init__(self, row_id: int, journal: Journal, steps: Steps, outbox: Outbox, secrets: Secrets) -> None:
+    def __init__(
+        self, row_id: int, journal: Journal, steps: Steps, outbox: Outbox, secrets: Secrets
+    ) -> None:
         self._row_id = row_id
         self._journal = journal
         self._steps = steps
@@ -449,7 +519,9 @@ class Recorder:
         self._characters = 0
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._kept: asyncio.Future[Any] | None = None  # the latest text that was given to the journal
+        self._kept: asyncio.Future[Any] | None = (
+            None  # the latest text that was given to the journal
+        )
         self._is_closed = False
         self._pending: Raw = {}
         self.is_out = False  # the request is on its way: what happens from now on may be charged
@@ -523,7 +595,9 @@ class Recorder:
     def _tell_text(self) -> None:
         if timer := self._timers.pop("tell", None):
             timer.cancel()
-        self._tell(event="text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters)
+        self._tell(
+            event="text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters
+        )
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
@@ -533,21 +607,30 @@ class Recorder:
             self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def _begin_keeping(self) -> asyncio.Future[Any]:
-        self._kept = self._steps.begin(partial(self._journal.note_text, self._row_id, self.text or ""))
+        self._kept = self._steps.begin(
+            partial(self._journal.note_text, self._row_id, self.text or "")
+        )
         return self._kept
 
     def _keep_id(self) -> None:
         """Keeps by what name the server knows the response; tries again where that fails, since it may be all that is left."""
         self._timers.pop("id", None)
-        noted = self._steps.begin(partial(self._journal.note_response_id, self._row_id, self.response_id or ""))
-        noted.add_done_callback(lambda done: self._later("id", _KEEP_EVERY, self._keep_id) if done.exception() else None)
+        noted = self._steps.begin(
+            partial(self._journal.note_response_id, self._row_id, self.response_id or "")
+        )
+        noted.add_done_callback(
+            lambda done: self._later("id", _KEEP_EVERY, self._keep_id) if done.exception() else None
+        )
 
     def _tell(self, **event: Any) -> None:
         self._outbox.put({"row": self._row_id} | event)
 
 
 class Outbox:
-    """Events on their way to the kernel. A kernel that is gone, or does not read, stops nothing here."""
+    """Events on their way to the kernel.
+
+    A kernel that is gone, or does not read, stops nothing here.
+    """
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -582,18 +665,34 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     if error is None or not reply.is_refusal or error.status not in (200, 400, 404):
         return False
     words = f"{error.code} {error.message}"
-    return error.param == "previous_response_id" or parent in words or "previous_response" in words.lower()
+    return (
+        error.param == "previous_response_id"
+        or parent in words
+        or "previous_response" in words.lower()
+    )
 
 
 def came_of(reply: Reply, state: str, seconds: float | None) -> Came:
     """What came of a request, as it is kept."""
-    return Came(state, reply.response, seconds, reply.notices, reply.cost, reply.error, attempts=reply.attempts or None)
+    return Came(
+        state,
+        reply.response,
+        seconds,
+        reply.notices,
+        reply.cost,
+        reply.error,
+        attempts=reply.attempts or None,
+    )
 
 
-def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Command | None]) -> None:
+def _read_commands(
+    loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Command | None]
+) -> None:
     """Hands on the lines of standard input, then `None`: in a thread, since no loop waits for a pipe on Windows."""
     for line in sys.stdin.buffer:
-        with contextlib.suppress(ValueError, RecursionError):  # half a line of a kernel that was killed
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # half a line of a kernel that was killed
             if isinstance(command := json.loads(line), dict):
                 loop.call_soon_threadsafe(commands.put_nowait, command)
     loop.call_soon_threadsafe(commands.put_nowait, None)
@@ -602,7 +701,9 @@ def _read_commands(loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Comm
 async def _main(journal: Journal) -> None:
     commands: asyncio.Queue[Command | None] = asyncio.Queue()
     outbox = Outbox(sys.stdout.buffer)
-    threading.Thread(target=_read_commands, args=(asyncio.get_running_loop(), commands), daemon=True).start()
+    threading.Thread(
+        target=_read_commands, args=(asyncio.get_running_loop(), commands), daemon=True
+    ).start()
     await Runner(journal, outbox).run(commands)
     outbox.close()
 

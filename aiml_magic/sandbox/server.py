@@ -2,20 +2,23 @@
 
     python -m aiml_magic.sandbox --port 9000
 
-It keeps conversations, streams, calls the functions that a question names, fills schemas, reports usage and cost, runs in the
-background and fails on demand, so that everything can be tried without a key or a network. The same conversation always gets the
-same answer, id and date, so that a notebook that uses it comes out the same each time. A line in the question makes it slow or
-makes it fail:
+It keeps conversations, streams, calls the functions that a question names, fills schemas, reports
+usage and cost, runs in the background and fails on demand, so that everything can be tried without
+a key or a network. The same conversation always gets the same answer, id and date, so that a
+notebook that uses it comes out the same each time. A line in the question makes it slow or makes it
+fail:
 
     sandbox: delay=5 pace=0.02 fault=503 times=1
 
-`delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut, silent, incomplete, refusal,
-failed, empty or error; `times` says how often it strikes (else always). Any other order is refused.
+`delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut,
+silent, incomplete, refusal, failed, empty or error; `times` says how often it strikes (else
+always). Any other order is refused.
 
-Nobody but its user may read what is asked here. It answers to names of this machine only, so that no name that was bent to lead
-here is one; to no web page, since a browser names the page in a header; and to whoever sends its token, which is made when it
-starts and kept in a private note at home. Whoever has got its port instead is not told the token: first it has to prove that it
-has it. One that is started by hand has no token, and takes any key.
+Nobody but its user may read what is asked here. It answers to names of this machine only, so that
+no name that was bent to lead here is one; to no web page, since a browser names the page in a
+header; and to whoever sends its token, which is made when it starts and kept in a private note at
+home. Whoever has got its port instead is not told the token: first it has to prove that it has it.
+One that is started by hand has no token, and takes any key.
 """
 
 from __future__ import annotations
@@ -65,7 +68,10 @@ _MAX_CONNECTIONS = 800
 _MAX_WAIT = 60.0  # for the rest of a request that has begun, or for the next one on its connection
 _FLUSH = 2**18  # of a stream, held until the other side has read it
 _CREATED = 1_767_225_600  # its clock stands still, at the beginning of 2026
-_PRICE = {"input": 21.0, "output": 84.0}  # dollars for a million tokens, as a stand-in for the real price
+_PRICE = {
+    "input": 21.0,
+    "output": 84.0,
+}  # dollars for a million tokens, as a stand-in for the real price
 _REASONING = {"low": 64, "medium": 256, "high": 1024}  # tokens
 _ORDER = re.compile(r"^sandbox:((?:[ \t]+\w+=[\w.-]+)+)[ \t]*$", re.MULTILINE)
 _ORDERS = {  # what may follow each
@@ -75,7 +81,13 @@ _ORDERS = {  # what may follow each
     "times": r"\d{1,9}",
 }
 # What a field is, if it is there.
-_TYPES = {"instructions": str, "previous_response_id": str, "reasoning": dict, "text": dict, "tools": list}
+_TYPES = {
+    "instructions": str,
+    "previous_response_id": str,
+    "reasoning": dict,
+    "text": dict,
+    "tools": list,
+}
 _JSON = {str: "string", dict: "object", list: "array"}
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that they are no zombies nor warnings
 _here: dict[str, str] = {}  # the tokens of those in this process, by their addresses
@@ -163,12 +175,16 @@ def _not_started(process: subprocess.Popen[bytes]) -> Exception:
                 "Try again when the machine has less to do; or set AIML_MAGIC_HOME to another folder.",
             )
         words = stderr.read().decode("utf-8", "replace").split("\n")
-    why = next((line.strip() for line in reversed(words) if line.strip()), f"it ended with code {process.returncode}")
+    why = next(
+        (line.strip() for line in reversed(words) if line.strip()),
+        f"it ended with code {process.returncode}",
+    )
     return SandboxError(f"The sandbox did not start: {why[:300].rstrip('.')}.", _BY_HAND)
 
 
 _BY_HAND = (
-    "Correct that, or set AIML_MAGIC_HOME to a folder that can be written; by hand it needs none: python -m aiml_magic.sandbox"
+    "Correct that, or set AIML_MAGIC_HOME to a folder that can be written; "
+    "by hand it needs none: python -m aiml_magic.sandbox"
 )
 
 
@@ -179,7 +195,9 @@ def _running(home: Path) -> Note | None:
         return None
     nonce = secrets.token_hex(16)
     shown = _call(note.port, "GET", f"/sandbox/proof?nonce={nonce}")
-    return note if hmac.compare_digest(shown, proof(note.token, note.port, nonce).encode()) else None
+    return (
+        note if hmac.compare_digest(shown, proof(note.token, note.port, nonce).encode()) else None
+    )
 
 
 def _note(home: Path) -> Note | None:
@@ -194,8 +212,13 @@ def _note(home: Path) -> Note | None:
 def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
     """The beginning of what is answered at a port of this machine, in time: something else may have got it."""
     deadline, told, body = time.monotonic() + _PATIENCE, b"", b""
-    request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}Connection: close\r\n\r\n"
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), _PATIENCE) as connection:
+    request = (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}Connection: close\r\n\r\n"
+    )
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), _PATIENCE) as connection,
+    ):
         connection.sendall(request.encode("ascii"))
         while (left := deadline - time.monotonic()) > 0 and len(told) < 2000 and len(body) < 64:
             connection.settimeout(left)
@@ -209,8 +232,8 @@ def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
 def _path(home: Path, ending: str) -> Path:
     """The note or the lock of the sandbox that can be reached from here.
 
-    A home may be shared by machines and by containers, each with a loopback of its own: so they are told apart by their names, by
-    when they were started, and by their networks.
+    A home may be shared by machines and by containers, each with a loopback of its own: so they are
+    told apart by their names, by when they were started, and by their networks.
     """
     told = [socket.gethostname()]
     with contextlib.suppress(OSError):  # where there is no such thing, the name must do
@@ -234,12 +257,23 @@ class Sandbox:
         self.last_used = time.monotonic()
 
     def conversation(self, body: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
-        """The turns so far as question and answer, and the new question. Raises KeyError for an unknown response."""
-        turns = list(self.turns[body["previous_response_id"]]) if body.get("previous_response_id") else []
+        """The turns so far as question and answer, and the new question.
+
+        Raises KeyError for an unknown response.
+        """
+        turns = (
+            list(self.turns[body["previous_response_id"]])
+            if body.get("previous_response_id")
+            else []
+        )
         if isinstance(body["input"], str):
             return turns, body["input"]
         asked = ""
-        results = [str(item.get("output")) for item in body["input"] if item.get("type") == "function_call_output"]
+        results = [
+            str(item.get("output"))
+            for item in body["input"]
+            if item.get("type") == "function_call_output"
+        ]
         if results:
             return turns, f"(what came of the tools: {'; '.join(results)})"
         for item in body["input"]:
@@ -252,7 +286,9 @@ class Sandbox:
                 asked = text
         return turns, asked
 
-    def keep(self, response: dict[str, Any], turns: list[tuple[str, str]] | None, size: int) -> None:
+    def keep(
+        self, response: dict[str, Any], turns: list[tuple[str, str]] | None, size: int
+    ) -> None:
         """Remembers a response, and the conversation if one may go on from it; forgets the oldest when there is too much."""
         response_id = response["id"]
         self.forget(response_id)
@@ -271,7 +307,10 @@ class Sandbox:
         return self.responses.pop(response_id, None) is not None
 
     def respond(self, body: Mapping[str, Any], orders: Mapping[str, str]) -> dict[str, Any]:
-        """The response to a request, by rule. Raises KeyError for an unknown `previous_response_id`."""
+        """The response to a request, by rule.
+
+        Raises KeyError for an unknown `previous_response_id`.
+        """
         turns, question = self.conversation(body)
         reasoning = body.get("reasoning") or {}
         effort = reasoning.get("effort") or "medium"
@@ -281,11 +320,24 @@ class Sandbox:
             if wanted.get("type") == "json_schema"
             else _text(turns, _ORDER.sub("", question).strip(), body, effort)
         )
-        identity = hashlib.sha256(dump([turns, body["input"], body.get("model"), body.get("instructions"), reasoning]).encode())
+        identity = hashlib.sha256(
+            dump(
+                [turns, body["input"], body.get("model"), body.get("instructions"), reasoning]
+            ).encode()
+        )
         response_id = "sandbox_" + identity.hexdigest()[:16]
         told = sum(_tokens(asked) + _tokens(answered) for asked, answered in turns)
-        usage = _usage(told + _tokens(question) + _tokens(body.get("instructions") or ""), _tokens(text), _REASONING[effort])
-        summary = [{"type": "summary_text", "text": f"**Counting words**\n\nThe question has {len(question.split())}."}]
+        usage = _usage(
+            told + _tokens(question) + _tokens(body.get("instructions") or ""),
+            _tokens(text),
+            _REASONING[effort],
+        )
+        summary = [
+            {
+                "type": "summary_text",
+                "text": f"**Counting words**\n\nThe question has {len(question.split())}.",
+            }
+        ]
         content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
         response = {
             "id": response_id,
@@ -299,10 +351,22 @@ class Sandbox:
             "max_output_tokens": body.get("max_output_tokens"),
             "model": f"{body['model'].rpartition('/')[2]}-sandbox",
             "output": [
-                {"id": "rs_1", "type": "reasoning", "summary": summary if reasoning.get("summary") else []},
+                {
+                    "id": "rs_1",
+                    "type": "reasoning",
+                    "summary": summary if reasoning.get("summary") else [],
+                },
                 *(
                     _calls(body, question)
-                    or [{"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [content]}]
+                    or [
+                        {
+                            "id": "msg_1",
+                            "type": "message",
+                            "role": "assistant",
+                            "status": "completed",
+                            "content": [content],
+                        }
+                    ]
                 ),
             ],
             "parallel_tool_calls": True,
@@ -327,11 +391,18 @@ class Sandbox:
         fault = orders.get("fault", "")
         if not fault:
             return ""
-        known = hashlib.sha256(dump(question).encode()).hexdigest()  # as short for a long question as for any
+        known = hashlib.sha256(
+            dump(question).encode()
+        ).hexdigest()  # as short for a long question as for any
         self.struck[known] += 1
         return "" if "times" in orders and self.struck[known] > int(orders["times"]) else fault
 
-    def log(self, client_request_id: str | None, body: Mapping[str, Any], response: Mapping[str, Any] | None) -> None:
+    def log(
+        self,
+        client_request_id: str | None,
+        body: Mapping[str, Any],
+        response: Mapping[str, Any] | None,
+    ) -> None:
         usage = (response or {}).get("usage") or {}
         cost = _cost(usage)
         self.logs.insert(0, {
@@ -369,20 +440,36 @@ def _text(turns: list[tuple[str, str]], question: str, body: Mapping[str, Any], 
     attached = _attached(body["input"])
     if attached:
         rows.append(("attached", attached))
-    table = "\n".join(f"| {name} | {' '.join(str(value).split())[:80].replace('|', '/')} |" for name, value in rows)
+    table = "\n".join(
+        f"| {name} | {' '.join(str(value).split())[:80].replace('|', '/')} |"
+        for name, value in rows
+    )
     words = len(question.split())
     quote = "\n".join(f"> {line}" for line in question[:400].splitlines())
-    read = f"your question of {count_of(words, 'word')}:\n\n{quote}" if words else "orders, and no question."
-    earlier = "\n".join(f"{number}. {_first_words(asked) or 'orders alone'}" for number, (asked, _) in enumerate(turns, start=1))
+    read = (
+        f"your question of {count_of(words, 'word')}:\n\n{quote}"
+        if words
+        else "orders, and no question."
+    )
+    earlier = "\n".join(
+        f"{number}. {_first_words(asked) or 'orders alone'}"
+        for number, (asked, _) in enumerate(turns, start=1)
+    )
     said = f"**This is the sandbox; no model is behind it.** It read {read}\n\n| sent with it | |\n|---|---|\n{table}\n"
     return said + (f"\nEarlier in this conversation you asked:\n\n{earlier}\n" if turns else "")
 
 
 def _calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
     """A call of each function that the question names, with arguments by rule; none once there are results."""
-    if isinstance(body["input"], list) and any(item.get("type") == "function_call_output" for item in body["input"]):
+    if isinstance(body["input"], list) and any(
+        item.get("type") == "function_call_output" for item in body["input"]
+    ):
         return []
-    named = [tool for tool in body.get("tools") or [] if tool.get("type") == "function" and tool["name"] in question]
+    named = [
+        tool
+        for tool in body.get("tools") or []
+        if tool.get("type") == "function" and tool["name"] in question
+    ]
     return [
         {"id": f"fc_{number}", "type": "function_call", "call_id": f"call_{number}", "name": tool["name"], "status": "completed",
          "arguments": dump(_filled(tool.get("parameters"), tool.get("parameters")))}
@@ -395,14 +482,19 @@ def _filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
     if not isinstance(schema, Mapping) or depth > 8:
         return None
     if "$ref" in schema:
-        return _filled(root.get("$defs", {}).get(str(schema["$ref"]).rpartition("/")[2]), root, depth + 1)
+        return _filled(
+            root.get("$defs", {}).get(str(schema["$ref"]).rpartition("/")[2]), root, depth + 1
+        )
     if schema.get("anyOf"):
         return _filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
     if schema.get("enum"):
         return schema["enum"][0]
     match schema.get("type"):
         case "object":
-            return {name: _filled(entry, root, depth + 1) for name, entry in (schema.get("properties") or {}).items()}
+            return {
+                name: _filled(entry, root, depth + 1)
+                for name, entry in (schema.get("properties") or {}).items()
+            }
         case "array":
             return [_filled(schema.get("items"), root, depth + 1)] if depth < 4 else []
         case "integer" | "number":
@@ -410,7 +502,9 @@ def _filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
         case "boolean":
             return True
         case "string":
-            return {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}.get(schema.get("format", ""), "sandbox")
+            return {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}.get(
+                schema.get("format", ""), "sandbox"
+            )
         case _:
             return None
 
@@ -418,7 +512,11 @@ def _filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
 def _attached(asked: Any) -> str:
     """What came along with the newest message, by the line that names each."""
     parts = asked[-1].get("content") if isinstance(asked, list) and asked else []
-    texts = [str(part.get("text") or "") for part in parts[1:] if isinstance(part, dict)] if isinstance(parts, list) else []
+    texts = (
+        [str(part.get("text") or "") for part in parts[1:] if isinstance(part, dict)]
+        if isinstance(parts, list)
+        else []
+    )
     names = (text.partition("\n")[0].removesuffix(":") for text in texts if text)
     return "; ".join(name.removeprefix("Attachment ") for name in names)
 
@@ -489,16 +587,28 @@ _MESSAGES = {
 
 
 def _error(status: int, message: str) -> dict[str, Any]:
-    return {"requestId": "sandbox", "statusCode": status, "path": "/v1/responses", "message": message}
+    return {
+        "requestId": "sandbox",
+        "statusCode": status,
+        "path": "/v1/responses",
+        "message": message,
+    }
 
 
-_BEGUN = {"status": "in_progress", "summary": [], "content": [], "arguments": ""}  # as much as there is of an item at first
+_BEGUN = {
+    "status": "in_progress",
+    "summary": [],
+    "content": [],
+    "arguments": "",
+}  # as much as there is of an item at first
 
 
 def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The events that stream a response."""
     begun = {**response, "status": "in_progress", "output": [], "usage": None}
-    found: list[dict[str, Any]] = [{"type": f"response.{kind}", "response": begun} for kind in ("created", "in_progress")]
+    found: list[dict[str, Any]] = [
+        {"type": f"response.{kind}", "response": begun} for kind in ("created", "in_progress")
+    ]
     for index, item in enumerate(response["output"]):
         place = {"output_index": index, "item_id": item["id"]}
         empty = {name: _BEGUN.get(name, value) for name, value in item.items()}
@@ -517,12 +627,16 @@ def _inside(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"type": "response.function_call_arguments.delta", "delta": item["arguments"]}
         yield {"type": "response.function_call_arguments.done", "arguments": item["arguments"]}
     for number, part in enumerate(item.get("summary", [])):
-        yield from _told(part, "reasoning_summary_text", "reasoning_summary_part", {"summary_index": number})
+        yield from _told(
+            part, "reasoning_summary_text", "reasoning_summary_part", {"summary_index": number}
+        )
     for number, part in enumerate(item.get("content", [])):
         yield from _told(part, part["type"], "content_part", {"content_index": number})
 
 
-def _told(part: Mapping[str, Any], kind: str, kind_of_part: str, place: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _told(
+    part: Mapping[str, Any], kind: str, kind_of_part: str, place: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
     """The events that tell one part, word by word."""
     field = "refusal" if kind == "refusal" else "text"
     place_of_text = {**place, "logprobs": []} if kind == "output_text" else place
@@ -620,14 +734,22 @@ def application(state: Sandbox, note: Note) -> Application:
                 known = {"message": "Previous response not found.", "type": "invalid_request_error"}
                 self.set_status(400)
                 return await self.finish(
-                    {"error": {**known, "param": "previous_response_id", "code": "previous_response_not_found"}}
+                    {
+                        "error": {
+                            **known,
+                            "param": "previous_response_id",
+                            "code": "previous_response_not_found",
+                        }
+                    }
                 )
             asked = orders(question)
             wrong = _wrong_order(asked)
             if wrong:
                 return self.fail(400, f"Body validation error\n{wrong}")
             fault = state.strikes(question, asked)
-            if await self.strike(fault, float(asked.get("delay", 0)) if not body.get("background") else 0):
+            if await self.strike(
+                fault, float(asked.get("delay", 0)) if not body.get("background") else 0
+            ):
                 state.log(client_request_id, body, None)
                 return None
             response = state.respond(body, {"fault": fault})
@@ -637,7 +759,9 @@ def application(state: Sandbox, note: Note) -> Application:
                 return await self.finish(_seen(state, response["id"]))
             self.set_header("x-inference-id", response["id"])
             if not body.get("stream"):
-                return await self.finish({**response, "meta": {"usage": _cost(response["usage"] or {})}})
+                return await self.finish(
+                    {**response, "meta": {"usage": _cost(response["usage"] or {})}}
+                )
             return await self.stream(response, float(asked.get("pace", 0)), fault)
 
         async def strike(self, fault: str, delay: float) -> bool:
@@ -649,7 +773,9 @@ def application(state: Sandbox, note: Note) -> Application:
                 self.fail(int(fault))
             elif fault == "html":
                 self.set_status(502)
-                self.finish("<html><head><title>502 Bad Gateway</title></head><body>gateway</body></html>")
+                self.finish(
+                    "<html><head><title>502 Bad Gateway</title></head><body>gateway</body></html>"
+                )
             elif fault == "empty":
                 self.finish()
             elif fault == "error":
@@ -709,10 +835,19 @@ def application(state: Sandbox, note: Note) -> Application:
 
     class Models(Base):
         def get(self) -> None:
-            units = [{"unit": f"{kind}_token", "price": price, "per": 1_000_000} for kind, price in _PRICE.items()]
+            units = [
+                {"unit": f"{kind}_token", "price": price, "per": 1_000_000}
+                for kind, price in _PRICE.items()
+            ]
             names = {"name": "o3-pro (sandbox)", "developer": "nobody"}
             pricing = {"kind": "fixed", "units": units}
-            model = {"id": "openai/o3-pro", "type": "responses", "info": names, "tags": [], "pricing": pricing}
+            model = {
+                "id": "openai/o3-pro",
+                "type": "responses",
+                "info": names,
+                "tags": [],
+                "pricing": pricing,
+            }
             self.finish({"object": "list", "data": [model]})
 
     class Billing(Base):
@@ -723,13 +858,25 @@ def application(state: Sandbox, note: Note) -> Application:
         def get(self) -> None:
             if not re.fullmatch(r"[1-9]\d*[hd]", self.get_query_argument("period", "24h")):
                 return self.fail(400, "Body validation error\nperiod: Invalid")
-            wanted = {name: self.get_query_argument(name, default) for name, default in (("offset", "0"), ("limit", "50"))}
+            wanted = {
+                name: self.get_query_argument(name, default)
+                for name, default in (("offset", "0"), ("limit", "50"))
+            }
             for name, value in wanted.items():
                 if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
                     return self.fail(400, f"Body validation error\n{name}: Invalid")
-            models, offset, limit = self.get_query_arguments("model"), int(wanted["offset"]), min(int(wanted["limit"]), 100)
+            models, offset, limit = (
+                self.get_query_arguments("model"),
+                int(wanted["offset"]),
+                min(int(wanted["limit"]), 100),
+            )
             kept = [entry for entry in state.logs if not models or entry["model"] in models]
-            page = {"limit": limit, "offset": offset, "total": len(kept), "has_more": len(kept) > offset + limit}
+            page = {
+                "limit": limit,
+                "offset": offset,
+                "total": len(kept),
+                "has_more": len(kept) > offset + limit,
+            }
             self.finish({"data": kept[offset : offset + limit], "pagination": page})
 
     class Self(Base):
@@ -758,7 +905,9 @@ def application(state: Sandbox, note: Note) -> Application:
         (r"/v1/models", Models), (r"/v2/billing", Billing), (r"/v2/logs", Logs), (r"/sandbox", Self),
         (r"/sandbox/proof", Proof),
     ]  # fmt: skip
-    return Application(routes, stopped=stopped, log_function=lambda _: None, default_handler_class=Unknown)
+    return Application(
+        routes, stopped=stopped, log_function=lambda _: None, default_handler_class=Unknown
+    )
 
 
 def _read(body: bytearray) -> Any:
@@ -798,17 +947,25 @@ def _wrong_entry(body: Mapping[str, Any]) -> str:
         if not isinstance(item, dict) or not isinstance(item.get("content") or "", str | list):
             return "input: Expected messages"
     for tool in body.get("tools") or []:
-        if not isinstance(tool, dict) or (tool.get("type") == "function" and not isinstance(tool.get("name"), str)):
+        if not isinstance(tool, dict) or (
+            tool.get("type") == "function" and not isinstance(tool.get("name"), str)
+        ):
             return "tools: Expected objects, and names of functions"
     wanted = (body.get("text") or {}).get("format") or {}
-    if not isinstance(wanted, dict) or (wanted.get("type") == "json_schema" and not isinstance(wanted.get("schema"), dict)):
+    if not isinstance(wanted, dict) or (
+        wanted.get("type") == "json_schema" and not isinstance(wanted.get("schema"), dict)
+    ):
         return "text.format: Expected object, and schema"
     return ""
 
 
 def _wrong_order(asked: Mapping[str, str]) -> str:
     """Which order the sandbox does not know; empty if it knows all."""
-    unknown = [f"{name}={value}" for name, value in asked.items() if not re.fullmatch(_ORDERS.get(name, "(?!)"), value)]
+    unknown = [
+        f"{name}={value}"
+        for name, value in asked.items()
+        if not re.fullmatch(_ORDERS.get(name, "(?!)"), value)
+    ]
     rule = "delay and pace are in seconds, times is a number, fault a status or a word"
     return f"{unknown[0]} is no order for the sandbox: {rule}" if unknown else ""
 
@@ -833,7 +990,10 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
     server = _serving(app, sockets)
     print(f"The sandbox listens on {note.url}", flush=True)
     if home is None:
-        print(f"To ask it, set AIML_API_URL={note.url} and AIML_API_KEY to anything: it takes any key.", flush=True)
+        print(
+            f"To ask it, set AIML_API_URL={note.url} and AIML_API_KEY to anything: it takes any key.",
+            flush=True,
+        )
     else:
         _sweep(home)
         _leave_note(home, note)
@@ -851,7 +1011,10 @@ async def serve(port: int, home: Path | None, idle: float = IDLE) -> None:
 
 @contextlib.contextmanager
 def in_this_process() -> Iterator[str]:
-    """The base URL of a sandbox in a thread of this process, which ends with it, however that ends. Raises OSError."""
+    """The base URL of a sandbox in a thread of this process, which ends with it, however that ends.
+
+    Raises OSError.
+    """
     sockets, port = _bind(0)
     note = Note(port, new_token())
     app, loop = application(Sandbox(), note), asyncio.new_event_loop()
@@ -863,7 +1026,9 @@ def in_this_process() -> Iterator[str]:
         server.stop()
         await server.close_all_connections()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True, name="aiml_magic-sandbox")
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(run(),), daemon=True, name="aiml_magic-sandbox"
+    )
     thread.start()
     _here[note.url] = note.token
     try:
@@ -894,7 +1059,9 @@ def _serving(app: Application, sockets: list[socket.socket]) -> HTTPServer:
             return super().handle_stream(stream, address)
 
     # A body may be longer than is kept of it, so that whoever sends it is told.
-    server = Bounded(app, max_body_size=8 * _MAX_BODY, body_timeout=_MAX_WAIT, idle_connection_timeout=_MAX_WAIT)
+    server = Bounded(
+        app, max_body_size=8 * _MAX_BODY, body_timeout=_MAX_WAIT, idle_connection_timeout=_MAX_WAIT
+    )
     server.add_sockets(sockets)
     return server
 
@@ -909,7 +1076,9 @@ def _lock(home: Path) -> sqlite3.Connection | None:
 
 def _locked(path: Path) -> sqlite3.Connection | None:
     """A lock that ends with its process however that ends; `None` if another process has it."""
-    lock = sqlite3.connect(path, timeout=0, isolation_level=None)  # SQLite locks alike on every system
+    lock = sqlite3.connect(
+        path, timeout=0, isolation_level=None
+    )  # SQLite locks alike on every system
     try:
         lock.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
@@ -942,12 +1111,20 @@ def _fall_silent() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m aiml_magic.sandbox", description="A stand-in for the API; no model.")
-    parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 takes a free one")
-    parser.add_argument(
-        "--home", type=Path, help="a folder in which to leave a note of the port and a token, which it then wants"
+    parser = argparse.ArgumentParser(
+        prog="python -m aiml_magic.sandbox", description="A stand-in for the API; no model."
     )
-    parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a request after which it ends")
+    parser.add_argument(
+        "--port", type=int, default=0, help="where to listen on 127.0.0.1; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        help="a folder in which to leave a note of the port and a token, which it then wants",
+    )
+    parser.add_argument(
+        "--idle", type=float, default=IDLE, help="seconds without a request after which it ends"
+    )
     args = parser.parse_args()
     raise_open_limit()
     try:

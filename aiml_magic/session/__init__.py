@@ -1,1 +1,4 @@
-"""What is asked, and where it stands: conversations, replays, budgets. It knows no IPython and shows nothing."""
+"""What is asked, and where it stands: conversations, replays, budgets.
+
+It knows no IPython and shows nothing.
+"""

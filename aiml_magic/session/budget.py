@@ -51,7 +51,11 @@ def _names(entry: Mapping[str, Any]) -> list[Any]:
 
 
 def _price(pricing: Any) -> Price | None:
-    units = pricing.get("units") if isinstance(pricing, Mapping) and pricing.get("kind") == "fixed" else None
+    units = (
+        pricing.get("units")
+        if isinstance(pricing, Mapping) and pricing.get("kind") == "fixed"
+        else None
+    )
     found: dict[str, float] = {}
     for unit in units if isinstance(units, list) else []:
         try:

@@ -1,8 +1,9 @@
 """Which answer a cell continues.
 
-A conversation is a tree of answers, but a notebook is a list of cells, and a cell is run many times. So a cell keeps its
-place: run again, it continues from the same cell as before, whatever that cell's newest answer is; a new cell continues from
-the last one run. "The last answer" would make a cell that is run again the child of its own answer.
+A conversation is a tree of answers, but a notebook is a list of cells, and a cell is run many
+times. So a cell keeps its place: run again, it continues from the same cell as before, whatever
+that cell's newest answer is; a new cell continues from the last one run. "The last answer" would
+make a cell that is run again the child of its own answer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Conversation:
         self._whole: dict[int, int | None] = {}  # the parents of rows that advance
         self._expected: set[int] = set()  # rows that are answered in the background
         self._run_here: set[str] = set()  # cells, by this kernel
-        self._new_ids: set[str] = set()  # some front ends give the cells of a notebook new ones whenever it is opened
+        self._new_ids: set[str] = (
+            set()
+        )  # some front ends give the cells of a notebook new ones whenever it is opened
 
     @property
     def has_begun(self) -> bool:
@@ -51,7 +54,9 @@ class Conversation:
 
     def has(self, cell: str) -> bool:
         """The place of this cell is known."""
-        return cell in self._run_here | self._new_ids or (cell in self._places and not self._new_ids)
+        return cell in self._run_here | self._new_ids or (
+            cell in self._places and not self._new_ids
+        )
 
     def parent(self, cell: str, journal: Journal) -> int | None:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
@@ -113,7 +118,10 @@ class Conversation:
         return None if cell is None else self._newest_answer(cell, journal)
 
     def restore(self, rows: Iterable[Row]) -> None:
-        """Takes up what a notebook asked in this chat before, oldest first. What is known here stays as it is."""
+        """Takes up what a notebook asked in this chat before, oldest first.
+
+        What is known here stays as it is.
+        """
         rounds: dict[int | None, str] = {}  # the cells of answers that wait for results
         known = {row_id for place in self._places.values() for row_id in place.rows}
         order = {cell: None for cell in self._run_order if cell not in self._run_here}
@@ -125,7 +133,9 @@ class Conversation:
                 rounds[row.id] = cell
             if rounds.get(row.parent) == cell:
                 pass  # its place is that of the first round
-            elif row.before is None or (row.before in self._places and cell not in self._line(row.before)):
+            elif row.before is None or (
+                row.before in self._places and cell not in self._line(row.before)
+            ):
                 fork = row.parent if row.before is None else None
                 self._move(cell, Place(row.before, fork))
             self._places.setdefault(cell, Place(None, row.parent)).rows.append(row.id)
@@ -138,10 +148,15 @@ class Conversation:
     def find(self, row_ids: Collection[int]) -> str | None:
         """The cell that asked one of these rows, and was not run here yet."""
         cells = (cell for cell in self._places if cell not in self._run_here)
-        return next((cell for cell in cells if not set(self._places[cell].rows).isdisjoint(row_ids)), None)
+        return next(
+            (cell for cell in cells if not set(self._places[cell].rows).isdisjoint(row_ids)), None
+        )
 
     def rename(self, cell: str, name: str) -> None:
-        """Gives a cell another id. A cell that had this id until now keeps its place, without one."""
+        """Gives a cell another id.
+
+        A cell that had this id until now keeps its place, without one.
+        """
         if name in self._places:
             self.rename(name, f"{name} earlier")
             self._new_ids.remove(f"{name} earlier")
@@ -162,7 +177,14 @@ class Conversation:
         return found[1:]
 
     def _last_answered(self, journal: Journal) -> str | None:
-        return next((cell for cell in reversed(self._run_order) if self._newest_answer(cell, journal) is not None), None)
+        return next(
+            (
+                cell
+                for cell in reversed(self._run_order)
+                if self._newest_answer(cell, journal) is not None
+            ),
+            None,
+        )
 
     def _line(self, cell: str | None) -> Iterator[str]:
         """The cell, the one that it continues, and so on."""
@@ -175,7 +197,14 @@ class Conversation:
         return next((row_id for row_id in answers if row_id is not None), None)
 
     def _newest_answer(self, cell: str, journal: Journal) -> int | None:
-        return next((row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id, journal)[0]), None)
+        return next(
+            (
+                row_id
+                for row_id in reversed(self._places[cell].rows)
+                if self._fate(row_id, journal)[0]
+            ),
+            None,
+        )
 
     def _continued(self, place: Place, row_id: int, journal: Journal) -> int | None:
         """What the first of the rounds that ended with this row continues."""
@@ -185,7 +214,10 @@ class Conversation:
         return parent
 
     def _fate(self, row_id: int, journal: Journal) -> tuple[bool, int | None]:
-        """Whether a row advances or may yet, and its parent. One that advances is read once: only `forget` changes it."""
+        """Whether a row advances or may yet, and its parent.
+
+        One that advances is read once: only `forget` changes it.
+        """
         if row_id in self._whole:
             return True, self._whole[row_id]
         row = journal.row(row_id)
@@ -197,8 +229,9 @@ class Conversation:
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     """The rows of a notebook as a tree: depth, row, and whether it is stale, each parent before its children.
 
-    Of the rows that continue one, that with the most behind it comes last and stays at its depth, so that a long line does not
-    go deeper, and n rows go no deeper than log2(n). An answer is stale if the cell that it continues has a newer one.
+    Of the rows that continue one, that with the most behind it comes last and stays at its depth,
+    so that a long line does not go deeper, and n rows go no deeper than log2(n). An answer is stale
+    if the cell that it continues has a newer one.
     """
     known = {row.id: row for row in rows}
     newest: dict[tuple[str | None, str | None], int] = {

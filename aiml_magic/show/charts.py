@@ -1,7 +1,10 @@
-"""What a notebook asked, to look at: tokens and dollars by turn, and conversations as a tree. HTML in which nothing is active.
+"""What a notebook asked, to look at: tokens and dollars by turn, and conversations as a tree.
 
-Words are HTML, so that they wrap, follow the reader's theme and are left where a front end takes away drawings; only shapes are
-SVG, and stretch with the page. Their colours stand out from a white ground and from a black one. No meaning is in a colour alone.
+HTML in which nothing is active.
+
+Words are HTML, so that they wrap, follow the reader's theme and are left where a front end takes
+away drawings; only shapes are SVG, and stretch with the page. Their colours stand out from a white
+ground and from a black one. No meaning is in a colour alone.
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ def _tokens(turns: Sequence[Turn]) -> Iterator[str]:
     silent = sum(turn.output_tokens is None for turn in turns)
     if most:
         yield f"<div>Output tokens by turn, up to {most:,}: {_swatch(REASONING)} reasoning, above it {_swatch(TEXT)} text</div>"
-        yield _drawing(f"Output tokens of {len(turns)} turns, up to {most:,}", "".join(_bars(turns, most)))
+        yield _drawing(
+            f"Output tokens of {len(turns)} turns, up to {most:,}", "".join(_bars(turns, most))
+        )
         yield _scale(turns)
     if silent:
         yield f"<div>The tokens of {_turns(silent)} were not reported.</div>"
@@ -87,9 +92,8 @@ def _dollars(turns: Sequence[Turn]) -> Iterator[str]:
         yield "<div>No cost was reported.</div>"
         return
     yield f"<div>Dollars, added up: ${sums[-1]:,.4f}{missing}</div>"
-    line = (
-        f'<path d="{_line(turns, sums)}" fill="none" stroke="currentColor" stroke-width="2" vector-effect="non-scaling-stroke"/>'
-    )
+    stroke = 'fill="none" stroke="currentColor" stroke-width="2" vector-effect="non-scaling-stroke"'
+    line = f'<path d="{_line(turns, sums)}" {stroke}/>'
     yield _drawing(f"Dollars of {len(turns)} turns, added up to ${sums[-1]:,.4f}", line)
     yield _scale(turns)
 
@@ -147,7 +151,9 @@ def tree(leaves: Sequence[Leaf]) -> str:
     parts: list[str] = []
     above: list[int] = []  # the turns whose lists are open: the last one of each
     for leaf in leaves:
-        while len(above) > leaf.depth + 1 or (len(above) == leaf.depth + 1 and above[-1] != leaf.parent):
+        while len(above) > leaf.depth + 1 or (
+            len(above) == leaf.depth + 1 and above[-1] != leaf.parent
+        ):
             above.pop()
             parts.append("</li></ul>")
         if len(above) == leaf.depth + 1:

@@ -17,8 +17,9 @@ from aiml_magic.question.tools import shown_request
 from aiml_magic.show import safe
 from aiml_magic.text import dump, load, plain
 
-# What a notebook keeps of what may be long, in the widget and in the copy: bytes in all, and characters of one value. With them a
-# cell adds no more than the answer twice and 8 kB. What the widget fetches is not kept.
+# What a notebook keeps of what may be long, in the widget and in the copy: bytes in all, and
+# characters of one value. With them a cell adds no more than the answer twice and 8 kB. What the
+# widget fetches is not kept.
 _ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
 _MAX_WANTED = 2000  # characters of a call that waits for an approval
 _MAX_IMAGE = 2 * 2**20  # bytes
@@ -57,13 +58,15 @@ _STYLE = (
     ".aiml-more{width:auto;max-width:100%;background:none!important;border:0;box-shadow:none!important;color:inherit;"
     "text-align:left;padding:0 1em;font-size:inherit}</style>"
 )
-# For a screen reader. It tells of what appears in a place that is there, so the words appear a second after their place.
+# For a screen reader. It tells of what appears in a place that is there, so the words appear a
+# second after their place.
 _NEWS = (
     "<style>.aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;margin-bottom:-1px;overflow:hidden;"
     "animation:aiml-news 1s step-end}@keyframes aiml-news{from{visibility:hidden}}</style>"
     '<div role="status"><div class="aiml-news">The answer is there.</div></div>'
 )
-# A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this hides that line.
+# A reopened notebook has no widget any more, and JupyterLab says so above the static copy; this
+# hides that line.
 _HIDE_DEAD_WIDGET = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key}) > .jp-OutputArea-output.jupyter-widgets:not(:has(*))"
     "{{display:none}}</style>"
@@ -76,7 +79,10 @@ def details_line(answer: Answer) -> str:
 
 
 def line_with_replay(answer: Answer) -> str:
-    """The same, and that nothing was paid this time. It is said where a comparison of notebooks does not look."""
+    """The same, and that nothing was paid this time.
+
+    It is said where a comparison of notebooks does not look.
+    """
     then, day = _money(answer.cost_usd), f"{answer.asked_at:%Y-%m-%d}"
     match answer.replayed, answer.recorded:
         case True, True:
@@ -90,10 +96,16 @@ def line_with_replay(answer: Answer) -> str:
 
 def _line(answer: Answer, money: str) -> str:
     usage = answer.usage
-    tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    tokens = (
+        "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    )
     if usage.reasoning_tokens:
         tokens += f" ({usage.reasoning_tokens:,} reasoning)"
-    return plain(" · ".join([tokens, money, _duration(answer.seconds), (answer.model or "unknown model")[:80]]))
+    return plain(
+        " · ".join(
+            [tokens, money, _duration(answer.seconds), (answer.model or "unknown model")[:80]]
+        )
+    )
 
 
 def banner(answer: Answer) -> str:
@@ -105,7 +117,9 @@ def banner(answer: Answer) -> str:
         case "incomplete" if response.incomplete_reason == "content_filter":
             notes.append("**Incomplete.** A content filter stopped the answer. Ask in other words.")
         case "incomplete":
-            limit = "the limit of output tokens" if written is None else f"{written:,} output tokens"
+            limit = (
+                "the limit of output tokens" if written is None else f"{written:,} output tokens"
+            )
             spent = f", {thought:,} of them reasoning" if thought else ""
             more = max(16_000, 4 * (written or 0))
             way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
@@ -114,12 +128,18 @@ def banner(answer: Answer) -> str:
             # Apart: what begins a block of Markdown is none behind other words.
             notes += ["**Refused.**", safe.markdown(response.refusal or "")]
         case "cancelled":
-            notes.append("**Cancelled.** The server stopped working on it. Only `--fresh` asks, and pays, once more.")
+            notes.append(
+                "**Cancelled.** The server stopped working on it. Only `--fresh` asks, and pays, once more."
+            )
         case "unknown":
             way_out = "Whether the answer is whole is not known. Only `--fresh` asks, and pays, once more."
-            notes.append(f"**Ended in another way.** The server calls its status `{_name(answer.status)}`. {way_out}")
+            notes.append(
+                f"**Ended in another way.** The server calls its status `{_name(answer.status)}`. {way_out}"
+            )
         case "tool_calls":
-            calls = ", ".join(f"`{_name(call.get('name'))}`" for call in response.of_type("function_call"))
+            calls = ", ".join(
+                f"`{_name(call.get('name'))}`" for call in response.of_type("function_call")
+            )
             notes.append(f"**Waiting for tools.** The model wants to call {calls}.")
         case "approval":
             way_out = f"`%aiml approve {_name(answer.id)}` lets it, `%aiml deny {_name(answer.id)}` does not."
@@ -130,7 +150,9 @@ def banner(answer: Answer) -> str:
     if notes and response.outcome not in ("answer", "approval"):
         notes.append("The conversation does not go on from here.")
     if "later_cells_stale" in answer.notices:
-        notes.append("**Later cells are stale.** They continue an earlier answer of this cell; run them again to renew them.")
+        notes.append(
+            "**Later cells are stale.** They continue an earlier answer of this cell; run them again to renew them."
+        )
     if "chain_ignored" in answer.notices:
         notes.append(
             "**The model may not know the conversation.** The server did not confirm the earlier answer; "
@@ -148,7 +170,9 @@ def _wanted(request: Raw) -> str:
     except ValueError as error:
         return safe.line(f"a tool with arguments that cannot be judged: {error}")
     if len(shown) > _MAX_WANTED:
-        return safe.line(f"a tool with arguments of {len(shown):,} characters, which %aiml approve shows")
+        return safe.line(
+            f"a tool with arguments of {len(shown):,} characters, which %aiml approve shows"
+        )
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return safe.markdown(f"{ticks}\n{shown}\n{ticks}")
 
@@ -182,20 +206,25 @@ def _structured(answer: Answer) -> str | None:
     rows = rows if isinstance(rows, list) else [value]
     if _is_table(rows):
         return _markdown_table(rows)
-    # A notebook keeps a text line by line, at a dozen characters for each. What grows too much by it stays as it came.
+    # A notebook keeps a text line by line, at a dozen characters for each. What grows too much by
+    # it stays as it came.
     is_longer = len(text) + 12 * text.count("\n") > len(answer.text) + 2000
     return safe.markdown(f"```json\n{answer.text if is_longer else text}\n```")
 
 
 def _is_table(rows: list[Any]) -> bool:
     return bool(rows) and all(
-        isinstance(row, dict) and row.keys() == rows[0].keys() and all(_is_cell(value) for pair in row.items() for value in pair)
+        isinstance(row, dict)
+        and row.keys() == rows[0].keys()
+        and all(_is_cell(value) for pair in row.items() for value in pair)
         for row in rows
     )
 
 
 def _is_cell(value: Any) -> bool:
-    return not isinstance(value, dict | list) and not (isinstance(value, str) and ("\n" in value or "\r" in value))
+    return not isinstance(value, dict | list) and not (
+        isinstance(value, str) and ("\n" in value or "\r" in value)
+    )
 
 
 def _markdown_table(rows: list[dict[str, Any]]) -> str:
@@ -204,18 +233,25 @@ def _markdown_table(rows: list[dict[str, Any]]) -> str:
 
     if len(rows) == 1:
         return "\n".join(["|  |  |", "|---|---|", *(line(pair) for pair in rows[0].items())])
-    return "\n".join([line(rows[0]), "|---" * len(rows[0]) + "|", *(line(row.values()) for row in rows)])
+    return "\n".join(
+        [line(rows[0]), "|---" * len(rows[0]) + "|", *(line(row.values()) for row in rows)]
+    )
 
 
 def details(answer: Answer) -> tuple[str, str]:
     """The details as HTML: for a widget, with a rule that hides the copy while the widget lives; and that copy.
 
-    The widget's news are told to a screen reader if it has the class `aiml-new`. The copy is for whoever has no widget, and
-    leaves out what differs from run to run, so that a notebook can be compared. Both are kept in the notebook, so of what may be
-    long they hold what there is room for; `opened` has the rest. Images are kept once, beside the copy, and always seen.
+    The widget's news are told to a screen reader if it has the class `aiml-new`. The copy is for
+    whoever has no widget, and leaves out what differs from run to run, so that a notebook can be
+    compared. Both are kept in the notebook, so of what may be long they hold what there is room
+    for; `opened` has the rest. Images are kept once, beside the copy, and always seen.
     """
     live, room, key = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_STATIC), _key(answer)
-    here = [("Journal", answer.journal_id), ("Asked", _moment(answer.asked_at)), ("Server", answer.server)]
+    here = [
+        ("Journal", answer.journal_id),
+        ("Asked", _moment(answer.asked_at)),
+        ("Server", answer.server),
+    ]
     live["Response"] = _table([*_rows_of_response(answer, room), *here])
     static = _sections(answer, room) | {"Raw JSON": _raw_json(answer, room)}
     copy = f'<div id="{key}">{_folded(details_line(answer), static)}</div>'
@@ -242,7 +278,11 @@ class _Room:
     def cut(self, value: Any) -> str:
         """The beginning of a value."""
         text = _scalar(value)
-        return text if len(text) <= self._value else f"{text[: self._value]} … ({len(text):,} characters)"
+        return (
+            text
+            if len(text) <= self._value
+            else f"{text[: self._value]} … ({len(text):,} characters)"
+        )
 
     def fill(self, pieces: Iterable[str], place: str, within: str = "{}", share: float = 1) -> str:
         """As many pieces of HTML as there is room for, or for this share of it, and where the others are to be found."""
@@ -267,7 +307,9 @@ def _folded(line: str, sections: Mapping[str, str]) -> str:
 
 def _folds(sections: Mapping[str, str], state: str = "") -> str:
     shown = ((title, html) for title, html in sections.items() if html)
-    return "".join(f"<details{state}><summary>{title}</summary>{html}</details>" for title, html in shown)
+    return "".join(
+        f"<details{state}><summary>{title}</summary>{html}</details>" for title, html in shown
+    )
 
 
 def _box(html: str) -> str:
@@ -276,9 +318,16 @@ def _box(html: str) -> str:
 
 
 def _sections(answer: Answer, room: _Room) -> dict[str, str]:
-    """The folded sections by title, as HTML; one with nothing in it is empty. What may be long is what there is room for."""
+    """The folded sections by title, as HTML; one with nothing in it is empty.
+
+    What may be long is what there is room for.
+    """
     usage, response, request = answer.usage, answer.response, answer.request
-    efforts = (given.get("effort") for raw in (request, response.raw) if isinstance(given := raw.get("reasoning"), Mapping))
+    efforts = (
+        given.get("effort")
+        for raw in (request, response.raw)
+        if isinstance(given := raw.get("reasoning"), Mapping)
+    )
     effort = next(filter(None, efforts), "the model's default")
     rows_of_usage = [
         ("Input tokens", _tokens(usage.input_tokens)),
@@ -288,14 +337,20 @@ def _sections(answer: Answer, room: _Room) -> dict[str, str]:
         ("Total", _tokens(usage.total_tokens)),
         ("Cost", _money(answer.cost_usd)),
     ]
-    asked = [(name, room.cut(value)) for name, value in request.items() if name not in ("input", "reasoning")]
+    asked = [
+        (name, room.cut(value))
+        for name, value in request.items()
+        if name not in ("input", "reasoning")
+    ]
     return {
         "Usage": _table(rows_of_usage),
         "Reasoning": _table([("Effort", room.cut(effort))])
         + room.fill(_thoughts(response.summaries, room), "reasoning", share=0.7),
         "Response": _table(_rows_of_response(answer, room)),
         "Request": room.fill(_rows(asked), "request", "<table>{}</table>"),
-        "Attachments": room.fill(_entries(map(room.cut, labels(request))), "request", "<ul>{}</ul>"),
+        "Attachments": room.fill(
+            _entries(map(room.cut, labels(request))), "request", "<ul>{}</ul>"
+        ),
         "Calls": room.fill(_calls(answer, room), "items"),
         "Sources": room.fill(_sources(answer), "citations", "<ul>{}</ul>"),
         "Remarks": room.fill(_entries(map(room.cut, _remarks(answer))), "notices", "<ul>{}</ul>"),
@@ -303,7 +358,12 @@ def _sections(answer: Answer, room: _Room) -> dict[str, str]:
 
 
 def _rows_of_response(answer: Answer, room: _Room) -> list[tuple[str, Any]]:
-    named = [("Id", answer.id), ("Model", answer.model), ("Status", answer.status), *_created(answer.response.raw)]
+    named = [
+        ("Id", answer.id),
+        ("Model", answer.model),
+        ("Status", answer.status),
+        *_created(answer.response.raw),
+    ]
     return [(name, value and room.cut(value)) for name, value in named]
 
 
@@ -311,7 +371,11 @@ def _thoughts(summaries: Iterable[str], room: _Room) -> Iterator[str]:
     """The paragraphs of the reasoning."""
     from aiml_magic.show import pages
 
-    return (pages.html(room.cut(paragraph)) for summary in summaries for paragraph in summary.split("\n\n"))
+    return (
+        pages.html(room.cut(paragraph))
+        for summary in summaries
+        for paragraph in summary.split("\n\n")
+    )
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -333,12 +397,22 @@ def _sources(answer: Answer) -> Iterator[str]:
         title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
         file = safe.escape(f" (file {citation.file_id})") if citation.file_id else ""
         is_link = is_web_link(citation.url) and safe.is_address(citation.url)
-        yield f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>' if is_link else f"<li>{title}{file}</li>"
+        yield (
+            f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>'
+            if is_link
+            else f"<li>{title}{file}</li>"
+        )
 
 
 def _remarks(answer: Answer) -> list[str]:
     remarks = [_CAVEATS[code] for code in answer.notices if code in _CAVEATS]
-    return [*remarks, *(f"An item of a kind unknown to this version: {kind}" for kind in answer.response.unknown_types)]
+    return [
+        *remarks,
+        *(
+            f"An item of a kind unknown to this version: {kind}"
+            for kind in answer.response.unknown_types
+        ),
+    ]
 
 
 def _images(answer: Answer) -> str:
@@ -366,11 +440,25 @@ def _calls(answer: Answer, room: _Room) -> Iterator[str]:
             case "function_call" | "mcp_approval_request":
                 told.append((f"{item.get('name')}({item.get('arguments')})", "Not called yet."))
             case "mcp_call":
-                told.append((f"{item.get('name')}({item.get('arguments')})", item.get("error") or item.get("output") or ""))
+                told.append(
+                    (
+                        f"{item.get('name')}({item.get('arguments')})",
+                        item.get("error") or item.get("output") or "",
+                    )
+                )
             case "mcp_list_tools":
                 listed = item.get("tools")
-                names = [tool.get("name") for tool in listed if isinstance(tool, Mapping)] if isinstance(listed, list) else []
-                told.append((f"tools of {item.get('server_label')}", item.get("error") or ", ".join(map(str, names))))
+                names = (
+                    [tool.get("name") for tool in listed if isinstance(tool, Mapping)]
+                    if isinstance(listed, list)
+                    else []
+                )
+                told.append(
+                    (
+                        f"tools of {item.get('server_label')}",
+                        item.get("error") or ", ".join(map(str, names)),
+                    )
+                )
             case "web_search_call":
                 told.append(("web search", _scalar(item.get("action") or item.get("status"))))
             case "code_interpreter_call":
@@ -407,7 +495,12 @@ def _without_secrets(value: Any) -> Any:
 
 def _key(answer: Answer) -> str:
     """An HTML id for the details of this answer, the same in every run."""
-    return "o3pro-" + hashlib.sha256(str(answer.id or answer.journal_id).encode("utf-8", "replace")).hexdigest()[:12]
+    return (
+        "o3pro-"
+        + hashlib.sha256(
+            str(answer.id or answer.journal_id).encode("utf-8", "replace")
+        ).hexdigest()[:12]
+    )
 
 
 def _created(raw: Raw) -> list[tuple[str, str]]:

@@ -28,24 +28,42 @@ h2,h3,h4,h5,h6{break-after:avoid}tr{break-inside:avoid}}
 
 
 def write(path: Path, turns: Sequence[Answer]) -> None:
-    """Writes the turns of a conversation, oldest first. Raises BadInput for another ending, or a file that cannot be written."""
+    """Writes the turns of a conversation, oldest first.
+
+    Raises BadInput for another ending, or a file that cannot be written.
+    """
     forms = {".md": _markdown, ".html": _html, ".jsonl": _json_lines}
     form, name = forms.get(path.suffix.lower()), plain(path.name)
     if form is None:
-        raise BadInput(f"{name} ends with none of {', '.join(forms)}.", "Its ending says what to write; try talk.md.")
+        raise BadInput(
+            f"{name} ends with none of {', '.join(forms)}.",
+            "Its ending says what to write; try talk.md.",
+        )
     text = form(turns)
     try:
         write_private(path.expanduser(), text)
-    except (OSError, ValueError, RuntimeError) as error:  # no disk takes such a name, or there is no such user
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # no disk takes such a name, or there is no such user
         raise BadInput(f"{name} cannot be written: {error}.", "Name another file.") from error
 
 
 def _about(turn: Answer) -> str:
     """Model, date, id, tokens and cost of a turn, on one line."""
     usage = turn.usage
-    tokens = "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    tokens = (
+        "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
+    )
     cost = "cost not reported" if turn.cost_usd is None else f"${turn.cost_usd:,.4f}"
-    named = [turn.model or "unknown model", f"{turn.asked_at:%Y-%m-%d %H:%M} UTC", turn.id or "no id", tokens, cost]
+    named = [
+        turn.model or "unknown model",
+        f"{turn.asked_at:%Y-%m-%d %H:%M} UTC",
+        turn.id or "no id",
+        tokens,
+        cost,
+    ]
     return plain(" · ".join(named))
 
 
@@ -72,7 +90,13 @@ def _html(turns: Sequence[Answer]) -> str:
         parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
         parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>')
         inside = "".join(_entry(heading, _first_words(words)) for heading, words in page.headings)
-        contents.append(_entry(f"turn{number}", _first_words(_question(turn)), f"<ul>{inside}</ul>" if inside else ""))
+        contents.append(
+            _entry(
+                f"turn{number}",
+                _first_words(_question(turn)),
+                f"<ul>{inside}</ul>" if inside else "",
+            )
+        )
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
     size = '<meta name="viewport" content="width=device-width">'
     head = f'<meta charset="utf-8">{policy}{size}<title>Conversation</title><style>{_STYLE}{page.style}</style>'

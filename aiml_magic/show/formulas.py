@@ -1,6 +1,7 @@
 """Formulas of a model: where one begins and ends in Markdown, and which are shown typeset.
 
-A formula passes if every command in it only sets type: MathJax also fetches and covers the page. It is written on one line.
+A formula passes if every command in it only sets type: MathJax also fetches and covers the page. It
+is written on one line.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ _MAX_FORMULA = 4000  # characters
 def read_formulas(parser: MarkdownIt) -> None:
     """Has the parser know formulas: tokens of the types `formula` and `formula_block`, whose markup is what opens them."""
     parser.inline.ruler.before("escape", "formula", _inline_formula)
-    parser.block.ruler.before("fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]})
+    parser.block.ruler.before(
+        "fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]}
+    )
 
 
 def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
@@ -126,7 +129,11 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
     )
     environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", spelt)
     begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", spelt))
-    if not is_known or begins != len(environments) or {name.rstrip("*") for name in environments} - _ENVIRONMENTS:
+    if (
+        not is_known
+        or begins != len(environments)
+        or {name.rstrip("*") for name in environments} - _ENVIRONMENTS
+    ):
         return None
     if re.search(r"\\\\\s*\[|[`$@<>]|://|&#|\\$", spelt) or not _is_balanced(spelt):
         return None
@@ -144,7 +151,11 @@ def _spelt(line: str, spellings: dict[str, str]) -> str | None:
     """A formula with these signs as commands, which end words and begin them anew; `None` if they cannot be ended."""
 
     def spell(text: str, before: str = "", after: str = " ") -> str:
-        return re.sub(r"\\.|[<>|]", lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0], text)
+        return re.sub(
+            r"\\.|[<>|]",
+            lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0],
+            text,
+        )
 
     def spell_in_words(words: re.Match[str]) -> str:
         spelt = spell(words[2], before="}{", after="}" + words[1])

@@ -1,8 +1,8 @@
 """Safe Markdown as HTML: the reasoning in the details, and an exported page.
 
-One way leads from a model's text to every page: `safe.markdown`, then Python-Markdown, then nh3. Python-Markdown lets HTML
-through and is slow on hostile marks, but in safe Markdown there are none: every mark is ours, and every stray one is an entity.
-Importing this module imports both libraries.
+One way leads from a model's text to every page: `safe.markdown`, then Python-Markdown, then nh3.
+Python-Markdown lets HTML through and is slow on hostile marks, but in safe Markdown there are none:
+every mark is ours, and every stray one is an entity. Importing this module imports both libraries.
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ from markdown.util import AtomicString
 from aiml_magic.show import safe
 from aiml_magic.text import plain
 
-_TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split())
+_TAGS = set(
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split()
+)
 _PAGE_TAGS = _TAGS | {"div", "span", "sup"}
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _ALLOWED = {"a": {"href"}, "ol": {"start"}, "th": {"style"}, "td": {"style"}, "code": {"class"}}
-_PAGE_ALLOWED = _ALLOWED | {"a": {"href", "class"}, "div": {"class"}, "span": {"class"}, "sup": {"id"}, "li": {"id"}}
-# What an attribute may hold; nh3 would keep paths, which are addresses of the server that shows them.
+_PAGE_ALLOWED = _ALLOWED | {
+    "a": {"href", "class"},
+    "div": {"class"},
+    "span": {"class"},
+    "sup": {"id"},
+    "li": {"id"},
+}
+# What an attribute may hold; nh3 would keep paths, which are addresses of the server that shows
+# them.
 _ATTRIBUTES = {
     "start": re.compile(r"\d+"),
     "style": re.compile(r"text-align: ?(left|center|right);?"),
@@ -38,7 +47,8 @@ _ATTRIBUTES = {
     "id": re.compile(r"(turn|fn|fnref)[\w.:-]*"),
     "rel": re.compile(r"noopener noreferrer"),
 }
-# Patterns that find nothing in safe Markdown, and entities, which may stay as they are: one by one they take quadratic time.
+# Patterns that find nothing in safe Markdown, and entities, which may stay as they are: one by one
+# they take quadratic time.
 _NEEDLESS = (
     "entity",
     "escape",
@@ -50,7 +60,9 @@ _NEEDLESS = (
     "autolink",
     "automail",
 )
-_FOOTNOTE = r"&#91;\^([\w-]{1,40})&#93;"  # a bracket that is written so is text, or begins a footnote
+_FOOTNOTE = (
+    r"&#91;\^([\w-]{1,40})&#93;"  # a bracket that is written so is text, or begins a footnote
+)
 
 
 def html(text: str) -> str:
@@ -74,8 +86,12 @@ class Page:
         self._turn += 1
         self._parser.reset()
         page = self._parser.convert(safe.markdown(text, is_for_page=True))
-        cleaned = _cleaned(page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS})
-        return re.sub("<(pre|table)>", r'<\1 tabindex="0">', cleaned)  # by keyboard too they scroll where they are wide
+        cleaned = _cleaned(
+            page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS}
+        )
+        return re.sub(
+            "<(pre|table)>", r'<\1 tabindex="0">', cleaned
+        )  # by keyboard too they scroll where they are wide
 
     @property
     def style(self) -> str:
@@ -164,7 +180,10 @@ class _FootnoteText(FootnoteBlockProcessor):
 
 
 def _parser(*extensions: Extension) -> Markdown:
-    return Markdown(extensions=["tables", "fenced_code", "sane_lists", _Dialect(), *extensions], output_format="html")
+    return Markdown(
+        extensions=["tables", "fenced_code", "sane_lists", _Dialect(), *extensions],
+        output_format="html",
+    )
 
 
 def _cleaned(page: str, tags: set[str], attributes: Mapping[str, set[str]]) -> str:

@@ -1,15 +1,17 @@
 """Model text to Markdown and HTML in which nothing is active.
 
-A notebook that was just run is trusted: JupyterLab executes what its `text/markdown` and `text/html` hold. So the answer's
-Markdown is parsed, and written anew from what was understood. One rule decides what survives: every mark in the result is ours,
-and every character of the model's is one of four things.
+A notebook that was just run is trusted: JupyterLab executes what its `text/markdown` and
+`text/html` hold. So the answer's Markdown is parsed, and written anew from what was understood. One
+rule decides what survives: every mark in the result is ours, and every character of the model's is
+one of four things.
 
 * Text, in which each character that Markdown, HTML or MathJax could take for a mark is an entity.
 * Code, in a fence where no front end can misread it, else in entities.
 * An address that begins with https, http, mailto or #, in characters that cannot end it.
 * Mathematics made of known commands that only set type; any other formula is shown as code.
 
-Raw HTML is text, a picture is a link (showing it would fetch it), and a language name that makes a front end draw is dropped.
+Raw HTML is text, a picture is a link (showing it would fetch it), and a language name that makes a
+front end draw is dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode
 
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
-_MARKS = re.compile(r"[<>&*`\[\]{~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)")
+_MARKS = re.compile(
+    r"[<>&*`\[\]{~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
+)
 _SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
 _LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
 # What words are made of outside ASCII, without the punctuation among it.
@@ -40,12 +44,13 @@ _FOREIGN = (
     "\u00c0-\u060b\u060d-\u061a\u0620-\u06d3\u06d5-\u0963\u0966-\u1fff\u200c\u200d\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff"
     "\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
 )
-# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its host ends in ASCII, as Chinese
-# and Japanese go on behind it without a space.
+# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its
+# host ends in ASCII, as Chinese and Japanese go on behind it without a space.
 _BARE_HOST = rf"(?:[\w.~:@!&*+,;=%{_FOREIGN}-]*[.:@])?[\w-]+(?![\w-]|[.:@][\w{_FOREIGN}])"
 _BARE_SIGN = rf"[\w.~:/?#@!&*+,;=%{_FOREIGN}-]"
 _BARE_LINK = re.compile(
-    rf"https?://{_BARE_HOST}(?:[/?#](?:{_BARE_SIGN}|\({_BARE_SIGN}*\))*(?:[\w/#=&%{_FOREIGN}-]|(?<=\)))|/)?", re.ASCII
+    rf"https?://{_BARE_HOST}(?:[/?#](?:{_BARE_SIGN}|\({_BARE_SIGN}*\))*(?:[\w/#=&%{_FOREIGN}-]|(?<=\)))|/)?",
+    re.ASCII,
 )
 _ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
 _LANGUAGES = frozenset(
@@ -55,11 +60,16 @@ _LANGUAGES = frozenset(
     "rust sas scala scheme sh shell sql stan swift tcl tex text toml ts tsx typescript vb verilog vhdl vim xml "
     "yaml yml zig".split()
 )
-# Characters: what colours the code of a page takes quadratic time, in some languages, for longer lines, and for more.
-# (For Terraform it takes longer still, which is why that is not among the languages.)
+# Characters: what colours the code of a page takes quadratic time, in some languages, for longer
+# lines, and for more. (For Terraform it takes longer still, which is why that is not among the
+# languages.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000
-_HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")  # code in which nothing would be active if it were Markdown
-_ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")  # text in right-to-left scripts needs them, code is misread with them
+_HARMLESS = re.compile(
+    r"[\w \n.,;=+*()'\"#%^?/-]*"
+)  # code in which nothing would be active if it were Markdown
+_ISOLATES = dict.fromkeys(
+    range(0x2066, 0x206A), "\ufffd"
+)  # text in right-to-left scripts needs them, code is misread with them
 _CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
 _LISTS = ("bullet_list", "ordered_list")
 _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
@@ -68,7 +78,8 @@ _MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
 def markdown(text: str, *, is_for_page: bool = False) -> str:
     """The Markdown `text` of a model as Markdown in which nothing is active.
 
-    For a page, where Python-Markdown reads it, lists are four columns wide, and code inside them and in quotes is HTML.
+    For a page, where Python-Markdown reads it, lists are four columns wide, and code inside them
+    and in quotes is HTML.
     """
     from markdown_it.tree import SyntaxTreeNode
 
@@ -77,7 +88,9 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
         token.meta["is_for_page"] = True
     root = SyntaxTreeNode(parsed)
     has_formula = any(node.type.startswith("formula") for node in root.walk())
-    return "\n\n".join(_blocks(root.children, lambda node: _fence(node, has_formula=has_formula) or _block(node)))
+    return "\n\n".join(
+        _blocks(root.children, lambda node: _fence(node, has_formula=has_formula) or _block(node))
+    )
 
 
 def tokens(text: str) -> list[Token]:
@@ -86,9 +99,15 @@ def tokens(text: str) -> list[Token]:
     for token in _each(parsed):
         match token.type:
             case "formula":
-                token.type, token.content = "text", token.markup + token.content + CLOSERS[token.markup]
+                token.type, token.content = (
+                    "text",
+                    token.markup + token.content + CLOSERS[token.markup],
+                )
             case "formula_block":
-                token.type, token.content = "fence", token.markup + token.content + CLOSERS[token.markup]
+                token.type, token.content = (
+                    "fence",
+                    token.markup + token.content + CLOSERS[token.markup],
+                )
                 token.info = "latex"
             case "image":
                 token.type, token.tag, token.children = "text", "", None
@@ -113,7 +132,9 @@ def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
     # It leaves out what is nested more deeply than it may; a list takes two levels.
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(["table", "strikethrough"])
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(
+        ["table", "strikethrough"]
+    )
     parser.block.ruler.before("table", "depth", _line_too_deep)
     parser.block.ruler.at("reference", _reference, {"alt": []})
     parser.core.ruler.before("text_join", "signs", _plain_signs)
@@ -128,7 +149,8 @@ def _each(tokens: Iterable[Token]) -> Iterator[Token]:
 def _plain_signs(state: StateCore) -> None:
     """What an entity stands for is as plain as what is written, and ends no line; code looks like what it is.
 
-    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which there can be no other.
+    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which
+    there can be no other.
     """
     is_linked = False
     for token in _each(state.tokens):
@@ -139,7 +161,12 @@ def _plain_signs(state: StateCore) -> None:
         elif token.type in ("link_open", "link_close"):
             is_linked = is_address(str(token.attrs.get("href", "")))
         elif token.type == "image" and is_linked:
-            token.type, token.tag, token.content, token.children = "text", "", f"picture: {token.content or 'untitled'}", None
+            token.type, token.tag, token.content, token.children = (
+                "text",
+                "",
+                f"picture: {token.content or 'untitled'}",
+                None,
+            )
         elif token.tag in ("em", "strong", "s") and token.level > _MAX_DEPTH:
             token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
 
@@ -148,7 +175,9 @@ def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool: 
     """As CommonMark's, but a footnote (`[^1]: …`) is text, which would else name the address of a link and be gone."""
     from markdown_it.rules_block import reference
 
-    return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(state, first, last, silent)
+    return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(
+        state, first, last, silent
+    )
 
 
 def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
@@ -167,7 +196,9 @@ def _block(node: SyntaxTreeNode) -> str:
     match node.type:
         case "heading":
             text = _inline(node.children[0]).replace("\n", " ")
-            return "#" * int(node.tag[1]) + " " + re.sub("#$", _entity("#"), text)  # which would else be the heading's end
+            return (
+                "#" * int(node.tag[1]) + " " + re.sub("#$", _entity("#"), text)
+            )  # which would else be the heading's end
         case "paragraph":
             return _inline(node.children[0])
         case "blockquote":
@@ -177,7 +208,8 @@ def _block(node: SyntaxTreeNode) -> str:
         case "ordered_list":
             first = int(node.attrs.get("start", 1))
             return _list(
-                node, (f"{min(first + count, 999_999_999)}. " for count in range(len(node.children)))
+                node,
+                (f"{min(first + count, 999_999_999)}. " for count in range(len(node.children))),
             )  # nine digits at most
         case "fence" | "code_block":
             return _code_block(node)
@@ -191,17 +223,33 @@ def _block(node: SyntaxTreeNode) -> str:
             return _entities(node.content)
 
 
-def _blocks(nodes: Sequence[SyntaxTreeNode], write: Callable[[SyntaxTreeNode], str] = _block) -> Iterator[str]:
+def _blocks(
+    nodes: Sequence[SyntaxTreeNode], write: Callable[[SyntaxTreeNode], str] = _block
+) -> Iterator[str]:
     """Each block, with what keeps it apart from the next one: a comment between neighbouring lists."""
-    for node, following in zip_longest(nodes, nodes[1:]):  # a node looks for its neighbours among all
-        is_apart = node.type in _LISTS and following is not None and following.type in (*_LISTS, "code_block")
+    for node, following in zip_longest(
+        nodes, nodes[1:]
+    ):  # a node looks for its neighbours among all
+        is_apart = (
+            node.type in _LISTS
+            and following is not None
+            and following.type in (*_LISTS, "code_block")
+        )
         yield write(node) + "\n\n<!-- -->" * is_apart
 
 
 def _list(node: SyntaxTreeNode, markers: Iterator[str]) -> str:
     wide = (marker.ljust(4 if "is_for_page" in node.meta else 0) for marker in markers)
-    items = [_indented(marker, " " * len(marker), _item(item)) for marker, item in zip(wide, node.children, strict=True)]
-    is_tight = all(child.hidden for item in node.children for child in item.children if child.type == "paragraph")
+    items = [
+        _indented(marker, " " * len(marker), _item(item))
+        for marker, item in zip(wide, node.children, strict=True)
+    ]
+    is_tight = all(
+        child.hidden
+        for item in node.children
+        for child in item.children
+        if child.type == "paragraph"
+    )
     return ("\n" if is_tight else "\n\n").join(items)
 
 
@@ -217,7 +265,9 @@ def _item(node: SyntaxTreeNode) -> str:
 
 def _indented(first: str, rest: str, text: str) -> str:
     lines = text.split("\n")
-    return "\n".join((first if number == 0 else rest) + line for number, line in enumerate(lines)).rstrip(" ")
+    return "\n".join(
+        (first if number == 0 else rest) + line for number, line in enumerate(lines)
+    ).rstrip(" ")
 
 
 def _fence(node: SyntaxTreeNode, *, has_formula: bool) -> str | None:
@@ -231,7 +281,9 @@ def _fenced(node: SyntaxTreeNode) -> str:
     content = node.content.removesuffix("\n")
     language = node.info.split()[0].lower() if node.info.split() else ""
     is_long = len(content) > _LONG_CODE or max(map(len, content.split("\n"))) > _LONG_LINE
-    language = language if language in _LANGUAGES and not ("is_for_page" in node.meta and is_long) else ""
+    language = (
+        language if language in _LANGUAGES and not ("is_for_page" in node.meta and is_long) else ""
+    )
     ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
     return f"{ticks}{language}\n{content}\n{ticks}"
 
@@ -247,14 +299,21 @@ def _code_block(node: SyntaxTreeNode) -> str:
 
 def _table(node: SyntaxTreeNode) -> str:
     rows = [row for part in node.children for row in part.children]
-    lines = ["| " + " | ".join(_inline(cell.children[0]).replace("\n", " ") for cell in row.children) + " |" for row in rows]
+    lines = [
+        "| "
+        + " | ".join(_inline(cell.children[0]).replace("\n", " ") for cell in row.children)
+        + " |"
+        for row in rows
+    ]
     lines.insert(1, "|" + "|".join(_alignment(cell) for cell in rows[0].children) + "|")
     return "\n".join(lines)
 
 
 def _alignment(cell: SyntaxTreeNode) -> str:
     style = str(cell.attrs.get("style", ""))
-    return {"text-align:left": ":--", "text-align:center": ":-:", "text-align:right": "--:"}.get(style, "---")
+    return {"text-align:left": ":--", "text-align:center": ":-:", "text-align:right": "--:"}.get(
+        style, "---"
+    )
 
 
 def _inline(node: SyntaxTreeNode) -> str:
@@ -286,7 +345,12 @@ def _joined(spans: Iterable[str]) -> str:
 def _is_lost_beside(sign: str, emphasis: str) -> bool:
     """Marks of emphasis between a letter and punctuation, such as a bracket of a link, are none: the letter must be an entity."""
     inside = emphasis.lstrip("*~")
-    return inside != emphasis and inside[:1] in punctuation and sign not in punctuation and not sign.isspace()
+    return (
+        inside != emphasis
+        and inside[:1] in punctuation
+        and sign not in punctuation
+        and not sign.isspace()
+    )
 
 
 def _span(node: SyntaxTreeNode) -> str:
@@ -296,7 +360,9 @@ def _span(node: SyntaxTreeNode) -> str:
         case "softbreak":
             return "\n"
         case "hardbreak":
-            return "<br>"  # with the line going on: a tag alone on its line begins a block of raw HTML
+            return (
+                "<br>"  # with the line going on: a tag alone on its line begins a block of raw HTML
+            )
         case "code_inline":
             return _code(node.content)
         case "em" | "strong" | "s":
@@ -305,16 +371,25 @@ def _span(node: SyntaxTreeNode) -> str:
         case "link":
             return _link(_spans(node), str(node.attrs.get("href", "")))
         case "image":
-            return _link(_literal(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", "")))
+            return _link(
+                _literal(f"picture: {node.content or 'untitled'}"), str(node.attrs.get("src", ""))
+            )
         case "formula":
-            return _math(node.content, node.markup, in_table=any(outer.type in ("th", "td") for outer in _around(node)))
+            return _math(
+                node.content,
+                node.markup,
+                in_table=any(outer.type in ("th", "td") for outer in _around(node)),
+            )
         case _:
             return _entities(node.content)
 
 
 def _is_linked(node: SyntaxTreeNode) -> bool:
     """It is within a link, in which there can be no other."""
-    return any(outer.type == "link" and is_address(str(outer.attrs.get("href", ""))) for outer in _around(node))
+    return any(
+        outer.type == "link" and is_address(str(outer.attrs.get("href", "")))
+        for outer in _around(node)
+    )
 
 
 def _around(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
@@ -328,7 +403,10 @@ def _text(text: str) -> str:
     """Text in which nothing is a mark, and bare addresses are links."""
     pieces, end = [], 0
     for found in _BARE_LINK.finditer(text):
-        pieces += [_literal(text[end : found.start()]), _link(_literal(found.group()), _parser().normalizeLink(found.group()))]
+        pieces += [
+            _literal(text[end : found.start()]),
+            _link(_literal(found.group()), _parser().normalizeLink(found.group())),
+        ]
         end = found.end()
     return _joined([*pieces, _literal(text[end:])])
 
@@ -339,7 +417,9 @@ def _literal(text: str) -> str:
 
 def _entity(sign: str) -> str:
     names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return _IGNORED.format(f"&#{ord(sign)};") if sign in "$\\" else names.get(sign, f"&#{ord(sign)};")
+    return (
+        _IGNORED.format(f"&#{ord(sign)};") if sign in "$\\" else names.get(sign, f"&#{ord(sign)};")
+    )
 
 
 def _entity_of_mark(mark: str) -> str:
@@ -352,7 +432,10 @@ def _entities(text: str) -> str:
 
 
 def _code(content: str) -> str:
-    if re.fullmatch(r"[^`$<>&|\\\n\[\]@]*[^`$<>&|\\\n\[\]@ ][^`$<>&|\\\n\[\]@]*", content) and content == content.strip():
+    if (
+        re.fullmatch(r"[^`$<>&|\\\n\[\]@]*[^`$<>&|\\\n\[\]@ ][^`$<>&|\\\n\[\]@]*", content)
+        and content == content.strip()
+    ):
         return f"`{content}`"
     return f"<code>{_entities(content)}</code>"
 
@@ -360,7 +443,8 @@ def _code(content: str) -> str:
 def _link(text: str, url: str) -> str:
     if not is_address(url):
         return text
-    # Without angles, so that no tag of ours holds anything of the model's, whatever a front end takes this for.
+    # Without angles, so that no tag of ours holds anything of the model's, whatever a front end
+    # takes this for.
     return f"[{text}]({encoded(url).replace('&', '&amp;')})"
 
 
@@ -377,7 +461,9 @@ def encoded(url: str) -> str:
 def _math(content: str, opener: str, *, in_table: bool = False) -> str:
     line = typeset(content, in_table=in_table)
     dollars = "$$" if opener in ("$$", "\\[") else "$"
-    return _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
+    return (
+        _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
+    )
 
 
 def escape(value: Any) -> str:

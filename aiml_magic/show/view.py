@@ -1,9 +1,10 @@
 """What the reader sees of an answer and of a job, in every front end.
 
-In a notebook a cell gives four outputs: a place for the panel that lives while the answer is awaited, else empty; the
-answer, Markdown that is displayed once and never updated; the details, a widget; and a static copy of the details, which a live
-widget hides, and which a reopened notebook, an exported page and a front end without widgets show. In a terminal an answer is
-text, and the details are a line.
+In a notebook a cell gives four outputs: a place for the panel that lives while the answer is
+awaited, else empty; the answer, Markdown that is displayed once and never updated; the details, a
+widget; and a static copy of the details, which a live widget hides, and which a reopened notebook,
+an exported page and a front end without widgets show. In a terminal an answer is text, and the
+details are a line.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ class View(Protocol):
 
 def view_for(shell: InteractiveShell, saved: Saved) -> View:
     """The view for a kernel, or for a terminal; `saved` reads an answer from the journal."""
-    return NotebookView(shell, saved) if getattr(shell, "kernel", None) is not None else TerminalView(shell)
+    return (
+        NotebookView(shell, saved)
+        if getattr(shell, "kernel", None) is not None
+        else TerminalView(shell)
+    )
 
 
 class _View:
@@ -77,7 +82,10 @@ class _View:
         self._watcher = _Watcher()
 
     def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
-        """Shows how a job goes, then its answer; an interrupt stops the job. Raises what went wrong, after what came of it."""
+        """Shows how a job goes, then its answer; an interrupt stops the job.
+
+        Raises what went wrong, after what came of it.
+        """
         panel = self._panel()
         try:
             try:
@@ -173,7 +181,9 @@ class NotebookView(_View):
 
     def show_chart(self, html: str, text: str = "") -> None:
         """Shows a chart, or its text where there are none; what is empty is not shown."""
-        if bundle := {kind: shown for kind, shown in (("text/html", html), ("text/plain", text)) if shown}:
+        if bundle := {
+            kind: shown for kind, shown in (("text/html", html), ("text/plain", text)) if shown
+        }:
             display({"text/plain": "", **bundle}, raw=True)
 
     def counter(self, total: int | None) -> Counter:
@@ -230,7 +240,8 @@ class NotebookPanel:
 
     def close(self) -> None:
         if self._widget is not None:
-            # A closed widget that is still named in the notebook would be an error line when it is opened again.
+            # A closed widget that is still named in the notebook would be an error line when it is
+            # opened again.
             self._put({"text/plain": ""})
             self._widget.value = ""  # nbclient saves closed widgets too
             self._widget.close()
@@ -256,7 +267,9 @@ class NotebookOutputs:
     def end(self, came: Answer | errors.AimlMagicError) -> None:
         answer = came.answer if isinstance(came, errors.AimlMagicError) else came
         if answer is not None:
-            for output, bundle in zip(self._rest, _bundles(answer, self._saved, is_new=True), strict=True):
+            for output, bundle in zip(
+                self._rest, _bundles(answer, self._saved, is_new=True), strict=True
+            ):
                 output.put(bundle)
         self._panel.close()
         if isinstance(came, errors.AimlMagicError):
@@ -267,7 +280,9 @@ class _Output:
     """An output of a cell that can be changed later, by another thread and while another cell runs."""
 
     def __init__(self, shell: InteractiveShell) -> None:
-        self._publish = shell.display_pub.publish  # the cell's own: a later cell may capture what is displayed
+        self._publish = (
+            shell.display_pub.publish
+        )  # the cell's own: a later cell may capture what is displayed
         self._transient = {"display_id": uuid.uuid4().hex}
         self._publish({"text/plain": ""}, transient=self._transient)
 
@@ -276,7 +291,10 @@ class _Output:
 
 
 class _Watcher:
-    """Looks after background jobs: in a thread, since cells may compute meanwhile. It touches only what is displayed already."""
+    """Looks after background jobs: in a thread, since cells may compute meanwhile.
+
+    It touches only what is displayed already.
+    """
 
     def __init__(self) -> None:
         self._watched: list[tuple[Job, _Outputs]] = []
@@ -338,7 +356,9 @@ class TerminalView(_View):
         return TerminalPanel()
 
     def _begin(self, job: Job) -> _Outputs:
-        say(f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}.")
+        say(
+            f"Job {job.id} goes on in the background: %aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}."
+        )
         return NoOutputs()
 
     def _end(self, panel: _Panel, answer: Answer | None) -> None:
@@ -371,7 +391,9 @@ class TerminalPanel:
 
     def _write(self, line: str) -> None:
         if sys.stderr.isatty():
-            rest = " " * (self._written - len(line))  # no escape sequence, which a dumb terminal would show
+            rest = " " * (
+                self._written - len(line)
+            )  # no escape sequence, which a dumb terminal would show
             sys.stderr.write(f"\r{line}{rest}\r{line}")
             sys.stderr.flush()
             self._written = len(line)
@@ -397,7 +419,9 @@ def _bundles(answer: Answer, saved: Saved, *, is_new: bool = False) -> tuple[dic
     live, static = details.details(answer)
     widget = _details_widget(live, answer, saved)
     if is_new:
-        for earlier in _newest:  # else all would be told of, one by one, when the page is loaded again
+        for (
+            earlier
+        ) in _newest:  # else all would be told of, one by one, when the page is loaded again
             earlier.remove_class("aiml-new")
         _newest[:] = [widget.add_class("aiml-new")]
     return (
@@ -447,7 +471,11 @@ def _status_line(progress: Progress) -> str:
         return f"{progress.why} Sending it again in {left} s"
     state = _STATES.get(progress.state, printable(progress.state).replace("_", " ").capitalize())
     if progress.state == "waiting":
-        state = "In line behind other questions" if progress.parent is None else f"Waiting for answer {progress.parent}"
+        state = (
+            "In line behind other questions"
+            if progress.parent is None
+            else f"Waiting for answer {progress.parent}"
+        )
     elif progress.state == "writing":
         state = f"Writing: {progress.characters:,} characters"
     return f"{state}, {int(progress.seconds)} s"
@@ -466,7 +494,9 @@ def _print_rich(text: str) -> bool:
     shown.parsed = safe.tokens(text)
     console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
     with console.capture() as captured:
-        console.print(shown, width=shutil.get_terminal_size().columns)  # it would take 80 for granted where a terminal is dumb
+        console.print(
+            shown, width=shutil.get_terminal_size().columns
+        )  # it would take 80 for granted where a terminal is dumb
     print(encodable(captured.get()), end="")  # with colours, which are ours
     return True
 
@@ -479,7 +509,11 @@ def _wrapped(text: str) -> str:
     for line in text.split("\n"):
         is_code ^= line.lstrip().startswith(("```", "~~~"))
         is_prose = len(line) > width and not is_code and not line.startswith(("|", "    "))
-        lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if is_prose else [line]
+        lines += (
+            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+            if is_prose
+            else [line]
+        )
     return "\n".join(lines)
 
 
@@ -499,10 +533,17 @@ def _details_widget(live: str, answer: Answer, saved: Saved) -> Any:
         return shown
     layout, _, style = _layout_and_styles()
     button = ipywidgets.ToggleButton(
-        description="▸ Raw JSON, and what was cut", layout=layout, style=style, _dom_classes=["aiml-more"]
+        description="▸ Raw JSON, and what was cut",
+        layout=layout,
+        style=style,
+        _dom_classes=["aiml-more"],
     )
     box = ipywidgets.VBox([shown, button], layout=layout, _dom_classes=["aiml-box"])
-    row_id, response_id, calls = answer.journal_id, answer.id, answer.calls  # not the answer, which may be large
+    row_id, response_id, calls = (
+        answer.journal_id,
+        answer.id,
+        answer.calls,
+    )  # not the answer, which may be large
 
     def toggle(change: Mapping[str, Any]) -> None:
         button.description = f"{'▾' if change['new'] else '▸'} {button.description[2:]}"
@@ -535,7 +576,9 @@ def _layout_and_styles() -> tuple[Any, Any, Any]:
     """One for all widgets: each would else bring two models of its own, and take three times as long."""
     import ipywidgets
 
-    if _shared and all(part.comm is not None for part in _shared):  # else somebody closed all widgets
+    if _shared and all(
+        part.comm is not None for part in _shared
+    ):  # else somebody closed all widgets
         return tuple(_shared)
     page = ipywidgets.HTML()
     button = ipywidgets.ToggleButton(layout=page.layout)
@@ -546,4 +589,7 @@ def _layout_and_styles() -> tuple[Any, Any, Any]:
 
 
 def _widget_bundle(widget: Any) -> dict[str, Any]:
-    return {_WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}, "text/plain": ""}
+    return {
+        _WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id},
+        "text/plain": "",
+    }

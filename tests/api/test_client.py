@@ -39,7 +39,9 @@ def test_request(asker):
     assert "application/json" == first.headers["content-type"]
     ids = {request.headers["x-client-request-id"] for request in (first, second)}
     assert 2 == len(ids)
-    assert all(set(one) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(one) <= 128 for one in ids)
+    assert all(
+        set(one) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(one) <= 128 for one in ids
+    )
     assert {
         "model": "openai/o3-pro", "input": "Hello", "instructions": "Be brief.", "max_output_tokens": 99, "stream": True,
         "reasoning": {"effort": "high", "summary": "auto"}, "store": True, "truncation": "auto",
@@ -111,7 +113,10 @@ def proxy(status: int = 403, reason: str | None = None):
 def test_proxy_of_the_environment(asker, monkeypatch):
     """https goes through the environment's proxy by CONNECT, which is shown no key; each question by what is set by then."""
     with proxy() as (one, seen), proxy() as (two, seen_by_two):
-        for variables, by in (({"HTTPS_PROXY": f"http://{one}"}, seen), ({"https_proxy": two}, seen_by_two)):
+        for variables, by in (
+            ({"HTTPS_PROXY": f"http://{one}"}, seen),
+            ({"https_proxy": two}, seen_by_two),
+        ):
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
             job = asker.start("https://api.example/v1")
@@ -148,7 +153,9 @@ def test_password_of_a_proxy(asker, home, monkeypatch, address, capfd):
             asker.session.get("https://api.example/v1", "/v2/billing", asker.path)
     told = f"{refused.value} {refused_balance.value} {capfd.readouterr()}"
     files = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
-    assert not any(secret in told or secret.encode() in files for secret in (plain, PASSWORD, packed))
+    assert not any(
+        secret in told or secret.encode() in files for secret in (plain, PASSWORD, packed)
+    )
 
 
 @contextlib.contextmanager
@@ -160,7 +167,9 @@ def secure(folder: Path):
     accepted: list[bytes] = []
     body = json.dumps(wire.response()).encode()
     answer = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+        + body
     )
 
     def accept(listener):
@@ -168,7 +177,11 @@ def secure(folder: Path):
             while True:
                 connection, _ = listener.accept()
                 accepted.append(b"")
-                with connection, contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as tls:
+                with (
+                    connection,
+                    contextlib.suppress(OSError),
+                    context.wrap_socket(connection, server_side=True) as tls,
+                ):
                     while b'"input"' not in accepted[-1]:
                         accepted[-1] += tls.recv(10_000) or b'"input"'
                     tls.sendall(answer)
@@ -237,7 +250,11 @@ def test_untrusted_certificate(asker, tmp_path):
             while True:
                 connection, _ = listener.accept()
                 accepted.append(1)
-                with connection, contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+                with (
+                    connection,
+                    contextlib.suppress(OSError),
+                    context.wrap_socket(connection, server_side=True) as secure,
+                ):
                     accepted.append(secure.recv(100))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -258,7 +275,9 @@ def test_keepalive(asker):
             time.sleep(0.01)
         port = server.url.rpartition(":")[2].partition("/")[0]
         try:
-            told = subprocess.run(["ss", "-tno", f"dport = :{port}"], capture_output=True, text=True, check=True).stdout
+            told = subprocess.run(
+                ["ss", "-tno", f"dport = :{port}"], capture_output=True, text=True, check=True
+            ).stdout
         except FileNotFoundError:
             pytest.skip("this machine has no ss")
         finally:
@@ -271,7 +290,11 @@ def test_compressed_answer(asker, coding):
     """None is asked for, but a compressed answer is read all the same: it was paid for."""
     pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
     body = pack(json.dumps(wire.response("Packed.")).encode())
-    reply = wire.Reply(200, {"Content-Type": "application/json", "Content-Encoding": coding}, [body[:20], body[20:]])
+    reply = wire.Reply(
+        200,
+        {"Content-Type": "application/json", "Content-Encoding": coding},
+        [body[:20], body[20:]],
+    )
     with wire.serve(lambda _: reply) as server:
         assert "Packed." == asker.ask(server.url).text
     assert "identity" == server.posts[0].headers["accept-encoding"]
@@ -289,14 +312,18 @@ def flood(start: bytes, chunk: bytes, kind: str) -> wire.Reply:
 
 
 STREAM = "text/event-stream"
-DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"%s"}\n\n' % (b"x" * 60_000)
+DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"%s"}\n\n' % (
+    b"x" * 60_000
+)
 
 
 @pytest.mark.parametrize(
     "reply",
     [
         pytest.param(bomb, id="gzip bomb"),
-        pytest.param(lambda: flood(b'{"output":[', b" " * 2**16, "application/json"), id="1 GiB of JSON"),
+        pytest.param(
+            lambda: flood(b'{"output":[', b" " * 2**16, "application/json"), id="1 GiB of JSON"
+        ),
         pytest.param(lambda: flood(b"data: ", b"x" * 2**16, STREAM), id="one endless event"),
         pytest.param(lambda: flood(b"", DELTA, STREAM), id="endless text"),
         pytest.param(lambda: flood(b"", b": keep-alive\n\n" * 5000, STREAM), id="endless comments"),
@@ -310,7 +337,9 @@ def test_memory_is_bounded(asker, reply):
         with pytest.raises(errors.RequestFailed) as failed:
             asker.ask(server.url)
         runner = asker.session.runner(asker.path)._child.process.pid
-        status = Path(f"/proc/{runner}/status")  # where there is none, the rest of the claim is tested
+        status = Path(
+            f"/proc/{runner}/status"
+        )  # where there is none, the rest of the claim is tested
         lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     assert peak < 300_000
@@ -322,7 +351,9 @@ def test_large_event(asker):
     """One event of several MiB is an answer."""
     text = "word " * 1_000_000
     event = json.dumps({"type": "response.completed", "response": wire.response(text)})
-    with wire.serve(lambda _: wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()])) as server:
+    with wire.serve(
+        lambda _: wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()])
+    ) as server:
         assert text == asker.ask(server.url).text
 
 
@@ -343,7 +374,9 @@ def test_error_body_holding_the_key(asker, home):
 
 def test_stream_refused(asker):
     """A 400 that names `stream` was not executed: the question is sent once more without it, and answered."""
-    refused = wire.json_reply({"error": {"message": "not supported", "param": "stream", "code": "unsupported_value"}}, 400)
+    refused = wire.json_reply(
+        {"error": {"message": "not supported", "param": "stream", "code": "unsupported_value"}}, 400
+    )
 
     def answer(request):
         return refused if request.body.get("stream") else wire.json_reply(wire.response())
@@ -355,7 +388,9 @@ def test_stream_refused(asker):
 
 def test_retries_until_it_is_good(asker):
     """A 503 and then a good answer is an answer; each attempt has an id of its own, by which a log tells them apart."""
-    replies = iter([wire.json_reply({"message": "Service unavailable"}, 503), wire.json_reply(wire.response())])
+    replies = iter(
+        [wire.json_reply({"message": "Service unavailable"}, 503), wire.json_reply(wire.response())]
+    )
     with wire.serve(lambda _: next(replies)) as server:
         assert "Fine." == asker.ask(server.url).text
     assert 2 == len(server.posts)
@@ -378,7 +413,9 @@ def test_silence(asker):
 def test_wrong_content_type(module_asker, kind, body):
     """An answer under a wrong Content-Type is read by what it is."""
     whole = json.dumps(wire.response())
-    text = whole if body == "json" else f'data: {{"type":"response.completed","response":{whole}}}\n\n'
+    text = (
+        whole if body == "json" else f'data: {{"type":"response.completed","response":{whole}}}\n\n'
+    )
     with wire.serve(lambda _: wire.Reply(200, {"Content-Type": kind}, [text.encode()])) as server:
         assert "Fine." == module_asker.ask(server.url, chat=None).text
 
@@ -388,7 +425,12 @@ def test_reset_after_the_end(asker):
     event = json.dumps({"type": "response.completed", "response": wire.response()})
     replies = [
         wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()], end="reset"),
-        wire.Reply(200, {"Content-Type": "application/json"}, [json.dumps(wire.response()).encode()], end="reset"),
+        wire.Reply(
+            200,
+            {"Content-Type": "application/json"},
+            [json.dumps(wire.response()).encode()],
+            end="reset",
+        ),
     ]
     for reply in replies:
         with wire.serve(lambda _, reply=reply: reply) as server:
@@ -418,13 +460,27 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
-@pytest.mark.parametrize(("host", "silence", "freed_after"), [("127.0.0.1", 30, 1), ("localhost", 30, 1), ("127.0.0.1", 0.1, 60)])
+@pytest.mark.parametrize(
+    ("host", "silence", "freed_after"),
+    [("127.0.0.1", 30, 1), ("localhost", 30, 1), ("127.0.0.1", 0.1, 60)],
+)
 def test_no_free_file_handle(host, silence, freed_after):
     """Where no file handle is free a request waits for one; if none comes free the error says what it is, and nothing was sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         url = server.url.replace("127.0.0.1", host)
-        command = [sys.executable, "-W", "ignore", "-c", NO_HANDLES, url, str(silence), str(freed_after)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            NO_HANDLES,
+            url,
+            str(silence),
+            str(freed_after),
+        ]
+        told = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
         if freed_after < silence:
             assert (["resp_1 None"], 1) == (told, len(server.posts))
         else:

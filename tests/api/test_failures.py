@@ -69,8 +69,20 @@ def test_table(status, body, seconds, kind, retry):
         ({"retry-after": "soon"}, None),
         ({"retry-after": "1e12"}, None),
         ({"retry-after": "nan"}, None),
-        ({"retry-after": "Sun, 22 Nov 2026 12:00:30 GMT", "date": "Sun, 22 Nov 2026 12:00:00 GMT"}, 30),
-        ({"retry-after": "Sun, 22 Nov 2026 11:00:00 GMT", "date": "Sun, 22 Nov 2026 12:00:00 GMT"}, 0),
+        (
+            {
+                "retry-after": "Sun, 22 Nov 2026 12:00:30 GMT",
+                "date": "Sun, 22 Nov 2026 12:00:00 GMT",
+            },
+            30,
+        ),
+        (
+            {
+                "retry-after": "Sun, 22 Nov 2026 11:00:00 GMT",
+                "date": "Sun, 22 Nov 2026 12:00:00 GMT",
+            },
+            0,
+        ),
         ({"retry-after": "Sun, 22 Nov 2026 12:00:30 GMT"}, None),
     ],
 )
@@ -85,9 +97,21 @@ def test_waits():
     assert 0.75 <= failures.seconds_before_retry(refused, 0) <= 1
     assert 1.5 <= failures.seconds_before_retry(refused, 1) <= 2
     assert failures.seconds_before_retry(refused, 2) is None
-    assert 7 == failures.seconds_before_retry(failures.http_error(429, {"retry-after": "7"}, b"{}", QUICK), 0)
-    assert failures.seconds_before_retry(failures.http_error(429, {"retry-after": "3600"}, b"{}", QUICK), 0) is None
-    assert failures.seconds_before_retry(failures.http_error(503, {"x-should-retry": "false"}, b"{}", QUICK), 0) is None
+    assert 7 == failures.seconds_before_retry(
+        failures.http_error(429, {"retry-after": "7"}, b"{}", QUICK), 0
+    )
+    assert (
+        failures.seconds_before_retry(
+            failures.http_error(429, {"retry-after": "3600"}, b"{}", QUICK), 0
+        )
+        is None
+    )
+    assert (
+        failures.seconds_before_retry(
+            failures.http_error(503, {"x-should-retry": "false"}, b"{}", QUICK), 0
+        )
+        is None
+    )
     assert failures.seconds_before_retry(failures.connection_lost("reset"), 0) is None
     assert failures.seconds_before_retry(None, 0) is None
 
@@ -96,7 +120,12 @@ bodies = st.binary(max_size=300) | st.recursive(
     st.none() | st.integers() | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["error", "message", "detail", "meta", "issues", "path", "code", "statusCode"]), inner)
+        | st.dictionaries(
+            st.sampled_from(
+                ["error", "message", "detail", "meta", "issues", "path", "code", "statusCode"]
+            ),
+            inner,
+        )
     ),
 ).map(lambda value: json.dumps(value).encode())
 
@@ -140,4 +169,6 @@ def test_errors_of_others(kept):
 
 def test_traceback():
     """A cell shows two lines and no frame."""
-    assert ["NoKey: No key.", "Run %aiml login."] == errors.NoKey("No key.", "Run %aiml login.")._render_traceback_()
+    assert ["NoKey: No key.", "Run %aiml login."] == errors.NoKey(
+        "No key.", "Run %aiml login."
+    )._render_traceback_()

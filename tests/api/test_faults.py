@@ -48,11 +48,18 @@ def event(kind: str, **fields) -> bytes:
 
 
 CREATED = event("response.created", response={"id": "resp_1", "status": "in_progress"})
-REASONING = event("response.output_item.added", output_index=0, item={"id": "rs_1", "type": "reasoning", "summary": []})
+REASONING = event(
+    "response.output_item.added",
+    output_index=0,
+    item={"id": "rs_1", "type": "reasoning", "summary": []},
+)
 DELTA = event("response.output_text.delta", output_index=1, content_index=0, delta=PART)
 TEXT_DONE = event("response.output_text.done", output_index=1, content_index=0, text="Fine.")
 COMPLETED = event("response.completed", response=wire.response())
-FAILED = event("response.failed", response={"id": "r", "status": "failed", "error": {"code": "invalid_prompt", "message": "No."}})
+FAILED = event(
+    "response.failed",
+    response={"id": "r", "status": "failed", "error": {"code": "invalid_prompt", "message": "No."}},
+)
 ERROR = event("error", code="server_error", message="Broken.")
 NO_STREAM = event("error", code="400", message="No 'stream' here.", param="stream")
 LIMIT = {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "Wait."}}
@@ -63,7 +70,12 @@ UTF8 = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"\x
 
 
 def body(
-    *chunks: bytes, status: int = 200, kind: str = JSON, end: str = "clean", pace: float = 0.0, **headers: str
+    *chunks: bytes,
+    status: int = 200,
+    kind: str = JSON,
+    end: str = "clean",
+    pace: float = 0.0,
+    **headers: str,
 ) -> wire.Reply:
     return wire.Reply(status, {"Content-Type": kind} | headers, list(chunks), end, pace=pace)
 
@@ -87,11 +99,17 @@ def raw(text: bytes, end: str) -> wire.Reply:
 
 
 def said(status: int, message: str = "Something", **headers: str) -> wire.Reply:
-    return body(json.dumps({"statusCode": status, "message": message}).encode(), status=status, **headers)
+    return body(
+        json.dumps({"statusCode": status, "message": message}).encode(), status=status, **headers
+    )
 
 
 def sized(text: bytes, length: int) -> wire.Reply:
-    return raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (length, text), "close")
+    return raw(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+        % (length, text),
+        "close",
+    )
 
 
 FINE = body(WHOLE)
@@ -235,10 +253,14 @@ def outcomes(tmp_path_factory):
         def outcome(fault: Fault) -> SimpleNamespace:
             with wire.serve(answering(fault.replies)) as server:
                 row_id, came = came_of(asker.start(server.url, timeout=A_WHILE + 1.5, chat=None))
-                return SimpleNamespace(came=came, row=asker.journal.row(row_id), posts=len(server.posts))
+                return SimpleNamespace(
+                    came=came, row=asker.journal.row(row_id), posts=len(server.posts)
+                )
 
         with ThreadPoolExecutor(AT_ONCE) as people:
-            yield dict(zip((fault.name for fault in FAULTS), people.map(outcome, FAULTS), strict=True))
+            yield dict(
+                zip((fault.name for fault in FAULTS), people.map(outcome, FAULTS), strict=True)
+            )
         asker.session.close(10)
 
 
@@ -267,15 +289,24 @@ def closed_port() -> int:
         return listener.getsockname()[1]
 
 
-NOWHERE = ["http://127.0.0.1:{}/v1", "https://127.0.0.1:{}/v1", "https://no-such-host.invalid:{}/v1"]
+NOWHERE = [
+    "http://127.0.0.1:{}/v1",
+    "https://127.0.0.1:{}/v1",
+    "https://no-such-host.invalid:{}/v1",
+]
 
 
 def test_no_connection(asker):
     """Where nobody listens, where no host is, and where no TLS is spoken nothing was sent and nothing charged; it is tried three times."""
     with wire.serve(lambda _: wire.Reply()) as plain:
-        urls = [*(url.format(closed_port()) for url in NOWHERE), plain.url.replace("http:", "https:")]
+        urls = [
+            *(url.format(closed_port()) for url in NOWHERE),
+            plain.url.replace("http:", "https:"),
+        ]
         for job in [asker.start(url, chat=None) for url in urls]:
-            with pytest.raises(errors.ConnectError, match=r"Nothing was sent, nothing was charged") as failed:
+            with pytest.raises(
+                errors.ConnectError, match=r"Nothing was sent, nothing was charged"
+            ) as failed:
                 job.wait(60)
             assert not failed.value.may_cost
             assert 3 == asker.journal.row(job.id).attempts
@@ -301,7 +332,21 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         pytest.skip("no openssl here to make a certificate with")
     key, made = folder / "key.pem", folder / "made.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject, "-keyout", key, "-out", made]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        *subject,
+        "-keyout",
+        key,
+        "-out",
+        made,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return key, made
 
@@ -346,7 +391,9 @@ def breaking_tls(context: ssl.SSLContext, begun: bytes):
         yield f"https://127.0.0.1:{listener.getsockname()[1]}/v1", asked
 
 
-@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CREATED + DELTA])
+@pytest.mark.parametrize(
+    "begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CREATED + DELTA]
+)
 def test_tls_that_breaks(asker, tmp_path, monkeypatch, begun):
     """TLS that breaks when the question is out may have cost it: it is not sent again."""
     key, made = certificate(tmp_path)
@@ -363,14 +410,20 @@ def test_tls_that_breaks(asker, tmp_path, monkeypatch, begun):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"SSL_CERT_FILE": "/nowhere/made.pem"}, {"ALL_PROXY": "odd://127.0.0.1:9"}, {"HTTPS_PROXY": "127.0.0.1:9"}],
+    [
+        {"SSL_CERT_FILE": "/nowhere/made.pem"},
+        {"ALL_PROXY": "odd://127.0.0.1:9"},
+        {"HTTPS_PROXY": "127.0.0.1:9"},
+    ],
     ids=lambda settings: next(iter(settings)),
 )
 def test_settings_that_cannot_be_used(asker, monkeypatch, settings):
     """What keeps a question from being sent costs nothing, and says so."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(errors.RequestFailed, match="Nothing was sent, nothing was charged") as failed:
+    with pytest.raises(
+        errors.RequestFailed, match="Nothing was sent, nothing was charged"
+    ) as failed:
         asker.ask("https://api.example/v1", timeout=1)
     assert not failed.value.may_cost
 
@@ -417,7 +470,9 @@ def test_cost_of_a_failed_run(asker):
     failed = event("response.failed", response={"id": "r", **LIMIT, **PAID})
     with wire.serve(lambda _: stream(CREATED, DELTA, failed, end="clean")) as server:
         for _ in range(2):
-            with pytest.raises(errors.ResponseFailed, match="may have been executed and charged") as stopped:
+            with pytest.raises(
+                errors.ResponseFailed, match="may have been executed and charged"
+            ) as stopped:
                 asker.ask(server.url, cell="a", replay="auto")
             assert (PART, 0.25) == (stopped.value.answer.text, stopped.value.answer.cost_usd)
         assert 1 == len(server.posts)
@@ -426,7 +481,10 @@ def test_cost_of_a_failed_run(asker):
 
 def test_doubtful_costs_are_counted(asker):
     """What may have been charged, and nobody knows how much, is told beside what was spent."""
-    with wire.serve(lambda _: wire.Reply(end="close")) as server, pytest.raises(errors.ConnectionLost):
+    with (
+        wire.serve(lambda _: wire.Reply(end="close")) as server,
+        pytest.raises(errors.ConnectionLost),
+    ):
         asker.ask(server.url)
     assert (0.0, 1) == asker.journal.spent(server.url)
 
@@ -441,19 +499,29 @@ def test_finished_in_other_words(asker):
 
     def answer(request):
         said = request.body["input"]
-        return wire.json_reply(wire.response(status=json.loads(said) if said in ("7", "true") else said))
+        return wire.json_reply(
+            wire.response(status=json.loads(said) if said in ("7", "true") else said)
+        )
 
     with wire.serve(answer) as server:
         for is_replay in (False, True):
             for word, status in WORDS.items():
                 answered = asker.ask(server.url, word, cell=word, chat=word, replay="auto")
-                assert ("Fine.", status, is_replay) == (answered.text, answered.status, answered.replayed)
-                assert (status in ("completed", "cancelled")) == (f"`{status}`" not in banner(answered))
+                assert ("Fine.", status, is_replay) == (
+                    answered.text,
+                    answered.status,
+                    answered.replayed,
+                )
+                assert (status in ("completed", "cancelled")) == (
+                    f"`{status}`" not in banner(answered)
+                )
                 assert (status == "completed") == asker.journal.row(answered.journal_id).advances
         assert len(WORDS) == len(server.posts)
 
 
-@pytest.mark.parametrize("kind", ["response.done", "response.succeeded", "response.expired", "response.Completed"])
+@pytest.mark.parametrize(
+    "kind", ["response.done", "response.succeeded", "response.expired", "response.Completed"]
+)
 @pytest.mark.parametrize("status", [None, "in_progress"])
 def test_stream_that_ends_in_other_words(kind, status):
     """A terminal event decides that a stream has ended, whatever it is called, and whatever stands inside."""
@@ -476,8 +544,16 @@ def polled(refusals: list[wire.Reply]):
 
     def answer(request: wire.Request) -> wire.Reply:
         if request.method == "POST":
-            return wire.json_reply(wire.response(status="queued", output=[], usage=None, id=f"resp_{request.body['input']}"))
-        return left.pop() if left else wire.json_reply(wire.response(**PAID, id=request.path.rpartition("/")[2]))
+            return wire.json_reply(
+                wire.response(
+                    status="queued", output=[], usage=None, id=f"resp_{request.body['input']}"
+                )
+            )
+        return (
+            left.pop()
+            if left
+            else wire.json_reply(wire.response(**PAID, id=request.path.rpartition("/")[2]))
+        )
 
     with wire.serve(answer) as server:
         yield server
@@ -489,7 +565,9 @@ def test_poll_that_is_refused(asker):
     with polled([said(status, "No.") for status in REFUSALS]) as server:
         asked = [str(number) for number in range(len(REFUSALS))]
         for job in [asker.start(server.url, text, cell=text, **options) for text in asked]:
-            with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged") as refused:
+            with pytest.raises(
+                errors.RetrieveUnsupported, match="may have been executed and charged"
+            ) as refused:
                 job.wait(60)
             assert f"({refused.value.status})" in refused.value.message
             assert "Nothing was charged" not in refused.value.message
@@ -501,7 +579,9 @@ def test_poll_that_is_refused(asker):
         with pytest.raises(errors.RetrieveUnsupported):
             asker.ask(server.url, "0", cell="0", **options | {"replay": "only"})
         assert looks == len(server.requests), "only: nothing is sent, not even a look"
-        assert ("answered", 0.25) == asker.session.check(asker.journal.row(1), server.url, asker.path)
+        assert ("answered", 0.25) == asker.session.check(
+            asker.journal.row(1), server.url, asker.path
+        )
         jobs = [asker.start(server.url, text, cell=text, **options) for text in asked]
         assert ["Fine."] * len(asked) == [job.wait(60).text for job in jobs]
         assert len(asked) == len(server.posts)
@@ -513,7 +593,9 @@ def test_poll_that_finds_nothing(asker):
     with polled([said(404)] * 3) as server:
         with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged"):
             asker.ask(server.url, "1", cell="a", replay="auto")
-        assert "It would not be sent" in dry_run(Question("1", "a", "openai/o3-pro"), asker.session, server.url, asker.path)
+        assert "It would not be sent" in dry_run(
+            Question("1", "a", "openai/o3-pro"), asker.session, server.url, asker.path
+        )
         assert "Fine." == asker.ask(server.url, "1", cell="a", replay="auto").text
         assert 1 == len(server.posts)
 

@@ -62,7 +62,9 @@ ITEMS = {
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     def answer(request: wire.Request) -> wire.Reply:
-        return wire.json_reply(wire.response(id=f"resp_{len(server.posts)}", output=ITEMS[request.body["input"]][0]))
+        return wire.json_reply(
+            wire.response(id=f"resp_{len(server.posts)}", output=ITEMS[request.body["input"]][0])
+        )
 
     with pytest.MonkeyPatch.context() as patch, wire.serve(answer) as server:
         patch.setenv("AIML_MAGIC_HOME", str(tmp_path_factory.mktemp("home")))
@@ -77,7 +79,9 @@ def test_item(running, name):
     """Each item is shown, at once or in the details when they are opened, and the answer gives it; none is fatal, none is lost."""
     _, shown, expression, value = ITEMS[name]
     ran = running.run(f"%%o3pro --alone -o answer\n{name}")
-    fetched = running.run("from aiml_magic.show import details\nprint(details.opened(answer))").stream
+    fetched = running.run(
+        "from aiml_magic.show import details\nprint(details.opened(answer))"
+    ).stream
     told = "\n".join([*ran.of_type("text/markdown"), ran.of_type("text/html")[-1], fetched])
     for text in shown:
         assert text in told

@@ -14,7 +14,9 @@ import wire
 from asking import KEY
 
 if "referee" not in os.environ.get("AIML_TEST_REQUIRE", ""):
-    pytest.importorskip("openai", reason='the official client is not installed: pip install ".[referee]"')
+    pytest.importorskip(
+        "openai", reason='the official client is not installed: pip install ".[referee]"'
+    )
 
 from openai import APIStatusError, BaseModel, OpenAI
 from openai.types.responses import Response, ResponseCreateParams, ResponseStreamEvent
@@ -51,7 +53,9 @@ def unknown(value: object) -> set[str]:
         return set().union(*map(unknown, value))
     if not isinstance(value, BaseModel):
         return set()
-    return set(value.model_extra or ()).union(*(unknown(getattr(value, name)) for name in type(value).model_fields))
+    return set(value.model_extra or ()).union(
+        *(unknown(getattr(value, name)) for name in type(value).model_fields)
+    )
 
 
 class Capital(Model):
@@ -79,7 +83,9 @@ REQUESTS = {
 @pytest.mark.parametrize("name", REQUESTS)
 def test_requests(asker, name):
     """Whatever is asked, the request has the official client's types, and no field that it does not know."""
-    with wire.serve(lambda _: wire.json_reply(wire.response('{"city":"Ur","inhabitants":1}'))) as server:
+    with wire.serve(
+        lambda _: wire.json_reply(wire.response('{"city":"Ur","inhabitants":1}'))
+    ) as server:
         asker.ask(server.url, **REQUESTS[name])
     assert server.posts[0].body == known(REQUEST.validate_python(server.posts[0].body))
 
@@ -90,7 +96,13 @@ def test_conversations(asker, chain):
     replies = iter([wanting(("call_1", "price", {"item": "pear", "count": 2})), *(wire.json_reply(wire.response(id=f"r{n}")) for n in range(2))])  # fmt: skip
     with wire.serve(lambda _: next(replies)) as server:
         for cell in ("one", "two"):
-            asker.ask(server.url, cell, cell=cell, tools=tools_of(["price"], {"price": price}), chain=chain)
+            asker.ask(
+                server.url,
+                cell,
+                cell=cell,
+                tools=tools_of(["price"], {"price": price}),
+                chain=chain,
+            )
     assert 3 == len(server.posts)
     for request in server.posts:
         assert request.body == known(REQUEST.validate_python(request.body))
@@ -122,7 +134,11 @@ ASKED = [
         "max_output_tokens": 20_000,
     },
     {"input": "Why?", "max_output_tokens": 100},
-    {"input": "Call price.", "tools": list(tools_of(["price"], {"price": price}).specifications), "tool_choice": "auto"},
+    {
+        "input": "Call price.",
+        "tools": list(tools_of(["price"], {"price": price}).specifications),
+        "tool_choice": "auto",
+    },
     {"input": "The largest?", "text": {"format": of_value(Capital, "Capital").format}},
     {"input": "Why?", "background": True},
     *({"input": f"Why?\nsandbox: fault={fault}"} for fault in ("incomplete", "refusal", "failed")),
@@ -150,7 +166,9 @@ def client(sandbox_url):
 def test_create_and_go_on(client):
     """The official client asks the sandbox, continues, fetches and deletes."""
     first = client.responses.create(model="openai/o3-pro", input="Why is the sky dark?", store=True)
-    second = client.responses.create(model="openai/o3-pro", input="And the sea?", previous_response_id=first.id, store=True)
+    second = client.responses.create(
+        model="openai/o3-pro", input="And the sea?", previous_response_id=first.id, store=True
+    )
     assert "1. Why is the sky dark?" in second.output_text
     assert second.output_text == client.responses.retrieve(second.id).output_text
     client.responses.delete(second.id)
@@ -161,36 +179,55 @@ def test_create_and_go_on(client):
 
 def test_stream(client):
     """The official client puts the same answer together from a stream, which it follows event by event."""
-    asked = {"model": "openai/o3-pro", "input": "Why is the sky dark?", "reasoning": {"summary": "auto"}}
+    asked = {
+        "model": "openai/o3-pro",
+        "input": "Why is the sky dark?",
+        "reasoning": {"summary": "auto"},
+    }
     whole = client.responses.create(**asked)
     with client.responses.stream(**asked) as stream:
-        seen = [event for event in stream if getattr(event, "type", None)]  # the vendor's last chunk has none
+        seen = [
+            event for event in stream if getattr(event, "type", None)
+        ]  # the vendor's last chunk has none
         assert whole.output_text == stream.get_final_response().output_text
-    assert whole.output_text == "".join(event.delta for event in seen if event.type == "response.output_text.delta")
+    assert whole.output_text == "".join(
+        event.delta for event in seen if event.type == "response.output_text.delta"
+    )
 
 
 def test_parse(client):
     """The official client gets an instance of the type that it asked for."""
-    parsed = client.responses.parse(model="openai/o3-pro", input="The largest?", text_format=Capital)
+    parsed = client.responses.parse(
+        model="openai/o3-pro", input="The largest?", text_format=Capital
+    )
     assert Capital(city="sandbox", inhabitants=1) == parsed.output_parsed
 
 
 def test_tools(client):
     """The official client is told which function to call, and gives the result back."""
     (tool,) = tools_of(["price"], {"price": price}).specifications
-    first = client.responses.create(model="openai/o3-pro", input="Call price.", tools=[tool], store=True)
+    first = client.responses.create(
+        model="openai/o3-pro", input="Call price.", tools=[tool], store=True
+    )
     (call,) = [item for item in first.output if item.type == "function_call"]
     assert {"item", "count"} == set(json.loads(call.arguments))
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "7.5"}
-    second = client.responses.create(model="openai/o3-pro", input=[result], previous_response_id=first.id)
+    second = client.responses.create(
+        model="openai/o3-pro", input=[result], previous_response_id=first.id
+    )
     assert "7.5" in second.output_text
 
 
 def test_background_and_cancel(client):
     """The official client leaves an answer to the background, looks after it, and cancels it."""
-    queued = client.responses.create(model="openai/o3-pro", input="Later?\nsandbox: delay=60", background=True, store=True)
+    queued = client.responses.create(
+        model="openai/o3-pro", input="Later?\nsandbox: delay=60", background=True, store=True
+    )
     assert ["queued"] * 2 == [queued.status, client.responses.retrieve(queued.id).status]
-    assert ["cancelled"] * 2 == [client.responses.cancel(queued.id).status, client.responses.retrieve(queued.id).status]
+    assert ["cancelled"] * 2 == [
+        client.responses.cancel(queued.id).status,
+        client.responses.retrieve(queued.id).status,
+    ]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])

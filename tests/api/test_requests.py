@@ -39,7 +39,10 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "input": ({}, {"input": "Why?"}),
     "instructions": ({"instructions": "Be brief."}, {"instructions": "Be brief."}),
     "effort": ({"effort": "high"}, {"reasoning": {"effort": "high"}}),
-    "summary": ({"effort": "low", "summary": "auto"}, {"reasoning": {"effort": "low", "summary": "auto"}}),
+    "summary": (
+        {"effort": "low", "summary": "auto"},
+        {"reasoning": {"effort": "low", "summary": "auto"}},
+    ),
     "max_output_tokens": ({"max_output_tokens": 16}, {"max_output_tokens": 16}),
     "stream": ({}, {"stream": True}),
     "no store": ({"no_store": True}, {"store": False}),
@@ -48,22 +51,34 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "text file": ({"attach": b"a,b\n1,2\n"}, {"input": ...}),
     "PDF": ({"attach": b"%PDF-1.4\n%%EOF\n"}, {"input": ...}),
     "schema": ({"schema": Rating}, {"text": ...}),
-    "text": ({"param": {"text": {"format": {"type": "json_object"}}}}, {"text": {"format": {"type": "json_object"}}}),
+    "text": (
+        {"param": {"text": {"format": {"type": "json_object"}}}},
+        {"text": {"format": {"type": "json_object"}}},
+    ),
     "function": ({"tool": add}, {"tools": ...}),
     "web_search": (
         {"tool": "web_search", "tool_choice": "required"},
         {"tools": [{"type": "web_search_preview"}], "tool_choice": "required"},
     ),
     "MCP": ({"tool": MCP}, {"tools": [MCP]}),
-    "choice of a function": ({"tool": add, "tool_choice": "add"}, {"tool_choice": {"type": "function", "name": "add"}}),
+    "choice of a function": (
+        {"tool": add, "tool_choice": "add"},
+        {"tool_choice": {"type": "function", "name": "add"}},
+    ),
     "choice of web_search": (
         {"tool": "web_search", "tool_choice": "web_search"},
         {"tool_choice": {"type": "web_search_preview"}},
     ),
     "background": ({"param": {"background": True}}, {"background": True}),
-    "include": ({"param": {"include": ["reasoning.encrypted_content"]}}, {"include": ["reasoning.encrypted_content"]}),
+    "include": (
+        {"param": {"include": ["reasoning.encrypted_content"]}},
+        {"include": ["reasoning.encrypted_content"]},
+    ),
     "truncation": ({"param": {"truncation": "auto"}}, {"truncation": "auto"}),
-    "parallel_tool_calls": ({"param": {"parallel_tool_calls": False}}, {"parallel_tool_calls": False}),
+    "parallel_tool_calls": (
+        {"param": {"parallel_tool_calls": False}},
+        {"parallel_tool_calls": False},
+    ),
     "prompt": (
         {"param": {"prompt": {"id": "pmpt_1", "variables": {"x": "1"}}}},
         {"prompt": {"id": "pmpt_1", "variables": {"x": "1"}}},
@@ -76,7 +91,11 @@ def vendors() -> dict[str, Any]:
     if not VENDORS.exists():
         pytest.skip("the vendor's OpenAPI is not on this machine")
     described = json.loads(VENDORS.read_text())
-    return without_nullable(described["paths"]["/v1/responses"]["post"]["requestBody"]["content"]["application/json"]["schema"])
+    return without_nullable(
+        described["paths"]["/v1/responses"]["post"]["requestBody"]["content"]["application/json"][
+            "schema"
+        ]
+    )
 
 
 def without_nullable(schema: Any) -> Any:
@@ -117,7 +136,11 @@ def server(script, monkeypatch, replies):
         number = len(server.posts)
         told = replies.pop(0) if replies else {"text": "Fine."}
         return wire.json_reply(
-            wire.response(id=f"resp_{number}", previous_response_id=request.body.get("previous_response_id"), **told)
+            wire.response(
+                id=f"resp_{number}",
+                previous_response_id=request.body.get("previous_response_id"),
+                **told,
+            )
         )
 
     with wire.serve(answer) as server:
@@ -141,7 +164,9 @@ def test_fields(server, replies):
 
 def test_fields_are_all():
     """No field of the API is left out above, and ours has no other."""
-    tested = {field for _, expected in FIELDS.values() for field in expected} | {"previous_response_id"}
+    tested = {field for _, expected in FIELDS.values() for field in expected} | {
+        "previous_response_id"
+    }
     assert tested == set(OURS["properties"])
     assert tested == set(vendors()["properties"])
 
@@ -189,19 +214,35 @@ def test_rounds_of_tools(server, replies, chain):
     replies.append({"output": [{"type": "reasoning", "id": "rs_1", "summary": []}, call]})
     answer = ask("Add.", tool=add)
     assert "3" == answer.calls[0].result
-    assert {"type": "function_call_output", "call_id": "call_1", "output": "3"} == server.posts[1].body["input"][-1]
+    assert {"type": "function_call_output", "call_id": "call_1", "output": "3"} == server.posts[
+        1
+    ].body["input"][-1]
     judge(*(post.body for post in server.posts))
 
 
 def test_approval(server, replies):
     """An approval goes back as an item that both schemas take."""
     replies.append(
-        {"output": [{"type": "mcp_approval_request", "id": "mcpr_1", "name": "drop", "arguments": "{}", "server_label": "docs"}]}
+        {
+            "output": [
+                {
+                    "type": "mcp_approval_request",
+                    "id": "mcpr_1",
+                    "name": "drop",
+                    "arguments": "{}",
+                    "server_label": "docs",
+                }
+            ]
+        }
     )
     asked = ask("Do it.", tool=MCP)
     magics = asking.loaded_or_new()
     journal = magics.session.runner(magics.journal_path).journal
     question = magics.question({"tool": ["docs"]}, "", {"docs": MCP})
-    magics.session.decide(journal.row(asked.journal_id), question, "", journal.path, is_approved=True).wait()
+    magics.session.decide(
+        journal.row(asked.journal_id), question, "", journal.path, is_approved=True
+    ).wait()
     judge(*(post.body for post in server.posts))
-    assert [{"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}] == server.posts[1].body["input"]
+    assert [
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    ] == server.posts[1].body["input"]

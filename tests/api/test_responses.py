@@ -7,18 +7,31 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.api.responses import Cost, Created, Response, Stream, TextDelta, Usage, cost, transcript
+from aiml_magic.api.responses import (
+    Cost,
+    Created,
+    Response,
+    Stream,
+    TextDelta,
+    Usage,
+    cost,
+    transcript,
+)
 from aiml_magic.sandbox.server import events
 from aiml_magic.text import MAX_JSON, dump, load
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400)
+)
 FIELDS = ["id", "status", "output", "output_text", "error", "usage", "type", "content", "text", "summary", "meta", "response",
           "delta", "item", "item_id", "output_index", "content_index", "annotations", "incomplete_details", "refusal"]  # fmt: skip
 KINDS = ["message", "output_text", "refusal", "reasoning", "function_call", "mcp_call", "response.output_text.delta",
          "response.output_item.done", "response.completed", "response.created", "error", "completed"]  # fmt: skip
 values = st.recursive(
     scalars | st.sampled_from(KINDS),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5)
+    ),
     max_leaves=12,
 )
 objects = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8)
@@ -67,7 +80,11 @@ def test_what_is_unknown_is_kept(item, kind):
     stream.add({"type": "response.output_item.done", "output_index": 0, "item": novel})
     stream.add({"type": "response.completed", "response": {"novel": item}})
     response = Response(stream.response())
-    assert ([novel], item, (kind,)) == (response.raw["output"], response.raw["novel"], response.unknown_types)
+    assert ([novel], item, (kind,)) == (
+        response.raw["output"],
+        response.raw["novel"],
+        response.unknown_types,
+    )
 
 
 def test_items_named_by_id_alone():
@@ -98,7 +115,15 @@ def test_lone_surrogate():
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * 100_000, b"[" + b"{}," * 1_000_000 + b"{}]", b'"' + b"x" * MAX_JSON + b'"', b"", b"{", b"1" * 5000]
+    "body",
+    [
+        b"[" * 100_000,
+        b"[" + b"{}," * 1_000_000 + b"{}]",
+        b'"' + b"x" * MAX_JSON + b'"',
+        b"",
+        b"{",
+        b"1" * 5000,
+    ],
 )
 def test_load_is_bounded(body):
     """JSON that is too large, too deep or none is a ValueError, not a crash nor a gigabyte."""
@@ -109,12 +134,16 @@ def test_load_is_bounded(body):
 @pytest.mark.parametrize("spent", [None, True, "", "abc", "nan", "inf", -1, [], {}])
 def test_cost_is_never_made_up(spent):
     """A cost that is no amount is not reported, instead of $0.00."""
-    assert cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
+    assert (
+        cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
+    )
 
 
 def test_cost_in_credits():
     """A server that tells its credits alone is believed, at the vendor's rate."""
-    assert Cost(0.5, 1_000_000, "meta.usage") == cost({"meta": {"usage": {"credits_used": 1_000_000}}}, {})
+    assert Cost(0.5, 1_000_000, "meta.usage") == cost(
+        {"meta": {"usage": {"credits_used": 1_000_000}}}, {}
+    )
     assert Cost(0.001, 2_000, "headers") == cost({}, {"x-aimlapi-credits-used": "2000"})
 
 
@@ -124,7 +153,9 @@ def said(text: str) -> Response:
 
 def test_transcript():
     """A transcript tells every turn with typed parts, the assistant's with an id and a status, as the vendor's schema wants it."""
-    items = transcript([("One?", said("1")), ([{"role": "user", "content": "Two?"}], said("2"))], "Three?")
+    items = transcript(
+        [("One?", said("1")), ([{"role": "user", "content": "Two?"}], said("2"))], "Three?"
+    )
     assert ["user", "assistant", "user", "assistant", "user"] == [item["role"] for item in items]
     assert {"type": "message", "role": "assistant", "id": "msg_2", "status": "completed",
             "content": [{"type": "output_text", "text": "2", "annotations": []}]} == items[3]  # fmt: skip
@@ -132,5 +163,8 @@ def test_transcript():
 
 def test_usage_without_details():
     """What the server did not count is `None`; only a missing total is a sum."""
-    assert Usage(3, None, 4, None, 7) == Response({"usage": {"input_tokens": 3, "output_tokens": 4}}).usage
+    assert (
+        Usage(3, None, 4, None, 7)
+        == Response({"usage": {"input_tokens": 3, "output_tokens": 4}}).usage
+    )
     assert Response({"usage": "none"}).usage is None

@@ -34,7 +34,10 @@ for star in sky:
 ```
 
 """
-SUMMARIES = [{"type": "summary_text", "text": f"**Weighing {number}**\n\n{PARAGRAPH * 9}"} for number in range(9)]
+SUMMARIES = [
+    {"type": "summary_text", "text": f"**Weighing {number}**\n\n{PARAGRAPH * 9}"}
+    for number in range(9)
+]
 SOURCES = [{"type": "url_citation", "title": PARAGRAPH, "url": f"https://example.org/{n}", "start_index": 0, "end_index": 1} for n in range(50)]  # fmt: skip
 CALLS = [{"type": "mcp_call", "id": f"m{n}", "name": "look", "server_label": "sky", "arguments": PARAGRAPH, "output": PARAGRAPH * 90}
          for n in range(20)]  # fmt: skip
@@ -43,7 +46,11 @@ STARS = {"name": "Vega", "near": [[number] * 4 for number in range(900)]}
 
 
 def message(text: str, **part: Any) -> dict[str, Any]:
-    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text, **part}]}
+    return {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": text, **part}],
+    }
 
 
 # The options and the question of a cell, and what comes back.
@@ -69,12 +76,21 @@ def kept(tmp_path_factory):
     """The notebook of all these cells, executed, with the state of its widgets."""
     folder = tmp_path_factory.mktemp("size")
     (folder / "table.csv").write_text("a,b\n" + "1,2\n" * 9000)
-    sources = [f"%%o3pro --alone {options}\n{name}\n{question}" for name, (options, question, _) in CELLS.items()]
+    sources = [
+        f"%%o3pro --alone {options}\n{name}\n{question}"
+        for name, (options, question, _) in CELLS.items()
+    ]
 
     def answer(request):
         asked = request.body["input"]
-        text = asked if isinstance(asked, str) else "\n".join(part.get("text", "") for part in asked[-1]["content"])
-        return wire.json_reply(next(reply for name, (_, _, reply) in CELLS.items() if f"{name}\n" in f"{text}\n"))
+        text = (
+            asked
+            if isinstance(asked, str)
+            else "\n".join(part.get("text", "") for part in asked[-1]["content"])
+        )
+        return wire.json_reply(
+            next(reply for name, (_, _, reply) in CELLS.items() if f"{name}\n" in f"{text}\n")
+        )
 
     with wire.serve(answer) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIML_API_URL", server.url)
@@ -82,8 +98,12 @@ def kept(tmp_path_factory):
         patch.setenv("AIML_MAGIC_HOME", str(folder / "home"))
         picture = "import base64; picture = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABh6FO1AAAAABJRU5ErkJggg==')"
         first = f"%load_ext aiml_magic\n{picture}\n{SCHEMA}"
-        notebook = new_notebook(cells=[new_code_cell(source) for source in [first, "%o3pro --alone 1 kB", *sources]])
-        NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+        notebook = new_notebook(
+            cells=[new_code_cell(source) for source in [first, "%o3pro --alone 1 kB", *sources]]
+        )
+        NotebookClient(
+            notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        ).execute()
     return notebook
 
 
@@ -97,7 +117,11 @@ def shown(cells: list[nbformat.NotebookNode], models: dict[str, Any]) -> set[str
     waiting = [model for model in models if model in json.dumps([cell.outputs for cell in cells])]
     while waiting:
         found.add(model := waiting.pop())
-        waiting += [name for name in models if f"IPY_MODEL_{name}" in json.dumps(models[model]) and name not in found]
+        waiting += [
+            name
+            for name in models
+            if f"IPY_MODEL_{name}" in json.dumps(models[model]) and name not in found
+        ]
     return found
 
 
@@ -105,7 +129,9 @@ def without(notebook: nbformat.NotebookNode, index: int) -> nbformat.NotebookNod
     """The notebook as if this cell had not been run: without its outputs, and without the widgets that no other cell shows."""
     less = copy.deepcopy(notebook)
     models = less.metadata.widgets[WIDGETS].state
-    for model in shown([less.cells[index]], models) - shown(less.cells[:index] + less.cells[index + 1 :], models):
+    for model in shown([less.cells[index]], models) - shown(
+        less.cells[:index] + less.cells[index + 1 :], models
+    ):
         del models[model]
     less.cells[index].outputs = []
     return less
@@ -117,7 +143,15 @@ def test_size(kept, name):
     index = [*CELLS].index(name) + 2
     text = Response(CELLS[name][2]).text
     alone, nothing = (
-        size(new_notebook(cells=[new_code_cell(id="a", outputs=[new_output("display_data", {"text/plain": plain})])]))
+        size(
+            new_notebook(
+                cells=[
+                    new_code_cell(
+                        id="a", outputs=[new_output("display_data", {"text/plain": plain})]
+                    )
+                ]
+            )
+        )
         for plain in (text, "")
     )
     added = size(kept) - size(without(kept, index))
@@ -128,5 +162,7 @@ def test_size(kept, name):
 def test_panels_leave_no_text(kept):
     """A panel that is closed keeps nothing of what it showed, also where closed widgets are saved."""
     assert not [
-        state for state in map(json.dumps, kept.metadata.widgets[WIDGETS].state.values()) if "Interrupt the kernel" in state
+        state
+        for state in map(json.dumps, kept.metadata.widgets[WIDGETS].state.values())
+        if "Interrupt the kernel" in state
     ]

@@ -33,7 +33,18 @@ def test_examples(stream, events):
 
 streams = st.lists(
     st.sampled_from(
-        [b"data: a", b"data:", b"data: \xc3\xa9", b"event: e", b": comment", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"x"]
+        [
+            b"data: a",
+            b"data:",
+            b"data: \xc3\xa9",
+            b"event: e",
+            b": comment",
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\xef\xbb\xbf",
+            b"x",
+        ]
     )
 ).map(b"".join)
 
@@ -43,7 +54,11 @@ def test_chunking(stream, cuts):
     """However the bytes are cut into chunks, the events are the same."""
     places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
     decoder = Decoder()
-    events = [event for i in range(len(places) - 1) for event in decoder.feed(stream[places[i] : places[i + 1]])]
+    events = [
+        event
+        for i in range(len(places) - 1)
+        for event in decoder.feed(stream[places[i] : places[i + 1]])
+    ]
     whole = Decoder()
     assert (whole.feed(stream), whole.flush()) == (events, decoder.flush())
 

@@ -22,7 +22,9 @@ _LONG = 20  # seconds of Retry-After that a test does not wait for
 
 def read(case: str) -> SimpleNamespace:
     folder = VECTORS / case
-    http, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("http", "expected"))
+    http, expected = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("http", "expected")
+    )
     body = (folder / http["body_file"]).read_bytes() if http.get("body_file") else b""
     return SimpleNamespace(http=http, expected=expected, body=body)
 
@@ -43,7 +45,11 @@ def outcomes(tmp_path_factory):
 
 def start(asker, vector, stack):
     http = vector.http
-    asked = {name: value for name, value in (http["request"] or {}).items() if name in ("background", "store")}
+    asked = {
+        name: value
+        for name, value in (http["request"] or {}).items()
+        if name in ("background", "store")
+    }
     options = {
         "chat": None,
         "max_concurrency": len(CASES),
@@ -60,14 +66,22 @@ def start(asker, vector, stack):
             server = stack.enter_context(wire.serve(lambda _: wire.Reply(), read_only=1000))
             return asker.start(server.url, "long " * 400_000, **options), server
     reply = wire.reply_of(http, vector.body)
-    if http["method"] == "GET" and http["status"] != 200:  # a poll for an answer that the server works on
-        queued = wire.json_reply({"id": "V1StGXR8Z5jdHi6BmyT8k", "object": "response", "status": "queued", "output": []})
-        server = stack.enter_context(wire.serve(lambda request: queued if request.method == "POST" else reply))
+    if (
+        http["method"] == "GET" and http["status"] != 200
+    ):  # a poll for an answer that the server works on
+        queued = wire.json_reply(
+            {"id": "V1StGXR8Z5jdHi6BmyT8k", "object": "response", "status": "queued", "output": []}
+        )
+        server = stack.enter_context(
+            wire.serve(lambda request: queued if request.method == "POST" else reply)
+        )
     elif asked.get("background"):
         finished = wire.json_reply(wire.response("Polled.", id="V1StGXR8Z5jdHi6BmyT8k"))
         lost = wire.Reply(404, {"content-type": "text/html"}, [b"<h1>404</h1>"])
         polled = finished if vector.expected["outcome"] == "pending" else lost
-        server = stack.enter_context(wire.serve(lambda request: reply if request.method == "POST" else polled))
+        server = stack.enter_context(
+            wire.serve(lambda request: reply if request.method == "POST" else polled)
+        )
     else:
         server = stack.enter_context(wire.serve(lambda _: reply))
     return asker.start(server.url, **options), server
@@ -85,7 +99,13 @@ def finish(asker, job, server):
     except errors.AimlMagicError as raised:
         answer, error = raised.answer, raised
     row = asker.journal.row(job.id)
-    return SimpleNamespace(answer=answer, error=error, row=row, waits=waits, posts=len(server.posts) if server else None)
+    return SimpleNamespace(
+        answer=answer,
+        error=error,
+        row=row,
+        waits=waits,
+        posts=len(server.posts) if server else None,
+    )
 
 
 def closed_port() -> int:
@@ -101,7 +121,9 @@ def test_vector(case, outcomes):
         assert ("Polled.", "completed") == (got.answer.text, got.answer.status)
         assert 1 == got.posts
         return
-    if not isinstance(got.error, errors.RetrieveUnsupported):  # then what is known is the queued response of this test
+    if not isinstance(
+        got.error, errors.RetrieveUnsupported
+    ):  # then what is known is the queued response of this test
         check_response(expected, got)
     check_error(expected, got)
     check_posts(expected, got)
@@ -123,13 +145,23 @@ def check_response(expected, got):
     assert expected["incomplete_reason"] == response.incomplete_reason
     assert expected["usage"] == (response.usage and vars(response.usage))
     assert expected["reasoning_summaries"] == list(response.summaries)
-    assert expected["encrypted_reasoning"] == any(item.get("encrypted_content") for item in response.of_type("reasoning"))
+    assert expected["encrypted_reasoning"] == any(
+        item.get("encrypted_content") for item in response.of_type("reasoning")
+    )
     assert expected["citations"] == [
-        {name: vars(citation)[name] for name in ("title", "url", "start_index", "end_index")} for citation in response.citations
+        {name: vars(citation)[name] for name in ("title", "url", "start_index", "end_index")}
+        for citation in response.citations
     ]
-    calls = [(call["name"], call["call_id"], call["arguments"]) for call in response.of_type("function_call")]
-    assert [(call["name"], call["call_id"], call["arguments"]) for call in expected["function_calls"]] == calls
-    kinds = [item["type"] for item in response.items if item["type"] in ("mcp_call", "mcp_list_tools")]
+    calls = [
+        (call["name"], call["call_id"], call["arguments"])
+        for call in response.of_type("function_call")
+    ]
+    assert [
+        (call["name"], call["call_id"], call["arguments"]) for call in expected["function_calls"]
+    ] == calls
+    kinds = [
+        item["type"] for item in response.items if item["type"] in ("mcp_call", "mcp_list_tools")
+    ]
     assert [item["type"] for item in expected["mcp"]] == kinds
     assert len(expected["approvals"]) == len(response.of_type("mcp_approval_request"))
     assert expected["images"] == len(response.images)
@@ -145,7 +177,9 @@ def check_error(expected, got):
     if wanted is None:
         assert got.error is None
         assert expected["retry"] == {
-            "incomplete": "never" if expected["incomplete_reason"] == "content_filter" else "raise_limit",
+            "incomplete": "never"
+            if expected["incomplete_reason"] == "content_filter"
+            else "raise_limit",
             "cancelled": "ask",
         }.get(expected["outcome"], "none")
         assert ("--max-output-tokens" in banner(got.answer)) == (expected["retry"] == "raise_limit")
@@ -157,7 +191,12 @@ def check_error(expected, got):
     assert expected["retry"] == got.error.retry
     assert expected["retry_after_s"] == got.error.retry_after
     assert wanted.get("message_contains", "") in got.error.message
-    for name, attribute in (("http_status", "status"), ("code", "code"), ("param", "param"), ("request_id", "request_id")):
+    for name, attribute in (
+        ("http_status", "status"),
+        ("code", "code"),
+        ("param", "param"),
+        ("request_id", "request_id"),
+    ):
         if name in wanted:
             assert wanted[name] == getattr(got.error, attribute)
     assert 2 == len(str(got.error).splitlines())

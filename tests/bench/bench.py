@@ -54,7 +54,9 @@ class Row(NamedTuple):
     goal: str = ""
 
     def cells(self) -> list[str]:
-        is_compared = isinstance(self.ours, float) and isinstance(self.beside, float) and self.beside > 0
+        is_compared = (
+            isinstance(self.ours, float) and isinstance(self.beside, float) and self.beside > 0
+        )
         ratio = f"{self.ours / self.beside:.2f}" if is_compared else ""
         beside = f"{_rounded(self.beside)}, {self.what}" if self.what else ""
         return [self.name, f"{_rounded(self.ours)} {self.unit}".strip(), beside, ratio, self.goal]
@@ -88,17 +90,35 @@ print(1000 * (time.perf_counter() - start))
 def loading() -> Iterator[Row]:
     """Loading the extension in a bare IPython, beside an extension of IPython's own and those of peers."""
     ours, own = load("aiml_magic"), load("storemagic")
-    yield Row("`%load_ext aiml_magic` in a bare IPython", ours, "ms", own, "IPython's own storemagic", "≤ 15 ms")
+    yield Row(
+        "`%load_ext aiml_magic` in a bare IPython",
+        ours,
+        "ms",
+        own,
+        "IPython's own storemagic",
+        "≤ 15 ms",
+    )
     for name, package in (("jupyter_ai_magics", "jupyter-ai-magics"), ("sql", "jupysql")):
         peer = load(name, os.environ.get("AIML_BENCH_PEERS", ""))
-        yield Row("", ours if isinstance(peer, float) else "", "ms" if isinstance(peer, float) else "", peer, package)
+        yield Row(
+            "",
+            ours if isinstance(peer, float) else "",
+            "ms" if isinstance(peer, float) else "",
+            peer,
+            package,
+        )
 
 
 def load(what: str, python: str = sys.executable) -> float | str:
     command = [python, "-c", LOAD.format(what=what)]
     try:
         return median(
-            lambda: float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]), 7
+            lambda: float(
+                subprocess.run(
+                    command, capture_output=True, text=True, check=True
+                ).stdout.splitlines()[-1]
+            ),
+            7,
         )
     except (OSError, subprocess.CalledProcessError, IndexError):
         return "not installed"
@@ -107,7 +127,9 @@ def load(what: str, python: str = sys.executable) -> float | str:
 @contextmanager
 def sandbox() -> Iterator[str]:
     command = [sys.executable, "-m", "aiml_magic.sandbox"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
         process.terminate()
@@ -133,23 +155,53 @@ def cells() -> Iterator[Row]:
         running.run(f"%config O3Pro.base_url = {url!r}")
 
         def raw() -> float:
-            return timed(lambda: client.post(f"{url}/responses", json=body, headers={"Authorization": "Bearer x"}).read())
+            return timed(
+                lambda: client.post(
+                    f"{url}/responses", json=body, headers={"Authorization": "Bearer x"}
+                ).read()
+            )
 
         def cell() -> float:
             return 1000 * running.run("%%o3pro --alone --fresh\nWhat is 6*7?").seconds
 
         raw()
-        yield Row("the first cell, which starts the runner", cell(), "ms", raw(), "a raw httpx POST", "≤ 500 ms more")
-        ours, theirs = (statistics.median(column) for column in zip(*((cell(), raw()) for _ in range(RUNS)), strict=True))
-        yield Row("a cell, its journal and its outputs included", ours, "ms", theirs, "a raw httpx POST", "≤ 15 ms more")
+        yield Row(
+            "the first cell, which starts the runner",
+            cell(),
+            "ms",
+            raw(),
+            "a raw httpx POST",
+            "≤ 500 ms more",
+        )
+        ours, theirs = (
+            statistics.median(column)
+            for column in zip(*((cell(), raw()) for _ in range(RUNS)), strict=True)
+        )
+        yield Row(
+            "a cell, its journal and its outputs included",
+            ours,
+            "ms",
+            theirs,
+            "a raw httpx POST",
+            "≤ 15 ms more",
+        )
         yield Row("", ours, "ms", official(url, body), "the official client's `create`")
         running.run("from IPython.display import display")
         codes = ("%%o3pro --alone\nWhat is 6*7?", "1;", BARE)
-        again = [[1000 * running.run(code).kernel_seconds for code in codes] for _ in range(2 * RUNS)]
+        again = [
+            [1000 * running.run(code).kernel_seconds for code in codes] for _ in range(2 * RUNS)
+        ]
         replayed, empty, bare = (statistics.median(column) for column in zip(*again, strict=True))
         yield Row("a replayed cell", replayed, "ms", empty, "an empty cell")
         yield Row("", replayed, "ms", bare, "four bare displays")
-        yield Row("of it, the magic", 1000 * float(running.run(REPLAYS).stream), "ms", bare, "four bare displays", "≤ 5 ms")
+        yield Row(
+            "of it, the magic",
+            1000 * float(running.run(REPLAYS).stream),
+            "ms",
+            bare,
+            "four bare displays",
+            "≤ 5 ms",
+        )
 
 
 def official(url: str, body: dict[str, object]) -> float | str:
@@ -184,16 +236,39 @@ def interrupts() -> Iterator[Row]:
             os.kill(process, signal.SIGINT)
             bare.append(timed(lambda request=request: running.finish(request)))
     reference = statistics.median(bare)
-    yield Row("interrupt to idle kernel", statistics.median(idle), "ms", reference, "one of `time.sleep`", "≤ 150 ms")
-    yield Row("interrupt to closed socket", statistics.median(closed), "ms", reference, "one of `time.sleep`", "≤ 50 ms")
+    yield Row(
+        "interrupt to idle kernel",
+        statistics.median(idle),
+        "ms",
+        reference,
+        "one of `time.sleep`",
+        "≤ 150 ms",
+    )
+    yield Row(
+        "interrupt to closed socket",
+        statistics.median(closed),
+        "ms",
+        reference,
+        "one of `time.sleep`",
+        "≤ 50 ms",
+    )
 
 
 STREAMING = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half"}\n\n'
 STATES: dict[str, tuple[wire.Reply, str]] = {
     "connecting": (wire.Reply(end="silence"), ""),
-    "streaming": (wire.Reply(200, {"Content-Type": "text/event-stream"}, [STREAMING], end="hang"), ""),
-    "waiting to try again": (wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}), ""),
-    "polling": (wire.json_reply({"id": "r", "object": "response", "status": "queued"}), "--param background=true"),
+    "streaming": (
+        wire.Reply(200, {"Content-Type": "text/event-stream"}, [STREAMING], end="hang"),
+        "",
+    ),
+    "waiting to try again": (
+        wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}),
+        "",
+    ),
+    "polling": (
+        wire.json_reply({"id": "r", "object": "response", "status": "queued"}),
+        "--param background=true",
+    ),
     "waiting for a parent": (wire.Reply(end="silence"), ""),
 }
 
@@ -210,17 +285,29 @@ def states(runs: int = 5) -> Iterator[Row]:
                 running.run("%o3pro -b The parent?")
             idle = []
             for number in range(runs):
-                request = running.start(f"%%o3pro {'' if is_waiting else '--alone'} {options}\nWhy {number}?")
+                request = running.start(
+                    f"%%o3pro {'' if is_waiting else '--alone'} {options}\nWhy {number}?"
+                )
                 time.sleep(0.8)
                 os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
                 idle.append(timed(lambda running=running, request=request: running.finish(request)))
-        yield Row(f"interrupt to idle kernel, {state}", statistics.median(idle), "ms", max(idle), "the worst", "≤ 150 ms")
+        yield Row(
+            f"interrupt to idle kernel, {state}",
+            statistics.median(idle),
+            "ms",
+            max(idle),
+            "the worst",
+            "≤ 150 ms",
+        )
 
 
 def streaming() -> Iterator[Row]:
     """20,000 characters in 4,000 deltas over 20 s, seen from iopub."""
     events = [{"type": "response.created", "response": {"id": "r", "status": "in_progress"}}]
-    events += [{"type": "response.output_text.delta", "output_index": 0, "delta": "words"} for _ in range(4000)]
+    events += [
+        {"type": "response.output_text.delta", "output_index": 0, "delta": "words"}
+        for _ in range(4000)
+    ]
     events.append({"type": "response.completed", "response": wire.response("words" * 4000)})
     last = []
 
@@ -238,11 +325,26 @@ def streaming() -> Iterator[Row]:
         ran = running.run("%%o3pro\nWhy?", timeout=90)
         after = float(running.run("print(time.process_time())").stream)
     size = sum(len(json.dumps(message["content"], default=str)) for message in ran.messages)
-    shown = next(message for message in ran.messages if "text/markdown" in message["content"].get("data", {}))
-    bare = 4000 * len(json.dumps({"data": {"text/plain": "words" * 2000}, "metadata": {}, "transient": {}}))
-    yield Row("a stream of 20 s: messages on iopub", float(len(ran.messages)), "", 4000.0, "one for each delta", "≤ 150")
-    yield Row("bytes on iopub", size / 1e6, "MB", bare / 1e6, "the text anew for each delta", "≤ 0.3 MB")
-    yield Row("CPU of the kernel", after - before, "s", ran.seconds, "seconds that it took", "≤ 0.5 s")
+    shown = next(
+        message for message in ran.messages if "text/markdown" in message["content"].get("data", {})
+    )
+    bare = 4000 * len(
+        json.dumps({"data": {"text/plain": "words" * 2000}, "metadata": {}, "transient": {}})
+    )
+    yield Row(
+        "a stream of 20 s: messages on iopub",
+        float(len(ran.messages)),
+        "",
+        4000.0,
+        "one for each delta",
+        "≤ 150",
+    )
+    yield Row(
+        "bytes on iopub", size / 1e6, "MB", bare / 1e6, "the text anew for each delta", "≤ 0.3 MB"
+    )
+    yield Row(
+        "CPU of the kernel", after - before, "s", ran.seconds, "seconds that it took", "≤ 0.5 s"
+    )
     late = 1000 * (shown["header"]["date"].timestamp() - last[0])
     yield Row("from the last event to the answer's display", late, "ms", goal="≤ 300 ms")
 
@@ -256,7 +358,9 @@ def journals() -> Iterator[Row]:
     for size in sizes:
         journal = filled(folder / f"{size}.sqlite3", size)
         steps: dict[str, Callable[[], object]] = {
-            "look-up": lambda journal=journal: journal.find(request_key("s", {"input": "question 7"}, None)),
+            "look-up": lambda journal=journal: journal.find(
+                request_key("s", {"input": "question 7"}, None)
+            ),
             "search": lambda journal=journal: journal.search("question 7 whale"),
             "start": lambda journal=journal: Journal(journal.path).find("none"),
             "write": lambda journal=journal: journal.add(row("new", os.urandom(8).hex())),
@@ -267,13 +371,32 @@ def journals() -> Iterator[Row]:
     for step, goal in goals.items():
         for size in sizes[1:]:
             goal_here = goal if size == 100_000 else ""
-            yield Row(f"journal of {size:,} answers: {step}", found[step, size], "ms", found[step, 100], "of 100", goal_here)
+            yield Row(
+                f"journal of {size:,} answers: {step}",
+                found[step, size],
+                "ms",
+                found[step, 100],
+                "of 100",
+                goal_here,
+            )
 
 
 def row(text: str, client_request_id: str, parent: int | None = None) -> NewRow:
     request = {"input": text}
     return NewRow(
-        "u", "s", request, client_request_id, parent, None, "one", "n", "main", None, None, request_key("s", request, None), 0.0
+        "u",
+        "s",
+        request,
+        client_request_id,
+        parent,
+        None,
+        "one",
+        "n",
+        "main",
+        None,
+        None,
+        request_key("s", request, None),
+        0.0,
     )
 
 
@@ -290,12 +413,22 @@ def filled(path: Path, count: int) -> Journal:
                                       response)
                 VALUES ('u', 's', ?, ?, 'one', 'n', ?, 0, 'done', 'completed', ?)
                 """,
-                (json.dumps(new.request), new.client_request_id, new.key, json.dumps(wire.response(text))),
+                (
+                    json.dumps(new.request),
+                    new.client_request_id,
+                    new.key,
+                    json.dumps(wire.response(text)),
+                ),
             )
             question = f"question {number} about the {words[number % 10]}"
-            db.execute("INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)", (number + 1, question, text))
+            db.execute(
+                "INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)",
+                (number + 1, question, text),
+            )
     with journal._transaction() as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log of all that is no part of what is measured
+        db.execute(
+            "PRAGMA wal_checkpoint(TRUNCATE)"
+        )  # the log of all that is no part of what is measured
     return journal
 
 
@@ -322,11 +455,20 @@ def conversations() -> Iterator[Row]:
         for size in (1, 10, 100, 1000):
             while turns < size:
                 parent = journal.add(row(f"question {turns}", os.urandom(8).hex(), parent)).id
-                journal.finish(parent, Came("done", wire.response("Fine. " * 50, id=f"r{turns}"), 1))
+                journal.finish(
+                    parent, Came("done", wire.response("Fine. " * 50, id=f"r{turns}"), 1)
+                )
                 turns += 1
 
             def turn(parent: int | None = parent) -> None:
-                question = Question(f"Why {os.urandom(8).hex()}?", "c", "m", after=str(parent), chain="transcript", stream=False)
+                question = Question(
+                    f"Why {os.urandom(8).hex()}?",
+                    "c",
+                    "m",
+                    after=str(parent),
+                    chain="transcript",
+                    stream=False,
+                )
                 job = session.ask(question, server.url, path)
                 for _ in job.follow():
                     pass
@@ -336,7 +478,13 @@ def conversations() -> Iterator[Row]:
             found[size] = median(lambda turn=turn: timed(turn), 7)
             assert 2 * size + 1 == len(server.posts[-1].body["input"])
     for size in (10, 100, 1000):
-        yield Row(f"a turn behind {size:,} others, as a transcript", found[size], "ms", found[1], "behind one")
+        yield Row(
+            f"a turn behind {size:,} others, as a transcript",
+            found[size],
+            "ms",
+            found[1],
+            "behind one",
+        )
 
 
 PARAGRAPH = "The *proof* is short: if $p_1 \\dots p_n$ were **all** primes, then `q` divides https://example.org/q_1 as well.\n\n- a\n- b\n\n"
@@ -348,11 +496,24 @@ def answers() -> Iterator[Row]:
         journal, found = session.runner(path).journal, {}
         for size in (1_000, 10_000, 100_000, 1_000_000):
             row_id = journal.add(row("question", os.urandom(8).hex())).id
-            journal.finish(row_id, Came("done", wire.response(PARAGRAPH * (size // len(PARAGRAPH))), 1))
+            journal.finish(
+                row_id, Came("done", wire.response(PARAGRAPH * (size // len(PARAGRAPH))), 1)
+            )
             answer = journal.row(row_id).answer()
-            found[size] = median(lambda answer=answer: timed(lambda: (details.answer_bundle(answer), details.details(answer))), 3)
+            found[size] = median(
+                lambda answer=answer: timed(
+                    lambda: (details.answer_bundle(answer), details.details(answer))
+                ),
+                3,
+            )
     for size, took in found.items():
-        yield Row(f"an answer of {size // 1000:,} kB, made safe and written", took / size * 1000, "ms/kB", found[1000], "of 1 kB")
+        yield Row(
+            f"an answer of {size // 1000:,} kB, made safe and written",
+            took / size * 1000,
+            "ms/kB",
+            found[1000],
+            "of 1 kB",
+        )
 
 
 def jobs() -> Iterator[Row]:
@@ -361,8 +522,17 @@ def jobs() -> Iterator[Row]:
     for count in (1, 8, 64):
         with session_at(wire.Reply(end="silence")) as (server, session, path):
 
-            def ask_one(number: int, session=session, server=server, path=path, count=count) -> None:
-                question = Question(f"q{number}", str(number), "m", chat=None, background=True, max_concurrency=count + 1)
+            def ask_one(
+                number: int, session=session, server=server, path=path, count=count
+            ) -> None:
+                question = Question(
+                    f"q{number}",
+                    str(number),
+                    "m",
+                    chat=None,
+                    background=True,
+                    max_concurrency=count + 1,
+                )
                 session.ask(question, server.url, path)
 
             def arrived(posts: int, server=server) -> None:
@@ -373,11 +543,22 @@ def jobs() -> Iterator[Row]:
             arrived(1)
             time.sleep(0.5)
             one = resident(session.runner(path)._child.process.pid)
-            took = timed(lambda count=count: ([ask_one(number + 1) for number in range(count)], arrived(count + 1)))
+            took = timed(
+                lambda count=count: (
+                    [ask_one(number + 1) for number in range(count)],
+                    arrived(count + 1),
+                )
+            )
             time.sleep(0.5)
             many = resident(session.runner(path)._child.process.pid)
         first = first or took
-        yield Row(f"{count} job{'s' * (count > 1)} until all are on their way", took / count, "ms each", first, "one")
+        yield Row(
+            f"{count} job{'s' * (count > 1)} until all are on their way",
+            took / count,
+            "ms each",
+            first,
+            "one",
+        )
     yield Row("memory of a runner that waits for one", one / 1000, "MB", goal="≤ 60 MB")
     yield Row("memory for each of 64 more", (many - one) / 64, "kB", goal="≤ 200 kB")
 
@@ -421,7 +602,11 @@ def mapping(count: int = 1000, concurrency: int = 64) -> Iterator[Row]:
 
             async def one(number: int) -> None:
                 async with places:
-                    (await client.post(f"{url}/responses", json={"model": "m", "input": f"q{number}"})).json()
+                    (
+                        await client.post(
+                            f"{url}/responses", json={"model": "m", "input": f"q{number}"}
+                        )
+                    ).json()
 
             await asyncio.gather(*(one(number) for number in range(count)))
 
@@ -430,17 +615,35 @@ def mapping(count: int = 1000, concurrency: int = 64) -> Iterator[Row]:
         ours, theirs = [], []
         for turn in range(3):
             theirs.append(timed(lambda: asyncio.run(raw())))
-            ours.append(timed(lambda turn=turn: ask.map(f"{{{{x}}}} {turn}", range(count), progress=False)))
+            ours.append(
+                timed(lambda turn=turn: ask.map(f"{{{{x}}}} {turn}", range(count), progress=False))
+            )
     finally:
         process.terminate()
         process.wait(5)
     theirs_ms = statistics.median(theirs)
     yield Row(
-        f"`ask.map` of {count:,} rows", statistics.median(ours), "ms", theirs_ms, "raw asyncio httpx, as many at once", "≤ 1.15 ×"
+        f"`ask.map` of {count:,} rows",
+        statistics.median(ours),
+        "ms",
+        theirs_ms,
+        "raw asyncio httpx, as many at once",
+        "≤ 1.15 ×",
     )
 
 
-PARTS = (loading, cells, interrupts, states, streaming, journals, conversations, answers, jobs, mapping)
+PARTS = (
+    loading,
+    cells,
+    interrupts,
+    states,
+    streaming,
+    journals,
+    conversations,
+    answers,
+    jobs,
+    mapping,
+)
 HEAD = ["what", "here", "beside it", "ratio", "goal"]
 
 
@@ -451,7 +654,11 @@ def table(rows: list[Row]) -> str:
 
 def page(rows: list[Row], load_for_each_core: float) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    was = "busy, so the times are long, and only ratios mean something" if load_for_each_core > QUIET else "quiet"
+    was = (
+        "busy, so the times are long, and only ratios mean something"
+        if load_for_each_core > QUIET
+        else "quiet"
+    )
     return f"""# How fast it is
 
 Medians, written by `python tests/bench/bench.py --write` on {datetime.now(timezone.utc):%Y-%m-%d}, on {os.cpu_count()} cores with
@@ -467,8 +674,15 @@ That a kernel killed at a hundred random moments loses no finished answer and se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md beside this file")
-    parser.add_argument("--only", nargs="*", metavar="PART", help="some of " + ", ".join(part.__name__ for part in PARTS))
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into README.md beside this file"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        metavar="PART",
+        help="some of " + ", ".join(part.__name__ for part in PARTS),
+    )
     args = parser.parse_args()
     os.environ["AIML_MAGIC_HOME"] = tempfile.mkdtemp()
     os.environ["AIML_API_KEY"] = "bench-key-0123456789"

@@ -30,7 +30,9 @@ PROMPT = "number => document.querySelectorAll('.jp-CodeCell')[number].querySelec
 def opened(tmp_path_factory):
     folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
     cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
     (folder / "jobs.ipynb").write_text(nbformat.writes(notebook))
     with jupyter_lab(folder, settings) as address, browser_page() as page:
         open_notebook(page, address, "jobs.ipynb")
@@ -38,12 +40,16 @@ def opened(tmp_path_factory):
 
 
 def run_all_and_go_on(page) -> None:
-    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
+    )
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
 
 def wait_for(page, number: int, words: str, timeout: float = 20) -> None:
-    page.wait_for_function(f"words => ({OUTPUT})({number}).includes(words)", arg=words, timeout=1000 * timeout)
+    page.wait_for_function(
+        f"words => ({OUTPUT})({number}).includes(words)", arg=words, timeout=1000 * timeout
+    )
 
 
 def test_answered_while_another_cell_computes(opened):
@@ -55,7 +61,9 @@ def test_answered_while_another_cell_computes(opened):
     shoot(page, "background-waiting")
     wait_for(page, 1, "This is the sandbox")
     assert "*" in page.evaluate(PROMPT, 2)
-    page.wait_for_function(f"() => !({OUTPUT})(1).includes('waiting for the answer')", timeout=1000)  # the panel goes next
+    page.wait_for_function(
+        f"() => !({OUTPUT})(1).includes('waiting for the answer')", timeout=1000
+    )  # the panel goes next
     assert "*" in page.evaluate(PROMPT, 2)
     shoot(page, "background-answered")
     wait_for(page, 2, "computed")
@@ -74,7 +82,9 @@ def test_restart_of_the_kernel(opened):
     )
     run_all_and_go_on(page)
     wait_for(page, 1, "waiting for the answer")
-    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+    )
     run_all_and_go_on(page)
     wait_for(page, 1, "The server works on it")
     shoot(page, "background-restarted")

@@ -25,7 +25,9 @@ def lab(tmp_path_factory):
     for path in NOTEBOOKS:
         kernel = {"name": "no-such-kernel", "display_name": "None", "language": "none"}
         metadata = {"kernelspec": kernel, "language_info": {"name": "none"}}
-        (folder / path.name).write_text(json.dumps(json.loads(path.read_text()) | {"metadata": metadata}))
+        (folder / path.name).write_text(
+            json.dumps(json.loads(path.read_text()) | {"metadata": metadata})
+        )
     with jupyter_lab(folder, settings) as address, browser_page() as page:
         yield address, page
 
@@ -39,8 +41,15 @@ def test_committed(lab, path):
     page.select_option(".jp-Dialog select", label="No Kernel")
     page.click(".jp-Dialog .jp-mod-accept")
     page.wait_for_timeout(1000)
-    outputs = [output.get("data", {}) for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
-    for kind, selector in (("text/markdown", ".jp-OutputArea .jp-RenderedMarkdown"), ("image/png", ".jp-OutputArea img")):
+    outputs = [
+        output.get("data", {})
+        for cell in json.loads(path.read_text())["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    for kind, selector in (
+        ("text/markdown", ".jp-OutputArea .jp-RenderedMarkdown"),
+        ("image/png", ".jp-OutputArea img"),
+    ):
         assert sum(kind in output for output in outputs) == visible(page, selector)
     copies = sum("aiml-details" in "".join(output.get("text/html", "")) for output in outputs)
     assert copies == visible(page, ".jp-RenderedHTML .aiml-details > details > summary")

@@ -22,7 +22,16 @@ import pypandoc
 import wire
 from document import DOCUMENT, streamed
 from lab import browser_page
-from test_lab import ANSWERS, COPIES, TOO_WIDE, barriers, pytestmark, shoot, unfold_by_keyboard, visible  # noqa: F401
+from test_lab import (
+    ANSWERS,
+    COPIES,
+    TOO_WIDE,
+    barriers,
+    pytestmark,  # noqa: F401  # the marks hold here too
+    shoot,
+    unfold_by_keyboard,
+    visible,
+)
 from test_terminal import Terminal, typed
 
 from aiml_magic.api.responses import Usage
@@ -32,7 +41,10 @@ from aiml_magic.show import export
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory):
-    with wire.serve(lambda _: streamed(DOCUMENT, chunks=4, pace=0.2)) as server, pytest.MonkeyPatch.context() as patch:
+    with (
+        wire.serve(lambda _: streamed(DOCUMENT, chunks=4, pace=0.2)) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("AIML_API_URL", server.url)
         patch.setenv("AIML_API_KEY", "test-key-0123456789abcdef")
         patch.setenv("PATH", str(Path(pypandoc.get_pandoc_path()).parent), prepend=os.pathsep)
@@ -43,9 +55,21 @@ def server(tmp_path_factory):
 def executed(server, tmp_path_factory):
     """The notebook as nbconvert executes it, with the state of its widgets."""
     folder = tmp_path_factory.mktemp("executed")
-    cells = [nbformat.v4.new_code_cell(cell) for cell in ("%load_ext aiml_magic", "%%o3pro\nIs it finite?")]
+    cells = [
+        nbformat.v4.new_code_cell(cell)
+        for cell in ("%load_ext aiml_magic", "%%o3pro\nIs it finite?")
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "asked.ipynb")
-    command = [sys.executable, "-m", "nbconvert", "--execute", "--to=notebook", "--inplace", "--log-level=ERROR", "asked.ipynb"]
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--execute",
+        "--to=notebook",
+        "--inplace",
+        "--log-level=ERROR",
+        "asked.ipynb",
+    ]
     subprocess.run(command, cwd=folder, check=True)
     return nbformat.read(folder / "asked.ipynb", as_version=4)
 
@@ -55,7 +79,9 @@ def test_page_without_network(executed, tmp_path, has_state):
     """A page shows the answer once and its details once, also where nothing can be fetched; formulas are then as they were written."""
     notebook = nbformat.from_dict(dict(executed))
     assert "widgets" in notebook.metadata
-    notebook.metadata = {name: value for name, value in notebook.metadata.items() if has_state or name != "widgets"}
+    notebook.metadata = {
+        name: value for name, value in notebook.metadata.items() if has_state or name != "widgets"
+    }
     file = tmp_path / "page.html"
     file.write_text(nbconvert.HTMLExporter().from_notebook_node(notebook)[0], "utf-8")
     with browser_page() as page:
@@ -90,7 +116,19 @@ def test_exported_conversation(tmp_path):
     asked_at, usage = datetime(2026, 1, 2, tzinfo=UTC), Usage(1, 0, 2, 1, 3)
     turns = [
         Answer(
-            text, "", usage, 0.5, 9.0, "completed", "resp_1", "o3-pro", None, False, asked_at, {}, {"input": f"Why?\n  {wide}"}
+            text,
+            "",
+            usage,
+            0.5,
+            9.0,
+            "completed",
+            "resp_1",
+            "o3-pro",
+            None,
+            False,
+            asked_at,
+            {},
+            {"input": f"Why?\n  {wide}"},
         )
         for text in (DOCUMENT, wide)
     ]
@@ -101,10 +139,14 @@ def test_exported_conversation(tmp_path):
         page.goto(file.as_uri())
         shoot(page, "exported")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert page.evaluate("[...document.querySelectorAll('nav a')].every(entry => entry.innerText.length <= 70)")
+        assert page.evaluate(
+            "[...document.querySelectorAll('nav a')].every(entry => entry.innerText.length <= 70)"
+        )
         assert [] == barriers(page, "body")
         page.emulate_media(media="print")
-        assert page.evaluate("[...document.querySelectorAll('pre')].every(code => code.scrollWidth <= code.clientWidth)")
+        assert page.evaluate(
+            "[...document.querySelectorAll('pre')].every(code => code.scrollWidth <= code.clientWidth)"
+        )
 
 
 def test_markdown(executed):
@@ -135,7 +177,9 @@ def test_console(tmp_path, monkeypatch):
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path))
     command = [sys.executable, "-W", "ignore", "-m", "jupyter_console", "--simple-prompt"]
     lines = ["%load_ext aiml_magic", "%o3pro Is it finite?", "1 + 1", "exit"]
-    screen = typed(command, lines, Terminal(80, {"TERM": "xterm-256color"}), dict(os.environ)).replace("\r", "")
+    screen = typed(
+        command, lines, Terminal(80, {"TERM": "xterm-256color"}), dict(os.environ)
+    ).replace("\r", "")
     shown = screen[screen.index("In [2]: ") : screen.index("In [3]: ")]
     assert DOCUMENT.strip() in shown
     assert 1 == shown.count("6,912 tokens")

@@ -71,7 +71,10 @@ def watched(browser):
 def lab(browser, tmp_path_factory):
     """A page of JupyterLab, whose renderers can be had."""
     folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Fuzz")]), folder / "fuzz.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Fuzz")]),
+        folder / "fuzz.ipynb",
+    )
     with jupyter_lab(folder, settings) as address:
         watched = Watched(browser.new_page())
         open_notebook(watched.page, address, "fuzz.ipynb")
@@ -103,7 +106,9 @@ def test_markdown_in_lab(lab):
 def test_html_in_lab(lab):
     """A summary of the reasoning, in JupyterLab's renderer of trusted HTML."""
     ignored = '<div class="mathjax_ignore tex2jax_ignore">{}</div>'
-    check(lambda texts: render(lab, "text/html", [ignored.format(pages.html(text)) for text in texts]))
+    check(
+        lambda texts: render(lab, "text/html", [ignored.format(pages.html(text)) for text in texts])
+    )
 
 
 def test_nbconvert(watched, tmp_path):
@@ -111,10 +116,17 @@ def test_nbconvert(watched, tmp_path):
     nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
     exporter = nbconvert.HTMLExporter(**{"mathjax_url": MATHJAX_URL} if MATHJAX else {})
     file = tmp_path / "fuzz.html"
-    allowed = (file.as_uri(), "https://cdnjs.cloudflare.com/ajax/libs/", *([MATHJAX] if MATHJAX else []))
+    allowed = (
+        file.as_uri(),
+        "https://cdnjs.cloudflare.com/ajax/libs/",
+        *([MATHJAX] if MATHJAX else []),
+    )
 
     def show(texts: list[str]) -> list[str]:
-        outputs = [nbformat.v4.new_output("display_data", {"text/markdown": safe.markdown(text)}) for text in texts]
+        outputs = [
+            nbformat.v4.new_output("display_data", {"text/markdown": safe.markdown(text)})
+            for text in texts
+        ]
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
         file.write_text(exporter.from_notebook_node(notebook)[0], "utf-8")
         watched.requests.clear()
@@ -129,7 +141,9 @@ def test_export(watched, tmp_path):
     file = tmp_path / "fuzz.html"
 
     def show(texts: list[str]) -> list[str]:
-        file.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(map(pages.html, texts))}", "utf-8")
+        file.write_text(
+            f"<!doctype html><meta charset=utf-8><body>{''.join(map(pages.html, texts))}", "utf-8"
+        )
         watched.requests.clear()
         watched.page.goto(file.as_uri())
         return watched.active("body", allowed=(file.as_uri(),), wait=0.2)

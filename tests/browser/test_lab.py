@@ -19,13 +19,25 @@ if not REQUIRED:
 
 import wire
 from document import DOCUMENT, streamed
-from lab import CHROMIUM, RENDER, browser_page, command, finish_all, jupyter_lab, open_notebook, start_all, wait_for_kernel
+from lab import (
+    CHROMIUM,
+    RENDER,
+    browser_page,
+    command,
+    finish_all,
+    jupyter_lab,
+    open_notebook,
+    start_all,
+    wait_for_kernel,
+)
 
 from aiml_magic.show import safe
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # playwright's own sockets
+    pytest.mark.filterwarnings(
+        "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),  # playwright's own sockets
 ]
 SHOTS = os.environ.get("AIML_TEST_SHOTS")
 _AXE = importlib.util.find_spec("axe_playwright_python")
@@ -57,12 +69,16 @@ def answer(request: wire.Request) -> wire.Reply:
         return wire.Reply(404)
     match request.body["input"]:
         case "Is it finite?":
-            return streamed(DOCUMENT, chunks=2, pace=60)  # half of it, and the rest when it is released
+            return streamed(
+                DOCUMENT, chunks=2, pace=60
+            )  # half of it, and the rest when it is released
         case "In brief?":
             cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
             return wire.json_reply(wire.response("Yes, since", **cut))
         case _:
-            return wire.json_reply({"error": {"message": "The model is unknown.", "code": "model_not_found"}}, 404)
+            return wire.json_reply(
+                {"error": {"message": "The model is unknown.", "code": "model_not_found"}}, 404
+            )
 
 
 @pytest.fixture(scope="module", params=["lab", "notebook"])
@@ -84,7 +100,9 @@ def opened(request, tmp_path_factory):
 
 
 def open_again(opened: Opened, name: str = "answers.ipynb") -> None:
-    open_notebook(opened.page, opened.address, name, place="lab/tree" if opened.name == "lab" else "notebooks")
+    open_notebook(
+        opened.page, opened.address, name, place="lab/tree" if opened.name == "lab" else "notebooks"
+    )
     opened.page.evaluate(
         "() => window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}).catch(() => {})"
     )
@@ -112,18 +130,24 @@ def finish(opened: Opened) -> None:
 
 
 def darken(opened: Opened) -> None:
-    opened.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    opened.page.evaluate(
+        "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    )
 
 
 def narrow(opened: Opened) -> None:
-    opened.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    opened.page.evaluate(
+        "() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
+    )
     opened.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
     opened.page.set_viewport_size({"width": 520, "height": 900})
 
 
 def restart(opened: Opened) -> None:
     opened.page.set_viewport_size({"width": 1100, "height": 900})
-    opened.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    opened.page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+    )
     wait_for_kernel(opened.page)
 
 
@@ -152,7 +176,9 @@ def open_without_kernel(opened: Opened) -> None:
 def open_without_widgets(opened: Opened) -> None:
     folder = opened.settings / "config" / "labconfig"
     folder.mkdir()
-    (folder / "page_config.json").write_text('{"disabledExtensions": {"@jupyter-widgets/jupyterlab-manager": true}}')
+    (folder / "page_config.json").write_text(
+        '{"disabledExtensions": {"@jupyter-widgets/jupyterlab-manager": true}}'
+    )
     open_again(opened)
 
 
@@ -200,8 +226,12 @@ def test_news(opened):
     page.wait_for_timeout(1500)
     told = page.evaluate("() => window.news")
     assert {"The answer is there."} == set(told)
-    assert len(told) <= 2, "there are two answers; one that is followed at once by another is not told of"
-    assert 1 == visible(page, "[role=status] .aiml-news"), "the earlier is not told again when the page is loaded again"
+    assert len(told) <= 2, (
+        "there are two answers; one that is followed at once by another is not told of"
+    )
+    assert 1 == visible(page, "[role=status] .aiml-news"), (
+        "the earlier is not told again when the page is loaded again"
+    )
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -211,7 +241,8 @@ def test_state(opened, state):
     go(opened)
     page = opened.page
     page.wait_for_function(
-        "selector => [...document.querySelectorAll(selector)].filter(node => node.checkVisibility()).length == 2", arg=details
+        "selector => [...document.querySelectorAll(selector)].filter(node => node.checkVisibility()).length == 2",
+        arg=details,
     )
     page.evaluate("selector => document.querySelector(selector).scrollIntoView()", ANSWERS)
     page.wait_for_timeout(500)  # themes and formulas
@@ -263,12 +294,15 @@ def unfold_by_keyboard(page, details: str) -> None:
     opened, wanted = (
         0,
         page.evaluate(
-            "selector => document.querySelector(selector).closest('.aiml-details').querySelectorAll('summary').length", details
+            "selector => document.querySelector(selector).closest('.aiml-details').querySelectorAll('summary').length",
+            details,
         ),
     )
     for _ in range(60):
         page.keyboard.press("Tab")
-        if opened < wanted and page.evaluate("() => document.activeElement.matches('.aiml-details summary')"):
+        if opened < wanted and page.evaluate(
+            "() => document.activeElement.matches('.aiml-details summary')"
+        ):
             page.keyboard.press("Enter" if opened % 2 else "Space")
             assert page.evaluate("() => document.activeElement.parentElement.open")
             opened += 1
@@ -282,7 +316,9 @@ def barriers(page, place: str = ".jp-OutputArea-output") -> list[str]:
         return []
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(AXE)
-    found = page.evaluate("place => axe.run({ include: [place] }, { resultTypes: ['violations'] })", place)
+    found = page.evaluate(
+        "place => axe.run({ include: [place] }, { resultTypes: ['violations'] })", place
+    )
     return [
         f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
         for rule in found["violations"] if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
@@ -337,4 +373,6 @@ def test_long_answer(opened):
     page = opened.page
     page.evaluate(RENDER, ["text/markdown", [safe.markdown("\n\n".join([DOCUMENT] * 80))]])
     assert 80 == page.evaluate("() => document.querySelectorAll('.fuzzed table').length")
-    assert 80 == page.evaluate("() => document.querySelector('.fuzzed').innerText.split('The note says').length - 1")
+    assert 80 == page.evaluate(
+        "() => document.querySelector('.fuzzed').innerText.split('The note says').length - 1"
+    )

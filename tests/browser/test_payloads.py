@@ -43,7 +43,10 @@ class Server(NamedTuple):
 def replies(origin: str) -> dict[str, wire.Reply]:
     """What the server says to each question, by the question's first line."""
     said = {"harmless": wire.json_reply(wire.response())}
-    said |= {name: wire.json_reply(wire.response(text)) for name, text in payloads.answers(origin).items()}
+    said |= {
+        name: wire.json_reply(wire.response(text))
+        for name, text in payloads.answers(origin).items()
+    }
     for kind in KINDS:
         for number, text in enumerate(payloads.fields(origin, kind.__name__)):
             said[f"{kind.__name__} {number}"] = kind(text)
@@ -56,19 +59,48 @@ def answer_with_fields(text: str) -> wire.Reply:
     output = [
         {"type": "reasoning", "id": text, "summary": [{"type": "summary_text", "text": text}]},
         {"type": text, "id": text},
-        {"type": "mcp_list_tools", "server_label": text, "tools": [{"name": text, "description": text}]},
-        {"type": "mcp_call", "name": text, "server_label": text, "arguments": text, "output": text, "error": text},
+        {
+            "type": "mcp_list_tools",
+            "server_label": text,
+            "tools": [{"name": text, "description": text}],
+        },
+        {
+            "type": "mcp_call",
+            "name": text,
+            "server_label": text,
+            "arguments": text,
+            "output": text,
+            "error": text,
+        },
         {"type": "web_search_call", "action": {"query": text}, "status": text},
-        {"type": "code_interpreter_call", "code": text, "outputs": [{"type": "logs", "logs": text}]},
+        {
+            "type": "code_interpreter_call",
+            "code": text,
+            "outputs": [{"type": "logs", "logs": text}],
+        },
         {"type": "image_generation_call", "result": text, "output_format": text},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text, "annotations": notes}]},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": text, "annotations": notes}],
+        },
     ]
-    fields = {"id": text, "model": text, "reasoning": {"effort": text}, "service_tier": text, "status": "completed"}
+    fields = {
+        "id": text,
+        "model": text,
+        "reasoning": {"effort": text},
+        "service_tier": text,
+        "status": "completed",
+    }
     return wire.json_reply(wire.response(output=output, **fields))
 
 
 def refusal(text: str) -> wire.Reply:
-    return wire.json_reply(wire.response(output=[{"type": "message", "content": [{"type": "refusal", "refusal": text}]}]))
+    return wire.json_reply(
+        wire.response(
+            output=[{"type": "message", "content": [{"type": "refusal", "refusal": text}]}]
+        )
+    )
 
 
 def tools(text: str) -> wire.Reply:
@@ -82,27 +114,48 @@ def approval(text: str) -> wire.Reply:
 
 
 def incomplete(text: str) -> wire.Reply:
-    return wire.json_reply(wire.response(text, status="incomplete", incomplete_details={"reason": text}))
+    return wire.json_reply(
+        wire.response(text, status="incomplete", incomplete_details={"reason": text})
+    )
 
 
 def failed(text: str) -> wire.Reply:
-    return wire.json_reply(wire.response(output=[], status="failed", error={"code": text, "message": text}))
+    return wire.json_reply(
+        wire.response(output=[], status="failed", error={"code": text, "message": text})
+    )
 
 
 def refused(text: str) -> wire.Reply:
-    return wire.json_reply({"error": {"message": text, "code": text, "param": text}, "requestId": text}, 400)
+    return wire.json_reply(
+        {"error": {"message": text, "code": text, "param": text}, "requestId": text}, 400
+    )
 
 
 def page(text: str) -> wire.Reply:
-    return wire.Reply(500, {"Content-Type": "text/html"}, [f"<html><title>{text}</title>{text}".encode()])
+    return wire.Reply(
+        500, {"Content-Type": "text/html"}, [f"<html><title>{text}</title>{text}".encode()]
+    )
 
 
 def streamed(text: str) -> wire.Reply:
     """A stream that stays open, so that its text stays in the panel."""
     events = [
-        {"type": "response.created", "response": {"id": text, "object": "response", "status": "in_progress", "output": []}},
-        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "id": text}},
-        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "item_id": text, "delta": text},
+        {
+            "type": "response.created",
+            "response": {"id": text, "object": "response", "status": "in_progress", "output": []},
+        },
+        {
+            "type": "response.output_item.added",
+            "output_index": 0,
+            "item": {"type": "message", "id": text},
+        },
+        {
+            "type": "response.output_text.delta",
+            "output_index": 0,
+            "content_index": 0,
+            "item_id": text,
+            "delta": text,
+        },
     ]
     chunks = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
     return wire.Reply(200, {"Content-Type": "text/event-stream"}, chunks, end="hang")
@@ -117,7 +170,13 @@ def cells_for(names: list[str], hostile: list[str]) -> list[tuple[str, bool]]:
     cells = []
     for number, name in enumerate(names):
         asked = f"{name}\n{hostile[number % len(hostile)]}"
-        options = "-b --alone" if name.startswith("streamed") else "--alone" if name.startswith(FAILS) else "-i '<b onclick=x>'"
+        options = (
+            "-b --alone"
+            if name.startswith("streamed")
+            else "--alone"
+            if name.startswith(FAILS)
+            else "-i '<b onclick=x>'"
+        )
         cells.append((f"%%o3pro --raw {options}\n{QUESTION} {asked}", name.startswith(FAILS)))
     cells.append(("%aiml history", False))
     cells.append(("%aiml tree", False))
@@ -136,8 +195,14 @@ def server():
         asked = request.body["input"]
         text = asked if isinstance(asked, str) else asked[-1]["content"][0]["text"]
         reply = said[text.split("\n")[0].removeprefix(f"{QUESTION} ")]
-        if request.body.get("previous_response_id") and reply.status == 200 and reply.end == "clean":
-            echoed = json.loads(reply.chunks[0]) | {"previous_response_id": request.body["previous_response_id"]}
+        if (
+            request.body.get("previous_response_id")
+            and reply.status == 200
+            and reply.end == "clean"
+        ):
+            echoed = json.loads(reply.chunks[0]) | {
+                "previous_response_id": request.body["previous_response_id"]
+            }
             return wire.json_reply(echoed)
         return reply
 
@@ -153,10 +218,14 @@ def server():
 def notebook_of(cells: list[tuple[str, bool]]) -> nbformat.NotebookNode:
     cells = [("%load_ext aiml_magic\n%config O3Pro.replay = 'off'", False), *cells]
     written = [
-        nbformat.v4.new_code_cell(source, metadata={"tags": ["raises-exception"]} if is_failing else {})
+        nbformat.v4.new_code_cell(
+            source, metadata={"tags": ["raises-exception"]} if is_failing else {}
+        )
         for source, is_failing in cells
     ]
-    return nbformat.v4.new_notebook(cells=written, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    return nbformat.v4.new_notebook(
+        cells=written, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +259,9 @@ def check(watched: Watched, outputs: str, answers: str, **options: Any) -> None:
 def check_live(watched: Watched, address: str, *, without: str = "") -> None:
     own = address, address.replace("http", "ws", 1)
     check(watched, OUTPUTS, ANSWERS, allowed=own, wait=4)
-    unseen = watched.unseen(OUTPUTS, payloads.words(*(kind.__name__ for kind in KINDS if kind.__name__ != without)))
+    unseen = watched.unseen(
+        OUTPUTS, payloads.words(*(kind.__name__ for kind in KINDS if kind.__name__ != without))
+    )
     assert not unseen, "\n".join(unseen)
     assert 10 < len(watched.requests)
 
@@ -230,11 +301,23 @@ def executed(server, tmp_path_factory):
     pytest.importorskip("nbconvert", reason="nbconvert is not installed")
     folder = tmp_path_factory.mktemp("executed")
     # Nobody would ever close the panel of a stream that does not end.
-    cells = [(source, is_failing) for source, is_failing in server.cells if f"{QUESTION} streamed" not in source]
+    cells = [
+        (source, is_failing)
+        for source, is_failing in server.cells
+        if f"{QUESTION} streamed" not in source
+    ]
     nbformat.write(notebook_of(cells), folder / "hostile.ipynb")
     nbformat.write(notebook_of([(f"%o3pro {QUESTION} harmless", False)]), folder / "harmless.ipynb")
     for name in ("hostile", "harmless"):
-        command = [sys.executable, "-m", "nbconvert", "--execute", "--to=html", "--log-level=ERROR", f"{name}.ipynb"]
+        command = [
+            sys.executable,
+            "-m",
+            "nbconvert",
+            "--execute",
+            "--to=html",
+            "--log-level=ERROR",
+            f"{name}.ipynb",
+        ]
         command += [f"--HTMLExporter.mathjax_url={MATHJAX_URL}"] if MATHJAX else []
         subprocess.run(command, cwd=folder, check=True)
     return folder
@@ -269,7 +352,9 @@ def test_the_check_sees(server, browser):
     noticed = []
     for name, text in payloads.each(server.origin).items():
         if name != "html: refresh":  # which would end it all
-            watched.page.evaluate("page => { document.body.innerHTML = page; }", parser.render(plain(text)))
+            watched.page.evaluate(
+                "page => { document.body.innerHTML = page; }", parser.render(plain(text))
+            )
             noticed += [name] * bool(watched.active("body", wait=0))
             watched.requests.clear()
             watched.page.evaluate("() => { delete window.__pwned; }")

@@ -29,7 +29,11 @@ TEXT = "It rains since clouds are heavy, and since whatever is heavy falls. " * 
 @pytest.mark.parametrize("when", ["stream", "silence"])
 def test_restart_and_run_all_from_the_menu(home, tmp_path, monkeypatch, when):
     """*Restart Kernel and Run All Cells* in the middle of an answer: one POST, and the answer in its cell."""
-    before, after = ("It rains", "It rains") if when == "stream" else ("waiting for the answer", "The server works on it")
+    before, after = (
+        ("It rains", "It rains")
+        if when == "stream"
+        else ("waiting for the answer", "The server works on it")
+    )
     cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
     python = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     folder, settings = tmp_path / "notebooks", tmp_path / "settings"
@@ -55,7 +59,9 @@ def test_restart_and_run_all_from_the_menu(home, tmp_path, monkeypatch, when):
             server.release.set()
             wait_for_kernel(page)
             finish_all(page)
-            page.wait_for_selector(".jp-RenderedMarkdown >> text=whatever is heavy falls", timeout=60_000)
+            page.wait_for_selector(
+                ".jp-RenderedMarkdown >> text=whatever is heavy falls", timeout=60_000
+            )
             shoot(page, f"answered-after-restart-in-{when}")
             assert 0 == errors_shown(page)
         assert 1 == len(server.posts)

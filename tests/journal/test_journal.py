@@ -46,9 +46,15 @@ def test_life_of_a_row(journal):
     assert journal.claim(row_id) is None, "two runners cannot send one row"
     journal.note_response_id(row_id, "resp_1")
     journal.note_text(row_id, "Half")
-    assert ("sent", "resp_1", "Half") == (journal.row(row_id).state, journal.row(row_id).response_id, journal.row(row_id).text)
+    assert ("sent", "resp_1", "Half") == (
+        journal.row(row_id).state,
+        journal.row(row_id).response_id,
+        journal.row(row_id).text,
+    )
     response = {"id": "resp_1", "status": "completed", "output_text": "Whole"}
-    journal.finish(row_id, Came("done", response, 2.5, ("usage_missing",), Cost(0.5, 1_000_000, "headers")))
+    journal.finish(
+        row_id, Came("done", response, 2.5, ("usage_missing",), Cost(0.5, 1_000_000, "headers"))
+    )
     journal.finish(row_id, Came("failed", seconds=9))
     row = journal.row(row_id)
     assert ("done", "Whole", 0.5, 2.5, ("usage_missing",)) == (
@@ -82,7 +88,10 @@ def test_private(journal):
     journal.add(new())
     with journal._transaction() as db:
         db.execute("BEGIN IMMEDIATE")
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [journal.path.parent, *journal.path.parent.iterdir()]}
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode)
+            for path in [journal.path.parent, *journal.path.parent.iterdir()]
+        }
         db.rollback()
     assert 0o700 == modes.pop("new")
     assert {0o600} == set(modes.values())
@@ -101,7 +110,9 @@ def test_ancestors(journal):
 def test_fork(journal):
     """A process that was forked off writes by a connection of its own, and the file stays sound."""
     journal.add(new())
-    child = multiprocessing.get_context("fork").Process(target=lambda: [journal.add(new()) for _ in range(20)])
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: [journal.add(new()) for _ in range(20)]
+    )
     child.start()
     for _ in range(20):
         journal.add(new())
@@ -316,7 +327,9 @@ def test_search_in_any_script(journal, words, found):
         ("Is GPT速度 all?", "Yes."),
         ("ใช้ความเร็วแสง", "서울에서 🐋!"),
     ]:
-        journal.finish(journal.add(new(request={"input": question})).id, Came("done", wire.response(answer)))
+        journal.finish(
+            journal.add(new(request={"input": question})).id, Came("done", wire.response(answer))
+        )
     assert found == [row.id for row in journal.search(words)]
 
 
@@ -339,7 +352,10 @@ DAMAGE = {
 
 def damage(journal, script):
     """Damages the index of a journal with one answer, after which another process opens it; that journal."""
-    journal.finish(journal.add(new(request={"input": "Where do whales sleep?"})).id, Came("done", wire.response("In the sea.")))
+    journal.finish(
+        journal.add(new(request={"input": "Where do whales sleep?"})).id,
+        Came("done", wire.response("In the sea.")),
+    )
     with closing(sqlite3.connect(journal.path)) as db:
         db.executescript(script)
         db.commit()
@@ -355,7 +371,12 @@ def test_damaged_index(journal, how, is_open):
     row = journal.claim(journal.add(new()).id)
     journal.finish(row.id, Came("done", wire.response("Whales sleep there, too.")))
     assert "done" == journal.row(row.id).state
-    came = {"response": wire.response("A whale of a time."), "notices": [], "cost_usd": None, "seconds": None}
+    came = {
+        "response": wire.response("A whale of a time."),
+        "notices": [],
+        "cost_usd": None,
+        "seconds": None,
+    }
     journal.take(new(key="other"), None, came)
     assert [2, 1] == sorted((row.id for row in journal.search("whales sleep")), reverse=True)
     assert [1] == [row.id for row in journal.search("sea")]
@@ -366,7 +387,9 @@ def test_damaged_index(journal, how, is_open):
 def test_search_in_a_damaged_index(journal, how):
     """A search is answered from the rows where the index is damaged, also by parts of words, and then by the index again."""
     for words in ("whales", "🐳"):
-        journal.finish(journal.add(new(request={"input": words})).id, Came("done", wire.response("Fine.")))
+        journal.finish(
+            journal.add(new(request={"input": words})).id, Came("done", wire.response("Fine."))
+        )
     damage(journal, DAMAGE[how])
     assert [3, 1] == sorted((row.id for row in journal.search("whales")), reverse=True)
     assert [2] == [row.id for row in journal.search("🐳")]
@@ -431,7 +454,11 @@ def test_rescued_answer_is_taken_in(journal, came):
     other = Journal(journal.path)
     rows = [other.row(row.id) for row in (kept, rescued)]
     assert rows[0] == replace(
-        rows[1], id=kept.id, client_request_id=kept.client_request_id, asked_at=kept.asked_at, alive_at=kept.alive_at
+        rows[1],
+        id=kept.id,
+        client_request_id=kept.client_request_id,
+        asked_at=kept.asked_at,
+        alive_at=kept.alive_at,
     )
     with other._transaction() as db:
         costs = db.execute("SELECT cost_usd, cost_credits, cost_source FROM requests").fetchall()
@@ -448,10 +475,14 @@ COLUMNS_OF_THE_FIRST = (
 def test_rescued_answer_of_an_earlier_version(journal):
     """A file that an earlier version left beside the journal is taken in as well, also of a row whose runner was mourned since."""
     row = journal.claim(journal.add(new()).id)
-    _, copy = journal.rescue(row, Came("done", wire.response("Worth it."), 1.0, (), Cost(0.5, 1, "headers")))
+    _, copy = journal.rescue(
+        row, Came("done", wire.response("Worth it."), 1.0, (), Cost(0.5, 1, "headers"))
+    )
     kept = json.loads(Path(copy).read_text())
     Path(copy).write_text(json.dumps({name: kept[name] for name in COLUMNS_OF_THE_FIRST.split()}))
-    journal.finish(row.id, Came("failed", seconds=1, error=errors.RunnerDied("Died.", "Check.", may_cost=True)))
+    journal.finish(
+        row.id, Came("failed", seconds=1, error=errors.RunnerDied("Died.", "Check.", may_cost=True))
+    )
     other = Journal(journal.path)
     assert ("done", "Worth it.", 0.5, None) == (
         other.row(1).state,
@@ -522,9 +553,14 @@ def test_strange_files_beside_the_journal(journal, what):
 def test_cost_that_no_column_takes(journal):
     """What a file beside the journal says of an answer's cost, and no column takes, costs neither the answer nor those behind it."""
     rows = [journal.claim(journal.add(new(client_request_id=name * 8)).id) for name in "09"]
-    copies = [Path(journal.rescue(row, Came("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1]) for row in rows]
+    copies = [
+        Path(journal.rescue(row, Came("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1])
+        for row in rows
+    ]
     changed(copies[0], cost_source="\ud800", cost_credits=2**63)
-    assert [("done", 1.0)] * 2 == [(row.state, row.cost_usd) for row in Journal(journal.path).history()]
+    assert [("done", 1.0)] * 2 == [
+        (row.state, row.cost_usd) for row in Journal(journal.path).history()
+    ]
 
 
 def test_rescued_answer_of_a_question_that_was_not_sent(journal):
@@ -572,7 +608,11 @@ def test_what_the_server_says_of_a_forgotten_question(journal):
     journal.forget(row_id)
     journal.note_free(row_id)
     journal.recover(row_id, wire.response("secret"), None)
-    assert ("forgotten", "", None) == (journal.row(row_id).state, journal.row(row_id).answer().text, journal.row(row_id).error)
+    assert ("forgotten", "", None) == (
+        journal.row(row_id).state,
+        journal.row(row_id).answer().text,
+        journal.row(row_id).error,
+    )
 
 
 def test_forget_while_somebody_reads(journal):
@@ -593,12 +633,18 @@ def test_forget_while_somebody_reads(journal):
 
 def test_forgotten_costs_are_counted(asker):
     """What a forgotten answer cost stays in the sum of its notebook, where it is neither listed nor gone on with any more."""
-    with wire.serve(lambda _: wire.json_reply(wire.response(meta={"usage": {"usd_spent": 0.5}}))) as server:
+    with wire.serve(
+        lambda _: wire.json_reply(wire.response(meta={"usage": {"usd_spent": 0.5}}))
+    ) as server:
         row_id = asker.ask(server.url, cell="a", chat="talk").journal_id
         journal, notebook = asker.journal, asker.session.notebook
         journal.forget(row_id)
         assert (0.5, 0) == journal.spent(server.url, notebook=notebook)
-        assert ([], [], []) == (journal.history(notebook), journal.chats(notebook), journal.turns(notebook, "talk"))
+        assert ([], [], []) == (
+            journal.history(notebook),
+            journal.chats(notebook),
+            journal.turns(notebook, "talk"),
+        )
         assert not journal.has_cell(notebook, "talk", "a")
         assert {} == asker.session.resume(journal)
         assert not asker.ask(server.url, cell="a", chat="talk", replay="auto").replayed
@@ -609,11 +655,19 @@ def test_forget_rounds(journal, kind):
     """With an answer go the rounds that led to it, in which its question is; not the answer that it continues, nor another cell's."""
     wanting = wire.response(output=[{"type": kind, "name": "price", "arguments": "{}"}])
     parent = None
-    for cell, came in [("a", wanting), ("b", wanting), ("b", wire.response()), ("b", wanting), ("b", wire.response())]:
+    for cell, came in [
+        ("a", wanting),
+        ("b", wanting),
+        ("b", wire.response()),
+        ("b", wanting),
+        ("b", wire.response()),
+    ]:
         parent = journal.add(new(cell=cell, parent=parent)).id
         journal.finish(parent, Came("done", came))
     journal.forget(5)
-    assert ["done", "done", "done", "forgotten", "forgotten"] == [row.state for row in journal.ancestors(5)]
+    assert ["done", "done", "done", "forgotten", "forgotten"] == [
+        row.state for row in journal.ancestors(5)
+    ]
     journal.forget(3)
     assert ["done", *["forgotten"] * 4] == [row.state for row in journal.ancestors(5)]
 
@@ -646,4 +700,8 @@ def test_no_key_column(journal):
     with sqlite3.connect(journal.path) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(requests)")]
     db.close()
-    assert not [column for column in columns if ("key" in column and column != "key") or "header" in column or "auth" in column]
+    assert not [
+        column
+        for column in columns
+        if ("key" in column and column != "key") or "header" in column or "auth" in column
+    ]

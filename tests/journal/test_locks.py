@@ -25,18 +25,31 @@ from aiml_magic.question import attachments
 from aiml_magic.session.asking import Session
 from aiml_magic.show import export
 
-needs_locks = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux tells of locks")
+needs_locks = pytest.mark.skipif(
+    not Path("/proc/locks").exists(), reason="only Linux tells of locks"
+)
 _opened: list[str] = []
 sys.addaudithook(
-    lambda event, args: _opened.append(os.fsdecode(args[0])) if event == "open" and isinstance(args[0], str | bytes) else None
+    lambda event, args: (
+        _opened.append(os.fsdecode(args[0]))
+        if event == "open" and isinstance(args[0], str | bytes)
+        else None
+    )
 )
 
 
 def locks(path: Path, pid: int) -> set[str]:
     """Which of the journal's files the process has locked."""
-    numbers = {str(file.stat().st_ino): file.name.removeprefix(path.name) for file in path.parent.glob(f"{path.name}*")}
+    numbers = {
+        str(file.stat().st_ino): file.name.removeprefix(path.name)
+        for file in path.parent.glob(f"{path.name}*")
+    }
     held = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-    return {numbers[lock[5].split(":")[-1]] for lock in held if lock[4] == str(pid) and lock[5].split(":")[-1] in numbers}
+    return {
+        numbers[lock[5].split(":")[-1]]
+        for lock in held
+        if lock[4] == str(pid) and lock[5].split(":")[-1] in numbers
+    }
 
 
 def beside(path: Path) -> dict[str, int]:
@@ -103,7 +116,9 @@ def fork_and_do_nothing(path):
 
 
 @needs_locks
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # it is multi-threaded, and forks
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # it is multi-threaded, and forks
 @pytest.mark.parametrize(
     "act",
     [
@@ -156,7 +171,10 @@ if os.fork() == 0:
     print(journal.row(1).is_alive, flush=True)
 """
     parent = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     child = int(parent.stdout.readline())
     parent.wait(30)
@@ -191,7 +209,9 @@ print(sorted(test_locks.locks(path, test_locks.os.getpid())))
     Journal(path).add(new())
     tests = os.pathsep.join([str(Path(__file__).parent), str(Path(environment.__file__).parent)])
     place = os.environ | {"PYTHONPATH": tests}
-    told = subprocess.run([sys.executable, "-c", code, str(path)], env=place, check=True, capture_output=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env=place, check=True, capture_output=True
+    )
     assert b"['', '-shm']" == told.stdout.strip()
 
 
@@ -217,8 +237,13 @@ def test_forks_amid_steps(tmp_path):
     """Processes are forked off while threads write: none of them waits for ever, and all that they write is there."""
     journal = Journal(tmp_path / "journal.sqlite3")
     with ThreadPoolExecutor(3) as threads:
-        writing = [threads.submit(lambda: [journal.add(new()) for _ in range(40)]) for _ in range(3)]
-        children = [multiprocessing.get_context("fork").Process(target=journal.add, args=(new(),)) for _ in range(8)]
+        writing = [
+            threads.submit(lambda: [journal.add(new()) for _ in range(40)]) for _ in range(3)
+        ]
+        children = [
+            multiprocessing.get_context("fork").Process(target=journal.add, args=(new(),))
+            for _ in range(8)
+        ]
         for child in children:
             child.start()
         for child in children:
@@ -247,7 +272,10 @@ def test_copy_in_its_place(tmp_path):
     """A journal that was restored from a copy of its own goes on."""
     journal = Journal(tmp_path / "journal.sqlite3")
     row = journal.claim(journal.add(new()).id)
-    with closing(sqlite3.connect(journal.path)) as db, closing(sqlite3.connect(tmp_path / "copy")) as copy:
+    with (
+        closing(sqlite3.connect(journal.path)) as db,
+        closing(sqlite3.connect(tmp_path / "copy")) as copy,
+    ):
         db.backup(copy)
     for file in tmp_path.glob("journal*"):
         file.unlink()
@@ -293,7 +321,9 @@ def test_stranger_with_a_log(tmp_path):
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.execute("INSERT INTO bookmarks VALUES ('https://example.org')")
         db.commit()
-        kept = {name: shutil.copy(f"{path}{name}", tmp_path / f"kept{name}") for name in ("", "-wal")}
+        kept = {
+            name: shutil.copy(f"{path}{name}", tmp_path / f"kept{name}") for name in ("", "-wal")
+        }
     for name, copy in kept.items():
         shutil.copy(copy, f"{path}{name}")
     with pytest.raises(errors.JournalError, match="another program"):
@@ -323,6 +353,8 @@ def test_kernel_keeps_its_locks(home):
         assert kept == beside(path)
         handles = [os.path.realpath(handle) for handle in Path(f"/proc/{running.pid}/fd").iterdir()]
         assert 1 == handles.count(str(path)), "one connection"
-    assert ["One?", "Two?", "Four?", "Five?", "Six?"] == [row.question for row in Journal(path).history()]
+    assert ["One?", "Two?", "Four?", "Five?", "Six?"] == [
+        row.question for row in Journal(path).history()
+    ]
     with closing(sqlite3.connect(path)) as db:
         assert "ok" == db.execute("PRAGMA integrity_check").fetchone()[0]

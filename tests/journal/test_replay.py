@@ -42,10 +42,15 @@ from aiml_magic.show.details import details_line, line_with_replay
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(), max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
-REQUESTS = st.dictionaries(st.sampled_from(["model", "input", "instructions", "reasoning", "tools", "text"]), JSON)
+REQUESTS = st.dictionaries(
+    st.sampled_from(["model", "input", "instructions", "reasoning", "tools", "text"]), JSON
+)
 DELIVERY = st.dictionaries(st.sampled_from(["stream", "store", "background"]), st.booleans())
 
 
@@ -75,7 +80,11 @@ def numbered():
         number = len(server.posts)
         echo = request.body.get("previous_response_id")
         usage = {"meta": {"usage": {"usd_spent": 0.5, "credits_used": 1_000_000}}}
-        return wire.json_reply(wire.response(f"Answer {number}", id=f"resp_{number}", previous_response_id=echo, **usage))
+        return wire.json_reply(
+            wire.response(
+                f"Answer {number}", id=f"resp_{number}", previous_response_id=echo, **usage
+            )
+        )
 
     with wire.serve(answer) as server:
         yield server
@@ -110,7 +119,9 @@ def test_fresh(asker, numbered):
 
 def test_only_whole_answers_are_replayed(asker):
     """An incomplete answer is asked again, and so is one that failed."""
-    reply = wire.json_reply(wire.response(status="incomplete", incomplete_details={"reason": "max_output_tokens"}))
+    reply = wire.json_reply(
+        wire.response(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    )
     with wire.serve(lambda _: reply) as server:
         for _ in range(2):
             asker.ask(server.url, cell="a", replay="auto")
@@ -121,13 +132,20 @@ FAILED = {"status": "failed", "error": {"code": "server_error"}}
 DOUBTFUL = [
     wire.Reply(end="close"),
     wire.Reply(504, {"Content-Type": "text/html"}, [b"<h1>504</h1>"]),
-    wire.Reply(200, {"Content-Type": "text/event-stream"}, [b'data: {"type":"response.output_text.delta","delta":"Half"}\n\n']),
+    wire.Reply(
+        200,
+        {"Content-Type": "text/event-stream"},
+        [b'data: {"type":"response.output_text.delta","delta":"Half"}\n\n'],
+    ),
     wire.Reply(200, {"Content-Type": "text/html"}, [b"<h1>Maintenance</h1>"]),
     wire.json_reply(wire.response(**FAILED)),
     wire.json_reply(wire.response(status="queued", id=None)),
     wire.json_reply(wire.response(status="expired", output=[], usage=None)),
 ]
-FREE = [wire.json_reply({"message": "Bad"}, 400), wire.json_reply(wire.response(**FAILED, output=[]))]
+FREE = [
+    wire.json_reply({"message": "Bad"}, 400),
+    wire.json_reply(wire.response(**FAILED, output=[])),
+]
 
 
 @pytest.mark.parametrize("reply", DOUBTFUL)
@@ -168,7 +186,9 @@ def test_miss(asker, numbered):
     """With `only`, a miss sends nothing, and names the nearest recorded question and what differs, in eight lines at most."""
     asker.ask(numbered.url, "What is the mass of the Moon?", effort="low")
     with pytest.raises(errors.ReplayMiss) as miss:
-        asker.ask(numbered.url, "What is the mass of the Sun?", effort="high", replay="only", chat=None)
+        asker.ask(
+            numbered.url, "What is the mass of the Sun?", effort="high", replay="only", chat=None
+        )
     text = str(miss.value)
     assert 1 == len(numbered.posts)
     assert "Moon" in text
@@ -189,19 +209,33 @@ def test_replay_needs_no_key(asker, numbered, monkeypatch):
 def test_nearest_and_differences():
     """The nearest request is the one most alike, and each differing field is a line."""
     asked = {"model": "m", "input": "How far is the Moon?"}
-    others = [{"model": "m", "input": "Write a poem"}, {"model": "m", "input": "How far is the Sun?"}]
+    others = [
+        {"model": "m", "input": "Write a poem"},
+        {"model": "m", "input": "How far is the Sun?"},
+    ]
     assert 1 == nearest(asked, others)
-    assert 1 == nearest({"input": "How far is it"}, [{"input": "It has four hairs"}, {"input": "How far is it to the Moon?"}])
+    assert 1 == nearest(
+        {"input": "How far is it"},
+        [{"input": "It has four hairs"}, {"input": "How far is it to the Moon?"}],
+    )
     assert nearest(asked, []) is None
-    assert ['input: "How far is the Sun?" is recorded, "How far is the Moon?" is asked'] == differences(asked, others[1])
+    assert [
+        'input: "How far is the Sun?" is recorded, "How far is the Moon?" is asked'
+    ] == differences(asked, others[1])
 
 
 TURNS = 20
 
 
 def cells(changed: int | None = None) -> list[str]:
-    words = [f"Question {number}{' in other words' if number == changed else ''}?" for number in range(1, TURNS + 1)]
-    return ["%load_ext aiml_magic", *[f"%%o3pro -o a{number}\n{text}" for number, text in enumerate(words, start=1)]]
+    words = [
+        f"Question {number}{' in other words' if number == changed else ''}?"
+        for number in range(1, TURNS + 1)
+    ]
+    return [
+        "%load_ext aiml_magic",
+        *[f"%%o3pro -o a{number}\n{text}" for number, text in enumerate(words, start=1)],
+    ]
 
 
 def posts(url: str) -> int:
@@ -210,11 +244,16 @@ def posts(url: str) -> int:
     return call(f"{url.removesuffix('/v1')}/v2/logs")[1]["pagination"]["total"]
 
 
-def run_in_kernel(url: str, changed: int | None = None, *, ids: bool = True) -> tuple[list[str], list[float]]:
+def run_in_kernel(
+    url: str, changed: int | None = None, *, ids: bool = True
+) -> tuple[list[str], list[float]]:
     """All cells in a new kernel: what each showed, and how long it took."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {url!r}")
-        ran = [running.run(code, f"cell {number}" if ids else None) for number, code in enumerate(cells(changed)[1:])]
+        ran = [
+            running.run(code, f"cell {number}" if ids else None)
+            for number, code in enumerate(cells(changed)[1:])
+        ]
     assert [None] * TURNS == [one.error for one in ran]
     return [one.of_type("text/markdown")[0] for one in ran], [one.seconds for one in ran]
 
@@ -239,14 +278,18 @@ def test_change_in_turn_seven(home, sandbox_url):
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         for number, code in enumerate(cells(changed=7)[1:]):
             running.run(code, f"cell {number}")
-        told = running.run("print([a.replayed for a in (a6, a7, a8, a20)], a7.notices, a8.notices, a20.notices)").stream
+        told = running.run(
+            "print([a.replayed for a in (a6, a7, a8, a20)], a7.notices, a8.notices, a20.notices)"
+        ).stream
     assert before + TURNS - 6 == posts(sandbox_url)
     assert "[True, False, False, False] () ('parent_changed',) ('parent_changed',)" == told.strip()
 
 
 def execute(folder: Path, code: list[str], **environment: str) -> list[dict[str, str]]:
     """The cells under nbclient, in a process of its own; gives the outputs of those that show an answer, as nbval compares them."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in code]
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -254,9 +297,13 @@ def execute(folder: Path, code: list[str], **environment: str) -> list[dict[str,
         with tempfile.TemporaryDirectory(prefix="kernel") as sockets:
             config = Config({"KernelManager": without_ports(sockets)})
             NotebookClient(notebook, timeout=60, store_widget_state=False, config=config).execute()
-    asking = [cell for cell in notebook.cells if "%o3pro" in cell.source and "%config" not in cell.source]
+    asking = [
+        cell for cell in notebook.cells if "%o3pro" in cell.source and "%config" not in cell.source
+    ]
     outputs = [output["data"] for cell in asking for output in cell.outputs]
-    return [{kind: value for kind, value in data.items() if "widget" not in kind} for data in outputs]
+    return [
+        {kind: value for kind, value in data.items() if "widget" not in kind} for data in outputs
+    ]
 
 
 NO_NETWORK = """
@@ -271,7 +318,11 @@ def test_recording_travels(home, sandbox_url, tmp_path, monkeypatch):
     author, reader = tmp_path / "author", tmp_path / "reader"
     author.mkdir()
     reader.mkdir()
-    ask = ['%%o3pro\nFirst 日本語 "quoted"?', "%o3pro And then?", "%%o3pro --alone -e high\nSomething else"]
+    ask = [
+        '%%o3pro\nFirst 日本語 "quoted"?',
+        "%o3pro And then?",
+        "%%o3pro --alone -e high\nSomething else",
+    ]
     setting = f"%config O3Pro.base_url = {sandbox_url!r}"
     shown = execute(author, ["%load_ext aiml_magic", setting, "%aiml record answers.jsonl", *ask])
     text = (author / "answers.jsonl").read_text()
@@ -352,7 +403,10 @@ def test_any_text_survives(tmp_path_factory, records):
     asker.session.replay_file(path, asker.journal)
     for key, record in kept.items():
         row = asker.journal.row(asker.session._recorded[key])
-        assert (record.request["input"], record.response["output"][0]["content"][0]["text"]) == (row.question, row.answer().text)
+        assert (record.request["input"], record.response["output"][0]["content"][0]["text"]) == (
+            row.question,
+            row.answer().text,
+        )
         for ending in ("md", "html", "jsonl"):
             export.write(folder / f"x.{ending}", [row.answer()])
         line = json.loads((folder / "x.jsonl").read_text())
@@ -366,7 +420,9 @@ def test_recordings_of_two_kernels(asker, numbered, tmp_path):
         for each in (asker, other):
             each.session.record(tmp_path / "a.jsonl")
         jobs = [
-            each.start(numbered.url, f"Of {each.path}, {n}?", cell=f"{n}", chat=None) for n in range(4) for each in (asker, other)
+            each.start(numbered.url, f"Of {each.path}, {n}?", cell=f"{n}", chat=None)
+            for n in range(4)
+            for each in (asker, other)
         ]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda job: job.wait(20), jobs))
@@ -420,7 +476,10 @@ def test_later_cells_are_stale(asker, numbered):
     assert "later_cells_stale" in renewed.notices
     last = asker.ask(numbered.url, "In c?", cell="c", replay="auto")
     assert "later_cells_stale" not in last.notices
-    assert "later_cells_stale" not in asker.ask(numbered.url, "In a, otherwise?", cell="a", replay="auto").notices
+    assert (
+        "later_cells_stale"
+        not in asker.ask(numbered.url, "In a, otherwise?", cell="a", replay="auto").notices
+    )
 
 
 def test_after(asker, numbered):
@@ -430,7 +489,9 @@ def test_after(asker, numbered):
     asker.ask(numbered.url, "Fork?", after=str(one.journal_id))
     asker.ask(numbered.url, "Fork too?", after="resp_1")
     asker.ask(numbered.url, "On?")
-    assert [None, "resp_1", "resp_1", "resp_1", "resp_4"] == [post.body.get("previous_response_id") for post in numbered.posts]
+    assert [None, "resp_1", "resp_1", "resp_1", "resp_4"] == [
+        post.body.get("previous_response_id") for post in numbered.posts
+    ]
     with pytest.raises(errors.BadInput, match="no answer 99"):
         asker.ask(numbered.url, "Lost?", after="99")
 
@@ -445,7 +506,9 @@ def test_resume(asker, numbered):
     later.ask(numbered.url, "In b, otherwise?", cell="b")
     later.ask(numbered.url, "In c?", cell="c")
     later.session.close(10)
-    assert ["resp_1", "resp_4"] == [post.body.get("previous_response_id") for post in numbered.posts[3:]]
+    assert ["resp_1", "resp_4"] == [
+        post.body.get("previous_response_id") for post in numbered.posts[3:]
+    ]
 
 
 def test_cell_keeps_its_place_over_a_restart(asker, numbered):
@@ -458,7 +521,9 @@ def test_cell_keeps_its_place_over_a_restart(asker, numbered):
     told = later.ask(numbered.url, "In b, otherwise?", cell="b", replay="auto")
     later.session.close(10)
     assert ("later_cells_stale",) == told.notices
-    assert ["resp_3", "resp_1"] == [post.body.get("previous_response_id") for post in numbered.posts[3:]]
+    assert ["resp_3", "resp_1"] == [
+        post.body.get("previous_response_id") for post in numbered.posts[3:]
+    ]
 
     afresh = Asker(asker.path)
     afresh.ask(numbered.url, "In e?", cell="e", replay="auto")
@@ -523,10 +588,20 @@ def test_forgotten_under_way(asker, numbered):
 def test_forgotten_parent(asker, numbered):
     """A parent that the server has forgotten is told as a transcript from the journal, and the answer says so."""
     asker.ask(numbered.url, "One?", cell="a")
-    gone = {"error": {"message": "not found", "param": "previous_response_id", "code": "previous_response_not_found"}}
+    gone = {
+        "error": {
+            "message": "not found",
+            "param": "previous_response_id",
+            "code": "previous_response_not_found",
+        }
+    }
 
     def answer(request):
-        return wire.json_reply(gone, 400) if "previous_response_id" in request.body else wire.json_reply(wire.response())
+        return (
+            wire.json_reply(gone, 400)
+            if "previous_response_id" in request.body
+            else wire.json_reply(wire.response())
+        )
 
     with wire.serve(answer) as forgetful:
         later = Asker(asker.path)
@@ -534,7 +609,9 @@ def test_forgotten_parent(asker, numbered):
         told = later.ask(forgetful.url, "Two?", cell="b", chain="id")
         later.session.close(10)
     assert ("chain_refused",) == told.notices
-    assert ["One?", "Answer 1", "Two?"] == [item["content"][0]["text"] for item in forgetful.posts[-1].body["input"]]
+    assert ["One?", "Answer 1", "Two?"] == [
+        item["content"][0]["text"] for item in forgetful.posts[-1].body["input"]
+    ]
 
 
 def test_forget(asker, numbered, home):
@@ -544,7 +621,11 @@ def test_forget(asker, numbered, home):
     asker.ask(numbered.url, "Two?")
     asker.session.close(10)
     asker.journal.forget(1)
-    assert not [file.name for file in home.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert not [
+        file.name
+        for file in home.rglob("*")
+        if file.is_file() and secret.encode() in file.read_bytes()
+    ]
     assert [] == asker.journal.search("secret")
     assert (1.0, 0) == asker.journal.spent(numbered.url)
     assert "forgotten" == asker.journal.row(1).state
@@ -560,10 +641,16 @@ def test_forget_in_recordings(asker, numbered, tmp_path):
     asker.ask(numbered.url, "Two?", cell="b")
     row = asker.journal.row(1)
     _, copy = asker.journal.rescue(row, Came("done", wire.response(secret)))
-    assert ["early.jsonl", "late.jsonl"] == sorted(path.name for path in asker.session.forget(row, asker.journal))
+    assert ["early.jsonl", "late.jsonl"] == sorted(
+        path.name for path in asker.session.forget(row, asker.journal)
+    )
     assert not Path(copy).exists()
     asker.session.close(10)
-    assert not [file.name for file in tmp_path.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert not [
+        file.name
+        for file in tmp_path.rglob("*")
+        if file.is_file() and secret.encode() in file.read_bytes()
+    ]
     assert 1 == len(recording.read(tmp_path / "late.jsonl"))
     asker.session.forget(asker.journal.row(2), asker.journal)
     assert {} == recording.read(tmp_path / "late.jsonl")
@@ -575,7 +662,9 @@ def test_forget_one_of_two(asker, numbered, tmp_path):
     for _ in range(2):
         asker.ask(numbered.url, cell="a")
     assert [] == asker.session.forget(asker.journal.row(1), asker.journal)
-    assert ["resp_2"] == [record.response["id"] for record in recording.read(tmp_path / "a.jsonl").values()]
+    assert ["resp_2"] == [
+        record.response["id"] for record in recording.read(tmp_path / "a.jsonl").values()
+    ]
 
 
 def test_forget_where_a_recording_cannot_be_written(asker, numbered, tmp_path):
@@ -602,18 +691,24 @@ def test_recording_of_a_stranger(asker, numbered, tmp_path):
     asker.session.replay_file(path, asker.journal)
     stands_in = asker.ask(numbered.url, "Why?", replay="auto", chat=None)
     assert ("Made up: Why?", True, True) == (stands_in.text, stands_in.replayed, stands_in.recorded)
-    assert "replayed from a recording of 2023-11-14, $0 now, $0.5000 then" in line_with_replay(stands_in)
+    assert "replayed from a recording of 2023-11-14, $0 now, $0.5000 then" in line_with_replay(
+        stands_in
+    )
     assert "recording" not in details_line(stands_in), "it is compared from run to run"
     assert "  recorded  " in commands._line(asker.journal.row(1))
     other = Asker(asker.path)
     try:
-        with pytest.raises(errors.ReplayMiss, match="in a recording that was not replayed in this session") as miss:
+        with pytest.raises(
+            errors.ReplayMiss, match="in a recording that was not replayed in this session"
+        ) as miss:
             other.ask(numbered.url, "Why?", replay="only", chat=None)
         assert "%aiml replay" in str(miss.value)
         assert len(str(miss.value).splitlines()) <= 8
         asked = other.ask(numbered.url, "Why?", replay="auto", chat=None)
         assert ("Answer 1", False) == (asked.text, asked.recorded)
-        assert "Answer 1" == asker.ask(numbered.url, "Why?", replay="auto", chat=None).text, "what was asked here goes before it"
+        assert "Answer 1" == asker.ask(numbered.url, "Why?", replay="auto", chat=None).text, (
+            "what was asked here goes before it"
+        )
         assert not other.ask(numbered.url, "Why?", replay="auto", chat=None).recorded
     finally:
         other.session.close(10)
@@ -624,7 +719,10 @@ def test_recordings_of_two(asker, numbered, tmp_path):
     """Of two recordings that answer one question the one that was replayed here stands in, however often either was taken."""
     mine = recorded(numbered.url, tmp_path / "mine.jsonl", "Why?")
     records = recording.read(mine)
-    theirs = {key: dataclasses.replace(record, response=wire.response("Evil.")) for key, record in records.items()}
+    theirs = {
+        key: dataclasses.replace(record, response=wire.response("Evil."))
+        for key, record in records.items()
+    }
     recording.write(tmp_path / "theirs.jsonl", theirs)
     for _ in range(2):
         for name, text in (("theirs.jsonl", "Evil."), ("mine.jsonl", "Made up: Why?")):
@@ -662,7 +760,11 @@ def test_search(asker, numbered):
 
 def priced(models):
     def answer(request):
-        return wire.json_reply(models if "/models" in request.path else wire.response(meta={"usage": {"usd_spent": 0.5}}))
+        return wire.json_reply(
+            models
+            if "/models" in request.path
+            else wire.response(meta={"usage": {"usd_spent": 0.5}})
+        )
 
     return answer
 
@@ -672,12 +774,19 @@ PRICES = {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "fixed", "units":
 
 
 units = st.fixed_dictionaries(
-    {}, optional={"unit": st.sampled_from(["input_token", "output_token"]) | values, "price": scalars, "per": scalars}
+    {},
+    optional={
+        "unit": st.sampled_from(["input_token", "output_token"]) | values,
+        "price": scalars,
+        "per": scalars,
+    },
 )
 entries = st.fixed_dictionaries(
     {
         "id": st.just("m") | values,
-        "pricing": st.fixed_dictionaries({"kind": st.just("fixed"), "units": st.lists(units) | values}),
+        "pricing": st.fixed_dictionaries(
+            {"kind": st.just("fixed"), "units": st.lists(units) | values}
+        ),
     },
     optional={"aliases": values},
 )
@@ -691,7 +800,9 @@ entries = st.fixed_dictionaries(
 def test_any_price_list(models):
     """Whatever a server calls its prices, it is a price that a budget can be kept with, or none."""
     price = price_of(models, "m")
-    assert price is None or all(0 <= dollars < 1 and "-" not in str(dollars)[0] for dollars in (price.input, price.output))
+    assert price is None or all(
+        0 <= dollars < 1 and "-" not in str(dollars)[0] for dollars in (price.input, price.output)
+    )
 
 
 def test_budget(asker):
@@ -703,12 +814,18 @@ def test_budget(asker):
         asker.ask(server.url, cell="a", budget_usd=1.0, max_output_tokens=10_000, replay="auto")
         with pytest.raises(errors.BudgetExceeded):
             asker.ask(server.url, "More?", budget_usd=1.0, max_output_tokens=10_000)
-        assert asker.ask(server.url, cell="a", budget_usd=1.0, max_output_tokens=10_000, replay="auto").replayed
+        assert asker.ask(
+            server.url, cell="a", budget_usd=1.0, max_output_tokens=10_000, replay="auto"
+        ).replayed
         assert 1 == len(server.posts)
-        assert 1 == len([request for request in server.requests if "/models" in request.path]), "the price is asked once"
+        assert 1 == len([request for request in server.requests if "/models" in request.path]), (
+            "the price is asked once"
+        )
 
 
-@pytest.mark.parametrize("fate", [wire.json_reply(wire.response()), wire.Reply(end="close")], ids=["answered", "lost"])
+@pytest.mark.parametrize(
+    "fate", [wire.json_reply(wire.response()), wire.Reply(end="close")], ids=["answered", "lost"]
+)
 def test_budget_of_unknown_costs(asker, fate):
     """An answer whose cost nobody tells, and a request that may have been charged, count as what they may have cost."""
     listed = {"/v1/models": wire.json_reply(PRICES)}
@@ -724,7 +841,10 @@ def test_budget_of_unknown_costs(asker, fate):
         assert 1 == len(server.posts)
 
 
-@pytest.mark.parametrize("models", [{}, {"data": []}, {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "variable"}}]}, [1]])
+@pytest.mark.parametrize(
+    "models",
+    [{}, {"data": []}, {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "variable"}}]}, [1]],
+)
 def test_unknown_price(asker, models):
     """Where no price is listed a budget cannot be kept, and nothing is sent."""
     with wire.serve(priced(models)) as server:
@@ -779,12 +899,18 @@ def test_warning_that_nobody_reads(asker, home, monkeypatch):
 def test_commands(home, sandbox_url, tmp_path):
     """The commands read back what was asked: one line each, an answer again, a tree, a file."""
     with kernel() as running:
-        running.run(f"import os; os.chdir({str(tmp_path)!r})\n%config O3Pro.base_url = {sandbox_url!r}")
+        running.run(
+            f"import os; os.chdir({str(tmp_path)!r})\n%config O3Pro.base_url = {sandbox_url!r}"
+        )
         asked = running.run("%o3pro Where do whales sleep?", "a")
         running.run("%o3pro And <dolphins>?", "b")
         running.run("%o3pro --after 1 A fork?", "c")
         history = running.run("%aiml history").stream
-        assert 3 == len(re.findall(r"^ +\d+  \d{4}-\d\d-\d\d \d\d:\d\d  completed +\$0\.\d{4}  ", history, re.MULTILINE))
+        assert 3 == len(
+            re.findall(
+                r"^ +\d+  \d{4}-\d\d-\d\d \d\d:\d\d  completed +\$0\.\d{4}  ", history, re.MULTILINE
+            )
+        )
         assert "today" in history
         assert "whales" in running.run("%aiml search whales").stream
         assert asked.displays[1] == running.run("%aiml show 1").displays[0]
@@ -799,7 +925,16 @@ def test_commands(home, sandbox_url, tmp_path):
         assert "<script" not in (tmp_path / "talk.html").read_text()
         assert "main (3 answers)" in running.run("%aiml resume").stream
         assert "forgotten" in running.run("%aiml forget 3").stream
-        for wrong in ("show 99", "show", "export x.pdf", "forget", "search", "replay nothing.jsonl", "record", "tree now"):
+        for wrong in (
+            "show 99",
+            "show",
+            "export x.pdf",
+            "forget",
+            "search",
+            "replay nothing.jsonl",
+            "record",
+            "tree now",
+        ):
             ran = running.run(f"%aiml {wrong}")
             assert 2 == len(ran.error["traceback"]), wrong
 
@@ -810,7 +945,15 @@ def test_dry_run(home, sandbox_url):
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         told = running.run("%%o3pro --dry-run -t 1000\nWhy?").stream
-        assert all(words in told for words in ('"max_output_tokens": 1000', "nothing was sent", "up to $0.08", "estimate"))
+        assert all(
+            words in told
+            for words in (
+                '"max_output_tokens": 1000',
+                "nothing was sent",
+                "up to $0.08",
+                "estimate",
+            )
+        )
         assert before == posts(sandbox_url)
         running.run("%%o3pro -t 1000\nWhy?", "a")
         told = running.run("%%o3pro --dry-run -t 1000\nWhy?", "a").stream
@@ -825,14 +968,23 @@ def test_replay_says_so(home, sandbox_url):
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         asked = running.run("%o3pro Why?", "a")
         again = running.run("%o3pro Why?", "a")
-    plain = [{kind: value for kind, value in display.items() if "widget" not in kind} for display in asked.displays]
-    assert plain == [{kind: value for kind, value in display.items() if "widget" not in kind} for display in again.displays]
+    plain = [
+        {kind: value for kind, value in display.items() if "widget" not in kind}
+        for display in asked.displays
+    ]
+    assert plain == [
+        {kind: value for kind, value in display.items() if "widget" not in kind}
+        for display in again.displays
+    ]
     states = [
         message["content"]["data"].get("state", {}).get("value", "")
         for message in again.messages
         if message["msg_type"] == "comm_open"
     ]
-    assert any(re.search(r"replayed from \d{4}-\d\d-\d\d, \$0 now, \$0\.0\d+ then", str(value)) for value in states)
+    assert any(
+        re.search(r"replayed from \d{4}-\d\d-\d\d, \$0 now, \$0\.0\d+ then", str(value))
+        for value in states
+    )
 
 
 def test_environment_of_replay(home):

@@ -33,11 +33,36 @@ from aiml_magic.show import details, export
 ANSWER = wire.response("Because space expands.")
 requests = st.fixed_dictionaries(
     {"input": st.text(max_size=9) | values},
-    optional=dict.fromkeys(("reasoning", "text", "tools", "model", "instructions", "metadata"), values),
+    optional=dict.fromkeys(
+        ("reasoning", "text", "tools", "model", "instructions", "metadata"), values
+    ),
 )
 
 
-ROW = Row(1, "done", "u", "s", {}, "c", None, None, "n", None, None, None, "k", 1.7e9, "r", "", {}, (), 0.1, 3.0, None, None)
+ROW = Row(
+    1,
+    "done",
+    "u",
+    "s",
+    {},
+    "c",
+    None,
+    None,
+    "n",
+    None,
+    None,
+    None,
+    "k",
+    1.7e9,
+    "r",
+    "",
+    {},
+    (),
+    0.1,
+    3.0,
+    None,
+    None,
+)
 
 
 def shown(row: Row) -> None:
@@ -77,7 +102,11 @@ def readings(journal: Journal) -> list[Row]:
 @given(requests, objects, values)
 def test_any_answer_is_shown(request, response, part):
     """Whatever object a server or a stranger calls a response, and whatever was asked, it can be shown and exported."""
-    for came in (response, response | {"output": [part]}, response | {"output": [{"type": "mcp_list_tools", "tools": part}]}):
+    for came in (
+        response,
+        response | {"output": [part]},
+        response | {"output": [{"type": "mcp_list_tools", "tools": part}]},
+    ):
         shown(replace(ROW, request=request, response=came))
 
 
@@ -96,7 +125,11 @@ def test_odd_answers_are_kept(module_asker, fields, stream):
     """A paid answer in which a field holds what no database takes is kept and shown all the same, and its runner lives on."""
     response = wire.response() | fields
     event = f"data: {json.dumps({'type': 'response.completed', 'response': response})}\n\n".encode()
-    reply = wire.Reply(200, {"Content-Type": "text/event-stream"}, [event]) if stream else wire.json_reply(response)
+    reply = (
+        wire.Reply(200, {"Content-Type": "text/event-stream"}, [event])
+        if stream
+        else wire.json_reply(response)
+    )
     with wire.serve(lambda _: reply) as server:
         first = module_asker.ask(server.url, chat=None)
         assert first.journal_id != module_asker.ask(server.url, chat=None).journal_id
@@ -146,7 +179,9 @@ def test_deep_recording(tmp_path, field, depth):
     path, key = tmp_path / "tutorial.o3pro.jsonl", Record(**RECORD).key
     line = json.dumps(RECORD | {field: RECORD[field] | {"metadata": 0}, "key": key})
     with suppress(RecursionError):
-        line = keyed(RECORD | {field: RECORD[field] | {"metadata": json.loads("[" * depth + "]" * depth)}}).decode()
+        line = keyed(
+            RECORD | {field: RECORD[field] | {"metadata": json.loads("[" * depth + "]" * depth)}}
+        ).decode()
     path.write_text(line.replace('"metadata": 0', f'"metadata": {"[" * depth + "]" * depth}'))
     session, journal = Session(), Journal(tmp_path / "journal.sqlite3")
     try:
@@ -163,12 +198,17 @@ LARGE = {
     "a line of one text": lambda: [b'"' + b"x" * 20 * MIB + b'"'],
     "a line of empty objects": lambda: [b"[" + b"{}," * 5 * MIB + b"{}]"],
     "a line without an end": lambda: [b"[" * 20 * MIB],
-    "a line of wide text": lambda: [b'{"response": {"a": "\\ud83d\\ude00' + b"x" * 15 * MIB + b'"}}'],
+    "a line of wide text": lambda: [
+        b'{"response": {"a": "\\ud83d\\ude00' + b"x" * 15 * MIB + b'"}}'
+    ],
     "lines of wide text": lambda: [
-        keyed(RECORD | {"response": {"id": str(number), "a": "\N{GRINNING FACE}" + "x" * 3 * MIB}}) for number in range(6)
+        keyed(RECORD | {"response": {"id": str(number), "a": "\N{GRINNING FACE}" + "x" * 3 * MIB}})
+        for number in range(6)
     ],
     "blank lines": lambda: [b"\n" * MIB],
-    "lines of many values": lambda: [keyed(RECORD | {"request": {"input": [{"": number}] * 9000}}) for number in range(90)],
+    "lines of many values": lambda: [
+        keyed(RECORD | {"request": {"input": [{"": number}] * 9000}}) for number in range(90)
+    ],
 }
 
 
@@ -194,7 +234,9 @@ except errors.BadInput as refused:
     print("refused")
 print(peak() - before)
 """
-    told = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "refused" == told[0]
     assert 300_000 > int(told[1]), "kB"
 
@@ -208,7 +250,11 @@ LINKS = st.integers(1, 4) | st.sampled_from("abcd")  # a parent of a row, or a c
 
 
 @settings(max_examples=40)
-@given(st.dictionaries(PLACES, scalars | st.binary(max_size=8) | JSON_OF_ANY_KIND | LINKS, min_size=1, max_size=4))
+@given(
+    st.dictionaries(
+        PLACES, scalars | st.binary(max_size=8) | JSON_OF_ANY_KIND | LINKS, min_size=1, max_size=4
+    )
+)
 @example({(1, "parent"): 1})
 @example({(1, "parent"): 3, (3, "parent"): 2})
 @example({(1, "before"): "c", (1, "parent"): 3})
@@ -221,7 +267,11 @@ def test_any_row(changed):
         for parent, before, cell in [(None, None, "a"), (1, "a", "b"), (2, "b", "c")]:
             row_id = journal.add(new(parent=parent, before=before, cell=cell)).id
             journal.finish(row_id, Came("done", ANSWER, 1))
-        with suppress(sqlite3.IntegrityError, OverflowError, UnicodeEncodeError), journal._lock, journal._connection() as db:
+        with (
+            suppress(sqlite3.IntegrityError, OverflowError, UnicodeEncodeError),
+            journal._lock,
+            journal._connection() as db,
+        ):
             db.execute("PRAGMA foreign_keys = OFF")
             for (row_id, name), value in changed.items():
                 db.execute(f"UPDATE requests SET {name} = ? WHERE id = ?", (value, row_id))
@@ -239,7 +289,11 @@ def test_missing_column(tmp_path, name):
     journal.add(new())
     with journal._transaction() as db:
         db.execute(f"ALTER TABLE requests RENAME COLUMN {name} TO other")
-    for act in (journal.history, lambda: journal.row(1), lambda: journal.add(new(client_request_id="x", parent=1))):
+    for act in (
+        journal.history,
+        lambda: journal.row(1),
+        lambda: journal.add(new(client_request_id="x", parent=1)),
+    ):
         with pytest.raises(errors.JournalError, match=rf"\b{name}\b") as refused:
             act()
         assert 2 == len(str(refused.value).splitlines())
@@ -258,13 +312,20 @@ def journal_file() -> bytes:
 
 
 JOURNAL = journal_file()
-cuts = st.lists(st.tuples(st.integers(0, len(JOURNAL) - 1), st.binary(min_size=1, max_size=16)), max_size=8)
+cuts = st.lists(
+    st.tuples(st.integers(0, len(JOURNAL) - 1), st.binary(min_size=1, max_size=16)), max_size=8
+)
 
 
 @settings(max_examples=25)
 @example([(25, b"\x00\x00\x00"), (1284, b"A\x0b")], 4097)  # SQLite's own message is two lines then
-@example([(JOURNAL.index(b"REAL NOT NULL") + 9, b"\x80")], len(JOURNAL))  # SQLite's own message is no text then
-@given(st.binary(max_size=200).map(lambda rest: b"SQLite format 3\0" + rest) | cuts, st.integers(0, len(JOURNAL)))
+@example(
+    [(JOURNAL.index(b"REAL NOT NULL") + 9, b"\x80")], len(JOURNAL)
+)  # SQLite's own message is no text then
+@given(
+    st.binary(max_size=200).map(lambda rest: b"SQLite format 3\0" + rest) | cuts,
+    st.integers(0, len(JOURNAL)),
+)
 def test_any_file(content, length):
     """A file that is damaged anywhere is read, or is an error of two lines."""
     if not isinstance(content, bytes):
@@ -344,9 +405,16 @@ def test_recordings_name_no_file(tmp_path):
     ]
     request = {
         "model": "m",
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": f"{{{{{secret}}}}}"}, *parts]}],
+        "input": [
+            {
+                "role": "user",
+                "content": [{"type": "input_text", "text": f"{{{{{secret}}}}}"}, *parts],
+            }
+        ],
     }
-    (tmp_path / "x.jsonl").write_bytes(keyed(RECORD | {"request": request, "server": secret.as_uri()}))
+    (tmp_path / "x.jsonl").write_bytes(
+        keyed(RECORD | {"request": request, "server": secret.as_uri()})
+    )
     session, journal = Session(), Journal(tmp_path / "journal.sqlite3")
     assert 1 == session.replay_file(tmp_path / "x.jsonl", journal)
     (row,) = readings(journal)
@@ -362,20 +430,31 @@ def test_links_are_replaced(tmp_path, draft):
     target = tmp_path / "profile"
     target.write_text("as it is")
     answer = ROW.answer()
-    for name, write in (("x.jsonl", lambda path: recording.write(path, {})), ("x.md", lambda path: export.write(path, [answer]))):
+    for name, write in (
+        ("x.jsonl", lambda path: recording.write(path, {})),
+        ("x.md", lambda path: export.write(path, [answer])),
+    ):
         place = tmp_path / name
-        (tmp_path / f"{name}.{os.getpid()}-{threading.get_ident()}.part" if draft else place).symlink_to(target)
+        (
+            tmp_path / f"{name}.{os.getpid()}-{threading.get_ident()}.part" if draft else place
+        ).symlink_to(target)
         write(place)
         assert "as it is" == target.read_text()
         assert not place.is_symlink()
 
 
-@pytest.mark.parametrize("name", ["a\0.md", "\ud800.md", "~nobody-of-that-name/x.md", "x" * 300 + ".md"])
+@pytest.mark.parametrize(
+    "name", ["a\0.md", "\ud800.md", "~nobody-of-that-name/x.md", "x" * 300 + ".md"]
+)
 def test_names_that_no_disk_takes(tmp_path, monkeypatch, name):
     """A name that no disk takes is an error of two lines that any terminal shows, for a recording and for an export."""
     monkeypatch.chdir(tmp_path)
     path = Path(name)
-    for write in (lambda: export.write(path, []), lambda: recording.write(path, {}), lambda: recording.read(path)):
+    for write in (
+        lambda: export.write(path, []),
+        lambda: recording.write(path, {}),
+        lambda: recording.read(path),
+    ):
         with pytest.raises(errors.BadInput) as refused:
             write()
         assert 2 == len(str(refused.value).encode().splitlines())
@@ -411,4 +490,11 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
     assert 0o700 == (tmp_path / "home").stat().st_mode & 0o777
     assert {0o600} == set(modes.values()), modes
     note = sandbox._path(tmp_path / "home", "json").name
-    assert {"key", note, "journal.sqlite3", "journal.sqlite3-wal", "journal.sqlite3-shm", "x.jsonl"} <= modes.keys()
+    assert {
+        "key",
+        note,
+        "journal.sqlite3",
+        "journal.sqlite3-wal",
+        "journal.sqlite3-shm",
+        "x.jsonl",
+    } <= modes.keys()

@@ -46,7 +46,11 @@ def echo(monkeypatch):
         if "fail" in asked:
             return wire.json_reply({"message": "No."}, 400)
         return wire.json_reply(
-            wire.response(f"On {asked}", id=f"resp_{asked}", previous_response_id=request.body.get("previous_response_id"))
+            wire.response(
+                f"On {asked}",
+                id=f"resp_{asked}",
+                previous_response_id=request.body.get("previous_response_id"),
+            )
         )
 
     with wire.serve(answer) as server:
@@ -56,12 +60,26 @@ def echo(monkeypatch):
 
 def test_ask(echo):
     """A question from Python takes the options by their names, stands alone, keeps its braces, and is replayed."""
-    answer = ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, no_stream=True)
+    answer = ask(
+        "Why {{x}}?",
+        effort="high",
+        max_output_tokens=99,
+        param={"truncation": "auto"},
+        no_stream=True,
+    )
     assert "On Why {{x}}?" == answer.text
     body = echo.posts[0].body
-    assert ({"effort": "high"}, 99, "auto") == (body["reasoning"], body["max_output_tokens"], body["truncation"])
-    assert ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}).replayed
-    assert not ask("Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, fresh=True).replayed
+    assert ({"effort": "high"}, 99, "auto") == (
+        body["reasoning"],
+        body["max_output_tokens"],
+        body["truncation"],
+    )
+    assert ask(
+        "Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}
+    ).replayed
+    assert not ask(
+        "Why {{x}}?", effort="high", max_output_tokens=99, param={"truncation": "auto"}, fresh=True
+    ).replayed
     ask("Other?")
     assert "previous_response_id" not in echo.posts[-1].body
 
@@ -71,7 +89,9 @@ def test_conversation(echo):
     one = ask("one", chat="a")
     ask("two", chat="a")
     ask("three", after=one)
-    assert [None, "resp_one", "resp_one"] == [post.body.get("previous_response_id") for post in echo.posts]
+    assert [None, "resp_one", "resp_one"] == [
+        post.body.get("previous_response_id") for post in echo.posts
+    ]
 
 
 def test_things(echo):
@@ -79,7 +99,9 @@ def test_things(echo):
     with pytest.raises(errors.SchemaMismatch):
         ask("Rate.", attach=[b"notes", b"more"], schema=Rating)
     content = echo.posts[0].body["input"][0]["content"]
-    assert ["Rate.", "Attachment attach_1 (text, 5 bytes):"] == [part["text"].partition("\n")[0] for part in content[:2]]
+    assert ["Rate.", "Attachment attach_1 (text, 5 bytes):"] == [
+        part["text"].partition("\n")[0] for part in content[:2]
+    ]
     assert "Rating" == echo.posts[0].body["text"]["format"]["name"]
 
     def look(what: str) -> str:
@@ -130,7 +152,12 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(len(sessions))
 """
-    told = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(3)]
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+        for _ in range(3)
+    ]
     assert ["1\n"] * 3 == told
 
 
@@ -149,7 +176,11 @@ def test_two_threads(echo):
         thread.join(30)
     assert {chat: [f"On {chat}{number}" for number in range(5)] for chat in came} == came
     parents = {post.body["input"]: post.body.get("previous_response_id") for post in echo.posts}
-    assert all(parents[f"{chat}{number}"] == f"resp_{chat}{number - 1}" for chat in came for number in range(1, 5))
+    assert all(
+        parents[f"{chat}{number}"] == f"resp_{chat}{number - 1}"
+        for chat in came
+        for number in range(1, 5)
+    )
 
 
 ROWS = [{"word": f"w{number}"} for number in range(30)]
@@ -159,7 +190,9 @@ def test_map(echo):
     """One answer for each row, in order, whatever the rows are; asked again, nothing is sent."""
     expected = [f"On Of w{number}" for number in range(30)]
     assert expected == [answer.text for answer in ask.map("Of {{word}}", ROWS, progress=False)]
-    assert expected == [answer.text for answer in ask.map("Of {{it}}", (row["word"] for row in ROWS))]
+    assert expected == [
+        answer.text for answer in ask.map("Of {{it}}", (row["word"] for row in ROWS))
+    ]
     assert 30 == len(echo.posts)
 
 
@@ -182,7 +215,9 @@ def test_map_keeps_what_came(echo):
     assert {"On a", "On b"} >= {answer.text for answer in failed.value.answers if answer}
     kept = ask.map("{{row}}", rows, on_error="keep")
     assert isinstance(kept, Answers)
-    assert ["On a", "InvalidRequest", "On b"] == [getattr(answer, "text", type(answer).__name__) for answer in kept]
+    assert ["On a", "InvalidRequest", "On b"] == [
+        getattr(answer, "text", type(answer).__name__) for answer in kept
+    ]
     with pytest.raises(errors.BadInput, match="no variable"):
         ask.map("{{nothing}}", [{"a": 1}])
 
@@ -241,7 +276,9 @@ def test_error_drops_no_answer_that_was_sent(home, monkeypatch):
         sent = [request.body["input"] for request in server.posts]
         assert 1 == sent.count("slow")
         assert 4 > len(sent)
-        assert ["On late", "On later"] == [answer.text for answer in ask.map("{{row}}", ["late", "later"], progress=False)]
+        assert ["On late", "On later"] == [
+            answer.text for answer in ask.map("{{row}}", ["late", "later"], progress=False)
+        ]
 
 
 def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
@@ -265,8 +302,16 @@ def test_few_file_handles(home, monkeypatch, soft, hard):
 
     code = "from aiml_magic import ask; from aiml_magic.notebook import script as asking; asking.loaded_or_new().max_concurrency = 200; "
     code += "print(len(ask.map('{{x}}', range(100), progress=False)))"
-    hard = min(hard, environment.files_at_once())  # nobody may raise what the person's system allows
-    command = ["bash", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" -c "$1"', sys.executable, code]
+    hard = min(
+        hard, environment.files_at_once()
+    )  # nobody may raise what the person's system allows
+    command = [
+        "bash",
+        "-c",
+        f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" -c "$1"',
+        sys.executable,
+        code,
+    ]
     with wire.serve(answer) as server:
         monkeypatch.setenv("AIML_API_URL", server.url)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -277,7 +322,9 @@ def test_few_file_handles(home, monkeypatch, soft, hard):
 def test_script_without_a_notebook(echo, home):
     """A plain script asks, and ends by itself."""
     code = "from aiml_magic import ask; print(ask('Why?').text, [answer.text for answer in ask.map('{{x}}', ['a', 'b'])])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "On Why? ['On a', 'On b']" == done.stdout.strip()
 
 
@@ -348,13 +395,22 @@ def test_progress(home, sandbox_url):
     """Without tqdm a notebook keeps a line that says how many rows are answered, and a script that nobody watches says nothing."""
     map_rows = "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', range(3))"
     with kernel() as running:
-        running.run(f"import sys\nsys.modules['tqdm.auto'] = None\n%config O3Pro.base_url = {sandbox_url!r}")
+        running.run(
+            f"import sys\nsys.modules['tqdm.auto'] = None\n%config O3Pro.base_url = {sandbox_url!r}"
+        )
         ran = running.run(map_rows)
         running.wait_for_update(lambda update: "3 of 3 answered" == update["data"]["text/plain"])
         assert "" == ran.stream
     code = f"import sys; sys.modules['tqdm.auto'] = None\n{map_rows}"
     environment = os.environ | {"AIML_API_URL": sandbox_url}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environment,
+    )
     assert ("", "") == (done.stdout, done.stderr)
 
 
@@ -379,7 +435,9 @@ def test_what_says_nothing_is_not_sent(echo, start):
 
 def test_instructions_are_filled(echo):
     """A row's fields stand in the instructions too; asked alone, braces are text as in the question."""
-    ask.map("Rate {{title}}", [{"title": "a", "role": "referee"}], instructions="You are a {{role}}.")
+    ask.map(
+        "Rate {{title}}", [{"title": "a", "role": "referee"}], instructions="You are a {{role}}."
+    )
     assert "You are a referee." == echo.posts[-1].body["instructions"]
     ask("Why?", instructions="{{role}}")
     assert "{{role}}" == echo.posts[-1].body["instructions"]

@@ -95,7 +95,9 @@ def test_an_option_and_its_value_as_one_word():
 
 def test_all_options(shell):
     """A dash brings all options, the short ones too."""
-    assert {*LONG, *(option.short for option in OPTIONS if option.short)} == set(offered(shell, "%%o3pro -"))
+    assert {*LONG, *(option.short for option in OPTIONS if option.short)} == set(
+        offered(shell, "%%o3pro -")
+    )
     assert LONG == offered(shell, "%%o3pro --")
 
 
@@ -117,7 +119,9 @@ def test_chats_of_a_broken_journal(shell, home):
     assert ["main"] == offered(shell, "%%o3pro -c ")
     assert not home.exists()
     home.mkdir()
-    (home / "journal.sqlite3").write_text("no journal at all, but some text that is long enough to be looked at")
+    (home / "journal.sqlite3").write_text(
+        "no journal at all, but some text that is long enough to be looked at"
+    )
     assert ["main"] == offered(shell, "%%o3pro -c ")
 
 
@@ -135,7 +139,9 @@ def test_kernel(home, sandbox_url):
         running.run("%o3pro -q -c ideas Why?\n%o3pro -q -c 'far off' Why?")
 
         def matches(code: str) -> list[str]:
-            return running.client.complete(code, len(code), reply=True, timeout=20)["content"]["matches"]
+            return running.client.complete(code, len(code), reply=True, timeout=20)["content"][
+                "matches"
+            ]
 
         assert ["main", "ideas", '"far off"'] == matches("%%o3pro -c ")
         assert ["high"] == matches("%%o3pro -e h")

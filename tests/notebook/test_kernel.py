@@ -65,16 +65,23 @@ def test_four_outputs(running, sandbox_url):
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     running.run("%o3pro --alone The first question starts the runner.")
     ran = running.run("%%o3pro\nWhat is 6*7?")
-    assert [{"text/plain"}, {"text/markdown", "text/plain"}, {WIDGET, "text/plain"}, {"text/html", "text/plain"}] == [
-        set(display) for display in ran.displays
-    ]
+    assert [
+        {"text/plain"},
+        {"text/markdown", "text/plain"},
+        {WIDGET, "text/plain"},
+        {"text/html", "text/plain"},
+    ] == [set(display) for display in ran.displays]
     assert "What is 6\\*7?" in ran.displays[1]["text/markdown"].replace("&#42;", "\\*")
     assert "tokens" in ran.displays[3]["text/plain"]
     assert [] == updates(ran), "an answer that comes at once needs no panel"
 
 
 def updates(ran):
-    return [set(message["content"]["data"]) for message in ran.messages if message["msg_type"] == "update_display_data"]
+    return [
+        set(message["content"]["data"])
+        for message in ran.messages
+        if message["msg_type"] == "update_display_data"
+    ]
 
 
 def test_panel(running, sandbox_url):
@@ -84,11 +91,19 @@ def test_panel(running, sandbox_url):
     assert [{WIDGET, "text/plain"}, {"text/plain"}] == updates(ran)
     opened = [message for message in ran.messages if message["msg_type"] == "comm_open"]
     closed = [message for message in ran.messages if message["msg_type"] == "comm_close"]
-    opened = [message["content"]["comm_id"] for message in opened if "HTMLModel" in str(message["content"]["data"])]
+    opened = [
+        message["content"]["comm_id"]
+        for message in opened
+        if "HTMLModel" in str(message["content"]["data"])
+    ]
     closed = [message["content"]["comm_id"] for message in closed]
-    assert [opened[-1]] == [model for model in opened if model not in closed], "only the details live on"
+    assert [opened[-1]] == [model for model in opened if model not in closed], (
+        "only the details live on"
+    )
     told = [
-        message["content"]["data"].get("state", {}).get("value", "") for message in ran.messages if "comm" in message["msg_type"]
+        message["content"]["data"].get("state", {}).get("value", "")
+        for message in ran.messages
+        if "comm" in message["msg_type"]
     ]
     assert any("waiting" in str(value) for value in told)
 
@@ -96,19 +111,26 @@ def test_panel(running, sandbox_url):
 def test_details_fetch_what_is_long(running, home):
     """The raw JSON, and what was cut, are in no output; the widget's button fetches them from the journal, and gives them back."""
     summary = [{"type": "summary_text", "text": f"Thought {number}. " * 40} for number in range(9)]
-    output = [{"type": "reasoning", "summary": summary}, {"type": "message", "content": [{"type": "output_text", "text": "So."}]}]
+    output = [
+        {"type": "reasoning", "summary": summary},
+        {"type": "message", "content": [{"type": "output_text", "text": "So."}]},
+    ]
     with wire.serve(lambda _: wire.json_reply(wire.response(output=output))) as server:
         running.run(f"%config O3Pro.base_url = {server.url!r}")
         ran = running.run("%%o3pro\nWhy?")
     assert "Thought 8" not in str(ran.messages)
     assert "output_text" not in str(ran.messages)
     (button,) = [
-        comm["comm_id"] for comm in comms(ran.messages, "open") if "aiml-more" in comm["data"]["state"].get("_dom_classes", ())
+        comm["comm_id"]
+        for comm in comms(ran.messages, "open")
+        if "aiml-more" in comm["data"]["state"].get("_dom_classes", ())
     ]
     (fetched,) = comms(running.change(button, value=True), "open")
     assert "Thought 8" in fetched["data"]["state"]["value"]
     assert "&quot;output_text&quot;" in fetched["data"]["state"]["value"]
-    assert [fetched["comm_id"]] == [comm["comm_id"] for comm in comms(running.change(button, value=False), "close")]
+    assert [fetched["comm_id"]] == [
+        comm["comm_id"] for comm in comms(running.change(button, value=False), "close")
+    ]
     running.run(f"%config O3Pro.journal = {str(home / 'other.sqlite3')!r}")
     assert "no answer 1" in str(comms(running.change(button, value=True), "open"))
 
@@ -132,7 +154,12 @@ def test_answer_pickles(running, sandbox_url):
     """An answer survives pickling."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     running.run("%o3pro -o kept Why?")
-    assert "True" == running.run("import pickle; print(pickle.loads(pickle.dumps(kept)) == kept)").stream.strip()
+    assert (
+        "True"
+        == running.run(
+            "import pickle; print(pickle.loads(pickle.dumps(kept)) == kept)"
+        ).stream.strip()
+    )
 
 
 def test_rerun_keeps_its_place(running, sandbox_url):
@@ -141,7 +168,9 @@ def test_rerun_keeps_its_place(running, sandbox_url):
     running.run("%o3pro -o one First?", "a")
     running.run("%o3pro -o two Second?", "b")
     running.run("%o3pro -o again Second?", "b")
-    told = running.run("print(two.raw['previous_response_id'] == one.id == again.raw['previous_response_id'])")
+    told = running.run(
+        "print(two.raw['previous_response_id'] == one.id == again.raw['previous_response_id'])"
+    )
     assert "True" == told.stream.strip()
     running.run("%o3pro -o one First, but otherwise?", "a")
     running.run("%o3pro -o two Second?", "b")
@@ -151,7 +180,9 @@ def test_rerun_keeps_its_place(running, sandbox_url):
 @pytest.mark.parametrize("reply", ["silence", "hang"])
 def test_interrupt(running, reply, home):
     """An interrupt gives the cell back at once, closes the connection soon, keeps what came, and says what it may cost."""
-    delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half an answer"}\n\n'
+    delta = (
+        b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half an answer"}\n\n'
+    )
     answer = wire.Reply(200, {"Content-Type": "text/event-stream"}, [delta], end=reply)
     with wire.serve(lambda _: answer) as server:
         running.run(f"%config O3Pro.base_url = {server.url!r}")
@@ -175,7 +206,11 @@ def test_interrupt(running, reply, home):
 STATES = {
     "Connecting": (wire.Reply(end="silence"), "", "nothing was charged"),
     "Sent; waiting": (wire.Reply(end="silence"), "", "may be charged"),
-    "Sending it again in": (wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}), "", "nothing was charged"),
+    "Sending it again in": (
+        wire.json_reply({"message": "Too many"}, 429, **{"Retry-After": "60"}),
+        "",
+        "nothing was charged",
+    ),
     "Queued at the server": (
         wire.json_reply({"id": "r", "object": "response", "status": "queued"}),
         "--param background=true",
@@ -190,7 +225,11 @@ def test_interrupt_in_each_state(running, state, home):
     """Whatever a question's panel says, an interrupt gives the cell back, and the message says whether it may be charged."""
     reply, options, cost = STATES[state]
     with wire.serve(lambda _: reply) as server, socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1" if state == "Connecting" else server.url
+        url = (
+            f"https://127.0.0.1:{silent.getsockname()[1]}/v1"
+            if state == "Connecting"
+            else server.url
+        )
         running.run(f"%config O3Pro.base_url = {url!r}")
         if state == "Waiting for answer":
             running.run("%o3pro -b The parent?")
@@ -216,7 +255,9 @@ def test_kernel_killed(running, home):
         (runner,) = processes("aiml_magic.runner", parent=pid)
         os.kill(pid, signal.SIGKILL)
         time.sleep(0.3)
-        assert [runner] == [one for one in processes("aiml_magic.runner") if one == runner], "it outlives the kernel"
+        assert [runner] == [one for one in processes("aiml_magic.runner") if one == runner], (
+            "it outlives the kernel"
+        )
         slow.release.set()
         journal = Journal(home / "journal.sqlite3")
         wait_until(lambda: journal.row(1).state == "done")
@@ -312,7 +353,10 @@ def asked(home):
 def test_cell_in_a_cell(asked):
     """A cell that a cell runs, as %%capture does, has the place of that cell: run again, it is replayed."""
     server, running = asked
-    for posts, code in ((1, "%%capture\n%o3pro Why?"), (3, "get_ipython().run_cell('%o3pro How?');")):
+    for posts, code in (
+        (1, "%%capture\n%o3pro Why?"),
+        (3, "get_ipython().run_cell('%o3pro How?');"),
+    ):
         for _ in range(2):
             assert running.run(code, cell_id=f"cell {posts}").error is None
         assert posts == len(server.posts)
@@ -357,7 +401,11 @@ def test_questions_from_threads(asked):
 def test_settings_that_are_none(asked):
     """A setting with which no promise could be kept is refused, and none is changed."""
     _, running = asked
-    for setting, value in (("timeout", "float('nan')"), ("budget_usd", "float('nan')"), ("journal", "'a\\0b'")):
+    for setting, value in (
+        ("timeout", "float('nan')"),
+        ("budget_usd", "float('nan')"),
+        ("journal", "'a\\0b'"),
+    ):
         before = running.run(f"%config O3Pro.{setting}").stream
         ran = running.run(f"%config O3Pro.{setting} = {value}")
         assert ran.error or ran.stream
@@ -382,7 +430,9 @@ def test_no_word_acts_on_a_terminal(asker, capsys):
     replies = iter(
         [
             wire.response("Fine.", status=f"done{HOSTILE}"),
-            wire.response("", status="failed", error={"code": f"c{HOSTILE}", "message": f"m{HOSTILE}"}),
+            wire.response(
+                "", status="failed", error={"code": f"c{HOSTILE}", "message": f"m{HOSTILE}"}
+            ),
         ]
     )
     with wire.serve(lambda _: wire.json_reply(next(replies))) as server:

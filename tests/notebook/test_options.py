@@ -65,14 +65,21 @@ def test_refused(line, said):
 
 
 @given(
-    st.text(st.characters(blacklist_categories=["Z", "C"]), min_size=1).filter(lambda word: not word.startswith("-")), st.text()
+    st.text(st.characters(blacklist_categories=["Z", "C"]), min_size=1).filter(
+        lambda word: not word.startswith("-")
+    ),
+    st.text(),
 )
 def test_any_question(word, rest):
     """Whatever begins with no dash is the question, as typed."""
     assert ({"quiet": True}, f"{word}{rest}".strip()) == read_line(f"-q {word}{rest}")
 
 
-@given(st.text(st.characters(blacklist_characters="\"'", blacklist_categories=["C"]), min_size=1).filter(str.strip))
+@given(
+    st.text(
+        st.characters(blacklist_characters="\"'", blacklist_categories=["C"]), min_size=1
+    ).filter(str.strip)
+)
 def test_quoted_values(text):
     """A value in quotes arrives without them, and otherwise as typed."""
     assert ({"instructions": text}, "") == read_line(f'-i "{text}"')
@@ -89,7 +96,9 @@ def test_usage():
     """The help names every option, shows an example that is read without error, and needs nothing else."""
     text = usage({})
     assert all(option.long in text for option in OPTIONS)
-    examples = [line.strip().split("  ")[0] for line in text.splitlines() if line.startswith("  %%o3pro")]
+    examples = [
+        line.strip().split("  ")[0] for line in text.splitlines() if line.startswith("  %%o3pro")
+    ]
     assert len(examples) >= 5
     for example in examples:
         assert "" == read_line(example.removeprefix("%%o3pro"))[1]

@@ -19,7 +19,13 @@ from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from aiml_magic import addresses, credentials, errors, load_ipython_extension, unload_ipython_extension
+from aiml_magic import (
+    addresses,
+    credentials,
+    errors,
+    load_ipython_extension,
+    unload_ipython_extension,
+)
 from aiml_magic.errors import BadInput, ConnectionLost, ReplayMiss
 from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
@@ -50,7 +56,9 @@ def run(shell, code):
 
 @pytest.fixture
 def answering(shell):
-    with wire.serve(lambda _: wire.json_reply(wire.response("**Forty-two**, by \x1b[31mmagic"))) as server:
+    with wire.serve(
+        lambda _: wire.json_reply(wire.response("**Forty-two**, by \x1b[31mmagic"))
+    ) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         yield server
 
@@ -128,15 +136,25 @@ def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
         "server_label": HOSTILE,
     }
     replies = [
-        wire.json_reply(wire.response(id=HOSTILE, model=HOSTILE, status="completed", output=[item])),
+        wire.json_reply(
+            wire.response(id=HOSTILE, model=HOSTILE, status="completed", output=[item])
+        ),
         wire.json_reply(wire.response(status=HOSTILE, output=[item])),
         wire.json_reply(wire.response(id="resp_3", output=[wanted])),
         wire.json_reply(wire.response(id="resp_4", output=[item])),
-        wire.json_reply({"error": {"message": HOSTILE, "code": HOSTILE, "param": HOSTILE}, "requestId": HOSTILE}, 400),
+        wire.json_reply(
+            {
+                "error": {"message": HOSTILE, "code": HOSTILE, "param": HOSTILE},
+                "requestId": HOSTILE,
+            },
+            400,
+        ),
         wire.json_reply({"current_balance": HOSTILE}),
     ]
     monkeypatch.setenv("AIML_MAGIC_JOURNAL", str(tmp_path / "a\x1b\x9bb.sqlite3"))
-    with wire.serve(lambda request: replies.pop(0) if "models" not in request.path else wire.json_reply({}, 404)) as server:
+    with wire.serve(
+        lambda request: replies.pop(0) if "models" not in request.path else wire.json_reply({}, 404)
+    ) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         shell.user_ns["h"] = HOSTILE
         shell.run_line_magic("colors", "NoColor")
@@ -150,9 +168,15 @@ def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
     answer = shell.user_ns["a"]
     assert HOSTILE == answer.text
     table = Answers(
-        [replace(answer, parsed={HOSTILE: [HOSTILE, {"x": HOSTILE}]}), replace(answer, parsed=HOSTILE), None]
+        [
+            replace(answer, parsed={HOSTILE: [HOSTILE, {"x": HOSTILE}]}),
+            replace(answer, parsed=HOSTILE),
+            None,
+        ]
     ).to_frame()
-    with pandas.option_context("display.max_columns", None, "display.width", 10_000, "display.max_colwidth", None):
+    with pandas.option_context(
+        "display.max_columns", None, "display.width", 10_000, "display.max_colwidth", None
+    ):
         print(table, table.to_string(), table.to_dict("records"))
     out = "".join(capsys.readouterr())
     assert "cm0=" in out
@@ -169,7 +193,10 @@ def test_approval_that_nobody_can_judge(shell, capsys):
         "arguments": '{"path": "a", "path": "/"}',
         "server_label": "docs",
     }
-    replies = [wire.json_reply(wire.response(output=[wanted])), wire.json_reply(wire.response("Well.", id="resp_2"))]
+    replies = [
+        wire.json_reply(wire.response(output=[wanted])),
+        wire.json_reply(wire.response("Well.", id="resp_2")),
+    ]
     with wire.serve(lambda _: replies.pop(0)) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         assert run(shell, "%o3pro Do it") is None
@@ -186,7 +213,9 @@ def test_variable_for_id(shell, answering, capsys):
     shell.run_cell("first = %o3pro -q one\nother = %o3pro -q -n two")
     assert run(shell, "forked = %o3pro -q --after first three") is None
     magics = shell.find_line_magic("aiml").__self__
-    row = magics.session.runner(addresses.journal_path(magics.journal)).journal.row(shell.user_ns["forked"].journal_id)
+    row = magics.session.runner(addresses.journal_path(magics.journal)).journal.row(
+        shell.user_ns["forked"].journal_id
+    )
     assert shell.user_ns["first"].journal_id == row.parent
     capsys.readouterr()
     assert run(shell, "%aiml show first") is None
@@ -198,19 +227,29 @@ def test_line_magic_and_variables(shell, answering):
     """A line asks, also behind an equals sign; {{names}} are the notebook's variables, and a function's own."""
     shell.run_cell("n = 7")
     shell.run_cell("a = %o3pro -q Is {{n}} > {n} and $n?")
-    shell.run_cell("def f():\n    local = 'inside'\n    return get_ipython().run_line_magic('o3pro', '-q {{local}}?')\nb = f()")
+    shell.run_cell(
+        "def f():\n    local = 'inside'\n    return get_ipython().run_line_magic('o3pro', '-q {{local}}?')\nb = f()"
+    )
     shell.run_cell("%%o3pro -q --raw --alone\n{{n}}")
-    assert ["Is 7 > {n} and $n?", "inside?", "{{n}}"] == [request.body["input"] for request in answering.posts]
+    assert ["Is 7 > {n} and $n?", "inside?", "{{n}}"] == [
+        request.body["input"] for request in answering.posts
+    ]
     assert "Forty-two" in shell.user_ns["a"].text
 
 
 def test_settings(shell, answering):
     """Settings hold for every question; an option goes before its setting."""
-    shell.run_cell('%config O3Pro.effort = "high"\n%config O3Pro.instructions = "Be brief."\n%config O3Pro.stream = False')
+    shell.run_cell(
+        '%config O3Pro.effort = "high"\n%config O3Pro.instructions = "Be brief."\n%config O3Pro.stream = False'
+    )
     shell.run_cell("%o3pro -q One?")
     shell.run_cell("%o3pro -q -e low Two?")
     one, two = (request.body for request in answering.posts)
-    assert ({"effort": "high"}, "Be brief.", False) == (one["reasoning"], one["instructions"], "stream" in one)
+    assert ({"effort": "high"}, "Be brief.", False) == (
+        one["reasoning"],
+        one["instructions"],
+        "stream" in one,
+    )
     assert {"effort": "low"} == two["reasoning"]
 
 
@@ -251,19 +290,30 @@ def test_no_key(shell, monkeypatch, capsys):
 
 def test_status(shell, home, capsys):
     """`%aiml status` tells the key's source without the key, the server, the balance, the journal and what was spent."""
-    with wire.serve(lambda _: wire.json_reply({"current_balance": 12.5, "currency": "USD"})) as server:
+    with wire.serve(
+        lambda _: wire.json_reply({"current_balance": 12.5, "currency": "USD"})
+    ) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         assert run(shell, "%aiml status") is None
     out = capsys.readouterr().out
     assert all(
-        words in out for words in ("AIML_API_KEY", "…cdef", server.url, "$12.50", "journal.sqlite3", "$0.0000 in this session")
+        words in out
+        for words in (
+            "AIML_API_KEY",
+            "…cdef",
+            server.url,
+            "$12.50",
+            "journal.sqlite3",
+            "$0.0000 in this session",
+        )
     )
     assert KEY not in out
     assert "/v2/billing" == server.requests[0].path
 
 
 BALANCES = {"-3.5": "-$3.50", "1e-320": "$0.00"} | dict.fromkeys(
-    ("1e308", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000, '"12"', "true", "[]"), "unknown"
+    ("1e308", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000, '"12"', "true", "[]"),
+    "unknown",
 )
 
 
@@ -272,7 +322,11 @@ def test_balance(shell, home, capsys):
     told = iter(BALANCES)
 
     def answer(_):
-        return wire.Reply(200, {"Content-Type": "application/json"}, [f'{{"current_balance": {next(told)}}}'.encode()])
+        return wire.Reply(
+            200,
+            {"Content-Type": "application/json"},
+            [f'{{"current_balance": {next(told)}}}'.encode()],
+        )
 
     with wire.serve(answer) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
@@ -288,9 +342,21 @@ def test_working_directory_that_was_removed(shell, home, sandbox_url, tmp_path, 
     monkeypatch.chdir(folder)
     folder.rmdir()
     shell.run_line_magic("config", f"O3Pro.base_url = {sandbox_url!r}")
-    for line in ("%o3pro -q Why?", "%aiml status", "%aiml history", "%aiml tree", "%aiml resume", "%aiml search Why"):
+    for line in (
+        "%o3pro -q Why?",
+        "%aiml status",
+        "%aiml history",
+        "%aiml tree",
+        "%aiml resume",
+        "%aiml search Why",
+    ):
         assert run(shell, line) is None
-    for line in ("%aiml record a.jsonl", "%aiml replay a.jsonl", "%aiml export a.md", "%o3pro -a a.txt Why?"):
+    for line in (
+        "%aiml record a.jsonl",
+        "%aiml replay a.jsonl",
+        "%aiml export a.md",
+        "%o3pro -a a.txt Why?",
+    ):
         error = run(shell, line)
         assert isinstance(error, errors.BadInput), line
         assert 2 == len(str(error).splitlines())
@@ -361,7 +427,10 @@ def test_locked_keyring(shell, home, keyring_of, capsys):
     assert "does not answer (KeyringLocked); a key in it stays there." in out
     assert not (home / "key").exists()
     assert run(shell, "%aiml status") is None
-    assert "set AIML_API_KEY (the system's keyring does not answer: KeyringLocked)" in capsys.readouterr().out
+    assert (
+        "set AIML_API_KEY (the system's keyring does not answer: KeyringLocked)"
+        in capsys.readouterr().out
+    )
 
 
 class Panic(BaseException):
@@ -401,7 +470,11 @@ def test_newest_login_counts(shell, home, keyring_of, monkeypatch):
 
     memory = Memory()
     keyring_of(memory)
-    for takes, key in ((False, "first-key-of-three"), (True, "second-key-of-three"), (False, "third-key-of-three")):
+    for takes, key in (
+        (False, "first-key-of-three"),
+        (True, "second-key-of-three"),
+        (False, "third-key-of-three"),
+    ):
         memory.takes = takes
         monkeypatch.setattr(getpass, "getpass", lambda prompt, key=key: key)
         assert run(shell, "%aiml login") is None
@@ -473,19 +546,29 @@ def test_sandbox_command(shell, monkeypatch, capsys):
 
 def test_only_means_that_nothing_is_sent(shell, monkeypatch, capsys):
     """With AIML_MAGIC_REPLAY=only nothing is sent: by no option, command, map or round of tools, and nothing is even looked up."""
-    wanted = {"type": "mcp_approval_request", "id": "appr_1", "name": "x", "arguments": "{}", "server_label": "l"}
+    wanted = {
+        "type": "mcp_approval_request",
+        "id": "appr_1",
+        "name": "x",
+        "arguments": "{}",
+        "server_label": "l",
+    }
     call = {"type": "function_call", "call_id": "c", "name": "day", "arguments": "{}"}
 
     def answer(request):
         text = request.body["input"] if request.method == "POST" else ""
         if text == "Lost?":
             return wire.Reply(end="close")
-        output = {"Approve?": {"output": [wanted]}, "Which day?": {"output": [call]}}.get(str(text), {})
+        output = {"Approve?": {"output": [wanted]}, "Which day?": {"output": [call]}}.get(
+            str(text), {}
+        )
         return wire.json_reply(wire.response(**output))
 
     with wire.serve(answer) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
-        shell.run_cell("from aiml_magic import ask\ndef day() -> str:\n    'The day.'\n    return 'Monday'")
+        shell.run_cell(
+            "from aiml_magic import ask\ndef day() -> str:\n    'The day.'\n    return 'Monday'"
+        )
         assert run(shell, "%o3pro -q --alone Known?") is None
         assert isinstance(run(shell, "%o3pro -q --alone Lost?"), ConnectionLost)
         assert run(shell, "%o3pro -q --alone Approve?") is None
@@ -531,10 +614,15 @@ def test_setting_of_the_reader(home, monkeypatch, capsys):
         assert run(shell, f"%aiml replay {home.parent / 'a.jsonl'}") is None
         error = run(shell, "%o3pro Why?")
         assert isinstance(error, ReplayMiss)
-        assert 'O3Pro.effort is set to "high" in your configuration; %config O3Pro.effort = None' in str(error)
+        assert (
+            'O3Pro.effort is set to "high" in your configuration; %config O3Pro.effort = None'
+            in str(error)
+        )
         assert "instructions" not in str(error), "that is recorded, too"
         assert len(str(error).splitlines()) <= 8
-        assert "in your configuration" not in str(run(shell, "%o3pro -e low Why?")), "an option goes before its setting"
+        assert "in your configuration" not in str(run(shell, "%o3pro -e low Why?")), (
+            "an option goes before its setting"
+        )
         assert run(shell, "%config O3Pro.effort = None\n%o3pro -q Why?") is None
     finally:
         shell.find_line_magic("aiml").__self__.session.close(10)
@@ -593,9 +681,20 @@ import json; print(json.dumps(sorted(set(sys.modules) - before)))
 
 def test_loading_is_light(home):
     """Loading the extension imports neither HTTP nor widgets nor Markdown, and touches no file."""
-    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, env=os.environ
+    )
     loaded = json.loads(done.stdout.splitlines()[-1])
-    assert not {"httpx", "ipywidgets", "markdown", "markdown_it", "nh3", "tornado", "asyncio", "sqlite3"} & set(loaded)
+    assert not {
+        "httpx",
+        "ipywidgets",
+        "markdown",
+        "markdown_it",
+        "nh3",
+        "tornado",
+        "asyncio",
+        "sqlite3",
+    } & set(loaded)
     assert not home.exists()
 
 
@@ -603,7 +702,12 @@ def test_public_names():
     """The package's public names are these."""
     import aiml_magic
 
-    assert ["ask", "confirm", "load_ipython_extension", "unload_ipython_extension"] == aiml_magic.__all__
+    assert [
+        "ask",
+        "confirm",
+        "load_ipython_extension",
+        "unload_ipython_extension",
+    ] == aiml_magic.__all__
     assert all(callable(getattr(aiml_magic, name)) for name in aiml_magic.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         _ = aiml_magic.nothing
@@ -611,7 +715,14 @@ def test_public_names():
 
 def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
     """After questions, answers and errors the key is in no file, output, history or representation."""
-    for code in ("%o3pro Why?", "%o3pro -o a Why?", "a", "%aiml status", "%%o3pro\n{{nothing}}", f"%%o3pro\n{KEY[:8]} {KEY[8:]}"):
+    for code in (
+        "%o3pro Why?",
+        "%o3pro -o a Why?",
+        "a",
+        "%aiml status",
+        "%%o3pro\n{{nothing}}",
+        f"%%o3pro\n{KEY[:8]} {KEY[8:]}",
+    ):
         shell.run_cell(code, store_history=True)
     shell.run_line_magic("config", "O3Pro.base_url = 'http://127.0.0.1:1/v1'")
     shell.run_cell("%o3pro Why?", store_history=True)
@@ -620,18 +731,36 @@ def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
     assert KEY not in "".join(capsys.readouterr())
     assert KEY not in str(list(shell.history_manager.get_range()))
     assert KEY not in repr(shell.user_ns["a"])
-    assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert not any(
+        KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
+    )
     if shutil.which("ps"):
-        assert KEY not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert (
+            KEY
+            not in subprocess.run(
+                ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+            ).stdout
+        )
 
 
 def test_comments_above_a_cell(shell, answering):
     """What comments stand above `%%o3pro` are not asked, and the question is what stands below it, comments and all."""
-    comments = ["# why", "\n\n# why\n\n   # and how", "#| echo: false\n# %% [o3pro]", "#", "   \n\t\n", "#!%%bash"]
+    comments = [
+        "# why",
+        "\n\n# why\n\n   # and how",
+        "#| echo: false\n# %% [o3pro]",
+        "#",
+        "   \n\t\n",
+        "#!%%bash",
+    ]
     for above in comments:
-        result = shell.run_cell(f"{above}\n%%o3pro -q --alone --fresh -o why\n# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?")
+        result = shell.run_cell(
+            f"{above}\n%%o3pro -q --alone --fresh -o why\n# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?"
+        )
         assert result.success, result.error_in_exec or result.error_before_exec
-        assert "# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?" == answering.posts[-1].body["input"]
+        assert (
+            "# Heading\n\n%o3pro why?\n%%bash\nWhy, o model?" == answering.posts[-1].body["input"]
+        )
     assert len(comments) == len(answering.posts)
 
 

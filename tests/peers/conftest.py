@@ -22,7 +22,9 @@ PORTS = {"llama_cpp": 9131, "llmock": 9132, "ogx": 9133}
 
 
 @contextmanager
-def peer(name: str, folder: Path, *arguments: str, health: str, patience: float = 400.0) -> Iterator[str]:
+def peer(
+    name: str, folder: Path, *arguments: str, health: str, patience: float = 400.0
+) -> Iterator[str]:
     """The server of this name, on loopback; skips where it cannot be installed. AIML_TEST_PEERS names a folder that keeps it."""
     script, port = SCRIPTS / f"start-{name}.sh", PORTS[name]
     if not script.exists() or shutil.which("bash") is None:
@@ -36,7 +38,9 @@ def peer(name: str, folder: Path, *arguments: str, health: str, patience: float 
         place = str(Path(kept) / name if kept else folder / "venv")
         # Their scripts look for a newer Python, and for pip's settings, where the person keeps them.
         person = os.environ | {"HOME": pwd.getpwuid(os.getuid()).pw_dir}
-        process = subprocess.Popen(["bash", script, place, str(port), *arguments], stdout=log, stderr=log, env=person)
+        process = subprocess.Popen(
+            ["bash", script, place, str(port), *arguments], stdout=log, stderr=log, env=person
+        )
         try:
             deadline = time.monotonic() + patience
             while not is_there(f"http://127.0.0.1:{port}{health}"):
@@ -80,7 +84,9 @@ class LLMock:
         return self._call("verdict")
 
     def _call(self, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(f"{self._admin}/{path}", headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{self._admin}/{path}", headers={"Content-Type": "application/json"}
+        )
         request.data = None if body is None else json.dumps(body).encode()
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.loads(answer.read() or b"null")

@@ -33,13 +33,19 @@ def test_quickstart(llama, home, tmp_path, monkeypatch):
     """The quickstart, unchanged, is answered by a real model: only the server, the key and the `model` setting differ."""
     profile = tmp_path / "ipython" / "profile_default"
     profile.mkdir(parents=True)
-    (profile / "ipython_config.py").write_text('c.O3Pro.model = "smollm2"\nc.O3Pro.max_output_tokens = 64\n')
+    (profile / "ipython_config.py").write_text(
+        'c.O3Pro.model = "smollm2"\nc.O3Pro.max_output_tokens = 64\n'
+    )
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("AIML_API_URL", llama)
     notebook = nbformat.read(QUICKSTART, 4)
     NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    answers = [output["data"]["text/plain"] for output in outputs if "text/markdown" in output.get("data", {})]
+    answers = [
+        output["data"]["text/plain"]
+        for output in outputs
+        if "text/markdown" in output.get("data", {})
+    ]
     assert 5 == len(answers)
     assert not any("no model is behind it" in answer for answer in answers)
     assert not any(output["output_type"] == "error" for output in outputs)
@@ -48,5 +54,8 @@ def test_quickstart(llama, home, tmp_path, monkeypatch):
 def test_background_job(llama, asker):
     """A job in the background, and a question that waits for it."""
     options = {"model": "smollm2", "max_output_tokens": 30, "background": True}
-    one, two = asker.start(llama, "Say hello.", **options), asker.start(llama, "And again?", **options)
+    one, two = (
+        asker.start(llama, "Say hello.", **options),
+        asker.start(llama, "And again?", **options),
+    )
     assert two.wait(60).usage.input_tokens > one.wait(60).usage.input_tokens

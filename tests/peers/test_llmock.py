@@ -68,7 +68,8 @@ def test_broken_stream(llmock, asker, kind):
     llmock sees no second request, and takes that for acceptance or for giving up; the person saw an error.
     """
     llmock.will(
-        {"type": "stream_fault", "kind": kind, "after_chunks": 6}, {"type": "reply", "text": "one two three four five " * 9}
+        {"type": "stream_fault", "kind": kind, "after_chunks": 6},
+        {"type": "reply", "text": "one two three four five " * 9},
     )
     with pytest.raises(errors.StreamInterrupted, match="may have been executed and charged"):
         asker.ask(llmock.url, **MODEL)
@@ -123,7 +124,9 @@ def test_tools(llmock, asker):
     """A call that the server wants is run, and its result goes back under its id."""
     wanted = {"type": "reply", "tool_calls": [{"name": "price", "arguments": {"item": "pear"}}]}
     llmock.will(wanted, {"type": "reply", "text": "It is 0.75."})
-    answer = asker.ask(llmock.url, "What is a pear?", tools=tools_of(["price"], {"price": price}), **MODEL)
+    answer = asker.ask(
+        llmock.url, "What is a pear?", tools=tools_of(["price"], {"price": price}), **MODEL
+    )
     assert ("It is 0.75.", ["0.75"]) == (answer.text, [call.result for call in answer.calls])
     (result,) = llmock.asked[-1]["body"]["input"]
     assert ("function_call_output", "0.75") == (result["type"], result["output"])

@@ -23,8 +23,15 @@ def get(url: str):
 
 def told(llmock) -> list[str]:
     """The conversation as the model behind OGX got it, in its last request."""
-    messages = [asked["body"]["messages"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
-    return [message["content"] if isinstance(message["content"], str) else message["content"][0]["text"] for message in messages]
+    messages = [
+        asked["body"]["messages"]
+        for asked in llmock.asked
+        if asked["path"].endswith("/chat/completions")
+    ][-1]
+    return [
+        message["content"] if isinstance(message["content"], str) else message["content"][0]["text"]
+        for message in messages
+    ]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -35,7 +42,10 @@ def test_conversation(ogx, llmock, asker, stream):
         {"type": "reply", "text": "Two.", "times": 1},
         {"type": "reply", "text": "Three."},
     )
-    texts = [asker.ask(ogx, question, stream=stream, **MODEL).text for question in ("First?", "Second?", "Third?")]
+    texts = [
+        asker.ask(ogx, question, stream=stream, **MODEL).text
+        for question in ("First?", "Second?", "Third?")
+    ]
     assert ["One.", "Two.", "Three."] == texts
     assert ["First?", "One.", "Second?", "Two.", "Third?"] == told(llmock)
     assert ["id", "id"] == [asker.journal.row(number).chain for number in (2, 3)]
@@ -78,7 +88,9 @@ def test_background_response(ogx, llmock, asker):
         assert not job.done
         time.sleep(0.05)
     assert "At last." == job.wait(30).text
-    assert 1 == len([asked for asked in llmock.asked if asked["path"].endswith("/chat/completions")])
+    assert 1 == len(
+        [asked for asked in llmock.asked if asked["path"].endswith("/chat/completions")]
+    )
 
 
 def test_cancel_of_a_background_response(ogx, llmock, asker):
@@ -91,7 +103,9 @@ def test_cancel_of_a_background_response(ogx, llmock, asker):
     with pytest.raises(errors.Interrupted):
         job.wait()
     deadline = time.monotonic() + 10
-    while (status := get(f"{ogx}/responses/{asker.journal.row(job.id).response_id}")["status"]) != "cancelled":
+    while (
+        status := get(f"{ogx}/responses/{asker.journal.row(job.id).response_id}")["status"]
+    ) != "cancelled":
         assert time.monotonic() < deadline, status
         time.sleep(0.2)
 
@@ -101,9 +115,14 @@ def test_check_recovers_an_answer(ogx, llmock, asker):
     llmock.will({"type": "reply", "text": "Still here."})
     answer = asker.ask(ogx, "Why?", **MODEL)
     with asker.journal._transaction() as db:
-        db.execute("UPDATE requests SET state = 'failed', response = NULL, status = NULL WHERE id = 1")
+        db.execute(
+            "UPDATE requests SET state = 'failed', response = NULL, status = NULL WHERE id = 1"
+        )
     assert "answered" == asker.session.check(asker.journal.row(1), ogx, asker.path).fate
-    assert ("Still here.", answer.id) == (asker.journal.row(1).answer().text, asker.journal.row(1).response_id)
+    assert ("Still here.", answer.id) == (
+        asker.journal.row(1).answer().text,
+        asker.journal.row(1).response_id,
+    )
 
 
 def test_small_limit(ogx, asker):
@@ -121,11 +140,19 @@ def test_tools(ogx, llmock, asker):
     """A round of tools by the response's id, and a turn after it: the model is told the call, its result and the answer."""
     wanted = {"type": "reply", "tool_calls": [{"name": "price", "arguments": {"item": "pear"}}]}
     llmock.will(wanted, {"type": "reply", "text": "It is 0.75."}, {"type": "reply", "text": "Yes."})
-    answer = asker.ask(ogx, "What is a pear?", cell="a", tools=tools_of(["price"], {"price": price}), **MODEL)
+    answer = asker.ask(
+        ogx, "What is a pear?", cell="a", tools=tools_of(["price"], {"price": price}), **MODEL
+    )
     assert ("It is 0.75.", ["0.75"]) == (answer.text, [call.result for call in answer.calls])
     asker.ask(ogx, "Sure?", cell="b", **MODEL)
-    messages = [asked["body"]["messages"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
-    assert ["user", "assistant", "tool", "assistant", "user"] == [message["role"] for message in messages]
+    messages = [
+        asked["body"]["messages"]
+        for asked in llmock.asked
+        if asked["path"].endswith("/chat/completions")
+    ][-1]
+    assert ["user", "assistant", "tool", "assistant", "user"] == [
+        message["role"] for message in messages
+    ]
 
 
 @dataclass
@@ -138,5 +165,7 @@ def test_schema(ogx, llmock, asker):
     schema = of_value(Rating, "Rating")
     llmock.will({"type": "reply", "text": '{"score": 7}'})
     assert Rating(7) == asker.ask(ogx, schema=schema, **MODEL).parsed
-    asked = [asked["body"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")][-1]
+    asked = [
+        asked["body"] for asked in llmock.asked if asked["path"].endswith("/chat/completions")
+    ][-1]
     assert schema.format["schema"] == asked["response_format"]["json_schema"]["schema"]

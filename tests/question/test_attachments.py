@@ -21,7 +21,9 @@ from aiml_magic.journal.replay import request_key, with_hashes
 from aiml_magic.question import attachments, prompts
 from aiml_magic.question.attachments import MAX_BYTES, attach, labels, parts
 
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 FILES = {
     "image/png": PNG,
     "image/jpeg": b"\xff\xd8\xff\xe0 a photo",
@@ -54,11 +56,15 @@ def test_pdf(tmp_path):
     (tmp_path / "paper").write_bytes(b"%PDF-1.7 words")
     label, file = attach(str(tmp_path / "paper"), {})
     assert ("input_file", "paper.pdf") == (file["type"], file["filename"])
-    assert b"%PDF-1.7 words" == base64.b64decode(file["file_data"].removeprefix("data:application/pdf;base64,"))
+    assert b"%PDF-1.7 words" == base64.b64decode(
+        file["file_data"].removeprefix("data:application/pdf;base64,")
+    )
     assert "paper (PDF, 14 bytes)" == told([label])
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "def f():\n    return '```'\n", "日本語", "\ufeffwith a mark"])
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "def f():\n    return '```'\n", "日本語", "\ufeffwith a mark"]
+)
 def test_text_files(tmp_path, text):
     """Text is sent as text, fenced so that nothing in it ends the fence."""
     (tmp_path / "file.py").write_text(text, "utf-8")
@@ -73,7 +79,11 @@ ENCODED = {
     "Windows": ("Prénom;Prix\nZoé;3\u00a0€\nœuvre – “là”…\n", "cp1252", ", read as Windows-1252"),
     "UTF-16": ("a,b\nä,日本\n", "utf-16", ", read as UTF-16"),
     "UTF-16-BE": ("a,b\nä,日本\n", "utf-16-be", ", read as UTF-16-BE"),
-    "UTF-16-LE of another script": ("Имя,Город\nИван,Москва\n1,2\n", "utf-16-le", ", read as UTF-16-LE"),
+    "UTF-16-LE of another script": (
+        "Имя,Город\nИван,Москва\n1,2\n",
+        "utf-16-le",
+        ", read as UTF-16-LE",
+    ),
     "UTF-32": ("a,b\n", "utf-32", ", read as UTF-32"),
 }
 
@@ -85,7 +95,10 @@ def test_encodings(tmp_path, kind):
     (tmp_path / "table.csv").write_bytes(text.encode(encoding))
     (part,) = attach(str(tmp_path / "table.csv"), {})
     size = len(text.encode(encoding))
-    assert f"Attachment table.csv (text, {size} bytes{read_as}):\n\n```csv\n{text}\n```" == part["text"]
+    assert (
+        f"Attachment table.csv (text, {size} bytes{read_as}):\n\n```csv\n{text}\n```"
+        == part["text"]
+    )
 
 
 @pytest.mark.parametrize("encoding", ["cp1251", "shift-jis", "gbk", "euc-kr"])
@@ -125,14 +138,19 @@ def test_notebook_file(tmp_path):
     ]
     (tmp_path / "n.ipynb").write_text(json.dumps({"nbformat": 4, "cells": cells}))
     (part,) = attach(str(tmp_path / "n.ipynb"), {})
-    assert all(words in part["text"] for words in ("# Title", "1+1", "# output\n2", "printed", "notebook"))
+    assert all(
+        words in part["text"] for words in ("# Title", "1+1", "# output\n2", "printed", "notebook")
+    )
     assert "iVBOR" not in part["text"]
 
 
 def test_image_address():
     """The address of an image is sent as it is."""
     assert "https://example.org/a.png" == attach("https://example.org/a.png", {})[1]["image_url"]
-    assert "https://example.org/a.png" == attach("where", {"where": "https://example.org/a.png"})[1]["image_url"]
+    assert (
+        "https://example.org/a.png"
+        == attach("where", {"where": "https://example.org/a.png"})[1]["image_url"]
+    )
 
 
 class RangeIndex: ...
@@ -151,7 +169,9 @@ class Table:
         return self.shape[0]
 
     def to_csv(self, *, index: bool) -> str:
-        return "".join([",a\n" if index else "a\n", *(f"{number}\n" for number in range(len(self)))])
+        return "".join(
+            [",a\n" if index else "a\n", *(f"{number}\n" for number in range(len(self)))]
+        )
 
 
 class Figure:
@@ -171,14 +191,27 @@ def test_variables():
     assert "raw (PNG image, 70 bytes)" == told(attach("raw", {"raw": bytearray(PNG)}))
     assert "words (11 characters)" == told(attach("words", {"words": "some words "}))
     several = attach("both", {"both": [Figure(), Table()]})
-    assert ["both[0] (PNG image, 70 bytes)", "both[1] (3 rows, 8 bytes of CSV)"] == labels({"input": [{"content": several}]})
+    assert ["both[0] (PNG image, 70 bytes)", "both[1] (3 rows, 8 bytes of CSV)"] == labels(
+        {"input": [{"content": several}]}
+    )
     for drawing in (PNG, base64.b64encode(PNG).decode(), (PNG, {"width": 200})):
-        assert "x (PNG image, 70 bytes)" == told(attach("x", {"x": SimpleNamespace(_repr_png_=lambda drawing=drawing: drawing)}))
+        assert "x (PNG image, 70 bytes)" == told(
+            attach("x", {"x": SimpleNamespace(_repr_png_=lambda drawing=drawing: drawing)})
+        )
     assert "μ (2 characters)" == told(attach("µ", {"μ": "as"})), "the same name to Python"
 
 
 @pytest.mark.parametrize(
-    "text", ["plot.png", "./plot.png", "{folder}/plot.png", "my plot.png", "no_ending", "plots/a b c d e.png", "~/plot.png"]
+    "text",
+    [
+        "plot.png",
+        "./plot.png",
+        "{folder}/plot.png",
+        "my plot.png",
+        "no_ending",
+        "plots/a b c d e.png",
+        "~/plot.png",
+    ],
 )
 def test_text_that_names_a_file(tmp_path, monkeypatch, text):
     """A text that names a file is sent as that file, also in a list and with blanks in it."""
@@ -314,7 +347,9 @@ def test_all_together():
 
 def test_braces():
     """{{table}} is replaced by its CSV, {{figure}} goes along, also where their own text with a conversion would say nothing."""
-    text, attached = prompts.fill("Of {{df}} and {{fig}}: {{df.shape[0]}}", {"df": Table(), "fig": Figure()})
+    text, attached = prompts.fill(
+        "Of {{df}} and {{fig}}: {{df.shape[0]}}", {"df": Table(), "fig": Figure()}
+    )
     assert "Of \n\na\n0\n1\n2\n\n and (the attached fig): 3" == text
     assert "fig (PNG image, 70 bytes)" == told(attached)
     text, attached = prompts.fill("Of {{df!r}} and {{fig!r}}", {"df": Table(), "fig": Figure()})
@@ -326,10 +361,18 @@ def test_request(asker):
     """An attachment is a part of the message; the details list it; the key knows its content, and the replay costs nothing."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         for picture in (PNG, PNG, PNG + b"\0"):
-            answer = asker.ask(server.url, "What is it?", cell="a", attached=list(parts(picture, "fig")), replay="auto")
+            answer = asker.ask(
+                server.url,
+                "What is it?",
+                cell="a",
+                attached=list(parts(picture, "fig")),
+                replay="auto",
+            )
         assert 2 == len(server.posts)
         (message,) = server.posts[0].body["input"]
-    assert ["input_text", "input_text", "input_image"] == [part["type"] for part in message["content"]]
+    assert ["input_text", "input_text", "input_image"] == [
+        part["type"] for part in message["content"]
+    ]
     assert ["fig (PNG image, 71 bytes)"] == labels(answer.request)
     assert "What is it?" == asker.journal.row(1).question
     assert [1] == [row.id for row in asker.journal.search("What") if row.id == 1]
@@ -346,7 +389,9 @@ def test_recording_holds_hashes_of_texts(asker, tmp_path):
     path, attached = tmp_path / "r.jsonl", list(parts("patient,secret\n1,xyzzy\n", "cohort"))
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         asker.session.record(path)
-        asker.session.keep(asker.ask(server.url, "Who?\nAnd why?", attached=attached), asker.journal)
+        asker.session.keep(
+            asker.ask(server.url, "Who?\nAnd why?", attached=attached), asker.journal
+        )
         assert "xyzzy" not in path.read_text()
         (record,) = recording.read(path).values()
         assert ["cohort (23 characters)"] == labels(record.request)
@@ -398,7 +443,10 @@ def test_earlier_recordings(asker, tmp_path):
 @given(st.text(), st.text(), st.text())
 def test_key_is_that_of_the_hashes(question, name, text):
     """A request has the same key with its attachments as with their hashes, which stay as they are when they are hashed again."""
-    request = {"model": "m", "input": [user_message(question, attachments.parts(f"{text}\nand more", name))]}
+    request = {
+        "model": "m",
+        "input": [user_message(question, attachments.parts(f"{text}\nand more", name))],
+    }
     hashed = with_hashes(request)
     assert hashed == with_hashes(hashed)
     assert request_key("s", request, None) == request_key("s", hashed, None)
@@ -411,7 +459,19 @@ def test_key_knows_the_content(one, two):
     """Requests with the same attachments have the same key, and others another."""
     keys = [
         request_key(
-            "s", {"input": [{"content": [{"image_url": f"data:image/png;base64,{base64.b64encode(content).decode()}"}]}]}, None
+            "s",
+            {
+                "input": [
+                    {
+                        "content": [
+                            {
+                                "image_url": f"data:image/png;base64,{base64.b64encode(content).decode()}"
+                            }
+                        ]
+                    }
+                ]
+            },
+            None,
         )
         for content in (one, two)
     ]
@@ -424,7 +484,9 @@ def test_recording_holds_hashes(asker, tmp_path):
     noise = PNG + os.urandom(100_000)
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         asker.session.record(path)
-        asker.session.keep(asker.ask(server.url, "What?", attached=list(parts(noise, "fig"))), asker.journal)
+        asker.session.keep(
+            asker.ask(server.url, "What?", attached=list(parts(noise, "fig"))), asker.journal
+        )
         assert path.stat().st_size < 5000
         (record,) = recording.read(path).values()
         assert "sha256," in json.dumps(record.request)
@@ -432,7 +494,9 @@ def test_recording_holds_hashes(asker, tmp_path):
 
         reader = Asker(tmp_path / "reader" / "journal.sqlite3")
         reader.session.replay_file(path, reader.journal)
-        assert reader.ask(server.url, "What?", attached=list(parts(noise, "fig")), replay="only").replayed
+        assert reader.ask(
+            server.url, "What?", attached=list(parts(noise, "fig")), replay="only"
+        ).replayed
         after = reader.ask(server.url, "And now?", chain="transcript")
         reader.session.close(10)
     told = server.posts[-1].body["input"][0]["content"]
@@ -447,7 +511,9 @@ def test_numpy():
         content = attachments.as_picture(array, "a")
         assert content.startswith(b"\x89PNG")
         start = content.index(b"IDAT") + 4
-        assert 4 * (1 + array.size // 4) == len(zlib.decompress(content[start : content.index(b"IEND") - 8]))
+        assert 4 * (1 + array.size // 4) == len(
+            zlib.decompress(content[start : content.index(b"IEND") - 8])
+        )
     for array in (np.zeros((4, 3), "int64"), np.full((2, 2), 7.5), np.array([[np.nan]])):
         with pytest.raises(BadInput):
             attach("a", {"a": array})
@@ -458,7 +524,13 @@ def test_numpy():
 def test_numbers_in_a_question():
     """An array in a question is its numbers, unless they are bytes: then it is a picture, and goes along."""
     np = pytest.importorskip("numpy")
-    for array in (np.array([[0.1, 0.9]]), np.eye(2, dtype=bool), np.eye(2, dtype=int), np.zeros((2, 2, 3)), np.float64(0.5)):
+    for array in (
+        np.array([[0.1, 0.9]]),
+        np.eye(2, dtype=bool),
+        np.eye(2, dtype=int),
+        np.zeros((2, 2, 3)),
+        np.float64(0.5),
+    ):
         assert (f"Of {array}", []) == prompts.fill("Of {{a}}", {"a": array})
     text, attached = prompts.fill("Of {{a}}", {"a": np.zeros((2, 2), "uint8")})
     assert ("Of (the attached a)", "a (PNG image") == (text, told(attached)[:12])

@@ -34,11 +34,20 @@ def fill(template: str, variables) -> str:
         ("{{rows[1]}} {{table[key]}} {{table[a b]}}", "20 value 1"),
         ("{{thing.size.width:03d}}", "007"),
         ("{{größe}}", "1"),
-        ("{{table['key']}} {{ table['a b'] }} {{rows[1]}} {{table[\"key\"]!r:>9}}", "value 1 20   'value'"),
-        ("{{keys['0']}} {{keys[0]}} {{keys['a[1]']}} {{keys['it:s']}} {{keys[it's]}} {{keys['x'][y].real}}", "0 1 2 3 4 5"),
+        (
+            "{{table['key']}} {{ table['a b'] }} {{rows[1]}} {{table[\"key\"]!r:>9}}",
+            "value 1 20   'value'",
+        ),
+        (
+            "{{keys['0']}} {{keys[0]}} {{keys['a[1]']}} {{keys['it:s']}} {{keys[it's]}} {{keys['x'][y].real}}",
+            "0 1 2 3 4 5",
+        ),
         ("{{µ}} {{thing.µ}}", "6 8"),  # as Python reads the key of that name
         ("{{braces}}", "{{x}} {x} $x"),
-        ("{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'", "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'"),
+        (
+            "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'",
+            "{x} $x ${x} \\frac{a}{b} {k: v for k, v in d} f'{x!r}'",
+        ),
         ('{"a": {"b": {}}}', '{"a": {"b": {}}}'),
         ("an open {{x", "an open {{x"),
         ("{{x}}{{x}}", "55"),
@@ -139,7 +148,9 @@ class Proxy:
         raise RuntimeError("not bound\nas yet")
 
 
-@pytest.mark.parametrize("template", ["{{x}}", "{{x!r}}", "{{x.foo}}", "{{x[0]}}", "{{d[x]}}", "{{d}}", "{{proxy[0]}}"])
+@pytest.mark.parametrize(
+    "template", ["{{x}}", "{{x!r}}", "{{x.foo}}", "{{x[0]}}", "{{d[x]}}", "{{d}}", "{{proxy[0]}}"]
+)
 def test_hostile_values(template):
     """A value that raises whatever is done with it, and an error that has no words, are two lines of error."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:

@@ -65,7 +65,11 @@ PAPER = {
     "when": "2026-01-02",
     "is_new": True,
 }
-RATED = {"type": "object", "properties": {"score": {"type": "integer"}, "why": {"type": "string"}}, "required": ["score"]}
+RATED = {
+    "type": "object",
+    "properties": {"score": {"type": "integer"}, "why": {"type": "string"}},
+    "required": ["score"],
+}
 
 
 class Note(typing.TypedDict, total=False):
@@ -99,7 +103,19 @@ def objects(schema: Any):
 
 
 @pytest.mark.parametrize(
-    "value", [Paper, Tree, Author, Note, Noted, RATED, list[Paper], Literal["yes", "no"], Colour, int | None]
+    "value",
+    [
+        Paper,
+        Tree,
+        Author,
+        Note,
+        Noted,
+        RATED,
+        list[Paper],
+        Literal["yes", "no"],
+        Colour,
+        int | None,
+    ],
 )
 def test_strict(value):
     """A schema is an object in which every object needs all its fields and has no others, under a name the API takes."""
@@ -110,7 +126,9 @@ def test_strict(value):
     for one in found:
         assert list(one["properties"]) == one["required"]
         assert one["additionalProperties"] is False
-    assert set(schema.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+    assert set(schema.name) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+    )
     json.dumps(schema.format)
 
 
@@ -118,16 +136,25 @@ def test_dataclass():
     """A reply is an instance of the dataclass, all the way down."""
     schema = of_value(Paper, "Paper")
     assert "A paper, rated." == schema.json_schema["description"]
-    assert {"type": "string", "description": "as printed"} == schema.json_schema["properties"]["title"]
+    assert {"type": "string", "description": "as printed"} == schema.json_schema["properties"][
+        "title"
+    ]
     paper = schema.parse(json.dumps(PAPER))
-    assert Paper("On x", 3.0, [Author("A", None)], "accept", Colour.RED, dt.date(2026, 1, 2), is_new=True) == paper
+    assert (
+        Paper(
+            "On x", 3.0, [Author("A", None)], "accept", Colour.RED, dt.date(2026, 1, 2), is_new=True
+        )
+        == paper
+    )
     assert isinstance(paper.score, float)
 
 
 def test_recursive_type():
     """A type that holds itself is said by reference, and read."""
     schema = of_value(Tree, "Tree")
-    assert {"$ref": "#/$defs/Tree"} == schema.json_schema["$defs"]["Tree"]["properties"]["children"]["items"]
+    assert {"$ref": "#/$defs/Tree"} == schema.json_schema["$defs"]["Tree"]["properties"][
+        "children"
+    ]["items"]
     tree = {"word": "a", "children": [{"word": "b", "children": [], "note": ""}], "note": "n"}
     assert tree == schema.parse(json.dumps(tree))
 
@@ -169,7 +196,9 @@ def test_type_that_fails():
         of_value(Share, "Share").parse('{"part": 1, "whole": 0}')
 
 
-@pytest.mark.parametrize("text", ["", "no JSON", "[]", "null", '{"score": "x"}', '{"score": true}', "{}", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "no JSON", "[]", "null", '{"score": "x"}', '{"score": true}', "{}", "[" * 100_000]
+)
 def test_dict_does_not_fit(text):
     """What a JSON Schema does not allow is no reply to it."""
     with pytest.raises(SchemaMismatch):
@@ -179,7 +208,9 @@ def test_dict_does_not_fit(text):
 def test_dict_fits():
     """A field that the schema does not need is null in strict form, and fits."""
     schema = of_value(RATED, "rated")
-    assert {"anyOf": [{"type": "string"}, {"type": "null"}]} == schema.json_schema["properties"]["why"]
+    assert {"anyOf": [{"type": "string"}, {"type": "null"}]} == schema.json_schema["properties"][
+        "why"
+    ]
     assert {"score": 1, "why": None} == schema.parse('{"score": 1, "why": null}')
 
 
@@ -197,11 +228,19 @@ def test_references_in_a_dict():
 
 def test_references_to_the_whole():
     """A JSON Schema that holds itself by the shortest reference is followed, all the way down; so is a name with a slash."""
-    tree = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}, "required": ["kids"]}
+    tree = {
+        "type": "object",
+        "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}},
+        "required": ["kids"],
+    }
     assert {"kids": [{"kids": []}]} == of_value(tree, "tree").parse('{"kids": [{"kids": []}]}')
     with pytest.raises(SchemaMismatch, match=r"kids\[0\]\.kids"):
         of_value(tree, "tree").parse('{"kids": [{"kids": 1}]}')
-    slash = {"type": "object", "properties": {"n": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": {"type": "integer"}}}
+    slash = {
+        "type": "object",
+        "properties": {"n": {"$ref": "#/$defs/a~1b"}},
+        "$defs": {"a/b": {"type": "integer"}},
+    }
     assert {"n": 1} == of_value(slash, "slash").parse('{"n": 1}')
 
 
@@ -220,14 +259,21 @@ def test_fields_that_are_not_asked_for():
     """Of a dataclass only what its making takes is asked for."""
     schema = of_value(Measured, "Measured")
     assert ["score", "start"] == schema.json_schema["required"]
-    assert (3, "made here") == ((made := schema.parse('{"score": 1, "start": 2}')).score, made.label)
+    assert (3, "made here") == (
+        (made := schema.parse('{"score": 1, "start": 2}')).score,
+        made.label,
+    )
 
 
 def test_two_types_of_one_name():
     """Two classes of one name are two definitions, and a reply is read as the one that was meant."""
     one, two = (dataclasses.make_dataclass("Item", [("x", kind)]) for kind in (int, str))
-    both = of_value(dataclasses.make_dataclass("Both", [("one", one), ("two", two), ("again", one)]), "Both")
-    assert ["integer", "string"] == [entry["properties"]["x"]["type"] for entry in both.json_schema["$defs"].values()]
+    both = of_value(
+        dataclasses.make_dataclass("Both", [("one", one), ("two", two), ("again", one)]), "Both"
+    )
+    assert ["integer", "string"] == [
+        entry["properties"]["x"]["type"] for entry in both.json_schema["$defs"].values()
+    ]
     assert both.json_schema["properties"]["again"] == both.json_schema["properties"]["one"]
     read = both.parse('{"one": {"x": 1}, "two": {"x": "a"}, "again": {"x": 2}}')
     assert (one(1), two("a"), one(2)) == (read.one, read.two, read.again)
@@ -238,16 +284,28 @@ def described(field: Any, **more: Any) -> dict[str, Any]:
 
 
 def one(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"type": "object", **more, "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        **more,
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
-def used(note: Note, many: Annotated[int, "how many"] = 1, colour: Colour | None = None) -> None: ...
+def used(
+    note: Note, many: Annotated[int, "how many"] = 1, colour: Colour | None = None
+) -> None: ...
 
 
 TEXT, WHOLE, NULL = ({"type": kind} for kind in ("string", "integer", "null"))
 COLOURS = {"type": "string", "enum": ["red", "blue"]}
 AUTHOR = one({"name": TEXT, "born": {"anyOf": [WHOLE, NULL]}})
-WORDS = {"type": "array", "description": "as they stand", "items": {"type": "string", "description": "a word"}}
+WORDS = {
+    "type": "array",
+    "description": "as they stand",
+    "items": {"type": "string", "description": "a word"},
+}
 NOTE = one({"of": {"$ref": "#/$defs/Author"}, "words": WORDS}, description="A note.")
 
 
@@ -279,7 +337,9 @@ class Titled(pydantic.BaseModel):
 )  # fmt: skip
 def test_schemas_stay(kind, schema):
     """What a type is asked for by decides which answer stands for it, so that it stays; an answer of an earlier version is found."""
-    assert schema == (schemas.of_parameters(kind) if kind is used else of_value(kind, "kind").json_schema)
+    assert schema == (
+        schemas.of_parameters(kind) if kind is used else of_value(kind, "kind").json_schema
+    )
 
 
 class Unsayable(TypedDict):
@@ -341,10 +401,16 @@ def test_unsayable(value):
 def test_typed_dict_of_typing():
     """A TypedDict of `typing` is read on any Python, also within another type, and what it does not need may be left out."""
     note = {"of": {"name": "A", "born": None}, "words": ["b"]}
-    assert {"of": Author("A", None), "words": ["b"]} == of_value(Note, "Note").parse(json.dumps(note))
+    assert {"of": Author("A", None), "words": ["b"]} == of_value(Note, "Note").parse(
+        json.dumps(note)
+    )
     more = note | {"more": [note | {"more": []}]}
-    assert 1 == len(of_value(list[LongNote], "Notes").parse(json.dumps({"value": [more]}))[0]["more"])
-    assert {"note": {"of": Author("A", None)}} == schemas.arguments_of(used, {"note": {"of": note["of"]}, "many": None})
+    assert 1 == len(
+        of_value(list[LongNote], "Notes").parse(json.dumps({"value": [more]}))[0]["more"]
+    )
+    assert {"note": {"of": Author("A", None)}} == schemas.arguments_of(
+        used, {"note": {"of": note["of"]}, "many": None}
+    )
 
 
 def test_unresolved_names():
@@ -356,7 +422,9 @@ def test_unresolved_names():
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3),
+    lambda inside: (
+        st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3)
+    ),
     max_leaves=10,
 )
 
@@ -390,8 +458,12 @@ def test_pydantic():
     schema = of_value(Model, "Model")
     assert all(one["additionalProperties"] is False for one in objects(schema.json_schema))
     assert "default" not in json.dumps(schema.json_schema)
-    assert "array" == schema.json_schema["properties"]["many"]["type"], "of null its judge would say that it does not fit"
-    assert Model(title="x", inner=Inner(n=1)) == schema.parse('{"title": "x", "inner": {"n": 1}, "many": []}')
+    assert "array" == schema.json_schema["properties"]["many"]["type"], (
+        "of null its judge would say that it does not fit"
+    )
+    assert Model(title="x", inner=Inner(n=1)) == schema.parse(
+        '{"title": "x", "inner": {"n": 1}, "many": []}'
+    )
     with pytest.raises(SchemaMismatch, match=r"inner\.n") as mismatch:
         schema.parse('{"title": "x", "inner": {"n": "y"}, "many": []}')
     assert 2 == len(str(mismatch.value).splitlines())
@@ -408,9 +480,13 @@ def test_pydantic_that_holds_itself():
     node = {"name": "a", "kids": [{"name": "b", "kids": []}]}
     nodes = of_value(list[Node], "nodes")
     assert ["name", "kids"] == nodes.json_schema["$defs"]["Node"]["required"]
-    assert ["name", "kids"] == of_value(Node, "Node").json_schema["required"], "its root is no reference"
+    assert ["name", "kids"] == of_value(Node, "Node").json_schema["required"], (
+        "its root is no reference"
+    )
     assert [Node(**node)] == nodes.parse(json.dumps({"value": [node]}))
-    held = dataclasses.make_dataclass("Held", [("root", Node), ("item", dataclasses.make_dataclass("Node", [("x", int)]))])
+    held = dataclasses.make_dataclass(
+        "Held", [("root", Node), ("item", dataclasses.make_dataclass("Node", [("x", int)]))]
+    )
     read = of_value(held, "Held").parse(json.dumps({"root": node, "item": {"x": 3}}))
     assert (Node(**node), 3) == (read.root, read.item.x)
 
@@ -482,7 +558,11 @@ def test_types_that_work(kind, reply, read):
     """Unions by a field, lists at the root, generic and late types, tuples, sets and numbers are asked for, and read."""
     schema = of_value(kind, "kind")
     text = json.dumps(schema.json_schema)
-    assert not [word for word in ("oneOf", "discriminator", "prefixItems", "uniqueItems", "maxLength", "(?!") if word in text]
+    assert not [
+        word
+        for word in ("oneOf", "discriminator", "prefixItems", "uniqueItems", "maxLength", "(?!")
+        if word in text
+    ]
     assert read == schema.parse(json.dumps(reply))
 
 
@@ -500,15 +580,20 @@ def test_what_cannot_be_said_is_named(kind, named):
 def test_limits():
     """A limit that strict mode has no word for is not sent, and judges the reply all the same."""
     schema = of_value(Owner, "Owner")
-    assert {"title": "Lives", "minimum": 1, "maximum": 9, "type": "integer"} == schema.json_schema["$defs"]["Cat"]["properties"][
-        "lives"
+    assert {"title": "Lives", "minimum": 1, "maximum": 9, "type": "integer"} == schema.json_schema[
+        "$defs"
+    ]["Cat"]["properties"]["lives"]
+    assert {"title": "Name", "type": "string"} == schema.json_schema["$defs"]["Dog"]["properties"][
+        "name"
     ]
-    assert {"title": "Name", "type": "string"} == schema.json_schema["$defs"]["Dog"]["properties"]["name"]
     with pytest.raises(SchemaMismatch, match=r"pet\.dog\.name"):
         schema.parse('{"pet": {"kind": "dog", "name": "Rover"}}')
 
 
-@pytest.mark.parametrize("around", ["```json\n{}\n```", "```\n{}```", "\ufeff{}", "\n  {}\n", "\ufeff```JSON\r\n{}\n```\n"])
+@pytest.mark.parametrize(
+    "around",
+    ["```json\n{}\n```", "```\n{}```", "\ufeff{}", "\n  {}\n", "\ufeff```JSON\r\n{}\n```\n"],
+)
 def test_reply_in_a_fence(around):
     """A reply behind a BOM, or in a fence of three backticks, is read."""
     schema = of_value(RATED, "rated")
@@ -517,7 +602,10 @@ def test_reply_in_a_fence(around):
 
 def test_fields_named_as_keywords():
     """A field may be called as a keyword of JSON Schema is."""
-    named = {name: {"type": "string"} for name in ("properties", "enum", "items", "required", "$defs", "default", "title")}
+    named = {
+        name: {"type": "string"}
+        for name in ("properties", "enum", "items", "required", "$defs", "default", "title")
+    }
     schema = of_value({"type": "object", "properties": named, "required": ["items"]}, "odd")
     assert list(named) == schema.json_schema["required"]
     assert {"items": "x", "properties": None} == schema.parse('{"items": "x", "properties": null}')
@@ -545,7 +633,9 @@ def test_pydantic_without_a_schema():
 
 def test_error_without_words():
     """An error that cannot be written out is named; the reply was paid for."""
-    failing = dataclasses.make_dataclass("Failing", [("x", int)], namespace={"__post_init__": Unmade.model_json_schema})
+    failing = dataclasses.make_dataclass(
+        "Failing", [("x", int)], namespace={"__post_init__": Unmade.model_json_schema}
+    )
     with pytest.raises(SchemaMismatch, match="Unwritable"):
         of_value(failing, "Failing").parse('{"x": 1}')
 
@@ -556,7 +646,9 @@ def function(x: int, mode: Literal["a", "b"] = "a", note: str | None = None) -> 
 
 def test_enumerations_say_their_type():
     """A choice says the type of its values: strict servers take no schema without one."""
-    read = schemas.schema_of("Kind", {"Kind": Literal["a", 1]}).format["schema"]["properties"]["value"]
+    read = schemas.schema_of("Kind", {"Kind": Literal["a", 1]}).format["schema"]["properties"][
+        "value"
+    ]
     assert {"type": ["integer", "string"], "enum": ["a", 1]} == read
 
 
@@ -564,9 +656,13 @@ def test_parameters():
     """A function's parameters are a strict object; null stands for a default."""
     schema = schemas.of_parameters(function)
     assert ["x", "mode", "note"] == schema["required"]
-    assert {"anyOf": [{"type": "string", "enum": ["a", "b"]}, {"type": "null"}]} == schema["properties"]["mode"]
+    assert {"anyOf": [{"type": "string", "enum": ["a", "b"]}, {"type": "null"}]} == schema[
+        "properties"
+    ]["mode"]
     assert {"x": 1} == schemas.arguments_of(function, {"x": 1, "mode": None, "note": None})
-    assert {"x": 1, "mode": "b", "note": "n"} == schemas.arguments_of(function, {"x": 1, "mode": "b", "note": "n"})
+    assert {"x": 1, "mode": "b", "note": "n"} == schemas.arguments_of(
+        function, {"x": 1, "mode": "b", "note": "n"}
+    )
     for wrong in ({}, {"x": "1"}, {"x": 1, "y": 2}, [], None, {"x": 1, "mode": "c"}):
         with pytest.raises(ValueError):
             schemas.arguments_of(function, wrong)
@@ -581,7 +677,9 @@ def odd(x: Odd) -> int: ...
 def mocked(x: mock.Mock()) -> int: ...
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x, lambda *args: args, print, lambda **options: options, bare, odd, mocked])
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x, lambda *args: args, print, lambda **options: options, bare, odd, mocked]
+)
 def test_functions_without_a_schema(wrong):
     """A function whose parameters cannot be said is two lines of error."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
@@ -597,7 +695,9 @@ def test_ask(asker):
         answers = [asker.ask(server.url, cell="a", schema=schema, replay="auto") for _ in range(2)]
         assert 1 == len(server.posts)
     assert schema.format == server.posts[0].body["text"]["format"]
-    assert all(isinstance(answer.parsed, Paper) and answer.text == json.dumps(PAPER) for answer in answers)
+    assert all(
+        isinstance(answer.parsed, Paper) and answer.text == json.dumps(PAPER) for answer in answers
+    )
     assert [False, True] == [answer.replayed for answer in answers]
 
 
@@ -627,4 +727,9 @@ def test_what_is_not_parsed(asker, reply):
 def test_imported_late():
     """A question without a type and without a function imports neither pydantic nor jsonschema."""
     code = "import sys, aiml_magic.session.asking, aiml_magic.show.view, aiml_magic.notebook.script; print({'pydantic', 'jsonschema'} & sys.modules.keys())"
-    assert "set()\n" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert (
+        "set()\n"
+        == subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )

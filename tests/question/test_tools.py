@@ -65,7 +65,11 @@ def wanting(*calls: tuple[str, str, dict | str], id: str = "resp_1") -> wire.Rep
         }
         for key, name, given in calls
     ]
-    return wire.json_reply(wire.response(id=id, output=items, usage={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}))
+    return wire.json_reply(
+        wire.response(
+            id=id, output=items, usage={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+        )
+    )
 
 
 def in_turn(*replies: wire.Reply):
@@ -102,11 +106,15 @@ def test_errors_go_back(wrong):
     assert json.loads(tools.run(wrong, VARIABLES))["error"]
 
 
-@pytest.mark.parametrize(("said", "told"), [("y", "deleted x"), ("n", "not allow"), ("", "not allow")])
+@pytest.mark.parametrize(
+    ("said", "told"), [("y", "deleted x"), ("n", "not allow"), ("", "not allow")]
+)
 def test_confirm(said, told):
     """A function that is marked so is run only after a yes to this very call; where nobody can be asked, it is not."""
     asked = []
-    assert told in tools.run(call("dangerous", path="x"), VARIABLES, lambda prompt: asked.append(prompt) or said)
+    assert told in tools.run(
+        call("dangerous", path="x"), VARIABLES, lambda prompt: asked.append(prompt) or said
+    )
     assert ["Run dangerous(path='x')? [y/N] "] == asked
 
     def nobody(_: str) -> str:
@@ -118,12 +126,19 @@ def test_confirm(said, told):
 def asked_for(function, arguments: str) -> tuple[list[str], str]:
     """What the person is asked before a function is run, and what the model is told."""
     asked: list[str] = []
-    told = tools.run(ToolCall("c", "f", arguments), {"f": confirm(function)}, lambda prompt: asked.append(prompt) or "y")
+    told = tools.run(
+        ToolCall("c", "f", arguments),
+        {"f": confirm(function)},
+        lambda prompt: asked.append(prompt) or "y",
+    )
     return asked, told
 
 
 @given(
-    st.text(max_size=40) | st.sampled_from(["a" * 600 + "/etc", "x\r/etc", "a\u202eb", "\u200b\u2066", "\x9b2J", "\u3164\ufe0f"])
+    st.text(max_size=40)
+    | st.sampled_from(
+        ["a" * 600 + "/etc", "x\r/etc", "a\u202eb", "\u200b\u2066", "\x9b2J", "\u3164\ufe0f"]
+    )
 )
 def test_confirm_shows_what_is_run(path):
     """The question before a call holds every argument whole, by name, on one line in which nothing is unseen."""
@@ -137,7 +152,9 @@ def test_confirm_shows_what_is_run(path):
     assert prompt.isprintable()
     assert not set(prompt) & set("\u3164\ufe0f")
     shown = ast.parse(prompt.removeprefix("Run ").removesuffix("? [y/N] "), mode="eval").body
-    assert {"path": path, "much": 7} == {word.arg: ast.literal_eval(word.value) for word in shown.keywords}
+    assert {"path": path, "much": 7} == {
+        word.arg: ast.literal_eval(word.value) for word in shown.keywords
+    }
 
 
 ODD_ARGUMENTS = [
@@ -165,7 +182,13 @@ def test_what_nobody_can_judge(arguments):
 
 
 def wanting_approval(arguments: Any, **fields: Any) -> dict[str, Any]:
-    return {"type": "mcp_approval_request", "id": "m", "name": "rm", "arguments": arguments, "server_label": "docs"} | fields
+    return {
+        "type": "mcp_approval_request",
+        "id": "m",
+        "name": "rm",
+        "arguments": arguments,
+        "server_label": "docs",
+    } | fields
 
 
 def test_requests_for_approval_are_shown_whole():
@@ -173,7 +196,9 @@ def test_requests_for_approval_are_shown_whole():
     assert r"rm(path='a\u202eb', __proto__={'x': [1, None]}) of docs" == tools.shown_request(
         wanting_approval('{"path": "a\u202eb", "__proto__": {"x": [1, null]}}')
     )
-    assert "rm(n=9007199254740993) of docs" == tools.shown_request(wanting_approval('{"n": 9007199254740993}'))
+    assert "rm(n=9007199254740993) of docs" == tools.shown_request(
+        wanting_approval('{"n": 9007199254740993}')
+    )
     assert "rm() of docs" == tools.shown_request(wanting_approval(""))
     assert "rm(arguments=[1]) of docs" == tools.shown_request(wanting_approval("[1]"))
     assert r"'r\x1bm'('a b'='\ud800') of 'docs\r'" == tools.shown_request(
@@ -196,7 +221,9 @@ def test_long_and_odd_results():
     results = {"table": Table, "odd": object, "long": lambda: "x" * 300_000, "set": lambda: {1}}
     assert "a\n1\n" == tools.run(call("table"), {"table": Table})
     assert "object" in tools.run(call("odd"), {"odd": object})
-    assert {"error"} == json.loads(tools.run(call("odd"), {"odd": object})).keys(), "a name and an address tell the model nothing"
+    assert {"error"} == json.loads(tools.run(call("odd"), {"odd": object})).keys(), (
+        "a name and an address tell the model nothing"
+    )
     np = pytest.importorskip("numpy")
     assert "4999" in tools.run(call("many"), {"many": lambda: {"a": np.arange(5000)}})
     assert '"[0 1 2]"' == tools.run(call("few"), {"few": lambda: np.arange(3)})
@@ -214,14 +241,20 @@ def test_no_arguments(given):
 
 def test_arguments_as_an_object():
     """Arguments that came as an object instead of a text are that object."""
-    item = {"type": "function_call", "call_id": "c", "name": "price", "arguments": {"item": "pear", "count": 2}}
+    item = {
+        "type": "function_call",
+        "call_id": "c",
+        "name": "price",
+        "arguments": {"item": "pear", "count": 2},
+    }
     (wanted,) = Response({"output": [item]}).calls
     assert "1.5" == tools.run(wanted, VARIABLES)
     assert json.loads(wanted.arguments) == item["arguments"]
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [("int64(7)", "7"), ("float32(0.5)", "0.5"), ("bool_(True)", "true"), ("array(3)", "3")]
+    ("value", "told"),
+    [("int64(7)", "7"), ("float32(0.5)", "0.5"), ("bool_(True)", "true"), ("array(3)", "3")],
 )
 def test_scalars_of_numpy(value, told):
     """A scalar of NumPy is a number in what goes back to the model, alone and in a dict."""
@@ -261,7 +294,8 @@ def test_what_is_no_tool(value):
 def test_choice():
     """The tool to use is named as the person named it."""
     known = tools_of(
-        ["price", "web_search", "mcp"], {**VARIABLES, "mcp": {"type": "mcp", "server_label": "docs", "server_url": "https://x"}}
+        ["price", "web_search", "mcp"],
+        {**VARIABLES, "mcp": {"type": "mcp", "server_label": "docs", "server_url": "https://x"}},
     )
     assert "required" == tools.choice("required", known)
     assert {"type": "function", "name": "price"} == tools.choice("price", known)
@@ -278,7 +312,10 @@ def ask(asker, server, *names, **options):
 def test_loop(asker):
     """The calls of a round are run in their order, go back under their ids, and the answer has the sums of all rounds."""
     replies = (
-        wanting(("a", "price", {"item": "pear", "count": 2}), ("b", "price", {"item": "plum", "count": 1})),
+        wanting(
+            ("a", "price", {"item": "pear", "count": 2}),
+            ("b", "price", {"item": "plum", "count": 1}),
+        ),
         wire.json_reply(wire.response("It is 1.5.", id="resp_2")),
     )
     with wire.serve(in_turn(*replies)) as server:
@@ -317,9 +354,13 @@ def test_loop_is_replayed(asker):
         assert (first.text, True) == (again.text, again.replayed)
         assert 2 == len(server.posts)
         asker.ask(server.url, "And?", cell="b")
-        assert "resp_2" == server.posts[2].body["previous_response_id"], "the conversation goes on from the last round"
+        assert "resp_2" == server.posts[2].body["previous_response_id"], (
+            "the conversation goes on from the last round"
+        )
         price.__globals__["price"], kept = price, price
-        changed = tools.Tools(tools_of(["price"], VARIABLES).specifications, {"price": lambda item, count=1: 9.0}, {})
+        changed = tools.Tools(
+            tools_of(["price"], VARIABLES).specifications, {"price": lambda item, count=1: 9.0}, {}
+        )
         changed.functions["price"].__annotations__ = kept.__annotations__
         assert "Other." == asker.ask(server.url, cell="a", tools=changed, replay="auto").text
         assert 4 == len(server.posts)
@@ -372,12 +413,20 @@ def test_headers_of_an_mcp_server(asker, home):
     assert "tools" not in server.posts[1].body, "a question without tools stays one"
     assert f"Bearer {SECRET}" == server.posts[0].body["tools"][0]["headers"]["Authorization"]
     assert SECRET not in json.dumps([answer.request, answer.raw]) + answer.text
-    assert not any(SECRET.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file())
+    assert not any(
+        SECRET.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file()
+    )
 
 
 def test_approval(home):
     """An approval that is asked for stops; %aiml approve and %aiml deny go on from there, with the same settings."""
-    request = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "delete", "arguments": "{}", "server_label": "docs"}
+    request = {
+        "type": "mcp_approval_request",
+        "id": "mcpr_1",
+        "name": "delete",
+        "arguments": "{}",
+        "server_label": "docs",
+    }
     replies = [
         wire.json_reply(wire.response(id="resp_1", output=[request])),
         wire.json_reply(wire.response("Deleted.", id="resp_2", previous_response_id="resp_1")),
@@ -399,7 +448,9 @@ def test_approval(home):
         assert "waits for no approval" in running.run("%aiml deny 2").error["evalue"]
         assert "And on." in running.run("%%o3pro\nGo on.", "b").of_type("text/markdown")[0]
     second, third = (post.body for post in server.posts[1:])
-    assert [{"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}] == second["input"]
+    assert [
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    ] == second["input"]
     assert ("resp_1", {"effort": "high"}) == (second["previous_response_id"], second["reasoning"])
     assert SECRET == second["tools"][0]["headers"]["X"]
     assert "resp_2" == third["previous_response_id"]
@@ -409,12 +460,17 @@ def test_in_a_notebook(home, sandbox_url):
     """In a cell: the function runs in the notebook, its print is seen, each call is folded into the details."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
-        running.run('def add(a: int, b: int) -> int:\n    "Adds."\n    print("adding", a, b)\n    return a + b')
+        running.run(
+            'def add(a: int, b: int) -> int:\n    "Adds."\n    print("adding", a, b)\n    return a + b'
+        )
         ran = running.run("%%o3pro -o answer -f add\nWhat does add give?", "a")
         assert "adding 1 1" in ran.stream
         assert "what came of the tools: 2" in ran.of_type("text/markdown")[0]
         assert "<summary>Calls</summary>" in ran.of_type("text/html")[-1]
-        assert "('add', '2')" == running.run("print((answer.calls[0].name, answer.calls[0].result))").stream.strip()
+        assert (
+            "('add', '2')"
+            == running.run("print((answer.calls[0].name, answer.calls[0].result))").stream.strip()
+        )
         again = running.run("%%o3pro -o answer -f add\nWhat does add give?", "a")
         assert "True" == running.run("print(answer.replayed)").stream.strip()
         assert ran.of_type("text/html") == again.of_type("text/html")
@@ -443,10 +499,17 @@ def test_whatever_a_function_raises(function):
     assert {"leaving": "SystemExit", "wordless": "Wordless"}[function.__name__] in told
 
 
-@pytest.mark.parametrize("headers", [{"Authorization": b"key"}, {"X-Workspace": 42}, "Authorization: x", 5])
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": b"key"}, {"X-Workspace": 42}, "Authorization: x", 5]
+)
 def test_headers_that_are_no_texts(headers):
     """Headers that could not be sent are refused before anything is."""
-    server = {"type": "mcp", "server_label": "x", "server_url": "https://e.example", "headers": headers}
+    server = {
+        "type": "mcp",
+        "server_label": "x",
+        "server_url": "https://e.example",
+        "headers": headers,
+    }
     with pytest.raises(errors.BadInput, match="headers of m"):
         tools_of(["m"], {"m": server})
 
@@ -462,14 +525,18 @@ def test_rounds_are_one_turn(asker, tmp_path):
         return wire.json_reply(wire.response("Fine.", id=name, previous_response_id=previous))
 
     def run_all(asker):
-        asker.ask(server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES))
+        asker.ask(
+            server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES)
+        )
         return asker.ask(server.url, "And?", cell="b", replay="auto")
 
     with wire.serve(answer) as server:
         asker.session.record(tmp_path / "a.jsonl")
         run_all(asker)
         assert not any(is_stale for _, _, is_stale in conversation.tree(asker.journal.history()))
-        again = asker.ask(server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES))
+        again = asker.ask(
+            server.url, "Price?", cell="a", replay="auto", tools=tools_of(["price"], VARIABLES)
+        )
         assert () == again.notices
         later = Asker(asker.path)
         try:
@@ -482,7 +549,15 @@ def test_rounds_are_one_turn(asker, tmp_path):
 
 def test_approval_after_a_restart(asker):
     """An approval that is given in another kernel leaves the cell in its place: run again, it is replayed."""
-    wanted = [{"type": "mcp_approval_request", "id": "appr_1", "name": "x", "arguments": "{}", "server_label": "l"}]
+    wanted = [
+        {
+            "type": "mcp_approval_request",
+            "id": "appr_1",
+            "name": "x",
+            "arguments": "{}",
+            "server_label": "l",
+        }
+    ]
 
     def answer(request):
         name, previous = f"resp_{len(server.posts)}", request.body.get("previous_response_id")
@@ -495,11 +570,15 @@ def test_approval_after_a_restart(asker):
         later = Asker(asker.path)
         try:
             question = Question("", "z", "openai/o3-pro")
-            later.session.decide(later.journal.row(2), question, server.url, later.path, is_approved=True).wait(10)
+            later.session.decide(
+                later.journal.row(2), question, server.url, later.path, is_approved=True
+            ).wait(10)
             later.ask(server.url, "Do it?", cell="b", replay="auto")
         finally:
             later.session.close(10)
-        assert [None, "resp_1", "resp_2"] == [post.body.get("previous_response_id") for post in server.posts]
+        assert [None, "resp_1", "resp_2"] == [
+            post.body.get("previous_response_id") for post in server.posts
+        ]
 
 
 def test_interrupt_inside_a_function(home, sandbox_url):
@@ -528,7 +607,9 @@ def test_schema_in_a_notebook(home, sandbox_url):
         cell = "%%o3pro -o answer -s Rating -f look -a notes\nRate it, after a look."
         ran = running.run(cell, "a")
         assert "| title | sandbox |" in ran.of_type("text/markdown")[0]
-        assert "Rating(title='sandbox', score=1)" == running.run("print(answer.parsed)").stream.strip()
+        assert (
+            "Rating(title='sandbox', score=1)" == running.run("print(answer.parsed)").stream.strip()
+        )
         assert "notes (text, 10 bytes)" in ran.of_type("text/html")[-1]
         running.run(cell, "a")
         assert "True" == running.run("print(answer.replayed)").stream.strip()

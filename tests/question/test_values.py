@@ -100,7 +100,11 @@ class Tensor:
 
     def __repr__(self) -> str:
         count = self.shape[0]
-        return f"tensor([0, 1, 2,  ..., {count - 1}])" if count > 1000 else f"tensor({list(range(count))})"
+        return (
+            f"tensor([0, 1, 2,  ..., {count - 1}])"
+            if count > 1000
+            else f"tensor({list(range(count))})"
+        )
 
     def tolist(self) -> list[int]:
         return list(range(self.shape[0]))
@@ -172,7 +176,11 @@ class Sparse(Shown):
     def __init__(self, count: int) -> None:
         places = [f"  ({n // 9}, {n % 9})\t0.5" for n in range(count)]
         left_out = places if count <= 50 else [*places[:25], "  :\t:", *places[-25:]]
-        super().__init__("\n".join([f"<Sparse matrix with {count} stored elements>", "  Coords\tValues", *left_out]))
+        super().__init__(
+            "\n".join(
+                [f"<Sparse matrix with {count} stored elements>", "  Coords\tValues", *left_out]
+            )
+        )
         self.nnz = count
 
 
@@ -257,7 +265,10 @@ def test_all_is_said(kind):
 def test_long_lists_of_tables_and_figures():
     """In a list tables are written as CSV where their own text is cut or says nothing, and figures go along, each under its name."""
     text, attached = prompts.fill("Of {{both}}", {"both": {"t": Table(), "f": [Figure()]}})
-    assert "Of \nboth['t']: \n\na\n0\n1\n2\n\n\nboth['f']: \nboth['f'][0]: (the attached both['f'][0])\n\n" == text
+    assert (
+        "Of \nboth['t']: \n\na\n0\n1\n2\n\n\nboth['f']: \nboth['f'][0]: (the attached both['f'][0])\n\n"
+        == text
+    )
     assert ["both['f'][0] (PNG image, 70 bytes)"] == labels({"input": [{"content": attached}]})
 
 
@@ -274,7 +285,9 @@ def test_numpy_and_pandas():
         for form, value in whole.items():
             text, attached = prompts.fill(form, dict.fromkeys("xlisfcdk", value) | {"lf": value})
             assert [] == attached
-            assert set(map(str, range(5000))) <= set(text.replace(",", " ").replace("]", " ").replace("[", " ").split()), form
+            assert set(map(str, range(5000))) <= set(
+                text.replace(",", " ").replace("]", " ").replace("[", " ").split()
+            ), form
     assert "RangeIndex(start=0, stop=5, step=1)" == prompts.fill("{{i}}", {"i": frame[:5].index})[0]
     assert f"Of {np.eye(3)}" == prompts.fill("Of {{a}}", {"a": np.eye(3)})[0]
     assert f"Of {[np.eye(3)]!r}" == prompts.fill("Of {{a}}", {"a": [np.eye(3)]})[0]
@@ -293,7 +306,9 @@ def test_polars():
     frame = pl.DataFrame({"a": range(5000)})
     for value in (frame["a"], [frame], {"x": frame["a"]}):
         text, _ = prompts.fill("{{x}}", {"x": value})
-        assert set(map(str, range(5000))) <= set(text.replace(",", " ").replace("]", " ").replace("[", " ").split())
+        assert set(map(str, range(5000))) <= set(
+            text.replace(",", " ").replace("]", " ").replace("[", " ").split()
+        )
     with pytest.raises(BadInput, match="LazyFrame"):
         prompts.fill("{{x}}", {"x": frame.lazy()})
 
@@ -313,7 +328,9 @@ def test_axes():
     (line,) = axes.plot([1, 2])
     text, attached = prompts.fill("{{ax}}", {"ax": axes})
     assert "(the attached ax)" == text
-    assert labels({"input": [{"content": attached}]}) == labels({"input": [{"content": attach("ax", {"ax": axes})}]})
+    assert labels({"input": [{"content": attached}]}) == labels(
+        {"input": [{"content": attach("ax", {"ax": axes})}]}
+    )
     for value in (line, [line], [[line]]):
         with pytest.raises(BadInput, match="Nothing was sent"):
             prompts.fill("{{x}}", {"x": value})
@@ -322,7 +339,10 @@ def test_axes():
 TREES = st.recursive(
     st.text() | st.integers() | st.none() | st.binary() | st.floats(),
     lambda inner: (
-        st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner) | st.builds(Run, st.text(), inner)
+        st.lists(inner)
+        | st.dictionaries(st.text(), inner)
+        | st.tuples(inner, inner)
+        | st.builds(Run, st.text(), inner)
     ),
 )
 

@@ -55,7 +55,9 @@ def client(cluster, home, monkeypatch):
 
 def echo(request: wire.Request) -> wire.Reply:
     time.sleep(0.02)
-    return wire.json_reply(wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}"))
+    return wire.json_reply(
+        wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}")
+    )
 
 
 class Held:
@@ -79,7 +81,9 @@ def kill(process, *, when) -> None:
 def killed_kernel(address, rows, *, when):
     """Maps `rows` on the cluster at `address` in a process of its own, which is killed with -9 as soon as `when()`."""
     code = "import distributed; from aiml_magic import ask; "
-    code += f"ask.map('{{{{row}}}}', {rows!r}, client=distributed.Client({address!r}), progress=False)"
+    code += (
+        f"ask.map('{{{{row}}}}', {rows!r}, client=distributed.Client({address!r}), progress=False)"
+    )
     kill(subprocess.Popen([sys.executable, "-c", code]), when=when)
 
 
@@ -103,7 +107,9 @@ def fall_silent(home) -> None:
 def kept_by(client) -> list[dict[str, str]]:
     """What the scheduler keeps for kernels."""
     return client.run_on_scheduler(
-        lambda dask_scheduler: [kept["value"] for kept in dask_scheduler.extensions["variables"].variables.values()]
+        lambda dask_scheduler: [
+            kept["value"] for kept in dask_scheduler.extensions["variables"].variables.values()
+        ]
     )
 
 
@@ -127,7 +133,9 @@ def test_rows_the_journal_lacks(client, monkeypatch):
         answers = ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False, effort=None)
         assert [True, True, False] == [answer.replayed for answer in answers]
         assert ["a", "b", "c"] == asked(server)
-    assert ask.map("{{row}}", ["c", "b"], progress=False)[1].replayed, "with no server, no key and no cluster"
+    assert ask.map("{{row}}", ["c", "b"], progress=False)[1].replayed, (
+        "with no server, no key and no cluster"
+    )
 
 
 def test_attempts_of_a_worker(client, monkeypatch):
@@ -136,7 +144,11 @@ def test_attempts_of_a_worker(client, monkeypatch):
 
     def answer(request):
         refused.append(request)
-        return wire.json_reply({"message": "Service unavailable"}, 503) if len(refused) == 1 else echo(request)
+        return (
+            wire.json_reply({"message": "Service unavailable"}, 503)
+            if len(refused) == 1
+            else echo(request)
+        )
 
     with wire.serve(answer) as server:
         monkeypatch.setenv("AIML_API_URL", server.url)
@@ -160,7 +172,9 @@ def test_key_is_in_no_graph(client, monkeypatch):
         finally:
             client.run(lambda: os.environ.update(AIML_API_KEY=KEY))
         assert 1 == len(server.posts)
-        assert "On b" == ask.map("{{row}}", ["b"], client=client, progress=False)[0].text, "what was not sent may be asked"
+        assert "On b" == ask.map("{{row}}", ["b"], client=client, progress=False)[0].text, (
+            "what was not sent may be asked"
+        )
 
 
 def test_worker_that_dies(client, monkeypatch):
@@ -186,14 +200,30 @@ def test_worker_that_dies(client, monkeypatch):
         monkeypatch.setenv("AIML_API_URL", server.url)
         threading.Thread(target=kill, daemon=True).start()
         answers = ask.map("{{row}}", rows, client=client, on_error="keep", progress=False)
-        lost = [row for row, answer in zip(rows, answers, strict=True) if isinstance(answer, errors.RunnerDied)]
+        lost = [
+            row
+            for row, answer in zip(rows, answers, strict=True)
+            if isinstance(answer, errors.RunnerDied)
+        ]
         assert 2 == len(lost)
         assert set(lost) < set(held)
-        assert all(answer.text == f"On {row}" for row, answer in zip(rows, answers, strict=True) if row not in lost)
+        assert all(
+            answer.text == f"On {row}"
+            for row, answer in zip(rows, answers, strict=True)
+            if row not in lost
+        )
         assert sorted(rows) == asked(server), "each row was sent once"
         again = ask.map("{{row}}", rows, client=client, on_error="keep", progress=False)
-        assert lost == [row for row, answer in zip(rows, again, strict=True) if isinstance(answer, errors.RunnerDied)]
-        assert all(error.may_cost and "%aiml check" in error.hint for error in again if isinstance(error, errors.RunnerDied))
+        assert lost == [
+            row
+            for row, answer in zip(rows, again, strict=True)
+            if isinstance(answer, errors.RunnerDied)
+        ]
+        assert all(
+            error.may_cost and "%aiml check" in error.hint
+            for error in again
+            if isinstance(error, errors.RunnerDied)
+        )
         assert sorted(rows) == asked(server)
 
 
@@ -223,13 +253,20 @@ def test_interrupt_keeps_what_was_sent(client, monkeypatch):
         for job in threading.enumerate():
             if job.name == "aiml_magic-cluster":
                 job.join(30)
-        assert all(answer.replayed for answer in ask.map("{{row}}", sent, client=client, progress=False))
+        assert all(
+            answer.replayed for answer in ask.map("{{row}}", sent, client=client, progress=False)
+        )
         assert not any(
-            answer.replayed for answer in ask.map("{{row}}", ["w8", "w9", "w10", "w11"], client=client, progress=False)
+            answer.replayed
+            for answer in ask.map(
+                "{{row}}", ["w8", "w9", "w10", "w11"], client=client, progress=False
+            )
         )
 
 
-@pytest.mark.parametrize("given", [{"chat": "c"}, {"tool": len}, {"after": 1}, {"background": True}])
+@pytest.mark.parametrize(
+    "given", [{"chat": "c"}, {"tool": len}, {"after": 1}, {"background": True}]
+)
 def test_what_a_worker_cannot_have(client, given):
     """Conversations, functions and servers of tools stay in the notebook."""
     with pytest.raises(errors.BadInput, match="On a cluster each row stands alone"):
@@ -293,7 +330,9 @@ def test_kernel_that_dies(client, home, held):
     """A kernel is killed with 8 of 12 rows on their way: these come home to the next one, and 4 were never sent and now are."""
     killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
     assert ["queued"] * 4 + ["sent"] * 8 == sorted(states(home))
-    threading.Timer(1.0, held.is_over.set).start()  # the next kernel is there before the answers are
+    threading.Timer(
+        1.0, held.is_over.set
+    ).start()  # the next kernel is there before the answers are
     answers = ask.map("{{row}}", ROWS, client=client, progress=False)
     assert [f"On {row}" for row in ROWS] == [answer.text for answer in answers]
     assert sorted(ROWS) == asked(held.server), "each was sent once"
@@ -307,7 +346,9 @@ def test_answers_wait_at_the_scheduler(client, home, held):
     wait_for(lambda: ["came", "came"] == [name for kept in kept_by(client) for name in kept])
     ask.map("{{row}}", ["c"], client=client, progress=False)
     assert ["done"] * 3 == states(home)
-    assert all(answer.replayed for answer in ask.map("{{row}}", ["a", "b"], progress=False)), "without the cluster"
+    assert all(answer.replayed for answer in ask.map("{{row}}", ["a", "b"], progress=False)), (
+        "without the cluster"
+    )
     assert ["a", "b", "c"] == asked(held.server)
 
 
@@ -346,10 +387,18 @@ def test_rows_without_a_worker(home, held):
     Also one that the kernel had claimed, but that no worker was given leave to send.
     """
     settings = {"n_workers": 0, "threads_per_worker": 1, "env": {"AIML_API_KEY": KEY}}
-    with distributed.LocalCluster(**settings, **LOOPBACK) as cluster, distributed.Client(cluster) as client:
-        killed_kernel(cluster.scheduler_address, ["a", "b"], when=lambda: ["queued"] * 2 == states(home))
+    with (
+        distributed.LocalCluster(**settings, **LOOPBACK) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        killed_kernel(
+            cluster.scheduler_address, ["a", "b"], when=lambda: ["queued"] * 2 == states(home)
+        )
         scheduler = client.scheduler_info()
-        assert Journal(home / "journal.sqlite3").claim(2, f"{scheduler['address']} {scheduler['id']}") is not None
+        assert (
+            Journal(home / "journal.sqlite3").claim(2, f"{scheduler['address']} {scheduler['id']}")
+            is not None
+        )
         fall_silent(home)
         held.is_over.set()
         assert "On a" == ask.map("{{row}}", ["a"], progress=False)[0].text
@@ -374,7 +423,9 @@ ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False)
     held.is_over.set()
     fall_silent(home)
     answers = ask.map("{{row}}", ["a", "b", "c"], on_error="keep", progress=False)
-    assert [row in sent for row in "abc"] == [isinstance(answer, errors.RunnerDied) for answer in answers]
+    assert [row in sent for row in "abc"] == [
+        isinstance(answer, errors.RunnerDied) for answer in answers
+    ]
     assert ["a", "b", "c"] == asked(held.server)
 
 

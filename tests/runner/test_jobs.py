@@ -47,7 +47,9 @@ class Held:
         self.asked.append(asked)
         self.gate(asked).wait(20)
         previous = request.body.get("previous_response_id")
-        return wire.json_reply(wire.response(f"On {asked}", id=f"resp_{asked}", previous_response_id=previous))
+        return wire.json_reply(
+            wire.response(f"On {asked}", id=f"resp_{asked}", previous_response_id=previous)
+        )
 
 
 @pytest.fixture
@@ -115,7 +117,10 @@ def test_cancelled_while_the_runner_is_busy(asker, held):
 
 def test_next_question_waits(asker, held):
     """A question that continues a job waits for its answer, and says so; one of another chat does not."""
-    one, two, other = (start(asker, held, text, chat=chat) for text, chat in [("one", "a"), ("two", "a"), ("else", "b")])
+    one, two, other = (
+        start(asker, held, text, chat=chat)
+        for text, chat in [("one", "a"), ("two", "a"), ("else", "b")]
+    )
     wait_until(lambda: {"one", "else"} == set(held.held.asked))
     wait_until(lambda: two.progress.parent == one.id)
     assert "waiting" == two.status
@@ -157,7 +162,9 @@ def in_turn(gate, **first):
 def test_next_question_waits_for_a_place_too(asker):
     """A question that waits for an answer and for its place is replayed as what continues that answer, not sent again."""
     with wire.serve(in_turn(gate := threading.Event())) as server:
-        one, two = (start(asker, server, text, cell=text, max_concurrency=1) for text in ("one", "two"))
+        one, two = (
+            start(asker, server, text, cell=text, max_concurrency=1) for text in ("one", "two")
+        )
         wait_until(lambda: two.status == "waiting")
         gate.set()
         assert "On two" == two.wait(10).text
@@ -189,7 +196,11 @@ def test_next_question_of_three_kernels(home):
             wait_until(lambda: two.status == "waiting")
             gate.set()
             one.wait(10)
-            assert "On two" == kernels[2].ask(server.url, "two", cell="two", replay="auto").text == two.wait(10).text
+            assert (
+                "On two"
+                == kernels[2].ask(server.url, "two", cell="two", replay="auto").text
+                == two.wait(10).text
+            )
             assert 2 == len(server.posts)
     finally:
         for each in kernels:
@@ -210,7 +221,9 @@ def test_parent_that_fails(asker):
         both_are_asked.set()
         with pytest.raises(errors.InvalidRequest):
             one.wait()
-        with pytest.raises(errors.ParentFailed, match=f"Answer {one.id}, which .* Nothing was sent"):
+        with pytest.raises(
+            errors.ParentFailed, match=f"Answer {one.id}, which .* Nothing was sent"
+        ):
             two.wait()
         assert "failed" == two.status
         assert 1 == len(server.posts)
@@ -243,7 +256,9 @@ def test_max_concurrency(asker, held):
     time.sleep(0.1)
     assert 3 == len(held.posts)
     held.held.let_go(*words)
-    assert [f"On {word}" for word in words if word != "word 3"] == [job.wait().text for job in jobs if job is not jobs[3]]
+    assert [f"On {word}" for word in words if word != "word 3"] == [
+        job.wait().text for job in jobs if job is not jobs[3]
+    ]
     assert "word 3" not in held.held.asked
 
 
@@ -257,7 +272,10 @@ def test_many_jobs(asker):
         return wire.json_reply(wire.response(f"On {request.body['input']}"))
 
     with wire.serve(answer) as server:
-        jobs = [start(asker, server, f"q{number}", chat=None, max_concurrency=256) for number in range(count)]
+        jobs = [
+            start(asker, server, f"q{number}", chat=None, max_concurrency=256)
+            for number in range(count)
+        ]
         assert [f"On q{number}" for number in range(count)] == [job.wait(60).text for job in jobs]
 
 
@@ -315,7 +333,10 @@ def test_queued_row_of_a_dead_runner(asker, held):
         two.wait()
     with pytest.raises(errors.RunnerDied, match="may be charged"):
         one.wait()
-    assert ("failed", "queued") == (asker.journal.row(one.id).state, asker.journal.row(two.id).state)
+    assert ("failed", "queued") == (
+        asker.journal.row(one.id).state,
+        asker.journal.row(two.id).state,
+    )
     held.held.let_go("one", "two", "alone")
     alone = start(asker, held, "alone", chat=None)
     assert two.id + 1 == alone.wait().journal_id
@@ -363,7 +384,9 @@ def test_background_cell(running, held, home):
     assert not asked.of_type("text/markdown")
     wait_until(lambda: held.posts)
     ids = [
-        message["content"]["transient"].get("display_id") for message in asked.messages if message["msg_type"] == "display_data"
+        message["content"]["transient"].get("display_id")
+        for message in asked.messages
+        if message["msg_type"] == "display_data"
     ]
     assert 4 == len(ids)
     request = running.start("import time; time.sleep(1.5); print('computed')")
@@ -372,7 +395,12 @@ def test_background_cell(running, held, home):
     assert not computed.displays
     shown = running.wait_for_update(lambda update: update["transient"]["display_id"] == ids[1])
     assert "On one" == shown["data"]["text/markdown"]
-    assert "<details>" in running.wait_for_update(lambda update: update["transient"]["display_id"] == ids[3])["data"]["text/html"]
+    assert (
+        "<details>"
+        in running.wait_for_update(lambda update: update["transient"]["display_id"] == ids[3])[
+            "data"
+        ]["text/html"]
+    )
     assert "On one" == running.run("print(job.answer.text)").stream.strip()
     again = running.run("%%o3pro -b --alone\none")
     assert "On one" == again.of_type("text/markdown")[0], "an answer that is there is shown at once"
@@ -388,7 +416,9 @@ def test_background_error(running, home):
         assert "InvalidRequest" == waited.error["ename"]
         assert not asked.error
         assert "failed" in running.run("job").stream
-        shown = running.wait_for_update(lambda update: "text/html" in update["data"])["data"]["text/html"]
+        shown = running.wait_for_update(lambda update: "text/html" in update["data"])["data"][
+            "text/html"
+        ]
         assert 'role="alert"' in shown
         assert "<b>" not in shown
 
@@ -450,7 +480,11 @@ from aiml_magic.session.asking import Question, Session
 job = Session().ask(Question("one", cell="a", model="m"), {held.url!r}, Path({str(home / "journal.sqlite3")!r}))
 while job.status != "sent": time.sleep(0.01)
 """
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(package.parent)})
+    subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+    )
     wait_until(lambda: held.posts)
     for file in package.glob("*.py"):
         file.write_text("raise ImportError('half an upgrade')")
@@ -464,7 +498,9 @@ def test_journal_that_fails_before_a_question_is_sent(asker):
     """Where the runner cannot mark a question as sent, its cell says what is wrong with the journal, and that nothing was sent."""
     row = asker.journal.add(new())
     job = Job(row, asker.journal, asker.session.runner(asker.path))
-    job.take({"event": "stuck", "why": "The journal is locked. Nothing was sent.", "hint": "Mend it."})
+    job.take(
+        {"event": "stuck", "why": "The journal is locked. Nothing was sent.", "hint": "Mend it."}
+    )
     job.take({"event": "over"})
     assert "failed" == job.status
     with pytest.raises(errors.JournalError, match="Nothing was sent"):
@@ -474,9 +510,13 @@ def test_journal_that_fails_before_a_question_is_sent(asker):
 def test_words_of_a_server_are_plain(asker):
     """How a job stands is one short line without signs that act on a terminal, whatever kind of item a server names."""
     kind = "\x1b]52;c;cm0=\x07\r\n\x9b2J\u202e" + "x" * 500
-    event = json.dumps({"type": "response.output_item.added", "output_index": 0, "item": {"type": kind}})
+    event = json.dumps(
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": kind}}
+    )
     with wire.serve(
-        lambda _: wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {event}\n\n".encode()], end="hang")
+        lambda _: wire.Reply(
+            200, {"Content-Type": "text/event-stream"}, [f"data: {event}\n\n".encode()], end="hang"
+        )
     ) as server:
         job = asker.start(server.url)
         wait_until(lambda: "cm0=" in job.status)
@@ -488,7 +528,9 @@ def test_words_of_a_server_are_plain(asker):
 def test_names_of_an_answer_are_plain(asker):
     """The names that a server gives an answer act on no terminal when they are printed; `raw` has them as they came."""
     name = "\x1b]52;c;cm0=\x07\x9b2J\u202e"
-    with wire.serve(lambda _: wire.json_reply(wire.response("Yes.", id=name, model=name, status=name))) as server:
+    with wire.serve(
+        lambda _: wire.json_reply(wire.response("Yes.", id=name, model=name, status=name))
+    ) as server:
         answer = asker.ask(server.url)
     assert {"␛]52;c;cm0=␇�2J�"} == {answer.id, answer.model, answer.status}
     assert name == answer.raw["model"]

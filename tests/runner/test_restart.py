@@ -19,7 +19,13 @@ from aiml_magic.journal.store import Journal
 from aiml_magic.runner.jobs import HOLD
 
 EVENTS = {"Content-Type": "text/event-stream"}
-FUNCTION_CALL = {"type": "function_call", "id": "fc", "call_id": "c", "name": "weigh", "arguments": "{}"}
+FUNCTION_CALL = {
+    "type": "function_call",
+    "id": "fc",
+    "call_id": "c",
+    "name": "weigh",
+    "arguments": "{}",
+}
 WEIGH = "import time\ndef weigh() -> str:\n    'Weighs.'\n    print('weighing')\n    time.sleep({seconds})\n    return '7 g'"
 
 
@@ -83,7 +89,11 @@ def polled(held: Held):
         if request.method == "POST":
             return wire.json_reply(wire.response(id="r", status="queued", output=[]))
         held.begun.set()
-        return wire.json_reply(wire.response("Half and half.", id="r", status="completed" if held.go.is_set() else "in_progress"))
+        return wire.json_reply(
+            wire.response(
+                "Half and half.", id="r", status="completed" if held.go.is_set() else "in_progress"
+            )
+        )
 
     return answer
 
@@ -100,7 +110,8 @@ def restart(running: Kernel, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "answer"), [("restart", silent), ("restart", streamed), ("restart", polled), ("shut down", streamed)]
+    ("end", "answer"),
+    [("restart", silent), ("restart", streamed), ("restart", polled), ("shut down", streamed)],
 )
 def test_end_of_the_kernel_in_the_middle(running, held, answer, end):
     """Restarted or shut down while it waits, in a stream or in a poll: the same cell then shows the answer that was paid for."""
@@ -128,7 +139,9 @@ def test_kernel_that_takes_long_to_end(running, held, home):
     """A kernel that is told to end lets its runner go at once, whatever it then waits for itself."""
     with wire.serve(silent(held)) as server:
         use(running, server.url)
-        running.run("import threading, time; threading.Thread(target=time.sleep, args=[60]).start()")
+        running.run(
+            "import threading, time; threading.Thread(target=time.sleep, args=[60]).start()"
+        )
         running.start("%%o3pro\nWhy?", "a")
         assert held.begun.wait(30)
         children = psutil.Process(running.manager.provisioner.pid).children()
@@ -146,7 +159,9 @@ def test_restart_in_a_function(running, home):
 
     def answer(request: wire.Request) -> wire.Reply:
         is_first = isinstance(request.body["input"], str)
-        return wire.json_reply(wire.response(id="r1", output=[FUNCTION_CALL]) if is_first else wire.response(id="r2"))
+        return wire.json_reply(
+            wire.response(id="r1", output=[FUNCTION_CALL]) if is_first else wire.response(id="r2")
+        )
 
     with wire.serve(answer) as server:
         use(running, server.url)
@@ -162,9 +177,7 @@ def test_restart_in_a_function(running, home):
 
 def test_restart_in_a_map(running, held):
     """Restarted while a map is answered: asked again, it waits for the same answers."""
-    cell = (
-        "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', [1, 2, 3], progress=False)\nprint(len(answers), answers[2])"
-    )
+    cell = "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', [1, 2, 3], progress=False)\nprint(len(answers), answers[2])"
     with wire.serve(silent(held)) as server:
         use(running, server.url)
         running.start(cell)
@@ -191,7 +204,9 @@ def test_interrupt_without_an_end(running, held, home):
         assert "the request was sent, and may be charged; 5 characters" in ran.error["evalue"]
         journal = Journal(home / "journal.sqlite3")
         row = journal.history()[-1]
-        assert time.monotonic() - interrupted < HOLD or row.state == "cancelled", "the cell does not wait for the hold"
+        assert time.monotonic() - interrupted < HOLD or row.state == "cancelled", (
+            "the cell does not wait for the hold"
+        )
         while journal.row(row.id).state == "sent":
             assert time.monotonic() - interrupted < 30
             time.sleep(0.02)
@@ -274,7 +289,9 @@ def test_events_that_cannot_be_read(home, held, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nif 'aiml_magic.runner' in sys.orig_argv: print({told!r}, flush=True)"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
     asker = Asker(home / "journal.sqlite3")
     try:
         with wire.serve(silent(held)) as server:

@@ -45,7 +45,9 @@ def test_steps_that_gather_are_synced_once(journal):
 
     async def claim_all():
         steps = Steps(journal)
-        return await asyncio.gather(*(steps.take(partial(journal.claim, row)) for row in [*rows, rows[0]]))
+        return await asyncio.gather(
+            *(steps.take(partial(journal.claim, row)) for row in [*rows, rows[0]])
+        )
 
     *claimed, again = asyncio.run(claim_all())
     assert rows == [row.id for row in claimed]
@@ -62,7 +64,9 @@ def test_question_is_synced_with_its_claim(journal):
     assert "PRAGMA synchronous = NORMAL" in made
     made.clear()
     journal.claim(row)
-    assert made.index("PRAGMA synchronous = FULL") < next(i for i, told in enumerate(made) if told.lstrip().startswith("UPDATE"))
+    assert made.index("PRAGMA synchronous = FULL") < next(
+        i for i, told in enumerate(made) if told.lstrip().startswith("UPDATE")
+    )
 
 
 @pytest.mark.parametrize("order", ["1x23", "1!23", "1x2!3", "1!2x3"])
@@ -72,15 +76,21 @@ def test_step_that_fails_harms_no_other(journal, order):
     def full():
         raise errors.JournalError("The disk is full.", "Make room.")
 
-    steps = {"!": full, "x": {}.popitem} | {name: partial(journal.claim, journal.add(new()).id) for name in "123"}
+    steps = {"!": full, "x": {}.popitem} | {
+        name: partial(journal.claim, journal.add(new()).id) for name in "123"
+    }
 
     async def take():
         queue = Steps(journal)
-        return await asyncio.gather(*(queue.take(steps[name]) for name in order), return_exceptions=True)
+        return await asyncio.gather(
+            *(queue.take(steps[name]) for name in order), return_exceptions=True
+        )
 
     told = dict(zip(order, asyncio.run(take()), strict=True))
     assert ["sent"] * 3 == [told[name].state for name in "123"]
-    assert {"!": errors.JournalError, "x": KeyError}.items() >= {name: type(told[name]) for name in order if name in "!x"}.items()
+    assert {"!": errors.JournalError, "x": KeyError}.items() >= {
+        name: type(told[name]) for name in order if name in "!x"
+    }.items()
 
 
 def test_cancellation_is_felt_after_the_step(journal):
@@ -110,11 +120,15 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     monkeypatch.setattr("aiml_magic.runner.process._KEEP_EVERY", 0.01)
     row, is_free, texts = journal.add(new()).id, threading.Event(), []
     note_text = journal.note_text
-    monkeypatch.setattr(journal, "note_text", lambda row_id, text: (texts.append(text), note_text(row_id, text)))
+    monkeypatch.setattr(
+        journal, "note_text", lambda row_id, text: (texts.append(text), note_text(row_id, text))
+    )
 
     async def play():
         steps = Steps(journal)
-        recorder = Recorder(row, journal, steps, SimpleNamespace(put=lambda _: None), Secrets("k" * 20))
+        recorder = Recorder(
+            row, journal, steps, SimpleNamespace(put=lambda _: None), Secrets("k" * 20)
+        )
         steps.begin(lambda: is_free.wait(20))
         for _ in range(30):
             recorder.on_event(TextDelta("word "))
@@ -130,7 +144,10 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
 
 
 @example(3, ["come"] * 13 + ["go"] * 13)
-@given(st.integers(1, 4), st.lists(st.sampled_from(["come", "go", "cancel", "raise the limit"]), max_size=30))
+@given(
+    st.integers(1, 4),
+    st.lists(st.sampled_from(["come", "go", "cancel", "raise the limit"]), max_size=30),
+)
 def test_places(limit, moves):
     """Whoever comes, goes, or gives up waiting: as many are in as may be, or as there are, and nobody is forgotten."""
 
@@ -177,7 +194,15 @@ def test_question_that_is_cancelled_before_it_begins(journal):
 
     async def play():
         commands: asyncio.Queue = asyncio.Queue()
-        send = {"do": "send", "row": row, "parent": None, "key": "k", "headers": {}, "silence": 1.0, "limit": 1}
+        send = {
+            "do": "send",
+            "row": row,
+            "parent": None,
+            "key": "k",
+            "headers": {},
+            "silence": 1.0,
+            "limit": 1,
+        }
         for command in (send, {"do": "cancel", "row": row}, None):
             commands.put_nowait(command)
         await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
@@ -194,7 +219,17 @@ def play(journal, rows) -> list:
     async def run():
         commands: asyncio.Queue = asyncio.Queue()
         for row in rows:
-            commands.put_nowait({"do": "send", "row": row, "parent": None, "key": "k", "headers": {}, "silence": 5.0, "limit": 9})
+            commands.put_nowait(
+                {
+                    "do": "send",
+                    "row": row,
+                    "parent": None,
+                    "key": "k",
+                    "headers": {},
+                    "silence": 5.0,
+                    "limit": 9,
+                }
+            )
         commands.put_nowait(None)
         await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
 
@@ -278,7 +313,9 @@ def test_what_had_come_is_kept_at_once(journal, reply):
         return wire.Reply(200, {"Content-Type": "text/event-stream"}, chunks, end="reset")
 
     with wire.serve(answer) as server:
-        row = journal.add(new(base_url=server.url, request={"model": "m", "input": "Why?", "stream": True})).id
+        row = journal.add(
+            new(base_url=server.url, request={"model": "m", "input": "Why?", "stream": True})
+        ).id
         play(journal, [row])
     if reply == "refused":
         away.rename(journal.path)
@@ -296,8 +333,13 @@ def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
         row = journal.add(new(base_url=server.url, request=request)).id
         journal.claim(row)
         journal.note_response_id(row, "resp_7")
-        clock = itertools.chain(itertools.repeat(time.time(), looks), itertools.repeat(time.time() + 60))
-        monkeypatch.setattr("aiml_magic.journal.store.time", SimpleNamespace(time=clock.__next__, monotonic=time.monotonic))
+        clock = itertools.chain(
+            itertools.repeat(time.time(), looks), itertools.repeat(time.time() + 60)
+        )
+        monkeypatch.setattr(
+            "aiml_magic.journal.store.time",
+            SimpleNamespace(time=clock.__next__, monotonic=time.monotonic),
+        )
         play(journal, [row])
         assert ("done", "Worth it.") == (journal.row(row).state, journal.row(row).answer().text)
         assert ["GET"] == [request.method for request in server.requests]

@@ -37,7 +37,9 @@ def call(url, body=None, method=None, **headers):
 
 
 def ask(url, text, /, **fields):
-    return call(f"{url}/responses", {"model": "openai/o3-pro", "input": text, "store": True} | fields)
+    return call(
+        f"{url}/responses", {"model": "openai/o3-pro", "input": text, "store": True} | fields
+    )
 
 
 def text(response):
@@ -46,7 +48,9 @@ def text(response):
 
 def test_says_what_it_is(sandbox_url):
     """Every answer says that no model is behind it, and what was sent."""
-    _, response = ask(sandbox_url, "What is 6*7?", instructions="Be brief.", reasoning={"effort": "high"})
+    _, response = ask(
+        sandbox_url, "What is 6*7?", instructions="Be brief.", reasoning={"effort": "high"}
+    )
     for words in ("no model is behind it", "What is 6*7?", "Be brief.", "high", "openai/o3-pro"):
         assert words in text(response)
 
@@ -106,7 +110,9 @@ def test_validates(sandbox_url, wrong):
 
 def test_needs_a_key(sandbox_url):
     """A request without a key is refused, as by the real one."""
-    assert 401 == call(f"{sandbox_url}/responses", {"model": "m", "input": "x"}, Authorization="")[0]
+    assert (
+        401 == call(f"{sandbox_url}/responses", {"model": "m", "input": "x"}, Authorization="")[0]
+    )
 
 
 def test_orders_alone(sandbox_url):
@@ -126,7 +132,9 @@ def test_background_get_cancel_delete(sandbox_url):
     assert "completed" == call(one)[1]["status"]
     _, slow = ask(sandbox_url, "Never?\nsandbox: delay=60", background=True)
     assert "cancelled" == call(f"{sandbox_url}/responses/{slow['id']}/cancel", {})[1]["status"]
-    assert (200, True) == (lambda answer: (answer[0], answer[1]["deleted"]))(call(one, method="DELETE"))
+    assert (200, True) == (lambda answer: (answer[0], answer[1]["deleted"]))(
+        call(one, method="DELETE")
+    )
     assert 404 == call(one)[0]
 
 
@@ -135,13 +143,23 @@ def test_service_routes(sandbox_url):
     root = sandbox_url.removesuffix("/v1")
     assert "openai/o3-pro" == call(f"{sandbox_url}/models")[1]["data"][0]["id"]
     assert 100.0 == call(f"{root}/v2/billing")[1]["current_balance"]
-    call(f"{sandbox_url}/responses", {"model": "m", "input": "x"}, **{"X-Client-Request-Id": "find-me"})
-    (found,) = [entry for entry in call(f"{root}/v2/logs")[1]["data"] if entry["client_request_id"] == "find-me"]
+    call(
+        f"{sandbox_url}/responses",
+        {"model": "m", "input": "x"},
+        **{"X-Client-Request-Id": "find-me"},
+    )
+    (found,) = [
+        entry
+        for entry in call(f"{root}/v2/logs")[1]["data"]
+        if entry["client_request_id"] == "find-me"
+    ]
     assert "succeeded" == found["status"]
     assert found["cost"]["usd"] > 0
 
 
-@pytest.mark.parametrize("query", ["offset=x", "limit=-1", "limit=", "offset=" + "9" * 5000, "period=x"])
+@pytest.mark.parametrize(
+    "query", ["offset=x", "limit=-1", "limit=", "offset=" + "9" * 5000, "period=x"]
+)
 def test_logs_that_cannot_be_asked_for(sandbox_url, query):
     """What is no number is refused in the vendor's manner."""
     assert 400 == call(f"{sandbox_url.removesuffix('/v1')}/v2/logs?{query}")[0]
@@ -162,7 +180,10 @@ def test_faults(module_asker, sandbox_url, fault, kind):
     assert kind is type(failed.value)
 
 
-@pytest.mark.parametrize("order", ["delay=5s", "delay=nan", "pace=-1", "fault=503 times=x", "fault=999", "fault=200", "deley=5"])
+@pytest.mark.parametrize(
+    "order",
+    ["delay=5s", "delay=nan", "pace=-1", "fault=503 times=x", "fault=999", "fault=200", "deley=5"],
+)
 def test_wrong_orders(module_asker, sandbox_url, order):
     """An order that it does not know is refused, so that nobody takes a typing error for a charge."""
     with pytest.raises(errors.InvalidRequest, match=order.split()[-1]) as refused:
@@ -172,13 +193,23 @@ def test_wrong_orders(module_asker, sandbox_url, order):
 
 def test_fault_that_passes(module_asker, sandbox_url):
     """A fault that strikes once is overcome by a retry."""
-    assert "completed" == module_asker.ask(sandbox_url, "Why?\nsandbox: fault=503 times=1", chat=None).status
+    assert (
+        "completed"
+        == module_asker.ask(sandbox_url, "Why?\nsandbox: fault=503 times=1", chat=None).status
+    )
 
 
-@pytest.mark.parametrize(("fault", "outcome"), [("incomplete", "incomplete"), ("refusal", "refusal")])
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [("incomplete", "incomplete"), ("refusal", "refusal")]
+)
 def test_unwanted_answers(module_asker, sandbox_url, fault, outcome):
     """Answers that are no success can be had on demand."""
-    assert outcome == module_asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}", chat=None).response.outcome
+    assert (
+        outcome
+        == module_asker.ask(
+            sandbox_url, f"Why?\nsandbox: fault={fault}", chat=None
+        ).response.outcome
+    )
 
 
 def test_idle_sandbox_ends():
@@ -203,14 +234,20 @@ def port_of(url: str) -> int:
 def status_of(port: int, method: str, path: str, body: str = "", **headers: str | None) -> int:
     """The status of a request with exactly these headers; `None` leaves one out."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    sent = {"Host": f"127.0.0.1:{port}", "Authorization": "Bearer x", "Content-Length": str(len(body))} | headers
+    sent = {
+        "Host": f"127.0.0.1:{port}",
+        "Authorization": "Bearer x",
+        "Content-Length": str(len(body)),
+    } | headers
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
     for name, value in sent.items():
         if value is not None:
             connection.putheader(name, value)
     connection.endheaders(body.encode())
     with connection.getresponse() as response:
-        assert "access-control-allow-origin" not in {name.lower() for name, _ in response.getheaders()}
+        assert "access-control-allow-origin" not in {
+            name.lower() for name, _ in response.getheaders()
+        }
         connection.close()
         return response.status
 
@@ -231,18 +268,31 @@ QUESTION = json.dumps({"model": "m", "input": "x"})
 def test_other_names_are_refused(sandbox_url, host):
     """A name that was bent to lead here, as by a page whose DNS changes, is no name of this sandbox: nothing is read."""
     port = port_of(sandbox_url)
-    for method, path in (("POST", "/v1/responses"), ("GET", "/v2/logs"), ("DELETE", "/sandbox"), ("GET", "/sandbox/proof")):
-        assert status_of(port, method, path, QUESTION, Host=host and host.format(port)) in (400, 403)
+    for method, path in (
+        ("POST", "/v1/responses"),
+        ("GET", "/v2/logs"),
+        ("DELETE", "/sandbox"),
+        ("GET", "/sandbox/proof"),
+    ):
+        assert status_of(port, method, path, QUESTION, Host=host and host.format(port)) in (
+            400,
+            403,
+        )
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:{}", "localhost", "LOCALHOST:{}", "127.8.9.1:{}", "[::1]", "[::1]:{}"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:{}", "localhost", "LOCALHOST:{}", "127.8.9.1:{}", "[::1]", "[::1]:{}"],
+)
 def test_names_of_this_machine(sandbox_url, host):
     """Each name of loopback is served, with its port and without."""
     port = port_of(sandbox_url)
     assert 200 == status_of(port, "POST", "/v1/responses", QUESTION, Host=host.format(port))
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:8888", "http://127.0.0.1:{}", ""])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:8888", "http://127.0.0.1:{}", ""]
+)
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_web_pages_are_refused(sandbox_url, origin, method, path):
     """A page can neither ask nor read nor end it, wherever it comes from, even with a key."""
@@ -254,23 +304,37 @@ def test_web_pages_are_refused(sandbox_url, origin, method, path):
 def test_every_route_needs_the_token(own, method, path):
     """One that was started for a home wants its own token, and another key is none; one started by hand wants any key."""
     note = sandbox._note(own)
-    for wrong in (None, "", "Bearer", "Bearer x", f"Bearer {note.token}x", f"Basic {note.token}", "Bearer \xff"):
+    for wrong in (
+        None,
+        "",
+        "Bearer",
+        "Bearer x",
+        f"Bearer {note.token}x",
+        f"Basic {note.token}",
+        "Bearer \xff",
+    ):
         assert 401 == status_of(note.port, method, path, QUESTION, Authorization=wrong)
     if (method, path) != ("DELETE", "/sandbox"):
-        assert 401 != status_of(note.port, method, path, QUESTION, Authorization=f"Bearer {note.token}")
+        assert 401 != status_of(
+            note.port, method, path, QUESTION, Authorization=f"Bearer {note.token}"
+        )
 
 
 @pytest.mark.parametrize("key", [None, "", "Bearer", "Bearer ", "Basic x"])
 def test_by_hand_any_key(sandbox_url, key):
     """One that was started by hand wants a key all the same, whatever it is."""
     assert 401 == status_of(port_of(sandbox_url), "GET", "/v2/logs", Authorization=key)
-    assert 200 == status_of(port_of(sandbox_url), "GET", "/v2/logs", Authorization="Bearer anything")
+    assert 200 == status_of(
+        port_of(sandbox_url), "GET", "/v2/logs", Authorization="Bearer anything"
+    )
 
 
 def test_proof_is_of_the_token(own):
     """What proves that a sandbox is itself holds for one nonce and one port, and does not tell the token."""
     note = sandbox._note(own)
-    told = {sandbox._call(note.port, "GET", f"/sandbox/proof?nonce={nonce}").decode() for nonce in "ab"}
+    told = {
+        sandbox._call(note.port, "GET", f"/sandbox/proof?nonce={nonce}").decode() for nonce in "ab"
+    }
     assert told == {credentials.proof(note.token, note.port, nonce) for nonce in "ab"}
     assert credentials.proof(note.token, note.port + 1, "a") not in told
     assert not any(note.token in proof for proof in told)
@@ -301,7 +365,10 @@ def test_impostor(asker, home):
         assert "no model is behind it" in asker.ask("", "A secret?").text
         assert asker.session.sandbox_url != impostor.url
         assert impostor.requests
-        seen = b"".join(request.raw + repr((request.path, request.headers)).encode() for request in impostor.requests)
+        seen = b"".join(
+            request.raw + repr((request.path, request.headers)).encode()
+            for request in impostor.requests
+        )
     assert not any(secret in seen for secret in (token.encode(), b"secret", KEY.encode()))
     sandbox.stop(home)
 
@@ -315,7 +382,9 @@ def test_gone(asker, home):
     assert "%aiml sandbox" in refused.value.hint
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system shows no environment of a process")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="this system shows no environment of a process"
+)
 def test_key_is_in_no_environment(asker, home, monkeypatch):
     """Neither the sandbox nor the runner has the key in its environment; the runner is told it by its pipe."""
     monkeypatch.setenv("AIMLAPI_API_KEY", f"other-{KEY}")
@@ -324,7 +393,9 @@ def test_key_is_in_no_environment(asker, home, monkeypatch):
     started = [sandbox._started[-1].pid, asker.session.runner(asker.path)._child.process.pid]
     environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in started]
     sandbox.stop(home)
-    assert [(True, False)] * 2 == [(b"PATH=" in told, KEY.encode() in told) for told in environments]
+    assert [(True, False)] * 2 == [
+        (b"PATH=" in told, KEY.encode() in told) for told in environments
+    ]
 
 
 def test_key_is_not_told_to_the_sandbox(asker, home):
@@ -360,7 +431,10 @@ def test_memory_is_bounded(ending):
     head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nContent-Length: {length}\r\n\r\n"
     request = (head + text).encode()
     command = [sys.executable, "-m", "aiml_magic.sandbox"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as stack:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+        ExitStack() as stack,
+    ):
         url = process.stdout.readline().split()[-1]
         for _ in range(18):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(url))))
@@ -383,9 +457,13 @@ def test_remembers_in_bounds(monkeypatch):
     monkeypatch.setattr(sandbox, "_MAX_KEPT", 2**20)
     state = sandbox.Sandbox()
     body = {"model": "m", "store": True}
-    ids = [state.respond(body | {"input": f"{number} {'x' * 2**18}"}, {})["id"] for number in range(10)]
+    ids = [
+        state.respond(body | {"input": f"{number} {'x' * 2**18}"}, {})["id"] for number in range(10)
+    ]
     assert [False, True] == [ids[place] in state.turns for place in (0, -1)]
-    assert sum(len(text) for turns in state.turns.values() for turn in turns for text in turn) < 2**20
+    assert (
+        sum(len(text) for turns in state.turns.values() for turn in turns for text in turn) < 2**20
+    )
     assert state.responses.keys() == state.turns.keys() == state.sizes.keys()
 
 
@@ -394,7 +472,9 @@ def test_that_cannot_start(tmp_path, place):
     """Where it cannot start it is an error at once, which says why and what to do."""
     (tmp_path / "file").touch()
     started = time.monotonic()
-    with pytest.raises(errors.SandboxError, match="Not a directory|No such file|not permitted|denied") as failed:
+    with pytest.raises(
+        errors.SandboxError, match="Not a directory|No such file|not permitted|denied"
+    ) as failed:
         sandbox.find_or_start(tmp_path / place)
     assert time.monotonic() - started < 10
     assert 2 == len(str(failed.value).splitlines())
@@ -422,7 +502,9 @@ def test_home_of_two_containers(own):
         subprocess.run([*UNSHARED, "ip link set lo up"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no networks of their own can be had here")
-    ran = subprocess.run([*UNSHARED, script], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [*UNSHARED, script], capture_output=True, text=True, check=True, timeout=60
+    )
     assert "True" == ran.stdout.split()[-1]
     assert sandbox._running(own)
 
@@ -458,7 +540,9 @@ def test_started_at_once(tmp_path: Path):
         with ThreadPoolExecutor(4) as pool:
             urls = set(pool.map(sandbox.find_or_start, [tmp_path] * 4))
         started, deadline = sandbox._started[-4:], time.monotonic() + 10
-        while sum(process.poll() is None for process in started) > 1 and time.monotonic() < deadline:
+        while (
+            sum(process.poll() is None for process in started) > 1 and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         assert 1 == sum(process.poll() is None for process in started)
         assert {sandbox.find_or_start(tmp_path)} == urls

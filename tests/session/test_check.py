@@ -38,11 +38,18 @@ def test_answer_that_the_server_still_has(running):
 def test_found_answer_is_gone_on_from(asker):
     """What the server still had is kept without the key that it echoes, and the next cell continues it."""
     begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
-    cut = wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(begun)}\n\n".encode()], end="reset")
+    cut = wire.Reply(
+        200,
+        {"Content-Type": "text/event-stream"},
+        [f"data: {json.dumps(begun)}\n\n".encode()],
+        end="reset",
+    )
 
     def answer(request):
         if request.method == "GET":
-            return wire.json_reply(wire.response(f"You sent {request.headers['authorization']}", id="resp_1"))
+            return wire.json_reply(
+                wire.response(f"You sent {request.headers['authorization']}", id="resp_1")
+            )
         return cut if len(server.posts) == 1 else wire.json_reply(wire.response())
 
     with wire.serve(answer) as server:
@@ -69,8 +76,14 @@ def test_answer_that_is_lost(running):
 
 def test_request_that_failed(running):
     """One that failed at the server is free, and its cell asks again by itself."""
-    assert "may have been" in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
-    assert "may have been" in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    assert (
+        "may have been"
+        in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    )
+    assert (
+        "may have been"
+        in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
+    )
     assert "nothing was charged" in running.run("%aiml check 1").stream
     assert not running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error
 
@@ -95,7 +108,9 @@ def test_request_that_nobody_knows(asker):
         assert "unknown" == asker.session.check(row, server.url, asker.path).fate
         pages["100"] = ([entry | {"client_request_id": row.client_request_id}], False)
         assert ("charged", 4.0) == asker.session.check(row, server.url, asker.path)
-    assert [f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)] * 2 == asked
+    assert [
+        f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)
+    ] * 2 == asked
     assert (4.0, 0) == asker.journal.spent(server.url)
 
 
@@ -112,7 +127,9 @@ class Attempts:
             return wire.json_reply({"data": self.log, "pagination": {"has_more": False}})
         with closing(sqlite3.connect(self._journal)) as db:
             sent = request.headers["x-client-request-id"].partition(".")[0]
-            self.on_disk += db.execute("SELECT attempts FROM requests WHERE client_request_id = ?", (sent,)).fetchone()
+            self.on_disk += db.execute(
+                "SELECT attempts FROM requests WHERE client_request_id = ?", (sent,)
+            ).fetchone()
         if len(self.on_disk) == 1:
             return wire.json_reply({"message": "Service unavailable"}, 503)
         return wire.Reply(end="close")
@@ -145,7 +162,9 @@ def test_attempts_are_told_apart(asker):
         servers = [stack.enter_context(wire.serve(answer)) for answer in answers]
         options = {"cell": "a", "chat": None, "replay": "auto"}
         jobs = [asker.start(server.url, **options) for server in servers]
-        for (logged, fate, usd), answer, server, job in zip(LOGS, answers, servers, jobs, strict=True):
+        for (logged, fate, usd), answer, server, job in zip(
+            LOGS, answers, servers, jobs, strict=True
+        ):
             with pytest.raises(errors.ConnectionLost):
                 job.wait(60)
             assert [1, 2] == answer.on_disk, "on disk before it is used"
@@ -158,7 +177,9 @@ def test_attempts_are_told_apart(asker):
             assert (usd or 0.0, 1 if usd is None else 0) == asker.journal.spent(server.url)
             with pytest.raises(errors.RequestFailed):
                 asker.ask(server.url, **options)
-            assert (3 if fate == "failed" else 2) == len(server.posts), "only what is free is sent again"
+            assert (3 if fate == "failed" else 2) == len(server.posts), (
+                "only what is free is sent again"
+            )
 
 
 def test_attempts_that_nobody_counted(asker):
@@ -168,7 +189,9 @@ def test_attempts_that_nobody_counted(asker):
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
         with closing(sqlite3.connect(asker.path)) as db, db:
-            db.execute("UPDATE requests SET attempts = NULL")  # of an older version, or of a worker that died
+            db.execute(
+                "UPDATE requests SET attempts = NULL"
+            )  # of an older version, or of a worker that died
         answer.write(asker.journal.row(1), 1, "failed")
         assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
         answer.write(asker.journal.row(1), 3, "succeeded", 2.0)
@@ -178,7 +201,9 @@ def test_attempts_that_nobody_counted(asker):
 def test_check_that_is_refused(asker):
     """A server that refuses the look itself says nothing of the question, which stays what it was."""
     lost = wire.Reply(end="close")
-    with wire.serve(lambda r: lost if r.method == "POST" else wire.json_reply({"message": "No."}, 401)) as server:
+    with wire.serve(
+        lambda r: lost if r.method == "POST" else wire.json_reply({"message": "No."}, 401)
+    ) as server:
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
         with pytest.raises(errors.AuthError, match="may have been charged") as refused:
@@ -190,9 +215,16 @@ def test_check_that_is_refused(asker):
 def test_answer_that_is_still_made(asker):
     """A question that the server still works on is told so, and its cell then waits for the answer, and sends nothing."""
     begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
-    cut = wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(begun)}\n\n".encode()], end="reset")
+    cut = wire.Reply(
+        200,
+        {"Content-Type": "text/event-stream"},
+        [f"data: {json.dumps(begun)}\n\n".encode()],
+        end="reset",
+    )
     looks = [wire.response(status="in_progress", output=[]), wire.response()]
-    with wire.serve(lambda r: cut if r.method == "POST" else wire.json_reply(looks.pop(0))) as server:
+    with wire.serve(
+        lambda r: cut if r.method == "POST" else wire.json_reply(looks.pop(0))
+    ) as server:
         with pytest.raises(errors.StreamInterrupted):
             asker.ask(server.url, cell="a", replay="auto")
         assert "pending" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
@@ -200,10 +232,16 @@ def test_answer_that_is_still_made(asker):
         assert 1 == len(server.posts)
 
 
-@pytest.mark.parametrize("page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}])
+@pytest.mark.parametrize(
+    "page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}]
+)
 def test_log_of_another_shape(module_asker, page):
     """A log that is none finds nothing, and breaks nothing."""
-    with wire.serve(lambda request: wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)) as server:
+    with wire.serve(
+        lambda request: (
+            wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)
+        )
+    ) as server:
         job = module_asker.start(server.url, chat=None)
         with pytest.raises(errors.ConnectionLost):
             job.wait(30)
@@ -221,7 +259,10 @@ def test_what_needs_no_check(running):
 
 def row_of(asker, url: str, server: str):
     """A request that failed at `server`, as a journal has it."""
-    with wire.serve(lambda _: wire.Reply(end="close")) as lost, pytest.raises(errors.ConnectionLost):
+    with (
+        wire.serve(lambda _: wire.Reply(end="close")) as lost,
+        pytest.raises(errors.ConnectionLost),
+    ):
         asker.ask(lost.url)
     with asker.journal._transaction() as db:
         db.execute("UPDATE requests SET base_url = ?, server = ?, response_id = 'r'", (url, server))
@@ -268,7 +309,10 @@ def test_rows_of_another_sandbox(asker, in_use):
     asker.ask(in_use, "Why?", cell="a")
     with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
         with asker.journal._transaction() as db:
-            db.execute("UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL", (elsewhere.url,))
+            db.execute(
+                "UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL",
+                (elsewhere.url,),
+            )
         for url in (in_use, None):
             asker.session.sandbox_url = url
             assert [] == asker.session.unfinished(elsewhere.url, asker.path, 60, 64)
@@ -282,7 +326,9 @@ def test_rows_of_a_stranger(asker):
     with wire.serve(lambda _: wire.json_reply(wire.response())) as here:
         first = asker.ask(here.url, cell="a")
         with asker.journal._transaction() as db:
-            db.execute("UPDATE requests SET state = 'queued', request = json_set(request, '$.input', 'Buy!'), response = NULL")
+            db.execute(
+                "UPDATE requests SET state = 'queued', request = json_set(request, '$.input', 'Buy!'), response = NULL"
+            )
         assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
         assert ["Why?", "Why?"] == [post.body["input"] for post in here.posts]
         assert "queued" == asker.journal.row(first.journal_id).state
@@ -290,10 +336,16 @@ def test_rows_of_a_stranger(asker):
 
 def test_queued_row_of_another_server(asker):
     """A question that a journal says is queued for another address is asked where the person asks it, with one key to one server."""
-    with wire.serve(lambda _: wire.json_reply(wire.response())) as here, wire.serve(lambda _: wire.json_reply({})) as elsewhere:
+    with (
+        wire.serve(lambda _: wire.json_reply(wire.response())) as here,
+        wire.serve(lambda _: wire.json_reply({})) as elsewhere,
+    ):
         asker.ask(here.url, cell="a")
         with asker.journal._transaction() as db:
-            db.execute("UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL", (elsewhere.url,))
+            db.execute(
+                "UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL",
+                (elsewhere.url,),
+            )
         assert [] == asker.session.unfinished(here.url, asker.path, 60, 64)
         assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
         assert not elsewhere.requests

@@ -21,7 +21,12 @@ class Rows:
 
 
 def run(
-    conversation: Conversation, rows: Rows, cell: str, *, is_whole: bool = True, is_new: bool = False
+    conversation: Conversation,
+    rows: Rows,
+    cell: str,
+    *,
+    is_whole: bool = True,
+    is_new: bool = False,
 ) -> tuple[int, int | None]:
     if is_new:
         conversation.start_afresh(cell)
@@ -48,7 +53,9 @@ def test_laws(order):
         if parent is not None:
             assert rows.whole[parent]
             assert cell != cell_of[parent]
-            assert parent == max(row for row in range(row_id) if cell_of[row] == cell_of[parent] and rows.whole[row])
+            assert parent == max(
+                row for row in range(row_id) if cell_of[row] == cell_of[parent] and rows.whole[row]
+            )
 
 
 @given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))
@@ -92,7 +99,13 @@ def test_tree():
 def test_tree_holds_every_row(parents):
     """Every row is shown once, behind its parent, also if the parent is gone; and none is deeper than the tree must be."""
     rows = [
-        SimpleNamespace(id=number, chat="main", cell=None, parent=parent if parent < number else None, advances=True)
+        SimpleNamespace(
+            id=number,
+            chat="main",
+            cell=None,
+            parent=parent if parent < number else None,
+            advances=True,
+        )
         for number, parent in enumerate(parents)
     ]
     entries = tree(rows)

@@ -18,7 +18,9 @@ def numbered():
         if request.method == "GET":
             return wire.json_reply({})
         echo = request.body.get("previous_response_id")
-        return wire.json_reply(wire.response(id=f"resp_{len(server.posts)}", previous_response_id=echo))
+        return wire.json_reply(
+            wire.response(id=f"resp_{len(server.posts)}", previous_response_id=echo)
+        )
 
     with wire.serve(answer) as server:
         yield server
@@ -35,7 +37,9 @@ def opened(home, numbered, monkeypatch):
         askers.append(asker)
 
         def ask(cell, words="", **options):
-            return asker.ask(numbered.url, words or f"In {cell}?", cell=cell, **{"replay": "auto"} | options)
+            return asker.ask(
+                numbered.url, words or f"In {cell}?", cell=cell, **{"replay": "auto"} | options
+            )
 
         ask.session, ask.asker = asker.session, asker
         return ask
@@ -79,7 +83,10 @@ def test_renamed_and_changed(opened, numbered, options):
             later("c", "In c, otherwise?", **options)
     assert 3 == len(numbered.posts)
     assert 2 == len(str(refused.value).splitlines())
-    assert all(way in str(refused.value) for way in ("Nothing was sent", "%aiml resume /one.ipynb", "--new"))
+    assert all(
+        way in str(refused.value)
+        for way in ("Nothing was sent", "%aiml resume /one.ipynb", "--new")
+    )
     later.session.resume(later.asker.journal, "/one.ipynb")
     later("c", "In c, otherwise?")
     opened("/three.ipynb")("c", "In c, afresh?", is_new=True)
@@ -119,7 +126,9 @@ def test_copied_and_rewritten(opened, numbered):
     partly = opened("/partly.ipynb")
     partly("a", "Something else?")
     partly("b")
-    assert [None, "resp_7"] == previous(numbered)[6:], "a changed cell before it is the one that it continues"
+    assert [None, "resp_7"] == previous(numbered)[6:], (
+        "a changed cell before it is the one that it continues"
+    )
 
 
 def test_other_notebooks_with_the_same_ids(opened, numbered, tmp_path):
@@ -234,6 +243,8 @@ def test_moved_elsewhere(home, numbered, tmp_path, monkeypatch):
     assert 3 == len(numbered.posts)
     assert ["mine.sqlite3"] == [path.name for path in tmp_path.rglob("*.sqlite3")]
     with kernel() as running:
-        running.run(f"%unload_ext aiml_magic\n%cd sub\n%load_ext aiml_magic\n%config O3Pro.base_url = {numbered.url!r}")
+        running.run(
+            f"%unload_ext aiml_magic\n%cd sub\n%load_ext aiml_magic\n%config O3Pro.base_url = {numbered.url!r}"
+        )
         assert running.run("%o3pro -q In c?", "c").error is None
     assert 3 == len(numbered.posts)

@@ -40,7 +40,9 @@ def test_turns_continue_by_id(asker, keeper):
     asker.ask(keeper.url, "Three?")
     assert [None, "resp_1", "resp_2"] == previous(keeper)
     assert ["One?", "Two?", "Three?"] == [request.body["input"] for request in keeper.posts]
-    assert ["Be brief.", "Be brief.", None] == [request.body.get("instructions") for request in keeper.posts]
+    assert ["Be brief.", "Be brief.", None] == [
+        request.body.get("instructions") for request in keeper.posts
+    ]
 
 
 def test_chats_new_and_alone(asker, keeper):
@@ -66,20 +68,30 @@ def test_rerun_cell_keeps_its_place(asker, keeper):
     "reply",
     [
         wire.json_reply(
-            wire.response(previous_response_id="resp_1", status="incomplete", incomplete_details={"reason": "max_output_tokens"})
-        ),
-        wire.json_reply(
             wire.response(
-                previous_response_id="resp_1", output=[{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]
+                previous_response_id="resp_1",
+                status="incomplete",
+                incomplete_details={"reason": "max_output_tokens"},
             )
         ),
         wire.json_reply(
-            wire.response(previous_response_id="resp_1", status="failed", error={"code": "server_error", "message": "x"})
+            wire.response(
+                previous_response_id="resp_1",
+                output=[{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}],
+            )
+        ),
+        wire.json_reply(
+            wire.response(
+                previous_response_id="resp_1",
+                status="failed",
+                error={"code": "server_error", "message": "x"},
+            )
         ),
         wire.json_reply({"message": "Bad"}, 400),
         wire.json_reply(
             wire.response(
-                previous_response_id="resp_1", output=[{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]
+                previous_response_id="resp_1",
+                output=[{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}],
             )
         ),
     ],
@@ -103,7 +115,16 @@ def test_what_does_not_advance(asker, reply):
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (400, {"error": {"message": "Previous response not found", "param": "previous_response_id", "code": "x"}}),
+        (
+            400,
+            {
+                "error": {
+                    "message": "Previous response not found",
+                    "param": "previous_response_id",
+                    "code": "x",
+                }
+            },
+        ),
         (404, {"message": "previous_response_id 'resp_1' not found", "statusCode": 404}),
         (400, {"error": {"message": "Unknown", "code": "previous_response_not_found"}}),
     ],
@@ -112,7 +133,11 @@ def test_refused_chain(asker, status, body):
     """A server that refuses the id gets the conversation as a transcript, in the same cell and from then on, and the person is told."""
 
     def answer(request):
-        return wire.json_reply(body, status) if "previous_response_id" in request.body else chain(request)
+        return (
+            wire.json_reply(body, status)
+            if "previous_response_id" in request.body
+            else chain(request)
+        )
 
     chain.count = 0
     with wire.serve(answer) as server:
@@ -123,7 +148,13 @@ def test_refused_chain(asker, status, body):
     assert ("chain_refused",) == second.notices
     assert () == third.notices
     told = [(item["role"], item["content"][0]["text"]) for item in server.posts[3].body["input"]]
-    assert [("user", "One?"), ("assistant", "Answer 1"), ("user", "Two?"), ("assistant", "Answer 2"), ("user", "Three?")] == told
+    assert [
+        ("user", "One?"),
+        ("assistant", "Answer 1"),
+        ("user", "Two?"),
+        ("assistant", "Answer 2"),
+        ("user", "Three?"),
+    ] == told
 
 
 def test_ignored_chain(asker):
@@ -140,7 +171,9 @@ def test_ignored_chain(asker):
 
 def test_other_id_in_the_echo(asker):
     """A gateway that echoes an id of its own has honoured ours."""
-    with wire.serve(lambda _: wire.json_reply(wire.response(previous_response_id="upstream"))) as server:
+    with wire.serve(
+        lambda _: wire.json_reply(wire.response(previous_response_id="upstream"))
+    ) as server:
         asker.ask(server.url)
         assert () == asker.ask(server.url).notices
 
@@ -177,7 +210,10 @@ def test_chain_setting(asker, keeper):
 )  # fmt: skip
 def test_refused_before_it_is_sent(asker, options):
     """A blank question and one that holds the key are refused; nothing is written nor sent."""
-    with wire.serve(lambda _: wire.json_reply(wire.response())) as server, pytest.raises(errors.BadInput) as refused:
+    with (
+        wire.serve(lambda _: wire.json_reply(wire.response())) as server,
+        pytest.raises(errors.BadInput) as refused,
+    ):
         asker.ask(server.url, **options)
     assert [] == server.requests
     assert KEY not in str(refused.value)
@@ -189,7 +225,9 @@ def test_background_is_polled(asker):
     replies = iter(["queued", "completed"])
 
     def answer(request):
-        return wire.json_reply(wire.response(status=next(replies), output=[], background=True, output_text="Later."))
+        return wire.json_reply(
+            wire.response(status=next(replies), output=[], background=True, output_text="Later.")
+        )
 
     with wire.serve(answer) as server:
         assert "Later." == asker.ask(server.url, params={"background": True}).text
@@ -205,13 +243,17 @@ def test_refused_inside_a_stream(asker):
         if previous is None:
             return wire.json_reply(wire.response("Fine.", id="resp_7f"))
         error = {"type": "error", "code": "404", "message": f"Response '{previous}' not found."}
-        return wire.Reply(200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(error)}\n\n".encode()])
+        return wire.Reply(
+            200, {"Content-Type": "text/event-stream"}, [f"data: {json.dumps(error)}\n\n".encode()]
+        )
 
     with wire.serve(answer) as server:
         asker.ask(server.url, "One?")
         second = asker.ask(server.url, "Two?")
         assert ("Fine.", True) == (second.text, "chain_refused" in second.notices)
-        assert ["One?", "Fine.", "Two?"] == [item["content"][0]["text"] for item in server.posts[-1].body["input"]]
+        assert ["One?", "Fine.", "Two?"] == [
+            item["content"][0]["text"] for item in server.posts[-1].body["input"]
+        ]
 
 
 def test_same_question_at_the_same_moment(home):
@@ -229,12 +271,16 @@ def test_same_question_at_the_same_moment(home):
             asker.session.close(10)
 
     def answer(request):
-        return wire.json_reply(wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}"))
+        return wire.json_reply(
+            wire.response(f"On {request.body['input']}", id=f"resp_{request.body['input']}")
+        )
 
     with wire.serve(answer) as server, ThreadPoolExecutor(crowd) as pool:
         for done in [pool.submit(kernel_of_its_own, server.url) for _ in range(crowd)]:
             done.result(60)
-        assert [str(number) for number in range(rounds)] == [request.body["input"] for request in server.posts]
+        assert [str(number) for number in range(rounds)] == [
+            request.body["input"] for request in server.posts
+        ]
 
 
 def test_question_asked_while_its_answer_arrives(home):

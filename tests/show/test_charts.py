@@ -16,7 +16,10 @@ from aiml_magic.show import charts
 from aiml_magic.show.charts import HEIGHT, WIDTH, Leaf, Turn
 
 TOKENS = st.none() | st.integers(0, 10**7)
-TURNS = st.lists(st.builds(Turn, st.integers(1, 10**6), TOKENS, TOKENS, st.none() | st.floats(0, 10**4)), max_size=60)
+TURNS = st.lists(
+    st.builds(Turn, st.integers(1, 10**6), TOKENS, TOKENS, st.none() | st.floats(0, 10**4)),
+    max_size=60,
+)
 
 
 def parsed(html: str) -> ET.Element:
@@ -34,7 +37,8 @@ def named(node: ET.Element, tag: str) -> list[ET.Element]:
 
 def moves(path: ET.Element) -> list[tuple[str, list[float]]]:
     return [
-        (sign, [float(number) for number in rest.split()]) for sign, rest in re.findall(r"([MHV])([^MHV]+)", path.get("d", ""))
+        (sign, [float(number) for number in rest.split()])
+        for sign, rest in re.findall(r"([MHV])([^MHV]+)", path.get("d", ""))
     ]
 
 
@@ -46,12 +50,16 @@ def test_nothing_leaves_the_drawing(turns):
         assert drawing.get("aria-label") == named(drawing, "title")[0].text
         assert "width:100%" in drawing.get("style", "")
         for bar in named(drawing, "rect"):
-            x, y, width, height = (float(bar.get(name, "")) for name in ("x", "y", "width", "height"))
+            x, y, width, height = (
+                float(bar.get(name, "")) for name in ("x", "y", "width", "height")
+            )
             assert 0 <= x <= x + width <= WIDTH + 0.01
             assert 0 <= y <= y + height <= HEIGHT + 0.01
         for sign, numbers in (move for path in named(drawing, "path") for move in moves(path)):
             most = {"M": (WIDTH, HEIGHT), "H": (WIDTH,), "V": (HEIGHT,)}[sign]
-            assert all(0 <= number <= limit + 0.01 for number, limit in zip(numbers, most, strict=True))
+            assert all(
+                0 <= number <= limit + 0.01 for number, limit in zip(numbers, most, strict=True)
+            )
 
 
 @given(TURNS)
@@ -59,7 +67,11 @@ def test_bars_are_as_high_as_tokens(turns):
     """The heights of a colour add up to its tokens, in the measure of the highest stack, which fills the drawing."""
     stacks = [turn.stack for turn in turns]
     most = max((sum(stack) for stack in stacks), default=0)
-    bars = [bar for drawing in drawings(charts.usage(turns)) for bar in named(drawing, "rect")] if turns else []
+    bars = (
+        [bar for drawing in drawings(charts.usage(turns)) for bar in named(drawing, "rect")]
+        if turns
+        else []
+    )
     for number, colour in enumerate((charts.REASONING, charts.TEXT)):
         height = sum(float(bar.get("height", "")) for bar in bars if bar.get("fill") == colour)
         expected = sum(stack[number] for stack in stacks) * HEIGHT / most if most else 0
@@ -100,7 +112,9 @@ def test_never_zero_dollars_for_unknown_ones():
     assert "No cost was reported" in page
     assert "$0.00" not in page
     assert "The tokens of 1 turn were not reported" in page
-    assert "gaps: 2 turns of unknown cost" in charts.usage([Turn(1, 1, 1, None), Turn(2, 1, 1, 0.5), Turn(3, 1, 1, None)])
+    assert "gaps: 2 turns of unknown cost" in charts.usage(
+        [Turn(1, 1, 1, None), Turn(2, 1, 1, 0.5), Turn(3, 1, 1, None)]
+    )
     assert "" == charts.usage([])
 
 
@@ -109,8 +123,12 @@ def contrast(one: str, other: str) -> float:
 
     def luminance(colour: str) -> float:
         parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
+        return sum(
+            weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+        )
 
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
@@ -121,15 +139,21 @@ def contrast(one: str, other: str) -> float:
 def test_colours(colour, ground):
     """A shape stands out from the ground of a light theme and of a dark one; words have the colour of the page."""
     assert contrast(colour, ground) >= 3
-    pages = charts.usage([Turn(1, 5, 3, 0.1)]) + charts.tree([Leaf(0, 1, None, "main", "Why?", "completed", is_stale=True)])
+    pages = charts.usage([Turn(1, 5, 3, 0.1)]) + charts.tree(
+        [Leaf(0, 1, None, "main", "Why?", "completed", is_stale=True)]
+    )
     assert not re.search(r"[\s;\"]color:|<text", pages)
 
 
 def leaves(parents: list[int | None], question: str = "Why?") -> list[Leaf]:
     rows = [
-        SimpleNamespace(id=number, chat="main", cell=None, parent=parent, advances=True) for number, parent in enumerate(parents)
+        SimpleNamespace(id=number, chat="main", cell=None, parent=parent, advances=True)
+        for number, parent in enumerate(parents)
     ]
-    return [Leaf(depth, row.id, row.parent, row.chat, question, "completed", is_stale) for depth, row, is_stale in tree(rows)]
+    return [
+        Leaf(depth, row.id, row.parent, row.chat, question, "completed", is_stale)
+        for depth, row, is_stale in tree(rows)
+    ]
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=40))
@@ -155,15 +179,30 @@ def test_a_long_line_stays_at_its_depth():
 
 def test_stale_is_a_word():
     """A stale turn says so, and a fork says of what."""
-    page = charts.tree([Leaf(0, 1, None, "main", "a", "", is_stale=False), Leaf(1, 2, 1, "main", "b", "", is_stale=True)])
+    page = charts.tree(
+        [
+            Leaf(0, 1, None, "main", "a", "", is_stale=False),
+            Leaf(1, 2, 1, "main", "b", "", is_stale=True),
+        ]
+    )
     assert ["stale"] == re.findall(r"<strong>(stale)</strong>", page)
     assert "Fork of 1" in page
-    assert "Outside every conversation" in charts.tree([Leaf(0, 1, None, None, "a", "", is_stale=False)])
+    assert "Outside every conversation" in charts.tree(
+        [Leaf(0, 1, None, None, "a", "", is_stale=False)]
+    )
 
 
 @given(
     st.text()
-    | st.sampled_from(["</div><script>x</script>", "<b onclick='x'>", '"><img src=x onerror=x>', "&lt;b&gt;", "$\\href{x}{y}$"])
+    | st.sampled_from(
+        [
+            "</div><script>x</script>",
+            "<b onclick='x'>",
+            '"><img src=x onerror=x>',
+            "&lt;b&gt;",
+            "$\\href{x}{y}$",
+        ]
+    )
 )
 def test_words_are_words(text):
     """Whatever was asked, in whatever chat, is shown as it is, and makes no element."""

@@ -30,7 +30,10 @@ RULES = {
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """A cell that was answered, in a real kernel."""
-    with pytest.MonkeyPatch.context() as patch, wire.serve(lambda _: wire.json_reply(wire.response("**Forty-two.**"))) as server:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        wire.serve(lambda _: wire.json_reply(wire.response("**Forty-two.**"))) as server,
+    ):
         patch.setenv("AIML_MAGIC_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("AIML_API_KEY", "test-key-0123456789abcdef")
         patch.setenv("AIML_API_URL", server.url)
@@ -47,11 +50,15 @@ def test_seen_once(ran, front_end):
 
     def shown(model: str) -> str:
         children = widgets[model].get("children", [])
-        return "".join(shown(child.removeprefix("IPY_MODEL_")) for child in children) or str(widgets[model].get("value"))
+        return "".join(shown(child.removeprefix("IPY_MODEL_")) for child in children) or str(
+            widgets[model].get("value")
+        )
 
     seen = []
     for display in ran.displays:
-        assert len(display) <= 2, "one representation besides text: the order of the others decides nothing"
+        assert len(display) <= 2, (
+            "one representation besides text: the order of the others decides nothing"
+        )
         kind = next(kind for kind in RULES[front_end] if kind in display)
         dead = "" if is_live else "Could not render content"
         seen.append(display[kind] if kind != WIDGET else dead or shown(display[WIDGET]["model_id"]))
@@ -67,7 +74,9 @@ def test_what_came_is_plain_text_until_it_is_whole():
     """While an answer comes, its end is shown as it is written, whatever it is so far: no mark of it is one."""
     for end in range(0, len(DOCUMENT), 7):
         tail = DOCUMENT[max(0, end - 1500) : end]
-        page = _panel_html(Progress(state="writing", seconds=1.0, characters=end, tail=tail), "Stop it.")
+        page = _panel_html(
+            Progress(state="writing", seconds=1.0, characters=end, tail=tail), "Stop it."
+        )
         elements = Elements()
         elements.feed(page)
         assert ["div", "pre"][: 1 + bool(tail)] == [tag for tag, _ in elements.found]

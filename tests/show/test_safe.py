@@ -69,13 +69,20 @@ def check_inert(page: str) -> None:
         assert tag in TAGS, page
         assert set(attributes) <= ATTRIBUTES, page
         assert re.match(r"https?://|mailto:|#", attributes.get("href") or "#", re.IGNORECASE), page
-        assert re.fullmatch(r"text-align: ?(left|center|right);?", attributes.get("style") or "text-align:left"), page
-        assert re.fullmatch(r"language-[\w+#]+|mathjax_ignore tex2jax_ignore", attributes.get("class") or "language-c"), page
+        assert re.fullmatch(
+            r"text-align: ?(left|center|right);?", attributes.get("style") or "text-align:left"
+        ), page
+        assert re.fullmatch(
+            r"language-[\w+#]+|mathjax_ignore tex2jax_ignore",
+            attributes.get("class") or "language-c",
+        ), page
 
 
 def rendered(markdown: str) -> str:
     """As a front end would show it that lets all HTML through."""
-    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    return (
+        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
+    )
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -87,7 +94,15 @@ def test_hostile_text_is_inert(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["ftp://e.org", "ftp:\\/\\/e.org", "ftp:[//e.org](x)", "ftp:/[/e.org](x)", "ftp[://e.org](x)", "HTTP-ftp://e.org"]
+    "text",
+    [
+        "ftp://e.org",
+        "ftp:\\/\\/e.org",
+        "ftp:[//e.org](x)",
+        "ftp:/[/e.org](x)",
+        "ftp[://e.org](x)",
+        "HTTP-ftp://e.org",
+    ],
 )
 def test_no_other_scheme_is_linked(text):
     """A front end that makes links of bare addresses finds none but those of the web."""
@@ -97,7 +112,13 @@ def test_no_other_scheme_is_linked(text):
 
 def test_no_attributes():
     """Dialects of Markdown that take attributes, roles or templates in braces find no brace."""
-    for text in ("[x](https://e.org){onclick=1}", "# x {: .y onclick=1}", "*x*{: #y}", "{eval}`x`", "{{ x }}"):
+    for text in (
+        "[x](https://e.org){onclick=1}",
+        "# x {: .y onclick=1}",
+        "*x*{: #y}",
+        "{eval}`x`",
+        "{{ x }}",
+    ):
         assert "{" not in safe.markdown(text)
         assert "{" in html.unescape(safe.markdown(text))
 
@@ -137,7 +158,27 @@ def test_the_check_sees():
 fragments = st.lists(
     st.sampled_from(HOSTILE)
     | st.sampled_from(
-        ["$", "$$", "`", "```", "\n", "\n\n", "- ", "> ", "    ", "<", "\\", "[", "](", "|", "**", "!", "@", "https:", "/"]
+        [
+            "$",
+            "$$",
+            "`",
+            "```",
+            "\n",
+            "\n\n",
+            "- ",
+            "> ",
+            "    ",
+            "<",
+            "\\",
+            "[",
+            "](",
+            "|",
+            "**",
+            "!",
+            "@",
+            "https:",
+            "/",
+        ]
     )
 ).map("".join)
 
@@ -161,7 +202,9 @@ def test_tags_are_ours(text):
 @given(fragments)
 def test_math_is_ours(text):
     """A dollar outside code is one of a formula that was let through; no other mathematics reaches MathJax."""
-    shown = re.sub(r"(?ms)^(`{3,}).*?^\1$|<code>.*?</code>|`[^`]*`|<[^>]*>", " ", safe.markdown(text))
+    shown = re.sub(
+        r"(?ms)^(`{3,}).*?^\1$|<code>.*?</code>|`[^`]*`|<[^>]*>", " ", safe.markdown(text)
+    )
     for formula in re.findall(r"\$\$?([^$]*)\$\$?", shown):
         assert formulas.typeset(formula) is not None
     assert "\\(" not in re.sub(r"\$[^$]*\$", "", shown)
@@ -184,7 +227,10 @@ FAITHFUL = [
     ("# a \\#", "<h1>a #</h1>"),
     ("# `a` &#35;&#35;", "<h1><code>a</code> ##</h1>"),
     ("a \\#\n===", "<h1>a #</h1>"),
-    ("999999999. a\n1. b\n1. c", '<ol start="999999999">\n<li>a</li>\n<li>b</li>\n<li>c</li>\n</ol>'),
+    (
+        "999999999. a\n1. b\n1. c",
+        '<ol start="999999999">\n<li>a</li>\n<li>b</li>\n<li>c</li>\n</ol>',
+    ),
     ("line one\nline two", "line one\nline two"),
     ("1986\\. A year", "1986. A year"),
     ("日本語 العربية 😀 naïve", "日本語 العربية 😀 naïve"),
@@ -202,8 +248,16 @@ def test_faithful(text, shown):
 
 def test_faithful_html():
     """HTML, where nothing is typeset, keeps what Markdown says, and a formula as it was written."""
-    page = pages.html("3. a ~~b~~\n\n| x |\n|---|\n| $a_1 * b_1$ |\n\n$$\n\\frac{a}{b}\n$$\n\n```python\n1 < 2\n```")
-    for shown in ('<ol start="3">', "<s>b</s>", "<td><code>$a_1 * b_1$</code></td>", "<code>$$\\frac{a}{b}$$</code>", "1 &lt; 2"):
+    page = pages.html(
+        "3. a ~~b~~\n\n| x |\n|---|\n| $a_1 * b_1$ |\n\n$$\n\\frac{a}{b}\n$$\n\n```python\n1 < 2\n```"
+    )
+    for shown in (
+        '<ol start="3">',
+        "<s>b</s>",
+        "<td><code>$a_1 * b_1$</code></td>",
+        "<code>$$\\frac{a}{b}$$</code>",
+        "1 &lt; 2",
+    ):
         assert shown in page
 
 
@@ -221,7 +275,12 @@ def check_page(page: str) -> None:
         assert re.fullmatch(r"(turn\d|fn:|fnref)[\w.:-]*", attributes.get("id") or "fn:1"), page
 
 
-@given(fragments | st.sampled_from(HOSTILE).map(lambda text: f"a[^1] [^x]\n\n[^1]: {text}\n[^x]: b {text}\n\n## {text}"))
+@given(
+    fragments
+    | st.sampled_from(HOSTILE).map(
+        lambda text: f"a[^1] [^x]\n\n[^1]: {text}\n[^x]: b {text}\n\n## {text}"
+    )
+)
 def test_any_page_is_inert(text):
     """Nor is anything active on an exported page, in footnotes and in headings either."""
     page = pages.Page()
@@ -232,7 +291,9 @@ def test_any_page_is_inert(text):
 def test_page():
     """A page has footnotes that lead there and back, apart in each turn, code in colours, and headings with ids."""
     page = pages.Page()
-    text = "# One *two*\n\nSo[^a] `[^a]`.\n\n[^a]: It is *so*.\n\n```python\nx = 1\n```\n\n# One *two*"
+    text = (
+        "# One *two*\n\nSo[^a] `[^a]`.\n\n[^a]: It is *so*.\n\n```python\nx = 1\n```\n\n# One *two*"
+    )
     first, second = page.html(text), page.html(text)
     assert [("turn2-one-two", "One two"), ("turn2-one-two_1", "One two")] == page.headings
     for made in (first, second):
@@ -263,7 +324,11 @@ def test_footnotes_hide_nothing(text, shown):
 
 def test_long_code_on_a_page():
     """Code that is too long to be coloured in a time that grows with its length is shown as it is."""
-    for code, is_coloured in (("x = 1\n" * 100, True), ("x = 1\n" * 2000, False), ("x = 1;" * 200, False)):
+    for code, is_coloured in (
+        ("x = 1\n" * 100, True),
+        ("x = 1\n" * 2000, False),
+        ("x = 1;" * 200, False),
+    ):
         page = pages.Page().html(f"```python\n{code}\n```")
         assert is_coloured == ('<span class="mi">' in page)
         assert code.strip() == html.unescape(re.sub("<[^>]*>", "", page)).strip()
@@ -278,7 +343,9 @@ def test_contents():
 
 def test_footnote_in_a_notebook():
     """In a notebook, whose Markdown knows no footnotes, they are the text that they were written as."""
-    assert "<p>So[^1].</p>\n<p>[^1]: It is so.</p>\n" == html.unescape(rendered(safe.markdown("So[^1].\n\n[^1]: It is so.")))
+    assert "<p>So[^1].</p>\n<p>[^1]: It is so.</p>\n" == html.unescape(
+        rendered(safe.markdown("So[^1].\n\n[^1]: It is so."))
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,7 +384,10 @@ def test_time_of_a_page(text):
 
 def test_pictures():
     """A picture is a link, in Markdown and in HTML."""
-    for page in (rendered(safe.markdown("![a cat](https://e.org/cat.png)")), pages.html("![a cat](https://e.org/cat.png)")):
+    for page in (
+        rendered(safe.markdown("![a cat](https://e.org/cat.png)")),
+        pages.html("![a cat](https://e.org/cat.png)"),
+    ):
         assert 'href="https://e.org/cat.png"' in page
         assert "picture: a cat" in page
 
@@ -328,7 +398,10 @@ def test_pictures():
         ("<https://e.org/x>", "[https://e.org/x](https://e.org/x)"),
         ("[https://e.org](https://e.org/x)", "[https://e.org](https://e.org/x)"),
         ("[**see https://e.org**](https://e.org/x)", "[**see https://e.org**](https://e.org/x)"),
-        ("[![logo](https://e.org/l.png) of https://e.org](https://e.org/x)", "[picture: logo of https://e.org](https://e.org/x)"),
+        (
+            "[![logo](https://e.org/l.png) of https://e.org](https://e.org/x)",
+            "[picture: logo of https://e.org](https://e.org/x)",
+        ),
         ("[![logo](https://e.org/l.png)](ftp://e.org)", "[picture: logo](https://e.org/l.png)"),
     ],
 )
@@ -359,7 +432,10 @@ def test_bare_addresses(text, address):
     """A bare address is a link to all of it, in any script, and to nothing of the sentence around it."""
     page = rendered(safe.markdown(text))
     assert html.unescape(re.sub("<[^>]*>", "", page)).strip() == text
-    linked = [(html.unescape(shown), unquote(to)) for to, shown in re.findall('<a href="([^"]*)">([^<]*)</a>', page)]
+    linked = [
+        (html.unescape(shown), unquote(to))
+        for to, shown in re.findall('<a href="([^"]*)">([^<]*)</a>', page)
+    ]
     assert linked == ([(address, address.replace("münchen", "xn--mnchen-3ya"))] if address else [])
 
 
@@ -370,7 +446,8 @@ def test_bare_addresses(text, address):
 def test_emphasis_of_addresses(text, mark):
     """Emphasis of an address stays with letters around it, though in the link that is made of it a bracket is beside the marks."""
     original, shown = (
-        re.sub(r"</?a\b[^>]*>", "", rendered(one)) for one in (text.format(mark), safe.markdown(text.format(mark)))
+        re.sub(r"</?a\b[^>]*>", "", rendered(one))
+        for one in (text.format(mark), safe.markdown(text.format(mark)))
     )
     assert original == shown
 
@@ -385,7 +462,12 @@ def test_depth(mark):
 
 
 @pytest.mark.parametrize(
-    "text", ["**a " * 2000 + "a** " * 2000, "*a **a " * 1000 + "a** a* " * 1000, "~~a " * 2000 + "a~~ " * 2000]
+    "text",
+    [
+        "**a " * 2000 + "a** " * 2000,
+        "*a **a " * 1000 + "a** a* " * 1000,
+        "~~a " * 2000 + "a~~ " * 2000,
+    ],
 )
 def test_depth_of_emphasis(text):
     """Emphasis in more emphasis than one sees is shown by its marks."""
@@ -412,7 +494,9 @@ def test_hostile_refusal(text):
     """A refusal is inert below the word that says what it is, also where it begins with a block."""
     for refusal in (text, f"```\n{text}\n```", f"- {text}"):
         content = [{"type": "refusal", "refusal": refusal}]
-        response = Response({"status": "completed", "output": [{"type": "message", "content": content}]})
+        response = Response(
+            {"status": "completed", "output": [{"type": "message", "content": content}]}
+        )
         answer = SimpleNamespace(response=response, usage=Usage(), notices=(), status="completed")
         banner = details.banner(answer)
         assert banner.startswith("> **Refused.**")
@@ -421,25 +505,55 @@ def test_hostile_refusal(text):
 
 def structured(value):
     """What a notebook shows of this value, which came as JSON."""
-    response, request = Response({"status": "completed"}), {"text": {"format": {"type": "json_object"}}}
+    response, request = (
+        Response({"status": "completed"}),
+        {"text": {"format": {"type": "json_object"}}},
+    )
     answer = SimpleNamespace(
-        response=response, usage=Usage(), notices=(), status="completed", text=json.dumps(value), request=request
+        response=response,
+        usage=Usage(),
+        notices=(),
+        status="completed",
+        text=json.dumps(value),
+        request=request,
     )
     return details.answer_bundle(answer)["text/markdown"]
 
 
 def cells(markdown):
     """The cells of its tables, as they are read."""
-    return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", rendered(markdown))]
+    return [
+        html.unescape(re.sub(r"<[^>]*>", "", cell))
+        for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", rendered(markdown))
+    ]
 
 
 words = st.sampled_from(
-    ["__init__", "2*3*4", "C:\\new\\*.py", "a|b", "\\|", "$x$", "`x`", "<b>", "&lt;", "https://e.org/a_b", "(x)", "", "# x", "1."]
+    [
+        "__init__",
+        "2*3*4",
+        "C:\\new\\*.py",
+        "a|b",
+        "\\|",
+        "$x$",
+        "`x`",
+        "<b>",
+        "&lt;",
+        "https://e.org/a_b",
+        "(x)",
+        "",
+        "# x",
+        "1.",
+    ]
 )
 words |= st.text(st.characters(exclude_characters="\r\n"))
 
 
-@given(st.dictionaries(words, words | st.integers() | st.none() | st.booleans(), min_size=2, max_size=3))
+@given(
+    st.dictionaries(
+        words, words | st.integers() | st.none() | st.booleans(), min_size=2, max_size=3
+    )
+)
 def test_table_of_values(value):
     """Flat JSON is a table in which one reads what came: nothing in it is a mark."""
 
@@ -456,8 +570,16 @@ def test_table_of_values(value):
 def test_values_of_many_lines():
     """A value of many lines is shown as JSON, where its lines are kept."""
     code = "def f(x):\n    if x:\n        return 1"
-    for value in ({"code": code}, {"name": "f", "code": code}, [{"a": 1, "b": code}], {"a\nb": 1}, {"a": "b\r"}):
-        assert json.dumps(value, indent=2) in html.unescape(re.sub(r"<[^>]*>", "", rendered(structured(value))))
+    for value in (
+        {"code": code},
+        {"name": "f", "code": code},
+        [{"a": 1, "b": code}],
+        {"a\nb": 1},
+        {"a": "b\r"},
+    ):
+        assert json.dumps(value, indent=2) in html.unescape(
+            re.sub(r"<[^>]*>", "", rendered(structured(value)))
+        )
 
 
 @pytest.mark.parametrize(
@@ -488,19 +610,37 @@ OVERRIDES, ISOLATES = "\u202a\u202b\u202c\u202d\u202e", "\u2066\u2067\u2068\u206
 @pytest.mark.parametrize("sign", OVERRIDES + ISOLATES)
 def test_code_is_what_it_looks(sign):
     """No sign that turns the order of the others round is left in code; in text some of them are, as right-to-left scripts need them."""
-    for text in (f"`a{sign}b`", f"```python\na{sign}b\n```", f"- x\n\n      {{a{sign}b", f"$\\unknown{sign}$", "> " * 50 + sign):
-        in_terminal = [token.content for token in safe._each(safe.tokens(text)) if token.type != "inline"]
+    for text in (
+        f"`a{sign}b`",
+        f"```python\na{sign}b\n```",
+        f"- x\n\n      {{a{sign}b",
+        f"$\\unknown{sign}$",
+        "> " * 50 + sign,
+    ):
+        in_terminal = [
+            token.content for token in safe._each(safe.tokens(text)) if token.type != "inline"
+        ]
         for shown in (safe.markdown(text), pages.html(text), "".join(in_terminal)):
             assert "\ufffd" in shown
             assert sign not in shown
-    for text in (f"a{sign}b", f"a&#{ord(sign)};b", f"[a{sign}b](https://e.org)", f"![a{sign}b](https://e.org)"):
+    for text in (
+        f"a{sign}b",
+        f"a&#{ord(sign)};b",
+        f"[a{sign}b](https://e.org)",
+        f"![a{sign}b](https://e.org)",
+    ):
         for shown in (safe.markdown(text), pages.html(text), safe.line(html.unescape(text))):
             assert (sign in shown) == (sign in ISOLATES)
 
 
 def test_right_to_left():
     """Text in right-to-left scripts stays as it was written, with the marks that it needs."""
-    for text in ("שלום עולם", "العربية \u200fو English\u200e", "\u2067עברית\u2069 a", "می\u200cخواهم"):
+    for text in (
+        "שלום עולם",
+        "العربية \u200fو English\u200e",
+        "\u2067עברית\u2069 a",
+        "می\u200cخواهم",
+    ):
         assert text == plain(text) == safe.markdown(text) == safe.line(text)
 
 
@@ -538,4 +678,8 @@ def test_stable(text):
         return re.sub(r"[^ab]", "", re.sub(r"<[^>]*>", "", rendered(shown)))
 
     once = safe.markdown(text)
-    assert letters(text) == letters(once) == letters(safe.markdown(once.replace("<br>", "  ").replace("<!-- -->", "")))
+    assert (
+        letters(text)
+        == letters(once)
+        == letters(safe.markdown(once.replace("<br>", "  ").replace("<!-- -->", "")))
+    )

@@ -25,7 +25,15 @@ import pty
 import struct
 import termios
 
-IPYTHON = [sys.executable, "-m", "IPython", "--no-banner", "--simple-prompt", "--no-term-title", "--colors=NoColor"]
+IPYTHON = [
+    sys.executable,
+    "-m",
+    "IPython",
+    "--no-banner",
+    "--simple-prompt",
+    "--no-term-title",
+    "--colors=NoColor",
+]
 IS_RICH = importlib.util.find_spec("rich") is not None
 
 
@@ -46,11 +54,15 @@ TERMINALS = {
 }
 
 
-def typed(command: list[str], lines: list[str], terminal: Terminal, environment: dict[str, str]) -> str:
+def typed(
+    command: list[str], lines: list[str], terminal: Terminal, environment: dict[str, str]
+) -> str:
     """All that a command writes into a terminal in which these lines are typed."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, terminal.columns, 0, 0))
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | terminal.environment)
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | terminal.environment
+    )
     os.close(theirs)
     os.write(ours, "".join(f"{line}\n" for line in lines).encode())
     written = b""
@@ -68,7 +80,11 @@ def typed(command: list[str], lines: list[str], terminal: Terminal, environment:
 def environment(tmp_path_factory):
     with wire.serve(lambda _: streamed(DOCUMENT, chunks=4, pace=0.1)) as server:
         folder = tmp_path_factory.mktemp("terminal")
-        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("COLUMNS", "LINES", "NO_COLOR")
+        }
         yield kept | {
             "AIML_API_URL": server.url,
             "AIML_API_KEY": "test-key-0123456789abcdef",
@@ -82,7 +98,13 @@ def screens(environment, tmp_path_factory):
     """What each terminal shows of an answer, side by side, since starting takes longest."""
     without_rich = tmp_path_factory.mktemp("without-rich")
     (without_rich / "rich.py").write_text("raise ImportError")
-    lines = ["%load_ext aiml_magic", "%config O3Pro.replay = 'off'", "%o3pro --alone Is it finite?", "%o3pro {{nothing}}", "exit"]
+    lines = [
+        "%load_ext aiml_magic",
+        "%config O3Pro.replay = 'off'",
+        "%o3pro --alone Is it finite?",
+        "%o3pro {{nothing}}",
+        "exit",
+    ]
 
     def screen(terminal: Terminal) -> str:
         path = {} if terminal.is_rich else {"PYTHONPATH": str(without_rich)}
@@ -103,7 +125,11 @@ def test_screen(screens, name):
     """The whole answer is there once with its details on a line, no line is broken by the terminal, and no escape is but a colour."""
     terminal, screen = TERMINALS[name], screens[name]
     shown = screen[screen.index("In [3]: ") : screen.index("Out[3]: <Answer")]
-    is_coloured = terminal.is_rich and terminal.environment.get("TERM") != "dumb" and "NO_COLOR" not in terminal.environment
+    is_coloured = (
+        terminal.is_rich
+        and terminal.environment.get("TERM") != "dumb"
+        and "NO_COLOR" not in terminal.environment
+    )
     assert is_coloured == ("\x1b" in shown)
     shown = re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert "\x1b" not in shown
@@ -111,10 +137,14 @@ def test_screen(screens, name):
     for part in ("The series converges, ", r"\frac{1}{n^2}", "is $5, two are $10;", "Euler–Maclaurin", "def zeta(", "[x] checked by hand",
                  "<script>window.__pwned = 1</script>", "https://example.org/plot.png", "漢字", "שלום", "[^1]: The note", r"\begin{pmatrix}"):  # fmt: skip
         assert part in words
-    assert 1 == words.count("[6,912 tokens (4,321 reasoning) · $0.4832 · under 10 s · o3-pro-2025-06-10]")
+    assert 1 == words.count(
+        "[6,912 tokens (4,321 reasoning) · $0.4832 · under 10 s · o3-pro-2025-06-10]"
+    )
     lines = shown[shown.index("zeta(2)") :].replace("\r", "").split("\n")
     prose = [line for line in lines if terminal.is_rich or re.match(r"[A-Z]|>|\[[6^]", line)]
-    assert [] == [line for line in prose if width(line) > terminal.columns and "\u200d" not in line], "joined emoji: who knows"
+    assert [] == [
+        line for line in prose if width(line) > terminal.columns and "\u200d" not in line
+    ], "joined emoji: who knows"
     assert "There is no variable nothing" in screen
 
 
@@ -126,7 +156,9 @@ def test_panel_is_one_line(screens):
     assert not any("\x1b" in step for step in steps)
     assert "" == steps[-1].strip(), "it is wiped out"
     assert max(map(len, steps)) < 40
-    assert all(step.rstrip().endswith((" s", "stops it)")) for step in steps[1:-1]), "no word is cut"
+    assert all(step.rstrip().endswith((" s", "stops it)")) for step in steps[1:-1]), (
+        "no word is cut"
+    )
 
 
 def test_pipe(environment):
@@ -164,7 +196,9 @@ def poor_screens(environment, tmp_path_factory):
 
     def screen(encoding: dict[str, str]) -> str:
         home = {"AIML_MAGIC_HOME": str(tmp_path_factory.mktemp("poor")), "PAGER": "cat"}
-        return typed(IPYTHON, lines, Terminal(200, {"TERM": "xterm-256color"}), environment | home | encoding)
+        return typed(
+            IPYTHON, lines, Terminal(200, {"TERM": "xterm-256color"}), environment | home | encoding
+        )
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(NOT_UTF8, pool.map(screen, NOT_UTF8.values()), strict=True))
@@ -176,7 +210,11 @@ def test_terminals_that_are_not_utf8(poor_screens, name):
     screen = re.sub(r"\x1b\[[\d;]*m", "", poor_screens[name])
     assert "Unicode" not in screen
     assert "over" in screen[screen.rindex("ver')") + 5 :], "it came to the end"
-    accent, dot = (r"caf\xe9", "|") if name != "Windows" else ("caf\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}")
+    accent, dot = (
+        (r"caf\xe9", "|")
+        if name != "Windows"
+        else ("caf\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}")
+    )
     assert 2 == screen.count(accent), "asked and shown again"
     assert 2 == screen.count(f"[6,912 tokens (4,321 reasoning) {dot} $0.4832")
     assert screen.count(r"Is \u6f22 finite?") >= 5

@@ -20,7 +20,11 @@ class Asker:
 
     def start(self, url: str, text: str = "Why?", **options):
         self.cells += 1
-        options = {"cell": f"cell {self.cells}", "model": "openai/o3-pro", "replay": "off"} | options
+        options = {
+            "cell": f"cell {self.cells}",
+            "model": "openai/o3-pro",
+            "replay": "off",
+        } | options
         return self.session.ask(Question(text, **options), url, self.path)
 
     def ask(self, url: str, text: str = "Why?", **options) -> Answer:

@@ -75,7 +75,13 @@ def streamed(text: str, *, chunks: int, pace: float = 0.0) -> wire.Reply:
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": "**Comparing**\n\nWith an *integral*."}],
     }
-    note = {"type": "url_citation", "title": "The proof", "url": "https://example.org/proof", "start_index": 0, "end_index": 9}
+    note = {
+        "type": "url_citation",
+        "title": "The proof",
+        "url": "https://example.org/proof",
+        "start_index": 0,
+        "end_index": 9,
+    }
     search = {
         "id": "ws_1",
         "type": "web_search_call",
@@ -83,16 +89,36 @@ def streamed(text: str, *, chunks: int, pace: float = 0.0) -> wire.Reply:
         "action": {"type": "search", "query": "Basel problem"},
     }
     content = [{"type": "output_text", "text": text, "annotations": [note]}]
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": content,
+    }
     usage = {
         "input_tokens": 1234, "input_tokens_details": {"cached_tokens": 1024},
         "output_tokens": 5678, "output_tokens_details": {"reasoning_tokens": 4321}, "total_tokens": 6912,
     }  # fmt: skip
-    whole = wire.response(output=[reasoning, search, message], usage=usage, reasoning={"effort": "high"})
-    delta = {"type": "response.output_text.delta", "output_index": 2, "content_index": 0, "item_id": "msg_1"}
+    whole = wire.response(
+        output=[reasoning, search, message], usage=usage, reasoning={"effort": "high"}
+    )
+    delta = {
+        "type": "response.output_text.delta",
+        "output_index": 2,
+        "content_index": 0,
+        "item_id": "msg_1",
+    }
     events = [
-        {"type": "response.created", "response": {**whole, "status": "in_progress", "output": [], "usage": None}},
-        {"type": "response.output_item.added", "output_index": 2, "item": {**message, "content": []}},
+        {
+            "type": "response.created",
+            "response": {**whole, "status": "in_progress", "output": [], "usage": None},
+        },
+        {
+            "type": "response.output_item.added",
+            "output_index": 2,
+            "item": {**message, "content": []},
+        },
         *({**delta, "delta": word} for word in words),
         {"type": "response.completed", "response": whole},
     ]

@@ -43,7 +43,9 @@ def make() -> Path:
         _end_with_this_process(run)
         os.environ["AIML_TEST_RUN"] = run
     home = Path(os.environ["AIML_TEST_RUN"]) / os.environ.get("PYTEST_XDIST_WORKER", "home")
-    wanted = {name: value for name, value in os.environ.items() if _is_kept(name)} | _variables(home, place)
+    wanted = {name: value for name, value in os.environ.items() if _is_kept(name)} | _variables(
+        home, place
+    )
     files_at_once()
     os.environ.clear()
     os.environ.update(wanted)
@@ -63,7 +65,10 @@ def _is_kept(name: str) -> bool:
 
 def _variables(home: Path, place: str) -> dict[str, str]:
     """What is said instead; makes the files that it speaks of."""
-    kernel, plots = home / "jupyter" / "kernels" / "python3" / "kernel.json", home / "matplotlib" / "matplotlibrc"
+    kernel, plots = (
+        home / "jupyter" / "kernels" / "python3" / "kernel.json",
+        home / "matplotlib" / "matplotlibrc",
+    )
     for path, text in ((kernel, json.dumps(_KERNEL)), (plots, "backend: agg\n")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -94,14 +99,18 @@ def _place_of_temporary_files() -> str:
     given = tempfile.gettempdir()
     if len(os.fsencode(given)) <= _SHORT:
         return given
-    return next((folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK | os.X_OK)), given)
+    return next(
+        (folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK | os.X_OK)), given
+    )
 
 
 def _end_with_this_process(run: str) -> None:
     """Has another process wait for the end of this one, whatever ends it, and then end all that it has started."""
     command = [sys.executable, str(Path(__file__).with_name("leftovers.py")), run]
     # In a session of its own: what ends this process by its group or its terminal does not reach it.
-    waiting = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=tempfile.gettempdir())
+    waiting = subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, cwd=tempfile.gettempdir()
+    )
 
     def end() -> None:
         waiting.stdin.close()

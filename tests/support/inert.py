@@ -62,7 +62,9 @@ class Watched:
         self.requests: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
 
-    def active(self, outputs: str, *, allowed: tuple[str, ...] = (), wait: float = 1.0) -> list[str]:
+    def active(
+        self, outputs: str, *, allowed: tuple[str, ...] = (), wait: float = 1.0
+    ) -> list[str]:
         """All that is active on the page, once everything that folds is unfolded, `wait` seconds later.
 
         `outputs` selects what the model may have written in; a request is `allowed` by how its address begins.

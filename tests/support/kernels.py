@@ -28,7 +28,11 @@ class Ran:
     @property
     def kernel_seconds(self) -> float:
         """From busy to idle, by the kernel's own clock: without the time that the front end takes to receive it all."""
-        times = [message["header"]["date"] for message in self.messages if message["msg_type"] == "status"]
+        times = [
+            message["header"]["date"]
+            for message in self.messages
+            if message["msg_type"] == "status"
+        ]
         return (times[-1] - times[0]).total_seconds()
 
     def of_type(self, kind: str) -> list[Any]:
@@ -49,7 +53,13 @@ class Kernel:
     def start(self, code: str, cell_id: str | None = None) -> str:
         """Has a cell run, and gives the id of the request."""
         # With stop_on_error the kernel would drop a cell that comes within a moment of an error.
-        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
         metadata = {"cellId": cell_id} if cell_id else {}
         message = self.client.session.msg("execute_request", content, metadata=metadata)
         self.client.shell_channel.send(message)
@@ -59,7 +69,11 @@ class Kernel:
         """All that the cell puts out until the kernel is idle again."""
         ran, started = Ran(), time.monotonic()
         while True:
-            message = self._kept.pop(0) if self._kept else self._next(timeout - (time.monotonic() - started))
+            message = (
+                self._kept.pop(0)
+                if self._kept
+                else self._next(timeout - (time.monotonic() - started))
+            )
             if message["parent_header"].get("msg_id") != request:
                 continue
             ran.messages.append(message)
@@ -85,7 +99,9 @@ class Kernel:
     def run(self, code: str, cell_id: str | None = None, timeout: float = 60) -> Ran:
         return self.finish(self.start(code, cell_id), timeout)
 
-    def wait_for_update(self, claim: Callable[[dict[str, Any]], bool], timeout: float = 10.0) -> dict[str, Any]:
+    def wait_for_update(
+        self, claim: Callable[[dict[str, Any]], bool], timeout: float = 10.0
+    ) -> dict[str, Any]:
         """The content of an update of an earlier output, whichever cell is running when it comes."""
         deadline = time.monotonic() + timeout
         while not (found := [update for update in self.updates if claim(update)]):
@@ -106,12 +122,19 @@ class Kernel:
 
     def change(self, model: str, **state: Any) -> list[dict[str, Any]]:
         """Changes a widget as a front end does; gives what the kernel does then with widgets."""
-        content = {"comm_id": model, "data": {"method": "update", "state": state, "buffer_paths": []}}
+        content = {
+            "comm_id": model,
+            "data": {"method": "update", "state": state, "buffer_paths": []},
+        }
         message = self.client.session.msg("comm_msg", content)
         self.client.shell_channel.send(message)
         came: list[dict[str, Any]] = []
         while not came or came[-1]["content"].get("execution_state") != "idle":
-            came += [one for one in [self._next(10)] if one["parent_header"].get("msg_id") == message["header"]["msg_id"]]
+            came += [
+                one
+                for one in [self._next(10)]
+                if one["parent_header"].get("msg_id") == message["header"]["msg_id"]
+            ]
         return came
 
     @property

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
           "--disable-component-update", "--disable-sync"]  # fmt: skip
 _SETTINGS = {
@@ -46,7 +48,9 @@ def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
                f"--ServerApp.root_dir={folder}"]  # fmt: skip
     (settings / "config").mkdir(exist_ok=True)
-    (settings / "config" / "jupyter_server_config.json").write_text('{"JupyterNotebookApp": {"expose_app_in_browser": true}}')
+    (settings / "config" / "jupyter_server_config.json").write_text(
+        '{"JupyterNotebookApp": {"expose_app_in_browser": true}}'
+    )
     for name, value in _SETTINGS.items():
         file = settings / "lab" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,10 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         words = log.read_text().split()
         found = [word for word in words if word.startswith("http://127.0.0.1:") and "/lab" in word]
         for address in {word.partition("/lab")[0] for word in found}:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api/status", timeout=10):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{address}/api/status", timeout=10),
+            ):
                 return address  # it tells its address a moment before it listens there
         time.sleep(0.1)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")
@@ -83,7 +90,9 @@ def browser_page(*, width: int = 1100, dark: bool = False) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
         try:
-            yield browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+            yield browser.new_page(
+                viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+            )
         finally:
             browser.close()
 
@@ -103,7 +112,8 @@ def command(page: Page, name: str) -> None:
 def wait_for_kernel(page: Page, timeout: float = 60) -> None:
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
     page.wait_for_function(
-        "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=timeout * 1000
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+        timeout=timeout * 1000,
     )
 
 
@@ -115,7 +125,9 @@ def run_all(page: Page, timeout: float = 60) -> None:
 
 def start_all(page: Page, timeout: float = 60) -> None:
     wait_for_kernel(page, timeout)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")  # which is not waited for
+    page.evaluate(
+        "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+    )  # which is not waited for
 
 
 def finish_all(page: Page, timeout: float = 60) -> None:

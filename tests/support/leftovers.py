@@ -17,7 +17,10 @@ import psutil
 def processes_of(run: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get("AIML_TEST_RUN") == run and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get("AIML_TEST_RUN") == run
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 yield process
 
 

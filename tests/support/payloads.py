@@ -193,8 +193,14 @@ _FORMULAS = {
 MATHEMATICS = {
     **{f"{name}, in a line": f"so ${formula}$ it is" for name, formula in _FORMULAS.items()},
     **{f"{name}, displayed": f"$$\n{formula}\n$$" for name, formula in _FORMULAS.items()},
-    **{f"{name}, in brackets": f"\\({formula}\\) and \\[{formula}\\]" for name, formula in list(_FORMULAS.items())[:6]},
-    **{f"{name}, in an environment": f"\\begin{{align}}{formula}\\end{{align}}" for name, formula in list(_FORMULAS.items())[:6]},
+    **{
+        f"{name}, in brackets": f"\\({formula}\\) and \\[{formula}\\]"
+        for name, formula in list(_FORMULAS.items())[:6]
+    },
+    **{
+        f"{name}, in an environment": f"\\begin{{align}}{formula}\\end{{align}}"
+        for name, formula in list(_FORMULAS.items())[:6]
+    },
     "row that is typeset": "$\\begin{matrix} a \\\\[-99em] b \\end{matrix}$ $$\\begin{array}{c} a \\\\ [ -99em ] b \\end{array}$$ WORD",
     "words with a tag": f"$\\text{{a < b<img src=x: onerror={RUN.replace('=', ' ')}>}} \\text{{<b> | c}}$ WORD",
     "bars in a table": "| WORD | x |\n|---|---|\n| $\\|a\\|$ $\\text{a\\|<b>}$ | \\(\\begin{array}{c\\|c} a \\end{array}\\) |",
@@ -331,7 +337,10 @@ FIELDS = [
 def answers(origin: str) -> dict[str, str]:
     """The answers that hold all payloads, by name: one for each group, and one for each payload that is unclosed."""
     texts = {name: "\n\n".join(_filled(name, group.values())) for name, group in GROUPS.items()}
-    texts |= {f"unclosed {number}": text for number, text in enumerate(_filled("unclosed", UNCLOSED.values()))}
+    texts |= {
+        f"unclosed {number}": text
+        for number, text in enumerate(_filled("unclosed", UNCLOSED.values()))
+    }
     return {name: text.replace("ORIGIN", origin) for name, text in texts.items()}
 
 
@@ -343,13 +352,21 @@ def fields(origin: str, name: str) -> list[str]:
 def each(origin: str) -> dict[str, str]:
     """Every payload by what it is called, with WORD still in it."""
     groups = (GROUPS | {"unclosed": UNCLOSED}).items()
-    return {f"{name}: {key}": text.replace("ORIGIN", origin) for name, group in groups for key, text in group.items()}
+    return {
+        f"{name}: {key}": text.replace("ORIGIN", origin)
+        for name, group in groups
+        for key, text in group.items()
+    }
 
 
 def words(*names: str) -> dict[str, str]:
     """The word of each payload, and what the payload is called; with the names of fields, of what was put into those."""
     groups = dict.fromkeys(names, FIELDS) or GROUPS | {"unclosed": UNCLOSED}
-    return {_word(name, number): f"{name}: {key}" for name, group in groups.items() for number, key in enumerate(group)}
+    return {
+        _word(name, number): f"{name}: {key}"
+        for name, group in groups.items()
+        for number, key in enumerate(group)
+    }
 
 
 def _filled(name: str, texts: Iterable[str]) -> list[str]:

@@ -60,7 +60,9 @@ class Server:
 
 
 @contextmanager
-def serve(answer: Callable[[Request], Reply], *, read_only: int | None = None, port: int = 0) -> Iterator[Server]:
+def serve(
+    answer: Callable[[Request], Reply], *, read_only: int | None = None, port: int = 0
+) -> Iterator[Server]:
     """Serves on loopback, on a free port if none is named. `read_only` bytes of a request are read before the connection is reset."""
     listener = socket.create_server(("127.0.0.1", port))
     server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
@@ -131,7 +133,9 @@ def _read_request(lines: Any) -> Request | None:
         method, path, _ = first.split()
         length = int(headers.get("content-length", 0))
         body = lines.read(length)
-        return Request(method, path, headers, body) if len(body) == length else None  # the client has left
+        return (
+            Request(method, path, headers, body) if len(body) == length else None
+        )  # the client has left
     except (OSError, ValueError):  # ValueError: no HTTP
         return None
 
@@ -148,7 +152,12 @@ def _send(connection: socket.socket, reply: Reply, server: Server) -> bool:
         if reply.status is None or reply.end == "close":
             return False
         headers = {"Transfer-Encoding": "chunked", **reply.headers}
-        lines = [f"HTTP/1.1 {reply.status} Status", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        lines = [
+            f"HTTP/1.1 {reply.status} Status",
+            *(f"{name}: {value}" for name, value in headers.items()),
+            "",
+            "",
+        ]
         connection.sendall("\r\n".join(lines).encode() if reply.raw is None else b"")
         for chunk in reply.chunks:
             if chunk:
@@ -197,10 +206,14 @@ def response(text: str = "Fine.", **fields: Any) -> dict[str, Any]:
         "object": "response",
         "status": "completed",
         "model": "o3-pro-2025-06-10",
-        "output": [{"type": "message", "role": "assistant", "status": "completed", "content": content}],
+        "output": [
+            {"type": "message", "role": "assistant", "status": "completed", "content": content}
+        ],
         "usage": usage,
     } | fields
 
 
 def json_reply(body: Any, status: int = 200, **headers: str) -> Reply:
-    return Reply(status, {"Content-Type": "application/json"} | headers, [json.dumps(body).encode()])
+    return Reply(
+        status, {"Content-Type": "application/json"} | headers, [json.dumps(body).encode()]
+    )

@@ -39,8 +39,14 @@ class Slow(list):
 
     def __init__(self, name: str, count: int | None = None) -> None:
         super().__init__()
-        start = {"type": "response.created", "response": {"id": f"resp_{name}", "status": "in_progress"}}
-        deltas = [{"type": "response.output_text.delta", "output_index": 0, "delta": word} for word in WORDS]
+        start = {
+            "type": "response.created",
+            "response": {"id": f"resp_{name}", "status": "in_progress"},
+        }
+        deltas = [
+            {"type": "response.output_text.delta", "output_index": 0, "delta": word}
+            for word in WORDS
+        ]
         end = {"type": "response.completed", "response": whole(name)}
         self.events = [start, *deltas, end][:count]
 
@@ -70,7 +76,11 @@ class Server:
         behaviour, name = request.body["input"].rpartition(" ")[::2]
         if behaviour.endswith("first") and name not in self.refused:
             self.refused.add(name)
-            return wire.json_reply({"message": "Not now"}, 503 if "unavailable" in behaviour else 429, **{"Retry-After": "0.2"})
+            return wire.json_reply(
+                {"message": "Not now"},
+                503 if "unavailable" in behaviour else 429,
+                **{"Retry-After": "0.2"},
+            )
         self.worked[name] += 1
         match behaviour:
             case "whole" | "limited first":
@@ -80,7 +90,9 @@ class Server:
                 self.begun[name] = time.monotonic()
                 return wire.json_reply(whole(name, status="queued", output=[]))
             case "reset":
-                return wire.Reply(200, {"Content-Type": "text/event-stream"}, Slow(name, 20), end="reset")
+                return wire.Reply(
+                    200, {"Content-Type": "text/event-stream"}, Slow(name, 20), end="reset"
+                )
         return wire.Reply(200, {"Content-Type": "text/event-stream"}, Slow(name))
 
 
@@ -120,7 +132,10 @@ def kill_at_random(runs: int, seed: int) -> Counter[str]:
     path = Path(os.environ["AIML_MAGIC_HOME"]) / "journal.sqlite3"
     happened: Counter[str] = Counter()
     server = Server()
-    met = [(BEHAVIOURS[number % 6], generator.choice(VICTIMS), "-b" * generator.randrange(2)) for number in range(runs)]
+    met = [
+        (BEHAVIOURS[number % 6], generator.choice(VICTIMS), "-b" * generator.randrange(2))
+        for number in range(runs)
+    ]
     with wire.serve(server) as serving:
         for number, (behaviour, victim, options) in enumerate(met):
             with kernel() as running:
@@ -134,15 +149,27 @@ def kill_at_random(runs: int, seed: int) -> Counter[str]:
                 was_sent = server.worked[str(number)] > 0
                 ran = running.finish(ask(running, serving.url, behaviour, number))
                 is_shown = "word39" in str(ran.of_type("text/markdown"))
-                is_doubtful = ran.error is not None and "charged" in ran.error["evalue"] and "check" in ran.error["evalue"]
-                is_expected = is_shown or (is_doubtful and ("runner" in victim or behaviour == "reset"))
+                is_doubtful = (
+                    ran.error is not None
+                    and "charged" in ran.error["evalue"]
+                    and "check" in ran.error["evalue"]
+                )
+                is_expected = is_shown or (
+                    is_doubtful and ("runner" in victim or behaviour == "reset")
+                )
                 happened["answered"] += is_shown
                 happened["told as doubtful"] += not is_shown and is_expected
                 happened["killed before it was sent"] += not was_sent
                 happened["lost"] += not is_expected
                 happened["sent twice"] += server.worked[str(number)] > 1
                 if not is_expected or server.worked[str(number)] > 1:
-                    print(number, behaviour, victim, server.worked[str(number)], ran.error and ran.error["evalue"])
+                    print(
+                        number,
+                        behaviour,
+                        victim,
+                        server.worked[str(number)],
+                        ran.error and ran.error["evalue"],
+                    )
     return happened
 
 

@@ -61,22 +61,35 @@ def play(number: int, client: distributed.Client, address: str) -> bool:
         os.kill(random.choice(list(client.run(os.getpid).values())), signal.SIGKILL)
     kernel = start(address, number)
     lost, told = kernel.communicate(timeout=300)
-    print(number, "worker killed" if is_worker_killed else "", lost.strip(), told.strip(), flush=True)
+    print(
+        number, "worker killed" if is_worker_killed else "", lost.strip(), told.strip(), flush=True
+    )
     assert is_worker_killed or not lost.strip(), "lost"
     return is_worker_killed
 
 
 def main(rounds: int) -> None:
     os.environ["AIML_MAGIC_HOME"] = tempfile.mkdtemp()
-    settings = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0", "env": {"AIML_API_KEY": KEY}}
-    with wire.serve(slow) as server, distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+    settings = {
+        "n_workers": 2,
+        "threads_per_worker": 2,
+        "dashboard_address": "127.0.0.1:0",
+        "env": {"AIML_API_KEY": KEY},
+    }
+    with (
+        wire.serve(slow) as server,
+        distributed.LocalCluster(**settings) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         os.environ["AIML_API_URL"] = server.url
         for number in range(rounds):
             play(number, client, cluster.scheduler_address)
             client.wait_for_workers(2)
             sent = [request.body["input"] for request in server.posts]
             assert len(sent) == len(set(sent)), "sent twice"
-    print(f"{rounds} rounds: {len(sent)} of {rounds * ROWS} rows were sent, none twice, and none was lost.")
+    print(
+        f"{rounds} rounds: {len(sent)} of {rounds * ROWS} rows were sent, none twice, and none was lost."
+    )
 
 
 if __name__ == "__main__":

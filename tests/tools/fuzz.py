@@ -31,19 +31,31 @@ Law = Callable[..., None]
 
 
 environment.make()
-settings.register_profile("fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "fuzz", deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
+)
 settings.load_profile("fuzz")  # before any law is made
 
 
 def laws(words: list[str]) -> dict[str, Law]:
     """The property tests by name."""
-    files = [path for path in sorted(Path(__file__).parents[1].rglob("test_*.py")) if "\n@given(" in path.read_text()]
-    modules = [importlib.import_module(path.stem) for path in files if not words or path.stem.removeprefix("test_") in words]
+    files = [
+        path
+        for path in sorted(Path(__file__).parents[1].rglob("test_*.py"))
+        if "\n@given(" in path.read_text()
+    ]
+    modules = [
+        importlib.import_module(path.stem)
+        for path in files
+        if not words or path.stem.removeprefix("test_") in words
+    ]
     return {
         f"{module.__name__}::{name}": law
         for module in modules
         for name, law in vars(module).items()
-        if hasattr(law, "hypothesis") and law.__module__ == module.__name__ and not hasattr(law, "pytestmark")
+        if hasattr(law, "hypothesis")
+        and law.__module__ == module.__name__
+        and not hasattr(law, "pytestmark")
     }
 
 
@@ -52,7 +64,9 @@ def bounded(law: Law) -> Law:
 
     def run(*args: object, **kwargs: object) -> None:
         signal.alarm(SECONDS)
-        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # no signal is heard inside one long statement of SQLite
+        faulthandler.dump_traceback_later(
+            2 * SECONDS, exit=True
+        )  # no signal is heard inside one long statement of SQLite
         try:
             law(*args, **kwargs)
         finally:
@@ -75,14 +89,19 @@ def make_up(chosen: dict[str, Law], seconds: float) -> None:
     while time.monotonic() < end:
         name = min(chosen, key=rounds.__getitem__)
         with tempfile.TemporaryDirectory() as folder:
-            place = SimpleNamespace(getbasetemp=lambda: Path(folder), mktemp=lambda _: Path(tempfile.mkdtemp(dir=folder)))
+            place = SimpleNamespace(
+                getbasetemp=lambda: Path(folder),
+                mktemp=lambda _: Path(tempfile.mkdtemp(dir=folder)),
+            )
             try:
                 chosen[name](**dict.fromkeys(inspect.signature(chosen[name]).parameters, place))
             except BaseException:
                 print(f"{name} does not hold:", file=sys.stderr)
                 raise
         rounds[name] += 1
-    print(f"hypothesis: {len(rounds)} of {len(chosen)} laws held, in {rounds.total()} rounds of many inputs")
+    print(
+        f"hypothesis: {len(rounds)} of {len(chosen)} laws held, in {rounds.total()} rounds of many inputs"
+    )
 
 
 def look_inside(words: list[str], seconds: float) -> None:
@@ -96,7 +115,13 @@ def look_inside(words: list[str], seconds: float) -> None:
         if content:
             known[content[0] % len(known)].hypothesis.fuzz_one_input(content[1:])
 
-    options = [f"-max_total_time={seconds:.0f}", f"-timeout={SECONDS}", "-max_len=4096", "-verbosity=0", "-print_final_stats=1"]
+    options = [
+        f"-max_total_time={seconds:.0f}",
+        f"-timeout={SECONDS}",
+        "-max_len=4096",
+        "-verbosity=0",
+        "-print_final_stats=1",
+    ]
     with contextlib.chdir(tempfile.mkdtemp()):  # where it leaves an input that fails
         atheris.Setup([sys.argv[0], *options], one)
         atheris.Fuzz()

@@ -12,23 +12,37 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("rich", "keyring")  # those that a user may install; lab and test are for this machine alone
+EXTRAS = (
+    "rich",
+    "keyring",
+)  # those that a user may install; lab and test are for this machine alone
 
 
 def requirements(name: str, extras: tuple[str, ...]) -> Iterator[str]:
     """Names of what a package needs here, with these extras."""
     for line in metadata.requires(name) or []:
         wanted = Requirement(line)
-        if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+        if wanted.marker is None or any(
+            wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras)
+        ):
             yield re.sub(r"[-_.]+", "-", wanted.name).lower()
 
 
 def licence(name: str) -> str:
     """As the package states it: an expression, else its classifiers, else its own words."""
     stated = metadata.metadata(name)
-    classified = [entry.rpartition(" :: ")[2] for entry in stated.get_all("Classifier", []) if entry.startswith("License ::")]
+    classified = [
+        entry.rpartition(" :: ")[2]
+        for entry in stated.get_all("Classifier", [])
+        if entry.startswith("License ::")
+    ]
     words = (stated["License"] or "").strip().partition("\n")[0]
-    return stated["License-Expression"] or ", ".join(dict.fromkeys(classified)) or words[:80] or "not stated"
+    return (
+        stated["License-Expression"]
+        or ", ".join(dict.fromkeys(classified))
+        or words[:80]
+        or "not stated"
+    )
 
 
 def main() -> None:
