@@ -25,6 +25,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw, input_texts
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.files import check_no_database
+from aiml_magic.question.tracebacks import last_error, traceback_of
 from aiml_magic.question.values import MAX_TEXT, tells_entries, uncut
 from aiml_magic.text import did_you_mean
 
@@ -60,12 +61,14 @@ def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
 
 def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
     variable = unicodedata.normalize("NFKC", named)  # as Python reads names
-    if variable.isidentifier() and variable in variables and not variable.startswith("_"):
+    if variable in variables and not variable.startswith("_"):
         return list(parts(variables[variable], variable))
     if _is_address(named):
         return list(_linked(named))
     path = Path(named).expanduser()
     if not path.exists() and not path.is_symlink():
+        if named == "error" and (error := last_error()) is not None:
+            return list(parts(error, "the last error"))
         known = [name for name in variables if not name.startswith("_")]
         hint = did_you_mean(named, [*known, *(sibling.name for sibling in _siblings(path))])
         raise BadInput(
@@ -89,6 +92,8 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
         yield from _of_bytes(bytes(value), name)
     elif isinstance(value, str):
         yield from _of_words(value, name)
+    elif isinstance(value, BaseException):
+        yield from _of_text(traceback_of(value), name, f"traceback of {type(value).__name__}")
     elif (table := as_csv(value)) is not None:
         yield from _of_text(table, name, f"{len(value):,} rows, {_size(len(table))} of CSV", "csv")
     elif (picture := as_picture(value, name)) is not None:

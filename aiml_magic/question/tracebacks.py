@@ -1,0 +1,82 @@
+"""An exception of the notebook as text for a model: its traceback as Python prints it.
+
+Frames of IPython and of this package are left out, paths are relative to the working directory,
+and the API key and what is named as a secret in the environment are masked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from aiml_magic.credentials import MASK, Secrets, find_key
+from aiml_magic.files import short
+
+_MAX_FRAMES = 40  # of one exception; a recursion has thousands
+_NOT_THEIRS = re.compile(r"[/\\](IPython|ipykernel|aiml_magic|runpy\.py)([/\\]|$)|^<frozen ")
+_CELL = re.compile(r"<ipython-input-(\d+)-\w+>|.*[/\\]ipykernel_\d+[/\\]\d+\.py")
+_GAP = re.compile(r'  File "([\d,]+ frames are left out)", line 0, in …')
+_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # in an address
+_SHORTEST = 8  # characters of a secret: a shorter word may stand anywhere
+
+
+def last_error() -> BaseException | None:
+    """The exception that the notebook showed last; `None` if there was none."""
+    return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of `error` and of its causes, as text without secrets."""
+    told = traceback.TracebackException.from_exception(error)
+    for each in _chained(told):
+        frames = [frame for frame in each.stack if not _NOT_THEIRS.search(frame.filename)]
+        for frame in frames:
+            frame.filename = _shown(frame.filename)
+        each.stack[:] = frames if len(frames) <= _MAX_FRAMES else _ends(frames)
+        if isinstance(place := getattr(each, "filename", None), str):  # of a SyntaxError
+            each.filename = _shown(place)
+    return _without_secrets(_GAP.sub(r"  … \1", "".join(told.format())))
+
+
+def _chained(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    """The exception, its causes, and the members of groups, each once."""
+    waiting, seen = [told], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            linked = (each.__cause__, each.__context__, *(getattr(each, "exceptions", None) or ()))
+            waiting += [other for other in linked if other is not None]
+
+
+def _ends(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The first and the last frames, with a line between them that counts the others."""
+    half = _MAX_FRAMES // 2
+    left_out = f"{len(frames) - 2 * half:,} frames are left out"
+    gap = traceback.FrameSummary(left_out, 0, "…", lookup_line=False, line="")
+    return [*frames[:half], gap, *frames[-half:]]
+
+
+def _shown(path: str) -> str:
+    """A path as the person knows it: relative to the working directory, or to the home directory."""
+    if cell := _CELL.fullmatch(path):
+        return f"cell {cell[1]}" if cell[1] else "a cell"
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere, or the working directory was removed
+        return short(Path(path))
+
+
+def _without_secrets(text: str) -> str:
+    key = find_key()
+    text = Secrets(key.text).mask(text) if key else text
+    named = {value for name, value in os.environ.items() if _SECRET.search(name)}
+    for secret in sorted(named, key=len, reverse=True):
+        text = text.replace(secret, MASK) if len(secret) >= _SHORTEST else text
+    return _LOGIN.sub(MASK, text)

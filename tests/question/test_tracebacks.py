@@ -1,0 +1,117 @@
+"""An exception that goes along with a question: what Python prints of it, without frames and secrets of no use to a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from asking import KEY
+
+from aiml_magic.errors import BadInput
+from aiml_magic.question.attachments import attach
+from aiml_magic.question.tracebacks import traceback_of
+
+
+def _raised(code: str, name: str = "study.py") -> BaseException:
+    try:
+        exec(compile(textwrap.dedent(code), name, "exec"), {})
+    except Exception as error:  # noqa: BLE001
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def _text(parts) -> str:
+    return "".join(part.get("text", "") for part in parts)
+
+
+def test_variable_that_holds_an_exception(home):
+    """It is sent with its causes and its source, and the line that names it says its class."""
+    error = _raised(
+        """
+        try:
+            {}["absent"]
+        except KeyError as missing:
+            raise ValueError("no such star") from missing
+        """
+    )
+    told = _text(attach("failed", {"failed": error}))
+    assert told.startswith("Attachment failed (traceback of ValueError):")
+    assert "KeyError: 'absent'" in told
+    assert "direct cause" in told
+    assert "ValueError: no such star" in told
+
+
+def test_members_of_a_group(home):
+    """Each exception of a group is told, and a cause that leads back to its effect is told once."""
+    one = ValueError("one")
+    one.__cause__ = KeyError("two")
+    one.__cause__.__cause__ = one
+    told = traceback_of(ExceptionGroup("both", [one, TypeError("three")]))
+    assert all(f"{words}" in told for words in ("both", "one", "'two'", "three"))
+
+
+def test_last_error_of_the_notebook(home):
+    """`-a error` is the exception that the notebook showed last, without frames of IPython."""
+    code = """
+from IPython.core.interactiveshell import InteractiveShell
+from aiml_magic.question.attachments import attach
+shell = InteractiveShell.instance()
+shell.run_cell("def ratio(x):\\n    return 1 / x")
+shell.run_cell("ratio(0)")
+print("====", attach("error", {})[0]["text"])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = told.stdout.partition("====")[2]
+    assert "Attachment the last error (traceback of ZeroDivisionError):" in told
+    assert "return 1 / x" in told
+    assert "IPython" not in told
+    assert "ipython" not in told
+
+
+def test_variable_goes_before_the_last_error(home, monkeypatch):
+    """A variable, or a file, of the name `error` is what is meant by it."""
+    monkeypatch.setattr(sys, "last_value", ValueError("shown"), raising=False)
+    assert "mine" in _text(attach("error", {"error": "mine"}))
+
+
+def test_no_error_yet(home, monkeypatch):
+    """Where nothing has failed yet, it is a name like any other."""
+    for name in ("last_value", "last_exc"):
+        monkeypatch.delattr(sys, name, raising=False)
+    with pytest.raises(BadInput, match="no variable and no file error"):
+        attach("error", {})
+
+
+def test_secrets_are_masked(home, monkeypatch):
+    """The key, what the environment names as a secret, and passwords in addresses are not sent."""
+    monkeypatch.setenv("SERVICE_TOKEN", "t0k3n-of-a-service")
+    error = RuntimeError(f"{KEY} t0k3n-of-a-service postgres://me:hidden@db/x")
+    told = traceback_of(error)
+    assert not any(secret in told for secret in (KEY, "t0k3n", "hidden"))
+    assert "@db/x" in told
+
+
+def test_paths_are_relative(home, tmp_path, monkeypatch):
+    """Files of the notebook's folder are named as they are from there."""
+    monkeypatch.chdir(tmp_path)
+    told = traceback_of(_raised("1 / 0", str(tmp_path / "study" / "stars.py")))
+    assert 'File "study/stars.py", line 1' in told
+    assert str(tmp_path) not in told
+
+
+def test_long_recursion(home):
+    """Of a recursion without end the first and the last frames are told, and how many are not."""
+    told = traceback_of(_raised("def a(n): b(n)\ndef b(n): a(n)\na(1)"))
+    assert "frames are left out" in told
+    assert len(told) < 8000
+    assert "RecursionError" in told
+
+
+def test_exception_that_cannot_be_told(home):
+    """One whose words cannot be had is told by its name."""
+    told = traceback_of(
+        _raised("class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd")
+    )
+    assert "Odd" in told
