@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from aiml_magic import errors
 from aiml_magic.journal.answer import Answer
 from aiml_magic.notebook import options
 from aiml_magic.notebook.magics import O3Pro, loaded
+from aiml_magic.notebook.rows import fields_of, rows_of
 from aiml_magic.question.prompts import names_in
 from aiml_magic.runner.jobs import Job, Sender
 from aiml_magic.text import did_you_mean, plain
@@ -67,7 +68,8 @@ class Ask:
     ) -> Answers:
         """One answer for each row, asked at once as far as `max_concurrency` allows, in the order of the rows.
 
-        `{{name}}` in the template is a field of the row, or the row itself if it has none. With
+        `{{name}}` in the template is a field of the row, `{{row}}` the row itself, as is each name
+        where a row is a plain value. Rows are dicts, a table, a dict of columns, records, values. With
         `on_error="keep"` an error takes the place of its answer. Else the first one is raised, with
         an entry for each row as its `answers`, `None` where none came: what was not sent yet is
         taken back, and what was sent is answered into the journal. An interrupt stops that too.
@@ -86,12 +88,13 @@ class Ask:
         cluster = None if client is None else _cluster(client, given)
         places = loaded_or_new().max_concurrency if cluster is None else cluster.places
         try:
-            for row in _rows_of(rows):
+            names = names_in(template)
+            for row in rows_of(rows):
                 asked.add(
                     partial(
                         _start,
                         template,
-                        _fields_of(row, template),
+                        fields_of(row, names),
                         given,
                         is_template=True,
                         sender=cluster,
@@ -305,21 +308,6 @@ def _named(value: Any, name: str, things: dict[str, Any]) -> str:
     name = getattr(value, "__name__", name) if callable(value) else name
     things[name] = value
     return name
-
-
-def _rows_of(rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows of an iterable, or of a table (pandas, polars) as dicts."""
-    if hasattr(rows, "iter_rows"):
-        yield from rows.iter_rows(named=True)
-    elif hasattr(rows, "to_dict") and hasattr(rows, "columns"):
-        for _, row in rows.iterrows():  # type: ignore[attr-defined]  # a table of pandas has it
-            yield dict(row)
-    else:
-        yield from rows
-
-
-def _fields_of(row: Any, template: str) -> Mapping[str, Any]:
-    return row if isinstance(row, Mapping) else dict.fromkeys(names_in(template), row)
 
 
 def _line(answer: Any) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def _end_of_braces(template: str) -> int:
 
 
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
+    if _is_column(text.strip(), variables):
+        return _written(variables[text.strip()], text.strip(), attached)
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
         raise BadInput(
@@ -89,6 +91,11 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
             f"{{{{{_shown(text)}}}}} cannot be written out: {attachments.reason(error)}. {NOTHING_SENT}",
             "Insert what it holds, such as a field or a part of it; a format after a colon must fit it.",
         ) from error
+
+
+def _is_column(name: str, variables: Mapping[str, Any]) -> bool:
+    """A column of a table, whose name may have blanks in it; variables of Python never have."""
+    return not (name.isidentifier() or name.startswith("_")) and name in variables
 
 
 def _written(value: Any, name: str, attached: list[Raw]) -> str:

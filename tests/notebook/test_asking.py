@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import environment
 import pytest
@@ -204,6 +210,110 @@ def test_map_of_tables(echo):
     assert ["On Of w0", "On Of w1", "On Of w2"] == list(frame["text"])
     pl = pytest.importorskip("polars")
     assert all(answer.replayed for answer in ask.map("Of {{word}}", pl.DataFrame(ROWS[:3])))
+
+
+class Paper(NamedTuple):
+    title: str
+    year: int
+
+
+class Slotted:
+    __slots__ = ("_year", "title")
+
+    def __init__(self, title, year):
+        self.title, self._year = title, year
+
+    @property
+    def year(self):
+        return self._year
+
+
+def _rows_of_every_kind():
+    pairs = [("Stars", 1998), ("Dust", 2001)]
+    dicts = [{"title": title, "year": year} for title, year in pairs]
+    yield "dicts", dicts
+    yield "a dict of columns", {"title": ["Stars", "Dust"], "year": (1998, 2001)}
+    yield "named tuples", [Paper(*pair) for pair in pairs]
+    yield "dataclasses", [dataclass_of(title=title, year=year) for title, year in pairs]
+    yield "objects", [SimpleNamespace(**row) for row in dicts]
+    yield "slots and properties", [Slotted(*pair) for pair in pairs]
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    yield (
+        "SQLite",
+        database.execute(
+            "SELECT 'Stars' AS title, 1998 AS year UNION ALL SELECT 'Dust', 2001"
+        ).fetchall(),
+    )
+    database.close()
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Model", title=str, year=int)
+    yield "models", [model(**row) for row in dicts]
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(dicts)
+    frame["rating"] = [0.5, 0.25]
+    yield "pandas, beside a column of floats", frame
+    yield "columns of NumPy", {name: frame[name].to_numpy() for name in ("title", "year")}
+    yield "Series", [row for _, row in frame[["title", "year"]].astype(object).iterrows()]
+
+
+def dataclass_of(**fields):
+    return make_dataclass("Entry", fields)(**fields)
+
+
+def test_map_of_rows_of_every_kind(echo):
+    """Whatever the rows are in, a field is written with its own type, and a name without a field is the row."""
+    expected = ["On Of Stars, 1998", "On Of Dust, 2001"]
+    for kind, rows in _rows_of_every_kind():
+        answers = ask.map("Of {{title}}, {{year}}", rows, progress=False)
+        assert expected == [answer.text for answer in answers], kind
+    assert "On Stars" == ask.map("{{row.title}}", [Paper("Stars", 1998)], progress=False)[0].text
+
+
+def test_map_of_values(echo):
+    """A value stands for each name, also where its kind has an attribute of that name."""
+    day = dt.date(2026, 12, 11)
+    rows = [("text", "title"), (day, "year"), (Path("a/b"), "name"), (7, "real")]
+    for row, name in rows:
+        assert f"On Of {row}" == ask.map(f"Of {{{{{name}}}}}", [row], progress=False)[0].text
+
+
+def test_columns_with_blanks(echo):
+    """`{{Paper Title}}` and `{{row['Paper Title']}}` are a column whose name has a blank."""
+    rows = {"Paper Title": ["Stars"], "n": [3]}
+    assert "On Stars" == ask.map("{{ Paper Title }}", rows, progress=False)[0].text
+    assert "On Stars of 3" == ask.map("{{row['Paper Title']}} of {{n}}", rows)[0].text
+    with pytest.raises(errors.BadInput):
+        ask.map("{{Paper Titel}}", rows)
+
+
+def test_column_of_files(echo, tmp_path):
+    """A column named by `attach` is a file for each row."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"of {name}")
+    rows = {"file name": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]}
+    ask.map("Sum up.", rows, attach="file name", progress=False)
+    sent = [json.dumps(post.body["input"]) for post in echo.posts]
+    assert [True, True] == sorted(any(f"of {name}" in one for one in sent) for name in ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("one text", "each letter"),
+        (b"bytes", "each letter"),
+        (7, "int"),
+        ({"title": "one"}, "single value"),
+        ({"title": 7}, "single value"),
+        ({"a": [1, 2], "b": [1]}, "different lengths"),
+    ],
+)
+def test_rows_that_are_none(echo, rows, words):
+    """A text is not taken apart, and columns that do not fit are told before anything is sent."""
+    with pytest.raises(errors.BadInput, match=words) as refused:
+        ask.map("{{a}}", rows)
+    assert "Nothing was sent." in str(refused.value)
+    assert not echo.posts
 
 
 def test_map_keeps_what_came(echo):

@@ -1,0 +1,99 @@
+"""The rows of a map, whatever they are in, and the fields that a template names of each.
+
+A row is a mapping (a dict, a Series, a row of SQLite), a record (a named tuple, a dataclass, a
+model of pydantic, an object with attributes), or a value that stands for every name. `row` is the
+row itself, unless a field has that name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.text import cut
+
+
+def rows_of(rows: Any) -> Iterator[Any]:
+    """The rows of an iterable, a table (pandas, polars, Arrow), or a dict of columns. Raises BadInput."""
+    if isinstance(rows, str | bytes):
+        raise BadInput(
+            f"The rows are one text, and each letter would be a question. {NOTHING_SENT}",
+            "Put it into a list, or split it: text.splitlines().",
+        )
+    if isinstance(rows, Mapping):
+        return _rows_of_columns(rows)
+    if hasattr(rows, "iter_rows"):  # polars
+        return iter(rows.iter_rows(named=True))
+    if hasattr(rows, "itertuples") and hasattr(
+        rows, "columns"
+    ):  # pandas; each column keeps its type
+        names = [str(name) for name in rows.columns]
+        return (
+            dict(zip(names, values, strict=True))
+            for values in rows.itertuples(index=False, name=None)
+        )
+    if hasattr(rows, "to_pylist"):  # Arrow
+        return iter(rows.to_pylist())
+    try:
+        return iter(rows)
+    except TypeError as error:
+        raise BadInput(
+            f"The rows are a {type(rows).__name__}, which has none. {NOTHING_SENT}",
+            "Give a list, a table, or anything else that can be gone through.",
+        ) from error
+
+
+def fields_of(row: Any, names: Iterable[str]) -> Mapping[str, Any]:
+    """The fields of a row by name; a plain value stands for each of `names`."""
+    if isinstance(row, Mapping):
+        return {"row": row, **row}
+    if hasattr(row, "keys") and hasattr(row, "__getitem__"):  # a Series, a row of SQLite
+        return {"row": row, **{str(name): row[name] for name in row.keys()}}  # noqa: SIM118
+    return {name: getattr(row, name) if _has_field(row, name) else row for name in names}
+
+
+def _rows_of_columns(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        values = [_column(column) for column in columns.values()]
+    except TypeError as error:
+        raise BadInput(
+            f"A dict of rows is read as columns, and one of them is a single value. {NOTHING_SENT}",
+            "Put one row into a list: ask.map(template, [row]).",
+        ) from error
+    if len({len(column) for column in values}) > 1:
+        lengths = ", ".join(
+            f"{name}: {len(column)}" for name, column in zip(columns, values, strict=True)
+        )
+        raise BadInput(
+            f"The columns have different lengths ({cut(lengths, 80)}). {NOTHING_SENT}",
+            "Give each row a value in each column.",
+        )
+    return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _column(values: Any) -> list[Any]:
+    if isinstance(values, str | bytes):
+        raise TypeError("a text is one value")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _has_field(row: Any, name: str) -> bool:
+    """`name` is an attribute that the row's author gave it, not one that all of its kind have."""
+    if name.startswith("_") or isinstance(row, os.PathLike):
+        return False
+    kind = type(row)
+    if name in getattr(row, "__dict__", ()) or name in getattr(kind, "_fields", ()):
+        return True
+    own = [vars(base) for base in kind.__mro__]
+    slots = {slot for base in own for slot in _slots(base)}
+    return name in slots or any(
+        isinstance(base.get(name), property | cached_property) for base in own
+    )
+
+
+def _slots(base: Mapping[str, Any]) -> Iterable[str]:
+    slots = base.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else slots
