@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -251,6 +252,9 @@ def _help(_: Context, rest: str) -> None:
     say(usage())
 
 
+_NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
+
+
 def _sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
     from aiml_magic import credentials
     from aiml_magic.sandbox import server as sandbox
@@ -267,6 +271,9 @@ def _sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
         )
     elif if_no_key and credentials.find_key() is not None:
         say("A key was found, so the questions go to the API.")
+    elif sys.platform == "emscripten":  # a page of JupyterLite
+        context.session.sandbox_url = _NOWHERE
+        say("No process can run here, and so no sandbox; its recorded answers can be replayed.")
     else:
         context.session.sandbox_url = sandbox.find_or_start(addresses.home())
         say("The sandbox answers from now on: no key, no cost, and no model behind it.")
@@ -418,7 +425,7 @@ _FATES = {
 
 
 def _record(context: Context, rest: str) -> None:
-    name = _needed(rest, "record", "a file, such as tutorial.o3pro.jsonl")
+    name = _needed(rest, "record", "a file, such as tutorial.o3pro")
     known = context.session.record(_path(name))
     say(
         f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}."

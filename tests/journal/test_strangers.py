@@ -161,7 +161,7 @@ lines = st.binary(max_size=60) | st.builds(
 def test_any_recording(content):
     """A recording is taken or refused in two lines, and what is taken can be shown."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tutorial.o3pro.jsonl"
+        path = Path(folder) / "tutorial.o3pro"
         path.write_bytes(b"\n".join(content))
         session, journal = Session(), Journal(Path(folder) / "journal.sqlite3")
         try:
@@ -176,7 +176,7 @@ def test_any_recording(content):
 @pytest.mark.parametrize("depth", [300, 450, 700, 2000])
 def test_deep_recording(tmp_path, field, depth):
     """A recording that is nested however deeply is taken, shown and written again, or refused in two lines."""
-    path, key = tmp_path / "tutorial.o3pro.jsonl", Record(**RECORD).key
+    path, key = tmp_path / "tutorial.o3pro", Record(**RECORD).key
     line = json.dumps(RECORD | {field: RECORD[field] | {"metadata": 0}, "key": key})
     with suppress(RecursionError):
         line = keyed(
@@ -215,7 +215,7 @@ LARGE = {
 @pytest.mark.parametrize("lines", LARGE.values(), ids=LARGE)
 def test_memory_of_recordings(tmp_path, lines):
     """However large the lines of a recording are, and however many values they hold, reading it takes less than 300 MB."""
-    path = tmp_path / "tutorial.o3pro.jsonl"
+    path = tmp_path / "tutorial.o3pro"
     path.write_bytes(b"\n".join(lines()))
     code = """
 import sys
@@ -376,7 +376,7 @@ def test_schema_without_side_effects(tmp_path):
 @pytest.mark.parametrize("kind", ["device", "pipe", "too large", "folder", "a link to a device"])
 def test_files_that_never_end(tmp_path, kind):
     """What is no file, or larger than any recording, is refused at once, as a recording and as a journal."""
-    path = tmp_path / "tutorial.o3pro.jsonl"
+    path = tmp_path / "tutorial.o3pro"
     match kind:
         case "device":
             path = Path("/dev/zero")
