@@ -18,7 +18,8 @@ from aiml_magic.notebook import options
 from aiml_magic.text import count_of, did_you_mean, one_line, printable, say
 
 if TYPE_CHECKING:
-    from aiml_magic.journal.store import Journal, Row
+    from aiml_magic.journal.rows import Row
+    from aiml_magic.journal.store import Journal
     from aiml_magic.runner.jobs import Runner
     from aiml_magic.session.asking import Question, Session
     from aiml_magic.show.view import View

@@ -34,7 +34,9 @@ from typing import Any
 from aiml_magic import credentials, errors
 from aiml_magic.api.responses import Cost
 from aiml_magic.credentials import Secrets
-from aiml_magic.journal.store import HEARTBEAT, Came, Journal, Row, Unkept
+from aiml_magic.journal.rows import HEARTBEAT, Result, Row
+from aiml_magic.journal.store import Journal
+from aiml_magic.journal.unkept import Unkept
 from aiml_magic.runner.jobs import Event, Job
 from aiml_magic.text import dump
 
@@ -251,14 +253,14 @@ class Cluster:
             time.sleep(0.01)  # else Dask gives the same future once more
         self._submit(task)
 
-    def _came(self, row: Row, why: BaseException | None) -> Came | None:
+    def _came(self, row: Row, why: BaseException | None) -> Result | None:
         """What came of a row whose task is over; `None` if nobody can tell, or if another kernel has kept it."""
         if row.state == "sent":
             match self._kept(row) if self._is_here(row) else None:
                 case None:
                     return None
                 case {"came": str(told)}:
-                    return _came_of(told)
+                    return _result_of(told)
         was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
         words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
         cost = (
@@ -270,9 +272,9 @@ class Cluster:
         lost = errors.RunnerDied(
             f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent
         )
-        return Came("failed", error=lost)
+        return Result("failed", error=lost)
 
-    def _end(self, task: _Task, came: Came | None) -> None:
+    def _end(self, task: _Task, came: Result | None) -> None:
         """Keeps what came of a row, and then has the scheduler keep it no more."""
         row = task.row
         if row.state == "queued" and self.journal.claim(row.id) is None:
@@ -290,7 +292,7 @@ class Cluster:
                 )
             self._leave(row, {"event": "over"})
 
-    def _finish(self, row: Row, came: Came) -> None:
+    def _finish(self, row: Row, came: Result) -> None:
         if came.error is not None:
             came.error.name_row(row.id)
         self.journal.finish(row.id, came)
@@ -336,7 +338,7 @@ class Cluster:
         """Keeps the answer to a row of this cluster that waits at the scheduler; `False` if there is none."""
         match self._kept(row) if self._is_here(row) else None:
             case {"came": str(told)}:
-                self._finish(row, _came_of(told))
+                self._finish(row, _result_of(told))
                 return True
         return False
 
@@ -394,7 +396,7 @@ def answer_there(
     from distributed import Variable, get_client
 
     from aiml_magic.api.client import Client, Deaf, Reply
-    from aiml_magic.runner.process import came_of
+    from aiml_magic.runner.process import result_of
 
     async def ask() -> Reply:
         client = Client(base_url, secrets, silence)
@@ -408,7 +410,7 @@ def answer_there(
     _wait_for_leave(kept)
     started = time.monotonic()
     reply = asyncio.run(ask())
-    came = came_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started)
+    came = result_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started)
     _keep_there(kept, {"came": _told(came)})
 
 
@@ -444,15 +446,15 @@ def _keep_there(kept: Any, value: dict[str, str]) -> None:
             return
 
 
-def _told(came: Came) -> str:
+def _told(came: Result) -> str:
     """What came, as text for the scheduler: it keeps no lone surrogates, and unpacks nothing."""
     return dump(asdict(replace(came, error=None)) | {"error": came.error and came.error.as_dict()})
 
 
-def _came_of(told: str) -> Came:
+def _result_of(told: str) -> Result:
     raw = json.loads(told)
     cost, error = (
         raw["cost"] and Cost(**raw["cost"]),
         raw["error"] and errors.from_dict(raw["error"]),
     )
-    return Came(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})
+    return Result(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})

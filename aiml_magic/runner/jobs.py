@@ -29,7 +29,8 @@ from aiml_magic.addresses import network
 from aiml_magic.api.responses import Raw, ToolCall, call_result, sum_of
 from aiml_magic.credentials import Secrets, environment
 from aiml_magic.journal.answer import Answer
-from aiml_magic.journal.store import Came, Journal, Row
+from aiml_magic.journal.rows import Result, Row
+from aiml_magic.journal.store import Journal
 from aiml_magic.question import tools
 from aiml_magic.text import encodable, one_line, plain, printable, say
 
@@ -293,7 +294,7 @@ class Job:
         )
         if was_sent and self._is_ours:  # else its runner may be only asleep, and finish it yet
             self._journal.finish(
-                row.id, Came("failed", seconds=time.time() - row.asked_at, error=error)
+                row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
             )
             row = self._journal.row(row.id)
         error.answer = row.answer() if row.text else None

@@ -45,7 +45,9 @@ from aiml_magic.api.responses import Created, Event, Raw, Response, TextDelta, T
 from aiml_magic.credentials import Secrets
 from aiml_magic.files import connections_within, limit_for, raise_open_limit
 from aiml_magic.journal.replay import request_key, request_keys, without_hashed
-from aiml_magic.journal.store import HEARTBEAT, TAIL, Came, Journal, Row, Unkept
+from aiml_magic.journal.rows import HEARTBEAT, TAIL, Result, Row
+from aiml_magic.journal.store import Journal
+from aiml_magic.journal.unkept import Unkept
 from aiml_magic.text import dump
 
 _TELL_EVERY = 0.1  # seconds
@@ -256,7 +258,7 @@ class Runner:
             "Run the cell of that answer again, then this one.",
         )
         self._journal.finish(
-            row.id, Came("failed", seconds=time.time() - row.asked_at, error=error)
+            row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
         )
         return False
 
@@ -277,7 +279,7 @@ class Runner:
                 self._outbox.put({"row": row_id, "event": "thinking", "what": "in_progress"})
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Came:
+    async def _ask(self, row: Row, secrets: Secrets, silence: float) -> Result:
         """What comes of a row that is claimed."""
         recorder = self._recorders[row.id] = Recorder(
             row.id, self._journal, self._steps, self._outbox, secrets
@@ -308,7 +310,7 @@ class Runner:
         seconds = (
             None if state == "cancelled" and not recorder.is_out else time.monotonic() - started
         )
-        came = came_of(reply, state, seconds)
+        came = result_of(reply, state, seconds)
         is_whole = state == "done" or bool(
             Response(reply.response).text
         )  # else it would be kept twice, however long it is
@@ -316,7 +318,7 @@ class Runner:
             came, response_id=recorder.response_id, text=None if is_whole else recorder.text
         )
 
-    async def _keep(self, row: Row, came: Came) -> None:
+    async def _keep(self, row: Row, came: Result) -> None:
         """Writes down what came.
 
         Where the journal fails now, it is tried again, and the kernel is told all meanwhile.
@@ -672,9 +674,9 @@ def _is_chain_refused(reply: Reply, parent: str) -> bool:
     )
 
 
-def came_of(reply: Reply, state: str, seconds: float | None) -> Came:
+def result_of(reply: Reply, state: str, seconds: float | None) -> Result:
     """What came of a request, as it is kept."""
-    return Came(
+    return Result(
         state,
         reply.response,
         seconds,

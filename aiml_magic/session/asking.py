@@ -37,7 +37,8 @@ from aiml_magic.journal import recording
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.recording import Record
 from aiml_magic.journal.replay import differences, nearest, request_keys, short_json, with_hashes
-from aiml_magic.journal.store import Journal, NewRow, Row, journal_at
+from aiml_magic.journal.rows import Row
+from aiml_magic.journal.store import Journal, journal_at
 from aiml_magic.question.tools import NO_TOOLS, Tools
 from aiml_magic.runner.jobs import Job, Rounds, Runner, Sender
 from aiml_magic.session.budget import Price, characters, price_of
@@ -260,21 +261,19 @@ class Session:
 
     def _add(self, question: Question, plan: Plan, journal: Journal) -> Row:
         return journal.add(
-            NewRow(
-                base_url=plan.base_url,
-                server=plan.server,
-                request=plan.request,
-                client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
-                parent=plan.parent.id if plan.parent else None,
-                chain=self.chain(question, plan, journal),
-                session=self.id,
-                notebook=self.notebook,
-                chat=question.chat,
-                cell=question.cell,
-                before=self._before(question, journal),
-                key=plan.key,
-                asked_at=time.time(),
-            )
+            base_url=plan.base_url,
+            server=plan.server,
+            request=plan.request,
+            client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
+            parent=plan.parent.id if plan.parent else None,
+            chain=self.chain(question, plan, journal),
+            session=self.id,
+            notebook=self.notebook,
+            chat=question.chat,
+            cell=question.cell,
+            before=self._before(question, journal),
+            key=plan.key,
+            asked_at=time.time(),
         )
 
     def plan(self, question: Question, base_url: str, journal: Journal) -> Plan:
@@ -519,18 +518,8 @@ class Session:
         """Takes the answers of a recording into the journal, from where this session replays them; gives their number."""
         records = recording.read(path)
         for key, record in records.items():
-            new = NewRow(
-                base_url=record.server, server=record.server, request=record.request, client_request_id=uuid.uuid4().hex,
-                parent=None, chain=None, session="recording", notebook="", chat=None, cell=None, before=None, key=key,
-                asked_at=record.asked_at,
-            )  # fmt: skip
-            self._recorded[key] = journal.take(
-                new,
-                record.parent,
-                {
-                    name: getattr(record, name)
-                    for name in ("response", "notices", "cost_usd", "seconds")
-                },
+            self._recorded[key] = journal.import_recorded(
+                key, record.server, record.request, record.parent, vars(record)
             )
         return len(records)
 

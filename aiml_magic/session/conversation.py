@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from aiml_magic.journal.store import Journal, Row
+from aiml_magic.journal.rows import Row
+from aiml_magic.journal.store import Journal
 
 
 @dataclass

@@ -233,7 +233,7 @@ def answering(replies: list[wire.Reply]) -> Callable[[wire.Request], wire.Reply]
     return lambda _: next(turns)
 
 
-def came_of(job: Job) -> tuple[int, str | errors.AimlMagicError]:
+def result_of(job: Job) -> tuple[int, str | errors.AimlMagicError]:
     try:
         return job.id, job.wait(60).text
     except errors.AimlMagicError as error:
@@ -252,7 +252,7 @@ def outcomes(tmp_path_factory):
 
         def outcome(fault: Fault) -> SimpleNamespace:
             with wire.serve(answering(fault.replies)) as server:
-                row_id, came = came_of(asker.start(server.url, timeout=A_WHILE + 1.5, chat=None))
+                row_id, came = result_of(asker.start(server.url, timeout=A_WHILE + 1.5, chat=None))
                 return SimpleNamespace(
                     came=came, row=asker.journal.row(row_id), posts=len(server.posts)
                 )

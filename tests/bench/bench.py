@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -35,7 +35,8 @@ from kernels import kernel
 
 from aiml_magic import ask
 from aiml_magic.journal.replay import request_key
-from aiml_magic.journal.store import Came, Journal, NewRow
+from aiml_magic.journal.rows import Result
+from aiml_magic.journal.store import Journal
 from aiml_magic.session.asking import Question, Session
 from aiml_magic.show import details
 
@@ -363,7 +364,7 @@ def journals() -> Iterator[Row]:
             ),
             "search": lambda journal=journal: journal.search("question 7 whale"),
             "start": lambda journal=journal: Journal(journal.path).find("none"),
-            "write": lambda journal=journal: journal.add(row("new", os.urandom(8).hex())),
+            "write": lambda journal=journal: journal.add(**row("new", os.urandom(8).hex())),
         }
         for step, act in steps.items():
             found[step, size] = median(lambda act=act: timed(act))
@@ -381,23 +382,20 @@ def journals() -> Iterator[Row]:
             )
 
 
-def row(text: str, client_request_id: str, parent: int | None = None) -> NewRow:
+def row(text: str, client_request_id: str, parent: int | None = None) -> dict[str, Any]:
     request = {"input": text}
-    return NewRow(
-        "u",
-        "s",
-        request,
-        client_request_id,
-        parent,
-        None,
-        "one",
-        "n",
-        "main",
-        None,
-        None,
-        request_key("s", request, None),
-        0.0,
-    )
+    return {
+        "base_url": "u",
+        "server": "s",
+        "request": request,
+        "client_request_id": client_request_id,
+        "parent": parent,
+        "session": "one",
+        "notebook": "n",
+        "chat": "main",
+        "key": request_key("s", request, None),
+        "asked_at": 0.0,
+    }
 
 
 def filled(path: Path, count: int) -> Journal:
@@ -414,9 +412,9 @@ def filled(path: Path, count: int) -> Journal:
                 VALUES ('u', 's', ?, ?, 'one', 'n', ?, 0, 'done', 'completed', ?)
                 """,
                 (
-                    json.dumps(new.request),
-                    new.client_request_id,
-                    new.key,
+                    json.dumps(new["request"]),
+                    new["client_request_id"],
+                    new["key"],
                     json.dumps(wire.response(text)),
                 ),
             )
@@ -454,9 +452,9 @@ def conversations() -> Iterator[Row]:
         parent, turns = None, 0
         for size in (1, 10, 100, 1000):
             while turns < size:
-                parent = journal.add(row(f"question {turns}", os.urandom(8).hex(), parent)).id
+                parent = journal.add(**row(f"question {turns}", os.urandom(8).hex(), parent)).id
                 journal.finish(
-                    parent, Came("done", wire.response("Fine. " * 50, id=f"r{turns}"), 1)
+                    parent, Result("done", wire.response("Fine. " * 50, id=f"r{turns}"), 1)
                 )
                 turns += 1
 
@@ -495,9 +493,9 @@ def answers() -> Iterator[Row]:
     with session_at(wire.json_reply(wire.response())) as (_, session, path):
         journal, found = session.runner(path).journal, {}
         for size in (1_000, 10_000, 100_000, 1_000_000):
-            row_id = journal.add(row("question", os.urandom(8).hex())).id
+            row_id = journal.add(**row("question", os.urandom(8).hex())).id
             journal.finish(
-                row_id, Came("done", wire.response(PARAGRAPH * (size // len(PARAGRAPH))), 1)
+                row_id, Result("done", wire.response(PARAGRAPH * (size // len(PARAGRAPH))), 1)
             )
             answer = journal.row(row_id).answer()
             found[size] = median(

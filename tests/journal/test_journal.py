@@ -21,16 +21,18 @@ from hypothesis import strategies as st
 
 from aiml_magic import errors
 from aiml_magic.api.responses import Cost
-from aiml_magic.journal.store import _APPLICATION_ID, _MIGRATIONS, Came, Journal, NewRow
+from aiml_magic.journal.rows import Result
+from aiml_magic.journal.schema import APPLICATION_ID, MIGRATIONS
+from aiml_magic.journal.store import Journal
 
 LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
 
 
-def new(**fields) -> NewRow:
+def new(**fields) -> dict[str, object]:
     known = {"base_url": "u", "server": "s", "request": {"input": "Why?"}, "client_request_id": os.urandom(8).hex(), "parent": None,
              "chain": None, "session": "one", "notebook": "n", "chat": "main", "cell": "c", "before": None, "key": "k",
              "asked_at": time.time()}  # fmt: skip
-    return NewRow(**known | fields)
+    return known | fields
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def journal(tmp_path):
 
 def test_life_of_a_row(journal):
     """A row is queued, claimed once, and keeps what came of it; when it is over, nothing changes it."""
-    row_id = journal.add(new()).id
+    row_id = journal.add(**new()).id
     assert "queued" == journal.row(row_id).state
     assert row_id == journal.claim(row_id).id
     assert journal.claim(row_id) is None, "two runners cannot send one row"
@@ -53,9 +55,9 @@ def test_life_of_a_row(journal):
     )
     response = {"id": "resp_1", "status": "completed", "output_text": "Whole"}
     journal.finish(
-        row_id, Came("done", response, 2.5, ("usage_missing",), Cost(0.5, 1_000_000, "headers"))
+        row_id, Result("done", response, 2.5, ("usage_missing",), Cost(0.5, 1_000_000, "headers"))
     )
-    journal.finish(row_id, Came("failed", seconds=9))
+    journal.finish(row_id, Result("failed", seconds=9))
     row = journal.row(row_id)
     assert ("done", "Whole", 0.5, 2.5, ("usage_missing",)) == (
         row.state, row.answer().text, row.answer().cost_usd, row.answer().seconds, row.notices)  # fmt: skip
@@ -64,9 +66,9 @@ def test_life_of_a_row(journal):
 
 def test_error_is_kept(journal):
     """The error of a failed row is raised again as it was."""
-    row_id = journal.add(new()).id
+    row_id = journal.add(**new()).id
     error = errors.RateLimited("Too many.", "Wait.", retry="auto", retry_after=3.0, status=429)
-    journal.finish(row_id, Came("failed", seconds=1, error=error))
+    journal.finish(row_id, Result("failed", seconds=1, error=error))
     again = errors.from_dict(journal.row(row_id).error)
     assert (type(error), error.as_dict()) == (type(again), again.as_dict())
 
@@ -75,17 +77,17 @@ def test_error_is_kept(journal):
 def test_any_text(tmp_path_factory, question, answer):
     """Any question and answer is kept, whatever code points it holds."""
     journal = Journal(tmp_path_factory.getbasetemp() / "any.sqlite3")
-    row_id = journal.add(new(request={"input": question})).id
+    row_id = journal.add(**new(request={"input": question})).id
     journal.claim(row_id)
     journal.note_text(row_id, answer)
     assert (question, answer) == (journal.row(row_id).request["input"], journal.row(row_id).text)
-    journal.finish(row_id, Came("done", {"output_text": answer}, 1))
+    journal.finish(row_id, Result("done", {"output_text": answer}, 1))
     assert answer == journal.row(row_id).answer().text
 
 
 def test_private(journal):
     """The journal is for its owner alone: the folder, the file, and what SQLite puts beside it."""
-    journal.add(new())
+    journal.add(**new())
     with journal._transaction() as db:
         db.execute("BEGIN IMMEDIATE")
         modes = {
@@ -100,22 +102,22 @@ def test_private(journal):
 
 def test_ancestors(journal):
     """A conversation is the line from its beginning to a row, whatever forks from it."""
-    one = journal.add(new()).id
-    two = journal.add(new(parent=one)).id
-    journal.add(new(parent=one))
-    three = journal.add(new(parent=two)).id
+    one = journal.add(**new()).id
+    two = journal.add(**new(parent=one)).id
+    journal.add(**new(parent=one))
+    three = journal.add(**new(parent=two)).id
     assert [one, two, three] == [row.id for row in journal.ancestors(three)]
 
 
 def test_fork(journal):
     """A process that was forked off writes by a connection of its own, and the file stays sound."""
-    journal.add(new())
+    journal.add(**new())
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: [journal.add(new()) for _ in range(20)]
+        target=lambda: [journal.add(**new()) for _ in range(20)]
     )
     child.start()
     for _ in range(20):
-        journal.add(new())
+        journal.add(**new())
     child.join(20)
     assert 41 == len(journal.history())
     with journal._transaction() as db:
@@ -124,7 +126,7 @@ def test_fork(journal):
 
 def test_steps_are_whole(journal):
     """A step is one transaction, also of the process that made the file: what fails in the middle leaves nothing."""
-    row = journal.add(new())
+    row = journal.add(**new())
 
     def fail_in_the_middle():
         with journal._transaction() as db:
@@ -139,14 +141,14 @@ def test_steps_are_whole(journal):
 def test_steps_taken_together(journal):
     """Several steps are one transaction; one that ends early keeps what was done, unless the journal itself failed."""
     with journal.together():
-        first = journal.add(new()).id
+        first = journal.add(**new()).id
         assert "queued" == journal.row(first).state, "each step sees those before it"
         assert Journal(journal.path).history() == [], "and nobody else does yet"
     with pytest.raises(KeyboardInterrupt), journal.together():
-        second = journal.add(new()).id
+        second = journal.add(**new()).id
         raise KeyboardInterrupt
     with pytest.raises(errors.JournalError), journal.together():
-        journal.add(new())
+        journal.add(**new())
         raise errors.JournalError("The disk is full.", "Make room.")
     assert [first, second] == [row.id for row in Journal(journal.path).history()]
 
@@ -164,13 +166,13 @@ def test_full(asker):
 
 def test_file_that_is_gone(journal):
     """A journal that was removed or replaced meanwhile is no place for an answer; nothing is written where nobody looks."""
-    journal.add(new())
+    journal.add(**new())
     journal.path.unlink()
     with pytest.raises(errors.JournalError, match="No such file"):
-        journal.add(new())
+        journal.add(**new())
     journal.path.write_text("something else")
     with pytest.raises(errors.JournalError, match="no SQLite file"):
-        journal.add(new())
+        journal.add(**new())
     assert "something else" == journal.path.read_text()
 
 
@@ -182,7 +184,7 @@ def test_many_make_it_at_once(tmp_path):
 
         def add(path=path, barrier=barrier):
             barrier.wait()
-            return Journal(path).add(new(client_request_id=str(threading.get_ident()))).id
+            return Journal(path).add(**new(client_request_id=str(threading.get_ident()))).id
 
         with ThreadPoolExecutor(32) as kernels:
             ids = [kernel.result() for kernel in [kernels.submit(add) for _ in range(32)]]
@@ -197,9 +199,9 @@ def _write(path, written):
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         written.value += 1
-        row_id = journal.add(new()).id
+        row_id = journal.add(**new()).id
         journal.claim(row_id)
-        journal.finish(row_id, Came("done", {"output_text": "x"}, 1))
+        journal.finish(row_id, Result("done", {"output_text": "x"}, 1))
 
 
 def test_many_writers(journal):
@@ -218,11 +220,11 @@ def test_many_writers(journal):
 
 def test_locked(journal):
     """A journal that somebody else keeps locked is an error after a while, before anything is sent."""
-    journal.add(new())
+    journal.add(**new())
     with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(errors.JournalError, match="locked"):
-            journal.add(new())
+            journal.add(**new())
     assert 1 == len(journal.history())
 
 
@@ -241,19 +243,19 @@ def other_program(path):
 
 
 def newer(path):
-    Journal(path).add(new())
+    Journal(path).add(**new())
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 999")
     db.close()
 
 
 def torn(path):
-    Journal(path).add(new())
+    Journal(path).add(**new())
     path.write_bytes(path.read_bytes()[:5000])
 
 
 def read_only(path):
-    Journal(path).add(new())
+    Journal(path).add(**new())
     path.chmod(0o400)
 
 
@@ -264,7 +266,7 @@ def test_refused_files(tmp_path, spoil):
     spoil(path)
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(errors.JournalError) as refused:
-        Journal(path).add(new())
+        Journal(path).add(**new())
     assert 2 == len(str(refused.value).splitlines())
     assert "AIML_MAGIC_JOURNAL" in refused.value.hint
     assert before == (path.read_bytes() if path.is_file() else None)
@@ -274,9 +276,9 @@ def test_older_journal(tmp_path):
     """A journal of the first version is brought to the newest, and keeps what it has."""
     path = tmp_path / "journal.sqlite3"
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(_MIGRATIONS[0])
+        db.executescript(MIGRATIONS[0])
         db.execute("PRAGMA user_version = 1")
-        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(
             """
             INSERT INTO requests (state, base_url, server, request, client_request_id, session, notebook, asked_at, response, status)
@@ -287,31 +289,31 @@ def test_older_journal(tmp_path):
         db.commit()
     journal = Journal(path)
     assert "Old." == journal.row(1).answer().text
-    assert 2 == journal.add(new()).id
-    assert len(_MIGRATIONS) > 1
+    assert 2 == journal.add(**new()).id
+    assert len(MIGRATIONS) > 1
 
 
 def test_read_only_folder(tmp_path):
     """A journal that cannot be made is an error before anything is sent."""
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.JournalError):
-        Journal(tmp_path / "file" / "journal.sqlite3").add(new())
+        Journal(tmp_path / "file" / "journal.sqlite3").add(**new())
 
 
 def test_rescue_where_nothing_can_be_written(journal):
     """A paid answer is still given to the screen where neither the journal nor a file beside it can take it."""
-    row = journal.add(new())
+    row = journal.add(**new())
     journal.path.parent.rename(journal.path.parent.with_name("old"))
     journal.path.parent.write_text("no folder any more")
-    unkept, copy = journal.rescue(row, Came("done", wire.response("Because.")))
+    unkept, copy = journal.rescue(row, Result("done", wire.response("Because.")))
     assert ("Because.", None) == (unkept.answer().text, copy)
 
 
 def test_rescue_spares_what_is_there(journal):
     """A file that holds an answer already is neither overwritten nor removed."""
-    row = journal.add(new())
-    _, copy = journal.rescue(row, Came("done", wire.response("First.")))
-    assert journal.rescue(row, Came("done", wire.response("Second.")))[1] is None
+    row = journal.add(**new())
+    _, copy = journal.rescue(row, Result("done", wire.response("First.")))
+    assert journal.rescue(row, Result("done", wire.response("Second.")))[1] is None
     assert "First." in Path(copy).read_text()
 
 
@@ -328,7 +330,8 @@ def test_search_in_any_script(journal, words, found):
         ("ใช้ความเร็วแสง", "서울에서 🐋!"),
     ]:
         journal.finish(
-            journal.add(new(request={"input": question})).id, Came("done", wire.response(answer))
+            journal.add(**new(request={"input": question})).id,
+            Result("done", wire.response(answer)),
         )
     assert found == [row.id for row in journal.search(words)]
 
@@ -353,8 +356,8 @@ DAMAGE = {
 def damage(journal, script):
     """Damages the index of a journal with one answer, after which another process opens it; that journal."""
     journal.finish(
-        journal.add(new(request={"input": "Where do whales sleep?"})).id,
-        Came("done", wire.response("In the sea.")),
+        journal.add(**new(request={"input": "Where do whales sleep?"})).id,
+        Result("done", wire.response("In the sea.")),
     )
     with closing(sqlite3.connect(journal.path)) as db:
         db.executescript(script)
@@ -368,16 +371,17 @@ def test_damaged_index(journal, how, is_open):
     """However the index is damaged, questions are asked, answers kept and recordings taken, and a search finds all of it."""
     other = damage(journal, DAMAGE[how])
     journal = journal if is_open else other
-    row = journal.claim(journal.add(new()).id)
-    journal.finish(row.id, Came("done", wire.response("Whales sleep there, too.")))
+    row = journal.claim(journal.add(**new()).id)
+    journal.finish(row.id, Result("done", wire.response("Whales sleep there, too.")))
     assert "done" == journal.row(row.id).state
     came = {
         "response": wire.response("A whale of a time."),
         "notices": [],
         "cost_usd": None,
         "seconds": None,
+        "asked_at": 0.0,
     }
-    journal.take(new(key="other"), None, came)
+    journal.import_recorded("other", "s", {"input": "Why?"}, None, came)
     assert [2, 1] == sorted((row.id for row in journal.search("whales sleep")), reverse=True)
     assert [1] == [row.id for row in journal.search("sea")]
     assert [3] == [row.id for row in journal.search("time")]
@@ -388,7 +392,7 @@ def test_search_in_a_damaged_index(journal, how):
     """A search is answered from the rows where the index is damaged, also by parts of words, and then by the index again."""
     for words in ("whales", "🐳"):
         journal.finish(
-            journal.add(new(request={"input": words})).id, Came("done", wire.response("Fine."))
+            journal.add(**new(request={"input": words})).id, Result("done", wire.response("Fine."))
         )
     damage(journal, DAMAGE[how])
     assert [3, 1] == sorted((row.id for row in journal.search("whales")), reverse=True)
@@ -407,8 +411,8 @@ def test_index_is_looked_at_once(journal):
 @pytest.mark.parametrize("how", DAMAGE)
 def test_forget_with_a_damaged_index(journal, how):
     """What is forgotten leaves the disk, however its index was damaged before, and whatever is left of it."""
-    row_id = journal.add(new(request={"input": "a zebrafish phrase"})).id
-    journal.finish(row_id, Came("done", wire.response("Zebrafish.")))
+    row_id = journal.add(**new(request={"input": "a zebrafish phrase"})).id
+    journal.finish(row_id, Result("done", wire.response("Zebrafish.")))
     damage(journal, f"PRAGMA secure_delete = OFF; {DAMAGE[how]}")
     journal.forget(row_id)
     for file in journal.path.parent.iterdir():
@@ -418,10 +422,10 @@ def test_forget_with_a_damaged_index(journal, how):
 
 def test_forget_what_was_half_written(journal):
     """What was kept of an answer while it was written leaves the disk with it."""
-    row = journal.claim(journal.add(new()).id)
+    row = journal.claim(journal.add(**new()).id)
     for length in range(1, 40):
         journal.note_text(row.id, "A zebrafish phrase. " * 100 * length)
-    journal.finish(row.id, Came("done", wire.response("Fine.")))
+    journal.finish(row.id, Result("done", wire.response("Fine.")))
     journal.forget(row.id)
     for file in journal.path.parent.iterdir():
         assert b"zebrafish" not in file.read_bytes(), file
@@ -429,8 +433,8 @@ def test_forget_what_was_half_written(journal):
 
 def test_forget_what_was_rescued(journal):
     """A file that holds the answer, since the journal could not, goes with the row that is forgotten."""
-    row = journal.claim(journal.add(new()).id)
-    _, copy = journal.rescue(row, Came("done", wire.response("secret")))
+    row = journal.claim(journal.add(**new()).id)
+    _, copy = journal.rescue(row, Result("done", wire.response("secret")))
     with journal._transaction() as db:
         db.execute("UPDATE requests SET alive_at = alive_at - 3600")
     journal.forget(row.id)
@@ -439,16 +443,16 @@ def test_forget_what_was_rescued(journal):
 
 
 CAME = {
-    "answered": Came("done", wire.response("Four dollars' worth."), 2.5, ("usage_missing",), Cost(4.0, 8_000_000, "headers")),
-    "cut off": Came("failed", seconds=2.5, error=errors.ConnectionLost("Lost.", "Check.", may_cost=True), response_id="resp_9", text="Half of"),
-    "cancelled": Came("cancelled", seconds=2.5),
+    "answered": Result("done", wire.response("Four dollars' worth."), 2.5, ("usage_missing",), Cost(4.0, 8_000_000, "headers")),
+    "cut off": Result("failed", seconds=2.5, error=errors.ConnectionLost("Lost.", "Check.", may_cost=True), response_id="resp_9", text="Half of"),
+    "cancelled": Result("cancelled", seconds=2.5),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("came", CAME.values(), ids=CAME)
 def test_rescued_answer_is_taken_in(journal, came):
     """The next journal that is opened there takes in what the journal could not take, as if it had, and removes the file."""
-    kept, rescued = (journal.claim(journal.add(new()).id) for _ in range(2))
+    kept, rescued = (journal.claim(journal.add(**new()).id) for _ in range(2))
     journal.finish(kept.id, came)
     journal.rescue(rescued, came)
     other = Journal(journal.path)
@@ -474,14 +478,15 @@ COLUMNS_OF_THE_FIRST = (
 
 def test_rescued_answer_of_an_earlier_version(journal):
     """A file that an earlier version left beside the journal is taken in as well, also of a row whose runner was mourned since."""
-    row = journal.claim(journal.add(new()).id)
+    row = journal.claim(journal.add(**new()).id)
     _, copy = journal.rescue(
-        row, Came("done", wire.response("Worth it."), 1.0, (), Cost(0.5, 1, "headers"))
+        row, Result("done", wire.response("Worth it."), 1.0, (), Cost(0.5, 1, "headers"))
     )
     kept = json.loads(Path(copy).read_text())
     Path(copy).write_text(json.dumps({name: kept[name] for name in COLUMNS_OF_THE_FIRST.split()}))
     journal.finish(
-        row.id, Came("failed", seconds=1, error=errors.RunnerDied("Died.", "Check.", may_cost=True))
+        row.id,
+        Result("failed", seconds=1, error=errors.RunnerDied("Died.", "Check.", may_cost=True)),
     )
     other = Journal(journal.path)
     assert ("done", "Worth it.", 0.5, None) == (
@@ -495,8 +500,8 @@ def test_rescued_answer_of_an_earlier_version(journal):
 
 def test_rescued_answer_is_found_by_who_asks_again(journal):
     """A kernel that has the journal open finds what a runner left beside it before it ended, when the question is asked again."""
-    row = journal.claim(journal.add(new(key="whales")).id)
-    _, copy = Journal(journal.path).rescue(row, Came("done", wire.response("In the sea.")))
+    row = journal.claim(journal.add(**new(key="whales")).id)
+    _, copy = Journal(journal.path).rescue(row, Result("done", wire.response("In the sea.")))
     assert journal.find_open("whales") is None
     assert "In the sea." == journal.find("whales").answer().text
     assert not Path(copy).exists()
@@ -504,9 +509,9 @@ def test_rescued_answer_is_found_by_who_asks_again(journal):
 
 def test_rescued_answer_that_is_known(journal):
     """What the journal has is not changed by a file beside it, which goes."""
-    row = journal.claim(journal.add(new()).id)
-    _, copy = journal.rescue(row, Came("done", wire.response("Second.")))
-    journal.finish(row.id, Came("done", wire.response("First.")))
+    row = journal.claim(journal.add(**new()).id)
+    _, copy = journal.rescue(row, Result("done", wire.response("Second.")))
+    journal.finish(row.id, Result("done", wire.response("First.")))
     assert "First." == Journal(journal.path).row(row.id).answer().text
     assert not Path(copy).exists()
 
@@ -542,9 +547,11 @@ STRANGE = {
 @pytest.mark.parametrize("what", STRANGE)
 def test_strange_files_beside_the_journal(journal, what):
     """Whatever else lies where an answer might, it harms no journal, and stays; an answer that lies behind it is taken in."""
-    row, behind = (journal.claim(journal.add(new(client_request_id=name * 8)).id) for name in "09")
-    copy = Path(journal.rescue(row, Came("done", wire.response("Not this.")))[1])
-    journal.rescue(behind, Came("done", wire.response("This.")))
+    row, behind = (
+        journal.claim(journal.add(**new(client_request_id=name * 8)).id) for name in "09"
+    )
+    copy = Path(journal.rescue(row, Result("done", wire.response("Not this.")))[1])
+    journal.rescue(behind, Result("done", wire.response("This.")))
     STRANGE[what](copy)
     assert ["sent", "done"] == [row.state for row in Journal(journal.path).history()]
     assert os.path.lexists(copy)
@@ -552,9 +559,9 @@ def test_strange_files_beside_the_journal(journal, what):
 
 def test_cost_that_no_column_takes(journal):
     """What a file beside the journal says of an answer's cost, and no column takes, costs neither the answer nor those behind it."""
-    rows = [journal.claim(journal.add(new(client_request_id=name * 8)).id) for name in "09"]
+    rows = [journal.claim(journal.add(**new(client_request_id=name * 8)).id) for name in "09"]
     copies = [
-        Path(journal.rescue(row, Came("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1])
+        Path(journal.rescue(row, Result("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1])
         for row in rows
     ]
     changed(copies[0], cost_source="\ud800", cost_credits=2**63)
@@ -565,8 +572,8 @@ def test_cost_that_no_column_takes(journal):
 
 def test_rescued_answer_of_a_question_that_was_not_sent(journal):
     """Nobody has an answer to what was never sent."""
-    row = journal.add(new())
-    _, copy = journal.rescue(row, Came("done", wire.response("Not this.")))
+    row = journal.add(**new())
+    _, copy = journal.rescue(row, Result("done", wire.response("Not this.")))
     assert "queued" == Journal(journal.path).row(row.id).state
     assert Path(copy).exists()
 
@@ -574,9 +581,9 @@ def test_rescued_answer_of_a_question_that_was_not_sent(journal):
 def test_two_take_in_at_once(tmp_path):
     """Kernels that start at one moment take a rescued answer in once, and none of them fails."""
     journal = Journal(tmp_path / "journal.sqlite3")
-    rows = [journal.claim(journal.add(new()).id) for _ in range(20)]
+    rows = [journal.claim(journal.add(**new()).id) for _ in range(20)]
     for row in rows:
-        journal.rescue(row, Came("done", wire.response(f"Answer {row.id}.")))
+        journal.rescue(row, Result("done", wire.response(f"Answer {row.id}.")))
     with ThreadPoolExecutor(8) as kernels:
         found = list(kernels.map(lambda _: Journal(journal.path).history(), range(8)))
     assert 8 == len(found)
@@ -586,7 +593,7 @@ def test_two_take_in_at_once(tmp_path):
 
 def test_forget_what_is_under_way(journal):
     """A question that is being answered is not forgotten; one whose runner is silent is, and gets no texts when it speaks again."""
-    row_id = journal.claim(journal.add(new()).id).id
+    row_id = journal.claim(journal.add(**new()).id).id
     with pytest.raises(errors.BadInput, match="is being answered"):
         journal.forget(row_id)
     with journal._transaction() as db:
@@ -597,14 +604,14 @@ def test_forget_what_is_under_way(journal):
     journal.note_response_id(row_id, "resp_1")
     journal.note_key(row_id, "k")
     journal.note_chain(row_id, "transcript", "chain_refused")
-    journal.finish(row_id, Came("done", wire.response("secret")))
+    journal.finish(row_id, Result("done", wire.response("secret")))
     assert ("forgotten", forgotten) == (forgotten.state, journal.row(row_id))
 
 
 def test_what_the_server_says_of_a_forgotten_question(journal):
     """What a check finds out about a forgotten question does not bring it back."""
-    row_id = journal.add(new()).id
-    journal.finish(row_id, Came("failed", error=errors.ConnectionLost("Lost.", "Check.")))
+    row_id = journal.add(**new()).id
+    journal.finish(row_id, Result("failed", error=errors.ConnectionLost("Lost.", "Check.")))
     journal.forget(row_id)
     journal.note_free(row_id)
     journal.recover(row_id, wire.response("secret"), None)
@@ -617,8 +624,8 @@ def test_what_the_server_says_of_a_forgotten_question(journal):
 
 def test_forget_while_somebody_reads(journal):
     """While a reader holds the journal's log, texts cannot be removed from it, which is said; afterwards they can."""
-    row_id = journal.add(new(request={"input": "a secret phrase"})).id
-    journal.finish(row_id, Came("done", wire.response("Fine.")))
+    row_id = journal.add(**new(request={"input": "a secret phrase"})).id
+    journal.finish(row_id, Result("done", wire.response("Fine.")))
     log = journal.path.with_name("journal.sqlite3-wal")
     with closing(sqlite3.connect(journal.path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -662,8 +669,8 @@ def test_forget_rounds(journal, kind):
         ("b", wanting),
         ("b", wire.response()),
     ]:
-        parent = journal.add(new(cell=cell, parent=parent)).id
-        journal.finish(parent, Came("done", came))
+        parent = journal.add(**new(cell=cell, parent=parent)).id
+        journal.finish(parent, Result("done", came))
     journal.forget(5)
     assert ["done", "done", "done", "forgotten", "forgotten"] == [
         row.state for row in journal.ancestors(5)
@@ -675,7 +682,7 @@ def test_forget_rounds(journal, kind):
 @pytest.mark.parametrize(("seconds", "is_alive"), [(0, True), (-3600, False), (3600, False)])
 def test_sign_of_life(journal, seconds, is_alive):
     """A row lives while its last sign of life is of this moment: not of long ago, nor of a time that the clock has yet to reach."""
-    row = journal.claim(journal.add(new()).id)
+    row = journal.claim(journal.add(**new()).id)
     with journal._transaction() as db:
         db.execute("UPDATE requests SET alive_at = alive_at + ?", (seconds,))
     assert is_alive == journal.row(row.id).is_alive
@@ -684,7 +691,7 @@ def test_sign_of_life(journal, seconds, is_alive):
 def test_numbers_as_response_ids(journal):
     """A number is a row's, even where a server calls its responses by numbers; what is no row's is a response's id."""
     for response_id in ("3", "1"):
-        journal.finish(journal.add(new()).id, Came("done", wire.response(id=response_id)))
+        journal.finish(journal.add(**new()).id, Result("done", wire.response(id=response_id)))
     assert [1, 2, 1] == [journal.find_id(name) for name in "123"]
 
 
@@ -696,7 +703,7 @@ def test_unknown_row(journal):
 
 def test_no_key_column(journal):
     """Neither a key nor a header has a place in the journal."""
-    journal.add(new())
+    journal.add(**new())
     with sqlite3.connect(journal.path) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(requests)")]
     db.close()

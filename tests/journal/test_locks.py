@@ -20,7 +20,8 @@ from test_journal import new
 
 from aiml_magic import errors
 from aiml_magic.journal import recording
-from aiml_magic.journal.store import Came, Journal, journal_at
+from aiml_magic.journal.rows import Result
+from aiml_magic.journal.store import Journal, journal_at
 from aiml_magic.question import attachments
 from aiml_magic.session.asking import Session
 from aiml_magic.show import export
@@ -101,7 +102,9 @@ def export_over_it(path):
 
 
 def fork(path):
-    child = multiprocessing.get_context("fork").Process(target=lambda: journal_at(path).add(new()))
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: journal_at(path).add(**new())
+    )
     child.start()
     child.join(30)
     assert 0 == child.exitcode
@@ -137,7 +140,7 @@ def test_locks_stay(tmp_path, act):
     """Whatever a process does with a journal that it has open, it opens the file by SQLite alone, and keeps its locks."""
     path = tmp_path / "journal.sqlite3"
     journal = journal_at(path)
-    journal.add(new())
+    journal.add(**new())
     held = locks(path, os.getpid())
     assert {"", "-shm"} == held
     _opened.clear()
@@ -156,7 +159,7 @@ def test_locks_stay(tmp_path, act):
 def test_locks_of_a_fork(tmp_path):
     """A process that was forked off has locks of its own: when its parent is gone, nobody removes its log."""
     path = tmp_path / "journal.sqlite3"
-    Journal(path).add(new())
+    Journal(path).add(**new())
     code = """
 import os, sys, time
 from pathlib import Path
@@ -195,7 +198,7 @@ import test_locks, aiml_magic.journal.store
 path = Path(sys.argv[1])
 journal = aiml_magic.journal.store.journal_at(path)
 journal.history()
-for module in (aiml_magic.files, aiml_magic.journal.store):
+for module in (aiml_magic.files, aiml_magic.journal.database, aiml_magic.journal.store):
     importlib.reload(module)
 assert journal is aiml_magic.journal.store.journal_at(path)
 for name in [name for name in sys.modules if name.startswith("aiml_magic")]:
@@ -206,7 +209,7 @@ test_locks.come_and_go(path)
 print(sorted(test_locks.locks(path, test_locks.os.getpid())))
 """
     path = tmp_path / "journal.sqlite3"
-    Journal(path).add(new())
+    Journal(path).add(**new())
     tests = os.pathsep.join([str(Path(__file__).parent), str(Path(environment.__file__).parent)])
     place = os.environ | {"PYTHONPATH": tests}
     told = subprocess.run(
@@ -220,10 +223,10 @@ print(sorted(test_locks.locks(path, test_locks.os.getpid())))
 def test_fork_amid_a_step(tmp_path):
     """A step in the middle of which a process is forked off is whole: the end of that one does not end it."""
     journal = Journal(tmp_path / "journal.sqlite3")
-    journal.add(new())
+    journal.add(**new())
     child = multiprocessing.get_context("fork").Process(target=int)
     with journal.together():
-        journal.add(new())
+        journal.add(**new())
         child.start()
         child.join(30)
     assert 0 == child.exitcode
@@ -238,10 +241,10 @@ def test_forks_amid_steps(tmp_path):
     journal = Journal(tmp_path / "journal.sqlite3")
     with ThreadPoolExecutor(3) as threads:
         writing = [
-            threads.submit(lambda: [journal.add(new()) for _ in range(40)]) for _ in range(3)
+            threads.submit(lambda: [journal.add(**new()) for _ in range(40)]) for _ in range(3)
         ]
         children = [
-            multiprocessing.get_context("fork").Process(target=journal.add, args=(new(),))
+            multiprocessing.get_context("fork").Process(target=journal.add, kwargs=new())
             for _ in range(8)
         ]
         for child in children:
@@ -256,22 +259,22 @@ def test_forks_amid_steps(tmp_path):
 def test_another_journal_in_its_place(tmp_path):
     """Where another journal lies now, numbers of rows mean others: nothing is written there, and the answer goes to a file."""
     journal = Journal(tmp_path / "journal.sqlite3")
-    row = journal.claim(journal.add(new()).id)
+    row = journal.claim(journal.add(**new()).id)
     for file in tmp_path.iterdir():
         file.unlink()
     other = Journal(journal.path)
-    other.claim(other.add(new(request={"input": "Another?"})).id)
+    other.claim(other.add(**new(request={"input": "Another?"})).id)
     with pytest.raises(errors.JournalError, match="another journal") as refused:
-        journal.finish(row.id, Came("done", wire.response()))
+        journal.finish(row.id, Result("done", wire.response()))
     assert 2 == len(str(refused.value).splitlines())
-    assert journal.rescue(row, Came("done", wire.response()))[1] is not None
+    assert journal.rescue(row, Result("done", wire.response()))[1] is not None
     assert "sent" == Journal(journal.path).row(1).state, "the answer is of another question"
 
 
 def test_copy_in_its_place(tmp_path):
     """A journal that was restored from a copy of its own goes on."""
     journal = Journal(tmp_path / "journal.sqlite3")
-    row = journal.claim(journal.add(new()).id)
+    row = journal.claim(journal.add(**new()).id)
     with (
         closing(sqlite3.connect(journal.path)) as db,
         closing(sqlite3.connect(tmp_path / "copy")) as copy,
@@ -280,19 +283,19 @@ def test_copy_in_its_place(tmp_path):
     for file in tmp_path.glob("journal*"):
         file.unlink()
     (tmp_path / "copy").rename(journal.path)
-    journal.finish(row.id, Came("done", wire.response()))
+    journal.finish(row.id, Result("done", wire.response()))
     assert "done" == journal.row(1).state
 
 
 def test_row_that_was_not_kept(tmp_path):
     """A row whose step failed tells nothing of the journal: it goes on in its place."""
     journal = Journal(tmp_path / "journal.sqlite3")
-    journal.add(new())
+    journal.add(**new())
     with pytest.raises(errors.JournalError), journal.together():
-        journal.add(new())
+        journal.add(**new())
         raise errors.JournalError("The disk is full.", "Make room.")
-    journal.rest()
-    journal.go_on()
+    journal.pause()
+    journal.resume()
     assert 1 == len(journal.history())
 
 
@@ -300,14 +303,14 @@ def test_second_name(tmp_path):
     """A file with a second name, a hard link, is not opened: SQLite would keep a log for each. Who has it open goes on."""
     path = tmp_path / "journal.sqlite3"
     journal = Journal(path)
-    journal.add(new())
+    journal.add(**new())
     path.with_name("other").hardlink_to(path)
     for name in (path, path.with_name("other")):
         with pytest.raises(errors.JournalError, match="second name") as refused:
             Journal(name).history()
         assert 2 == len(str(refused.value).splitlines())
     assert [] == [*tmp_path.glob("other-*")]
-    journal.add(new())
+    journal.add(**new())
     path.with_name("other").unlink()
     assert 2 == len(Journal(path).history())
 
@@ -327,7 +330,7 @@ def test_stranger_with_a_log(tmp_path):
     for name, copy in kept.items():
         shutil.copy(copy, f"{path}{name}")
     with pytest.raises(errors.JournalError, match="another program"):
-        Journal(path).add(new())
+        Journal(path).add(**new())
     for name, copy in kept.items():
         assert Path(copy).read_bytes() == Path(f"{path}{name}").read_bytes()
 

@@ -33,7 +33,7 @@ from aiml_magic import errors
 from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
 from aiml_magic.journal.replay import differences, nearest, request_key
-from aiml_magic.journal.store import Came
+from aiml_magic.journal.rows import Result
 from aiml_magic.notebook import commands
 from aiml_magic.question.schemas import of_value
 from aiml_magic.session.budget import price_of
@@ -538,7 +538,9 @@ def test_place_among_a_thousand_rows(asker, numbered):
         asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
     with asker.journal.together():
         for number in range(1000):
-            asker.journal.add(new(notebook=asker.session.notebook, chat=None, key=f"key {number}"))
+            asker.journal.add(
+                **new(notebook=asker.session.notebook, chat=None, key=f"key {number}")
+            )
     later = Asker(asker.path)
     try:
         assert 2 == later.session.head("main", later.journal)
@@ -640,7 +642,7 @@ def test_forget_in_recordings(asker, numbered, tmp_path):
         asker.ask(numbered.url, f"{secret}?", cell="a", replay="auto")
     asker.ask(numbered.url, "Two?", cell="b")
     row = asker.journal.row(1)
-    _, copy = asker.journal.rescue(row, Came("done", wire.response(secret)))
+    _, copy = asker.journal.rescue(row, Result("done", wire.response(secret)))
     assert ["early.jsonl", "late.jsonl"] == sorted(
         path.name for path in asker.session.forget(row, asker.journal)
     )

@@ -23,7 +23,8 @@ from test_responses import objects, scalars, values
 from aiml_magic import credentials, errors
 from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
-from aiml_magic.journal.store import _KINDS, Came, Journal, Row
+from aiml_magic.journal.rows import KINDS, Result, Row
+from aiml_magic.journal.store import Journal
 from aiml_magic.notebook import commands
 from aiml_magic.sandbox import server as sandbox
 from aiml_magic.session import conversation
@@ -265,8 +266,8 @@ def test_any_row(changed):
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.sqlite3")
         for parent, before, cell in [(None, None, "a"), (1, "a", "b"), (2, "b", "c")]:
-            row_id = journal.add(new(parent=parent, before=before, cell=cell)).id
-            journal.finish(row_id, Came("done", ANSWER, 1))
+            row_id = journal.add(**new(parent=parent, before=before, cell=cell)).id
+            journal.finish(row_id, Result("done", ANSWER, 1))
         with (
             suppress(sqlite3.IntegrityError, OverflowError, UnicodeEncodeError),
             journal._lock,
@@ -282,17 +283,17 @@ def test_any_row(changed):
             assert 2 == len(str(refused).splitlines())
 
 
-@pytest.mark.parametrize("name", [name for name in _KINDS if name != "id"])
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "id"])
 def test_missing_column(tmp_path, name):
     """A journal that lacks a column is refused in two lines, by whatever reads it or writes it."""
     journal = Journal(tmp_path / "journal.sqlite3")
-    journal.add(new())
+    journal.add(**new())
     with journal._transaction() as db:
         db.execute(f"ALTER TABLE requests RENAME COLUMN {name} TO other")
     for act in (
         journal.history,
         lambda: journal.row(1),
-        lambda: journal.add(new(client_request_id="x", parent=1)),
+        lambda: journal.add(**new(client_request_id="x", parent=1)),
     ):
         with pytest.raises(errors.JournalError, match=rf"\b{name}\b") as refused:
             act()
@@ -303,8 +304,8 @@ def journal_file() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.sqlite3")
         for number in range(3):
-            row_id = journal.add(new(parent=number or None)).id
-            journal.finish(row_id, Came("done", ANSWER, 1))
+            row_id = journal.add(**new(parent=number or None)).id
+            journal.finish(row_id, Result("done", ANSWER, 1))
         with journal._transaction() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         journal._connection().close()
@@ -360,7 +361,7 @@ def test_journal_that_acts(tmp_path, name):
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = path.read_bytes()
     with pytest.raises(errors.JournalError, match="trigger or a view"):
-        Journal(path).add(new())
+        Journal(path).add(**new())
     assert before == path.read_bytes()
 
 
@@ -477,10 +478,10 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
     before = os.umask(mask)
     try:
         journal = Journal(tmp_path / "home" / "journal.sqlite3")
-        row = journal.add(new())
+        row = journal.add(**new())
         credentials.save_key("test-key-0123456789")
         sandbox._leave_note(tmp_path / "home", sandbox.Note(1, credentials.new_token()))
-        journal.rescue(row, Came("done"))
+        journal.rescue(row, Result("done"))
         recording.write(tmp_path / "home" / "x.jsonl", {})
         for ending in ("md", "html", "jsonl"):
             export.write(tmp_path / "home" / f"x.{ending}", [row.answer()])

@@ -18,7 +18,8 @@ from asking import KEY
 
 from aiml_magic import addresses, ask, errors
 from aiml_magic.api.responses import Cost
-from aiml_magic.journal.store import Came, Journal
+from aiml_magic.journal.rows import Result
+from aiml_magic.journal.store import Journal
 from aiml_magic.notebook import script as asking
 from aiml_magic.runner import cluster as cluster_module
 
@@ -433,9 +434,9 @@ def test_any_answer_is_kept_there():
     """What came is the same after the scheduler has kept it, errors and signs that are no UTF-8 included."""
     lost = errors.ConnectionLost("It ended: é.", "Check.", may_cost=True, status=502)
     for came in (
-        Came("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
-        Came("failed", error=lost),
+        Result("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
+        Result("failed", error=lost),
     ):
-        told = cluster_module._came_of(cluster_module._told(came))
+        told = cluster_module._result_of(cluster_module._told(came))
         assert replace(came, error=None) == replace(told, error=None)
         assert (came.error and came.error.as_dict()) == (told.error and told.error.as_dict())

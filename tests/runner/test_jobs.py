@@ -496,7 +496,7 @@ while job.status != "sent": time.sleep(0.01)
 
 def test_journal_that_fails_before_a_question_is_sent(asker):
     """Where the runner cannot mark a question as sent, its cell says what is wrong with the journal, and that nothing was sent."""
-    row = asker.journal.add(new())
+    row = asker.journal.add(**new())
     job = Job(row, asker.journal, asker.session.runner(asker.path))
     job.take(
         {"event": "stuck", "why": "The journal is locked. Nothing was sent.", "hint": "Mend it."}

@@ -32,7 +32,7 @@ def journal(tmp_path):
 
 def statements(journal) -> list[str]:
     """The statements that the journal makes from now on."""
-    journal.row(journal.add(new()).id)
+    journal.row(journal.add(**new()).id)
     made: list[str] = []
     journal._db.set_trace_callback(made.append)
     return made
@@ -40,7 +40,7 @@ def statements(journal) -> list[str]:
 
 def test_steps_that_gather_are_synced_once(journal):
     """What waits while the disk is busy is one transaction, synced in full, in which each step sees those before it."""
-    rows = [journal.add(new()).id for _ in range(20)]
+    rows = [journal.add(**new()).id for _ in range(20)]
     made = statements(journal)
 
     async def claim_all():
@@ -60,7 +60,7 @@ def test_steps_that_gather_are_synced_once(journal):
 def test_question_is_synced_with_its_claim(journal):
     """A question alone needs no sync of its own: it is not sent before its claim, which is synced."""
     made = statements(journal)
-    row = journal.add(new()).id
+    row = journal.add(**new()).id
     assert "PRAGMA synchronous = NORMAL" in made
     made.clear()
     journal.claim(row)
@@ -77,7 +77,7 @@ def test_step_that_fails_harms_no_other(journal, order):
         raise errors.JournalError("The disk is full.", "Make room.")
 
     steps = {"!": full, "x": {}.popitem} | {
-        name: partial(journal.claim, journal.add(new()).id) for name in "123"
+        name: partial(journal.claim, journal.add(**new()).id) for name in "123"
     }
 
     async def take():
@@ -118,7 +118,7 @@ def test_cancellation_is_felt_after_the_step(journal):
 def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     """However long the disk takes, and however much comes meanwhile, one text of an answer waits for it; then all of it is kept."""
     monkeypatch.setattr("aiml_magic.runner.process._KEEP_EVERY", 0.01)
-    row, is_free, texts = journal.add(new()).id, threading.Event(), []
+    row, is_free, texts = journal.add(**new()).id, threading.Event(), []
     note_text = journal.note_text
     monkeypatch.setattr(
         journal, "note_text", lambda row_id, text: (texts.append(text), note_text(row_id, text))
@@ -190,7 +190,7 @@ def test_places(limit, moves):
 
 def test_question_that_is_cancelled_before_it_begins(journal):
     """A question and its end may come in one breath, while the runner starts: it is taken back, and told to be over."""
-    row, told = journal.add(new()).id, []
+    row, told = journal.add(**new()).id, []
 
     async def play():
         commands: asyncio.Queue = asyncio.Queue()
@@ -240,7 +240,7 @@ def play(journal, rows) -> list:
 def test_question_that_cannot_be_claimed(journal):
     """Where the journal fails before a question is sent, that is said, and nothing is sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
-        row = journal.add(new(base_url=server.url)).id
+        row = journal.add(**new(base_url=server.url)).id
         journal.path.rename(journal.path.with_name("elsewhere"))
         told = play(journal, [row])
         assert [] == server.posts
@@ -272,7 +272,7 @@ def test_answer_is_kept_when_the_journal_takes_it(journal, has_copy):
         return wire.json_reply(wire.response("Worth four dollars."))
 
     with wire.serve(answer) as server, closing(other):
-        row = journal.add(new(base_url=server.url, request={"model": "m", "input": "Why?"})).id
+        row = journal.add(**new(base_url=server.url, request={"model": "m", "input": "Why?"})).id
         with journal._transaction() as db:
             db.execute("PRAGMA busy_timeout = 100")  # instead of five seconds
         told = play(journal, [row])
@@ -293,7 +293,7 @@ def test_runner_does_not_wait_for_what_is_safe(journal):
         return wire.json_reply(wire.response("Worth it."))
 
     with wire.serve(answer) as server:
-        row = journal.add(new(base_url=server.url, request={"model": "m", "input": "Why?"})).id
+        row = journal.add(**new(base_url=server.url, request={"model": "m", "input": "Why?"})).id
         play(journal, [row])
     away.rename(journal.path)
     assert "Worth it." == Journal(journal.path).row(row).answer().text
@@ -314,7 +314,7 @@ def test_what_had_come_is_kept_at_once(journal, reply):
 
     with wire.serve(answer) as server:
         row = journal.add(
-            new(base_url=server.url, request={"model": "m", "input": "Why?", "stream": True})
+            **new(base_url=server.url, request={"model": "m", "input": "Why?", "stream": True})
         ).id
         play(journal, [row])
     if reply == "refused":
@@ -330,14 +330,14 @@ def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
     monkeypatch.setattr("aiml_magic.runner.process._LOOK_EVERY", 0.01)
     with wire.serve(lambda _: wire.json_reply(wire.response("Worth it.", id="resp_7"))) as server:
         request = {"model": "m", "input": "Why?", "background": True, "store": True}
-        row = journal.add(new(base_url=server.url, request=request)).id
+        row = journal.add(**new(base_url=server.url, request=request)).id
         journal.claim(row)
         journal.note_response_id(row, "resp_7")
         clock = itertools.chain(
             itertools.repeat(time.time(), looks), itertools.repeat(time.time() + 60)
         )
         monkeypatch.setattr(
-            "aiml_magic.journal.store.time",
+            "aiml_magic.journal.rows.time",
             SimpleNamespace(time=clock.__next__, monotonic=time.monotonic),
         )
         play(journal, [row])
@@ -347,7 +347,7 @@ def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
 
 def test_one_lock_is_waited_for_once(journal):
     """Steps that gather while somebody else has the journal fail together, and not one after the other."""
-    rows = [journal.add(new()).id for _ in range(3)]
+    rows = [journal.add(**new()).id for _ in range(3)]
     with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with journal._transaction() as db:

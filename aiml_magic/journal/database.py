@@ -1,0 +1,265 @@
+"""The file of a journal: its connection, its transactions, its locks.
+
+The file, its log and their index are opened by SQLite alone. POSIX drops all locks of a process on
+a file when it closes any handle of that file, and then another process could remove the log under
+an open connection (https://sqlite.org/howtocorrupt.html, 2.2). So a process has one connection for
+each file, which is closed before a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import tempfile
+import threading
+import urllib.parse
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from aiml_magic import errors
+from aiml_magic.files import databases, make_private_folder, short
+from aiml_magic.journal.rows import HINT, Row, read_row
+from aiml_magic.journal.schema import BUSY, bring_up_to_date, check_file
+from aiml_magic.text import plain
+
+
+class Database:
+    """A connection to the file `path`, opened by the first transaction.
+
+    Every method raises JournalError if the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._close: Callable[[], object] = _nothing
+        self._identity: tuple[int, ...] = ()  # of the process and the file
+        self._newest: tuple[int, float] | None = None  # id and time of the last row written
+        self._newest_uncommitted: tuple[int, float] | None = None
+        self._is_open = False  # a transaction, of the thread with the lock
+        with _opening:
+            living.add(self)
+
+    def take_in(self) -> None:
+        """Takes in the rescue files, each time that the connection is opened."""
+
+    @contextmanager
+    def together(self, sync: str = "FULL", begin: str = "IMMEDIATE") -> Iterator[None]:
+        """Makes the steps of the block one transaction.
+
+        It is committed even if the block raises, except for a JournalError. IMMEDIATE takes the
+        write lock first. A disk that syncs two hundred times a second takes thousands of answers a
+        second this way.
+        """
+        with self._transaction(sync) as db:
+            db.execute(f"BEGIN {begin}")
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, errors.JournalError):
+                    db.commit()
+                raise
+
+    @contextmanager
+    def _transaction(self, sync: str = "FULL") -> Iterator[sqlite3.Connection]:
+        """One step, or a part of the transaction that is open.
+
+        Synced in `FULL` it survives a power cut; `NORMAL` leaves that to the next `FULL` one.
+        """
+        try:
+            with self._lock:
+                if self._is_open:
+                    assert self._db is not None
+                    yield self._db
+                    return
+                db = self._connection()
+                db.execute(f"PRAGMA synchronous = {sync}")
+                self._is_open = True
+                try:
+                    with db:
+                        yield db
+                    self._newest = self._newest_uncommitted
+                finally:
+                    self._is_open, self._newest_uncommitted = False, self._newest
+        # sqlite3 raises UnicodeError for a text, or an error message, that it cannot decode.
+        except (sqlite3.Error, OSError, UnicodeError) as error:
+            why = " ".join(plain(str(error)).split())  # a forged file decides what it says
+            raise errors.JournalError(
+                f"The journal {short(self.path)} cannot be used: {why}.", HINT
+            ) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        """The connection, which stays open: a new one has to read the schema."""
+        if self._identity and self._identity != self._current_identity():
+            self._disconnect()  # before there is another: the logs of both have one name
+        if self._db is None:
+            self._db = self._opened()
+            databases.append(self.path)
+            self._close = weakref.finalize(self, _close, self._db, self.path, os.getpid())
+            self._identity = self._current_identity()
+            self.take_in()
+        return self._db
+
+    def _disconnect(self) -> None:
+        """Closes the connection; the next step opens another."""
+        self._close()
+        self._db = None
+
+    def pause(self) -> bool:
+        """Closes the connection and holds the lock until `resume`.
+
+        `False`, with nothing done, if a transaction of another thread lasts too long.
+        """
+        if not self._lock.acquire(timeout=BUSY):
+            return False
+        if not self._is_open:
+            self._disconnect()
+        return True
+
+    def resume(self) -> None:
+        self._lock.release()
+
+    def begin_anew(self) -> None:
+        """In a forked child: the inherited lock and connection are neither used nor closed."""
+        self._lock, self._is_open = threading.RLock(), False
+        self._newest_uncommitted = self._newest
+
+    def _current_identity(self) -> tuple[int, ...]:
+        """The process and the file: a connection is not used after a fork, nor for another file."""
+        file = self.path.stat()
+        return os.getpid(), file.st_dev, file.st_ino
+
+    def _opened(self) -> sqlite3.Connection:
+        """A connection to the file, which is created or migrated if need be.
+
+        A file of another program stays as it is.
+        """
+        make_private_folder(self.path.parent)
+        if os.path.lexists(self.path):
+            self._check_file()
+            db = self._connect("rw")
+        else:
+            with tempfile.NamedTemporaryFile(prefix="journal-", dir=self.path.parent) as private:
+                # SQLite creates the file with the permissions of that one.
+                db = self._connect("rwc", modeof=private.name)
+        try:
+            # A forged file may define functions with side effects.
+            db.execute("PRAGMA trusted_schema = OFF")
+            # Forgotten texts may also be on pages that were moved before.
+            db.execute("PRAGMA secure_delete = ON")
+            bring_up_to_date(db)
+            self._check_rows(db)
+        except BaseException:
+            db.close()
+            raise
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA foreign_keys = ON")
+        return db
+
+    def _check_file(self) -> None:
+        """Raises DatabaseError for a file that cannot be a journal, before it is changed."""
+        if not self.path.is_file():  # a pipe would never answer
+            raise sqlite3.DatabaseError("it is no file")
+        status = self.path.stat()
+        # The permission is checked too: root may write to any file.
+        if not os.access(self.path, os.W_OK) or not status.st_mode & stat.S_IWUSR:
+            raise sqlite3.OperationalError("it is read-only")
+        if status.st_nlink > 1:  # SQLite would keep a log for each (howtocorrupt.html, 2.5)
+            raise sqlite3.DatabaseError(
+                "it has a second name, by a hard link; remove one of the two, or make it a copy"
+            )
+        # Without the log, which may belong to another file that had this name before.
+        with closing(self._connect("ro", immutable="1")) as file:
+            check_file(file)
+
+    def _connect(self, mode: str, **options: str) -> sqlite3.Connection:
+        query = urllib.parse.urlencode({"mode": mode, **options}, quote_via=urllib.parse.quote)
+        return sqlite3.connect(
+            f"{self.path.as_uri()}?{query}", uri=True, timeout=BUSY, check_same_thread=False
+        )
+
+    def _written(self, db: sqlite3.Connection, row_id: int) -> Row:
+        row = read_row(db.execute("SELECT * FROM requests WHERE id = ?", (row_id,)).fetchone())
+        self._newest_uncommitted = row.id, row.asked_at
+        return row
+
+    def _check_rows(self, db: sqlite3.Connection) -> None:
+        """Refuses another journal under this name, in which ids mean other rows; a copy passes."""
+        if (
+            self._newest
+            and not db.execute(
+                "SELECT 1 FROM requests WHERE id = ? AND asked_at = ?", self._newest
+            ).fetchone()
+        ):
+            raise sqlite3.DatabaseError(
+                "another journal has taken its place; restart the kernel to use that one"
+            )
+
+    @property
+    def _folder(self) -> Path:
+        """The folder of the file itself, if `path` is a link to it."""
+        return Path(os.path.realpath(self.path)).parent
+
+
+# The databases of this process; a reload of this module keeps them.
+living: weakref.WeakSet[Database] = globals().get("living", weakref.WeakSet())
+_opening = threading.RLock()
+_inherited: list[sqlite3.Connection] = []
+_paused: list[Database] = []  # while the process forks
+
+
+def find_living(path: Path) -> Database | None:
+    """The database of this process in the file `path`, under any name of the file."""
+    with _opening:
+        return next((known for known in living if _is_same(known.path, path)), None)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them does not exist
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _nothing() -> None:
+    """Closes no connection."""
+
+
+def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:
+    """Closes a connection of this process; an inherited one belongs to the parent."""
+    if os.getpid() == pid:
+        db.close()
+        databases.remove(path)
+    else:
+        _inherited.append(db)  # else Python would close it
+
+
+def _before_fork() -> None:
+    """Closes every connection: a child would assume the locks of its parent."""
+    _opening.acquire()
+    _paused.extend(database for database in living if database.pause())
+
+
+def _after_fork() -> None:
+    while _paused:
+        _paused.pop().resume()
+    _opening.release()
+
+
+def _after_fork_in_child() -> None:
+    """The child has none of the threads that could end a transaction."""
+    for database in living:
+        database.begin_anew()
+    databases.clear()
+    _paused.clear()
+    _opening.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )

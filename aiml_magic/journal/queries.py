@@ -1,0 +1,264 @@
+"""The questions that a journal answers: rows by key, by notebook, by conversation, by words.
+
+Each method is one read transaction, or a part of the transaction that is open.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping
+from itertools import takewhile
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.files import short
+from aiml_magic.journal import index
+from aiml_magic.journal.database import Database
+from aiml_magic.journal.rows import Row, read_row
+from aiml_magic.text import dump
+
+# A notebook's rows are those under its name, and of each former name those up to a row: the file
+# was renamed, or copied, and then the original goes on under that name.
+_NAMES = """
+    WITH names (name, until) AS (
+        SELECT :notebook, 9223372036854775807
+        UNION ALL
+        SELECT earlier, until FROM pasts WHERE notebook = :notebook
+    )
+"""
+_OF_NOTEBOOK = (
+    "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
+)
+
+
+class Queries(Database):
+    """What a journal holds. Every method raises JournalError if the file cannot be used."""
+
+    _is_index_sound = False  # was checked
+
+    def row(self, row_id: int) -> Row:
+        """The row of this id. Raises BadInput if there is none."""
+        found = self._first("SELECT * FROM requests WHERE id = ?", (row_id,))
+        if found is None:
+            raise errors.BadInput(
+                f"The journal has no answer {row_id}.",
+                f"%aiml history lists those of this notebook, in {short(self.path)}.",
+            )
+        return read_row(found)
+
+    def find(self, *keys: str) -> Row | None:
+        """The newest answer that was asked here under one of these keys, and is replayed."""
+        rows = self._rows(
+            """
+            SELECT * FROM requests
+            WHERE key IN (SELECT value FROM json_each(:keys))
+              AND state = 'done' AND origin = 'asked'
+            ORDER BY id DESC
+            """,
+            keys=dump(keys),
+        )
+        return next((row for row in rows if row.is_kept), None)
+
+    def newest_of(self, keys: Collection[str]) -> Row | None:
+        """The newest row that was asked here under one of these keys."""
+        found = self._first(
+            """
+            SELECT * FROM requests
+            WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
+            ORDER BY id DESC LIMIT 1
+            """,
+            (dump(keys),),
+        )
+        return None if found is None else read_row(found)
+
+    def unfinished(self, notebook: str) -> list[Row]:
+        """The rows of a notebook that are queued or sent, oldest first."""
+        return self._rows(
+            f"""{_NAMES}
+            SELECT requests.* FROM {_OF_NOTEBOOK}
+            WHERE state IN ('queued', 'sent') ORDER BY requests.id
+            """,  # noqa: S608  # both are ours
+            notebook=notebook,
+        )
+
+    def sent_by(self, cluster: str) -> list[Row]:
+        """The rows that a cluster sent and that are not over, oldest first."""
+        return self._rows(
+            "SELECT * FROM requests WHERE state = 'sent' AND cluster = :cluster ORDER BY id",
+            cluster=cluster,
+        )
+
+    def find_id(self, name: str) -> int:
+        """The id of the row with the number or the response id `name`. Raises BadInput.
+
+        A recording may claim any response id, so a row that was asked here comes first.
+        """
+        found = self._first(
+            """
+            SELECT id FROM requests WHERE id = :number OR response_id = :name
+            ORDER BY id = :number DESC, origin = 'asked' DESC, id DESC LIMIT 1
+            """,
+            {"number": int(name) if name.isdecimal() and len(name) < 19 else None, "name": name},
+        )
+        if found is None:
+            raise errors.BadInput(
+                f"The journal has no answer {name[:60]}.",
+                "%aiml history lists those of this notebook.",
+            )
+        return int(found["id"])
+
+    def history(self, notebook: str | None = None, limit: int = 1000) -> list[Row]:
+        """The newest rows of a notebook, or of all, oldest first; without forgotten ones."""
+        newest_first = self._rows(
+            f"""{_NAMES}
+            SELECT requests.* FROM {"requests" if notebook is None else _OF_NOTEBOOK}
+            WHERE state <> 'forgotten' ORDER BY requests.id DESC LIMIT :limit
+            """,  # noqa: S608  # both are ours
+            notebook=notebook,
+            limit=limit,
+        )
+        return newest_first[::-1]
+
+    def turns(self, notebook: str, chat: str | None) -> list[Row]:
+        """The rows of a chat of a notebook, oldest first; without forgotten ones."""
+        return self._rows(
+            f"""{_NAMES}
+            SELECT requests.* FROM {_OF_NOTEBOOK}
+            WHERE chat = :chat AND state <> 'forgotten' ORDER BY requests.id
+            """,  # noqa: S608  # both are ours
+            notebook=notebook,
+            chat=chat,
+        )
+
+    def chats(self, notebook: str) -> list[str]:
+        """The names of a notebook's conversations, in the order in which they began."""
+        with self._transaction() as db:
+            found = db.execute(
+                f"""{_NAMES}
+                SELECT chat FROM {_OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
+                GROUP BY chat ORDER BY MIN(requests.id)
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook},
+            ).fetchall()
+        return [entry["chat"] for entry in found]
+
+    def search(self, words: str, limit: int = 20) -> list[Row]:
+        """The rows with all the words in question or answer, the best first.
+
+        A word of a script without spaces is looked for in all texts; a search of such words alone
+        gives the newest first.
+        """
+        with self._transaction() as db:
+            found = index.search(db, words, limit, is_sound=self._is_index_sound)
+            self._is_index_sound = self._is_index_sound or not found
+        return [read_row(entry) for entry in found]
+
+    def with_rounds(self, row_id: int) -> list[Row]:
+        """A row and the rounds of its cell before it, newest first; the last has the question."""
+        row, *before = reversed(self.ancestors(row_id))
+        return [
+            row,
+            *takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before),
+        ]
+
+    def ancestors(self, row_id: int) -> list[Row]:
+        """The conversation that ends with this row, oldest first, the row included."""
+        return self._rows(
+            """
+            WITH RECURSIVE line (id, depth) AS (
+                SELECT :row, 0
+                UNION
+                SELECT requests.parent, depth + 1
+                FROM line JOIN requests ON requests.id = line.id
+                WHERE requests.parent < requests.id  -- a forged file may have circles
+            )
+            SELECT requests.* FROM line JOIN requests ON requests.id = line.id ORDER BY depth DESC
+            """,
+            row=row_id,
+        )
+
+    def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
+        """A row was asked in this cell of a chat."""
+        found = self._first(
+            f"""{_NAMES}
+            SELECT 1 FROM {_OF_NOTEBOOK} WHERE chat = :chat AND cell = :cell
+            """,  # noqa: S608  # both are ours
+            {"notebook": notebook, "chat": chat, "cell": cell},
+        )
+        return found is not None
+
+    def elsewhere(self, notebook: str, chat: str | None, cell: str, limit: int = 50) -> list[Row]:
+        """The rows of this cell and chat under other names of the notebook, newest first."""
+        return self._rows(
+            """
+            SELECT * FROM requests
+            WHERE cell = :cell AND chat = :chat AND notebook <> :notebook AND state <> 'forgotten'
+            ORDER BY id DESC LIMIT :limit
+            """,
+            cell=cell,
+            chat=chat,
+            notebook=notebook,
+            limit=limit,
+        )
+
+    def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
+        """The notebook has an answer to the same request behind another answer."""
+        found = self._first(
+            f"""{_NAMES}
+            SELECT 1 FROM {_OF_NOTEBOOK}
+            WHERE request = :request AND key <> :key AND status = 'completed'
+            """,  # noqa: S608  # both are ours
+            {"notebook": notebook, "request": dump(request), "key": key},
+        )
+        return found is not None
+
+    def has_lost_chain(self, session: str, server: str) -> bool:
+        """In this session the server refused or ignored a response id."""
+        found = self._first(
+            """
+            SELECT 1 FROM requests
+            WHERE session = ? AND server = ?
+              AND (notices LIKE '%chain_refused%' OR notices LIKE '%chain_ignored%')
+            """,
+            (session, server),
+        )
+        return found is not None
+
+    def spent(
+        self,
+        server: str,
+        *,
+        session: str | None = None,
+        notebook: str | None = None,
+        since: float = 0.0,
+    ) -> tuple[float, int]:
+        """The dollars that a server charged, and the number of answers of unknown cost.
+
+        In a session, in a notebook, or since a time in seconds since 1970; without any, ever.
+        """
+        with self._transaction() as db:
+            usd, unknown = db.execute(
+                """
+                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND (
+                    state IN ('done', 'sent')
+                    OR (state = 'cancelled' AND seconds IS NOT NULL)
+                    OR (state = 'failed'
+                        AND CASE WHEN json_valid(error) THEN json_extract(error, '$.may_cost') END)
+                ))
+                FROM requests
+                WHERE server = ? AND origin = 'asked' AND asked_at >= ?
+                  AND (? IS NULL OR session = ?) AND (? IS NULL OR notebook = ?)
+                """,
+                (server, since, session, session, notebook, notebook),
+            ).fetchone()
+        return float(usd), int(unknown)
+
+    def _first(self, statement: str, values: Any) -> sqlite3.Row | None:
+        with self._transaction() as db:
+            found: sqlite3.Row | None = db.execute(statement, values).fetchone()
+        return found
+
+    def _rows(self, statement: str, **values: Any) -> list[Row]:
+        with self._transaction() as db:
+            found = db.execute(statement, values).fetchall()
+        return [read_row(entry) for entry in found]

@@ -1,0 +1,256 @@
+"""A row of the journal as a value, and the result of a request; pure.
+
+The state of a row:
+
+    queued      on disk, never sent
+    sent        the request is on its way, or was when its runner died
+    done        a response came, whatever its status
+    failed      no response came; `error` says why, and whether it may be charged
+    cancelled   the person stopped it
+    forgotten   its texts were removed; the time of the request and its cost are left
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.api.responses import Cost, Response, Usage, question_text
+from aiml_magic.journal.answer import Answer
+from aiml_magic.text import plain
+
+HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
+TAIL = 1500  # characters of the newest text that a panel shows
+HEARTBEAT = 5.0  # seconds between two heartbeats of a runner
+_STALE = 4 * HEARTBEAT  # seconds after which a runner without a heartbeat is taken for dead
+
+
+@dataclass(frozen=True)
+class Row:
+    """A request in the journal.
+
+    JSON columns are parsed; times are in seconds, `asked_at` since 1970. `attempts` is the highest
+    number of times that the request was sent, `None` if that is unknown.
+    """
+
+    id: int
+    state: str
+    base_url: str
+    server: str
+    request: Mapping[str, Any]
+    client_request_id: str
+    parent: int | None
+    chain: str | None
+    notebook: str
+    chat: str | None
+    cell: str | None
+    before: str | None
+    key: str | None
+    asked_at: float
+    response_id: str | None
+    text: str
+    response: Mapping[str, Any]
+    notices: tuple[str, ...]
+    cost_usd: float | None
+    seconds: float | None
+    error: Mapping[str, Any] | None
+    alive_at: float | None
+    cluster: str | None = None  # the Dask cluster that sent it
+    origin: str = "asked"  # or "recording": asked elsewhere, and recorded
+    attempts: int | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """A runner works on it: the last heartbeat is recent.
+
+        A heartbeat in the future does not count: the clock was set back.
+        """
+        return (
+            not self.is_over
+            and self.alive_at is not None
+            and abs(time.time() - self.alive_at) < _STALE
+        )
+
+    @property
+    def is_settled(self) -> bool:
+        """The row needs no more work: it is over, or it was sent and no runner works on it."""
+        return not (self.state == "queued" or self.is_alive)
+
+    @property
+    def is_taken(self) -> bool:
+        """The server accepted the request, and may return its response by id."""
+        if self.response_id is None:
+            return False
+        if self.state == "sent":
+            return bool(
+                self.response or (self.request.get("background") and self.request.get("store"))
+            )
+        if self.state != "failed" or self.error is None:
+            return False
+        return (
+            self.error.get("retry") == "resume" or self.error.get("class") == "RetrieveUnsupported"
+        )
+
+    @property
+    def can_go_on(self) -> bool:
+        """The server accepted the request, and no runner waits for its response."""
+        return self.is_taken and not self.is_alive
+
+    @property
+    def is_doubtful(self) -> bool:
+        """The request failed, and may have been charged."""
+        return self.error is not None and bool(self.error.get("may_cost"))
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled", "forgotten")
+
+    @property
+    def link(self) -> str | None:
+        """What stands for this row in the replay key of a follow-up.
+
+        The response id, else the row's own key; `row N` while it is unfinished, and after `forget`.
+        """
+        return (self.is_over and (self.response_id or self.key)) or f"row {self.id}"
+
+    @property
+    def question(self) -> str:
+        """The question as text."""
+        return question_text(self.request)
+
+    @property
+    def has_unknown_cost(self) -> bool:
+        """The request may have been charged, and its cost is unknown."""
+        if self.cost_usd is not None or self.state in ("queued", "forgotten"):
+            return False
+        if self.state == "sent":
+            return True
+        return self.seconds is not None if self.error is None else self.is_doubtful
+
+    @property
+    def is_round(self) -> bool:
+        """The model waits for results of tools or an approval: what follows is the same question."""
+        return self.state == "done" and Response(self.response).outcome in (
+            "tool_calls",
+            "approval",
+        )
+
+    @property
+    def is_kept(self) -> bool:
+        """The response is replayed, unless a higher limit would give more of it."""
+        return self.state == "done" and Response(self.response).outcome != "incomplete"
+
+    @property
+    def advances(self) -> bool:
+        """A conversation can continue from it: a complete answer, without refusal or open calls."""
+        response = Response(self.response)
+        return (
+            self.state == "done" and response.status == "completed" and response.outcome == "answer"
+        )
+
+    def answer(self) -> Answer:
+        """The answer, or the part of it that came."""
+        response = Response(self.response)
+        return Answer(
+            text=response.text if self.state == "done" else response.text or self.text,
+            reasoning="\n\n".join(response.summaries),
+            usage=response.usage or Usage(),
+            cost_usd=self.cost_usd,
+            seconds=self.seconds,
+            status=_plain(response.status) or (None if self.is_over else "in_progress"),
+            id=_plain(self.response_id),
+            model=_plain(response.model),
+            parsed=None,
+            replayed=False,
+            asked_at=datetime.fromtimestamp(self.asked_at, timezone.utc),
+            raw=self.response,
+            request=self.request,
+            journal_id=self.id,
+            server=self.server,
+            chat=self.chat,
+            notices=self.notices,
+            recorded=self.origin == "recording",
+        )
+
+
+def _plain(name: str | None) -> str | None:
+    """A name from a server, without control characters that a terminal would obey."""
+    return None if name is None else plain(name)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a request.
+
+    `state` is done, failed or cancelled; `seconds` is the time since the request was sent, `None`
+    if it was not. `response_id` and `text` belong to a response that came in part. `attempts` is
+    how many times it was sent; `None` keeps the known number.
+    """
+
+    state: str
+    response: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    notices: tuple[str, ...] = ()
+    cost: Cost | None = None
+    error: errors.RequestFailed | None = None
+    response_id: str | None = None
+    text: str | None = None
+    attempts: int | None = None
+
+
+# Columns of JSON, and the value of NULL in each.
+JSON_COLUMNS = {"request": "{}", "text": '""', "response": "{}", "notices": "[]", "error": "null"}
+KINDS: Mapping[str, Any] = {
+    "id": int, "state": str, "base_url": str, "server": str, "request": dict,
+    "client_request_id": str, "parent": int | None, "chain": str | None, "notebook": str,
+    "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
+    "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list,
+    "cost_usd": float | None, "seconds": float | None, "error": dict | None,
+    "alive_at": float | None, "cluster": str | None, "origin": str, "attempts": int | None,
+}  # fmt: skip
+_FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
+
+
+def read_row(found: sqlite3.Row) -> Row:
+    """The row as a value.
+
+    Raises JournalError for values that this package never writes: the file may be anybody's.
+    """
+    try:
+        values = {
+            name: json.loads(found[name] or JSON_COLUMNS[name])
+            if name in JSON_COLUMNS
+            else found[name]
+            for name in KINDS
+        }
+        wrong = wrong_columns(values)
+    except IndexError:
+        wrong = sorted(KINDS.keys() - found.keys())
+    except (ValueError, TypeError, RecursionError):
+        wrong = list(JSON_COLUMNS)
+    if wrong:
+        raise errors.JournalError(
+            f"Row {found['id']} of the journal is damaged, in its {' or '.join(wrong)}.", HINT
+        )
+    return row_of(values)
+
+
+def row_of(values: Mapping[str, Any]) -> Row:
+    return Row(**{**values, "notices": tuple(map(str, values["notices"]))})
+
+
+def wrong_columns(values: Mapping[str, Any]) -> list[str]:
+    """The names of the values that no row of ours can have."""
+    wrong = [name for name, kind in KINDS.items() if not isinstance(values[name], kind)]
+    wrong += [
+        name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR
+    ]
+    if not wrong and (values["parent"] or 0) >= values["id"]:  # it would be its own ancestor
+        wrong.append("parent")
+    return wrong
