@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from aiml_magic import errors
+from aiml_magic import errors, hidden
 from aiml_magic.addresses import home
 from aiml_magic.files import make_private_folder, short, write_private
 from aiml_magic.text import dump, load
@@ -74,7 +74,7 @@ def proof(token: str, port: int, nonce: str) -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a request carries and nothing else may hold: the key, and the headers for MCP servers by label.
+    """What a request carries and nothing else may hold: the key, and what `hidden.split` left out of what is kept.
 
     A server may echo them anywhere, in pieces, or written as JSON, a page or an address writes
     them. Where the key or most of it is found, or its beginning at an end, which may be a cut,
@@ -83,7 +83,7 @@ class Secrets:
     """
 
     key: str = field(repr=False)
-    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    hidden: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def mask(self, text: str) -> str:
         """`text` without the secrets; where they are encoded it is given as it reads."""
@@ -121,16 +121,8 @@ class Secrets:
         return whole[0]
 
     def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of a request with the headers in its tools."""
-        if not self.headers or "tools" not in body:
-            return dict(body)
-        labels = ((tool, self.headers.get(tool.get("server_label"))) for tool in body["tools"])
-        return {
-            **body,
-            "tools": [
-                {**tool, "headers": headers} if headers else tool for tool, headers in labels
-            ],
-        }
+        """The body of a request with its secrets, as it is sent."""
+        return hidden.restored(body, self.hidden)
 
     def _scalar(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -169,7 +161,7 @@ class Secrets:
     @cached_property
     def _signs(self) -> frozenset[str]:
         """The texts by which the secrets are known: each whole, or in base64, and two thirds of the key."""
-        values = [value for headers in self.headers.values() for value in headers.values()]
+        values = [text for value in self.hidden.values() for text in hidden.texts(value)]
         secrets = {word for word in {self.key}.union(*map(_words, values)) if len(word) >= _TELLING}
         most = _runs(self.key, max(_TELLING, -(-2 * len(self.key) // 3)))
         return frozenset(secrets.union(most, *map(_in_base64, secrets)))
@@ -239,7 +231,7 @@ def _runs(key: str, length: int) -> set[str]:
 
 
 def _words(value: str) -> set[str]:
-    """The secrets in a header: all of it but for the scheme, and its words that are none of a language."""
+    """The secrets in a value: all of it but for the scheme, and its words that are none of a language."""
     words = {word for word in re.split(r"[\s;,=\"]+", value) if not word.isalpha()}
     return words | {re.sub(r"(?i)^(bearer|basic|token)\s+", "", value)}
 

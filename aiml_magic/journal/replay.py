@@ -34,12 +34,15 @@ def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> 
 
 
 def request_keys(server: str, request: Mapping[str, Any], parent: str | None) -> tuple[str, ...]:
-    """The key of a request, and the key that earlier versions gave it, which had the attached texts in it as they are."""
-    return tuple(
-        dict.fromkeys(
-            (request_key(server, request, parent), _key(server, with_file_hashes(request), parent))
-        )
-    )
+    """The key of a request, and those that earlier versions gave it.
+
+    These had the attached texts in it as they are, and no label in the choice of an MCP server.
+    """
+    forms = (with_hashes(request), with_file_hashes(request))
+    choice = request.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "mcp":
+        forms += tuple({**form, "tool_choice": {"type": "mcp"}} for form in forms)
+    return tuple(dict.fromkeys(_key(server, form, parent) for form in forms))
 
 
 def _key(server: str, hashed: Mapping[str, Any], parent: str | None) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic import addresses, errors
 from aiml_magic.files import short
-from aiml_magic.notebook import options
+from aiml_magic.notebook import options, params
 from aiml_magic.text import count_of, did_you_mean, one_line, printable, say
 
 if TYPE_CHECKING:
@@ -138,6 +138,14 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
     size = len(json.dumps(plan.request, ensure_ascii=False).encode("utf-8", "replace"))
     price = session.price(base_url, question.model, journal_path)
     lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
+    if plan.hidden:
+        lines.append(
+            "Headers, keys, tokens and passwords in it would be sent, and are shown nowhere."
+        )
+    lines += [
+        f"The vendor's description of a request has no field {name}; it would be sent all the same."
+        for name in params.undescribed(plan.request)
+    ]
     if plan.parent is not None:
         form = "by its id" if session.chain(question, plan, journal) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")

@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from aiml_magic.notebook.commands import COMMANDS
-from aiml_magic.notebook.options import FIELDS, FLAGS, WORD, Option
+from aiml_magic.notebook.options import FLAGS, WORD, Option
+from aiml_magic.notebook.params import FIELDS
 
 _OPEN_BRACES = re.compile(r"\{\{\s*\w*$")
 _MAGIC = re.compile(r"(?:^|[=\s])%%?(o3pro|aiml)\s+(.*)$")

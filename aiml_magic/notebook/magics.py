@@ -31,7 +31,7 @@ from IPython.core.magic import (
 from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, errors
-from aiml_magic.notebook import commands, options
+from aiml_magic.notebook import commands, options, params
 from aiml_magic.text import say
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ class O3Pro(Magics):
     base_url = Unicode(
         "", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1."
     ).tag(config=True)
-    effort = Enum(["low", "medium", "high"], None, allow_none=True, help="How much to reason.").tag(
+    effort = Enum(options.EFFORTS, None, allow_none=True, help="How much to reason.").tag(
         config=True
     )
+    mode = Enum(options.MODES, None, allow_none=True, help="How to reason.").tag(config=True)
     summary = Enum(
         ["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning."
     ).tag(config=True)
@@ -258,21 +259,25 @@ class O3Pro(Magics):
         for named in given.get("attach", []):
             attached += attach(named, variables)
         check_size(attached)
-        tools = tools_of(given.get("tool", []), variables)
+        fields = params.joined(given.get("param", []))
+        tools = tools_of(given.get("tool", []), variables, fields.pop("tools", []))
+        schema = _schema_of(given["schema"], variables) if "schema" in given else None
+        chosen = choice(given["tool_choice"], tools) if "tool_choice" in given else None
         return Question(
             text=filled,
             attached=attached,
-            schema=_schema_of(given["schema"], variables) if "schema" in given else None,
+            schema=schema,
             cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
             tools=tools,
-            tool_choice=choice(given["tool_choice"], tools) if "tool_choice" in given else None,
+            tool_choice=chosen,
             max_tool_rounds=self.max_tool_rounds,
             model=given.get("model", self.model),
             effort=given.get("effort", self.effort),
+            mode=given.get("mode", self.mode),
             summary=given.get("summary", self.summary),
             instructions=instructions,
             max_output_tokens=given.get("max_output_tokens", self.max_output_tokens),
-            params=dict(given.get("param", [])),
+            params=self._merged(given, fields, schema, chosen),
             stream=self.stream and not given.get("no_stream"),
             store=self.store and not given.get("no_store"),
             chat=None if given.get("alone") else given.get("chat", "main"),
@@ -290,6 +295,26 @@ class O3Pro(Magics):
                 if name not in given and getattr(self, name) == value
             },
         )
+
+    def _merged(
+        self,
+        given: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        schema: Schema | None,
+        choice: Any,
+    ) -> dict[str, Any]:
+        """The fields of --param, with what the options have in the same ones; settings go behind both. Raises BadInput."""
+        reasoning = ("effort", "mode", "summary")
+        made: dict[str, Any] = {
+            "reasoning": {name: given[name] for name in reasoning if name in given},
+            "text": {"format": schema.format} if schema else {},
+            "tool_choice": choice,
+        }
+        together = params.merged({name: made[name] for name in made.keys() & fields.keys()}, fields)
+        if "reasoning" in together:
+            set_here = {name: value for name in reasoning if (value := getattr(self, name))}
+            together["reasoning"] = {**set_here, **together["reasoning"]}
+        return together
 
     def _is_set(self, name: str) -> bool:
         return bool(getattr(self, name) != self.traits()[name].default_value)
@@ -317,7 +342,7 @@ class O3Pro(Magics):
             self.shell.push({given["out"]: value})
 
     _settings: Mapping[str, TraitType[Any, Any]] = {
-        "model": model, "base_url": base_url, "effort": effort, "summary": summary, "instructions": instructions,
+        "model": model, "base_url": base_url, "effort": effort, "mode": mode, "summary": summary, "instructions": instructions,
         "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "replay": replay,
         "budget_usd": budget_usd, "max_concurrency": max_concurrency, "max_tool_rounds": max_tool_rounds, "chain": chain,
         "journal": journal,
@@ -348,6 +373,7 @@ _DECISIVE = (
     "model",
     "base_url",
     "effort",
+    "mode",
     "summary",
     "instructions",
     "max_output_tokens",

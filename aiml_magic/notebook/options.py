@@ -6,7 +6,6 @@ option, exactly as typed: quotes, apostrophes and braces in it mean nothing here
 
 from __future__ import annotations
 
-import json
 import keyword
 import numbers
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.notebook.params import field_and_json
 from aiml_magic.text import did_you_mean
 
 WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
@@ -82,86 +82,33 @@ def as_python_reads(text: str) -> str:
     return unicodedata.normalize("NFKC", words(text))
 
 
-_OF_OPTIONS = {
-    "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
-    "reasoning": "--effort and --summary", "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
-}  # fmt: skip
-FIELDS = (
-    "background",
-    "parallel_tool_calls",
-    "truncation",
-    "include",
-    "prompt",
-    "text",
-    "tools",
-    "tool_choice",
-)
-_INCLUDED = (
-    "message.input_image.image_url", "computer_call_output.output.image_url", "reasoning.encrypted_content",
-    "code_interpreter_call.outputs",
-)  # fmt: skip
-
-
-def _check_field(name: str, value: Any) -> None:
-    """Raises ValueError for a value that the API's schema does not allow in this field; others are the server's to judge."""
-    match name:
-        case "background" | "parallel_tool_calls" if not isinstance(value, bool):
-            raise ValueError(f"{name}=true or {name}=false")
-        case "truncation" if value not in ("auto", "disabled"):
-            raise ValueError('truncation="auto" or truncation="disabled"')
-        case "include":
-            wrong = (
-                [entry for entry in value if entry not in _INCLUDED]
-                if isinstance(value, list)
-                else [value]
-            )
-            if wrong:
-                raise ValueError(
-                    f"include=[…] of {', '.join(_INCLUDED)}. {did_you_mean(str(wrong[0]), _INCLUDED)}".rstrip()
-                )
-        case "prompt" if not isinstance(value, dict) or not isinstance(value.get("id"), str):
-            raise ValueError('prompt={"id": "…"}, with "variables" and "version" if need be')
-        case "text" if not isinstance(value, dict):
-            raise ValueError(
-                'text={"format": {"type": "json_object"}}, say; for a type there is --schema'
-            )
-
-
-def field_and_json(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    if name in _OF_OPTIONS:
-        raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
-    if name not in FIELDS and (close := did_you_mean(name, FIELDS)):
-        raise ValueError(f"a field of the API. {close}")
-    try:
-        read = json.loads(value) if re.fullmatch(r"[a-z][a-z_]*", name) else ...
-    except (ValueError, RecursionError):
-        read = ...
-    if read is ...:
-        raise ValueError(
-            'KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]'
-        )
-    _check_field(name, read)
-    return name, read
-
-
 def words(text: str) -> str:
     if not text.strip():
         raise ValueError("some text")
     return text
 
 
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+MODES = ("standard", "pro")
 OPTIONS = (
     Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
     Option("--quiet", "do not show the answer", "-q"),
     Option("--model", "which model to ask (default openai/o3-pro)", "-m", "MODEL", words),
     Option(
         "--effort",
-        "how much to reason: low, medium or high",
+        f"how much to reason: {', '.join(EFFORTS)}, as the model takes it",
         "-e",
-        "EFFORT",
+        "LEVEL",
         words,
-        choices=("low", "medium", "high"),
+        choices=EFFORTS,
+    ),
+    Option(
+        "--mode",
+        "how to reason: standard or pro, as the model takes it",
+        "",
+        "MODE",
+        words,
+        choices=MODES,
     ),
     Option(
         "--summary",
@@ -196,7 +143,7 @@ OPTIONS = (
     ),
     Option(
         "--tool",
-        "let the model use a function, web_search or an MCP server's dict; repeatable",
+        "let the model use a function, web_search, or a dict of any tool; repeatable",
         "-f",
         "NAME",
         as_python_reads,
@@ -207,7 +154,7 @@ OPTIONS = (
     ),
     Option(
         "--param",
-        "any other field of the API; repeatable",
+        "any other field of the API, merged into what the options make; repeatable",
         "",
         "KEY=JSON",
         field_and_json,
@@ -291,9 +238,10 @@ def _read(option: Option, flag: str, text: str) -> Any:
     try:
         return option.value(text)
     except ValueError as error:
+        shown = text.partition("=")[0] + "=…" if option.name == "param" else text
         raise BadInput(
-            f"{flag} cannot be {text[:60]!r}. {NOTHING_SENT}", f"It takes {error}."
-        ) from error
+            f"{flag} cannot be {shown[:60]!r}. {NOTHING_SENT}", f"It takes {error}."
+        ) from None  # its frames may hold a secret
 
 
 def unquoted(text: str) -> str:
@@ -336,6 +284,7 @@ Examples:
   %%o3pro -b --timeout 600 -m openai/o3-pro  go on working; give up after ten minutes of silence
   %%o3pro -s Rating --no-stream -q -o rated  the answer as a Rating in rated.parsed, shown nowhere
   %%o3pro -f area --tool-choice required     have the model call the function area of the notebook
+  %%o3pro -m openai/gpt-5.6-sol --mode pro   another model, thinking as hard as it can
   %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
   %%o3pro -a figure -a table.csv             with a figure of the notebook and a file
   %o3pro --param truncation="auto" -- -1 is the square of what?

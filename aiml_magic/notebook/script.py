@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic import errors
+from aiml_magic import errors, hidden
 from aiml_magic.journal.answer import Answer
 from aiml_magic.notebook import options
 from aiml_magic.notebook.magics import O3Pro, loaded
@@ -241,6 +241,11 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
         raise errors.BadInput(
             "On a cluster each row stands alone, without functions of the notebook and servers of tools. Nothing was sent.",
             "Leave out chat, after, new, background and tool; or leave out client.",
+        )
+    if hidden.texts(given.get("param")):
+        raise errors.BadInput(
+            "On a cluster there is no way for the secrets in param. Nothing was sent.",
+            "Leave them out, or leave out client.",
         )
     if getattr(client, "status", None) != "running":
         raise errors.BadInput(

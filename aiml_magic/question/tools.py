@@ -1,4 +1,4 @@
-"""Functions of the notebook, web search and MCP servers, as the API's tools; and a call that the model asks for, carried out.
+"""Functions of the notebook and any tool of the API, as a request has them; and a call that the model asks for, carried out.
 
 A function is run in the thread that asks, with arguments that were checked against its type hints.
 What it raises goes back to the model as its result; only an interrupt ends the question.
@@ -12,7 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiml_magic.api.responses import Raw, ToolCall
@@ -21,6 +21,11 @@ from aiml_magic.question import attachments, values
 from aiml_magic.text import did_you_mean, encodable
 
 _WEB_SEARCH = {"type": "web_search_preview"}
+_CHOICES = ("auto", "none", "required")
+_NEEDED = {  # fields of a tool by its type; of some one of several
+    "mcp": (("server_label",), ("server_url", "connector_id")),
+    "function": (("name",), ("parameters",)),
+}
 _MAX_RESULT = 200_000  # characters of a result that go back to the model
 _MAX_SHOWN = 20_000  # characters of a call that a person is asked about
 _CONFIRM = "__aiml_magic_confirm__"
@@ -38,57 +43,48 @@ def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the model may use: specifications as they are sent, functions by name, and secret headers of MCP servers by label."""
+    """What the model may use: specifications as they are sent, with their secrets, and functions by name."""
 
-    specifications: tuple[Raw, ...]
+    specifications: tuple[Raw, ...] = field(repr=False)
     functions: Mapping[str, Callable[..., Any]]
-    secrets: Mapping[str, Mapping[str, str]]
 
 
-NO_TOOLS = Tools((), {}, {})
+NO_TOOLS = Tools((), {})
 
 
-def tools_of(named: Sequence[str], variables: Mapping[str, Any]) -> Tools:
-    """The tools of these names: functions and dicts of the notebook, or `web_search`.
+def tools_of(
+    named: Sequence[str], variables: Mapping[str, Any], specifications: Sequence[Any] = ()
+) -> Tools:
+    """The tools of these names (functions and dicts of the notebook, `web_search`), and those of `specifications`.
 
     Raises BadInput.
     """
-    specifications: list[Raw] = []
+    wanted: list[Raw] = []
     functions: dict[str, Callable[..., Any]] = {}
-    secrets: dict[str, Mapping[str, str]] = {}
     for name in named:
         value = variables.get(name) if not name.startswith("_") else None
         if name == "web_search" and value is None:
-            specifications.append(_WEB_SEARCH)
+            wanted.append(_WEB_SEARCH)
         elif isinstance(value, Mapping):
-            specification = _of_dict(value, name)
-            secrets |= (
-                {str(value.get("server_label")): _headers(value["headers"], name)}
-                if value.get("headers")
-                else {}
-            )
-            specifications.append(specification)
+            wanted.append(_of_dict(value, name))
         elif callable(value):
-            specification = _of_function(value)
-            functions[specification["name"]] = value
-            specifications.append(specification)
+            wanted.append(_of_function(value))
+            functions[wanted[-1]["name"]] = value
         else:
-            hint = did_you_mean(
-                name,
-                [
-                    "web_search",
-                    *(
-                        known
-                        for known in variables
-                        if callable(variables[known]) and known[0] != "_"
-                    ),
-                ],
-            )
-            raise BadInput(
-                f"There is no function and no tool {name[:60]}. {NOTHING_SENT}",
-                hint or "Define the function first.",
-            )
-    return Tools(tuple(specifications), functions, secrets)
+            raise _no_tool(name, variables)
+    wanted += [_of_dict(given, "of --param tools") for given in specifications]
+    return Tools(tuple(wanted), functions)
+
+
+def _no_tool(name: str, variables: Mapping[str, Any]) -> BadInput:
+    functions = [known for known in variables if callable(variables[known]) and known[0] != "_"]
+    # What is no name may be a whole tool, with its secrets.
+    shown = f" {name[:60]}" if re.fullmatch(r"[\w ]+", name) else " of this name"
+    return BadInput(
+        f"There is no function and no tool{shown}. {NOTHING_SENT}",
+        did_you_mean(name, ["web_search", *functions])
+        or "Define the function, or put the tool's dict into a variable and name that.",
+    )
 
 
 def choice(named: str, tools: Tools) -> Any:
@@ -96,27 +92,29 @@ def choice(named: str, tools: Tools) -> Any:
 
     Raises BadInput.
     """
-    if named in ("auto", "none", "required"):
+    if named in _CHOICES:
         return named
+    known = [*_CHOICES]
     for tool in tools.specifications:
-        if tool["type"] == "function" and tool["name"] == named:
-            return {"type": "function", "name": named}
-        if named in (
-            tool["type"],
-            tool.get("server_label"),
-            "web_search" if tool == _WEB_SEARCH else None,
-        ):
-            return {"type": tool["type"]}
-    known = [
-        "auto",
-        "none",
-        "required",
-        *(str(tool.get("name") or tool.get("server_label")) for tool in tools.specifications),
-    ]
+        names, told = _named(tool)
+        if named in names:
+            return {"type": tool["type"], **told}
+        known.append(names[0])
     raise BadInput(
         f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}",
         did_you_mean(named, known) or f"It takes {', '.join(known)}.",
     )
+
+
+def _named(tool: Raw) -> tuple[list[str], dict[str, str]]:
+    """The names by which a tool may be chosen, the best one first, and what a choice of it has beside its type."""
+    kind = str(tool["type"])
+    match tool:
+        case {"type": "function" | "custom", "name": str(name)}:
+            return [name], {"name": name}
+        case {"type": "mcp", "server_label": str(label)}:
+            return [label, kind], {"server_label": label}
+    return ["web_search" if kind.startswith("web_search") else kind, kind], {}
 
 
 def run(
@@ -207,17 +205,6 @@ def _words(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _headers(value: Any, name: str) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(
-        isinstance(text, str) for pair in value.items() for text in pair
-    ):
-        raise BadInput(
-            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}",
-            'Such as {"Authorization": "…"}.',
-        )
-    return dict(value)
-
-
 def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
     name = getattr(function, "__name__", "")
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
@@ -232,28 +219,44 @@ def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
     return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
 
 
-def _of_dict(value: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A tool as the API has it, without its headers: those are secret, and travel by another way."""
-    needed = {
-        "mcp": ("server_label", "server_url"),
-        "function": ("name", "parameters"),
-        "web_search_preview": (),
-    }
-    kind = value.get("type")
-    missing = [field for field in needed.get(str(kind), ()) if not value.get(field)]
-    if kind not in needed or missing:
-        what = f"lacks {', '.join(missing)}" if missing else f"has the type {kind!r}"
+def _of_dict(value: Any, name: str) -> dict[str, Any]:
+    """A tool as the API has it. Of its kind the server judges; what every server needs is looked at here."""
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if not isinstance(kind, str) or not kind.strip():
         raise BadInput(
-            f"The tool {name} {what}. {NOTHING_SENT}", f"It takes the types {', '.join(needed)}."
+            f"The tool {name} has no type. {NOTHING_SENT}",
+            'Such as {"type": "web_search_preview"}.',
         )
+    missing = [
+        " or ".join(fields)
+        for fields in _NEEDED.get(kind, ())
+        if not any(value.get(name_of_field) for name_of_field in fields)
+    ]
+    if missing:
+        raise BadInput(
+            f"The tool {name} lacks {', '.join(missing)}. {NOTHING_SENT}",
+            f"A tool of type {kind} needs it.",
+        )
+    _check_headers(value.get("headers"), name)
     try:
-        return dict(
-            json.loads(json.dumps({key: entry for key, entry in value.items() if key != "headers"}))
-        )
-    except (TypeError, ValueError) as error:
+        return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
-            f"The tool {name} is no JSON: {error}. {NOTHING_SENT}", "Give it as the API has it."
-        ) from error
+            f"The tool {name} is no JSON: {type(error).__name__}. {NOTHING_SENT}",
+            "Give it as the API has it: texts, numbers, lists and dicts.",
+        ) from None  # its frames and its words may hold a secret
+
+
+def _check_headers(headers: Any, name: str) -> None:
+    """Raises BadInput for headers that no request can carry."""
+    if headers and not (
+        isinstance(headers, Mapping)
+        and all(isinstance(text, str) for pair in headers.items() for text in pair)
+    ):
+        raise BadInput(
+            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}",
+            'Such as {"Authorization": "…"}.',
+        )
 
 
 def _is_allowed(wanted: str, ask: Callable[[str], str]) -> bool:

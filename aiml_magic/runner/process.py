@@ -7,7 +7,7 @@ the kernel reaches it. It lives while its standard input is open, a request is i
 answer is not on the disk: one that nobody keeps is paid and lost. Commands and events are JSON, one
 a line. The API key and other secrets come with a command, and are written nowhere.
 
-    {"do": "send", "row": 7, "parent": 3, "key": …, "headers": {…}, "silence": 3600, "limit": 64}
+    {"do": "send", "row": 7, "parent": 3, "key": …, "hidden": {…}, "silence": 3600, "limit": 64}
     {"do": "cancel", "row": 7, "hold": 2.0}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 
@@ -102,7 +102,7 @@ class Runner:
                 use_network(variables)
         match command:
             case {
-                "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "headers": dict(headers),
+                "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "hidden": dict(hidden),
                 "silence": int() | float() as silence, "limit": int(limit),
             }:  # fmt: skip
                 raise_open_limit(limit_for(limit))
@@ -111,7 +111,7 @@ class Runner:
                     self._take_up_again(row)
                 else:
                     task = asyncio.create_task(
-                        self._answer(row, parent, Secrets(key, headers), silence)
+                        self._answer(row, parent, Secrets(key, hidden), silence)
                     )
                     task.add_done_callback(
                         partial(self._end, row)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic import addresses, credentials, errors
+from aiml_magic import addresses, credentials, errors, hidden
 from aiml_magic.api.responses import (
     Cost,
     Raw,
@@ -74,6 +74,7 @@ class Question:
     items: Sequence[Raw] = ()
     continues: int | None = None
     effort: str | None = None
+    mode: str | None = None
     summary: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -97,7 +98,7 @@ class Question:
 
         `store` is always said, since its default differs by server.
         """
-        reasoning = {"effort": self.effort, "summary": self.summary}
+        reasoning = {"effort": self.effort, "summary": self.summary, "mode": self.mode}
         body: dict[str, Any] = {
             "model": self.model,
             "input": list(self.items)
@@ -116,11 +117,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a question comes to before it is sent: its request, what it continues, and the row that has or awaits its answer."""
+    """What a question comes to before it is sent: its request, what it continues, and the row that has or awaits its answer.
+
+    `hidden` is what the request holds besides, and is kept nowhere.
+    """
 
     server: str
     base_url: str
     request: Mapping[str, Any]
+    hidden: Mapping[str, Any]
     parent: Row | None
     key: str
     known: Row | None
@@ -158,9 +163,7 @@ class Session:
             int, float
         ] = {}  # dollars that questions on their way may cost at most, by their rows
         self._prices: dict[tuple[str, str], Price] = {}
-        self._headers: dict[
-            str, Mapping[str, str]
-        ] = {}  # of MCP servers by label: secret, and in no journal
+        self._hidden: dict[str, Any] = {}  # what is sent, and in no journal: see `hidden`
 
     def ask(
         self, question: Question, base_url: str, journal_path: Path, sender: Sender | None = None
@@ -252,11 +255,11 @@ class Session:
         notices = self._note(question, plan, row.id, journal) + (
             ("parent_changed",) if is_moved else ()
         )
-        self._headers |= question.tools.secrets
+        self._hidden |= plan.hidden
         is_ours = (
             row.state == "queued" or row.base_url == may_fetch
         )  # else it is followed, which needs no key
-        secrets = Secrets(key.text if is_ours else "", self._headers)
+        secrets = Secrets(key.text if is_ours else "", self._hidden)
         return sender.send(row, secrets, question.timeout, question.max_concurrency, notices)
 
     def _add(self, question: Question, plan: Plan, journal: Journal) -> Row:
@@ -282,15 +285,19 @@ class Session:
         Raises BadInput; sends nothing, and writes no more than what the notebook was called.
         """
         server, url = self.server(base_url)
-        request = question.request()
-        _check(question, f"{url} {request}", self._secret())
+        whole = question.request()
+        _check(question, f"{url} {whole}", self._secret())
+        request, secrets = hidden.split(whole)
         parent = self._parent(question, journal)
-        keys = request_keys(server, request, parent.link if parent else None)
+        link = parent.link if parent else None
+        keys = request_keys(server, request, link)
+        if secrets:  # earlier versions kept all but the headers of tools
+            keys += request_keys(server, hidden.with_bare_tools(whole), link)
         known = None if question.replay == "off" else self._known(keys, url, journal)
         if known is None and parent is not None and parent.is_over and question.replay != "off":
             # Asked before that answer was there, and not taken up since.
             known = self._known(request_keys(server, request, f"row {parent.id}"), url, journal)
-        return Plan(server, url, request, parent, keys[0], known)
+        return Plan(server, url, request, secrets, parent, keys[0], known)
 
     def _known(self, keys: Sequence[str], base_url: str, journal: Journal) -> Row | None:
         """The whole answer to the request of these keys, else the row that awaits it, or may have been charged in vain.
@@ -432,7 +439,7 @@ class Session:
             if is_asked or is_open:
                 # With a key one that is followed can be gone on with, should its runner die.
                 key = self._key_of(runner, is_needed=is_open).text if may_ask else ""
-                job = runner.send(row, Secrets(key), timeout, max_concurrency)
+                job = runner.send(row, Secrets(key, self._hidden), timeout, max_concurrency)
                 jobs.append(self._recording(job, runner.journal))
         return jobs
 
@@ -891,7 +898,7 @@ def _field(setting: str, request: Mapping[str, Any]) -> Any:
     """What a request says of a setting."""
     if setting == "base_url":
         return request.get("server")
-    if setting in ("effort", "summary"):
+    if setting in ("effort", "summary", "mode"):
         reasoning = request.get("reasoning")
         return reasoning.get(setting) if isinstance(reasoning, Mapping) else None
     return request.get(setting)

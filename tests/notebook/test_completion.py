@@ -52,7 +52,7 @@ def offered(shell: InteractiveShell, code: str) -> list[str]:
     ("code", "expected"),
     [
         ("%%o3pro --su", ["--summary"]), ("%%o3pro -q --no", ["--no-stream", "--no-store"]), ("%%o3pro --effort high --fr", ["--fresh"]),
-        ("%%o3pro -e ", ["low", "medium", "high"]), ("%o3pro -e h", ["high"]), ("a = %o3pro --effort=m", ["medium"]),
+        ("%%o3pro -e ", ["none", "minimal", "low", "medium", "high", "xhigh", "max"]), ("%o3pro -e h", ["high"]), ("a = %o3pro --effort=m", ["minimal", "medium", "max"]),
         ("%%o3pro --summary d", ["detailed"]), ("%%o3pro --tool-choice ", ["auto", "none", "required", "distance"]),
         ("%%o3pro --param tr", ["truncation="]), ("%%o3pro -c ", ["main"]),
         ("%%o3pro -a fi", ["figure"]), ("%%o3pro -q -a f", ["figure", "frame", "folder/"]), ("%%o3pro -a ./ta", ["./table.csv"]),

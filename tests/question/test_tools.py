@@ -276,7 +276,8 @@ def test_unknown_tool(name):
     "value",
     [
         {"type": "mcp"},
-        {"type": "computer"},
+        {"type": "function", "name": "f"},
+        {"type": 3},
         {},
         {"type": "mcp", "server_label": "a", "server_url": object()},
         7,
@@ -300,9 +301,47 @@ def test_choice():
     assert "required" == tools.choice("required", known)
     assert {"type": "function", "name": "price"} == tools.choice("price", known)
     assert {"type": "web_search_preview"} == tools.choice("web_search", known)
-    assert {"type": "mcp"} == tools.choice("docs", known)
+    assert {"type": "mcp", "server_label": "docs"} == tools.choice("docs", known)
+    assert {"type": "mcp", "server_label": "docs"} == tools.choice("mcp", known)
     with pytest.raises(errors.BadInput, match="Nothing was sent"):
         tools.choice("prise", known)
+
+
+OF_THE_API = [
+    {"type": "web_search_preview_2025_03_11", "search_context_size": "low"},
+    {"type": "x_search"},
+    {"type": "code_interpreter", "container": {"type": "auto"}},
+    {"type": "local_shell"},
+    {"type": "file_search", "vector_store_ids": ["vs_1"], "filters": {"type": "eq", "key": "region", "value": "eu"}},
+    {"type": "image_generation", "size": "1024x1024"},
+    {"type": "custom", "name": "grammar"},
+    {"type": "of next year", "depth": {"n": [1, None]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", OF_THE_API, ids=lambda tool: tool["type"])
+def test_any_tool_of_the_api(asker, tool):
+    """A dict of any type arrives as it is, is in the journal as it is, and can be chosen."""
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        known = tools_of(["it"], {"it": tool})
+        chosen = tools.choice(tool.get("name", tool["type"]), known)
+        answer = asker.ask(server.url, tools=known, tool_choice=chosen)
+    assert [tool] == server.posts[0].body["tools"] == answer.request["tools"]
+    assert chosen == {name: tool[name] for name in ("type", "name") if name in tool}
+
+
+def test_choice_of_an_earlier_version(asker):
+    """A question that chose an MCP server without its label, as earlier versions sent it, is replayed."""
+    known = tools_of(
+        ["docs"], {"docs": {"type": "mcp", "server_label": "d", "server_url": "https://x"}}
+    )
+    with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+        asker.ask(server.url, tools=known, tool_choice={"type": "mcp"}, chat=None)
+        again = asker.ask(
+            server.url, tools=known, tool_choice=tools.choice("d", known), chat=None, replay="auto"
+        )
+    assert again.replayed
+    assert 1 == len(server.posts)
 
 
 def ask(asker, server, *names, **options):
@@ -359,7 +398,7 @@ def test_loop_is_replayed(asker):
         )
         price.__globals__["price"], kept = price, price
         changed = tools.Tools(
-            tools_of(["price"], VARIABLES).specifications, {"price": lambda item, count=1: 9.0}, {}
+            tools_of(["price"], VARIABLES).specifications, {"price": lambda item, count=1: 9.0}
         )
         changed.functions["price"].__annotations__ = kept.__annotations__
         assert "Other." == asker.ask(server.url, cell="a", tools=changed, replay="auto").text

@@ -1,0 +1,150 @@
+"""What may be a secret in a request: known by the name of its field, kept nowhere, and sent; pure.
+
+A row, a page, an export and a message have the request without it. The runner is told it beside the
+API key, as the tool or the field that is sent, under the JSON of what is kept in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+KEPT_NOWHERE = "(kept nowhere)"  # stands for a secret in what is kept
+_WORDS = {"model", "input", "instructions", "previous_response_id"}  # fields that name no secret
+_SECRET = re.compile(
+    r"headers$|authoriz|authenticat|(?:^|[_-])auth(?:$|[_-])|token(?!i[sz])|key(?!word)"
+    r"|passw|passphrase|(?:^|[_-])(?:pwd|pass)(?:$|[_-])|secret|credential|cookie|signature",
+    re.IGNORECASE,
+)
+_NO_SECRET = {"prompt_cache_key"}
+_SCHEMAS = {"properties", "patternProperties", "$defs", "definitions"}  # names of JSON Schema's own
+_COMPARISON = {"type", "key", "value"}  # of a filter, whose key names what is compared
+_IN_ADDRESS = re.compile(
+    r"(?<=://)[^/?#\s@]+@"
+    r"|(?<=[?&#;])((?:[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*)=)[^&#;\s]+",
+    re.IGNORECASE,
+)
+
+
+def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A request as it may be kept, and what is sent in the place of its tools and fields that held secrets."""
+    hidden: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    for name, value in request.items():
+        if name == "tools" and isinstance(value, list):
+            kept[name] = [_left(tool, _without_headers(tool), hidden) for tool in value]
+        else:
+            field = {name: value}
+            kept |= field if name in _WORDS else _left(field, field, hidden)
+    return kept, hidden
+
+
+def restored(request: Mapping[str, Any], hidden: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as it is sent. A secret that is not known any more is left out."""
+    whole: dict[str, Any] = {}
+    for name, value in request.items():
+        if name == "tools" and isinstance(value, list):
+            whole[name] = [_restored(tool, hidden) for tool in value]
+        else:
+            field = {name: value}
+            whole |= field if name in _WORDS else _restored(field, hidden)
+    return whole
+
+
+def texts(value: Any) -> list[str]:
+    """Every text in a value that may be a secret."""
+    found: list[str] = []
+    _public(value, found)
+    return found
+
+
+def with_bare_tools(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request whose tools have no headers: as earlier versions kept it, with all other secrets."""
+    tools = request.get("tools")
+    bare = {"tools": list(map(_without_headers, tools))} if isinstance(tools, list) else {}
+    return {**request, **bare}
+
+
+def _without_headers(tool: Any) -> Any:
+    """A tool without its headers, which leave no trace in what is kept."""
+    return (
+        {name: entry for name, entry in tool.items() if name != "headers"}
+        if isinstance(tool, Mapping)
+        else tool
+    )
+
+
+def _left(value: Any, bare: Any, hidden: dict[str, Any]) -> Any:
+    kept = _public(bare, [])
+    if kept != value:
+        hidden[_mark(kept)] = value
+    return kept
+
+
+def _restored(kept: Any, hidden: Mapping[str, Any]) -> Any:
+    sent = hidden.get(_mark(kept)) if hidden else None
+    return _known(kept) if sent is None else sent
+
+
+def _mark(kept: Any) -> str:
+    return json.dumps(kept, sort_keys=True)
+
+
+def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
+    """`value` without its secrets, whose texts go to `found`; `are_fields` says that its names are those of fields."""
+    if isinstance(value, Mapping):
+        is_comparison = value.keys() >= _COMPARISON
+        public = {}
+        for name, entry in value.items():
+            is_schema = not are_fields and isinstance(entry, Mapping)
+            if not is_schema and _is_secret(str(name), entry, is_comparison=is_comparison):
+                found.extend(_all_texts(entry))
+                public[name] = KEPT_NOWHERE
+            else:
+                public[name] = _public(entry, found, are_fields=name not in _SCHEMAS)
+        return public
+    if isinstance(value, list | tuple):
+        return [_public(entry, found) for entry in value]
+    return _address(value, found) if isinstance(value, str) and "://" in value else value
+
+
+def _is_secret(name: str, entry: Any, *, is_comparison: bool) -> bool:
+    if entry in (None, "", [], {}) or isinstance(entry, bool) or name in _NO_SECRET:
+        return False
+    if isinstance(entry, int | float):  # a limit of tokens is none, a PIN may be
+        return re.search("passw|secret|pin$", name, re.IGNORECASE) is not None
+    return _SECRET.search(name) is not None and not (is_comparison and name == "key")
+
+
+def _all_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _all_texts(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _all_texts(entry)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _address(text: str, found: list[str]) -> str:
+    """A text with the addresses in it stripped of users, passwords and tokens."""
+
+    def strip(part: re.Match[str]) -> str:
+        name = part[1] or ""
+        secret = part[0].removeprefix(name).removesuffix("@")
+        found.extend([secret, *secret.split(":")])
+        return name
+
+    return _IN_ADDRESS.sub(strip, text)
+
+
+def _known(value: Any) -> Any:
+    """`value` without what stands for secrets."""
+    if isinstance(value, Mapping):
+        return {name: _known(entry) for name, entry in value.items() if entry != KEPT_NOWHERE}
+    if isinstance(value, list):
+        return [_known(entry) for entry in value]
+    return value

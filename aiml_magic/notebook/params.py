@@ -1,0 +1,135 @@
+"""`--param KEY=JSON`: fields of the API that have no option, and how they join those that the options make; pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiml_magic.errors import NOTHING_SENT, BadInput
+
+_OF_OPTIONS = {
+    "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
+    "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
+}  # fmt: skip
+_DESCRIBED = (  # by AI/ML API, for o3-pro
+    "background", "include", "parallel_tool_calls", "prompt", "reasoning", "text", "tool_choice", "tools", "truncation",
+)  # fmt: skip
+FIELDS = (
+    *_DESCRIBED,
+    # Of other models and servers, so that none of them is taken for a misspelt one.
+    "background_options", "context_management", "conversation", "frequency_penalty", "logprobs", "max_tool_calls", "metadata",
+    "min_p", "moderation", "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+    "safety_identifier", "seed", "service_tier", "stop", "stream_options", "temperature", "top_k", "top_logprobs", "top_p",
+    "user",
+)  # fmt: skip
+_INCLUDED = (
+    "message.input_image.image_url", "computer_call_output.output.image_url", "reasoning.encrypted_content",
+    "code_interpreter_call.outputs", "file_search_call.results", "message.output_text.logprobs",
+    "web_search_call.action.sources", "web_search_call.results",
+)  # fmt: skip
+_MADE_BY = {
+    "reasoning.effort": "--effort",
+    "reasoning.mode": "--mode",
+    "reasoning.summary": "--summary",
+    "text.format": "--schema",
+    "tool_choice": "--tool-choice",
+}
+_CLOSE = 0.8  # of 1: a letter or two are wrong
+_WANTED = 'KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]'
+
+
+def field_and_json(text: str) -> tuple[str, Any]:
+    """The name of a field and its value. Raises ValueError with what is wanted."""
+    name, _, value = text.partition("=")
+    if name in _OF_OPTIONS:
+        raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
+    if name not in FIELDS and (close := _did_you_mean(name, (*FIELDS, *_OF_OPTIONS))):
+        raise ValueError(f"a field of the API. {close}")
+    try:
+        read = json.loads(value) if re.fullmatch(r"[a-z][a-z0-9_]*", name) else ...
+    except (ValueError, RecursionError):
+        read = ...
+    if read is ...:
+        raise ValueError(_WANTED)
+    _check(name, read)
+    return name, read
+
+
+def undescribed(request: Mapping[str, Any]) -> list[str]:
+    """The fields of a request that AI/ML API's description of it does not have."""
+    return [name for name in request if name not in (*_DESCRIBED, *_OF_OPTIONS)]
+
+
+def joined(params: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields that were given one by one as one object. Raises BadInput for what was given twice."""
+    together: dict[str, Any] = {}
+    for name, value in params:
+        together = merged(together, {name: value}, twice="by --param twice")
+    return together
+
+
+def merged(
+    made: Mapping[str, Any], given: Mapping[str, Any], path: str = "", *, twice: str = ""
+) -> dict[str, Any]:
+    """`made`, which the options make, with what `given`, by --param, has besides.
+
+    Objects are merged, lists joined. Raises BadInput for what both have.
+    """
+    together = dict(made)
+    for name, value in given.items():
+        where = f"{path}.{name}".removeprefix(".")
+        match together.get(name), value:
+            case None, _:
+                together[name] = value
+            case Mapping() as ours, Mapping():
+                together[name] = merged(ours, value, where, twice=twice)
+            case list(ours), list():
+                together[name] = [*ours, *value]
+            case _:
+                raise BadInput(
+                    f"{where} is set {twice or f'by {_maker(where)} and by --param'}. {NOTHING_SENT}",
+                    "Leave one of them out.",
+                )
+    return together
+
+
+def _maker(where: str) -> str:
+    return next(option for made, option in _MADE_BY.items() if where.startswith(made))
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises ValueError for a value that the API's schema does not allow in this field; others are the server's to judge."""
+    match name:
+        case "background" | "parallel_tool_calls" if not isinstance(value, bool):
+            raise ValueError(f"{name}=true or {name}=false")
+        case "truncation" if value not in ("auto", "disabled"):
+            raise ValueError('truncation="auto" or truncation="disabled"')
+        case "include" if not isinstance(value, list):
+            raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}")
+        case "include":
+            close = (
+                _did_you_mean(str(entry), _INCLUDED) for entry in value if entry not in _INCLUDED
+            )
+            if meant := next(filter(None, close), ""):
+                raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}. {meant}")
+        case "prompt" if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+            raise ValueError('prompt={"id": "…"}, with "variables" and "version" if need be')
+        case "reasoning" if not isinstance(value, dict):
+            raise ValueError(
+                'reasoning={"context": "all_turns"}, say; for effort there is --effort'
+            )
+        case "text" if not isinstance(value, dict):
+            raise ValueError(
+                'text={"format": {"type": "json_object"}}, say; for a type there is --schema'
+            )
+        case "tools" if not isinstance(value, list):
+            raise ValueError('tools=[{"type": "web_search_preview"}], say; or --tool with a dict')
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, names, n=1, cutoff=_CLOSE)
+    return f"Did you mean {close[0]}?" if close else ""
