@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiml_magic import errors
 from aiml_magic.journal.answer import Answer
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session.asking import Question, Session
 from aiml_magic.show.view import TerminalPanel, print_answer
 

@@ -93,10 +93,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """After the last cell."""
     if item is _cells(item)[-1]:
-        from aiml_magic.sandbox import server
+        from aiml_magic.sandbox import start
 
         folder = _folders.pop(item.path)
-        server.stop(folder / "home")
+        start.stop(folder / "home")
         shutil.rmtree(folder, ignore_errors=True)
         _patch.undo()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import committed
 import pytest
 
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import start as sandbox
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -10,7 +10,7 @@ import pytest
 from kernels import Kernel, kernel
 
 from aiml_magic.journal.store import Journal
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import start as sandbox
 
 ROOT = Path(__file__).parents[1]
 PROMISES = re.findall(

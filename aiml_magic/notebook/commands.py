@@ -266,7 +266,7 @@ _NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
 
 def _sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
     from aiml_magic import credentials
-    from aiml_magic.sandbox import server as sandbox
+    from aiml_magic.sandbox import start as sandbox
 
     if rest not in ("", "stop") or (rest and if_no_key):
         hint = did_you_mean(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."

@@ -633,7 +633,7 @@ class Session:
         """
         if self.sandbox_url is None:
             return credentials.find_key()
-        from aiml_magic.sandbox import server as sandbox
+        from aiml_magic.sandbox import start as sandbox
 
         if sandbox.is_in_this_process(self.sandbox_url):
             return None
@@ -813,7 +813,7 @@ class Session:
 
 
 def _sandbox_token(url: str) -> str | None:
-    from aiml_magic.sandbox import server as sandbox
+    from aiml_magic.sandbox import start as sandbox
 
     return sandbox.token(url)
 

@@ -28,7 +28,9 @@ from test_tools import price, wanting
 from aiml_magic.question.attachments import parts
 from aiml_magic.question.schemas import of_value
 from aiml_magic.question.tools import tools_of
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import rules
+from aiml_magic.sandbox.events import events
+from aiml_magic.sandbox.memory import Memory
 
 OF_THE_VENDOR = {"meta", "store"}  # fields of a response that OpenAI's types have not
 REQUEST = TypeAdapter(ResponseCreateParams)
@@ -149,9 +151,9 @@ ASKED = [
 def test_sandbox_answers(body):
     """Every response and every event of the sandbox has all that the official types need, and nothing that they do not know."""
     body = {"model": "openai/o3-pro", "store": True} | body
-    response = sandbox.Sandbox().respond(body, sandbox.orders(body["input"]))
+    response = Memory().respond(body, fault=rules.orders(body["input"]).get("fault", ""))
     assert unknown(Response.model_validate(response)) <= OF_THE_VENDOR
-    told = sandbox.events(response)
+    told = events(response)
     assert list(range(len(told))) == [event["sequence_number"] for event in told]
     for event in told:
         assert unknown(EVENTS[event["type"]].model_validate(event)) <= OF_THE_VENDOR

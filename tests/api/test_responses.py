@@ -17,7 +17,7 @@ from aiml_magic.api.responses import (
     cost,
     transcript,
 )
-from aiml_magic.sandbox.server import events
+from aiml_magic.sandbox.events import events
 from aiml_magic.text import MAX_JSON, dump, load
 
 scalars = (

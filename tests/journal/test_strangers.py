@@ -26,7 +26,7 @@ from aiml_magic.journal.recording import Record
 from aiml_magic.journal.rows import KINDS, Result, Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.notebook import commands
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session import conversation
 from aiml_magic.session.asking import Session
 from aiml_magic.show import details, export
@@ -480,7 +480,7 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         journal = Journal(tmp_path / "home" / "journal.sqlite3")
         row = journal.add(**new())
         credentials.save_key("test-key-0123456789")
-        sandbox._leave_note(tmp_path / "home", sandbox.Note(1, credentials.new_token()))
+        sandbox.Note(1, credentials.new_token()).leave(tmp_path / "home")
         journal.rescue(row, Result("done"))
         recording.write(tmp_path / "home" / "x.jsonl", {})
         for ending in ("md", "html", "jsonl"):
@@ -490,7 +490,7 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         os.umask(before)
     assert 0o700 == (tmp_path / "home").stat().st_mode & 0o777
     assert {0o600} == set(modes.values()), modes
-    note = sandbox._path(tmp_path / "home", "json").name
+    note = sandbox.path_of(tmp_path / "home", "json").name
     assert {
         "key",
         note,

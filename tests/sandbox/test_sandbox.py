@@ -21,7 +21,8 @@ import wire
 from asking import KEY
 
 from aiml_magic import credentials, errors
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import memory
+from aiml_magic.sandbox import start as sandbox
 
 
 def call(url, body=None, method=None, **headers):
@@ -454,12 +455,10 @@ def test_too_long(sandbox_url):
 
 def test_remembers_in_bounds(monkeypatch):
     """The oldest conversations are forgotten when they come to too much; a new one is remembered."""
-    monkeypatch.setattr(sandbox, "_MAX_KEPT", 2**20)
-    state = sandbox.Sandbox()
+    monkeypatch.setattr(memory, "_MAX_KEPT", 2**20)
+    state = memory.Memory()
     body = {"model": "m", "store": True}
-    ids = [
-        state.respond(body | {"input": f"{number} {'x' * 2**18}"}, {})["id"] for number in range(10)
-    ]
+    ids = [state.respond(body | {"input": f"{number} {'x' * 2**18}"})["id"] for number in range(10)]
     assert [False, True] == [ids[place] in state.turns for place in (0, -1)]
     assert (
         sum(len(text) for turns in state.turns.values() for turn in turns for text in turn) < 2**20
@@ -495,7 +494,7 @@ UNSHARED = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c"]
 
 def test_home_of_two_containers(own):
     """Two containers of one name, each with a network of its own, have a sandbox each in the home that they share."""
-    code = f"from aiml_magic.sandbox import server as sandbox; from pathlib import Path; print(sandbox.find_or_start(Path({str(own)!r})))"
+    code = f"from aiml_magic.sandbox import start as sandbox; from pathlib import Path; print(sandbox.find_or_start(Path({str(own)!r})))"
     stop = code.replace("find_or_start", "stop")
     script = f'ip link set lo up && {sys.executable} -c "{code}" && {sys.executable} -c "{stop}"'
     try:
@@ -584,7 +583,7 @@ NOTES = [
 @pytest.mark.parametrize("note", NOTES, ids=range(len(NOTES)))
 def test_stale_note(tmp_path: Path, note):
     """A note of a sandbox that is gone, or of nonsense, is not believed."""
-    sandbox._path(tmp_path, "json").write_text(note, errors="surrogateescape")
+    sandbox.path_of(tmp_path, "json").write_text(note, errors="surrogateescape")
     assert not sandbox.stop(tmp_path)
 
 
@@ -598,6 +597,6 @@ def test_stranger_on_the_port(tmp_path: Path, sent):
         ends.append("read to its end")
 
     with wire.serve(lambda _: wire.Reply(chunks=long(), pace=0.02)) as stranger:
-        sandbox._leave_note(tmp_path, sandbox.Note(port_of(stranger.url), credentials.new_token()))
+        sandbox.Note(port_of(stranger.url), credentials.new_token()).leave(tmp_path)
         assert not sandbox.stop(tmp_path)
         assert [] == ends

@@ -12,7 +12,7 @@ from asking import KEY
 from kernels import kernel
 
 from aiml_magic import errors
-from aiml_magic.sandbox import server as sandbox
+from aiml_magic.sandbox import start as sandbox
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""The state of a sandbox: stored responses with their conversations, a log, struck faults."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from aiml_magic.sandbox import rules
+from aiml_magic.text import dump
+
+_MAX_KEPT = 64 * 2**20  # bytes of stored conversations
+_MAX_LOG = 10_000  # entries
+
+
+class Memory:
+    """Bounded: the oldest response is forgotten first."""
+
+    def __init__(self) -> None:
+        self.responses: dict[str, dict[str, Any]] = {}
+        self.turns: dict[str, list[rules.Turn]] = {}
+        self.sizes: dict[str, int] = {}  # bytes of each response and its conversation, oldest first
+        self.logs: list[dict[str, Any]] = []
+        self._ready_at: dict[str, float] = {}
+        self._struck: Counter[str] = Counter()
+        self._kept = 0  # bytes of all
+
+    def conversation(self, body: Mapping[str, Any]) -> tuple[list[rules.Turn], str]:
+        """The turns so far and the new question. Raises KeyError for an unknown response."""
+        previous = body.get("previous_response_id")
+        return rules.conversation(body["input"], self.turns[previous] if previous else [])
+
+    def respond(
+        self, body: Mapping[str, Any], *, fault: str = "", delay: float = 0
+    ) -> dict[str, Any]:
+        """The response to a request, stored if it asks for that; `delay` is of one in background.
+
+        Raises KeyError for an unknown `previous_response_id`.
+        """
+        turns, question = self.conversation(body)
+        answer = rules.answer_to(body, turns, question)
+        response = rules.respond(body, turns, question, answer=answer, fault=fault)
+        if body.get("store") or body.get("background"):
+            self._keep(response, len(dump(body)) + len(answer))
+        if body.get("store"):
+            self.turns[response["id"]] = [*turns, (question, answer)]
+        if body.get("background"):
+            self._ready_at[response["id"]] = time.monotonic() + delay
+        return response
+
+    def _keep(self, response: dict[str, Any], size: int) -> None:
+        self.forget(response["id"])
+        self.responses[response["id"]], self.sizes[response["id"]] = response, size
+        self._kept += size
+        while self._kept > _MAX_KEPT:
+            self.forget(next(iter(self.sizes)))
+
+    def forget(self, response_id: str) -> bool:
+        """`False` if there is no such response."""
+        self.turns.pop(response_id, None)
+        self._kept -= self.sizes.pop(response_id, 0)
+        self._ready_at.pop(response_id, None)
+        return self.responses.pop(response_id, None) is not None
+
+    def seen(self, response_id: str) -> dict[str, Any]:
+        """A stored response as it is now: one in background is queued until its delay is over."""
+        response = self.responses[response_id]
+        if time.monotonic() < self._ready_at.get(response_id, 0):
+            return {**response, "status": "queued", "output": [], "usage": None}
+        return {**response, "meta": {"usage": rules.cost(response["usage"])}}
+
+    def cancel(self, response_id: str) -> None:
+        """Cancels a response that is still queued."""
+        if self.seen(response_id)["status"] == "queued":
+            self.responses[response_id].update(status="cancelled", output=[], usage=None)
+            del self._ready_at[response_id]
+
+    def fault(self, question: str, orders: Mapping[str, str]) -> str:
+        """The fault that strikes this request; the empty string for none."""
+        fault = orders.get("fault", "")
+        if not fault or "times" not in orders:
+            return fault
+        known = hashlib.sha256(dump(question).encode()).hexdigest()
+        self._struck[known] += 1
+        return fault if self._struck[known] <= int(orders["times"]) else ""
+
+    def log(
+        self,
+        client_request_id: str | None,
+        body: Mapping[str, Any],
+        response: Mapping[str, Any] | None,
+    ) -> None:
+        """Adds an entry for a request; `response` is `None` if it failed."""
+        usage = (response or {}).get("usage") or {}
+        cost = rules.cost(usage)
+        kinds = ("input", "output", "total")
+        self.logs.insert(0, {
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
+            "status": "succeeded" if response else "failed",
+            "origin": "api",
+            "model": body.get("model"),
+            "cost": {"usd": cost["usd_spent"], "credits": cost["credits_used"]},
+            "tokens": {kind: usage.get(f"{kind}_tokens", 0) for kind in kinds},
+            "request_id": None,
+            "inference_id": (response or {}).get("id", ""),
+            "client_request_id": client_request_id,
+        })  # fmt: skip
+        del self.logs[_MAX_LOG:]

@@ -1,0 +1,246 @@
+"""Finds, starts and stops the sandbox of a home, and proves that it is the one that was started.
+
+A sandbox leaves a private note of its port and its token at home. Another program may have got its
+port since: so nobody is sent the token who has not proved that they have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import secrets
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from aiml_magic.addresses import home
+from aiml_magic.credentials import environment, new_token, proof
+from aiml_magic.files import make_private_folder, write_private
+from aiml_magic.text import dump, load
+
+_TIMEOUT = 2.0  # seconds in which a running sandbox proves itself
+_BY_HAND = (
+    "Correct that, or set AIML_MAGIC_HOME to a folder that can be written; "
+    "by hand it needs none: python -m aiml_magic.sandbox"
+)
+_started: list[subprocess.Popen[bytes]] = []  # kept: a dropped Popen is a zombie, and warns
+_here: dict[str, str] = {}  # the tokens of the sandboxes in this process, by their addresses
+
+
+class Note(NamedTuple):
+    """Where a sandbox is, and its token: a file at home, for its user alone."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def leave(self, home: Path) -> None:
+        _sweep(home)
+        write_private(path_of(home, "json"), dump(self._asdict()))
+
+
+def find_or_start(home: Path, timeout: float = 20.0) -> str:
+    """The base URL of this user's sandbox, which is started if none runs. Raises SandboxError."""
+    note = _running(home)
+    if note is None:
+        process = _start(home)
+        deadline = time.monotonic() + timeout
+        while (note := _running(home)) is None:
+            if process.poll() or time.monotonic() > deadline:
+                raise _not_started(process)
+            time.sleep(0.02)
+        if process.stderr is not None:
+            process.stderr.close()
+    return note.url
+
+
+def is_in_this_process(url: str) -> bool:
+    return url in _here
+
+
+def token(url: str) -> str | None:
+    """The token of the sandbox of this process or of this home at `url`; `None` if it is gone."""
+    if url in _here:
+        return _here[url]
+    note = _note(home())
+    return note.token if note is not None and note.url == url else None
+
+
+def stop(home: Path) -> bool:
+    """Ends this user's sandbox; `False` if none was running."""
+    note = _running(home)
+    if note is not None:
+        _call(note.port, "DELETE", "/sandbox", f"Authorization: Bearer {note.token}\r\n")
+        for process in _started:
+            if process.args[-1] == str(home):  # type: ignore[index]  # a list, as `_start` gives it
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(2)
+    _started[:] = [process for process in _started if process.poll() is None]
+    return note is not None
+
+
+@contextlib.contextmanager
+def in_this_process() -> Iterator[str]:
+    """The base URL of a sandbox in a thread of this process, which ends with it, however that ends.
+
+    Raises OSError.
+    """
+    from aiml_magic.sandbox import server
+
+    sockets, port = server.bind(0)
+    note, loop = Note(port, new_token()), asyncio.new_event_loop()
+    state = server.State(*note)
+
+    async def run() -> None:
+        running = server.serve(state, sockets)
+        await state.stopped.wait()
+        running.stop()
+        await running.close_all_connections()
+
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(run(),), daemon=True, name="aiml_magic-sandbox"
+    )
+    thread.start()
+    _here[note.url] = note.token
+    try:
+        yield note.url
+    finally:
+        del _here[note.url]
+        loop.call_soon_threadsafe(state.stopped.set)
+        thread.join()
+        loop.close()
+
+
+def lock(home: Path) -> sqlite3.Connection | None:
+    """The lock of the sandbox of a home; `None` if another process has it."""
+    make_private_folder(home)
+    path = path_of(home, "lock")
+    path.touch(0o600)
+    return _locked(path)
+
+
+def path_of(home: Path, ending: str) -> Path:
+    """The note or the lock of the sandbox that can be reached from here.
+
+    A home may be shared by machines and by containers, each with a loopback of its own: so the name
+    is made of the host, its boot and its network.
+    """
+    names = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # only Linux has these; elsewhere the name must do
+        names.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        names.append(str(Path("/proc/self/ns/net").readlink()))
+    return home / f"sandbox-{hashlib.sha256(dump(names).encode()).hexdigest()[:12]}.{ending}"
+
+
+def _start(home: Path) -> subprocess.Popen[bytes]:
+    from aiml_magic.errors import SandboxError
+
+    command = [sys.executable, "-P", "-m", "aiml_magic.sandbox", "--home", str(home)]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            start_new_session=True,  # it outlives the kernel, as the API does
+        )
+    except OSError as error:
+        raise SandboxError(f"The sandbox did not start: {error}.", _BY_HAND) from error
+    _started.append(process)
+    return process
+
+
+def _not_started(process: subprocess.Popen[bytes]) -> Exception:
+    """The error for a sandbox that ended or is not ready in time, with its last line of stderr."""
+    from aiml_magic.errors import SandboxError
+
+    assert process.stderr is not None
+    with process.stderr as stderr:
+        if not process.poll():
+            return SandboxError(
+                "The sandbox did not start in time; another one of this home may hang.",
+                "Try again when the machine has less to do; or set AIML_MAGIC_HOME to another folder.",
+            )
+        lines = stderr.read().decode("utf-8", "replace").split("\n")
+    why = f"it ended with code {process.returncode}"
+    why = next((line.strip() for line in reversed(lines) if line.strip()), why)
+    return SandboxError(f"The sandbox did not start: {why[:300].rstrip('.')}.", _BY_HAND)
+
+
+def _running(home: Path) -> Note | None:
+    """The note of the sandbox of this home, if the program at its port has its token."""
+    note = _note(home)
+    if note is None:
+        return None
+    nonce = secrets.token_hex(16)
+    shown = _call(note.port, "GET", f"/sandbox/proof?nonce={nonce}")
+    expected = proof(note.token, note.port, nonce).encode()
+    return note if hmac.compare_digest(shown, expected) else None
+
+
+def _note(home: Path) -> Note | None:
+    try:
+        raw = load(path_of(home, "json").read_text("utf-8"))
+        port, token = int(raw["port"]), raw["token"]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return Note(port, token) if 0 < port < 2**16 and isinstance(token, str) and token else None
+
+
+def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
+    """The beginning of the body that is answered at a port of this machine, within the timeout.
+
+    It is bounded: another program may have got the port, and stream for ever.
+    """
+    deadline, answer, body = time.monotonic() + _TIMEOUT, b"", b""
+    request = (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}Connection: close\r\n\r\n"
+    )
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection,
+    ):
+        connection.sendall(request.encode("ascii"))
+        while (left := deadline - time.monotonic()) > 0 and len(answer) < 2000 and len(body) < 64:
+            connection.settimeout(left)
+            if not (chunk := connection.recv(1000)):
+                break
+            answer += chunk
+            body = answer.partition(b"\r\n\r\n")[2]
+    return body
+
+
+def _locked(path: Path) -> sqlite3.Connection | None:
+    """A lock that ends with its process however that ends; `None` if another process has it."""
+    # SQLite locks alike on every system.
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        lock.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return None
+    return lock
+
+
+def _sweep(home: Path) -> None:
+    """Removes the notes and locks of sandboxes whose machine or container has ended."""
+    for path in home.glob("sandbox*.lock"):
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if path != path_of(home, "lock") and (lock := _locked(path)) is not None:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
+                lock.close()
