@@ -43,6 +43,10 @@ class Answer:
     notices: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     recorded: bool = False
+    cell: str | None = None
+    key: str | None = None
+    continues: str | None = None
+    error: str | None = None
 
     def __str__(self) -> str:
         """The text made plain, for `print` writes it to a terminal; `text` is what the model wrote."""

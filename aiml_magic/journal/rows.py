@@ -176,6 +176,10 @@ class Row:
             chat=self.chat,
             notices=self.notices,
             recorded=self.origin == "recording",
+            cell=self.cell,
+            key=self.key,
+            continues=self.before,
+            error=None if self.error is None else str(self.error.get("message") or self.error),
         )
 
 

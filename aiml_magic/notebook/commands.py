@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aiml_magic.show.view import View
 
 
+_MOST_ROWS = 1_000_000  # of a notebook that are exported
 _FAR = 5e10  # dollars: more than anybody has
 
 
@@ -449,20 +450,38 @@ def _replay(context: Context, rest: str) -> None:
     )
 
 
-def _export(context: Context, rest: str, *, chat: str = "main") -> None:
+def _export(
+    context: Context,
+    rest: str,
+    *,
+    chat: str = "main",
+    all: bool = False,  # noqa: A002  # as it is typed
+    overwrite: bool = False,
+) -> None:
     from aiml_magic.show import export
 
-    name = _needed(rest, "export", "a file that ends with .md, .html or .jsonl")
+    name = _needed(rest, "export", "a file that ends with .md, .html, .jsonl, .tex or .bib")
+    rows = _everything(context) if all else _chat(context, chat)
+    turns = [row.answer() for row in rows]
+    export.write(Path(name), turns, may_replace=overwrite)
+    say(f"{count_of(len(turns), 'turn')} written to {name}.")
+
+
+def _everything(context: Context) -> list[Row]:
+    """All that was asked in this notebook: each chat, what stood alone, the rows of maps."""
+    rows = context.journal.history(context.session.notebook, limit=_MOST_ROWS)
+    if not rows:
+        raise errors.BadInput("Nothing was asked in this notebook yet.", "Ask something first.")
+    return rows
+
+
+def _chat(context: Context, chat: str) -> list[Row]:
     head = context.session.head(chat, context.journal)
     if head is None:
-        hint = (
-            did_you_mean(chat, context.session.chats(context.journal_path))
-            or "Ask something first, or run %aiml resume."
-        )
+        known = context.session.chats(context.journal_path)
+        hint = did_you_mean(chat, known) or "Ask something first, or run %aiml resume."
         raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
-    turns = context.journal.ancestors(head)
-    export.write(Path(name), [turn.answer() for turn in turns])
-    say(f"{count_of(len(turns), 'turn')} written to {name}.")
+    return context.journal.ancestors(head)
 
 
 def _forget(context: Context, rest: str) -> None:
@@ -543,6 +562,8 @@ _IF_NO_KEY = options.Option("--if-no-key", "use it only where no key is found")
 _CHAT = options.Option(
     "--chat", "the conversation that is meant (default main)", "-c", "NAME", options.words
 )
+_ALL = options.Option("--all", "all of this notebook: each chat, what stood alone, maps")
+_OVERWRITE = options.Option("--overwrite", "replace a file that is no export")
 COMMANDS = {
     "status": Command(
         "status", "key, server, balance, journal, and what this session spent", _status
@@ -582,7 +603,10 @@ COMMANDS = {
     ),
     "replay": Command("replay FILE", "replay the answers of such a file", _replay),
     "export": Command(
-        "export [-c NAME] FILE", "write a conversation as .md, .html or .jsonl", _export, (_CHAT,)
+        "export [-c NAME|--all] FILE",
+        "write a conversation as .md, .html, .jsonl, .tex or .bib",
+        _export,
+        (_CHAT, _ALL, _OVERWRITE),
     ),
     "forget": Command(
         "forget ID...",

@@ -1,17 +1,23 @@
-"""A conversation as a file: Markdown, HTML that stands alone, or JSON lines; fit for the appendix of a paper."""
+"""Conversations as a file, fit for the appendix of a paper, with every parameter.
+
+Markdown, HTML that stands alone, LaTeX, BibTeX, or JSON lines.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from aiml_magic.api.responses import question_text
 from aiml_magic.errors import BadInput
 from aiml_magic.files import write_private
 from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.replay import with_hashes, without_delivery
 from aiml_magic.question.attachments import labels
-from aiml_magic.show import safe
+from aiml_magic.show import latex, safe
 from aiml_magic.text import cut, plain
 
 _STYLE = """\
@@ -26,36 +32,91 @@ blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}.question{w
 h2,h3,h4,h5,h6{break-after:avoid}tr{break-inside:avoid}}
 """
 
+_HEAD = (
+    '<meta charset="utf-8"><meta name="generator" content="aiml_magic {version}">'
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "style-src 'unsafe-inline'\">"
+    '<meta name="viewport" content="width=device-width">'
+    "<title>Conversation</title><style>{style}</style>"
+)
+_VERSION = sys.modules["aiml_magic"].__version__  # an import would be one of every room
+_HASH = re.compile(r"sha256,([0-9a-f]{64})")
+_MARKED = 4096  # bytes at the beginning of a file, of which some say that it is an export
+_MARKS = (
+    b"aiml_magic",
+    b"# Conversation\n\n## 1",
+    b"<title>Conversation</title>",
+    b'{"question": ',
+)
 
-def write(path: Path, turns: Sequence[Answer]) -> None:
-    """Writes the turns of a conversation, oldest first.
 
-    Raises BadInput for another ending, or a file that cannot be written.
+def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> None:
+    """Writes turns, oldest first, in the form that the ending of `path` names: whole, or not at all.
+
+    Raises BadInput for another ending, a file that cannot be written, and one that is no export,
+    unless it may be replaced.
     """
-    forms = {".md": _markdown, ".html": _html, ".jsonl": _json_lines}
-    form, name = forms.get(path.suffix.lower()), plain(path.name)
+    form, name = _FORMS.get(path.suffix.lower()), plain(path.name)
     if form is None:
         raise BadInput(
-            f"{name} ends with none of {', '.join(forms)}.",
+            f"{name} ends with none of {', '.join(_FORMS)}.",
             "Its ending says what to write; try talk.md.",
         )
     text = form(turns)
     try:
-        write_private(path.expanduser(), text)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # no disk takes such a name, or there is no such user
+        path = path.expanduser()
+        if not (may_replace or path.is_symlink() or not path.is_file() or _is_export(path)):
+            raise BadInput(
+                f"{name} is there already, and was not written by %aiml export.",
+                "Name another file, or replace this one with --overwrite.",
+            )
+        write_private(path, text)
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no disk takes, no such user
         raise BadInput(f"{name} cannot be written: {error}.", "Name another file.") from error
+
+
+def _is_export(path: Path) -> bool:
+    """The file is empty, or begins as one that was written here, also by an earlier version."""
+    with path.open("rb") as file:
+        start = file.read(_MARKED)
+    return not start.strip() or any(mark in start for mark in _MARKS)
+
+
+def parameters(turn: Answer) -> dict[str, str]:
+    """All that decided an answer, and what it came to, by name: what a referee asks for."""
+    request, usage = with_hashes(turn.request), turn.usage
+    hashes = ", ".join(dict.fromkeys(_HASH.findall(json.dumps(request.get("input")))))
+    given = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in without_delivery(request).items()
+        if name not in ("input", "model")
+    }
+    counted = {name.removesuffix("_tokens"): count for name, count in vars(usage).items()}
+    told = {
+        "model": str(request.get("model") or ""),
+        "answered by": turn.model,
+        "server": turn.server,
+        "asked at": f"{turn.asked_at:%Y-%m-%d %H:%M:%S} UTC",
+        **given,
+        "attachments": "; ".join(labels(request)),
+        "sha256 of attachments": hashes,
+        "chat": turn.chat,
+        "status": turn.status,
+        "error": turn.error,
+        "response": turn.id,
+        "key": turn.key,
+        "tokens": ", ".join(f"{name} {n:,}" for name, n in counted.items() if n is not None),
+        "cost": None if turn.cost_usd is None else f"${turn.cost_usd:,.6f}",
+        "seconds": None if turn.seconds is None else f"{turn.seconds:.1f}",
+        "aiml_magic": _VERSION,
+    }
+    return {name: plain(value) for name, value in told.items() if value}
 
 
 def _about(turn: Answer) -> str:
     """Model, date, id, tokens and cost of a turn, on one line."""
-    usage = turn.usage
-    tokens = (
-        "tokens not reported" if usage.total_tokens is None else f"{usage.total_tokens:,} tokens"
-    )
+    total = turn.usage.total_tokens
+    tokens = "tokens not reported" if total is None else f"{total:,} tokens"
     cost = "cost not reported" if turn.cost_usd is None else f"${turn.cost_usd:,.4f}"
     named = [
         turn.model or "unknown model",
@@ -72,11 +133,28 @@ def _question(turn: Answer) -> str:
     return plain(question_text(turn.request) + attached)
 
 
+def _chats(turns: Sequence[Answer]) -> Iterator[tuple[str, list[tuple[int, Answer]]]]:
+    """The turns of each chat under its title, with their numbers in the whole."""
+    numbered = list(enumerate(turns, start=1))
+    for chat in dict.fromkeys(turn.chat for turn in turns):
+        title = "Alone" if chat is None else f"Conversation {chat}"
+        own = [(number, turn) for number, turn in numbered if turn.chat == chat]
+        yield title if len({turn.chat for turn in turns}) > 1 else "Conversation", own
+
+
 def _markdown(turns: Sequence[Answer]) -> str:
-    parts = ["# Conversation"]
-    for number, turn in enumerate(turns, start=1):
-        quoted = "\n".join(f"> {line}" for line in safe.markdown(_question(turn)).split("\n"))
-        parts += [f"## {number}", quoted, safe.markdown(turn.text), f"*{safe.line(_about(turn))}*"]
+    parts = []
+    for title, numbered in _chats(turns) if turns else [("Conversation", [])]:
+        parts += [f"# {safe.line(title)}", f"<!-- aiml_magic {_VERSION} -->"]
+        for number, turn in numbered:
+            quoted = "\n".join(f"> {line}" for line in safe.markdown(_question(turn)).split("\n"))
+            rows = "\n".join(
+                f"| {safe.line(name)} | {safe.line(value)} |"
+                for name, value in parameters(turn).items()
+            )
+            about = f"*{safe.line(_about(turn))}*"
+            table = f"| parameter | value |\n|---|---|\n{rows}"
+            parts += [f"## {number}", quoted, safe.markdown(turn.text), about, table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,23 +163,26 @@ def _html(turns: Sequence[Answer]) -> str:
 
     page = Page()
     parts, contents = [], []
-    for number, turn in enumerate(turns, start=1):
-        question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'
-        parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
-        parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>')
-        inside = "".join(_entry(heading, _first_words(words)) for heading, words in page.headings)
-        contents.append(
-            _entry(
-                f"turn{number}",
-                _first_words(_question(turn)),
-                f"<ul>{inside}</ul>" if inside else "",
-            )
-        )
-    policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    size = '<meta name="viewport" content="width=device-width">'
-    head = f'<meta charset="utf-8">{policy}{size}<title>Conversation</title><style>{_STYLE}{page.style}</style>'
-    body = f"<h1>Conversation</h1><nav><ol>{''.join(contents)}</ol></nav>{''.join(parts)}"
+    for title, numbered in _chats(turns) if turns else [("Conversation", [])]:
+        parts.append(f"<h1>{safe.escape(title)}</h1>")
+        for number, turn in numbered:
+            question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'
+            parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
+            parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>{_rows(turn)}')
+            inside = "".join(_entry(place, _first_words(words)) for place, words in page.headings)
+            below = f"<ul>{inside}</ul>" if inside else ""
+            contents.append(_entry(f"turn{number}", _first_words(_question(turn)), below))
+    head = _HEAD.format(version=_VERSION, style=_STYLE + page.style)
+    body = f"<nav><ol>{''.join(contents)}</ol></nav>{''.join(parts)}"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def _rows(turn: Answer) -> str:
+    rows = (
+        f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>"
+        for name, value in parameters(turn).items()
+    )
+    return f'<table class="about">{"".join(rows)}</table>'
 
 
 def _entry(place: str, words: str, inside: str = "") -> str:
@@ -114,6 +195,7 @@ def _first_words(text: str) -> str:
 
 
 def _json_lines(turns: Sequence[Answer]) -> str:
+    """A line for each turn, with which the request can be built again; `key` is its replay key."""
     lines = (
         {
             "question": question_text(turn.request),
@@ -125,7 +207,56 @@ def _json_lines(turns: Sequence[Answer]) -> str:
             "usage": vars(turn.usage),
             "cost_usd": turn.cost_usd,
             "seconds": turn.seconds,
+            "status": turn.status,
+            "error": turn.error,
+            "chat": turn.chat,
+            "server": turn.server,
+            "request": with_hashes(turn.request),
+            "parent": turn.continues,
+            "key": turn.key,
+            "aiml_magic": _VERSION,
         }
         for turn in turns
     )
     return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
+
+
+def _tex(turns: Sequence[Answer]) -> str:
+    parts = [f"% aiml_magic {_VERSION}"]
+    for title, numbered in _chats(turns):
+        parts.append(latex.heading(title))
+        for number, turn in numbered:
+            rows = [
+                [latex.escape(name), latex.breakable(value)]
+                for name, value in parameters(turn).items()
+            ]
+            question, answer = latex.quote(_question(turn)), latex.markdown(turn.text)
+            parts += [latex.heading(str(number), 2), question, answer, latex.table(rows)]
+    return latex.document("\n\n".join(parts))
+
+
+def _bib(turns: Sequence[Answer]) -> str:
+    entries = (
+        latex.entry(
+            f"aiml-{turn.journal_id or number}",
+            {
+                "author": str(turn.request.get("model") or turn.model or "unknown model"),
+                "title": _first_words(question_text(turn.request)),
+                "year": f"{turn.asked_at:%Y}",
+                "month": f"{turn.asked_at:%m}",
+                "howpublished": f"answer of a language model, by {turn.server}",
+                "note": f"{_about(turn)}; aiml_magic {_VERSION}",
+            },
+        )
+        for number, turn in enumerate(turns, start=1)
+    )
+    return "\n".join([f"% aiml_magic {_VERSION}", *entries])
+
+
+_FORMS: dict[str, Callable[[Sequence[Answer]], str]] = {
+    ".md": _markdown,
+    ".html": _html,
+    ".jsonl": _json_lines,
+    ".tex": _tex,
+    ".bib": _bib,
+}

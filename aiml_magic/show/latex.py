@@ -1,0 +1,200 @@
+"""Text of others as LaTeX in which no command is theirs, and answers as entries of BibTeX.
+
+Formulas are shown as they were written. Lists are indented paragraphs, since LaTeX refuses lists
+that are nested deeply. With pdfLaTeX a character that its fonts lack is shown by its number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from aiml_magic.show import safe
+from aiml_magic.text import plain
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+_SIGNS = str.maketrans(
+    {sign: rf"\{sign}" for sign in "$&%#_"}
+    | {
+        "\\": r"\textbackslash{}",
+        "{": r"\textbraceleft{}",  # BibTeX counts each brace, also behind a backslash
+        "}": r"\textbraceright{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "`": r"\textasciigrave{}",
+        "-": "-{}",  # else two are a dash
+    }
+)
+_MARKS = {"strong": r"\textbf{", "em": r"\emph{", "s": "{"}
+_IN_FONTS = "‘’“”–—…€•"  # beyond Latin-1, with pdfLaTeX
+_MAX_INDENT = 8
+_PREAMBLE = r"""\documentclass{article}
+\usepackage{iftex,longtable,array}
+\ifPDFTeX
+\usepackage[T1]{fontenc}\usepackage[utf8]{inputenc}\usepackage{textcomp}
+%s\fi
+\setlength{\parindent}{0pt}\setlength{\parskip}{4pt}\sloppy
+\begin{document}
+"""
+
+
+def escape(text: str) -> str:
+    """`text` as characters of one paragraph."""
+    return " ".join(plain(text).split()).translate(_SIGNS)
+
+
+def document(body: str) -> str:
+    """A document that each LaTeX compiles."""
+    beyond = sorted({sign for sign in body if ord(sign) > 0xFF and sign not in _IN_FONTS})
+    declared = (
+        rf"\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{[U+{ord(sign):04X}]}}" for sign in beyond
+    )
+    return "\n".join([_PREAMBLE.replace("%s", "\n".join(declared)), body, r"\end{document}", ""])
+
+
+def heading(text: str, level: int = 1) -> str:
+    return rf"\{'sub' * (level - 1)}section*{{{escape(text)}}}"
+
+
+def preformatted(text: str) -> str:
+    """Lines as they are, in a font of equal widths."""
+    lines = [_spaced(line) or r"\mbox{}" for line in plain(text).rstrip("\n").split("\n")]
+    return "{\\ttfamily\\raggedright " + "\\\\*{}\n".join(lines) + "\\par}"
+
+
+def quote(text: str) -> str:
+    return rf"{{\leftskip=2em\itshape {preserved(text)}\par}}"
+
+
+def preserved(text: str) -> str:
+    """Text with its line breaks."""
+    lines = [escape(line) or r"\mbox{}" for line in plain(text).strip("\n").split("\n")]
+    return "\\\\{}\n".join(lines)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of escaped cells; it goes on over pages."""
+    columns = max(map(len, rows), default=1)
+    width = rf">{{\raggedright\arraybackslash}}p{{{0.9 / columns:.3f}\linewidth}}"
+    lines = (" & ".join(f"{{}}{cell}" for cell in row) + r" \\" for row in rows)
+    return "\n".join(
+        [rf"\begin{{longtable}}{{*{{{columns}}}{{{width}}}}}", *lines, r"\end{longtable}"]
+    )
+
+
+def breakable(text: str) -> str:
+    """`text` as one paragraph that may be broken at each eighth character of a long word."""
+    words = (re.findall(".{1,8}", word) for word in plain(text).split())
+    return " ".join(r"\allowbreak{}".join(map(escape, pieces)) for pieces in words)
+
+
+def entry(key: str, fields: Mapping[str, str]) -> str:
+    """An entry of BibTeX; its texts are as they are written."""
+    lines = "".join(f"  {name} = {{{{{escape(text)}}}}},\n" for name, text in fields.items())
+    return f"@misc{{{key},\n{lines}}}\n"
+
+
+def markdown(text: str) -> str:
+    """The Markdown `text` of a model."""
+    return "\n\n".join(_blocks(iter(safe.tokens(text)), 0))
+
+
+def _spaced(line: str) -> str:
+    """A line with all its blanks."""
+    runs = re.split(r"(^ +| {2,})", line.expandtabs(4))
+    return "".join(r"\ " * len(run) if run.isspace() else run.translate(_SIGNS) for run in runs)
+
+
+def _blocks(tokens: Iterator[Token], depth: int) -> Iterator[str]:
+    """The blocks up to the end of what contains them; `depth` counts lists and quotes around them."""
+    number: int | None = None
+    for token in tokens:
+        match token.type:
+            case "heading_open":
+                yield rf"\textbf{{{_inline(next(tokens))}}}\par"
+            case "paragraph_open":
+                yield rf"{_inline(next(tokens))}\par"
+            case "fence" | "code_block":
+                yield preformatted(token.content)
+            case "hr":
+                yield r"\hrulefill\par"
+            case "table_open":
+                yield table(list(_rows(tokens)))
+            case "ordered_list_open":
+                number = int(token.attrs.get("start", 1))
+                yield _indented(_items(tokens, depth, number), depth)
+            case "bullet_list_open":
+                yield _indented(_items(tokens, depth, None), depth)
+            case "blockquote_open":
+                yield _indented(_blocks(tokens, depth + 1), depth)
+            case "blockquote_close" | "list_item_close":
+                return
+            case _:
+                pass  # the ends of headings and paragraphs
+
+
+def _items(tokens: Iterator[Token], depth: int, number: int | None) -> Iterator[str]:
+    for token in tokens:
+        if token.type.endswith("list_close"):
+            return
+        if token.type == "list_item_open":
+            mark = r"\textbullet" if number is None else f"{number}."
+            number = None if number is None else number + 1
+            yield rf"\leavevmode\llap{{{mark}\ }}" + "\n\n".join(_blocks(tokens, depth + 1))
+
+
+def _indented(blocks: Iterable[str], depth: int) -> str:
+    inside = "\n\n".join(blocks)
+    if depth >= _MAX_INDENT:
+        return inside
+    return rf"{{\advance\leftskip by 2em\relax {inside}\par}}"
+
+
+def _rows(tokens: Iterator[Token]) -> Iterator[list[str]]:
+    row: list[str] = []
+    for token in tokens:
+        match token.type:
+            case "table_close":
+                return
+            case "tr_open":
+                row = []
+            case "inline":
+                row.append(_inline(token))
+            case "tr_close":
+                yield row
+            case _:
+                pass
+
+
+def _inline(token: Token) -> str:
+    spans, address = [], ""
+    for span in token.children or ():
+        if span.type == "link_open":
+            address = str(span.attrs.get("href", ""))
+        elif span.type == "link_close":
+            spans.append(rf" (\texttt{{{address.translate(_SIGNS)}}})")
+        else:
+            spans.append(_span(span))
+    return "".join(spans)
+
+
+def _span(token: Token) -> str:
+    name, _, end = token.type.rpartition("_")
+    if name in _MARKS:
+        return _MARKS[name] if end == "open" else "}"
+    match token.type:
+        case "code_inline":
+            return rf"\texttt{{{token.content.translate(_SIGNS)}}}"
+        case "softbreak":
+            return "\n"
+        case "hardbreak":
+            return "\\leavevmode\\\\{}\n"
+        case _:
+            return token.content.translate(_SIGNS)

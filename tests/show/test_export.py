@@ -1,0 +1,153 @@
+"""Exports: every parameter of each turn, whole or not at all, and in LaTeX no command but ours."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from datetime import datetime, timezone
+from html import unescape
+
+import payloads
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiml_magic.api.responses import Usage
+from aiml_magic.errors import BadInput
+from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.replay import request_key
+from aiml_magic.show import export, latex
+
+REQUEST = {
+    "model": "openai/o3-pro",
+    "input": [
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "Which star?"},
+                {
+                    "type": "input_text",
+                    "text": "Attachment stars.csv (text, 9 B):\n\n```\na,b\n```",
+                },
+                {"type": "input_image", "image_url": "data:image/png;base64,aGVsbG8="},
+            ],
+        }
+    ],
+    "instructions": "Be brief.",
+    "reasoning": {"effort": "high"},
+    "max_output_tokens": 5000,
+    "text": {"format": {"type": "json_schema", "name": "Star", "schema": {}}},
+    "tools": [{"type": "web_search"}],
+    "seed": 7,
+    "store": True,
+}
+TURN = Answer(
+    text="Vega, at $25.04$ light years.",
+    reasoning="",
+    usage=Usage(10, 0, 30, 20, 40),
+    cost_usd=0.0125,
+    seconds=61.5,
+    status="completed",
+    id="resp_1",
+    model="openai/o3-pro-2025-06-10",
+    parsed=None,
+    replayed=False,
+    asked_at=datetime(2026, 11, 26, 10, 30, tzinfo=timezone.utc),
+    raw={},
+    request=REQUEST,
+    journal_id=7,
+    server="https://api.aimlapi.com/v1",
+    chat="main",
+    key=request_key("https://api.aimlapi.com/v1", REQUEST, "resp_0"),
+    continues="resp_0",
+)
+ALONE = replace(TURN, chat=None, journal_id=8, text="Alone.")
+HOSTILE = list(payloads.each("http://evil.invalid").values())
+# What begins a command of ours; a document has no other backslash.
+OURS = re.compile(
+    r"\\(?:[$&%#_\\ ]|[*]?section|sub(?:sub)?section|text\w+|emph|par|leavevmode|llap|advance|"
+    r"leftskip|relax|hrulefill|ttfamily|raggedright|arraybackslash|linewidth|mbox|itshape|"
+    r"allowbreak|(?:begin|end)\{longtable\})"
+)
+
+
+@pytest.mark.parametrize("ending", ["md", "html", "tex"])
+def test_every_parameter(tmp_path, ending):
+    """Each turn says what decided it: models, instructions, effort, limit, schema, tools, params, hashes, server, key, cost."""
+    path = tmp_path / f"talk.{ending}"
+    export.write(path, [TURN])
+    told = re.sub(r"\\allowbreak\{\}|[\\{}]", "", unescape(path.read_text()))
+    for word in (
+        "openai/o3-pro", "2025-06-10", "Be brief.", "high", "5000", "json", "Star", "web", "seed",
+        "api.aimlapi.com", "2026-11-26 10:30:00 UTC", "resp", TURN.key[:8], "0.012500", "61.5",
+        "stars.csv", "reasoning 20", "0.1.0",
+    ):  # fmt: skip
+        assert word in told, word
+    assert 2 == len(re.findall(r"[0-9a-f]{64}", told)) - told.count(TURN.key)
+
+
+def test_line_builds_the_request_again(tmp_path):
+    """From a line of `.jsonl` the request can be built again, and has the key of its row."""
+    export.write(tmp_path / "talk.jsonl", [TURN])
+    line = json.loads((tmp_path / "talk.jsonl").read_text())
+    assert TURN.key == line["key"] == request_key(line["server"], line["request"], line["parent"])
+    assert "aGVsbG8=" not in json.dumps(line)
+
+
+def test_chats_are_apart(tmp_path):
+    """Turns of several chats stand below their titles, and what stood alone by itself."""
+    for ending in ("md", "html", "tex"):
+        export.write(tmp_path / f"all.{ending}", [TURN, ALONE])
+        told = (tmp_path / f"all.{ending}").read_text()
+        assert -1 < told.find("Conversation main") < told.find("Alone.")
+
+
+@pytest.mark.parametrize("ending", ["md", "html", "jsonl", "tex", "bib"])
+def test_other_files_stay(tmp_path, ending):
+    """An export is replaced by the next; another file stays as it is, unless it may be replaced."""
+    path = tmp_path / f"talk.{ending}"
+    export.write(path, [TURN, ALONE])
+    export.write(path, [TURN])
+    path.write_text("My own notes.")
+    with pytest.raises(BadInput, match="is there already"):
+        export.write(path, [TURN])
+    assert "My own notes." == path.read_text()
+    export.write(path, [TURN], may_replace=True)
+    assert "Vega" in path.read_text() or ending == "bib"
+
+
+def _commands(tex: str) -> list[str]:
+    return [found[0] for found in re.finditer(r"\\.{0,12}", OURS.sub("", tex))]
+
+
+@given(st.text() | st.sampled_from(HOSTILE))
+def test_no_command_survives(text):
+    """Whatever a text holds, each backslash is of a command of ours, and braces are balanced."""
+    for tex in (latex.escape(text), latex.markdown(text), latex.preformatted(text)):
+        assert [] == _commands(tex)
+    plain = re.sub(r"\\[{}]", "", latex.escape(text))
+    assert plain.count("{") == plain.count("}")
+
+
+def test_hostile_texts_as_entries():
+    """In BibTeX a text ends no entry and no field."""
+    for text in [*HOSTILE, "}", "{", '"', "@misc{x,", "a\n}\n@comment{"]:
+        entry = latex.entry("key", {"title": text})
+        depth = 0
+        for position, sign in enumerate(entry):
+            depth += {"{": 1, "}": -1}.get(sign, 0)
+            assert depth > 0 or position in range(len("@misc")) or position >= len(entry) - 2, text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
+def test_compiles(tmp_path):
+    """The hostile texts make a document that LaTeX compiles without an error."""
+    turns = [replace(TURN, text=text, journal_id=n) for n, text in enumerate(HOSTILE)]
+    export.write(tmp_path / "all.tex", turns)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert 0 == ran.returncode, ran.stdout[-2000:]
