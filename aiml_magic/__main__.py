@@ -18,7 +18,7 @@ from aiml_magic import errors
 from aiml_magic.journal.answer import Answer
 from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session.asking import Question, Session
-from aiml_magic.show.view import TerminalPanel, print_answer
+from aiml_magic.show.terminal import TerminalPanel, print_answer
 
 _QUESTION = """\
 A bat and a ball cost $1.10 together. The bat costs $1.00 more than the ball.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiml_magic.journal.store import Journal
     from aiml_magic.runner.jobs import Runner
     from aiml_magic.session.asking import Question, Session
-    from aiml_magic.show.view import View
+    from aiml_magic.show.follow import View
 
 
 _MOST_ROWS = 1_000_000  # of a notebook that are exported

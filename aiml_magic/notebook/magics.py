@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aiml_magic.question.schemas import Schema
     from aiml_magic.runner.jobs import Job
     from aiml_magic.session.asking import Question, Session
-    from aiml_magic.show.view import View
+    from aiml_magic.show.follow import View
 
 
 @magics_class

@@ -18,7 +18,8 @@ from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import with_hashes, without_delivery
 from aiml_magic.question.attachments import labels
 from aiml_magic.show import latex, safe
-from aiml_magic.text import cut, plain
+from aiml_magic.show.answers import money, total_tokens
+from aiml_magic.text import one_line, plain
 
 _STYLE = """\
 body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff;overflow-wrap:break-word}
@@ -115,17 +116,9 @@ def parameters(turn: Answer) -> dict[str, str]:
 
 def _about(turn: Answer) -> str:
     """Model, date, id, tokens and cost of a turn, on one line."""
-    total = turn.usage.total_tokens
-    tokens = "tokens not reported" if total is None else f"{total:,} tokens"
-    cost = "cost not reported" if turn.cost_usd is None else f"${turn.cost_usd:,.4f}"
-    named = [
-        turn.model or "unknown model",
-        f"{turn.asked_at:%Y-%m-%d %H:%M} UTC",
-        turn.id or "no id",
-        tokens,
-        cost,
-    ]
-    return plain(" · ".join(named))
+    model, id_ = turn.model or "unknown model", turn.id or "no id"
+    asked, tokens = f"{turn.asked_at:%Y-%m-%d %H:%M} UTC", total_tokens(turn.usage)
+    return plain(" · ".join([model, asked, id_, tokens, money(turn.cost_usd)]))
 
 
 def _question(turn: Answer) -> str:
@@ -169,9 +162,9 @@ def _html(turns: Sequence[Answer]) -> str:
             question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'
             parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
             parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>{_rows(turn)}')
-            inside = "".join(_entry(place, _first_words(words)) for place, words in page.headings)
+            inside = "".join(_entry(anchor, one_line(words, 70)) for anchor, words in page.headings)
             below = f"<ul>{inside}</ul>" if inside else ""
-            contents.append(_entry(f"turn{number}", _first_words(_question(turn)), below))
+            contents.append(_entry(f"turn{number}", one_line(_question(turn), 70), below))
     head = _HEAD.format(version=_VERSION, style=_STYLE + page.style)
     body = f"<nav><ol>{''.join(contents)}</ol></nav>{''.join(parts)}"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
@@ -185,13 +178,9 @@ def _rows(turn: Answer) -> str:
     return f'<table class="about">{"".join(rows)}</table>'
 
 
-def _entry(place: str, words: str, inside: str = "") -> str:
+def _entry(anchor: str, words: str, inside: str = "") -> str:
     """An entry of the table of contents."""
-    return f'<li><a href="#{safe.escape(place)}">{safe.escape(words)}</a>{inside}</li>'
-
-
-def _first_words(text: str) -> str:
-    return cut(" ".join(text.split()), 70)
+    return f'<li><a href="#{safe.escape(anchor)}">{safe.escape(words)}</a>{inside}</li>'
 
 
 def _json_lines(turns: Sequence[Answer]) -> str:
@@ -241,7 +230,7 @@ def _bib(turns: Sequence[Answer]) -> str:
             f"aiml-{turn.journal_id or number}",
             {
                 "author": str(turn.request.get("model") or turn.model or "unknown model"),
-                "title": _first_words(question_text(turn.request)),
+                "title": one_line(question_text(turn.request), 70),
                 "year": f"{turn.asked_at:%Y}",
                 "month": f"{turn.asked_at:%m}",
                 "howpublished": f"answer of a language model, by {turn.server}",

@@ -35,7 +35,7 @@ from aiml_magic.api.responses import Response, Stream
 from aiml_magic.notebook.commands import dry_run
 from aiml_magic.runner.jobs import Job
 from aiml_magic.session.asking import Question
-from aiml_magic.show.details import banner
+from aiml_magic.show.answers import banner
 
 STREAM = "text/event-stream"
 JSON = "application/json"

@@ -13,7 +13,7 @@ import pytest
 import wire
 
 from aiml_magic import errors
-from aiml_magic.show.details import banner
+from aiml_magic.show.answers import banner
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 CASES = sorted(folder.name for folder in VECTORS.iterdir() if folder.is_dir())

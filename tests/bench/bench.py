@@ -39,6 +39,7 @@ from aiml_magic.journal.rows import Result
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.asking import Question, Session
 from aiml_magic.show import details
+from aiml_magic.show.answers import answer_bundle
 
 RUNS = 15
 QUIET = 0.5  # load for each core; above it, the machine was busy
@@ -500,7 +501,7 @@ def answers() -> Iterator[Row]:
             answer = journal.row(row_id).answer()
             found[size] = median(
                 lambda answer=answer: timed(
-                    lambda: (details.answer_bundle(answer), details.details(answer))
+                    lambda: (answer_bundle(answer), details.details(answer))
                 ),
                 3,
             )

@@ -29,7 +29,7 @@ from aiml_magic.notebook import commands
 from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session import conversation
 from aiml_magic.session.asking import Session
-from aiml_magic.show import details, export
+from aiml_magic.show import answers, details, export
 
 ANSWER = wire.response("Because space expands.")
 requests = st.fixed_dictionaries(
@@ -69,9 +69,9 @@ ROW = Row(
 def shown(row: Row) -> None:
     """Everything that shows an answer, but for what needs a front end."""
     answer = row.answer()
-    details.answer_bundle(answer)
+    answers.answer_bundle(answer)
     details.details(answer)
-    details.with_banner(answer)
+    answers.with_banner(answer)
     commands._line(row)
     with tempfile.TemporaryDirectory() as folder:
         for ending in ("md", "html", "jsonl"):

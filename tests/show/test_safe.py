@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from aiml_magic.api.responses import Response, Usage
-from aiml_magic.show import details, formulas, pages, safe
+from aiml_magic.show import answers, formulas, pages, safe
 from aiml_magic.text import plain
 
 HOSTILE = [
@@ -498,7 +498,7 @@ def test_hostile_refusal(text):
             {"status": "completed", "output": [{"type": "message", "content": content}]}
         )
         answer = SimpleNamespace(response=response, usage=Usage(), notices=(), status="completed")
-        banner = details.banner(answer)
+        banner = answers.banner(answer)
         assert banner.startswith("> **Refused.**")
         check_inert(rendered(banner))
 
@@ -517,7 +517,7 @@ def structured(value):
         text=json.dumps(value),
         request=request,
     )
-    return details.answer_bundle(answer)["text/markdown"]
+    return answers.answer_bundle(answer)["text/markdown"]
 
 
 def cells(markdown):

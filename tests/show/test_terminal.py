@@ -15,7 +15,7 @@ import pytest
 import wire
 from document import DOCUMENT, streamed
 
-from aiml_magic.show import view
+from aiml_magic.show import follow
 
 if sys.platform == "win32":
     pytest.skip("there are no such terminals here", allow_module_level=True)
@@ -175,7 +175,7 @@ def test_pipe(environment):
 
 def test_no_meaning_by_signs_alone():
     """How a job stands is said in words."""
-    assert all(re.fullmatch(r"[A-Z][a-z ;]+", state) for state in view._STATES.values())
+    assert all(re.fullmatch(r"[A-Z][a-z ;]+", state) for state in follow._STATES.values())
 
 
 NOT_UTF8 = {

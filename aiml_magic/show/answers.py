@@ -1,0 +1,176 @@
+"""An answer as a person reads it: its banner and its text, as Markdown in which nothing is active."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from aiml_magic.api.responses import Raw, Usage
+from aiml_magic.journal.answer import Answer
+from aiml_magic.question.tools import shown_request
+from aiml_magic.show import safe
+from aiml_magic.text import load, plain
+
+_MAX_WANTED = 2000  # characters of a call that waits for an approval
+
+
+def money(usd: float | None) -> str:
+    return "cost not reported" if usd is None else f"${usd:,.4f}"
+
+
+def total_tokens(usage: Usage) -> str:
+    total = usage.total_tokens
+    return "tokens not reported" if total is None else f"{total:,} tokens"
+
+
+def with_banner(answer: Answer) -> str:
+    """The answer for a terminal, below its banner."""
+    return _paragraphs(banner(answer), answer.text) or "(no text)"
+
+
+def answer_bundle(answer: Answer) -> dict[str, str]:
+    """The answer for a notebook, below its banner."""
+    text = _structured(answer) or safe.markdown(answer.text)
+    return {
+        "text/markdown": _paragraphs(banner(answer), text) or "*(no text)*",
+        "text/plain": plain(with_banner(answer)),
+    }
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def banner(answer: Answer) -> str:
+    """What must be known before an answer is read, as a quote in Markdown; often empty."""
+    notes = [*_notes_on_outcome(answer), *_notes_on_conversation(answer)]
+    if not answer.status or answer.status == "in_progress":
+        notes.append("**Not finished.** This is what had come.")
+    return "\n".join(f"> {line}" for line in _paragraphs(*notes).split("\n")) if notes else ""
+
+
+def _notes_on_outcome(answer: Answer) -> Iterator[str]:
+    response, only_fresh = answer.response, "Only `--fresh` asks, and pays, once more."
+    match response.outcome:
+        case "incomplete":
+            yield _incomplete(answer)
+        case "refusal":
+            # A paragraph of its own: a list or a heading must begin a line.
+            yield _paragraphs("**Refused.**", safe.markdown(response.refusal or ""))
+        case "cancelled":
+            yield f"**Cancelled.** The server stopped working on it. {only_fresh}"
+        case "unknown":
+            status = f"The server calls its status `{_name(answer.status)}`."
+            unknown = "Whether the answer is whole is not known."
+            yield f"**Ended in another way.** {status} {unknown} {only_fresh}"
+        case "tool_calls":
+            named = (call.get("name") for call in response.of_type("function_call"))
+            calls = ", ".join(f"`{_name(name)}`" for name in named)
+            yield f"**Waiting for tools.** The model wants to call {calls}."
+        case "approval":
+            id_ = _name(answer.id)
+            way_out = f"`%aiml approve {id_}` lets it, `%aiml deny {id_}` does not."
+            yield f"**Waiting for approval.** {way_out} The model wants to use:"
+            yield from map(_wanted, response.of_type("mcp_approval_request"))
+            return
+        case _:
+            if not answer.text and not response.images and answer.status == "completed":
+                yield "**Empty.** The answer holds no text; the details show what came."
+            return
+    yield "The conversation does not go on from here."
+
+
+def _incomplete(answer: Answer) -> str:
+    if answer.response.incomplete_reason == "content_filter":
+        return "**Incomplete.** A content filter stopped the answer. Ask in other words."
+    written, thought = answer.usage.output_tokens, answer.usage.reasoning_tokens
+    limit = "the limit of output tokens" if written is None else f"{written:,} output tokens"
+    spent = f", {thought:,} of them reasoning" if thought else ""
+    more = max(16_000, 4 * (written or 0))
+    way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
+    return f"**Incomplete.** The answer stopped at {limit}{spent}. {way_out}"
+
+
+def _notes_on_conversation(answer: Answer) -> Iterator[str]:
+    if "later_cells_stale" in answer.notices:
+        yield (
+            "**Later cells are stale.** They continue an earlier answer of this cell; "
+            "run them again to renew them."
+        )
+    if "chain_ignored" in answer.notices:
+        yield (
+            "**The model may not know the conversation.** The server did not confirm the earlier "
+            "answer; from now on the conversation is sent as a transcript."
+        )
+
+
+def _wanted(request: Raw) -> str:
+    """The whole call of an MCP server, as code; or the reason why it is not shown."""
+    try:
+        shown = shown_request(request)
+    except ValueError as error:
+        return safe.line(f"a tool with arguments that cannot be judged: {error}")
+    if len(shown) > _MAX_WANTED:
+        size = f"{len(shown):,} characters"
+        return safe.line(f"a tool with arguments of {size}, which %aiml approve shows")
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return safe.markdown(f"{ticks}\n{shown}\n{ticks}")
+
+
+def _structured(answer: Answer) -> str | None:
+    """An answer that was asked for as JSON: a table if it is flat, else the JSON.
+
+    None for any other answer.
+    """
+    wanted = answer.request.get("text")
+    form = wanted.get("format") if isinstance(wanted, Mapping) else None
+    kind = form.get("type") if isinstance(form, Mapping) else None
+    if kind not in ("json_schema", "json_object"):
+        return None
+    try:
+        value = load(answer.text)
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return None
+    rows = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+    rows = rows if isinstance(rows, list) else [value]
+    if _is_table(rows):
+        return _markdown_table(rows)
+    # A notebook file holds a text line by line, at a dozen characters for each. A text that would
+    # grow too much by this stays as it came.
+    is_longer = len(text) + 12 * text.count("\n") > len(answer.text) + 2000
+    return safe.markdown(f"```json\n{answer.text if is_longer else text}\n```")
+
+
+def _is_table(rows: list[Any]) -> bool:
+    return bool(rows) and all(
+        isinstance(row, dict)
+        and row.keys() == rows[0].keys()
+        and all(_is_cell(value) for pair in row.items() for value in pair)
+        for row in rows
+    )
+
+
+def _is_cell(value: Any) -> bool:
+    if isinstance(value, str):
+        return not set("\r\n") & set(value)
+    return not isinstance(value, dict | list)
+
+
+def _markdown_table(rows: list[dict[str, Any]]) -> str:
+    if len(rows) == 1:
+        return "\n".join(["|  |  |", "|---|---|", *map(_table_row, rows[0].items())])
+    ruler = "|---" * len(rows[0]) + "|"
+    return "\n".join([_table_row(rows[0]), ruler, *(_table_row(row.values()) for row in rows)])
+
+
+def _table_row(cells: Iterable[Any]) -> str:
+    texts = (cell if isinstance(cell, str) else json.dumps(cell) for cell in cells)
+    return f"| {' | '.join(map(safe.line, texts))} |"
+
+
+def _name(value: Any) -> str:
+    """A tool's name as code: without the characters that no name may hold."""
+    return "".join(sign for sign in str(value)[:64] if sign.isalnum() or sign in "_-.") or "?"

@@ -1,0 +1,189 @@
+"""Follows a job to its answer: what a notebook and a terminal do alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from aiml_magic.errors import AimlMagicError
+from aiml_magic.journal.answer import Answer
+from aiml_magic.runner.jobs import Job, Progress
+from aiml_magic.text import printable, say
+
+PERIOD = 0.2  # seconds between two updates of a panel
+
+_STATES = {
+    "queued": "Starting",
+    "connecting": "Connecting",
+    "sent": "Sent; waiting for the answer",
+    "reasoning": "Reasoning",
+    "message": "Writing",
+    "in_progress": "The server works on it",
+}
+
+Counter = Callable[[int | None], None]  # is called with how many are done; `None` ends it
+Outcome = Answer | AimlMagicError
+
+
+class Panel:
+    """Shows the progress of a job while a cell waits for it; this one shows nothing."""
+
+    def show(self, progress: Progress) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Outputs:
+    """The outputs of a job whose cell is over; here none, which would be written into a prompt."""
+
+    def show(self, progress: Progress) -> None: ...
+
+    def end(self, outcome: Outcome) -> None: ...
+
+
+class View(ABC):
+    """How one kind of front end shows answers and jobs."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._shown: tuple[int, Answer | Job] | None = None
+        self._watcher = _Watcher()
+
+    def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
+        """Shows the progress of a job, then its answer; an interrupt stops the job.
+
+        Raises the error of a job that failed, after the answer that it left, if any.
+        """
+        panel = self._panel()
+        try:
+            try:
+                for progress in job.follow():
+                    panel.show(progress)
+            except KeyboardInterrupt:
+                job.interrupt()
+            try:
+                answer = job.outcome()
+            except AimlMagicError as error:
+                if error.answer is not None:
+                    self.show(error.answer)
+                raise
+            self._end(panel, None if is_quiet else answer)
+        finally:
+            panel.close()
+        self._mark_as_shown(answer)
+        return answer
+
+    def watch(self, job: Job) -> None:
+        """Shows a job in this cell from now on, also while other cells run."""
+        if job.done:
+            self.follow(job)
+        else:
+            self._watcher.add(job, self._begin(job))
+        self._mark_as_shown(job)
+
+    def show_result(self, value: Answer | Job) -> None:
+        """Shows an answer or a job as the value of a cell, unless this cell has just shown it."""
+        count, shown = self._shown or (None, None)
+        was_shown = shown is value and count == self._shell.execution_count
+        self._shown = None
+        if was_shown:
+            self._point_to(value)
+        elif isinstance(value, Answer):
+            self.show(value)
+        elif value.status in ("completed", "incomplete"):
+            self.show(value.outcome())
+        else:
+            say(value)
+
+    def _mark_as_shown(self, value: Answer | Job) -> None:
+        """Remembers the value of this cell, which IPython would show a second time."""
+        self._shown = (self._shell.execution_count, value)
+
+    @abstractmethod
+    def show(self, answer: Answer) -> None:
+        """Shows an answer and its details."""
+
+    @abstractmethod
+    def show_chart(self, html: str, text: str = "") -> None:
+        """Shows a chart, or its text where there are no charts; nothing for empty ones."""
+
+    @abstractmethod
+    def counter(self, total: int | None) -> Counter:
+        """A line that counts the answers, out of `total` where that is known."""
+
+    @abstractmethod
+    def _point_to(self, value: Answer | Job) -> None:
+        """Stands for a value that is shown above."""
+
+    @abstractmethod
+    def _panel(self) -> Panel: ...
+
+    @abstractmethod
+    def _begin(self, job: Job) -> Outputs:
+        """The outputs of a job that is watched."""
+
+    @abstractmethod
+    def _end(self, panel: Panel, answer: Answer | None) -> None:
+        """Shows the answer of a job below its panel, or nothing."""
+
+
+class _Watcher:
+    """Updates the outputs of background jobs, in a thread, since a cell may compute meanwhile.
+
+    It changes only outputs that exist: a new one would land in the cell that is running.
+    """
+
+    def __init__(self) -> None:
+        self._watched: list[tuple[Job, Outputs]] = []
+        self._lock = threading.Lock()
+
+    def add(self, job: Job, outputs: Outputs) -> None:
+        with self._lock:
+            self._watched.append((job, outputs))
+            if len(self._watched) == 1:
+                threading.Thread(target=self._run, daemon=True, name="aiml_magic-panels").start()
+
+    def _run(self) -> None:
+        while True:
+            ended = []
+            for job, outputs in list(self._watched):
+                if job.done:
+                    ended.append(job)
+                with suppress(Exception):  # an output that fails must not stop the others
+                    outputs.end(_outcome(job)) if job in ended else outputs.show(job.progress)
+            with self._lock:
+                self._watched = [watched for watched in self._watched if watched[0] not in ended]
+                if not self._watched:
+                    return
+            time.sleep(PERIOD)
+
+
+def _outcome(job: Job) -> Outcome:
+    try:
+        return job.outcome()
+    except AimlMagicError as error:
+        return error
+
+
+def status_line(progress: Progress) -> str:
+    """The state of a job and its seconds, on one line."""
+    if progress.retry_at is not None:
+        left = max(0, round(progress.retry_at - progress.seconds))
+        return f"{progress.why} Sending it again in {left} s"
+    state = _STATES.get(progress.state, printable(progress.state).replace("_", " ").capitalize())
+    if progress.state == "writing":
+        state = f"Writing: {progress.characters:,} characters"
+    elif progress.state == "waiting" and progress.parent is None:
+        state = "In line behind other questions"
+    elif progress.state == "waiting":
+        state = f"Waiting for answer {progress.parent}"
+    return f"{state}, {int(progress.seconds)} s"
+
+
+def counted(done: int, total: int | None) -> str:
+    return f"{done:,} of {'?' if total is None else f'{total:,}'} answered"

@@ -1,0 +1,124 @@
+"""Answers and jobs in a terminal: an answer is text, and its details are a line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+
+from aiml_magic.journal.answer import Answer
+from aiml_magic.runner.jobs import Job, Progress
+from aiml_magic.show.answers import with_banner
+from aiml_magic.show.details import line_with_replay
+from aiml_magic.show.follow import Counter, Outputs, Panel, View, counted, status_line
+from aiml_magic.show.safe import tokens
+from aiml_magic.text import encodable, plain, say
+
+
+class TerminalView(View):
+    """Text, for IPython in a terminal."""
+
+    def show(self, answer: Answer) -> None:
+        print_answer(answer)
+
+    def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # no charts here
+        if text:
+            say(text)
+
+    def counter(self, total: int | None) -> Counter:
+        """A line that is overwritten, unless standard error is redirected."""
+
+        def show(done: int | None) -> None:
+            if sys.stderr.isatty():
+                sys.stderr.write("\n" if done is None else f"\r{counted(done, total)}")
+                sys.stderr.flush()
+
+        return show
+
+    def _point_to(self, value: Answer | Job) -> None:
+        """A word behind the prompt Out[n], which is printed already."""
+        say(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
+
+    def _panel(self) -> Panel:
+        return TerminalPanel()
+
+    def _begin(self, job: Job) -> Outputs:
+        commands = f"%aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}"
+        say(f"Job {job.id} goes on in the background: {commands}.")
+        return Outputs()
+
+    def _end(self, panel: Panel, answer: Answer | None) -> None:
+        panel.close()
+        if answer is not None:
+            self.show(answer)
+
+
+class TerminalPanel(Panel):
+    """A line that is overwritten, unless standard error is redirected."""
+
+    def __init__(self) -> None:
+        self._written = 0
+
+    def show(self, progress: Progress) -> None:
+        status, width = status_line(progress), _width()
+        line = f"{status}  (Ctrl-C stops it)"
+        self._write(line if len(line) <= width else status[:width])
+
+    def close(self) -> None:
+        self._write("")
+
+    def _write(self, line: str) -> None:
+        if sys.stderr.isatty():
+            # Blanks, since a dumb terminal would show an escape sequence.
+            blanks = " " * (self._written - len(line))
+            sys.stderr.write(f"\r{line}{blanks}\r{line}")
+            sys.stderr.flush()
+            self._written = len(line)
+
+
+def print_answer(answer: Answer) -> None:
+    """Prints an answer, and its details on a line below it."""
+    text = with_banner(answer)
+    if not _print_rich(text):
+        say(_wrapped(plain(text)))
+    say(_wrapped(f"[{line_with_replay(answer)}]"))
+
+
+def _print_rich(text: str) -> bool:
+    """Prints Markdown in colours; False if rich is not installed or the output is redirected."""
+    if not sys.stdout.isatty():
+        return False
+    try:
+        from rich.console import Console
+        from rich.markdown import Markdown
+    except ImportError:
+        return False
+    shown = Markdown("", hyperlinks=False)
+    shown.parsed = tokens(text)
+    console = Console(color_system=None) if os.environ.get("NO_COLOR") else Console()
+    with console.capture() as captured:
+        console.print(shown, width=_width() + 1)  # rich assumes 80 columns for a dumb terminal
+    print(encodable(captured.get()), end="")  # not `say`: the colours are escape sequences
+    return True
+
+
+def _wrapped(text: str) -> str:
+    """`text` with long lines of prose broken at spaces, unless the output is redirected."""
+    if not sys.stdout.isatty():
+        return text
+    lines: list[str] = []
+    is_code = False
+    for line in text.split("\n"):
+        if line.lstrip().startswith(("```", "~~~")):
+            is_code = not is_code
+        if is_code or len(line) <= _width() or line.startswith(("|", "    ")):
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(line, _width(), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _width() -> int:
+    """The columns of the terminal but the last, in which some terminals break the line."""
+    return shutil.get_terminal_size().columns - 1
