@@ -58,6 +58,15 @@ def one_line(words: object, limit: int = 300) -> str:
     return cut(" ".join(printable(words).split()), limit)
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, on one line; its class if it says nothing, or if reading it fails."""
+    try:
+        said = one_line(error).rstrip(": .")
+    except Exception:  # noqa: BLE001  # an error of the notebook may raise another
+        said = ""
+    return said or type(error).__name__
+
+
 def cut(text: str, limit: int = 60) -> str:
     """`text`, or its beginning and an ellipsis: at most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

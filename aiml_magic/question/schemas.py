@@ -1,10 +1,7 @@
-"""Types as JSON Schema in the API's strict form, and JSON back as instances of them.
+"""Types as JSON Schema for the API, and JSON as instances of these types.
 
-Strict means: every object names all its fields, needs them all, and has no others. pydantic reads
-types and judges replies; jsonschema judges replies to a schema that is given as a dict. What strict
-mode has no word for is refused before anything is sent if it decides what a reply looks like (a
-dict with any keys), and left out if it only narrows one (a length): the judge of the reply knows it
-all the same. Importing this module imports pydantic.
+pydantic reads types and validates replies; jsonschema validates replies to a schema that is given
+as a dict. Importing this module imports pydantic.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, NotRequired, TypeVar
+from typing import Any, NotRequired
 
 import pydantic
 from pydantic._internal import _generate_schema
@@ -27,35 +24,28 @@ from typing_extensions import TypedDict
 
 from aiml_magic.api.responses import Raw
 from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch
-from aiml_magic.text import did_you_mean
-
-_Given = TypeVar("_Given")
-_WRAPPED = (
-    "value"  # the field in which a schema travels that is no object: the API takes only objects
+from aiml_magic.question.strict import (
+    UNSUPPORTED,
+    nullable,
+    nullable_fields,
+    references,
+    strict,
+    target,
+    with_parts,
 )
-_WHY = "x-unsayable"  # marks a part of a schema that strict mode cannot say
+from aiml_magic.text import did_you_mean, one_line, reason
+
+_WRAPPED = "value"  # the field of an object around another type: the API takes only objects
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_KEYWORDS = (  # in the order in which they are sent
-    "$schema title type description enum const format pattern minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
-    "minItems maxItems items anyOf $ref properties required additionalProperties $defs definitions"
-).split()
 _READING = threading.RLock()
-_UNSAYABLE = {
-    name: f"the keyword {name}"
-    for name in (
-        "propertyNames not if then else dependentSchemas dependentRequired dependencies contains unevaluatedProperties "
-        "unevaluatedItems $dynamicRef $recursiveRef".split()
-    )
-} | {"prefixItems": "a tuple of several types", "patternProperties": "an object with any names"}
-_FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
 _FENCED = re.compile(r"```[\w-]*\s*\n(.*?)\s*```", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What an answer is to look like.
+    """The form that an answer is to have.
 
-    `read` makes an instance of a JSON text; it raises whatever does not fit.
+    `read` makes an instance of a JSON text; it raises any exception for a text that does not fit.
     """
 
     name: str
@@ -73,23 +63,20 @@ class Schema:
         }
 
     def parse(self, text: str) -> Any:
-        """The instance that a reply stands for, which may come behind a BOM or in a fence.
-
-        Raises SchemaMismatch.
-        """
+        """A reply as an instance; it may begin with a BOM or be in a fence. Raises SchemaMismatch."""
         stripped = text.strip("\ufeff \t\r\n")
         fenced = _FENCED.fullmatch(stripped)
         try:
             return self.read(fenced[1] if fenced else stripped)
-        except Exception as error:  # what a type does when it is made is its author's
+        except Exception as error:  # a class of the notebook may raise anything
             raise SchemaMismatch(
-                f"The reply does not fit {self.name}: {reason(error)}. It was paid for, and is kept.",
+                f"The reply does not fit {self.name}: {_why(error)}. It was paid for, and is kept.",
                 "Its text is above; ask once more with --fresh, or loosen the schema.",
             ) from error
 
 
 def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
-    """The schema that a variable holds, a type or a JSON Schema. Raises BadInput."""
+    """The schema of a variable that holds a type or a JSON Schema. Raises BadInput."""
     if named not in variables or named.startswith("_"):
         hint = did_you_mean(named, (name for name in variables if not name.startswith("_")))
         raise BadInput(
@@ -101,42 +88,51 @@ def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
 
 def of_value(value: Any, name: str) -> Schema:
     """The schema that `value` describes. Raises BadInput."""
-    return _asked_of(lambda: _of_value(value, name), name)
+    with _refusing(name):
+        return _of_value(value, name)
 
 
 def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
-    return _asked_of(
-        lambda: _strict(
-            _nullable_fields({"required": [], **_json_schema(_parameters(function))}), name
-        ),
-        name,
-    )
+    with _refusing(name):
+        schema = {"required": [], **_json_schema(_parameters(function))}
+        return strict(nullable_fields(schema), name)
 
 
 def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
-    """The arguments of a call that came as a JSON value; null stands for a default.
+    """The arguments of a call as Python values; null stands for a default.
 
-    Raises ValueError with the place and why.
+    Raises ValueError, which names the argument.
     """
     if isinstance(given, Mapping):
-        parameters = inspect.signature(function).parameters
-        has_default = {
-            name for name in parameters if parameters[name].default is not inspect.Parameter.empty
-        }
+        parameters = inspect.signature(function).parameters.items()
+        optional = {name for name, each in parameters if each.default is not each.empty}
         given = {
             name: value
             for name, value in given.items()
-            if value is not None or name not in has_default
+            if value is not None or name not in optional
         }
     try:
-        arguments: dict[str, Any] = _parameters(function).validate_json(
-            json.dumps(given), strict=True
-        )
+        text = json.dumps(given)
+        arguments: dict[str, Any] = _parameters(function).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
-        raise ValueError(reason(error)) from error
+        raise ValueError(_why(error)) from error
     return arguments
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turns any exception of a type of the notebook into BadInput."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{name} gives no schema: {_why(error)}. {NOTHING_SENT}",
+            "Use types that JSON has: text, numbers, booleans, lists and objects.",
+        ) from error
 
 
 def _of_value(value: Any, name: str) -> Schema:
@@ -144,24 +140,22 @@ def _of_value(value: Any, name: str) -> Schema:
     if isinstance(value, Mapping):
         return _of_dict(value, name)
     if inspect.isroutine(value) or isinstance(value, str):
-        raise TypeError(f"{name} is no type")
+        raise TypeError(f"{name} is not a type")
     is_model = isinstance(value, type) and issubclass(value, pydantic.BaseModel)
-    is_strict = not is_model  # a model says itself how strict it is
+    is_strict = None if is_model else True  # a model has a setting of its own
     adapter = _adapter(value)
     schema = _json_schema(adapter, is_model=is_model)
-    if schema.get("type") == "object":
-        return Schema(
-            name,
-            _strict(schema, name),
-            lambda text: adapter.validate_json(text, strict=is_strict or None),
-        )
-    wrapper: Any = TypedDict(name, {_WRAPPED: value})  # type: ignore[misc]  # a type that is made here
-    wrapped = _adapter(wrapper)
-    return Schema(
-        name,
-        _strict(_json_schema(wrapped), name),
-        lambda text: wrapped.validate_json(text, strict=is_strict or None)[_WRAPPED],
-    )
+    is_wrapped = schema.get("type") != "object"
+    if is_wrapped:
+        wrapper: Any = TypedDict(name, {_WRAPPED: value})  # type: ignore[misc]  # made at run time
+        adapter = _adapter(wrapper)
+        schema = _json_schema(adapter)
+
+    def read(text: str) -> Any:
+        instance = adapter.validate_json(text, strict=is_strict)
+        return instance[_WRAPPED] if is_wrapped else instance
+
+    return Schema(name, strict(schema, name), read)
 
 
 def _of_dict(value: Mapping[str, Any], name: str) -> Schema:
@@ -172,23 +166,24 @@ def _of_dict(value: Mapping[str, Any], name: str) -> Schema:
     given = json.loads(json.dumps(value, allow_nan=False))
     if given.get("type") != "object" or not isinstance(given.get("properties"), Mapping):
         raise BadInput(
-            f'{name} describes no object: it needs "type": "object" and "properties". {NOTHING_SENT}',
-            "Wrap it in an object.",
+            f"{name} does not describe an object. {NOTHING_SENT}",
+            'Wrap it in one: it needs "type": "object" and "properties".',
         )
-    judged = _with_nullable_fields(given)
-    kind = validators.validator_for(judged, default=validators.Draft202012Validator)
-    kind.check_schema(judged)
-    for reference in _references(judged):
-        _target(judged, reference)
-    judge = kind(judged, registry=Registry())  # without one it would fetch what a reference names
+    schema = nullable(given)
+    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+    kind.check_schema(schema)
+    for reference in references(schema):
+        target(schema, reference)
+    # An empty registry: the default one would fetch references from the network.
+    validator = kind(schema, registry=Registry())
 
     def read(text: str) -> Any:
         reply = json.loads(text)
-        if error := best_match(judge.iter_errors(reply)):
+        if error := best_match(validator.iter_errors(reply)):
             raise ValueError(f"{_at(error.absolute_path)}{error.message}")
         return reply
 
-    return Schema(name, _strict(judged, name), read)
+    return Schema(name, strict(schema, name), read)
 
 
 def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
@@ -197,11 +192,7 @@ def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     known: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-            parameter.POSITIONAL_ONLY,
-        ):
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise BadInput(
                 f"{name} takes {parameter}, which no schema can ask for. {NOTHING_SENT}",
                 "Give each parameter a name and a type.",
@@ -213,7 +204,7 @@ def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
             )
         hint = hints[parameter.name]
         known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
-    arguments: Any = TypedDict(name, known)  # type: ignore[misc]  # a type that is made here
+    arguments: Any = TypedDict(name, known)  # type: ignore[misc]  # made at run time
     return _adapter(pydantic.with_config(extra="forbid")(arguments))
 
 
@@ -221,11 +212,11 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     try:
         with _any_typed_dict():
             adapter = pydantic.TypeAdapter(kind)
-            adapter.rebuild(raise_errors=True)  # names what is not defined
+            adapter.rebuild(raise_errors=True)  # the error says which name is not defined
     except AttributeError as error:
         if error.name != "__orig_bases__" or hasattr(error.obj, error.name):
             raise
-        inherited: Any = error.obj  # a TypedDict of another one, which has them from Python 3.12 on
+        inherited: Any = error.obj  # a TypedDict with a base has them from Python 3.12 on
         inherited.__orig_bases__ = inherited.__bases__
         return _adapter(kind)
     return adapter
@@ -233,7 +224,10 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 
 @contextmanager
 def _any_typed_dict() -> Iterator[None]:
-    """Within it pydantic takes a TypedDict of `typing` before Python 3.12 too, where it could not see all that it may hold."""
+    """Within it pydantic reads a TypedDict of `typing` before Python 3.12 too.
+
+    It refuses these, since it cannot see the configuration of such a class.
+    """
     supported = "_SUPPORTS_TYPEDDICT"
     with _READING:
         known = getattr(_generate_schema, supported, True)
@@ -245,7 +239,10 @@ def _any_typed_dict() -> Iterator[None]:
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's JSON Schema, with the words of an `Annotated` hint and of docstrings, and marks where a type cannot be read."""
+    """pydantic's JSON Schema, with texts of `Annotated` and docstrings as descriptions.
+
+    What JSON cannot hold is marked as not supported.
+    """
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
         made = _described(super().dataclass_schema(schema), schema["cls"])
@@ -275,11 +272,11 @@ class _Generator(GenerateJsonSchema):
         return _of_choices(super().literal_schema(schema), schema["expected"])
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        return self.generate_inner(schema["schema"])  # which may be no JSON, and is not asked for
+        return self.generate_inner(schema["schema"])  # without the default: it may not be JSON
 
 
 class _PlainGenerator(_Generator):
-    """The same for what is no model: without titles, which only repeat the names, and of one choice as of several."""
+    """The same for other types: no titles, which only repeat the names, and `enum` for `const`."""
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
         return _untitled(super().dataclass_schema(schema))
@@ -299,22 +296,16 @@ def _untitled(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The schema of a class with its docstring, and with the words of its fields."""
+    """The schema of a class with its docstring, and with the descriptions of its fields."""
     if kind is None:
         return made
     words = inspect.cleandoc(kind.__doc__ or "")
     is_generated = is_dataclass(kind) and words.startswith(f"{made.get('title')}(")
-    if (
-        words
-        and not is_generated
-        and words
-        not in (inspect.cleandoc(base.__doc__ or "") for base in (dict, pydantic.BaseModel))
-    ):
+    inherited = (inspect.cleandoc(base.__doc__ or "") for base in (dict, pydantic.BaseModel))
+    if words and not is_generated and words not in inherited:
         made.setdefault("description", words)
     hints: dict[str, Any] = {}
-    with suppress(
-        NameError
-    ):  # of a class inside a function, whose names pydantic knows and nobody else
+    with suppress(NameError):  # the names of a class inside a function are known to pydantic only
         hints = typing.get_type_hints(kind, include_extras=True)
     for name, field in made.get("properties", {}).items():
         made["properties"][name] = _with_words(field, hints.get(name))
@@ -322,7 +313,7 @@ def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
-    """The schema of a hint with the first text of each `Annotated` in it."""
+    """The schema of a hint, described by the first text of each `Annotated` in it."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         texts = [text for text in inside[1:] if isinstance(text, str)]
@@ -339,252 +330,74 @@ def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
 
 def _of_hashable(made: dict[str, Any], schema: Any) -> dict[str, Any]:
     entry = schema.get("items_schema", {})
-    kind = entry.get("cls") or {"list": list, "dict": dict, "set": set, "typed-dict": dict}.get(
-        entry.get("type"), object
-    )
-    return made if getattr(kind, "__hash__", None) else {_WHY: "a set of what no set can hold"}
+    builtin = {"list": list, "dict": dict, "set": set, "typed-dict": dict}.get(entry.get("type"))
+    if getattr(entry.get("cls") or builtin or object, "__hash__", None):
+        return made
+    return {UNSUPPORTED: "a set of values that cannot be hashed"}
 
 
 def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
-    """A choice with the type of its values, which strict servers want of every schema."""
+    """A choice with the type of its values, which servers require of every schema."""
     if not values or not all(type(value) in _PLAIN for value in values):
-        return {_WHY: "a choice of what JSON does not have"}
+        return {UNSUPPORTED: "a choice of values that JSON does not have"}
     kinds = sorted({_PLAIN[type(value)] for value in values})
     return {**made, "type": kinds[0] if len(kinds) == 1 else kinds}
 
 
 def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> dict[str, Any]:
-    """The JSON Schema of a type; the root of one that holds itself is no reference, which the API does not take.
+    """The JSON Schema of a type, whose root is not a reference, which the API does not take.
 
-    An answer is known by the schema that was asked for, so that it must stay as it is: that of a
-    model as pydantic writes it, others without titles and with the choices of an Enum where they
-    are used, as they were before pydantic wrote them.
+    A replay looks for the schema that was asked for, so these must not change: that of a model is
+    as pydantic writes it; others have no titles, and choices of an Enum where they are used.
     """
     schema = adapter.json_schema(schema_generator=_Generator if is_model else _PlainGenerator)
     schema = schema if is_model else _with_choices_in_place(schema)
-    if isinstance(reference := schema.get("$ref"), str):
-        definitions = schema["$defs"]
-        root = definitions[reference.rpartition("/")[2]]
-        others = {
-            name: entry
-            for name, entry in definitions.items()
-            if entry is not root or reference in _references(definitions)
-        }
-        return {**root, "$defs": others}
-    return schema
+    if not isinstance(reference := schema.get("$ref"), str):
+        return schema
+    definitions = schema["$defs"]
+    root = definitions[reference.rpartition("/")[2]]
+    if reference not in references(definitions):  # else the type holds itself
+        definitions = {name: entry for name, entry in definitions.items() if entry is not root}
+    return {**root, "$defs": definitions}
 
 
 def _with_choices_in_place(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that refers to no definition of a choice."""
+    """A schema with its choices where they are used, instead of references to them."""
     definitions = schema.get("$defs", {})
     choices = {f"#/$defs/{name}": entry for name, entry in definitions.items() if "enum" in entry}
 
     def in_place(entry: Any, _: str) -> Any:
         choice = choices.get(entry.get("$ref"))
         if choice is None:
-            return _with_parts(entry, in_place)
-        return {"type": choice["type"], "enum": choice["enum"]} | {
-            name: entry[name] for name in entry if name != "$ref"
-        }
+            return with_parts(entry, in_place)
+        own = {name: entry[name] for name in entry if name != "$ref"}
+        return {"type": choice["type"], "enum": choice["enum"], **own}
 
-    others = {
-        name: entry for name, entry in definitions.items() if f"#/$defs/{name}" not in choices
-    }
+    others = {name: entry for name, entry in definitions.items() if "enum" not in entry}
     rest = {name: entry for name, entry in schema.items() if name != "$defs"}
-    return _with_parts({**rest, "$defs": others} if others else rest, in_place)
+    return with_parts({**rest, "$defs": others} if others else rest, in_place)
 
 
-def _with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """A schema with `change` made of each schema in it, which is told the step to it: `.field`, `[]`, `#definition` or none."""
-    done = dict(schema)
-    for name, value in schema.items():
-        match name, value:
-            case "properties", Mapping():
-                done[name] = {field: change(entry, f".{field}") for field, entry in value.items()}
-            case "$defs" | "definitions", Mapping():
-                done[name] = {key: change(entry, f"#{key}") for key, entry in value.items()}
-            case "anyOf" | "oneOf" | "allOf", list():
-                done[name] = [change(entry, "") for entry in value]
-            case "items", _:
-                done[name] = change(value, "[]")
-    return done
-
-
-def _with_nullable_fields(schema: Any, _: str = "") -> Any:
-    """A JSON Schema in which every field that is not needed may be null too: in strict form all are needed."""
-    return (
-        _nullable_fields(_with_parts(schema, _with_nullable_fields))
-        if isinstance(schema, Mapping)
-        else schema
-    )
-
-
-def _nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same for the fields of the object itself."""
-    fields = schema.get("properties")
-    if isinstance(fields, Mapping) and isinstance(
-        needed := schema.setdefault("required", list(fields)), list
-    ):
-        schema["properties"] = {
-            name: entry if name in needed else _nullable(entry) for name, entry in fields.items()
-        }
-    return schema
-
-
-def _nullable(schema: Any) -> Any:
-    null = {"type": "null"}
-    return (
-        schema
-        if isinstance(schema, Mapping) and schema.get("type") == "null"
-        else {"anyOf": [schema, null]}
-    )
-
-
-def _strict(schema: Any, place: str) -> dict[str, Any]:
-    """A schema in strict form: of all objects every field is needed and no other allowed.
-
-    Raises BadInput with the place.
-    """
-    if not isinstance(schema, Mapping):
-        raise _unsayable(place, "anything")
-    plain = _plainer(schema)
-    if why := plain.get(_WHY) or next(
-        (_UNSAYABLE[name] for name in plain if name in _UNSAYABLE), None
-    ):
-        raise _unsayable(place, why)
-
-    def inner(entry: Any, step: str) -> dict[str, Any]:
-        return _strict(entry, step[1:] if step.startswith("#") else f"{place}{step}")
-
-    done = _with_parts({name: plain[name] for name in _KEYWORDS if name in plain}, inner)
-    if "$ref" in done:
-        return {
-            name: value for name, value in done.items() if name in ("$ref", "$defs", "definitions")
-        }
-    if "properties" in done:
-        done |= {"required": list(done["properties"]), "additionalProperties": False}
-        return {name: done[name] for name in _KEYWORDS if name in done}
-    if "object" in _kinds(done):
-        raise _unsayable(place, "an object with any names")
-    if not (
-        "items" in done
-        if "array" in _kinds(done)
-        else done.keys() & {"type", "anyOf", "enum", "const"}
-    ):
-        raise _unsayable(place, "anything")
-    return done
-
-
-def _plainer(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in the words of strict mode: a choice of schemas is `anyOf`, an `allOf` of one is that one, a tuple is a list."""
-    plain = dict(schema)
-    if "oneOf" in plain:
-        plain["anyOf"] = plain.pop("oneOf")
-    match plain.get("allOf"):
-        case [Mapping() as alone]:
-            del plain["allOf"]
-            plain |= alone
-        case None:
-            pass
-        case _:
-            plain[_WHY] = "allOf"
-    if plain.get("format") not in _FORMATS:
-        plain.pop("format", None)
-    if re.search(
-        r"\(\?[^:]", str(plain.get("pattern", ""))
-    ):  # servers' patterns look neither ahead nor back
-        del plain["pattern"]
-    entries = plain.get("prefixItems")
-    if (
-        entries
-        and all(entry == entries[0] for entry in entries)
-        and plain.get("maxItems") == len(entries)
-    ):
-        plain["items"] = plain.pop("prefixItems")[0]
-    return plain
-
-
-def _kinds(schema: Mapping[str, Any]) -> list[Any]:
-    kinds = schema.get("type", [])
-    return kinds if isinstance(kinds, list) else [kinds]
-
-
-def _unsayable(place: str, what: str) -> BadInput:
-    return BadInput(
-        f"{place} asks for {what}, which strict mode cannot say. {NOTHING_SENT}",
-        "It can say text, numbers, booleans, dates, choices, lists, unions, and objects whose fields are named.",
-    )
-
-
-def _asked_of(give: Callable[[], _Given], name: str) -> _Given:
-    """What `give` gives; whatever an object of the notebook raises while it is looked at is an error of two lines."""
-    try:
-        return give()
-    except BadInput:
-        raise
-    except Exception as error:
-        raise BadInput(
-            f"{name} gives no schema: {reason(error)}. {NOTHING_SENT}",
-            "Use types that JSON has: text, numbers, booleans, lists and objects.",
-        ) from error
-
-
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, Mapping):
-        yield from (ref for ref in [schema.get("$ref")] if isinstance(ref, str))
-    for entry in (
-        schema.values()
-        if isinstance(schema, Mapping)
-        else schema
-        if isinstance(schema, list)
-        else ()
-    ):
-        yield from _references(entry)
-
-
-def _target(root: Any, reference: str) -> Any:
-    """What a reference inside a JSON Schema points to (RFC 6901): `#` is all of it.
-
-    Raises ValueError if there is nothing.
-    """
-    start, *steps = reference.split("/")
-    nowhere = ValueError(f"its reference {reference} leads nowhere")
-    if start != "#":
-        raise nowhere
-    try:
-        for step in steps:
-            root = root[
-                int(step) if isinstance(root, list) else step.replace("~1", "/").replace("~0", "~")
-            ]
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise nowhere from None
-    return root
-
-
-def reason(error: Any) -> str:
-    """Why and where, on one line; pydantic lists it. An error of the notebook may have no words."""
+def _why(error: Exception) -> str:
+    """What is wrong and where, on one line."""
     try:
         match error:
             case pydantic.ValidationError():
-                told = "; ".join(
-                    f"{_at(issue['loc'])}{issue['msg']}" for issue in error.errors()[:3]
-                )
+                issues = error.errors()[:3]
+                told = "; ".join(f"{_at(issue['loc'])}{issue['msg']}" for issue in issues)
             case json.JSONDecodeError():
-                told = f"it is no JSON: {error}"
+                told = f"it is not JSON: {error}"
             case ValueError():
-                told = str(error)
+                return reason(error)
             case _:
-                words = str(getattr(error, "message", error)).partition("For further information")[
-                    0
-                ]
+                words, _, _ = str(getattr(error, "message", error)).partition("For further info")
                 told = f"{type(error).__name__}: {words}"
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001  # an error of the notebook may fail as it is read
         return type(error).__name__
-    return " ".join(told.split())[:300].rstrip(": .")
+    return one_line(told).rstrip(": .")
 
 
 def _at(path: Sequence[str | int]) -> str:
-    place = "".join(
-        f"[{step}]" if isinstance(step, int) else f".{step}" for step in path
-    ).removeprefix(".")
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    place = "".join(steps).removeprefix(".")
     return f"{place}: " if place else ""
