@@ -218,5 +218,5 @@ def test_terminals_that_are_not_utf8(poor_screens, name):
     assert 2 == screen.count(accent), "asked and shown again"
     assert 2 == screen.count(f"[6,912 tokens (4,321 reasoning) {dot} $0.4832")
     assert screen.count(r"Is \u6f22 finite?") >= 5
-    assert "It takes one of low, medium, high." in screen
+    assert "It takes one of none, minimal, low, medium, high, xhigh, max." in screen
     assert "[<Answer 1: completed, " in screen
