@@ -23,10 +23,11 @@ so that *Run All* stops, and shows no frames, since a frame could show the API k
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic.text import encodable, one_line, printable
+from aiml_magic.text import encodable, one_line, printable, reason
 
 if TYPE_CHECKING:
     from aiml_magic.journal.answer import Answer
@@ -88,6 +89,17 @@ class Interrupted(AimlMagicError, KeyboardInterrupt):
 
 class SchemaMismatch(AimlMagicError):
     """The answer does not fit the schema that was asked for; `answer` holds it."""
+
+
+@contextmanager
+def refusing(what: str, hint: str, why: Callable[[Exception], str] = reason) -> Iterator[None]:
+    """Turns every exception into BadInput: an object of the notebook may raise anything."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"{what}: {why(error)}. {NOTHING_SENT}", hint) from error
 
 
 class RequestFailed(AimlMagicError):

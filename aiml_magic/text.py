@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,6 +66,11 @@ def reason(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  # an error of the notebook may raise another
         said = ""
     return said or type(error).__name__
+
+
+def as_python_reads(name: str) -> str:
+    """A name as Python's parser normalizes it."""
+    return unicodedata.normalize("NFKC", name)
 
 
 def cut(text: str, limit: int = 60) -> str:

@@ -1,8 +1,8 @@
-"""What goes along with a question: files, addresses of images, and variables of the notebook, as parts of a message.
+"""Attachments of a question: files, URLs of images, and variables, as parts of a message.
 
-The kind is read from the content, never from a name's ending. Nothing is imported for it: a figure
-draws itself, a table writes itself out. Each attachment begins with a line that names it, for the
-model and for whoever reads the details later.
+The content decides the kind, not the ending of a name. No library is imported: a figure draws
+itself, a table writes itself. Each attachment begins with a line that names it, for the model and
+for the details.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic.api.responses import Raw, input_texts
-from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.files import check_no_database
 from aiml_magic.question.tracebacks import last_error, traceback_of
 from aiml_magic.question.values import MAX_TEXT, tells_entries, uncut
-from aiml_magic.text import did_you_mean
+from aiml_magic.text import as_python_reads, did_you_mean
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 _LABEL = "Attachment "
-_NAMED = re.compile(
-    rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE
-)  # in a recording with the text's hash
+_ANOTHER_WAY = "Attach a file or the data of it instead."
+# A recording has the hash of a text behind its name.
+_NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
     (b"\xff\xd8\xff", "image/jpeg", "JPEG image"),
@@ -44,26 +44,19 @@ _KINDS = (
 
 
 def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
-    """The parts for what a person calls `named`: a variable, the address of an image, or a path.
+    """The parts for a name that a person gave: of a variable, the URL of an image, or a path.
 
     Raises BadInput.
     """
-    try:
+    with refusing(f"{_line(named)[:80]} cannot be attached", _ANOTHER_WAY):
         return _found(named, variables)
-    except BadInput:
-        raise
-    except Exception as error:  # an object of the notebook, or a file system, raises what it likes
-        raise BadInput(
-            f"{_line(named)[:80]} cannot be attached: {reason(error)}. {NOTHING_SENT}",
-            "Attach a file or the data of it instead.",
-        ) from error
 
 
 def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
-    variable = unicodedata.normalize("NFKC", named)  # as Python reads names
+    variable = as_python_reads(named)
     if variable in variables and not variable.startswith("_"):
         return list(parts(variables[variable], variable))
-    if _is_address(named):
+    if _is_url(named):
         return list(_linked(named))
     path = Path(named).expanduser()
     if not path.exists() and not path.is_symlink():
@@ -100,15 +93,16 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
         yield from _of_bytes(picture, name)
     else:
         raise BadInput(
-            f"{name} is a {type(value).__name__}, which is no file, figure, image, table, text nor bytes. {NOTHING_SENT}",
-            f"Write it into the question with {{{{{name}}}}}, or attach what it holds.",
+            f"{name} is a {type(value).__name__}, which cannot be attached. {NOTHING_SENT}",
+            f"Write it into the question with {{{{{name}}}}}, or attach a file, a figure, an image, "
+            "a table, text or bytes.",
         )
 
 
 def as_csv(value: Any) -> str | None:
-    """A table (of pandas or polars) as CSV; `None` for what is none.
+    """A table of pandas or polars as CSV, with row labels that do more than count.
 
-    Row labels are kept unless they only count.
+    None for other values. Raises BadInput for a table that is too long or cannot be written whole.
     """
     write = getattr(value, "write_csv", None) or getattr(value, "to_csv", None)  # polars, pandas
     if not callable(write) or not hasattr(value, "shape"):
@@ -118,54 +112,28 @@ def as_csv(value: Any) -> str | None:
             f"The table has {len(value):,} rows, more than the model can read. {NOTHING_SENT}",
             "Attach a part of it, such as its head(1000).",
         )
-    try:
-        labels = (
-            {}
-            if hasattr(value, "write_csv")
-            else {"index": type(getattr(value, "index", None)).__name__ != "RangeIndex"}
-        )
-        with uncut():
-            table = str(write(**labels))
-        is_told = tells_entries(value, table)
-    except Exception as error:
-        raise BadInput(
-            f"The table cannot be written as CSV: {reason(error)}. {NOTHING_SENT}",
-            "Attach it as text or a file.",
-        ) from error
-    if not is_told:
-        raise BadInput(
-            f"A cell of the table does not write itself out. {NOTHING_SENT}",
-            "Leave out its column, or make it text.",
-        )
+    has_labels = type(getattr(value, "index", None)).__name__ != "RangeIndex"
+    options = {} if hasattr(value, "write_csv") else {"index": has_labels}
+    with refusing("The table cannot be written as CSV", "Attach it as text or a file."), uncut():
+        table = str(write(**options))
+        if not tells_entries(value, table):
+            raise BadInput(
+                f"A cell of the table does not write itself out. {NOTHING_SENT}",
+                "Leave out its column, or make it text.",
+            )
     return table
 
 
 def as_picture(value: Any, name: str) -> bytes | None:
-    """A figure, an image or an array of pixels as PNG; `None` for what is none.
-
-    Raises BadInput if it cannot be drawn.
-    """
-    try:
+    """A figure, an image or an array of pixels as PNG; None for other values. Raises BadInput."""
+    with refusing(f"{name} could not be drawn", _ANOTHER_WAY):
         return _drawn(value)
-    except Exception as error:
-        raise BadInput(
-            f"{name} could not be drawn: {reason(error)}. {NOTHING_SENT}",
-            "Attach a file or the data of it instead.",
-        ) from error
-
-
-def reason(error: Exception) -> str:
-    """What an error says, on one line; its name if it says nothing, or cannot."""
-    try:
-        return " ".join(str(error).split())[:200].rstrip(": .") or type(error).__name__
-    except Exception:  # noqa: BLE001
-        return type(error).__name__
 
 
 def labels(request: Raw) -> list[str]:
-    """What was attached to a request, a line each: name, kind and size."""
-    told = [_NAMED.match(text) for text in input_texts(request)]
-    return [line[1] for line in told if line]
+    """The attachments of a request, a line each: name, kind and size."""
+    found = map(_NAMED.match, input_texts(request))
+    return [label[1] for label in found if label]
 
 
 def check_size(attached: list[Raw]) -> None:
@@ -173,33 +141,30 @@ def check_size(attached: list[Raw]) -> None:
     size = sum(len(json.dumps(part)) for part in attached) * 3 // 4
     if size > MAX_BYTES:
         raise BadInput(
-            f"The attachments come to {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",
+            f"All attachments together have {_size(size)}, more than {_size(MAX_BYTES)}. "
+            f"{NOTHING_SENT}",
             "Attach fewer, or make them smaller.",
         )
 
 
 def _drawn(value: Any) -> bytes | None:
-    is_part = callable(getattr(value, "get_figure", None)) and callable(
-        getattr(value, "plot", None)
-    )
-    figure = (
-        value.get_figure() if is_part else value
-    )  # axes are drawn with the figure that they are in
-    if callable(getattr(figure, "savefig", None)):  # matplotlib
+    is_part = _can(value, "get_figure") and _can(value, "plot")
+    figure = value.get_figure() if is_part else value  # axes are drawn with their figure
+    if _can(figure, "savefig"):  # matplotlib
         return _saved(figure.savefig, format="png", bbox_inches="tight")
-    if callable(getattr(value, "to_plotly_json", None)) and callable(
-        getattr(value, "to_image", None)
-    ):
+    if _can(value, "to_plotly_json") and _can(value, "to_image"):
         return bytes(value.to_image(format="png"))
-    if type(value).__module__.startswith(("altair.", "PIL.")) and callable(
-        getattr(value, "save", None)
-    ):
+    if type(value).__module__.startswith(("altair.", "PIL.")) and _can(value, "save"):
         return _saved(value.save, format="png")
     if hasattr(value, "__array_interface__"):
         return _png_of_array(value)
-    drawing = value._repr_png_() if callable(getattr(value, "_repr_png_", None)) else None
-    drawing = drawing[0] if isinstance(drawing, tuple) else drawing  # with its size behind it
+    drawing = value._repr_png_() if _can(value, "_repr_png_") else None
+    drawing = drawing[0] if isinstance(drawing, tuple) else drawing  # (picture, metadata)
     return base64.b64decode(drawing) if isinstance(drawing, str) else drawing
+
+
+def _can(value: Any, method: str) -> bool:
+    return callable(getattr(value, method, None))
 
 
 def _saved(save: Callable[..., Any], **options: str) -> bytes:
@@ -209,34 +174,33 @@ def _saved(save: Callable[..., Any], **options: str) -> bytes:
 
 
 def _png_of_array(array: Any) -> bytes | None:
-    """Pixels as PNG, for shapes (rows, columns) and (rows, columns, 3 or 4), in bytes or in numbers from 0 to 1; else `None`."""
+    """Pixels as PNG: bytes, booleans, or numbers from 0 to 1; None for another shape.
+
+    The shape is (rows, columns) or (rows, columns, 1, 3 or 4).
+    """
     shape = tuple(array.shape)
     colours = shape[2] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or colours not in (1, 3, 4) or 0 in shape:
         return None
-    if array.dtype.kind == "f":
-        if not (array.min() >= 0 and array.max() <= 1):
-            raise ValueError("its numbers are not from 0 to 1")
-        array = array * 255
-    elif array.dtype.kind == "b":
+    kind = array.dtype.kind
+    if kind == "f" and not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError("its numbers are not from 0 to 1")
+    if kind in "fb":
         array = array * 255
     elif array.dtype.str[1:] != "u1":
-        raise ValueError(
-            f"its numbers are {array.dtype}, and pixels are uint8, or float from 0 to 1"
-        )
+        pixel = "pixels are uint8, or float from 0 to 1"
+        raise ValueError(f"its numbers are {array.dtype}, and {pixel}")
     pixels = array.astype("uint8").tobytes()
     height, width = shape[:2]
     stride = width * colours
-    rows = b"".join(
-        b"\0" + pixels[start : start + stride] for start in range(0, height * stride, stride)
-    )
+    starts = range(0, height * stride, stride)
+    rows = b"".join(b"\0" + pixels[start : start + stride] for start in starts)
     header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2, 4: 6}[colours], 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    signed = (
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(signed)
 
 
 def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
@@ -257,9 +221,9 @@ def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
 
 
 def _of_words(text: str, name: str) -> Iterator[Raw]:
-    """What a text stands for: the image at its address, the file that it names, the bytes that it spells; else itself."""
+    """The parts for a text: a URL, a data URL, the name of a file; else the text itself."""
     inline = re.fullmatch(r"data:[\w.+/-]+;base64,(\S+)", text)
-    if _is_address(text):
+    if _is_url(text):
         yield from _linked(text)
     elif inline is not None:
         yield from _of_bytes(base64.b64decode(inline[1]), name)
@@ -269,7 +233,8 @@ def _of_words(text: str, name: str) -> Iterator[Raw]:
         raise BadInput(f"{name} is an empty text. {NOTHING_SENT}", "Check what it is to hold.")
     elif _PATH.fullmatch(text):
         raise BadInput(
-            f"{name} is {text[:80]!r}, which looks like a path, and there is no such file. {NOTHING_SENT}",
+            f"{name} is {text[:80]!r}, which looks like the path of a file, and there is none. "
+            f"{NOTHING_SENT}",
             f"Check the path; to send its words, write {{{{{name}}}}} into the question.",
         )
     else:
@@ -277,14 +242,10 @@ def _of_words(text: str, name: str) -> Iterator[Raw]:
 
 
 def _is_file(text: str) -> bool:
-    """There is a file of this name; what stands in its place and cannot be read is told when it is read."""
+    """Whether a file has this name; errors of reading it come later."""
     try:
         return len(text) < 4096 and text.isprintable() and Path(text).expanduser().is_file()
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ):  # no file can have this name, or there is no such user
+    except (OSError, ValueError, RuntimeError):  # an impossible name, or an unknown user
         return False
 
 
@@ -292,30 +253,31 @@ def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
     text, encoding = _decoded(content)
     if text is None:
         raise BadInput(
-            f"{name} is neither PNG, JPEG, WebP, GIF, PDF nor text, by what it holds. {NOTHING_SENT}",
+            f"{name} holds neither PNG, JPEG, WebP, GIF, PDF nor text. {NOTHING_SENT}",
             "Convert it to one of these; a text best to UTF-8.",
         )
-    read_as = f", read as {encoding}" if encoding else ""
     notebook = _notebook_text(text)
     if notebook is not None:
         yield from _of_text(notebook, name, f"notebook, {_size(len(notebook))} of text")
-    else:
-        yield from _of_text(
-            text, name, f"text, {_size(len(content))}{read_as}", Path(name).suffix.removeprefix(".")
-        )
+        return
+    read_as = f", read as {encoding}" if encoding else ""
+    language = Path(name).suffix.removeprefix(".")
+    yield from _of_text(text, name, f"text, {_size(len(content))}{read_as}", language)
 
 
-_KNOWN = (
-    "png|jpe?g|webp|gif|pdf|svg|tiff?|bmp|txt|md|rst|tex|bib|csv|tsv|json|jsonl|ya?ml|toml|xml|html?|log|py|ipynb|r|jl|c|cpp|h|"
-    "js|ts|sql|sh|xlsx?|docx?|pptx?|parquet|feather|pkl|npy|npz|h5|hdf5|nc|mat|zip|gz"
+_ENDINGS = (
+    "png|jpe?g|webp|gif|pdf|svg|tiff?|bmp|txt|md|rst|tex|bib|csv|tsv|json|jsonl|ya?ml|toml|xml|"
+    "html?|log|py|ipynb|r|jl|c|cpp|h|js|ts|sql|sh|xlsx?|docx?|pptx?|parquet|feather|pkl|npy|npz|"
+    "h5|hdf5|nc|mat|zip|gz"
 )
-# A word or a few with a known ending, with slashes as many as one likes; or what begins as a path
-# does.
+# One to four words with a known ending, or any text with a slash and one; or the beginning of a
+# path before one to four words.
 _PATH = re.compile(
-    rf"(?i:\S+(?: \S+){{,3}}\.(?:{_KNOWN})|[^\n]*/[^\n]*\.(?:{_KNOWN})|file:\S+)|(?:~?/|\.\.?/|[A-Z]:\\)\S+(?: \S+){{,3}}"
+    rf"(?i:\S+(?: \S+){{,3}}\.(?:{_ENDINGS})|[^\n]*/[^\n]*\.(?:{_ENDINGS})|file:\S+)"
+    r"|(?:~?/|\.\.?/|[A-Z]:\\)\S+(?: \S+){,3}"
 )
 _BREAKS = dict.fromkeys(map(ord, "\t\n\r\f\v"))
-_NO_SIGNS = {"Cc", "Cn", "Co", "Cs"}  # controls, and what stands for nothing
+_UNPRINTABLE = {"Cc", "Cn", "Co", "Cs"}  # control characters, and code points without one
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
@@ -323,11 +285,11 @@ _MARKS = (
 
 
 def _decoded(content: bytes) -> tuple[str | None, str]:
-    """The text that a file holds, and in which encoding, if that is not UTF-8; `None` if it holds none.
+    """The text of a file and its encoding, empty for UTF-8; None for a file without text.
 
-    A mark at its beginning decides; else zeros tell UTF-16, and bytes that are no UTF-8 are of
-    Windows if they look like Western words: those of other scripts are runs of bytes without a
-    letter of ASCII between them.
+    A byte order mark decides; else NUL bytes mean UTF-16, and bytes that are not UTF-8 are
+    Windows-1252 if they look like Western words: in other scripts, letters are runs of bytes above
+    0x7F.
     """
     marked = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
     if marked is not None:
@@ -335,25 +297,16 @@ def _decoded(content: bytes) -> tuple[str | None, str]:
     if (text := _text_in(content, "utf-8-sig")) is not None:
         return text, ""
     if b"\0" in content:
-        return next(
-            (
-                (text, wide)
-                for wide in ("UTF-16-LE", "UTF-16-BE")
-                if _is_prose(text := _text_in(content, wide))
-            ),
-            (None, ""),
-        )
+        wide = ((_text_in(content, name), name) for name in ("UTF-16-LE", "UTF-16-BE"))
+        return next((found for found in wide if _is_prose(found[0])), (None, ""))
+    runs = re.findall(rb"[\x80-\xff]{4,}", content)
+    is_foreign = any(len(re.findall(rb"[\xc0-\xff]", run)) > 1 for run in runs)
     text = _text_in(content, "cp1252")
-    foreign = (
-        run
-        for run in re.findall(rb"[\x80-\xff]{4,}", content)
-        if len(re.findall(rb"[\xc0-\xff]", run)) > 1
-    )
-    return (text, "Windows-1252") if _is_prose(text) and not any(foreign) else (None, "")
+    return (text, "Windows-1252") if _is_prose(text) and not is_foreign else (None, "")
 
 
 def _text_in(content: bytes, encoding: str) -> str | None:
-    """The content in this encoding, without zeros; `None` if it is not in it."""
+    """The text in this encoding; None if it does not fit, or holds NUL."""
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
@@ -362,21 +315,22 @@ def _text_in(content: bytes, encoding: str) -> str | None:
 
 
 def _is_prose(text: str | None) -> bool:
-    """All signs can be shown, and so many of them are of ASCII as spaces and digits are in any script."""
-    signs = (text or "")[:MAX_TEXT]
-    kinds = map(unicodedata.category, signs.translate(_BREAKS))
-    return sum(map(str.isascii, signs)) * 10 > len(signs) and _NO_SIGNS.isdisjoint(kinds)
+    """Whether all characters are printable, and a tenth are ASCII, as spaces are in any script."""
+    start = (text or "")[:MAX_TEXT]
+    kinds = map(unicodedata.category, start.translate(_BREAKS))
+    return sum(map(str.isascii, start)) * 10 > len(start) and _UNPRINTABLE.isdisjoint(kinds)
 
 
-def _of_text(text: str, name: str, told: str, language: str = "") -> Iterator[Raw]:
+def _of_text(text: str, name: str, about: str, language: str = "") -> Iterator[Raw]:
     if len(text) > MAX_TEXT:
         raise BadInput(
-            f"{name} has {len(text):,} characters, more than the {MAX_TEXT:,} that the model can read. {NOTHING_SENT}",
+            f"{name} has {len(text):,} characters, and the model reads at most {MAX_TEXT:,}. "
+            f"{NOTHING_SENT}",
             "Attach a part of it, such as df.head(1000).",
         )
     fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
     language = language if re.fullmatch(r"\w{0,12}", language) else ""
-    yield _label(name, told, f"\n\n{fence}{language}\n{text}\n{fence}")
+    yield _label(name, about, f"\n\n{fence}{language}\n{text}\n{fence}")
 
 
 def _linked(url: str) -> Iterator[Raw]:
@@ -388,9 +342,9 @@ def _image(url: str) -> Raw:
     return {"type": "input_image", "detail": "auto", "image_url": url}
 
 
-def _label(name: str, told: str, text: str = "") -> Raw:
+def _label(name: str, about: str, text: str = "") -> Raw:
     """The line that names an attachment, and the text of one that is text."""
-    return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({told}):{text}"}
+    return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({about}):{text}"}
 
 
 def _line(name: str) -> str:
@@ -398,17 +352,15 @@ def _line(name: str) -> str:
 
 
 def kind_of(content: bytes) -> tuple[str, str]:
-    """The media type of content by how it begins, and a word for it; all that is unknown is text."""
+    """The media type of content by its first bytes, and a word for it; text if they are unknown."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp", "WebP image"
-    return next(
-        ((kind, words) for magic, kind, words in _KINDS if content.startswith(magic)),
-        ("text/plain", "text"),
-    )
+    known = ((kind, words) for magic, kind, words in _KINDS if content.startswith(magic))
+    return next(known, ("text/plain", "text"))
 
 
 def _notebook_text(text: str) -> str | None:
-    """A notebook as text: its cells, and the text of their outputs; `None` for what is no notebook."""
+    """The cells of a notebook and their outputs as text; None for any other text."""
     try:
         notebook = json.loads(text) if text.lstrip().startswith("{") else None
         if not isinstance(notebook, dict) or "nbformat" not in notebook:
@@ -421,25 +373,21 @@ def _notebook_text(text: str) -> str | None:
 def _cell_text(cell: Mapping[str, Any]) -> str:
     lines = [f"# {cell['cell_type']} cell", "".join(cell["source"])]
     for output in cell.get("outputs") or []:
-        said = (
-            output.get("text")
-            or (output.get("data") or {}).get("text/plain")
-            or output.get("traceback")
-            or ""
-        )
+        data = output.get("data") or {}
+        said = output.get("text") or data.get("text/plain") or output.get("traceback")
         if said:
             lines += ["# output", "".join(said)]
     return "\n".join(lines)
 
 
 def _read(path: Path) -> bytes:
-    """The content of a regular file; anything else would wait for ever, or never end."""
+    """The content of a regular file; a pipe or a device may never end."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise BadInput(
-                f"{path.name} is no file that can be read to its end. {NOTHING_SENT}",
-                "Attach a regular file.",
+                f"{path.name} is not a regular file. {NOTHING_SENT}",
+                "Attach a file that can be read to its end.",
             )
         _check_bytes(found.st_size, path.name)
         check_no_database(path)
@@ -456,12 +404,12 @@ def _check_bytes(size: int, name: str) -> None:
         raise BadInput(f"{name} is empty. {NOTHING_SENT}", "Check that it was written.")
     if size > MAX_BYTES:
         raise BadInput(
-            f"{name} has {_size(size)}, more than the {_size(MAX_BYTES)} that are sent at once. {NOTHING_SENT}",
+            f"{name} has {_size(size)}, more than {_size(MAX_BYTES)}. {NOTHING_SENT}",
             "Attach a part of it, or a smaller picture.",
         )
 
 
-def _is_address(text: str) -> bool:
+def _is_url(text: str) -> bool:
     return re.match(r"https?://\S+$", text) is not None
 
 

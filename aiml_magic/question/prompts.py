@@ -19,7 +19,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.question import attachments, values
-from aiml_magic.text import did_you_mean
+from aiml_magic.text import did_you_mean, reason
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _QUOTED = r"""'[^'{}]*'(?=\])|"[^"{}]*"(?=\])"""
@@ -88,7 +88,7 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
         raise
     except Exception as error:
         raise BadInput(
-            f"{{{{{_shown(text)}}}}} cannot be written out: {attachments.reason(error)}. {NOTHING_SENT}",
+            f"{{{{{_shown(text)}}}}} cannot be written out: {reason(error)}. {NOTHING_SENT}",
             "Insert what it holds, such as a field or a part of it; a format after a colon must fit it.",
         ) from error
 

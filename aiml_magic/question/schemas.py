@@ -23,7 +23,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
 from aiml_magic.api.responses import Raw
-from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch
+from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, refusing
 from aiml_magic.question.strict import (
     UNSUPPORTED,
     nullable,
@@ -38,6 +38,7 @@ from aiml_magic.text import did_you_mean, one_line, reason
 _WRAPPED = "value"  # the field of an object around another type: the API takes only objects
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _READING = threading.RLock()
+_HINT = "Use types that JSON has: text, numbers, booleans, lists and objects."
 _FENCED = re.compile(r"```[\w-]*\s*\n(.*?)\s*```", re.DOTALL)
 
 
@@ -88,14 +89,14 @@ def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
 
 def of_value(value: Any, name: str) -> Schema:
     """The schema that `value` describes. Raises BadInput."""
-    with _refusing(name):
+    with refusing(f"{name} gives no schema", _HINT, _why):
         return _of_value(value, name)
 
 
 def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
-    with _refusing(name):
+    with refusing(f"{name} gives no schema", _HINT, _why):
         schema = {"required": [], **_json_schema(_parameters(function))}
         return strict(nullable_fields(schema), name)
 
@@ -119,20 +120,6 @@ def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
     except pydantic.ValidationError as error:
         raise ValueError(_why(error)) from error
     return arguments
-
-
-@contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Turns any exception of a type of the notebook into BadInput."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:
-        raise BadInput(
-            f"{name} gives no schema: {_why(error)}. {NOTHING_SENT}",
-            "Use types that JSON has: text, numbers, booleans, lists and objects.",
-        ) from error
 
 
 def _of_value(value: Any, name: str) -> Schema:
