@@ -1,137 +1,113 @@
 r"""Fills `{{name}}` in a question with variables of the notebook.
 
 A field is that of a format string: a name, then any `.attribute` and `[index]` (a key with quotes
-or without), then `!r`, `!s` or `!a`, then `:format`. It is looked up, never evaluated; a name that
-begins with an underscore is refused; what is inserted is not looked at again. A table is inserted
-as CSV; a figure or an image goes along with the question, and so does an array if it is of bytes.
-Single braces, `$x` and `\frac{a}{b}` are text.
+or without), then `!r`, `!s` or `!a`, then `:format`. It is looked up, never evaluated: a name that
+begins with an underscore is refused, and braces in a value stay as they are. A table is inserted as
+CSV; a figure, an image and an array of bytes become attachments. Single braces, `$x` and
+`\frac{a}{b}` are text.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
 from aiml_magic.api.responses import Raw
-from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.question import attachments, values
-from aiml_magic.text import did_you_mean, reason
+from aiml_magic.text import as_python_reads, did_you_mean, one_line
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _QUOTED = r"""'[^'{}]*'(?=\])|"[^"{}]*"(?=\])"""
 _FIELD = re.compile(
-    rf"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?>{_QUOTED}|[^\[\]{{}}]+)\])*)\s*(?:!(?P<conversion>[rsa]))?"
+    rf"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?>{_QUOTED}|[^\[\]{{}}]+)\])*)\s*"
+    r"(?:!(?P<conversion>[rsa]))?"
     r"(?::(?P<format>(?![^{}]*\d{5})[^{}]*))?"  # a width of five digits would fill the memory
 )
 _STEP = re.compile(rf"\.(?P<attribute>\w+)|\[(?P<index>{_QUOTED}|[^\]]+)\]")
-_CONVERSIONS: dict[str | None, Callable[[Any], Any]] = {
-    "r": repr,
-    "a": ascii,
-    "s": str,
-    None: lambda value: value,
-}
+_CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "a": ascii, "s": str}
 _RAW_HINT = "With --raw the question is sent as it is, braces and all."
 
 
 def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
-    """`template` with every `{{field}}` replaced, and the images that go along with it.
+    """`template` with every `{{field}}` replaced, and the pictures that become attachments.
 
-    Raises BadInput for what is no field, and for unknown names.
+    Raises BadInput for a text in braces that is not a field, and for unknown names.
     """
     attached: list[Raw] = []
     end = _end_of_braces(template)
-    filled = _BRACES.sub(
-        lambda braces: _value(braces.group(1), variables, attached), template[:end]
-    )
-    return filled + template[end:], attached
+    start = _BRACES.sub(lambda braces: _value(braces[1], variables, attached), template[:end])
+    return start + template[end:], attached
 
 
 def names_in(template: str) -> set[str]:
     """The names of the variables that `fill` would look up."""
-    fields = (
-        _FIELD.fullmatch(braces)
-        for braces in _BRACES.findall(template, 0, _end_of_braces(template))
-    )
-    return {field["name"] for field in fields if field}
+    found = _BRACES.findall(template, 0, _end_of_braces(template))
+    return {field["name"] for field in map(_FIELD.fullmatch, found) if field}
 
 
 def _end_of_braces(template: str) -> int:
-    """Where the last braces close: behind it each that opens would be looked for to the end of the text."""
+    """The end of the last braces; behind it, each opening brace would be searched to the end."""
     return template.rfind("}}") + 2
 
 
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     if _is_column(text.strip(), variables):
         return _written(variables[text.strip()], text.strip(), attached)
+    shown = f"{{{{{one_line(text, 60)}}}}}"
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
         raise BadInput(
-            f"{{{{{_shown(text)}}}}} is no variable, with .attribute or [index] behind it. {NOTHING_SENT}",
+            f"{shown} is not a variable, with .attribute or [index] behind it. {NOTHING_SENT}",
             _RAW_HINT,
         )
     value = _look_up(field["name"], field["path"], variables)
     if (own_text := getattr(type(value), "__prompt__", None)) is not None:
         value = own_text(value)
-    convert, form = _CONVERSIONS[field["conversion"]], (field["format"] or "").strip()
-    try:
-        if form or field["conversion"]:
-            with contextlib.suppress(
-                *() if form else (ValueError,)
-            ):  # without a form, what is meant is known
-                return values.whole(value, lambda value: format(convert(value), form))
+    convert, form = _CONVERSIONS.get(field["conversion"]), (field["format"] or "").strip()
+    with refusing(
+        f"{shown} cannot be written out",
+        "Insert a field or a part of it; a format after a colon must fit it.",
+    ):
+        if form or convert:
+            # A conversion alone may fall back to what is written without one.
+            with contextlib.suppress(*() if form else (ValueError,)):
+                return values.whole(
+                    value, lambda value: format(convert(value) if convert else value, form)
+                )
         return _written(value, field["name"] + field["path"], attached)
-    except BadInput:
-        raise
-    except Exception as error:
-        raise BadInput(
-            f"{{{{{_shown(text)}}}}} cannot be written out: {reason(error)}. {NOTHING_SENT}",
-            "Insert what it holds, such as a field or a part of it; a format after a colon must fit it.",
-        ) from error
 
 
 def _is_column(name: str, variables: Mapping[str, Any]) -> bool:
-    """A column of a table, whose name may have blanks in it; variables of Python never have."""
+    """Whether a variable has a name with blanks, as a column of a table may have."""
     return not (name.isidentifier() or name.startswith("_")) and name in variables
 
 
 def _written(value: Any, name: str, attached: list[Raw]) -> str:
-    """A value as it stands in a question; a container that holds what does not write itself out is written by its entries."""
+    """A value as text for a question; a container that cannot write itself is written by entries."""
     if (table := attachments.as_csv(value)) is not None:
         return f"\n\n{table}\n"
-    may_be_picture = (
-        str(getattr(value, "dtype", "uint8")) == "uint8"
-    )  # an array of others is read as numbers
+    # Arrays of other types than bytes are inserted as numbers.
+    may_be_picture = str(getattr(value, "dtype", "uint8")) == "uint8"
     if may_be_picture and (picture := attachments.as_picture(value, name)) is not None:
         attached += attachments.parts(picture, name)
         return f"(the attached {name})"
     try:
         return values.whole(value)
     except ValueError:
-        held = (
-            []
-            if values.is_array(value)
-            else [
-                (name + values.step_to(value, key), entry) for key, entry in values.entries(value)
-            ]
-        )
-        if not held:
+        entries = [] if values.is_array(value) else list(values.entries(value))
+        if not entries:
             raise
-    return (
-        "".join(f"\n{within}: {_written(entry, within, attached)}" for within, entry in held) + "\n"
-    )
+    steps = ((name + values.step_to(value, key), entry) for key, entry in entries)
+    return "".join(f"\n{step}: {_written(entry, step, attached)}" for step, entry in steps) + "\n"
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
-    name = name if name in variables else _as_python_reads(name)
-    if name.startswith("_"):
-        raise BadInput(
-            f"{name} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}",
-            _RAW_HINT,
-        )
+    name = name if name in variables else as_python_reads(name)
+    _check_public(name, name)
     if name not in variables:
         hint = did_you_mean(name, (known for known in variables if not known.startswith("_")))
         raise BadInput(
@@ -139,52 +115,38 @@ def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
         )
     value = variables[name]
     for step in _STEP.finditer(path):
-        value = _one_step(value, step, name + path[: step.start()])
+        value = _one_step(value, step, one_line(name + path[: step.start()], 60))
     return value
 
 
 def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
-    attribute, index = step["attribute"] and _as_python_reads(step["attribute"]), step["index"]
-    if attribute is not None and attribute.startswith("_"):
-        raise BadInput(
-            f"{_shown(so_far)}.{attribute} begins with an underscore, so it is private, and not looked up. {NOTHING_SENT}",
-            _RAW_HINT,
-        )
+    attribute, index = step["attribute"] and as_python_reads(step["attribute"]), step["index"]
+    _check_public(attribute or "", f"{so_far}.{attribute}")
     try:
-        if attribute is not None:
-            return getattr(value, attribute)
-        return value[_key(index)]
+        return value[_key(index)] if attribute is None else getattr(value, attribute)
     except Exception as error:
         hint = ""
-        with contextlib.suppress(Exception):  # it may not bear to be looked at
+        with contextlib.suppress(Exception):  # an object of the notebook may raise anything
             known = (
-                dir(value)
-                if attribute is not None
-                else map(str, value)
-                if isinstance(value, Mapping)
-                else []
+                dir(value) if attribute else map(str, value if isinstance(value, Mapping) else ())
             )
-            hint = did_you_mean(
-                attribute or index,
-                islice((name for name in known if not name.startswith("_")), 1000),
-            )
+            public = (name for name in known if not name.startswith("_"))
+            hint = did_you_mean(attribute or index, islice(public, 1000))
         raise BadInput(
-            f"{_shown(so_far)} has no {_shown(step.group().lstrip('.'))}. {NOTHING_SENT}",
+            f"{so_far} has no {one_line(step[0].lstrip('.'), 60)}. {NOTHING_SENT}",
             f"{hint} {_RAW_HINT}".strip(),
         ) from error
 
 
+def _check_public(name: str, shown: str) -> None:
+    if name.startswith("_"):
+        raise BadInput(
+            f"{shown} begins with an underscore, so it is private. {NOTHING_SENT}", _RAW_HINT
+        )
+
+
 def _key(index: str) -> int | str:
-    """What stands in brackets: a number, else a text, with quotes around it or without."""
+    """The key in brackets: a number, else a text, with quotes around it or without."""
     if len(index) > 1 and index[0] == index[-1] and index[0] in "'\"":
         return index[1:-1]
     return int(index) if index.strip().isdecimal() else index
-
-
-def _as_python_reads(name: str) -> str:
-    return unicodedata.normalize("NFKC", name)
-
-
-def _shown(text: str) -> str:
-    """`text` as a part of one line."""
-    return " ".join(text.split())[:60]

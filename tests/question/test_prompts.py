@@ -166,7 +166,7 @@ def test_rows_with_any_names():
 def test_many_braces():
     """Time grows with a question, and no faster, whatever braces are in it."""
     assert "{{" * 300_000 == fill("{{" * 300_000, {})
-    with pytest.raises(BadInput, match="no variable"):
+    with pytest.raises(BadInput, match="not a variable"):
         fill("{{x" + "['a']" * 1000 + "!}}", {"x": 1})
     assert set() == prompts.names_in("}}" + "{{" * 300_000)
     assert "5}{{}{{" == fill("{{x}}}{{}{{", {"x": 5})
