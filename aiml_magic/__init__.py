@@ -4,10 +4,10 @@ The rooms of this package, from what a person types down to the wire; each impor
 below it:
 
     notebook/   magics, options, commands, completion; the same from Python (script)
-    session/    asking: checks a question, finds its answer or has it sent; conversation, budget
+    session/    asking: replays, follows or sends a question; chats, check, spending, recordings
     show/       answers and jobs in every front end; made safe, so that nothing of a model's is active
     runner/     process: outlives the kernel and holds the wire; jobs: the kernel's end of its pipe; cluster: Dask
-    journal/    store: every request and answer in SQLite; answer, replay, recording
+    journal/    store: every request and answer in SQLite; rows, queries, replay, recording
     question/   prompts, attachments, schemas, tools: what goes along with a question
     sandbox/    the stand-in for the API, with no model behind it
     api/        responses, sse, failures; client, the one module that knows HTTP

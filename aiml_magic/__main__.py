@@ -69,10 +69,8 @@ def _answer() -> Answer:
         session, panel = Session(), TerminalPanel()
         session.sandbox_url = url
         try:
-            job = session.ask(
-                Question(_QUESTION, cell="first", model="openai/o3-pro"),
-                "",
-                Path(folder) / "journal.sqlite3",
+            job = session.on("", Path(folder) / "journal.sqlite3").ask(
+                Question(_QUESTION, cell="first", model="openai/o3-pro")
             )
             for progress in job.follow():
                 panel.show(progress)

@@ -56,7 +56,7 @@ def test_secrets_are_sent_and_nowhere(module_asker, tmp_path, options, monkeypat
 
     try:
         with wire.serve(answer) as server:
-            asker.session.record(tmp_path / "a.jsonl")
+            asker.session.recordings.start(tmp_path / "a.jsonl")
             got = asker.ask(server.url, chat=None, **options)
             again = asker.ask(server.url, chat=None, replay="auto", **options)
     finally:

@@ -246,9 +246,9 @@ def test_key_in_what_is_asked_for(asker):
     """Neither does what a server says of balance, log or models hold it, nor its error."""
     replies = [wire.json_reply({"current_balance": 1, KEY: [KEY]}), page(f"{'x' * 280}{KEY}")]
     with wire.serve(lambda _: replies.pop(0)) as server:
-        assert not holds(str(asker.session.get(server.url, "/v2/billing", asker.path)))
+        assert not holds(str(asker.on(server.url).get("/v2/billing")))
         with pytest.raises(errors.RequestFailed) as failed:
-            asker.session.get(server.url, "/v2/billing", asker.path)
+            asker.on(server.url).get("/v2/billing")
         assert not holds(str(vars(failed.value)))
 
 

@@ -16,14 +16,17 @@ import threading
 import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from aiml_magic import errors
 from aiml_magic.files import databases, make_private_folder, short
 from aiml_magic.journal.rows import HINT, Row, read_row
 from aiml_magic.journal.schema import BUSY, bring_up_to_date, check_file
 from aiml_magic.text import plain
+
+_Decided = TypeVar("_Decided")
 
 
 class Database:
@@ -40,6 +43,7 @@ class Database:
         self._identity: tuple[int, ...] = ()  # of the process and the file
         self._newest: tuple[int, float] | None = None  # id and time of the last row written
         self._newest_uncommitted: tuple[int, float] | None = None
+        self._obsolete: list[Path] = []  # files that are removed after the commit
         self._is_open = False  # a transaction, of the thread with the lock
         with _opening:
             living.add(self)
@@ -64,6 +68,21 @@ class Database:
                     db.commit()
                 raise
 
+    def decide(self, step: Callable[[], _Decided]) -> _Decided:
+        """The result of `step`, which reads first and then may write, as one transaction.
+
+        It waits for no other writer while it reads. If there is one when it writes, the step is
+        rolled back and made again behind it. It is synced with the next step that is.
+        """
+        try:
+            with self.together("NORMAL", "DEFERRED"):
+                return step()
+        except errors.JournalError as error:
+            if not _is_busy(error.__cause__):
+                raise
+        with self.together("NORMAL"):
+            return step()
+
     @contextmanager
     def _transaction(self, sync: str = "FULL") -> Iterator[sqlite3.Connection]:
         """One step, or a part of the transaction that is open.
@@ -83,7 +102,11 @@ class Database:
                     with db:
                         yield db
                     self._newest = self._newest_uncommitted
+                    for path in self._obsolete:
+                        with suppress(OSError):
+                            path.unlink(missing_ok=True)
                 finally:
+                    self._obsolete.clear()
                     self._is_open, self._newest_uncommitted = False, self._newest
         # sqlite3 raises UnicodeError for a text, or an error message, that it cannot decode.
         except (sqlite3.Error, OSError, UnicodeError) as error:
@@ -223,6 +246,12 @@ def _is_same(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except OSError:  # one of them does not exist
         return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    """Another process has the write lock, or has written since the transaction began to read."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
 
 
 def _nothing() -> None:

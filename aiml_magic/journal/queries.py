@@ -6,7 +6,7 @@ Each method is one read transaction, or a part of the transaction that is open.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -45,31 +45,6 @@ class Queries(Database):
                 f"%aiml history lists those of this notebook, in {short(self.path)}.",
             )
         return read_row(found)
-
-    def find(self, *keys: str) -> Row | None:
-        """The newest answer that was asked here under one of these keys, and is replayed."""
-        rows = self._rows(
-            """
-            SELECT * FROM requests
-            WHERE key IN (SELECT value FROM json_each(:keys))
-              AND state = 'done' AND origin = 'asked'
-            ORDER BY id DESC
-            """,
-            keys=dump(keys),
-        )
-        return next((row for row in rows if row.is_kept), None)
-
-    def newest_of(self, keys: Collection[str]) -> Row | None:
-        """The newest row that was asked here under one of these keys."""
-        found = self._first(
-            """
-            SELECT * FROM requests
-            WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
-            ORDER BY id DESC LIMIT 1
-            """,
-            (dump(keys),),
-        )
-        return None if found is None else read_row(found)
 
     def unfinished(self, notebook: str) -> list[Row]:
         """The rows of a notebook that are queued or sent, oldest first."""
@@ -158,7 +133,9 @@ class Queries(Database):
         row, *before = reversed(self.ancestors(row_id))
         return [
             row,
-            *takewhile(lambda earlier: earlier.is_round and earlier.cell == row.cell, before),
+            *takewhile(
+                lambda earlier: earlier.waits_for_tools and earlier.cell == row.cell, before
+            ),
         ]
 
     def ancestors(self, row_id: int) -> list[Row]:

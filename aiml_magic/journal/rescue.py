@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,21 +57,15 @@ def rescue(folder: Path, row: Row, result: Result) -> tuple[Row, str | None]:
     return unkept, str(path)
 
 
-def rescued(folder: Path) -> Iterator[tuple[Path, Row, Result]]:
-    """The rescue files of a folder, each with its row and result; other files are skipped."""
-    for path in _listed(folder):
-        with suppress(OSError, ValueError, errors.BadInput):
-            yield path, *_read(path)
-
-
-def _listed(folder: Path) -> list[Path]:
+def rescue_files(folder: Path) -> list[Path]:
+    """The files of a folder that have the name of a rescue file."""
     try:
         return sorted(folder.glob("answer-*.json"))
     except OSError:
         return []
 
 
-def _read(path: Path) -> tuple[Row, Result]:
+def read(path: Path) -> tuple[Row, Result]:
     """The row and the result in a rescue file. Raises OSError, ValueError or BadInput."""
     found = load(_read_bounded(path), _MAX_BYTES)
     if not isinstance(found, dict):

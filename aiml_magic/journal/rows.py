@@ -78,7 +78,7 @@ class Row:
         )
 
     @property
-    def is_settled(self) -> bool:
+    def needs_nothing(self) -> bool:
         """The row needs no more work: it is over, or it was sent and no runner works on it."""
         return not (self.state == "queued" or self.is_alive)
 
@@ -112,7 +112,7 @@ class Row:
         return self.state in ("done", "failed", "cancelled", "forgotten")
 
     @property
-    def link(self) -> str | None:
+    def identity(self) -> str | None:
         """What stands for this row in the replay key of a follow-up.
 
         The response id, else the row's own key; `row N` while it is unfinished, and after `forget`.
@@ -134,7 +134,7 @@ class Row:
         return self.seconds is not None if self.error is None else self.is_doubtful
 
     @property
-    def is_round(self) -> bool:
+    def waits_for_tools(self) -> bool:
         """The model waits for results of tools or an approval: what follows is the same question."""
         return self.state == "done" and Response(self.response).outcome in (
             "tool_calls",
@@ -147,7 +147,7 @@ class Row:
         return self.state == "done" and Response(self.response).outcome != "incomplete"
 
     @property
-    def advances(self) -> bool:
+    def can_continue(self) -> bool:
         """A conversation can continue from it: a complete answer, without refusal or open calls."""
         response = Response(self.response)
         return (

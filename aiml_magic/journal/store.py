@@ -11,11 +11,14 @@ Each step is one short transaction, so that any number of kernels and runners ma
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from aiml_magic import errors
@@ -23,6 +26,7 @@ from aiml_magic.api.responses import Cost, Response
 from aiml_magic.journal import index, rescue
 from aiml_magic.journal.database import find_living
 from aiml_magic.journal.queries import Queries
+from aiml_magic.journal.replay import request_keys
 from aiml_magic.journal.rows import Result, Row, read_row
 from aiml_magic.text import dump
 
@@ -230,10 +234,15 @@ class Journal(Queries):
         A file for a row that this journal does not have, or never sent, stays.
         """
         with suppress(errors.JournalError):  # the next time, then
-            for path, row, result in rescue.rescued(self._folder):
-                with suppress(OSError, ValueError):
-                    if self._take_result(row, result):
-                        path.unlink(missing_ok=True)
+            for path in rescue.rescue_files(self._folder):
+                self._take_file(path)
+
+    def _take_file(self, path: Path) -> None:
+        with suppress(OSError, ValueError, errors.BadInput):
+            row, result = rescue.read(path)
+            with self._transaction():
+                if self._take_result(row, result):
+                    self._obsolete.append(path)
 
     def _take_result(self, row: Row, result: Result) -> bool:
         """Keeps a result, unless the row has a better one; `False` if it was never sent here."""
@@ -287,18 +296,49 @@ class Journal(Queries):
             cost.usd, cost.credits, cost.source, row_id,
         )  # fmt: skip
 
-    def find_open(self, *keys: str) -> Row | None:
-        """The newest row of these keys, if it is unanswered or may have been charged in vain."""
-        row = self.newest_of(keys)
-        if (
-            row is not None
-            and row.state in ("sent", "failed")
-            and not self._is_open
-            and rescue.rescue_file(self._folder, row).exists()
-        ):
-            self.take_in()  # the runner that wrote it may have ended since
-            row = self.newest_of(keys)
-        return row if row is not None and (row.is_doubtful or not row.is_over) else None
+    def known(
+        self, keys: Sequence[str], base_url: str, recorded: Mapping[str, int] = MappingProxyType({})
+    ) -> Row | None:
+        """The row that stands for a request of these keys to `base_url`.
+
+        The newest answer that was asked here, else that of a recording, by the ids of their rows in
+        `recorded`, else the newest row if it is unanswered, or may have been charged in vain.
+        """
+        with self._transaction() as db:
+            rows = _asked(db, keys)
+            newest = next(rows, None)
+            if newest is not None and newest.state in ("sent", "failed"):
+                path = rescue.rescue_file(self._folder, newest)
+                if path.exists():  # the runner that wrote it may have ended since
+                    self._take_file(path)
+                    rows = _asked(db, keys)
+                    newest = next(rows)
+            asked = [] if newest is None else chain([newest], rows)
+            imported = (self.row(recorded[key]) for key in keys if key in recorded)
+            answers = chain(
+                (row for row in asked if row.is_kept),
+                (row for row in imported if row.state == "done"),
+            )
+            if (answer := next(answers, None)) is not None:
+                return answer
+            is_open = newest is not None and self._is_open_for(newest, keys, base_url)
+            return newest if is_open else None
+
+    def _is_open_for(self, row: Row, keys: Sequence[str], base_url: str) -> bool:
+        """The row awaits an answer to the request of these keys, or may have been charged in vain.
+
+        A queued row must ask what its key says: a forged journal may hold any pair of them.
+        """
+        if row.state != "queued":
+            return row.is_doubtful or not row.is_over
+        parents: list[str | None] = [None]
+        if row.parent is not None:
+            parents = [f"row {row.parent}", self.row(row.parent).identity]
+        return row.base_url == base_url and any(
+            key in keys
+            for parent in parents
+            for key in request_keys(row.server, row.request, parent)
+        )
 
     def forget(self, row_id: int) -> None:
         """Removes the texts of a row, and of the rounds that led to it, from journal and files.
@@ -405,6 +445,19 @@ class Journal(Queries):
         """Executes one statement; gives the number of rows that it changed."""
         with self._transaction() as db:
             return db.execute(statement, values).rowcount
+
+
+def _asked(db: sqlite3.Connection, keys: Sequence[str]) -> Iterator[Row]:
+    """The rows that were asked here under one of these keys, newest first."""
+    found = db.execute(
+        """
+        SELECT * FROM requests
+        WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
+        ORDER BY id DESC
+        """,
+        (dump(keys),),
+    )
+    return map(read_row, found)
 
 
 def journal_at(path: Path) -> Journal:

@@ -20,8 +20,7 @@ from aiml_magic.text import count_of, did_you_mean, one_line, printable, say
 if TYPE_CHECKING:
     from aiml_magic.journal.rows import Row
     from aiml_magic.journal.store import Journal
-    from aiml_magic.runner.jobs import Runner
-    from aiml_magic.session.asking import Question, Session
+    from aiml_magic.session.asking import Asking, Question, Session
     from aiml_magic.show.follow import View
 
 
@@ -43,12 +42,12 @@ class Context(NamedTuple):
     variables: Mapping[str, Any]
 
     @property
-    def runner(self) -> Runner:
-        return self.session.runner(self.journal_path)
+    def asking(self) -> Asking:
+        return self.session.on(self.base_url, self.journal_path)
 
     @property
     def journal(self) -> Journal:
-        return self.runner.journal
+        return self.asking.journal
 
 
 def run(line: str, context: Context) -> None:
@@ -129,15 +128,14 @@ def usage() -> str:
     return f"Look after keys, answers and the session; asks nothing, costs nothing.\n\n{rows}\n\nTo ask: %%o3pro?\n"
 
 
-def dry_run(question: Question, session: Session, base_url: str, journal_path: Path) -> str:
+def dry_run(question: Question, asking: Asking) -> str:
     """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
     from aiml_magic.journal.replay import with_file_hashes
 
-    journal = session.runner(journal_path).journal
-    plan = session.plan(question, base_url, journal)
+    plan = asking.plan(question)
     body = json.dumps(with_file_hashes(plan.request), indent=1, ensure_ascii=False)
     size = len(json.dumps(plan.request, ensure_ascii=False).encode("utf-8", "replace"))
-    price = session.price(base_url, question.model, journal_path)
+    price = asking.price(question.model)
     lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
     if plan.hidden:
         lines.append(
@@ -148,7 +146,7 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
         for name in params.undescribed(plan.request)
     ]
     if plan.parent is not None:
-        form = "by its id" if session.chain(question, plan, journal) == "id" else "as a transcript"
+        form = "by its id" if asking.chain(question, plan) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
     if plan.known is not None and plan.known.state == "done":
         lines.append(
@@ -161,7 +159,7 @@ def dry_run(question: Question, session: Session, base_url: str, journal_path: P
     elif price is None:
         lines.append("What it may cost is unknown: the server lists no price.")
     else:
-        worst = session.worst_case(plan, question.max_output_tokens, price, journal)
+        worst = asking.spending.worst_case(question, plan, price)
         lines.append(f"It may cost up to ${worst:,.2f}: an estimate, by the server's price list.")
     return "\n".join(lines)
 
@@ -172,7 +170,7 @@ def _status(context: Context, rest: str) -> None:
     _no_more(rest)
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
-    server, _ = context.session.server(context.base_url)
+    server, _ = context.asking.server
     say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
     say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
     say(f"Balance  {_balance(context)}")
@@ -181,7 +179,7 @@ def _status(context: Context, rest: str) -> None:
 
 
 def _spent(context: Context) -> str:
-    server, _ = context.session.server(context.base_url)
+    server, _ = context.asking.server
     midnight = (
         datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     )
@@ -204,7 +202,7 @@ def _no_key(context: Context) -> str:
 
 def _balance(context: Context) -> str:
     try:
-        billing = context.session.get(context.base_url, "/v2/billing", context.journal_path)
+        billing = context.asking.get("/v2/billing")
         return _dollars(billing["current_balance"])
     except errors.AimlMagicError as error:
         return f"unknown ({error.message.split('. ')[0].rstrip('.')})"
@@ -341,7 +339,7 @@ def _tree(context: Context, rest: str) -> None:
 def _resume(context: Context, rest: str) -> None:
     from aiml_magic.runner.jobs import left_at_cluster
 
-    chats = context.session.resume(context.journal, rest.strip("\"'"))
+    chats = context.asking.chats.resume(rest.strip("\"'"))
     told = ", ".join(
         f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items()
     )
@@ -351,9 +349,7 @@ def _resume(context: Context, rest: str) -> None:
         else "Nothing was asked in this notebook yet."
     )
     question = context.question()
-    jobs = context.session.unfinished(
-        context.base_url, context.journal_path, question.timeout, question.max_concurrency
-    )
+    jobs = context.asking.unfinished(question.timeout, question.max_concurrency)
     for job in jobs:
         say(f"Question {job.id} is still being answered.")
         context.view().watch(job)
@@ -373,7 +369,7 @@ def _jobs(context: Context, rest: str) -> None:
 
 def _cancel(context: Context, rest: str) -> None:
     row = _row(context, rest, "cancel")
-    if not context.session.cancel(row, context.runner):
+    if not context.asking.cancel(row):
         say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
@@ -403,9 +399,7 @@ def _deny(context: Context, rest: str) -> None:
 
 
 def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
-    job = context.session.decide(
-        row, context.question(), context.base_url, context.journal_path, is_approved=is_approved
-    )
+    job = context.asking.decide(row, context.question(), is_approved=is_approved)
     context.view().follow(job)
 
 
@@ -418,7 +412,7 @@ def _check(context: Context, rest: str) -> None:
     elif row.state == "queued" or (row.state == "cancelled" and row.seconds is None):
         say(f"Question {row.id} was never sent, and cost nothing.")
     else:
-        fate, usd = context.session.check(row, context.base_url, context.journal_path)
+        fate, usd = context.asking.check(row)
         say(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
 
 
@@ -436,7 +430,7 @@ _FATES = {
 
 def _record(context: Context, rest: str) -> None:
     name = _needed(rest, "record", "a file, such as tutorial.o3pro")
-    known = context.session.record(_path(name))
+    known = context.session.recordings.start(_path(name))
     say(
         f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}."
     )
@@ -444,7 +438,7 @@ def _record(context: Context, rest: str) -> None:
 
 def _replay(context: Context, rest: str) -> None:
     name = _needed(rest, "replay", "a file that %aiml record has written")
-    count = context.session.replay_file(_path(name), context.journal)
+    count = context.asking.replay_file(_path(name))
     say(
         f"{count_of(count, 'answer')} of {name} can be replayed, without a key and without a network."
     )
@@ -476,9 +470,9 @@ def _everything(context: Context) -> list[Row]:
 
 
 def _chat(context: Context, chat: str) -> list[Row]:
-    head = context.session.head(chat, context.journal)
+    head = context.asking.chats.head(chat)
     if head is None:
-        known = context.session.chats(context.journal_path)
+        known = context.asking.chats.names()
         hint = did_you_mean(chat, known) or "Ask something first, or run %aiml resume."
         raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
     return context.journal.ancestors(head)
@@ -490,7 +484,7 @@ def _forget(context: Context, rest: str) -> None:
         for name in _needed(rest, "forget", "the ids of answers").split()
     ]
     for row in rows:
-        changed = context.session.forget(row, context.journal)
+        changed = context.asking.forget(row)
         places = " and ".join(["the journal", *(path.name for path in changed)])
         say(
             f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept."

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aiml_magic.journal.answer import Answer
     from aiml_magic.question.schemas import Schema
     from aiml_magic.runner.jobs import Job
-    from aiml_magic.session.asking import Question, Session
+    from aiml_magic.session.asking import Asking, Question, Session
     from aiml_magic.show.follow import View
 
 
@@ -126,7 +126,12 @@ class O3Pro(Magics):
         return view_for(self.shell, self._saved)
 
     def _saved(self, row_id: int) -> Answer:
-        return self.session.runner(self.journal_path).journal.row(row_id).answer()
+        return self.asking.journal.row(row_id).answer()
+
+    @property
+    def asking(self) -> Asking:
+        """The session at the server and with the journal of the settings."""
+        return self.session.on(self.base_url, self.journal_path)
 
     @property
     def journal_path(self) -> Path:
@@ -143,9 +148,9 @@ class O3Pro(Magics):
             given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
         )
         if given.get("dry_run"):
-            say(commands.dry_run(question, self.session, self.base_url, self.journal_path))
+            say(commands.dry_run(question, self.asking))
             return None
-        job = self.session.ask(question, self.base_url, self.journal_path)
+        job = self.asking.ask(question)
         if given.get("background"):
             self.view.watch(job)
             self._bind(given, job)
@@ -211,7 +216,7 @@ class O3Pro(Magics):
         variables = {
             name: value for name, value in self.shell.user_ns.items() if name not in hidden
         }
-        return candidates(before, token, variables, lambda: self.session.chats(self.journal_path))
+        return candidates(before, token, variables, lambda: self.asking.chats.names())  # noqa: PLW0108  # only if a chat is wanted
 
     def begin_run(self, info: Any) -> None:
         """Told by IPython that a cell begins.

@@ -216,7 +216,7 @@ def _start(
     magics = loaded_or_new()
     chosen, things = _chosen(given)
     question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
-    return magics.session.ask(question, magics.base_url, magics.journal_path, sender)
+    return magics.asking.ask(question, sender)
 
 
 def _checked(question: Any) -> str:
@@ -252,8 +252,7 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
             "The Dask client is not connected. Nothing was sent.",
             "Give client= a distributed.Client that is.",
         )
-    magics = loaded_or_new()
-    return Cluster(client, magics.session.runner(magics.journal_path).journal)
+    return Cluster(client, loaded_or_new().asking.journal)
 
 
 def _waited(job: Job) -> Answer:

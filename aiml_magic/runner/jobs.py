@@ -261,7 +261,7 @@ class Job:
             )
             if self.record:
                 self.record(answer)
-            return self._parsed(answer) if row.advances else answer
+            return self._parsed(answer) if row.can_continue else answer
         if self.is_cancelled:
             is_ours = self._is_ours or row.state == "queued"
             error = _interrupted(row, is_held=self._is_held) if is_ours else _left_alone()

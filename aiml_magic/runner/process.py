@@ -250,8 +250,8 @@ class Runner:
             row.server, row.request, f"row {parent_id}"
         ):
             return True  # somebody else has sent it, or it was asked when that answer was there, whatever it is
-        if parent.advances:
-            self._journal.note_key(row.id, request_key(row.server, row.request, parent.link))
+        if parent.can_continue:
+            self._journal.note_key(row.id, request_key(row.server, row.request, parent.identity))
             return True
         error = errors.ParentFailed(
             f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.",

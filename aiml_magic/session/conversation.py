@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from aiml_magic.journal.queries import Queries
 from aiml_magic.journal.rows import Row
-from aiml_magic.journal.store import Journal
 
 
 @dataclass
@@ -30,7 +30,8 @@ class Place:
 class Conversation:
     """One chat of this session, by cells."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Queries) -> None:
+        self._journal = journal
         self._places: dict[str, Place] = {}
         self._run_order: list[str] = []
         self._whole: dict[int, int | None] = {}  # the parents of rows that advance
@@ -59,25 +60,25 @@ class Conversation:
             cell in self._places and not self._new_ids
         )
 
-    def parent(self, cell: str, journal: Journal) -> int | None:
+    def parent(self, cell: str) -> int | None:
         """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
         place = self._places.get(cell)
         if place is not None:
-            return place.fork if place.fork is not None else self._answer_at(place.before, journal)
+            return place.fork if place.fork is not None else self._answer_at(place.before)
         for earlier in reversed(self._run_order):
-            if (row_id := self._newest_answer(earlier, journal)) is not None:
+            if (row_id := self._newest_answer(earlier)) is not None:
                 return row_id
         return None
 
-    def before(self, cell: str, journal: Journal) -> str | None:
+    def before(self, cell: str) -> str | None:
         """The cell that `cell` continues, or would if it were run now."""
         place = self._places.get(cell)
-        return self._last_answered(journal) if place is None else place.before
+        return self._last_answered() if place is None else place.before
 
-    def note(self, cell: str, row_id: int, journal: Journal) -> None:
+    def note(self, cell: str, row_id: int) -> None:
         """Remembers that `row_id` was asked or replayed in `cell`, which has now been run last."""
         if cell not in self._places:
-            self._places[cell] = Place(self._last_answered(journal))
+            self._places[cell] = Place(self._last_answered())
         self._places[cell].rows.append(row_id)
         self._run_here.add(cell)
         if cell in self._run_order:
@@ -101,22 +102,22 @@ class Conversation:
         """Makes `cell` continue the answer `row_id`, whichever cell or session that is of."""
         self._move(cell, Place(None, row_id))
 
-    def later_cells(self, cell: str, row_id: int, journal: Journal) -> list[str]:
+    def later_cells(self, cell: str, row_id: int) -> list[str]:
         """The cells behind `cell` whose answers continue another answer of it than `row_id`: they are stale.
 
         Those that were run before a restart do not count: *Run All* is about to run them again.
         """
         stale = []
         for name, place in self._places.items():
-            newest = self._newest_answer(name, journal) if place.before == cell else None
-            if newest is not None and self._continued(place, newest, journal) != row_id:
+            newest = self._newest_answer(name) if place.before == cell else None
+            if newest is not None and self._continued(place, newest) != row_id:
                 stale += [name, *self._behind(name)]
         return [name for name in stale if name in self._run_here]
 
-    def head(self, journal: Journal) -> int | None:
+    def head(self) -> int | None:
         """The journal id of the last answer."""
-        cell = self._last_answered(journal)
-        return None if cell is None else self._newest_answer(cell, journal)
+        cell = self._last_answered()
+        return None if cell is None else self._newest_answer(cell)
 
     def restore(self, rows: Iterable[Row]) -> None:
         """Takes up what a notebook asked in this chat before, oldest first.
@@ -130,7 +131,7 @@ class Conversation:
             cell = row.cell or f"row {row.id}"
             if row.id in known or cell in self._run_here:
                 continue
-            if row.is_round:
+            if row.waits_for_tools:
                 rounds[row.id] = cell
             if rounds.get(row.parent) == cell:
                 pass  # its place is that of the first round
@@ -177,13 +178,9 @@ class Conversation:
             found += [other for other, place in self._places.items() if place.before == name]
         return found[1:]
 
-    def _last_answered(self, journal: Journal) -> str | None:
+    def _last_answered(self) -> str | None:
         return next(
-            (
-                cell
-                for cell in reversed(self._run_order)
-                if self._newest_answer(cell, journal) is not None
-            ),
+            (cell for cell in reversed(self._run_order) if self._newest_answer(cell) is not None),
             None,
         )
 
@@ -193,38 +190,34 @@ class Conversation:
             yield cell
             cell = self._places[cell].before
 
-    def _answer_at(self, cell: str | None, journal: Journal) -> int | None:
-        answers = (self._newest_answer(name, journal) for name in self._line(cell))
+    def _answer_at(self, cell: str | None) -> int | None:
+        answers = (self._newest_answer(name) for name in self._line(cell))
         return next((row_id for row_id in answers if row_id is not None), None)
 
-    def _newest_answer(self, cell: str, journal: Journal) -> int | None:
+    def _newest_answer(self, cell: str) -> int | None:
         return next(
-            (
-                row_id
-                for row_id in reversed(self._places[cell].rows)
-                if self._fate(row_id, journal)[0]
-            ),
+            (row_id for row_id in reversed(self._places[cell].rows) if self._fate(row_id)[0]),
             None,
         )
 
-    def _continued(self, place: Place, row_id: int, journal: Journal) -> int | None:
+    def _continued(self, place: Place, row_id: int) -> int | None:
         """What the first of the rounds that ended with this row continues."""
-        parent = self._fate(row_id, journal)[1]
+        parent = self._fate(row_id)[1]
         while parent in place.rows:
-            parent = self._fate(parent, journal)[1]
+            parent = self._fate(parent)[1]
         return parent
 
-    def _fate(self, row_id: int, journal: Journal) -> tuple[bool, int | None]:
+    def _fate(self, row_id: int) -> tuple[bool, int | None]:
         """Whether a row advances or may yet, and its parent.
 
         One that advances is read once: only `forget` changes it.
         """
         if row_id in self._whole:
             return True, self._whole[row_id]
-        row = journal.row(row_id)
-        if row.advances:
+        row = self._journal.row(row_id)
+        if row.can_continue:
             self._whole[row_id] = row.parent
-        return row.advances or (row_id in self._expected and row.is_alive), row.parent
+        return row.can_continue or (row_id in self._expected and row.is_alive), row.parent
 
 
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
@@ -236,7 +229,7 @@ def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     """
     known = {row.id: row for row in rows}
     newest: dict[tuple[str | None, str | None], int] = {
-        (row.chat, row.cell): row.id for row in known.values() if row.advances and row.cell
+        (row.chat, row.cell): row.id for row in known.values() if row.can_continue and row.cell
     }
     children: dict[int | None, list[Row]] = {}
     for row in known.values():
@@ -249,7 +242,7 @@ def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     while waiting:
         depth, row, is_stale = waiting.pop()
         found.append((depth, row, is_stale))
-        is_replaced = row.advances and newest.get((row.chat, row.cell), row.id) != row.id
+        is_replaced = row.can_continue and newest.get((row.chat, row.cell), row.id) != row.id
         if below := children.get(row.id):
             longest = max(below, key=lambda child: (sizes[child.id], child.id))
             forks = [child for child in below if child is not longest]

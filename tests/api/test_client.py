@@ -150,7 +150,7 @@ def test_password_of_a_proxy(asker, home, monkeypatch, address, capfd):
         with pytest.raises(errors.ConnectError, match="Nothing was sent") as refused:
             asker.ask("https://api.example/v1")
         with pytest.raises(errors.RequestFailed) as refused_balance:
-            asker.session.get("https://api.example/v1", "/v2/billing", asker.path)
+            asker.on("https://api.example/v1").get("/v2/billing")
     told = f"{refused.value} {refused_balance.value} {capfd.readouterr()}"
     files = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
     assert not any(
@@ -336,7 +336,7 @@ def test_memory_is_bounded(asker, reply):
     with wire.serve(lambda _: endless) as server:
         with pytest.raises(errors.RequestFailed) as failed:
             asker.ask(server.url)
-        runner = asker.session.runner(asker.path)._child.process.pid
+        runner = asker.asking.runner._child.process.pid
         status = Path(
             f"/proc/{runner}/status"
         )  # where there is none, the rest of the claim is tested

@@ -515,7 +515,9 @@ def test_finished_in_other_words(asker):
                 assert (status in ("completed", "cancelled")) == (
                     f"`{status}`" not in banner(answered)
                 )
-                assert (status == "completed") == asker.journal.row(answered.journal_id).advances
+                assert (status == "completed") == asker.journal.row(
+                    answered.journal_id
+                ).can_continue
         assert len(WORDS) == len(server.posts)
 
 
@@ -579,9 +581,7 @@ def test_poll_that_is_refused(asker):
         with pytest.raises(errors.RetrieveUnsupported):
             asker.ask(server.url, "0", cell="0", **options | {"replay": "only"})
         assert looks == len(server.requests), "only: nothing is sent, not even a look"
-        assert ("answered", 0.25) == asker.session.check(
-            asker.journal.row(1), server.url, asker.path
-        )
+        assert ("answered", 0.25) == asker.on(server.url).check(asker.journal.row(1))
         jobs = [asker.start(server.url, text, cell=text, **options) for text in asked]
         assert ["Fine."] * len(asked) == [job.wait(60).text for job in jobs]
         assert len(asked) == len(server.posts)
@@ -594,7 +594,7 @@ def test_poll_that_finds_nothing(asker):
         with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged"):
             asker.ask(server.url, "1", cell="a", replay="auto")
         assert "It would not be sent" in dry_run(
-            Question("1", "a", "openai/o3-pro"), asker.session, server.url, asker.path
+            Question("1", "a", "openai/o3-pro"), asker.on(server.url)
         )
         assert "Fine." == asker.ask(server.url, "1", cell="a", replay="auto").text
         assert 1 == len(server.posts)
@@ -605,7 +605,7 @@ def test_runner_that_dies_while_it_polls(asker):
     with polled([]) as server:
         job = asker.start(server.url, "1", cell="a", replay="auto")
         wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")
-        os.kill(asker.session.runner(asker.path)._child.process.pid, signal.SIGKILL)
+        os.kill(asker.asking.runner._child.process.pid, signal.SIGKILL)
         with pytest.raises(errors.RunnerDied, match="may be charged") as died:
             job.wait(30)
         assert "Run the cell again" in died.value.hint
@@ -621,9 +621,9 @@ def test_runner_of_another_kernel_that_dies(asker):
         jobs = [other.start(server.url, text, cell=text, **options) for text in "12"]
         for job in jobs:
             wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")  # noqa: B023
-        os.kill(other.session.runner(asker.path)._child.process.pid, signal.SIGKILL)
+        os.kill(other.asking.runner._child.process.pid, signal.SIGKILL)
         again = asker.start(server.url, "1", cell="1", **options)
-        followed = asker.session.unfinished(server.url, asker.path, 60, 64)
+        followed = asker.on(server.url).unfinished(60, 64)
         assert [again.id, jobs[1].id] == [job.id for job in followed]
         wait_until(lambda: all(job.progress.state == "in_progress" for job in followed))
         with contextlib.closing(sqlite3.connect(asker.path)) as db, db:

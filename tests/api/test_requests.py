@@ -237,11 +237,9 @@ def test_approval(server, replies):
     )
     asked = ask("Do it.", tool=MCP)
     magics = asking.loaded_or_new()
-    journal = magics.session.runner(magics.journal_path).journal
+    journal = magics.asking.journal
     question = magics.question({"tool": ["docs"]}, "", {"docs": MCP})
-    magics.session.decide(
-        journal.row(asked.journal_id), question, "", journal.path, is_approved=True
-    ).wait()
+    magics.asking.decide(journal.row(asked.journal_id), question, is_approved=True).wait()
     judge(*(post.body for post in server.posts))
     assert [
         {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}

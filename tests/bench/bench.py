@@ -438,7 +438,7 @@ def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Session, Path]]
     with wire.serve(lambda _: reply) as server:
         session = Session()
         yield server, session, folder / "journal.sqlite3"
-        runner = session.runner(folder / "journal.sqlite3")._child.process
+        runner = session.on("", folder / "journal.sqlite3").runner._child.process
         if runner is not None:
             runner.kill()
         session.close()
@@ -449,7 +449,7 @@ def conversations() -> Iterator[Row]:
     """A turn of a conversation that is sent as a transcript, beside the second turn."""
     found = {}
     with session_at(wire.json_reply(wire.response("Fine. " * 50))) as (server, session, path):
-        journal = session.runner(path).journal
+        journal = session.on("", path).journal
         parent, turns = None, 0
         for size in (1, 10, 100, 1000):
             while turns < size:
@@ -468,7 +468,7 @@ def conversations() -> Iterator[Row]:
                     chain="transcript",
                     stream=False,
                 )
-                job = session.ask(question, server.url, path)
+                job = session.on(server.url, path).ask(question)
                 for _ in job.follow():
                     pass
                 job.outcome()
@@ -492,7 +492,7 @@ PARAGRAPH = "The *proof* is short: if $p_1 \\dots p_n$ were **all** primes, then
 def answers() -> Iterator[Row]:
     """What it takes to make all that is shown of an answer, by its size."""
     with session_at(wire.json_reply(wire.response())) as (_, session, path):
-        journal, found = session.runner(path).journal, {}
+        journal, found = session.on("", path).journal, {}
         for size in (1_000, 10_000, 100_000, 1_000_000):
             row_id = journal.add(**row("question", os.urandom(8).hex())).id
             journal.finish(
@@ -532,7 +532,7 @@ def jobs() -> Iterator[Row]:
                     background=True,
                     max_concurrency=count + 1,
                 )
-                session.ask(question, server.url, path)
+                session.on(server.url, path).ask(question)
 
             def arrived(posts: int, server=server) -> None:
                 while len(server.posts) < posts:
@@ -541,7 +541,7 @@ def jobs() -> Iterator[Row]:
             ask_one(0)
             arrived(1)
             time.sleep(0.5)
-            one = resident(session.runner(path)._child.process.pid)
+            one = resident(session.on("", path).runner._child.process.pid)
             took = timed(
                 lambda count=count: (
                     [ask_one(number + 1) for number in range(count)],
@@ -549,7 +549,7 @@ def jobs() -> Iterator[Row]:
                 )
             )
             time.sleep(0.5)
-            many = resident(session.runner(path)._child.process.pid)
+            many = resident(session.on("", path).runner._child.process.pid)
         first = first or took
         yield Row(
             f"{count} job{'s' * (count > 1)} until all are on their way",

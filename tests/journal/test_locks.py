@@ -81,10 +81,10 @@ def open_by_link(path):
 
 def open_in_sessions(path):
     first, second = Session(), Session()
-    assert first.runner(path).journal is second.runner(path).journal
-    other = first.runner(path.with_name("other.sqlite3")).journal
+    assert first.on("", path).journal is second.on("", path).journal
+    other = first.on("", path.with_name("other.sqlite3")).journal
     other.history()
-    assert first.runner(path).journal is second.runner(path).journal
+    assert first.on("", path).journal is second.on("", path).journal
 
 
 def attach(path):

@@ -355,15 +355,15 @@ def test_recording_is_stable(home, sandbox_url, tmp_path):
 
 def test_recording_can_be_gone_on_with(asker, numbered, tmp_path):
     """A conversation that was replayed from a recording goes on: the server is told all of it; and it can be recorded anew."""
-    asker.session.record(tmp_path / "a.jsonl")
+    asker.session.recordings.start(tmp_path / "a.jsonl")
     for text in ("One?", "Two?"):
-        asker.session.keep(asker.ask(numbered.url, text), asker.journal)
+        asker.session.recordings.keep(asker.ask(numbered.url, text), asker.journal)
     reader = Asker(tmp_path / "reader" / "journal.sqlite3")
-    assert 2 == reader.session.replay_file(tmp_path / "a.jsonl", reader.journal)
-    reader.session.record(tmp_path / "b.jsonl")
+    assert 2 == reader.asking.replay_file(tmp_path / "a.jsonl")
+    reader.session.recordings.start(tmp_path / "b.jsonl")
     for text in ("One?", "Two?"):
         answer = reader.ask(numbered.url, text, replay="only")
-        reader.session.keep(answer, reader.journal)
+        reader.session.recordings.keep(answer, reader.journal)
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     reader.ask(numbered.url, "Three?", chain="transcript")
     reader.session.close(10)
@@ -400,9 +400,9 @@ def test_any_text_survives(tmp_path_factory, records):
     assert kept == recording.read(path)
     assert path.read_bytes().isascii()
     asker = Asker(folder / "journal.sqlite3")
-    asker.session.replay_file(path, asker.journal)
+    asker.asking.replay_file(path)
     for key, record in kept.items():
-        row = asker.journal.row(asker.session._recorded[key])
+        row = asker.journal.row(asker.asking.replayed[key])
         assert (record.request["input"], record.response["output"][0]["content"][0]["text"]) == (
             row.question,
             row.answer().text,
@@ -418,7 +418,7 @@ def test_recordings_of_two_kernels(asker, numbered, tmp_path):
     other = Asker(asker.path)
     try:
         for each in (asker, other):
-            each.session.record(tmp_path / "a.jsonl")
+            each.session.recordings.start(tmp_path / "a.jsonl")
         jobs = [
             each.start(numbered.url, f"Of {each.path}, {n}?", cell=f"{n}", chat=None)
             for n in range(4)
@@ -433,7 +433,7 @@ def test_recordings_of_two_kernels(asker, numbered, tmp_path):
 
 def test_recording_of_what_does_not_fit(asker, numbered, tmp_path):
     """An answer that does not fit its schema was paid for, and is recorded as any other."""
-    asker.session.record(tmp_path / "a.jsonl")
+    asker.session.recordings.start(tmp_path / "a.jsonl")
     with pytest.raises(errors.SchemaMismatch):
         asker.ask(numbered.url, schema=of_value({"type": "object", "properties": {}}, "nothing"))
     assert 1 == len(recording.read(tmp_path / "a.jsonl"))
@@ -442,9 +442,9 @@ def test_recording_of_what_does_not_fit(asker, numbered, tmp_path):
 def test_recording_that_cannot_be_written(asker, numbered, tmp_path, capsys):
     """A file that cannot be is refused at once; one that is lost later costs no answer."""
     with pytest.raises(errors.BadInput):
-        asker.session.record(tmp_path / "none" / "a.jsonl")
+        asker.session.recordings.start(tmp_path / "none" / "a.jsonl")
     (folder := tmp_path / "some").mkdir()
-    asker.session.record(folder / "a.jsonl")
+    asker.session.recordings.start(folder / "a.jsonl")
     shutil.rmtree(folder)
     assert asker.ask(numbered.url).text
     assert "cannot be written" in capsys.readouterr().out
@@ -462,7 +462,7 @@ def test_spoilt_recordings(asker, tmp_path, spoil):
     recording.write(path, {record.key: record})
     path.write_text(path.read_text() + spoil(path.read_text()))
     with pytest.raises(errors.BadInput, match="line 2"):
-        asker.session.replay_file(path, asker.journal)
+        asker.asking.replay_file(path)
     assert [] == asker.journal.history()
 
 
@@ -502,7 +502,7 @@ def test_resume(asker, numbered):
         asker.ask(numbered.url, f"In {cell}?", cell=cell)
     asker.ask(numbered.url, "Elsewhere?", cell="x", chat="other")
     later = Asker(asker.path)
-    assert {"main": 2, "other": 1} == later.session.resume(later.journal)
+    assert {"main": 2, "other": 1} == later.asking.chats.resume()
     later.ask(numbered.url, "In b, otherwise?", cell="b")
     later.ask(numbered.url, "In c?", cell="c")
     later.session.close(10)
@@ -543,7 +543,7 @@ def test_place_among_a_thousand_rows(asker, numbered):
             )
     later = Asker(asker.path)
     try:
-        assert 2 == later.session.head("main", later.journal)
+        assert 2 == later.asking.chats.head("main")
         assert later.ask(numbered.url, "In b?", cell="b", replay="auto").replayed
     finally:
         later.session.close(10)
@@ -580,7 +580,7 @@ def test_forgotten_under_way(asker, numbered):
     for cell, text in (("a", "One?"), ("b", "Two?")):
         asker.ask(numbered.url, text, cell=cell)
     asker.ask(numbered.url, "Why?", cell="x", chat=None)
-    asker.session.forget(asker.journal.row(2), asker.journal)
+    asker.asking.forget(asker.journal.row(2))
     asker.ask(numbered.url, "Three?", cell="c")
     assert "resp_1" == numbered.posts[-1].body["previous_response_id"]
     with pytest.raises(errors.ParentFailed):
@@ -607,7 +607,7 @@ def test_forgotten_parent(asker, numbered):
 
     with wire.serve(answer) as forgetful:
         later = Asker(asker.path)
-        later.session.resume(later.journal)
+        later.asking.chats.resume()
         told = later.ask(forgetful.url, "Two?", cell="b", chain="id")
         later.session.close(10)
     assert ("chain_refused",) == told.notices
@@ -638,14 +638,12 @@ def test_forget_in_recordings(asker, numbered, tmp_path):
     """What is forgotten is gone from the recordings that the session wrote, and from the file that a journal which failed left."""
     secret = "a secret phrase of mine"
     for name in ("early.jsonl", "late.jsonl"):
-        asker.session.record(tmp_path / name)
+        asker.session.recordings.start(tmp_path / name)
         asker.ask(numbered.url, f"{secret}?", cell="a", replay="auto")
     asker.ask(numbered.url, "Two?", cell="b")
     row = asker.journal.row(1)
     _, copy = asker.journal.rescue(row, Result("done", wire.response(secret)))
-    assert ["early.jsonl", "late.jsonl"] == sorted(
-        path.name for path in asker.session.forget(row, asker.journal)
-    )
+    assert ["early.jsonl", "late.jsonl"] == sorted(path.name for path in asker.asking.forget(row))
     assert not Path(copy).exists()
     asker.session.close(10)
     assert not [
@@ -654,16 +652,16 @@ def test_forget_in_recordings(asker, numbered, tmp_path):
         if file.is_file() and secret.encode() in file.read_bytes()
     ]
     assert 1 == len(recording.read(tmp_path / "late.jsonl"))
-    asker.session.forget(asker.journal.row(2), asker.journal)
+    asker.asking.forget(asker.journal.row(2))
     assert {} == recording.read(tmp_path / "late.jsonl")
 
 
 def test_forget_one_of_two(asker, numbered, tmp_path):
     """Of two answers to one question the recording holds one, which stays there when the other is forgotten."""
-    asker.session.record(tmp_path / "a.jsonl")
+    asker.session.recordings.start(tmp_path / "a.jsonl")
     for _ in range(2):
         asker.ask(numbered.url, cell="a")
-    assert [] == asker.session.forget(asker.journal.row(1), asker.journal)
+    assert [] == asker.asking.forget(asker.journal.row(1))
     assert ["resp_2"] == [
         record.response["id"] for record in recording.read(tmp_path / "a.jsonl").values()
     ]
@@ -671,11 +669,11 @@ def test_forget_one_of_two(asker, numbered, tmp_path):
 
 def test_forget_where_a_recording_cannot_be_written(asker, numbered, tmp_path):
     """If a text cannot be removed from the recording, nothing is forgotten, and that is said."""
-    asker.session.record(tmp_path / "a.jsonl")
+    asker.session.recordings.start(tmp_path / "a.jsonl")
     asker.ask(numbered.url, cell="a")
     (tmp_path / "a.jsonl").write_text("no recording\n")
     with pytest.raises(errors.BadInput, match=r"Nothing was forgotten: a.jsonl, line 1"):
-        asker.session.forget(asker.journal.row(1), asker.journal)
+        asker.asking.forget(asker.journal.row(1))
     assert "done" == asker.journal.row(1).state
 
 
@@ -690,7 +688,7 @@ def recorded(url: str, path: Path, *texts: str, **fields) -> Path:
 def test_recording_of_a_stranger(asker, numbered, tmp_path):
     """An answer that was recorded elsewhere stands in only in the session that replayed its file, and says what it is."""
     path = recorded(numbered.url, tmp_path / "a.jsonl", "Why?")
-    asker.session.replay_file(path, asker.journal)
+    asker.asking.replay_file(path)
     stands_in = asker.ask(numbered.url, "Why?", replay="auto", chat=None)
     assert ("Made up: Why?", True, True) == (stands_in.text, stands_in.replayed, stands_in.recorded)
     assert "replayed from a recording of 2023-11-14, $0 now, $0.5000 then" in line_with_replay(
@@ -728,11 +726,11 @@ def test_recordings_of_two(asker, numbered, tmp_path):
     recording.write(tmp_path / "theirs.jsonl", theirs)
     for _ in range(2):
         for name, text in (("theirs.jsonl", "Evil."), ("mine.jsonl", "Made up: Why?")):
-            asker.session.replay_file(tmp_path / name, asker.journal)
+            asker.asking.replay_file(tmp_path / name)
             assert text == asker.ask(numbered.url, "Why?", replay="only", chat=None).text
     assert 2 == len(asker.journal.history())
     other = Asker(asker.path)
-    other.session.replay_file(mine, other.journal)
+    other.asking.replay_file(mine)
     assert "Made up: Why?" == other.ask(numbered.url, "Why?", replay="only", chat=None).text
     other.session.close(10)
 
@@ -743,7 +741,7 @@ def test_recording_hides_no_doubt(asker, tmp_path):
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url, "Why?", cell="a", replay="auto")
         other = Asker(asker.path)
-        other.session.replay_file(recorded(server.url, tmp_path / "a.jsonl", "Why?"), other.journal)
+        other.asking.replay_file(recorded(server.url, tmp_path / "a.jsonl", "Why?"))
         other.session.close(10)
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url, "Why?", cell="a", replay="auto")

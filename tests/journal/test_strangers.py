@@ -83,15 +83,14 @@ def readings(journal: Journal) -> list[Row]:
     rows = journal.history()
     for row in rows:
         journal.ancestors(row.id)
-        journal.find(row.key or "")
-        journal.find_open(row.key or "")
+        journal.known([row.key or ""], row.base_url)
         journal.unfinished(row.notebook)
     conversation.tree(rows)
-    talk = conversation.Conversation()
+    talk = conversation.Conversation(journal)
     talk.restore(rows)
     for cell in ("a", "b", "new"):
-        talk.parent(cell, journal)
-    talk.later_cells("a", 1, journal)
+        talk.parent(cell)
+    talk.later_cells("a", 1)
     journal.search("space")
     journal.search("宇")
     journal.spent("s")
@@ -164,12 +163,12 @@ def test_any_recording(content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tutorial.o3pro"
         path.write_bytes(b"\n".join(content))
-        session, journal = Session(), Journal(Path(folder) / "journal.sqlite3")
+        asking = Session().on("", Path(folder) / "journal.sqlite3")
         try:
-            session.replay_file(path, journal)
+            asking.replay_file(path)
         except errors.BadInput as refused:
             assert 2 == len(str(refused).splitlines())
-        for row in readings(journal):
+        for row in readings(asking.journal):
             shown(row)
 
 
@@ -184,13 +183,13 @@ def test_deep_recording(tmp_path, field, depth):
             RECORD | {field: RECORD[field] | {"metadata": json.loads("[" * depth + "]" * depth)}}
         ).decode()
     path.write_text(line.replace('"metadata": 0', f'"metadata": {"[" * depth + "]" * depth}'))
-    session, journal = Session(), Journal(tmp_path / "journal.sqlite3")
+    asking = Session().on("", tmp_path / "journal.sqlite3")
     try:
-        session.replay_file(path, journal)
+        asking.replay_file(path)
         recording.write(path, recording.read(path))
     except errors.BadInput as refused:
         assert 2 == len(str(refused).splitlines())
-    for row in readings(journal):
+    for row in readings(asking.journal):
         shown(row)
 
 
@@ -416,12 +415,12 @@ def test_recordings_name_no_file(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(
         keyed(RECORD | {"request": request, "server": secret.as_uri()})
     )
-    session, journal = Session(), Journal(tmp_path / "journal.sqlite3")
-    assert 1 == session.replay_file(tmp_path / "x.jsonl", journal)
-    (row,) = readings(journal)
+    asking = Session().on("", tmp_path / "journal.sqlite3")
+    assert 1 == asking.replay_file(tmp_path / "x.jsonl")
+    (row,) = readings(asking.journal)
     shown(row)
     export.write(tmp_path / "x.html", [row.answer()])
-    for path in (tmp_path / "x.html", journal.path, journal.path.with_name("journal.sqlite3-wal")):
+    for path in (tmp_path / "x.html", asking.journal.path, asking.journal.path.with_name("journal.sqlite3-wal")):
         assert b"words-of-the-secret" not in path.read_bytes()
 
 

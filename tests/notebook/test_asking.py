@@ -464,7 +464,7 @@ def test_rows_that_fail(home, monkeypatch):
         monkeypatch.setenv("AIML_API_URL", server.url)
         with pytest.raises(ValueError, match="bad line"):
             ask.map("{{row}}", rows(), progress=False)
-        journal = asking.loaded_or_new().session.runner(home / "journal.sqlite3").journal
+        journal = asking.loaded_or_new().asking.journal
         while any(row.state == "queued" for row in journal.history()):
             time.sleep(0.01)
         go_on.set()

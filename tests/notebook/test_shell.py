@@ -213,9 +213,7 @@ def test_variable_for_id(shell, answering, capsys):
     shell.run_cell("first = %o3pro -q one\nother = %o3pro -q -n two")
     assert run(shell, "forked = %o3pro -q --after first three") is None
     magics = shell.find_line_magic("aiml").__self__
-    row = magics.session.runner(addresses.journal_path(magics.journal)).journal.row(
-        shell.user_ns["forked"].journal_id
-    )
+    row = magics.asking.journal.row(shell.user_ns["forked"].journal_id)
     assert shell.user_ns["first"].journal_id == row.parent
     capsys.readouterr()
     assert run(shell, "%aiml show first") is None
@@ -574,7 +572,7 @@ def test_only_means_that_nothing_is_sent(shell, monkeypatch, capsys):
         assert run(shell, "%o3pro -q --alone Approve?") is None
         run(shell, "ask('Which day?', tool=day)\nraise KeyboardInterrupt")
         magics = shell.find_line_magic("aiml").__self__
-        with magics.session.runner(magics.journal_path).journal._transaction() as db:
+        with magics.asking.journal._transaction() as db:
             db.execute("DELETE FROM requests WHERE request LIKE '%function_call_output%'")
             db.execute(
                 "INSERT INTO requests (base_url, server, request, client_request_id, session, notebook, asked_at, key)"
@@ -726,8 +724,8 @@ def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
         shell.run_cell(code, store_history=True)
     shell.run_line_magic("config", "O3Pro.base_url = 'http://127.0.0.1:1/v1'")
     shell.run_cell("%o3pro Why?", store_history=True)
-    session = shell.find_line_magic("aiml").__self__.session
-    assert KEY not in repr(vars(session)) + repr(vars(session.runner(home / "journal.sqlite3")))
+    magics = shell.find_line_magic("aiml").__self__
+    assert KEY not in repr(vars(magics.session)) + repr(vars(magics.asking.runner))
     assert KEY not in "".join(capsys.readouterr())
     assert KEY not in str(list(shell.history_manager.get_range()))
     assert KEY not in repr(shell.user_ns["a"])

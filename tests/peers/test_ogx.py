@@ -118,7 +118,7 @@ def test_check_recovers_an_answer(ogx, llmock, asker):
         db.execute(
             "UPDATE requests SET state = 'failed', response = NULL, status = NULL WHERE id = 1"
         )
-    assert "answered" == asker.session.check(asker.journal.row(1), ogx, asker.path).fate
+    assert "answered" == asker.on(ogx).check(asker.journal.row(1)).fate
     assert ("Still here.", answer.id) == (
         asker.journal.row(1).answer().text,
         asker.journal.row(1).response_id,

@@ -388,8 +388,8 @@ def test_recording_holds_hashes_of_texts(asker, tmp_path):
 
     path, attached = tmp_path / "r.jsonl", list(parts("patient,secret\n1,xyzzy\n", "cohort"))
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
-        asker.session.record(path)
-        asker.session.keep(
+        asker.session.recordings.start(path)
+        asker.session.recordings.keep(
             asker.ask(server.url, "Who?\nAnd why?", attached=attached), asker.journal
         )
         assert "xyzzy" not in path.read_text()
@@ -398,7 +398,7 @@ def test_recording_holds_hashes_of_texts(asker, tmp_path):
         assert "Who?\nAnd why?" == record.request["input"][0]["content"][0]["text"]
         assert record.key == request_key(record.server, asker.journal.row(1).request, None)
         reader = Asker(tmp_path / "reader" / "journal.sqlite3")
-        reader.session.replay_file(path, reader.journal)
+        reader.asking.replay_file(path)
         assert reader.ask(server.url, "Who?\nAnd why?", attached=attached, replay="only").replayed
         other = list(parts("patient,secret\n1,plugh\n", "cohort"))
         with pytest.raises(ReplayMiss):
@@ -427,11 +427,11 @@ def test_earlier_recordings(asker, tmp_path):
     """What an earlier version recorded, and journalled, with its attached texts is replayed; written again, it has their hashes."""
     path, url = tmp_path / "r.jsonl", EARLIER["server"]
     path.write_text(json.dumps(EARLIER) + "\n")
-    asker.session.replay_file(path, asker.journal)
+    asker.asking.replay_file(path)
     assert EARLIER["key"] == asker.journal.row(1).key, "as that version kept it"
     asked = {"attached": list(parts("some words", "t")), "replay": "only"}
     assert "Words." == asker.ask(url, "What?", **asked).text
-    asker.session.record(path)
+    asker.session.recordings.start(path)
     assert "some words" not in path.read_text()
     (key,) = recording.read(path)
     assert key != EARLIER["key"]
@@ -483,8 +483,8 @@ def test_recording_holds_hashes(asker, tmp_path):
     path = tmp_path / "r.jsonl"
     noise = PNG + os.urandom(100_000)
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
-        asker.session.record(path)
-        asker.session.keep(
+        asker.session.recordings.start(path)
+        asker.session.recordings.keep(
             asker.ask(server.url, "What?", attached=list(parts(noise, "fig"))), asker.journal
         )
         assert path.stat().st_size < 5000
@@ -493,7 +493,7 @@ def test_recording_holds_hashes(asker, tmp_path):
         from asking import Asker
 
         reader = Asker(tmp_path / "reader" / "journal.sqlite3")
-        reader.session.replay_file(path, reader.journal)
+        reader.asking.replay_file(path)
         assert reader.ask(
             server.url, "What?", attached=list(parts(noise, "fig")), replay="only"
         ).replayed

@@ -570,7 +570,7 @@ def test_rounds_are_one_turn(asker, tmp_path):
         return asker.ask(server.url, "And?", cell="b", replay="auto")
 
     with wire.serve(answer) as server:
-        asker.session.record(tmp_path / "a.jsonl")
+        asker.session.recordings.start(tmp_path / "a.jsonl")
         run_all(asker)
         assert not any(is_stale for _, _, is_stale in conversation.tree(asker.journal.history()))
         again = asker.ask(
@@ -609,9 +609,7 @@ def test_approval_after_a_restart(asker):
         later = Asker(asker.path)
         try:
             question = Question("", "z", "openai/o3-pro")
-            later.session.decide(
-                later.journal.row(2), question, server.url, later.path, is_approved=True
-            ).wait(10)
+            later.on(server.url).decide(later.journal.row(2), question, is_approved=True).wait(10)
             later.ask(server.url, "Do it?", cell="b", replay="auto")
         finally:
             later.session.close(10)

@@ -99,7 +99,7 @@ def test_cancelled_while_the_runner_is_busy(asker, held):
     """A question that is not sent yet is cancelled at once, whatever the runner does; of one that is sent nobody can tell."""
     one = start(asker, held, "one")
     wait_until(lambda: one.status == "sent")
-    runner = asker.session._runner._child.process.pid
+    runner = asker.asking.runner._child.process.pid
     os.kill(runner, signal.SIGSTOP)
     try:
         two = start(asker, held, "two")
@@ -191,7 +191,7 @@ def test_next_question_of_three_kernels(home):
         with wire.serve(in_turn(gate := threading.Event())) as server:
             one = start(kernels[0], server, "one", cell="one")
             wait_until(lambda: server.posts)
-            kernels[1].session.resume(kernels[1].journal)
+            kernels[1].asking.chats.resume()
             two = kernels[1].start(server.url, "two", cell="two", replay="auto")
             wait_until(lambda: two.status == "waiting")
             gate.set()
@@ -299,7 +299,7 @@ def test_runner_that_dies_before_all_is_read(asker, held):
     one = start(asker, held, "one")
     with one._changed:  # its first event is not read yet
         wait_until(lambda: held.posts)
-        dead = asker.session._runner._child.process
+        dead = asker.asking.runner._child.process
         os.kill(dead.pid, signal.SIGKILL)
         dead.wait(10)
         held.held.let_go("two")
@@ -319,7 +319,7 @@ def test_what_else_is_printed(asker, held, tmp_path, monkeypatch):
     assert "On one" == start(asker, held, "one").wait(10).text
     two = start(asker, held, "two")
     wait_until(lambda: two.status == "sent")
-    os.kill(asker.session._runner._child.process.pid, signal.SIGTERM)
+    os.kill(asker.asking.runner._child.process.pid, signal.SIGTERM)
     with pytest.raises(errors.RunnerDied):
         two.wait(10)
 
@@ -328,7 +328,7 @@ def test_queued_row_of_a_dead_runner(asker, held):
     """A question that was not sent yet when its runner died is sent by the next, as the same row."""
     one, two = start(asker, held, "one"), start(asker, held, "two")
     wait_until(lambda: held.posts and two.status == "waiting")
-    os.kill(asker.session._runner._child.process.pid, signal.SIGKILL)
+    os.kill(asker.asking.runner._child.process.pid, signal.SIGKILL)
     with pytest.raises(errors.RunnerDied, match="Nothing was sent"):
         two.wait()
     with pytest.raises(errors.RunnerDied, match="may be charged"):
@@ -340,7 +340,7 @@ def test_queued_row_of_a_dead_runner(asker, held):
     held.held.let_go("one", "two", "alone")
     alone = start(asker, held, "alone", chat=None)
     assert two.id + 1 == alone.wait().journal_id
-    resumed = asker.session.unfinished(held.url, asker.path, 60, 64)
+    resumed = asker.on(held.url).unfinished(60, 64)
     assert two.id in {job.id for job in resumed}
     with pytest.raises(errors.ParentFailed):
         next(job for job in resumed if job.id == two.id).wait()
@@ -354,12 +354,12 @@ def test_sleep_is_no_death(asker, held):
     with closing(sqlite3.connect(asker.path)) as db, db:
         db.execute("UPDATE requests SET alive_at = alive_at - 3600")
     other = Session()
-    doubtful = other.ask(question_of(asker, "one"), held.url, asker.path)
+    doubtful = other.on(held.url, asker.path).ask(question_of(asker, "one"))
     with pytest.raises(errors.RunnerDied, match="may be charged"):
         doubtful.wait()
     held.held.let_go("one")
     assert "On one" == job.wait().text
-    assert other.ask(question_of(asker, "one"), held.url, asker.path).wait().replayed
+    assert other.on(held.url, asker.path).ask(question_of(asker, "one")).wait().replayed
     other.close(10)
     assert 1 == len(held.posts)
 
@@ -477,7 +477,7 @@ import sys, time
 sys.path.insert(0, {str(package.parent)!r})
 from pathlib import Path
 from aiml_magic.session.asking import Question, Session
-job = Session().ask(Question("one", cell="a", model="m"), {held.url!r}, Path({str(home / "journal.sqlite3")!r}))
+job = Session().on({held.url!r}, Path({str(home / "journal.sqlite3")!r})).ask(Question("one", cell="a", model="m"))
 while job.status != "sent": time.sleep(0.01)
 """
     subprocess.run(
@@ -497,7 +497,7 @@ while job.status != "sent": time.sleep(0.01)
 def test_journal_that_fails_before_a_question_is_sent(asker):
     """Where the runner cannot mark a question as sent, its cell says what is wrong with the journal, and that nothing was sent."""
     row = asker.journal.add(**new())
-    job = Job(row, asker.journal, asker.session.runner(asker.path))
+    job = Job(row, asker.journal, asker.asking.runner)
     job.take(
         {"event": "stuck", "why": "The journal is locked. Nothing was sent.", "hint": "Mend it."}
     )

@@ -268,7 +268,7 @@ def test_commands_that_cannot_be_read(asker, held):
     with wire.serve(silent(held)) as server:
         job = asker.start(server.url)
         assert held.begun.wait(30)
-        process = asker.session.runner(asker.path)._child.process
+        process = asker.asking.runner._child.process
         for line in COMMANDS:
             process.stdin.write(line + b"\n")
         process.stdin.flush()

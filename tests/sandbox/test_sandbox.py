@@ -361,7 +361,7 @@ def test_impostor(asker, home):
             asker.ask("", "A secret?")
         assert not refused.value.may_cost
         with pytest.raises(errors.RequestFailed):
-            asker.session.get("", "/v2/billing", asker.path)
+            asker.on("").get("/v2/billing")
         asker.session.sandbox_url = sandbox.find_or_start(home)
         assert "no model is behind it" in asker.ask("", "A secret?").text
         assert asker.session.sandbox_url != impostor.url
@@ -391,7 +391,7 @@ def test_key_is_in_no_environment(asker, home, monkeypatch):
     monkeypatch.setenv("AIMLAPI_API_KEY", f"other-{KEY}")
     asker.session.sandbox_url = sandbox.find_or_start(home)
     asker.ask("", "Why?")
-    started = [sandbox._started[-1].pid, asker.session.runner(asker.path)._child.process.pid]
+    started = [sandbox._started[-1].pid, asker.asking.runner._child.process.pid]
     environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in started]
     sandbox.stop(home)
     assert [(True, False)] * 2 == [

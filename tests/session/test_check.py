@@ -55,8 +55,8 @@ def test_found_answer_is_gone_on_from(asker):
     with wire.serve(answer) as server:
         with pytest.raises(errors.RequestFailed):
             asker.ask(server.url, "One?", cell="a", replay="auto")
-        asker.session.head("main", asker.journal)
-        assert "answered" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        asker.asking.chats.head("main")
+        assert "answered" == asker.on(server.url).check(asker.journal.row(1)).fate
         text = asker.ask(server.url, "One?", cell="a", replay="auto").text
         assert text.startswith("You sent")
         assert KEY not in text
@@ -105,9 +105,9 @@ def test_request_that_nobody_knows(asker):
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
         row = asker.journal.row(1)
-        assert "unknown" == asker.session.check(row, server.url, asker.path).fate
+        assert "unknown" == asker.on(server.url).check(row).fate
         pages["100"] = ([entry | {"client_request_id": row.client_request_id}], False)
-        assert ("charged", 4.0) == asker.session.check(row, server.url, asker.path)
+        assert ("charged", 4.0) == asker.on(server.url).check(row)
     assert [
         f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)
     ] * 2 == asked
@@ -173,7 +173,7 @@ def test_attempts_are_told_apart(asker):
             assert [row.client_request_id, f"{row.client_request_id}.2"] == sent
             for entry in logged:
                 answer.write(row, *entry)
-            assert (fate, usd) == asker.session.check(row, server.url, asker.path)
+            assert (fate, usd) == asker.on(server.url).check(row)
             assert (usd or 0.0, 1 if usd is None else 0) == asker.journal.spent(server.url)
             with pytest.raises(errors.RequestFailed):
                 asker.ask(server.url, **options)
@@ -193,9 +193,9 @@ def test_attempts_that_nobody_counted(asker):
                 "UPDATE requests SET attempts = NULL"
             )  # of an older version, or of a worker that died
         answer.write(asker.journal.row(1), 1, "failed")
-        assert "unknown" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        assert "unknown" == asker.on(server.url).check(asker.journal.row(1)).fate
         answer.write(asker.journal.row(1), 3, "succeeded", 2.0)
-        assert ("charged", 2.0) == asker.session.check(asker.journal.row(1), server.url, asker.path)
+        assert ("charged", 2.0) == asker.on(server.url).check(asker.journal.row(1))
 
 
 def test_check_that_is_refused(asker):
@@ -207,7 +207,7 @@ def test_check_that_is_refused(asker):
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
         with pytest.raises(errors.AuthError, match="may have been charged") as refused:
-            asker.session.check(asker.journal.row(1), server.url, asker.path)
+            asker.on(server.url).check(asker.journal.row(1))
         assert "Nothing was charged" not in str(refused.value)
         assert asker.journal.row(1).is_doubtful
 
@@ -227,7 +227,7 @@ def test_answer_that_is_still_made(asker):
     ) as server:
         with pytest.raises(errors.StreamInterrupted):
             asker.ask(server.url, cell="a", replay="auto")
-        assert "pending" == asker.session.check(asker.journal.row(1), server.url, asker.path).fate
+        assert "pending" == asker.on(server.url).check(asker.journal.row(1)).fate
         assert "Fine." == asker.ask(server.url, cell="a", replay="auto").text
         assert 1 == len(server.posts)
 
@@ -246,7 +246,7 @@ def test_log_of_another_shape(module_asker, page):
         with pytest.raises(errors.ConnectionLost):
             job.wait(30)
         row = module_asker.journal.row(job.id)
-        assert "unknown" == module_asker.session.check(row, server.url, module_asker.path).fate
+        assert "unknown" == module_asker.on(server.url).check(row).fate
 
 
 def test_what_needs_no_check(running):
@@ -274,12 +274,12 @@ def test_key_goes_to_no_other_server(asker):
     with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
         row = row_of(asker, elsewhere.url, elsewhere.url)
         with pytest.raises(errors.BadInput, match="not the server in use"):
-            asker.session.check(row, "https://api.example/v1", asker.path)
+            asker.on("https://api.example/v1").check(row)
         assert not elsewhere.requests
         with asker.journal._transaction() as db:
             db.execute("UPDATE requests SET server = 'sandbox'")
         with pytest.raises(errors.BadInput, match="not the server in use"):
-            asker.session.check(asker.journal.row(1), "https://api.example/v1", asker.path)
+            asker.on("https://api.example/v1").check(asker.journal.row(1))
         assert not elsewhere.requests
 
 
@@ -297,10 +297,10 @@ def test_check_at_the_sandbox_in_use(asker, in_use):
     with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
         with asker.journal._transaction() as db:
             db.execute("UPDATE requests SET base_url = ?", (elsewhere.url,))
-        assert "answered" == asker.session.check(asker.journal.row(1), "", asker.path).fate
+        assert "answered" == asker.asking.check(asker.journal.row(1)).fate
         asker.session.sandbox_url = None
         with pytest.raises(errors.BadInput, match="%aiml sandbox"):
-            asker.session.check(asker.journal.row(1), "", asker.path)
+            asker.asking.check(asker.journal.row(1))
         assert not elsewhere.requests
 
 
@@ -315,7 +315,7 @@ def test_rows_of_another_sandbox(asker, in_use):
             )
         for url in (in_use, None):
             asker.session.sandbox_url = url
-            assert [] == asker.session.unfinished(elsewhere.url, asker.path, 60, 64)
+            assert [] == asker.on(elsewhere.url).unfinished(60, 64)
         asker.session.sandbox_url = in_use
         assert "Why?" in asker.ask(in_use, "Why?", cell="a", replay="auto").text
         assert not elsewhere.requests
@@ -346,6 +346,6 @@ def test_queued_row_of_another_server(asker):
                 "UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL",
                 (elsewhere.url,),
             )
-        assert [] == asker.session.unfinished(here.url, asker.path, 60, 64)
+        assert [] == asker.on(here.url).unfinished(60, 64)
         assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
         assert not elsewhere.requests

@@ -17,7 +17,7 @@ class Rows:
         self.whole: list[bool] = []
 
     def row(self, row_id: int) -> SimpleNamespace:
-        return SimpleNamespace(advances=self.whole[row_id], parent=None, is_over=True)
+        return SimpleNamespace(can_continue=self.whole[row_id], parent=None, is_over=True)
 
 
 def run(
@@ -30,10 +30,10 @@ def run(
 ) -> tuple[int, int | None]:
     if is_new:
         conversation.start_afresh(cell)
-    parent = conversation.parent(cell, rows)
+    parent = conversation.parent(cell)
     rows.whole.append(is_whole)
     row_id = len(rows.whole) - 1
-    conversation.note(cell, row_id, rows)
+    conversation.note(cell, row_id)
     return row_id, parent
 
 
@@ -43,7 +43,8 @@ runs = st.lists(st.tuples(st.sampled_from("abcde"), st.booleans(), st.booleans()
 @given(runs)
 def test_laws(order):
     """A parent is an earlier whole answer of another cell, and a cell's place is that of its first run until it starts afresh."""
-    conversation, rows, cell_of, place = Conversation(), Rows(), {}, {}
+    rows, cell_of, place = Rows(), {}, {}
+    conversation = Conversation(rows)
     for cell, is_whole, is_new in order:
         row_id, parent = run(conversation, rows, cell, is_whole=is_whole, is_new=is_new)
         cell_of[row_id] = cell
@@ -61,7 +62,8 @@ def test_laws(order):
 @given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))
 def test_straight_run(cells):
     """Cells run one after the other continue each other; run all again in the same order, each continues the newest before it."""
-    conversation, rows = Conversation(), Rows()
+    rows = Rows()
+    conversation = Conversation(rows)
     for _ in range(2):
         parents = [run(conversation, rows, cell) for cell in cells]
         assert parents[0][1] is None
@@ -71,16 +73,17 @@ def test_straight_run(cells):
 @given(runs, st.sampled_from("abcde"), st.sampled_from("abcdef"))
 def test_new_id(order, cell, name):
     """A cell that gets a new id keeps its place, and those behind it theirs; so does a cell whose id it gets."""
-    conversation, rows = Conversation(), Rows()
+    rows = Rows()
+    conversation = Conversation(rows)
     for ran, is_whole, is_new in order:
         run(conversation, rows, ran, is_whole=is_whole, is_new=is_new)
     ran_here = {ran for ran, _, _ in order}
     if cell in ran_here and cell != name:
         names = {other: other for other in sorted(ran_here)}
-        before = [conversation.parent(other, rows) for other in names]
+        before = [conversation.parent(other) for other in names]
         conversation.rename(cell, name)
         names |= {name: f"{name} earlier", cell: name} if name in names else {cell: name}
-        assert before == [conversation.parent(other, rows) for other in names.values()]
+        assert before == [conversation.parent(other) for other in names.values()]
 
 
 def test_tree():
@@ -88,7 +91,7 @@ def test_tree():
     replaced answer is stale, and so is all behind it."""
 
     def row(row_id, cell, parent=None):
-        return SimpleNamespace(id=row_id, chat="main", cell=cell, parent=parent, advances=True)
+        return SimpleNamespace(id=row_id, chat="main", cell=cell, parent=parent, can_continue=True)
 
     rows = [row(1, "a"), row(2, "b", 1), row(3, "c", 2), row(4, "a"), row(5, "d", 2)]
     shown = [(depth, row.id, is_stale) for depth, row, is_stale in tree(rows)]
@@ -104,7 +107,7 @@ def test_tree_holds_every_row(parents):
             chat="main",
             cell=None,
             parent=parent if parent < number else None,
-            advances=True,
+            can_continue=True,
         )
         for number, parent in enumerate(parents)
     ]
@@ -117,6 +120,7 @@ def test_tree_holds_every_row(parents):
 
 def test_rerun_of_the_last_cell():
     """The last cell, run again, is no child of its own answer."""
-    conversation, rows = Conversation(), Rows()
+    rows = Rows()
+    conversation = Conversation(rows)
     first, _ = run(conversation, rows, "a")
     assert first == run(conversation, rows, "b")[1] == run(conversation, rows, "b")[1]

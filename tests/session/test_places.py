@@ -87,12 +87,12 @@ def test_renamed_and_changed(opened, numbered, options):
         way in str(refused.value)
         for way in ("Nothing was sent", "%aiml resume /one.ipynb", "--new")
     )
-    later.session.resume(later.asker.journal, "/one.ipynb")
+    later.asker.asking.chats.resume("/one.ipynb")
     later("c", "In c, otherwise?")
     opened("/three.ipynb")("c", "In c, afresh?", is_new=True)
     assert ["resp_2", None] == previous(numbered)[3:]
     with pytest.raises(errors.BadInput, match="Nothing was asked"):
-        later.session.resume(later.asker.journal, "/none.ipynb")
+        later.asker.asking.chats.resume("/none.ipynb")
 
 
 def test_copied(opened, numbered):

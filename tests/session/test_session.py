@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -306,3 +307,58 @@ def test_question_asked_while_its_answer_arrives(home):
     finally:
         first.session.close(10)
         second.session.close(10)
+
+
+def steps_of(asker, act) -> tuple[int, int]:
+    """The transactions in the kernel, and the statements that read or write rows, of an act."""
+    made = []
+    asker.journal._db.set_trace_callback(made.append)
+    act()
+    asker.journal._db.set_trace_callback(None)
+    kinds = [statement.split()[0] for statement in made]
+    # Each transaction sets how it is synced.
+    return kinds.count("PRAGMA"), sum(
+        kind in ("SELECT", "WITH", "INSERT", "UPDATE") for kind in kinds
+    )
+
+
+def test_steps_of_a_question(asker, keeper):
+    """A question is looked up and written in one transaction, its answer read in another; a replay alone is one statement."""
+    asker.ask(keeper.url, "One?", cell="a")
+    asker.ask(keeper.url, "Two?", cell="b")
+    asked = {"cell": "c", "replay": "auto"}
+    assert (2, 11) == steps_of(asker, lambda: asker.ask(keeper.url, "Three?", **asked))
+    assert (1, 2) == steps_of(asker, lambda: asker.ask(keeper.url, "Three?", **asked))
+    alone = {"chat": None, "replay": "auto"}
+    assert (2, 4) == steps_of(asker, lambda: asker.ask(keeper.url, "Alone?", **alone))
+    assert (1, 1) == steps_of(asker, lambda: asker.ask(keeper.url, "Alone?", **alone))
+
+
+def test_a_writer_between_look_and_write(asker, keeper):
+    """Where another kernel writes between the look for a row and its writing, both are made again: one row, one request."""
+    asker.ask(keeper.url, "One?", cell="a")
+    journal, chats = asker.journal, asker.asking.chats
+    before, rounds = chats.before, []
+
+    def before_and_write(question):
+        rounds.append(question)
+        if len(rounds) == 1:
+            with contextlib.closing(sqlite3.connect(journal.path)) as other, other:
+                other.execute("UPDATE requests SET is_unwanted = 1 WHERE id = 1")
+        return before(question)
+
+    chats.before = before_and_write  # the last that is read before the row is written
+    asker.ask(keeper.url, "Two?", cell="b")
+    assert 2 == len(rounds)
+    assert ["One?", "Two?"] == [row.question for row in journal.history()]
+    assert [None, "resp_1"] == previous(keeper)
+
+
+def test_a_writer_that_stays(asker, keeper):
+    """While another program holds the write lock of the journal, what is answered is replayed all the same."""
+    asker.ask(keeper.url, "One?", cell="a", replay="auto")
+    with contextlib.closing(sqlite3.connect(asker.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert asker.ask(keeper.url, "One?", cell="a", replay="auto").replayed
+        other.execute("ROLLBACK")
+    assert 1 == len(keeper.posts)

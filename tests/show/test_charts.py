@@ -147,7 +147,7 @@ def test_colours(colour, ground):
 
 def leaves(parents: list[int | None], question: str = "Why?") -> list[Leaf]:
     rows = [
-        SimpleNamespace(id=number, chat="main", cell=None, parent=parent, advances=True)
+        SimpleNamespace(id=number, chat="main", cell=None, parent=parent, can_continue=True)
         for number, parent in enumerate(parents)
     ]
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aiml_magic.journal.answer import Answer
-from aiml_magic.session.asking import Question, Session
+from aiml_magic.session.asking import Asking, Question, Session
 
 KEY = "test-key-0123456789abcdef"
 
@@ -25,7 +25,7 @@ class Asker:
             "model": "openai/o3-pro",
             "replay": "off",
         } | options
-        return self.session.ask(Question(text, **options), url, self.path)
+        return self.on(url).ask(Question(text, **options))
 
     def ask(self, url: str, text: str = "Why?", **options) -> Answer:
         job = self.start(url, text, **options)
@@ -33,6 +33,13 @@ class Asker:
             pass
         return job.outcome()
 
+    def on(self, url: str) -> Asking:
+        return self.session.on(url, self.path)
+
+    @property
+    def asking(self) -> Asking:
+        return self.on("")
+
     @property
     def journal(self):
-        return self.session.runner(self.path).journal
+        return self.asking.journal

@@ -1,0 +1,174 @@
+"""The conversations of a notebook in one journal: where a question stands, and what it continues.
+
+A cell may have been asked before a restart, by another id, or under another name of its notebook:
+then it takes up the place that it had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import urllib.parse
+
+from aiml_magic import errors
+from aiml_magic.api.responses import question_text
+from aiml_magic.journal.rows import Row
+from aiml_magic.journal.store import Journal
+from aiml_magic.session.conversation import Conversation
+from aiml_magic.session.question import NO_ID, Question
+
+
+class Chats:
+    """The conversations of `notebook`, one for each chat."""
+
+    def __init__(self, notebook: str, journal: Journal) -> None:
+        self._notebook = notebook
+        self._journal = journal
+        self._conversations: dict[str, Conversation] = {}
+
+    def parent(self, question: Question) -> Row | None:
+        """The row that a question continues. Raises BadInput for one that does not exist."""
+        conversation = self._conversation(question)
+        if (
+            conversation is not None
+            and not conversation.has(question.cell)
+            and not question.cell.startswith(NO_ID)
+        ):
+            self._take_up(question, conversation)
+        if question.continues is not None:
+            return self._journal.row(question.continues)
+        if question.after is not None:
+            return self._journal.row(self._journal.find_id(question.after))
+        if conversation is None or question.is_new:
+            return None
+        parent = conversation.parent(question.cell)
+        return None if parent is None else self._journal.row(parent)
+
+    def before(self, question: Question) -> str | None:
+        """The cell that a question continues, if it continues one."""
+        conversation = self._conversation(question)
+        if conversation is None or question.is_new or question.after is not None:
+            return None
+        return conversation.before(question.cell)
+
+    def note(self, question: Question, parent: Row | None, row_id: int) -> tuple[str, ...]:
+        """Gives a row its place; returns the notice if later cells continue an older answer."""
+        conversation = self._conversation(question)
+        if conversation is None:
+            return ()
+        if question.after is not None and parent is not None:
+            conversation.fork(question.cell, parent.id)
+        elif question.is_new:
+            conversation.start_afresh(question.cell)
+        conversation.note(question.cell, row_id)
+        if question.background:
+            conversation.expect(row_id)
+        is_stale = conversation.later_cells(question.cell, row_id)
+        return ("later_cells_stale",) if is_stale else ()
+
+    def check_not_lost(self, question: Question, parent: Row | None) -> None:
+        """Raises BadInput if the cell continued a conversation in another notebook, and begins one.
+
+        The notebook may have been renamed and the cell changed, or it may be another one: only the
+        person knows, unless the other still exists. Cells of two notebooks may have one id where
+        one is a copy, and where a program made both.
+        """
+        conversation = self._conversation(question)
+        if conversation is None or conversation.has_begun or parent is not None or question.is_new:
+            return
+        found = self._journal.elsewhere(self._notebook, question.chat, question.cell, limit=1)
+        if not found or found[0].parent is None or _is_file(found[0].notebook):
+            return
+        name = found[0].notebook
+        raise errors.BadInput(
+            f"This cell went on with the conversation of {name}; here it would begin one. "
+            "Nothing was sent.",
+            f"%aiml resume {name} takes that up, if it is this notebook's earlier name; "
+            "--new begins one.",
+        )
+
+    def head(self, chat: str) -> int | None:
+        """The id of the last answer of a chat: of this session, else of this notebook."""
+        conversation = self._conversations.get(chat)
+        head = conversation.head() if conversation else None
+        if head is not None:
+            return head
+        turns = self._journal.turns(self._notebook, chat)
+        return next((row.id for row in reversed(turns) if row.can_continue), None)
+
+    def names(self) -> list[str]:
+        """The names of the conversations; those of earlier sessions if the journal can be read."""
+        earlier: list[str] = []
+        if self._journal.path.exists():
+            with contextlib.suppress(errors.JournalError):
+                earlier = self._journal.chats(self._notebook)
+        return list(dict.fromkeys(["main", *self._conversations, *earlier]))
+
+    def resume(self, earlier: str = "") -> dict[str, int]:
+        """Restores the conversations of this notebook; gives the number of answers of each chat.
+
+        `earlier` is a former name of the notebook. Raises BadInput if nothing was asked in that.
+        """
+        if earlier and not self._journal.chats(earlier):
+            raise errors.BadInput(
+                f"Nothing was asked in a notebook {earlier[:200]}.",
+                "Name it as the journal does, by its whole path as a rule.",
+            )
+        if earlier and earlier != self._notebook:
+            self._journal.note_past(self._notebook, earlier)
+        names = self._journal.chats(self._notebook)
+        chats = {chat: self._journal.turns(self._notebook, chat) for chat in names}
+        for chat, rows in chats.items():
+            self._conversations[chat] = Conversation(self._journal)
+            self._conversations[chat].restore(rows)
+        return {chat: sum(row.can_continue for row in rows) for chat, rows in chats.items()}
+
+    def forget(self, row_id: int) -> None:
+        """Continues no conversation from this row any more."""
+        for conversation in self._conversations.values():
+            conversation.forget(row_id)
+
+    def _conversation(self, question: Question) -> Conversation | None:
+        if question.chat is None:
+            return None
+        return self._conversations.setdefault(question.chat, Conversation(self._journal))
+
+    def _take_up(self, question: Question, conversation: Conversation) -> None:
+        """Takes up the place that a cell had before."""
+        cell, chat = question.cell, question.chat
+        asked = None if question.items else question_text(question.request())
+        is_known = self._journal.has_cell(self._notebook, chat, cell)
+        if not is_known:
+            elsewhere = self._journal.elsewhere(self._notebook, chat, cell)
+            if (row := next((row for row in elsewhere if row.question == asked), None)) is not None:
+                self._journal.note_past(self._notebook, row.notebook)
+                is_known = True
+        if not is_known and not conversation.may_have_new_ids:
+            return
+        turns = self._journal.turns(self._notebook, chat)
+        same: dict[int, str | None] = {}
+        if conversation.may_have_new_ids:
+            same = {
+                row.id: row.cell
+                for row in turns
+                if row.question == asked and _may_be_renamed(row.cell, cell)
+            }
+        if is_known or same:
+            conversation.restore(turns)
+        if cell not in same.values() and (former := conversation.find(same.keys())) is not None:
+            conversation.rename(former, cell)
+
+
+def _may_be_renamed(cell: str | None, name: str) -> bool:
+    """Whether a cell may have the id `name` by now.
+
+    VS Code's ids contain the notebook: the cells of one that still exists keep theirs.
+    """
+    notebook = (cell or "").rpartition("#")[0]
+    return notebook in ("", name.rpartition("#")[0]) or not _is_file(
+        urllib.parse.unquote(notebook.partition(":")[2])
+    )
+
+
+def _is_file(notebook: str) -> bool:
+    return os.path.isfile(notebook)  # noqa: PTH113  # of any text, where Path may raise

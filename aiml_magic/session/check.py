@@ -1,0 +1,120 @@
+"""The fate of a request whose answer did not come: asked of the server, by response id and by log."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from aiml_magic import errors
+from aiml_magic.api.responses import (
+    Cost,
+    Raw,
+    Response,
+    attempt_of,
+    cost,
+    is_response,
+    log_entries,
+    logged_cost,
+    status_of,
+    sum_of_costs,
+)
+from aiml_magic.journal.rows import Row
+from aiml_magic.journal.store import Journal
+
+_MAX_LOG = 2000  # entries of the server's log in which a request is looked for
+
+
+class Finding(NamedTuple):
+    """What a server says of a request, and what it charged.
+
+    `fate` is answered (and the text is kept), pending, charged, failed (and free) or unknown.
+    """
+
+    fate: str
+    cost_usd: float | None
+
+
+def check(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
+    """What the server says of a request by its response id, else by its log.
+
+    The journal keeps it. Raises RequestFailed.
+    """
+    raw = _kept_response(row, get)
+    response = Response(raw)
+    if response.outcome == "pending":
+        journal.note_pending(row.id, row.response or raw)
+        return Finding("pending", None)
+    if response.outcome != "failed" and (response.has_begun or response.status == "completed"):
+        spent = cost(raw, {})
+        if spent is None:
+            with contextlib.suppress(errors.RequestFailed):  # not every server keeps a log
+                spent = _logged(row, get)[1]
+        journal.recover(row.id, raw, spent)
+        return Finding("answered", spent.usd if spent else None)
+    try:
+        fate, spent = _logged(row, get)
+    except errors.RequestFailed:
+        if response.outcome != "failed" or response.has_output:
+            raise
+        fate, spent = "failed", None
+    if fate == "failed" and row.cost_usd:  # the response named its cost, and a log says less
+        return Finding("charged", row.cost_usd)
+    if fate == "failed":
+        journal.note_free(row.id)
+    elif spent is not None:
+        journal.note_cost(row.id, spent)
+    return Finding(fate, spent.usd if spent else None)
+
+
+def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw:
+    """The response to a request, if the server returns it by its id; else an empty one."""
+    if row.response_id is None:
+        return {}
+    try:
+        raw = get("responses/" + urllib.parse.quote(row.response_id, safe=""))
+    except errors.RequestFailed:
+        return {}
+    return raw if isinstance(raw, Mapping) and is_response(raw) else {}
+
+
+def _logged(row: Row, get: Callable[[str], Any]) -> tuple[str, Cost | None]:
+    """The fate of a request by the server's log, and the cost of all attempts.
+
+    It was charged if one of them was. It failed, and is free, only if the last failed too: an
+    attempt that is not in the log was refused if another followed, and may yet appear if none did.
+    """
+    entries = _log_entries(row, get)
+    costs = [logged_cost(entry) for _, entry in entries]
+    known = [spent for spent in costs if spent is not None]
+    has_failed = [status_of(entry.get("status")) == "failed" for _, entry in entries]
+    total = sum_of_costs(known)
+    if not all(has_failed) or (total is not None and total.usd > 0):
+        is_whole = all(
+            spent is not None for spent, failed in zip(costs, has_failed, strict=True) if not failed
+        )
+        return "charged", total if is_whole else None
+    if row.attempts in [attempt for attempt, _ in entries]:
+        return "failed", Cost(0.0, None, "log")
+    return "unknown", None
+
+
+def _log_entries(row: Row, get: Callable[[str], Any]) -> list[tuple[int, Raw]]:
+    """The log's entries for the attempts of a request that are over, by the ids of the attempts."""
+    hours_ago = max(0, int((time.time() - row.asked_at) / 3600))  # a clock may have been set back
+    hours = min(hours_ago + 2, 92 * 24)
+    model = urllib.parse.quote(str(row.request.get("model", "")))
+    found: list[tuple[int, Raw]] = []
+    for offset in range(0, _MAX_LOG, 100):
+        entries, more = log_entries(
+            get(f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}")
+        )
+        for entry in entries:
+            attempt = attempt_of(row.client_request_id, entry)
+            if attempt is not None and Response(entry).outcome != "pending":
+                found.append((attempt, entry))
+        if not more or len({attempt for attempt, _ in found}) == row.attempts:
+            break
+    return found

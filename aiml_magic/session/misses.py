@@ -1,0 +1,59 @@
+"""The error of a replay without an answer: the nearest recorded request, and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.journal.replay import differences, nearest, short_json
+from aiml_magic.journal.store import Journal
+from aiml_magic.session.question import Plan, Question
+
+
+def replay_miss(
+    question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
+) -> errors.ReplayMiss:
+    """The error for a question that may not be sent; `replayed` are the rows of recordings in use."""
+    recorded = [row for row in journal.history() if row.state == "done"]
+    ours = {"server": plan.server, **plan.request}
+    others = [{"server": row.server, **row.request} for row in recorded]
+    position = nearest(ours, others)
+    lines = ['No answer to this question is recorded, and replay is "only", so nothing was sent.']
+    hint = 'Ask it with %config O3Pro.replay = "auto", or mend what differs.'
+    if position is not None:
+        row, other = recorded[position], others[position]
+        day = datetime.fromtimestamp(row.asked_at, timezone.utc).strftime("%Y-%m-%d")
+        lines.append(f"The nearest is answer {row.id} of {day}:")
+        changed = differences(ours, other)[:4]
+        hint = _settings_to_unset(question.settings, ours, other) or hint
+        if not changed and row.origin == "recording" and row.id not in replayed:
+            changed = ["the same question, in a recording that was not replayed in this session"]
+            hint = "Run %aiml replay FILE with that recording first."
+        lines += changed or ["the same question, behind another answer"]
+    return errors.ReplayMiss("\n".join(lines), hint)
+
+
+def _settings_to_unset(
+    settings: Mapping[str, tuple[Any, Any]], ours: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> str | None:
+    """The hint that names the settings by which a request differs from the recorded one."""
+    causes = [name for name in settings if _field(name, ours) != _field(name, recorded)]
+    if not causes:
+        return None
+    told = " and ".join(
+        f"O3Pro.{name} is set to {short_json(settings[name][0])}" for name in causes
+    )
+    ways = " and ".join(f"%config O3Pro.{name} = {settings[name][1]!r}" for name in causes)
+    return f"{told} in your configuration; {ways} asks without."
+
+
+def _field(setting: str, request: Mapping[str, Any]) -> Any:
+    """The field of a request that a setting decides."""
+    if setting == "base_url":
+        return request.get("server")
+    if setting in ("effort", "summary", "mode"):
+        reasoning = request.get("reasoning")
+        return reasoning.get(setting) if isinstance(reasoning, Mapping) else None
+    return request.get(setting)

@@ -1,0 +1,94 @@
+"""A question of a notebook, and the request that it makes; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiml_magic.api.responses import Raw, user_message
+from aiml_magic.journal.rows import Row
+from aiml_magic.question.tools import NO_TOOLS, Tools
+
+if TYPE_CHECKING:
+    from aiml_magic.question.schemas import Schema
+
+NO_ID = "run "  # begins a cell without an id of a front end: its place is of this session alone
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask, and how.
+
+    `text` is filled, `attached` are the parts that go with it, `cell` is its place in the notebook,
+    `chat` is `None` for one that stands alone. With `items`, results of tools say, those are sent
+    instead of the text, and continue the row `continues`. `settings` are those options that come
+    from a setting, by the setting's name: what it is, and what it is if it is not set.
+    """
+
+    text: str
+    cell: str
+    model: str
+    attached: Sequence[Raw] = ()
+    schema: Schema | None = None
+    tools: Tools = NO_TOOLS
+    tool_choice: Any = None
+    items: Sequence[Raw] = ()
+    continues: int | None = None
+    effort: str | None = None
+    mode: str | None = None
+    summary: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    stream: bool = True
+    store: bool = True
+    chat: str | None = "main"
+    is_new: bool = False
+    after: str | None = None
+    chain: str = "auto"
+    replay: str = "auto"
+    timeout: float = 3600.0  # seconds of silence
+    budget_usd: float | None = None
+    background: bool = False
+    max_tool_rounds: int = 8
+    max_concurrency: int = 64
+    settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def request(self) -> dict[str, Any]:
+        """The body of the POST, without the conversation.
+
+        `store` is always said, since its default differs by server.
+        """
+        reasoning = {"effort": self.effort, "summary": self.summary, "mode": self.mode}
+        body: dict[str, Any] = {
+            "model": self.model,
+            "input": list(self.items)
+            or ([user_message(self.text, self.attached)] if self.attached else self.text),
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+            "reasoning": {name: value for name, value in reasoning.items() if value} or None,
+            "text": {"format": self.schema.format} if self.schema else None,
+            "tools": list(self.tools.specifications) or None,
+            "tool_choice": self.tool_choice,
+            "stream": self.stream or None,
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        return {**given, "store": self.store, **self.params}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A question before it is sent: its request, its parent, and the row that answers it.
+
+    `known` may also be a row that is still to be answered, or may have been charged in vain;
+    `hidden` is the part of the request that is sent, and kept nowhere.
+    """
+
+    server: str
+    base_url: str
+    request: Mapping[str, Any]
+    hidden: Mapping[str, Any]
+    parent: Row | None
+    key: str
+    known: Row | None

@@ -1,0 +1,100 @@
+"""The recordings that a session writes: files of answers, of which the last is the one in use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiml_magic import errors
+from aiml_magic.journal import recording
+from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.recording import Record
+from aiml_magic.journal.replay import with_hashes
+from aiml_magic.journal.rows import Row
+from aiml_magic.journal.store import Journal
+from aiml_magic.text import say
+
+
+class Recordings:
+    """The files to which a session has written answers."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._paths: list[Path] = []
+        self._lock = lock  # answers of background jobs come in a thread
+
+    def start(self, path: Path) -> int:
+        """Writes every answer from now on to `path`; gives the number of those in it.
+
+        Raises BadInput.
+        """
+        records = recording.read(path) if path.exists() else {}
+        recording.write(path, records)
+        self._paths = [*(other for other in self._paths if other != path), path]
+        return len(records)
+
+    def keep(self, answer: Answer, journal: Journal) -> None:
+        """Adds an answer to the recording in use, if there is one.
+
+        A failure is only printed: the answer is in the journal.
+        """
+        row_id = answer.journal_id
+        if (
+            not self._paths
+            or answer.status != "completed"
+            or row_id is None
+            or "not_in_journal" in answer.notices
+        ):
+            return
+        with self._lock:
+            record = _record_of(journal.row(row_id), journal)
+            if record is None:
+                return
+            path = self._paths[-1]
+            try:
+                # Another kernel may write to the same file.
+                others = recording.read(path) if path.exists() else {}
+                recording.write(path, others | {record.key: record})
+            except errors.BadInput as error:
+                say(error)
+
+    def remove(self, rows: Sequence[Row]) -> list[Path]:
+        """Removes the answers of these rows; gives the files that had any. Raises BadInput.
+
+        The caller has the lock until the journal has forgotten the rows, too.
+        """
+        answers = [(with_hashes(row.request), row.response) for row in rows]
+        try:
+            held = {path: recording.read(path) for path in self._paths if path.exists()}
+            left = {
+                path: {
+                    key: one
+                    for key, one in records.items()
+                    if (with_hashes(one.request), one.response) not in answers
+                }
+                for path, records in held.items()
+            }
+            changed = [path for path in held if len(left[path]) < len(held[path])]
+            for path in changed:
+                recording.write(path, left[path])
+        except errors.BadInput as error:
+            hint = "Mend or remove that recording, then try again."
+            raise errors.BadInput(f"Nothing was forgotten: {error.message}", hint) from error
+        return changed
+
+
+def _record_of(row: Row, journal: Journal) -> Record | None:
+    """An answer as a recording holds it; `None` if its texts, or those of its parent, are gone."""
+    parent = None if row.parent is None else journal.row(row.parent)
+    if row.state != "done" or (parent is not None and parent.state == "forgotten"):
+        return None
+    return Record(
+        server=row.server,
+        request=row.request,
+        parent=None if parent is None else parent.identity,
+        response=row.response,
+        notices=row.notices,
+        cost_usd=row.cost_usd,
+        seconds=row.seconds,
+        asked_at=row.asked_at,
+    )
