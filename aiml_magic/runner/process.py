@@ -100,6 +100,8 @@ class Runner:
         if isinstance(variables := command.get("network"), dict):
             with contextlib.suppress(TypeError, ValueError):  # no variables of an environment
                 use_network(variables)
+        if command.get("headers") == {}:  # of a kernel that has an older version imported
+            command = {"hidden": {}, **command}
         match command:
             case {
                 "do": "send", "row": int(row), "parent": int() | None as parent, "key": str(key), "hidden": dict(hidden),

@@ -199,7 +199,7 @@ def test_question_that_is_cancelled_before_it_begins(journal):
             "row": row,
             "parent": None,
             "key": "k",
-            "headers": {},
+            "hidden": {},
             "silence": 1.0,
             "limit": 1,
         }
