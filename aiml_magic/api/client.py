@@ -22,34 +22,36 @@ import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
 from aiml_magic import errors
 from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.api import failures
-from aiml_magic.api.responses import (
-    Cost,
-    Created,
-    Event,
-    Raw,
-    Response,
-    Stream,
-    attempt_id,
-    cost,
-    is_response,
+from aiml_magic.api.replies import (
+    MAX_BODY,
+    MAX_ERROR_BODY,
+    Listener,
+    Reader,
+    Reply,
+    Source,
+    judged,
+    read_whole,
+    refused,
+    weighed,
 )
-from aiml_magic.api.sse import Decoder, EventTooLarge
+from aiml_magic.api.responses import Raw, Response, attempt_id, cost, is_response
+from aiml_magic.api.sse import EventTooLarge
+from aiml_magic.api.stream import Created, with_streamed
 from aiml_magic.credentials import Secrets, is_token, proof
 from aiml_magic.files import are_used_up, open_limit
-from aiml_magic.text import MAX_JSON, dump, load, one_line
+from aiml_magic.text import dump
 
-_MAX_BODY = MAX_JSON  # bytes of one answer, decompressed
-_MAX_ERROR_BODY = 2**20
+_MAX_STREAM = 2**29  # bytes of one stream, most of them envelopes: 128,000 deltas of 4 kB
 _META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
 _STOP_WAIT = 10.0  # seconds
@@ -68,38 +70,6 @@ _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     )
     if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
 ]
-
-
-class Listener(Protocol):
-    """Told of what happens while it happens."""
-
-    async def on_attempt(self, attempt: int) -> None:
-        """Told before the question is sent for the second time, and each time after that."""
-
-    def on_sent(self) -> None: ...
-
-    def on_event(self, event: Event) -> None: ...
-
-    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
-
-    def on_poll(self, response: Raw) -> None:
-        """Told, before each look, what is known of a response that the server works on."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed.
-
-    `attempts` is how many times the question was sent. `is_refusal` says that the server refused it
-    before a model can have worked on it, so that it may be sent in another form.
-    """
-
-    response: Mapping[str, Any]
-    cost: Cost | None = None
-    notices: tuple[str, ...] = ()
-    error: errors.RequestFailed | None = None
-    attempts: int = 0
-    is_refusal: bool = False
 
 
 class Client:
@@ -237,9 +207,14 @@ class Client:
                 if is_refused or time.monotonic() - heard > (self._timeout.read or 0.0):
                     return replace(known, error=failures.not_fetched(response_id, error))
             else:
-                if Response(known.response).outcome != "pending":
+                response = Response(known.response)
+                if response.outcome != "pending":
                     return known
-                strange, heard = 0, time.monotonic()
+                strange = 0
+                if response.status in ("queued", "in_progress"):
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > (self._timeout.read or 0.0):
+                    return replace(known, error=failures.no_answer(response))
             wait = min(wait * _POLL_GROWTH, _POLL_LAST)
 
     async def _look(self, response_id: str, known: Reply) -> Reply:
@@ -248,7 +223,11 @@ class Client:
         if not (isinstance(raw, dict) and is_response(raw)):
             raise failures.malformed("something that is no response", 200)
         named = raw if Response(raw).id else raw | {"id": response_id}
-        return replace(_judged(named, {}, cost(raw, {}) or known.cost, ()), attempts=known.attempts)
+        streamed = [item for item in known.response.get("output") or [] if isinstance(item, dict)]
+        whole = with_streamed(named, streamed)
+        notices = () if whole is named or not raw.get("output") else ("final_left_out",)
+        reply = judged(whole, {}, cost(raw, {}) or known.cost, notices)
+        return replace(reply, attempts=known.attempts)
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`, below `base_url`, or below the server's root if it begins with a slash. Raises RequestFailed."""
@@ -265,10 +244,10 @@ class Client:
         )
         try:
             async with self._connection() as http, http.stream("GET", url) as response:
-                raw = await _read(response, _MAX_BODY)
+                raw = await _read(response, MAX_BODY)
         except _BodyTooLarge as error:
             raise failures.malformed(
-                f"more than {_MAX_BODY // 2**20} MiB", response.status_code
+                f"more than {MAX_BODY // 2**20} MiB", response.status_code
             ) from error
         except errors.RequestFailed:
             raise
@@ -288,7 +267,7 @@ class Client:
     async def _ask_with_retries(
         self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
     ) -> Reply:
-        retries = 0
+        retries, notices = 0, tuple[str, ...]()
         while True:
             attempts += 1
             if attempts > 1:
@@ -296,12 +275,13 @@ class Client:
             reply = await self._post_once_there_is_a_handle(
                 body, attempt_id(client_request_id, attempts), listener
             )
-            if body.get("stream") and _is_stream_refused(reply):
-                body = {**body, "stream": False}
+            if field := _refused_field(reply, body):
+                body = {**body, field: False}
+                notices += ("store_refused",) if field == "store" else ()
                 continue
             seconds = failures.seconds_before_retry(reply.error, retries)
             if seconds is None or reply.error is None:
-                return replace(reply, attempts=attempts)
+                return replace(reply, attempts=attempts, notices=notices + reply.notices)
             listener.on_retry(reply.error, seconds)
             await asyncio.sleep(seconds)
             retries += 1
@@ -352,11 +332,12 @@ class Client:
                     "POST", url, content=content, headers=headers, extensions={"trace": trace}
                 )
                 async with contextlib.aclosing(await http.send(post, stream=True)) as response:
+                    source = Source(body, response.status_code, response.headers, self._secrets)
                     if response.is_success:
-                        reply = await self._reply(response, body, listener)
-                        return _weighed(reply, time.monotonic() - sent_at)
-                    raw = self._secrets.clean(await _read(response, _MAX_ERROR_BODY, is_cut=True))
-                    return _refused(response, raw, time.monotonic() - sent_at)
+                        reply = await self._reply(response, source, listener)
+                        return weighed(reply, time.monotonic() - sent_at)
+                    raw = self._secrets.clean(await _read(response, MAX_ERROR_BODY, is_cut=True))
+                    return refused(raw, source, time.monotonic() - sent_at)
         except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
             return Reply({}, error=self._failure(error, is_sent=is_sent))
 
@@ -380,11 +361,17 @@ class Client:
             else failures.not_connected(why)
         )
 
-    async def _reply(self, response: httpx.Response, body: Raw, listener: Listener) -> Reply:
+    async def _reply(self, response: httpx.Response, source: Source, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
-            return await _read_stream(response, body, listener, self._secrets)
-        return await _read_whole(response, body, self._secrets)
+            return await _read_stream(response, source, listener)
+        try:
+            return read_whole(await _read(response, MAX_BODY), source)
+        except _BodyCut as error:
+            return read_whole(error.body, source, error.reason)
+        except _BodyTooLarge:
+            most = f"more than {MAX_BODY // 2**20} MiB"
+            return Reply({}, error=failures.malformed(most, response.status_code))
 
     def _reason(self, error: BaseException) -> str:
         """Why a connection failed; some words of httpx quote what came."""
@@ -405,198 +392,35 @@ class Client:
         stop.add_done_callback(self._stops.discard)
 
 
-async def _read_whole(response: httpx.Response, request: Raw, secrets: Secrets) -> Reply:
-    """A JSON answer. What came of one that was cut off is still an answer, if its JSON is whole."""
-    try:
-        body, cut = await _read(response, _MAX_BODY), None
-    except _BodyCut as error:
-        body, cut = error.body, error
-    except _BodyTooLarge:
-        return Reply(
-            {},
-            error=failures.malformed(f"more than {_MAX_BODY // 2**20} MiB", response.status_code),
-        )
-    try:
-        raw = secrets.load(body)
-    except ValueError:
-        if cut:
-            return Reply({}, error=failures.connection_lost(secrets.mask(cut.reason)))
-        if _looks_like_events(body):
-            return _read_events(body, request, response, secrets)
-        said = failures.read_error_body(secrets.clean(body)[:_MAX_ERROR_BODY]).message
-        what = f"something that is no response: {one_line(said)}" if said else "an empty body"
-        return Reply({}, error=failures.malformed(what, response.status_code))
-    if not isinstance(raw, dict):
-        return Reply({}, error=failures.malformed("JSON that is no response", response.status_code))
-    if is_response(raw):
-        return _judged(
-            raw, request, cost(raw, response.headers), ("salvaged_after_cut",) if cut else ()
-        )
-    if "error" in raw or "statusCode" in raw or "detail" in raw:
-        return Reply({}, cost(raw, response.headers), error=failures.error_in_success(raw))
-    return Reply(
-        raw,
-        cost(raw, response.headers),
-        error=failures.malformed("JSON that is no response", response.status_code),
-    )
-
-
-async def _read_stream(
-    response: httpx.Response, request: Raw, listener: Listener, secrets: Secrets
-) -> Reply:
+async def _read_stream(response: httpx.Response, source: Source, listener: Listener) -> Reply:
     """A streamed answer: events as they come, until the terminal one and, shortly after it, the cost."""
-    stream, decoder, notices = Stream(), Decoder(), list[str]()
+    reader = Reader(source, listener)
     ended: str | None = None  # why the stream ended, if not in good order
-    chunks = _decompressed(response, _MAX_BODY)
+    chunks = _decompressed(response, _MAX_STREAM)
     until: float | None = None
     try:
-        while not (stream.has_ended and stream.meta):
-            if stream.has_ended and until is None:
+        while not (reader.has_ended and reader.has_cost):
+            if reader.has_ended and until is None:
                 until = time.monotonic() + _META_WAIT
+            wait = None if until is None else max(0.0, until - time.monotonic())
             try:
-                chunk = await asyncio.wait_for(
-                    anext(chunks), until and max(0.0, until - time.monotonic())
-                )
+                chunk = await asyncio.wait_for(anext(chunks), wait)
             except StopAsyncIteration:
-                if left := decoder.flush():
-                    _take(left, stream, listener, notices, secrets)
-                    notices.append("salvaged_unterminated_event")
+                reader.finish()
                 break
-            for event in decoder.feed(chunk):
-                _take(event, stream, listener, notices, secrets)
+            reader.feed(chunk)
     except TimeoutError:
         pass  # the answer is whole, only its cost did not come
     except asyncio.CancelledError:
-        if not stream.has_ended:  # else the answer is whole, and paid for
+        if not reader.has_ended:  # else the answer is whole, and paid for
             raise
     except _BodyCut as error:
-        ended = secrets.mask(error.reason)
+        ended = source.secrets.mask(error.reason)
     except (EventTooLarge, _BodyTooLarge):
-        ended = "the server sent more than an answer may hold"
+        ended = failures.TOO_LARGE
     finally:
         await chunks.aclose()
-    return _end_of_stream(
-        stream, ended, notices, request, headers=response.headers, secrets=secrets
-    )
-
-
-def _take(
-    event: str, stream: Stream, listener: Listener, notices: list[str], secrets: Secrets
-) -> None:
-    if event.strip() == "[DONE]":
-        return  # no terminal event of this API, though gateways send it
-    try:
-        raw = load(event)
-    except ValueError:
-        raw = None
-    if not isinstance(raw, dict):
-        if "event_not_json" not in notices:
-            notices.append("event_not_json")
-        return
-    is_piece = str(raw.get("type")).endswith(
-        ".delta"
-    )  # which is masked with the others: alone it may say nothing
-    seen = stream.add(raw if is_piece else secrets.load(event))
-    if seen is not None:
-        listener.on_event(seen)
-
-
-def _read_events(body: bytes, request: Raw, response: httpx.Response, secrets: Secrets) -> Reply:
-    """As `_read_stream`, of events that came under another Content-Type, and so all at once."""
-    stream, decoder, notices = Stream(), Decoder(_MAX_BODY), list[str]()
-    for event in [*decoder.feed(body), decoder.flush() or ""]:
-        if event:
-            _take(event, stream, Deaf(), notices, secrets)
-    return _end_of_stream(stream, None, notices, request, headers=response.headers, secrets=secrets)
-
-
-class Deaf:
-    """A listener that nobody listens to."""
-
-    async def on_attempt(self, attempt: int) -> None: ...
-
-    def on_sent(self) -> None: ...
-
-    def on_event(self, event: Event) -> None: ...
-
-    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
-
-    def on_poll(self, response: Raw) -> None: ...
-
-
-def _end_of_stream(
-    stream: Stream,
-    ended: str | None,
-    notices: list[str],
-    request: Raw,
-    *,
-    headers: Mapping[str, str],
-    secrets: Secrets,
-) -> Reply:
-    if stream.differs_from_final:
-        notices.append("final_differs_from_stream")
-    raw = secrets.without(stream.response())  # what came in pieces is a secret only now
-    spent = cost(raw, headers, stream.meta)
-    has_worked = (
-        stream.has_items and Response(raw).usage is None
-    )  # an item that was only announced is in no response
-    if stream.has_ended:
-        return _judged(raw, request, spent, tuple(notices), has_worked=has_worked)
-    if stream.error is not None and not stream.has_begun:
-        return Reply(raw, spent, tuple(notices), failures.error_in_success(stream.error))
-    if stream.error is not None:
-        said = failures.read_error(stream.error)
-        failed = raw | {"status": "failed", "error": {"code": said.code, "message": said.message}}
-        return replace(
-            _judged(failed, request, spent, tuple(notices), has_worked=has_worked), response=raw
-        )
-    if ended is None:
-        notices.append("no_terminal_event")
-    can_resume = bool(raw.get("id") and request.get("background") and request.get("store"))
-    error = failures.stream_interrupted(
-        ended or "it ended without saying that it was done", can_resume=can_resume
-    )
-    return Reply(raw, spent, tuple(notices), error)
-
-
-def _judged(
-    raw: Mapping[str, Any],
-    request: Raw,
-    spent: Cost | None,
-    notices: tuple[str, ...],
-    *,
-    has_worked: bool = False,
-) -> Reply:
-    response = Response(raw)
-    error = failures.of_response(
-        response, has_worked=has_worked or response.has_begun, is_paid=_is_paid(spent)
-    )
-    return Reply(raw, spent, notices + response.warnings(request), error)
-
-
-def _is_paid(spent: Cost | None) -> bool:
-    return spent is not None and spent.usd > 0
-
-
-def _weighed(reply: Reply, seconds: float) -> Reply:
-    """`reply`, which came after `seconds`, with what that means for another attempt: when a model may have worked, none."""
-    is_quick = failures.is_quick(seconds)
-    if reply.error is not None and reply.error.retry == "auto" and not is_quick:
-        failures.in_doubt(reply.error)
-    return replace(reply, is_refusal=is_quick and not reply.response and not _is_paid(reply.cost))
-
-
-def _refused(response: httpx.Response, body: bytes, seconds: float) -> Reply:
-    """An HTTP answer that is not 2xx; with a cost, or anything of an answer, it refused nothing, whatever it says."""
-    raw: Any = None
-    error = failures.http_error(response.status_code, response.headers, body, seconds)
-    with contextlib.suppress(ValueError):
-        raw = load(body)
-    said = raw if isinstance(raw, dict) else {}
-    spent = cost(said, response.headers)
-    if _is_paid(spent) or Response(said).has_begun:
-        return Reply(said if is_response(said) else {}, spent, error=failures.in_doubt(error))
-    return Reply({}, spent, error=error, is_refusal=response.status_code < 500)
+    return reader.reply(ended)
 
 
 class _BodyCut(Exception):
@@ -656,16 +480,13 @@ def _unzipped(unzip: Any, chunk: bytes) -> Iterator[bytes]:
         chunk = unzip.unconsumed_tail
 
 
-def _looks_like_events(body: bytes) -> bool:
-    return body.lstrip(b"\xef\xbb\xbf\r\n ").startswith((b"data:", b"event:", b":"))
-
-
-def _is_stream_refused(reply: Reply) -> bool:
-    return (
-        reply.is_refusal
-        and isinstance(reply.error, errors.InvalidRequest)
-        and reply.error.param == "stream"
-    )
+def _refused_field(reply: Reply, body: Raw) -> str | None:
+    """What a server does not do for this request, and what can be left out: streaming, or keeping the answer."""
+    fields = ["stream"] if body.get("background") else ["stream", "store"]
+    if reply.error is None or not reply.is_refusal:
+        return None
+    refused = (name for name in fields if body.get(name) and failures.refuses(reply.error, name))
+    return next(refused, None)
 
 
 def _path(response_id: str) -> str:

@@ -11,17 +11,19 @@ before.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import html
+import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.api.responses import Raw, Response
-from aiml_magic.text import load, one_line
+from aiml_magic.text import dump, load, one_line
 
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
@@ -31,9 +33,36 @@ _QUICK = (
 
 NO_HANDLE = "EMFILE"  # the code of an error for want of a file handle
 
+TOO_LARGE = "the server sent more than an answer may hold"
+
 _UNSENT = "Nothing was sent, nothing was charged."
 _FREE = "Nothing was charged."
 _MAYBE = "It may have been executed and charged."
+_OF_MONEY = re.compile(
+    r"(nothing was (sent, nothing was )?|it may have been (executed and )?)charged\.?",
+    re.IGNORECASE,
+)
+
+# Where an error may hold another, and its own words.
+_INNER = ("error", "fault", "detail", "message", "metadata", "raw", "response", "body")
+_SPEAKING = (
+    "message", "msg", "detail", "error_description", "error_message", "errormessage", "faultstring",
+    "description", "reason", "error", "fault",
+)  # fmt: skip
+_STATUS = ("statuscode", "status_code", "status")
+_DEEPEST = 6  # errors in one another
+
+_REFUSALS = (200, 400, 403, 404, 405, 406, 409, 410, 415, 422, 500, 501, 502)
+_TOPICS = {
+    "stream": r"\bstream(ing|ed|s)?\b",
+    "store": r"\b(stor(e|es|ed|ing|age))\b",
+    "previous_response_id": r"previous.?response|\bchain|\bstateful|\bconversation state",
+}
+_NEGATIONS = (
+    r"\bnot? (support|allow|permit|available|implement|enabled|found|known|valid|exist|possible)"
+    r"|does(n't| not)|unsupported|un(known|recogni[sz]ed|expected|available)|must be|can(not|'t)"
+    r"|invalid|disabled|expired|no longer|requires?\b|extra "
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +78,7 @@ class ErrorBody:
 
 
 def read_error_body(body: bytes) -> ErrorBody:
-    """AI/ML API's and OpenAI's shapes, NestJS and FastAPI defaults, HTML, plain text, nothing.
+    """The shapes of AI/ML API and OpenAI, of frameworks and gateways, HTML, plain text, nothing.
 
     Never raises.
     """
@@ -57,30 +86,47 @@ def read_error_body(body: bytes) -> ErrorBody:
         raw = load(body)
     except ValueError:
         return ErrorBody(_page_text(body.decode("utf-8", "replace")), is_json=False)
-    return read_error(raw) if isinstance(raw, dict) else ErrorBody(str(raw)[:500])
+    if isinstance(raw, list):
+        raw = next((entry for entry in raw if isinstance(entry, dict)), raw)
+    inner = _object_in(raw)
+    return ErrorBody(_phrase(raw) or dump(raw)[:500]) if inner is None else read_error(inner)
 
 
 def read_error(raw: Raw) -> ErrorBody:
-    """As `read_error_body`, of a JSON object."""
-    inner = raw.get("error")
-    source: Raw = inner if isinstance(inner, Mapping) else raw
-    words = (
-        source.get("message")
-        or raw.get("message")
-        or raw.get("detail")
-        or (inner if isinstance(inner, str) else "")
-    )
-    if isinstance(words, list):
-        words = "; ".join(map(str, words))
-    words = str(words)
-    issues = [issue for issue in _issues(raw) if issue not in words]
+    """As `read_error_body`, of a JSON object.
+
+    The innermost object that says anything is the origin of the error; those around it relay it.
+    """
+    layers = list(_layers(raw))[::-1]
+    words = next(filter(None, map(_words, layers)), "") or next(_texts_in(raw), "")
+    issues = [issue for layer in layers for issue in _issues(layer)]
+    told = [_issue(issue) for issue in issues]
+    fields = [where for issue in issues if (where := _where(issue))]
     return ErrorBody(
-        message=" ".join([words, *issues]),
-        status=_status(raw.get("statusCode")),
-        code=_word(source.get("code")),
-        param=_word(source.get("param")),
+        message=" ".join([words, *(issue for issue in told if issue not in words)][:6]),
+        status=next(
+            filter(None, (_status(layer.get(n)) for layer in layers for n in _STATUS)), None
+        ),
+        code=_first_word(layers, ("code", "error_code", "errorcode")),
+        param=_first_word(layers, ("param",)) or next(iter(fields), None),
         request_id=_word(raw.get("requestId")),
     )
+
+
+def refuses(error: errors.RequestFailed, field: str, value: str = "") -> bool:
+    """The server's reason for not accepting a request is this field of it, or its value; in any of the shapes of an error.
+
+    In an answer that began well only the field's own name tells it.
+    """
+    if error.status not in _REFUSALS:
+        return False
+    words = f"{error.code} {error.message}".lower()
+    is_named = re.search(rf"\b{field}\b" if "_" in field else rf"""['"`]{field}['"`]""", words)
+    if (error.param or "").rpartition(".")[2] == field or (value and value.lower() in words):
+        return True
+    if error.status == 200 and not is_named:
+        return False
+    return bool(re.search(_TOPICS[field], words) and re.search(_NEGATIONS, words))
 
 
 def http_error(
@@ -132,10 +178,8 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
 
 def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.ResponseFailed:
     """The error of a response whose status is "failed", before or after the model has worked on it."""
-    code, words = (
-        _word((error or {}).get("code")),
-        str((error or {}).get("message") or "no reason was given"),
-    )
+    said = read_error(error or {})
+    code, words = said.code, said.message or "no reason was given"
     retry: errors.Retry = "ask"
     hint = "Run the cell again to ask once more."
     if code == "rate_limit_exceeded":
@@ -166,8 +210,12 @@ def of_response(
                 f'a response that is "{one_line(response.status or "", 40)}" and has no id to ask for its answer by'
             )
         case "unknown" if not response.has_begun:
-            return malformed(f"a response without an answer, {_named(response.status)}")
+            return no_answer(response)
     return None
+
+
+def no_answer(response: Response) -> errors.MalformedResponse:
+    return malformed(f"a response without an answer, {_named(response.status)}")
 
 
 def in_doubt(error: errors.RequestFailed) -> errors.RequestFailed:
@@ -387,6 +435,12 @@ def _judge(status: int, said: ErrorBody) -> _Verdict:
                 "auto" if said.is_json else "ask",
                 again if said.is_json else _CHECK,
             )
+        case 501 if said.is_json:
+            return (
+                errors.InvalidRequest,
+                "never",
+                "Change what the message names, then run the cell again.",
+            )
         case 500 if "maintenance" in words:
             return (
                 errors.ServerError,
@@ -412,21 +466,92 @@ def _named(status: str | None) -> str:
 
 
 def _quoted(words: str) -> str:
-    short = one_line(words).rstrip(".")
+    """A server's words in a message, without what they say of money: our own sentence says that."""
+    short = one_line(_OF_MONEY.sub("", words)).rstrip(".")
     return f": {short}" if short else ""
 
 
-def _issues(raw: Raw) -> list[str]:
-    """Every list of issues found where a validator may put one, as `field: message`."""
-    places: list[Any] = [raw.get("errors"), raw.get("issues"), raw.get("data"), raw.get("meta")]
-    places += [place.get("issues") for place in places if isinstance(place, Mapping)]
-    found = []
-    for issue in (entry for place in places if isinstance(place, list) for entry in place):
-        if isinstance(issue, Mapping) and issue.get("message"):
-            path = issue.get("path")
-            where = ".".join(map(str, path)) if isinstance(path, list) else str(path or "")
-            found.append(f"{where}: {issue['message']}" if where else str(issue["message"]))
-    return found[:5]
+def _layers(raw: Raw, depth: int = 0) -> Iterator[Raw]:
+    """The objects of an error, from the outermost in; names in small letters."""
+    layer = {str(name).lower(): value for name, value in raw.items()}
+    yield layer
+    inner = next(filter(None, (_object_in(layer.get(name)) for name in _INNER)), None)
+    if inner and depth < _DEEPEST:
+        yield from _layers(inner, depth + 1)
+
+
+def _object_in(value: Any) -> Raw | None:
+    """An object, also one that is written as JSON in a text, as of a server that relays another's words."""
+    if isinstance(value, str) and "{" in value:
+        with contextlib.suppress(ValueError, RecursionError):
+            value, _ = json.JSONDecoder().raw_decode(value, value.index("{"))
+    return value if isinstance(value, Mapping) else None
+
+
+def _words(layer: Raw) -> str:
+    """What a layer of an error says itself."""
+    said = next(filter(None, (_phrase(layer.get(name)) for name in _SPEAKING)), "")
+    title = _phrase(layer.get("title"))
+    return said if not title or title in said else f"{title}: {said}".removesuffix(": ")
+
+
+def _phrase(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_issue, value[:5]))
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return "" if _object_in(value) else str(value).strip()
+    return ""
+
+
+def _issue(issue: Any) -> str:
+    """What one entry of a validator's list says, as `field: message`."""
+    if not isinstance(issue, Mapping):
+        return _phrase(issue) or dump(issue)
+    layers = list(_layers(issue))
+    constraints = issue.get("constraints")
+    told = list(constraints.values()) if isinstance(constraints, Mapping) else []
+    words = next(filter(None, map(_words, layers)), "") or _phrase(told) or dump(issue)
+    where = _where(issue)
+    return f"{where}: {words}" if where else words
+
+
+def _where(issue: Any) -> str:
+    """The field that an issue is about."""
+    names = ("path", "loc", "field", "property", "param")
+    found = [issue.get(name) for name in names] if isinstance(issue, Mapping) else []
+    place = next(filter(None, found), "")
+    if not isinstance(place, list):
+        return _phrase(place)
+    return ".".join(str(step) for step in place[bool(place[0] == "body") :])
+
+
+def _issues(layer: Raw) -> list[Any]:
+    """Every issue found where a validator may put a list of them."""
+    places = [layer.get(name) for name in ("errors", "issues", "data", "meta", "detail", "message")]
+    found: list[Any] = []
+    for place in places:
+        if isinstance(place, Mapping):
+            issues = place.get("issues")
+            found += issues if isinstance(issues, list) else []
+        elif isinstance(place, list):
+            found += place
+    if isinstance(fields := layer.get("errors"), Mapping):
+        found += [{"path": name, "message": said} for name, said in fields.items()]
+    return [issue for issue in found if issue][:5]
+
+
+def _texts_in(value: Any, depth: int = 0) -> Iterator[str]:
+    """The texts in a JSON value of a shape that nobody knows."""
+    if isinstance(value, str) and value.strip():
+        yield value.strip()
+    elif isinstance(value, Mapping | list) and depth < _DEEPEST:
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_in(entry, depth + 1)
+
+
+def _first_word(layers: list[Raw], names: tuple[str, ...]) -> str | None:
+    words = (_word(layer.get(name)) for layer in layers for name in names)
+    return next(filter(None, words), None)
 
 
 def _page_text(page: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,19 +23,26 @@ _MAX_STATUS = 60  # characters of a status that is no text
 _TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
 
 # The words for a status that servers use, and the API's own for each. What is not among them keeps
-# its own name.
+# its own name: it may be an end, as those in `ENDS`, or a name for work that goes on.
 _STATUS_OF_WORD = {
     word: status
     for status, words in {
         "completed": "completed complete succeeded success successful done finished ended ok",
         "failed": "failed failure error errored",
-        "incomplete": "incomplete",
+        "incomplete": "incomplete truncated",
         "cancelled": "cancelled canceled",
-        "queued": "queued pending",
-        "in_progress": "in_progress running processing started",
+        "queued": "queued in_queue enqueued pending scheduled waiting accepted submitted created",
+        "in_progress": "in_progress inprogress running processing started starting working "
+        "generating streaming thinking reasoning active executing cancelling canceling",
     }.items()
     for word in words.split()
 }
+
+ENDS = set(
+    "expired timeout timed_out moderated blocked rejected refused denied aborted stopped "
+    "terminated interrupted deleted lost unknown".split()
+)
+_BADNESS = {"completed": 0, "incomplete": 2, "cancelled": 3, "failed": 4}  # of other ends 1
 
 _KNOWN_ITEMS = {
     "message", "reasoning", "function_call", "web_search_call", "file_search_call", "computer_call",
@@ -43,7 +50,8 @@ _KNOWN_ITEMS = {
     "mcp_list_tools", "mcp_call", "mcp_approval_request",
 }  # fmt: skip
 
-
+TEXT_PARTS = {"output_text", "text", "input_text"}
+_REASONING_PARTS = {"reasoning_text", "summary_text"}
 _KNOWN_ANNOTATIONS = {"url_citation", "file_citation", "container_file_citation", "file_path"}
 
 
@@ -132,43 +140,97 @@ class Response:
 
     @cached_property
     def model(self) -> str | None:
-        return _text(self.raw.get("model")) or None
+        return as_text(self.raw.get("model")) or None
 
     @cached_property
     def items(self) -> tuple[Raw, ...]:
         """The output items, in order."""
-        return tuple(_objects(self.raw.get("output")))
+        return tuple(as_objects(self.raw.get("output")))
 
     @cached_property
     def text(self) -> str:
-        """What the model wrote: all `output_text` parts, joined; `output_text` of the response only if there is no item."""
-        if not self.items:
-            return _text(self.raw.get("output_text"))
-        return "".join(_text(part.get("text")) for part in self._parts("output_text"))
+        """What the model wrote as its answer; `output_text` of the response if no item holds text.
+
+        Where a message is a `final_answer`, other messages are no part of the answer; commentary
+        is, if it is all that came.
+        """
+        if texts := [text for _, text in self._answering]:
+            return "".join(texts)
+        return "" if self.refusal else as_text(self.raw.get("output_text"))
+
+    @cached_property
+    def commentary(self) -> tuple[str, ...]:
+        """What the model wrote beside its answer, message by message."""
+        return tuple(
+            text for pair in self.messages if pair not in self._answering for text in pair[1:]
+        )
+
+    @cached_property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """Phase and text of each message that holds text."""
+        pairs = (
+            (as_text(item.get("phase")), "".join(map(_text_of, _text_parts(item))))
+            for item in self.of_type("message")
+        )
+        return tuple(pair for pair in pairs if pair[1])
+
+    @cached_property
+    def _answering(self) -> tuple[tuple[str, str], ...]:
+        by_rank = (
+            tuple(pair for pair in self.messages if pair[0] == "final_answer"),
+            tuple(pair for pair in self.messages if pair[0] != "commentary"),
+        )
+        return next(filter(None, by_rank), self.messages)
 
     @cached_property
     def refusal(self) -> str | None:
         """Why the model would not answer, in its words."""
-        return "".join(_text(part.get("refusal")) for part in self._parts("refusal")) or None
+        parts = (
+            part
+            for item in self.of_type("message")
+            for part in as_objects(item.get("content"))
+            if part.get("type") == "refusal"
+        )
+        return "".join(as_text(part.get("refusal")) or _text_of(part) for part in parts) or None
 
     @cached_property
     def summaries(self) -> tuple[str, ...]:
         """The summaries of the reasoning, Markdown. Raw reasoning text is never among them."""
         parts = (
-            part for item in self.of_type("reasoning") for part in _objects(item.get("summary"))
+            part for item in self.of_type("reasoning") for part in as_objects(item.get("summary"))
         )
-        return tuple(text for part in parts if (text := _text(part.get("text"))))
+        return tuple(filter(None, map(_text_of, parts)))
+
+    @cached_property
+    def reasoning_texts(self) -> tuple[str, ...]:
+        """The reasoning itself, which open models give out; beside the answer in a message, or in an item."""
+        items = (*self.of_type("reasoning"), *self.of_type("message"))
+        kinds = {"reasoning": _REASONING_PARTS | TEXT_PARTS, "message": _REASONING_PARTS}
+        parts = (
+            part
+            for item in items
+            for part in as_objects(item.get("content"))
+            if as_text(part.get("type")) in kinds[item["type"]]
+        )
+        return tuple(filter(None, map(_text_of, parts)))
+
+    @cached_property
+    def reasoning(self) -> str:
+        """The summaries of the reasoning, else the reasoning itself."""
+        return "\n\n".join(self.summaries or self.reasoning_texts)
 
     @cached_property
     def error(self) -> Raw | None:
         """`code` and `message` of a failed run."""
         error = self.raw.get("error")
-        return error if isinstance(error, Mapping) else None
+        if isinstance(error, str) and error:
+            return {"message": error}
+        return error if isinstance(error, Mapping) and any(error.values()) else None
 
     @cached_property
     def incomplete_reason(self) -> str | None:
-        details = _object(self.raw.get("incomplete_details"))
-        return _text(details.get("reason")) or None
+        details = self.raw.get("incomplete_details")
+        return as_text(details) or as_text(as_object(details).get("reason")) or None
 
     @cached_property
     def is_status_inferred(self) -> bool:
@@ -177,13 +239,19 @@ class Response:
 
     @cached_property
     def status(self) -> str | None:
-        """The API's word for how it stands, also where the server has another; one that nobody knows, as it came."""
-        if (said := status_of(self.raw.get("status"))) is not None:
+        """The API's word for how it stands, also where the server has another; one that nobody knows, as it came.
+
+        Where a response is whole by its status, and not by its error or its details, it is not.
+        """
+        said = status_of(self.raw.get("status"))
+        if said is not None and said != "completed":
             return said
         if self.error:
             return "failed"
-        if self.raw.get("incomplete_details"):
+        if self.incomplete_reason or (said is None and self.raw.get("incomplete_details")):
             return "incomplete"
+        if said is not None:
+            return said
         return "completed" if self.text or self.refusal or self.items else None
 
     @cached_property
@@ -194,7 +262,7 @@ class Response:
         if self.status in ("failed", "incomplete", "cancelled"):
             return self.status
         if self.status != "completed":
-            return "unknown"
+            return "pending" if self._may_go_on else "unknown"
         if self.refusal:
             return "refusal"
         if self.of_type("mcp_approval_request"):
@@ -202,48 +270,70 @@ class Response:
         return "tool_calls" if self.of_type("function_call") else "answer"
 
     @cached_property
+    def _may_go_on(self) -> bool:
+        """It has an id, nothing of an answer, and a status that is no end as far as anybody knows."""
+        is_word = self.status is not None and self.status.lower().replace(" ", "_") not in ENDS
+        is_over = bool(self.error or self.raw.get("completed_at"))
+        return is_word and self.id is not None and not self.has_begun and not is_over
+
+    @cached_property
     def usage(self) -> Usage | None:
         usage = self.raw.get("usage")
         if not isinstance(usage, Mapping):
             return None
-        given, written = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
-        total = _count(usage.get("total_tokens"))
+        given, written = as_count(usage.get("input_tokens")), as_count(usage.get("output_tokens"))
+        total = as_count(usage.get("total_tokens"))
         if total is None and given is not None and written is not None:
             total = given + written
         return Usage(
             input_tokens=given,
-            cached_tokens=_count(_object(usage.get("input_tokens_details")).get("cached_tokens")),
+            cached_tokens=as_count(
+                as_object(usage.get("input_tokens_details")).get("cached_tokens")
+            ),
             output_tokens=written,
-            reasoning_tokens=_count(
-                _object(usage.get("output_tokens_details")).get("reasoning_tokens")
+            reasoning_tokens=as_count(
+                as_object(usage.get("output_tokens_details")).get("reasoning_tokens")
             ),
             total_tokens=total,
         )
 
     @cached_property
     def citations(self) -> tuple[Citation, ...]:
-        notes = (
-            note
-            for part in self._parts("output_text")
-            for note in _objects(part.get("annotations"))
-        )
         return tuple(
             Citation(
-                title=_text(note.get("title") or note.get("filename")),
-                url=_text(note.get("url")),
-                start_index=_count(note.get("start_index", note.get("index"))),
-                end_index=_count(note.get("end_index")),
-                file_id=_text(note.get("file_id")),
+                title=as_text(note.get("title") or note.get("filename")),
+                url=as_text(note.get("url")),
+                start_index=as_count(note.get("start_index", note.get("index"))),
+                end_index=as_count(note.get("end_index")),
+                file_id=as_text(note.get("file_id")),
             )
-            for note in notes
-            if _text(note.get("type")) in _KNOWN_ANNOTATIONS
+            for note in self._annotations
+            if as_text(note.get("type")) in _KNOWN_ANNOTATIONS
+        )
+
+    @cached_property
+    def _annotations(self) -> tuple[Raw, ...]:
+        """The notes of all texts; in the form of chat completions their fields are below their type."""
+        return tuple(
+            {**note, **as_object(note.get(as_text(note.get("type"))))}
+            for item in self.of_type("message")
+            for part in _text_parts(item)
+            for note in _annotations_of(part)
         )
 
     @cached_property
     def unknown_types(self) -> tuple[str, ...]:
-        """Types of items that this package does not know, each once, sorted."""
+        """Types of items, parts and notes that this package does not know, each once, sorted."""
+        parts = [
+            part for item in self.of_type("message") for part in as_objects(item.get("content"))
+        ]
+        known_parts = TEXT_PARTS | _REASONING_PARTS | {"refusal"}
         return tuple(
-            sorted({_text(item.get("type")) or "(no type)" for item in self.items} - _KNOWN_ITEMS)
+            sorted(
+                (_types_of(self._read) - _KNOWN_ITEMS)
+                | (_types_of(parts) - known_parts)
+                | (_types_of(self._annotations) - _KNOWN_ANNOTATIONS)
+            )
         )
 
     @cached_property
@@ -251,8 +341,8 @@ class Response:
         """The functions that the model wants called, in order."""
         return tuple(
             ToolCall(
-                id=_text(item.get("call_id")) or _text(item.get("id")),
-                name=_text(item.get("name")),
+                id=as_text(item.get("call_id")) or as_text(item.get("id")),
+                name=as_text(item.get("name")),
                 arguments=_arguments(item.get("arguments")),
             )
             for item in self.of_type("function_call")
@@ -261,8 +351,8 @@ class Response:
     @cached_property
     def has_output(self) -> bool:
         """Something of an answer is there, be it a call, or a summary of the reasoning."""
-        others = any(item.get("type") not in ("message", "reasoning") for item in self.items)
-        return bool(self.text or self.refusal or self.summaries or others)
+        others = any(item.get("type") not in ("message", "reasoning") for item in self._read)
+        return bool(self.text or self.refusal or self.reasoning or others)
 
     @cached_property
     def has_begun(self) -> bool:
@@ -279,7 +369,14 @@ class Response:
         return tuple(item for item in self.of_type("image_generation_call") if item.get("result"))
 
     def of_type(self, kind: str) -> tuple[Raw, ...]:
-        return tuple(item for item in self.items if item.get("type") == kind)
+        return tuple(item for item in self._read if item.get("type") == kind)
+
+    @cached_property
+    def _read(self) -> tuple[Raw, ...]:
+        """The output items in the API's own form, whichever known form they came in."""
+        return tuple(
+            read for item in _listed(self.raw.get("output")) for read in _in_own_form(item)
+        )
 
     def warnings(self, request: Raw) -> tuple[str, ...]:
         """What a person should know of this response, as codes, given the `request` that it answers."""
@@ -288,7 +385,10 @@ class Response:
     def _claims(self, request: Raw) -> Iterator[tuple[str, bool]]:
         is_completed = self.status == "completed"
         written = self.usage.output_tokens if self.usage else None
-        cap, asked_cap = _count(self.raw.get("max_output_tokens")), request.get("max_output_tokens")
+        cap, asked_cap = (
+            as_count(self.raw.get("max_output_tokens")),
+            request.get("max_output_tokens"),
+        )
         calls = self.of_type("function_call")
         yield "status_missing", self.is_status_inferred
         yield (
@@ -317,7 +417,7 @@ class Response:
         )
         yield (
             "citation_out_of_range",
-            any(not self._is_in_text(citation) for citation in self.citations),
+            any(not self._is_in_text(note) for note in self._annotations),
         )
         yield (
             "citation_unsafe_url",
@@ -332,13 +432,14 @@ class Response:
             ),
         )
 
-    def _is_in_text(self, citation: Citation) -> bool:
-        start, end = citation.start_index, citation.end_index
-        return start is not None and end is not None and 0 <= start <= end <= len(self.text)
-
-    def _parts(self, kind: str) -> Iterator[Raw]:
-        for item in self.of_type("message"):
-            yield from (part for part in _objects(item.get("content")) if part.get("type") == kind)
+    def _is_in_text(self, note: Raw) -> bool:
+        """A note that gives no range, or the place of a file in a list (`index`), points nowhere."""
+        start, end = as_count(note.get("start_index")), as_count(note.get("end_index"))
+        if as_text(note.get("type")) not in _KNOWN_ANNOTATIONS or (start is None and end is None):
+            return True
+        longest = max(len(self.text), *(len(text) for _, text in self.messages), 0)
+        start = 0 if start is None else start
+        return 0 <= start <= (start if end is None else end) <= longest
 
 
 def status_of(value: Any) -> str | None:
@@ -358,6 +459,22 @@ def is_response(raw: Raw) -> bool:
     )
 
 
+def is_error(raw: Raw) -> bool:
+    """A JSON object that tells of an error, in one of the shapes that servers and gateways have."""
+    signs = (
+        "error",
+        "errors",
+        "statusCode",
+        "detail",
+        "fault",
+        "error_description",
+        "message",
+        "msg",
+        "title",
+    )
+    return any(raw.get(sign) for sign in signs)
+
+
 def is_web_link(url: str) -> bool:
     return url.startswith(("https://", "http://"))
 
@@ -368,8 +485,8 @@ _CREDITS_PER_DOLLAR = 2_000_000  # as AI/ML API counts them
 def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost | None:
     """What the server says it charged: in the response, in the last chunk of a stream (`meta`), or in the headers."""
     places = (
-        ("meta.usage", _object(_object(raw.get("meta")).get("usage"))),
-        ("stream meta", _object(_object(meta).get("usage"))),
+        ("meta.usage", _usage_of_meta(raw.get("meta"))),
+        ("stream meta", _usage_of_meta(meta)),
         (
             "headers",
             {
@@ -387,18 +504,22 @@ def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost 
     return None
 
 
+def _usage_of_meta(meta: Any) -> Raw:
+    return as_object(as_object(meta).get("usage")) or as_object(meta)
+
+
 def log_entries(page: Any) -> tuple[list[Raw], bool]:
     """The entries of one page of the server's log, and whether there are more pages."""
-    return _objects(_object(page).get("data")), bool(
-        _object(_object(page).get("pagination")).get("has_more")
+    return as_objects(as_object(page).get("data")), bool(
+        as_object(as_object(page).get("pagination")).get("has_more")
     )
 
 
 def logged_cost(entry: Raw) -> Cost | None:
     """What a log entry says was charged."""
-    spent = _object(entry.get("cost"))
+    spent = as_object(entry.get("cost"))
     usd = _money(spent.get("usd"))
-    return None if usd is None else Cost(usd, _count(spent.get("credits")), "log")
+    return None if usd is None else Cost(usd, as_count(spent.get("credits")), "log")
 
 
 def attempt_id(client_request_id: str, attempt: int) -> str:
@@ -408,7 +529,7 @@ def attempt_id(client_request_id: str, attempt: int) -> str:
 
 def attempt_of(client_request_id: str, entry: Raw) -> int | None:
     """Which attempt a log entry is of; `None` if it is of another question."""
-    base, _, number = _text(entry.get("client_request_id")).partition(f"{client_request_id}.")
+    base, _, number = as_text(entry.get("client_request_id")).partition(f"{client_request_id}.")
     if base == client_request_id:
         return 1
     return int(number) if not base and number.isdecimal() and len(number) < 7 else None
@@ -423,16 +544,17 @@ def user_message(text: str, attached: Iterable[Raw] = ()) -> dict[str, Any]:
     }
 
 
-def assistant_message(text: str, item_id: str) -> dict[str, Any]:
+def assistant_message(text: str, item_id: str, phase: str = "") -> dict[str, Any]:
     """An input item: what the model said before."""
     part = {"type": "output_text", "text": text, "annotations": []}
-    return {
+    message = {
         "type": "message",
         "role": "assistant",
         "id": item_id,
         "status": "completed",
         "content": [part],
     }
+    return message | ({"phase": phase} if phase else {})
 
 
 def input_texts(request: Raw) -> list[str]:
@@ -441,9 +563,9 @@ def input_texts(request: Raw) -> list[str]:
     if isinstance(asked, str):
         return [asked]
     return [
-        _text(part.get("text"))
-        for item in _objects(asked)
-        for part in _objects(item.get("content"))
+        as_text(part.get("text"))
+        for item in as_objects(asked)
+        for part in as_objects(item.get("content"))
     ]
 
 
@@ -461,7 +583,7 @@ def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
     """An input item: whether a call to an MCP server may be made."""
     return {
         "type": "mcp_approval_response",
-        "approval_request_id": _text(request.get("id")),
+        "approval_request_id": as_text(request.get("id")),
         "approve": is_approved,
     }
 
@@ -471,7 +593,12 @@ def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any
     items: list[Any] = []
     for number, (asked, response) in enumerate(turns, start=1):
         items += _as_items(asked)
-        if response.text or not response.calls:
+        if any(phase for phase, _ in response.messages):
+            items += [
+                assistant_message(text, f"msg_{number}_{place}", phase)
+                for place, (phase, text) in enumerate(response.messages, start=1)
+            ]
+        elif response.text or not response.calls:
             items.append(assistant_message(response.text, f"msg_{number}"))
         items += [
             {
@@ -486,185 +613,71 @@ def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any
 
 
 def _as_items(asked: Any) -> list[Any]:
-    return [user_message(asked)] if isinstance(asked, str) else _objects(asked)
+    return [user_message(asked)] if isinstance(asked, str) else as_objects(asked)
 
 
-@dataclass(frozen=True)
-class TextDelta:
-    """A piece of what the model writes for the person (its text or its refusal)."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Created:
-    """The server has the request, under this id."""
-
-    id: str
-
-
-@dataclass(frozen=True)
-class Thinking:
-    """The model reasons, or a tool runs; `what` is the type of the item."""
-
-    what: str
-
-
-Event = TextDelta | Created | Thinking
-
-
-@dataclass
-class Stream:
-    """Folds the events of one stream into its response.
-
-    The response inside the terminal event decides; where it has no output, and where no terminal
-    event came, the output is put together from what was streamed.
-    """
-
-    terminal: str | None = None
-    last_sequence_number: int | None = None
-    meta: Raw | None = None
-    error: Raw | None = None
-    _response: dict[str, Any] = field(default_factory=dict)
-    _done: dict[object, Raw] = field(default_factory=dict)
-    _parts: dict[object, dict[tuple[str, int], list[str]]] = field(default_factory=dict)
-    _index_of: dict[str, object] = field(default_factory=dict)
-
-    def add(self, event: Raw) -> Event | None:
-        """Takes one event; gives what of it a person may want to see at once."""
-        number = _count(event.get("sequence_number"))
-        self.last_sequence_number = self.last_sequence_number if number is None else number
-        kind = _text(event.get("type"))
-        match kind.removeprefix("response."):
-            case "queued" | "created" | "in_progress":
-                return self._begin(_object(event.get("response")))
-            case "error":
-                self.error = _object(event.get("error")) or event
-            case word if kind.startswith("response.") and _is_end(
-                word, _object(event.get("response"))
-            ):
-                self.terminal = kind
-                return self._begin(_object(event.get("response")))
-            case "output_item.added":
-                self._key(event)
-                return Thinking(_text(_object(event.get("item")).get("type")))
-            case "output_item.done":
-                self._done[self._key(event)] = _object(event.get("item"))
-            case "output_text.delta" | "refusal.delta" | "reasoning_summary_text.delta":
-                return self._append(event, kind.removeprefix("response.").removesuffix(".delta"))
-            case "output_text.done" | "refusal.done" | "reasoning_summary_text.done":
-                part = kind.removeprefix("response.").removesuffix(".done")
-                text = _text(event.get("refusal" if part == "refusal" else "text"))
-                self._parts[self._key(event)][_slot(event, part)] = [text]
-            case _:
-                self._take_untyped(event, kind)
-        return None
-
-    @property
-    def text(self) -> str:
-        """What was streamed for the person so far."""
-        return Response({"output": self._items()}).text
-
-    @property
-    def has_begun(self) -> bool:
-        """Something of an answer was streamed, be it only that there will be one."""
-        return bool(self._response or self._parts)
-
-    @property
-    def has_items(self) -> bool:
-        """An item of the answer was streamed, be it only that there will be one."""
-        return bool(self._parts)
-
-    @property
-    def has_ended(self) -> bool:
-        return self.terminal is not None
-
-    def response(self) -> dict[str, Any]:
-        """The response as far as it is known; empty if nothing of it came.
-
-        A terminal event decides how it ended.
-        """
-        known, items = self._response, self._items()
-        if items and not known.get("output"):
-            known = known | {"output": items}
-        if self.terminal and (
-            Response(known).is_status_inferred or Response(known).outcome == "pending"
-        ):
-            known = known | {"status": self.terminal.removeprefix("response.")}
-        return known
-
-    @property
-    def differs_from_final(self) -> bool:
-        """The terminal response holds another text than was streamed."""
-        final = Response(self._response).text
-        return bool(self.text and final and self.text != final)
-
-    def _begin(self, response: Raw) -> Event | None:
-        is_first = not self._response
-        self._response = self._response | dict(response)
-        known = Response(self._response).id
-        return Created(known) if is_first and known else None
-
-    def _take_untyped(self, event: Raw, kind: str) -> None:
-        if not kind and isinstance(event.get("meta"), Mapping):
-            self.meta = event["meta"]
-        elif not kind and ("statusCode" in event or "error" in event or "detail" in event):
-            self.error = event
-
-    def _append(self, event: Raw, kind: str) -> Event | None:
-        delta = _text(event.get("delta"))
-        self._parts[self._key(event)].setdefault(_slot(event, kind), []).append(delta)
-        return Thinking("reasoning") if kind == "reasoning_summary_text" else TextDelta(delta)
-
-    def _key(self, event: Raw) -> object:
-        """One key for an item, whether an event names it by its index, by its id (llama.cpp) or by both."""
-        item = _object(event.get("item"))
-        index: object = _count(event.get("output_index"))
-        known = _text(event.get("item_id")) or _text(item.get("id"))
-        if index is None:
-            index = self._index_of.get(known, known)
-        self._index_of.setdefault(known, index)
-        self._parts.setdefault(index, {})
-        return index
-
-    def _items(self) -> list[Raw]:
-        streamed = (
-            (key, self._done.get(key) or _assembled(parts)) for key, parts in self._parts.items()
-        )
-        items = [(key, item) for key, item in streamed if item]
-        if all(isinstance(key, int) for key, _ in items):
-            items.sort(key=lambda pair: pair[0])  # type: ignore[arg-type,return-value]  # all are integers
-        return [item for _, item in items]
-
-
-def _is_end(word: str, response: Raw) -> bool:
-    """An event of this name ends a stream: by its name, or because its response has ended in words that nobody knows."""
-    if status_of(word) in ("completed", "incomplete", "failed", "cancelled"):
-        return True
-    return Response(response).outcome == "unknown" and not Response(response).is_status_inferred
-
-
-def _slot(event: Raw, kind: str) -> tuple[str, int]:
-    name = "summary_index" if kind == "reasoning_summary_text" else "content_index"
-    return kind, _count(event.get(name)) or 0
-
-
-def _assembled(parts: Mapping[tuple[str, int], list[str]]) -> Raw | None:
-    """An item made of streamed text, for one that was cut off before it was done."""
-    if not parts:
-        return None
-    names = {"output_text": "text", "refusal": "refusal", "reasoning_summary_text": "text"}
-    content = [{"type": kind, names[kind]: "".join(pieces)} for (kind, _), pieces in parts.items()]
-    if content[0]["type"] == "reasoning_summary_text":
-        return {
-            "type": "reasoning",
-            "summary": [part | {"type": "summary_text"} for part in content],
-        }
-    return {"type": "message", "role": "assistant", "status": "in_progress", "content": content}
-
-
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _text_of(part: Raw) -> str:
+    """The text of a part; some servers nest it, beside its annotations."""
+    text = part.get("text")
+    return as_text(text) or as_text(as_object(text).get("value"))
+
+
+def _annotations_of(part: Raw) -> list[Raw]:
+    return as_objects(part.get("annotations") or as_object(part.get("text")).get("annotations"))
+
+
+def _text_parts(item: Raw) -> Iterator[Raw]:
+    """The parts of a message for the person, those of an unknown kind too, except a refusal."""
+    for part in as_objects(item.get("content")):
+        if as_text(part.get("type")) not in _REASONING_PARTS | {"refusal"}:
+            yield part
+
+
+def _types_of(values: Iterable[Raw]) -> set[str]:
+    return {as_text(value.get("type")) or "(no type)" for value in values}
+
+
+def _listed(value: Any, kind: str = "output_text") -> list[Raw]:
+    """A list of objects, whatever came for it: a text alone is one of this type."""
+    entries = value if isinstance(value, list) else [value]
+    texts = (
+        {"type": kind, "text": entry} if isinstance(entry, str) else entry for entry in entries
+    )
+    return [entry for entry in texts if isinstance(entry, Mapping) and entry]
+
+
+def _in_own_form(item: Raw) -> Iterator[Raw]:
+    """An output item as the API writes it, and the calls that a message in the form of chat completions holds."""
+    kind = as_text(item.get("type"))
+    if kind in TEXT_PARTS or kind == "refusal":
+        yield {"type": "message", "content": [item]}
+    elif kind == "message" or (not kind and ("content" in item or "tool_calls" in item)):
+        yield {**item, "type": "message", "content": [*_content_of(item)]}
+        yield from map(_call, as_objects(item.get("tool_calls")))
+    elif kind == "reasoning":
+        texts = {"summary": "summary_text", "content": "reasoning_text"}
+        yield {**item} | {name: _listed(item.get(name), part) for name, part in texts.items()}
+    elif kind in ("function", "tool_call") or (kind == "function_call" and "function" in item):
+        yield _call(item)
+    else:
+        yield item
+
+
+def _content_of(message: Raw) -> Iterator[Raw]:
+    for part in _listed(message.get("content")):
+        yield part if part.get("type") or not _text_of(part) else {**part, "type": "output_text"}
+    for name, kind in (("refusal", "refusal"), ("reasoning_content", "reasoning_text")):
+        if text := as_text(message.get(name)):
+            yield {"type": kind, "text": text}
+
+
+def _call(call: Raw) -> Raw:
+    """A call in the form of chat completions, where name and arguments are below `function`."""
+    return {**call, **as_object(call.get("function")), "type": "function_call"}
 
 
 def _arguments(value: Any) -> str:
@@ -676,20 +689,20 @@ def _arguments(value: Any) -> str:
 
 def _name(value: Any) -> str:
     """A text that is written where a lone surrogate cannot be: into an address, or a column of the journal."""
-    return _text(value).encode("utf-8", "replace").decode()
+    return as_text(value).encode("utf-8", "replace").decode()
 
 
-def _object(value: Any) -> Raw:
+def as_object(value: Any) -> Raw:
     return value if isinstance(value, Mapping) else {}
 
 
-def _objects(value: Any) -> list[Raw]:
+def as_objects(value: Any) -> list[Raw]:
     return (
         [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
     )
 
 
-def _count(value: Any) -> int | None:
+def as_count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _TOO_MUCH:
         return None
     return int(value)

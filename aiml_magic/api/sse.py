@@ -15,7 +15,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
-    """One event holds more bytes than allowed."""
+    """One event, with the comments before it, holds more bytes than allowed."""
 
 
 class Decoder:
@@ -67,9 +67,9 @@ class Decoder:
         if not line:
             if self._data:
                 events.append(b"\n".join(self._data).decode("utf-8", "replace"))
-            self._data, self._size = [], 0
+                self._data, self._size = [], 0
             return
+        self._size += len(line) + 1
         field, _, value = line.partition(b":")
         if field == b"data":
             self._data.append(value.removeprefix(b" "))
-            self._size += len(value) + 1

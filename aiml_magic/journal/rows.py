@@ -159,7 +159,7 @@ class Row:
         response = Response(self.response)
         return Answer(
             text=response.text if self.state == "done" else response.text or self.text,
-            reasoning="\n\n".join(response.summaries),
+            reasoning=response.reasoning,
             usage=response.usage or Usage(),
             cost_usd=self.cost_usd,
             seconds=self.seconds,

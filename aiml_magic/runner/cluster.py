@@ -395,13 +395,14 @@ def answer_there(
     """
     from distributed import Variable, get_client
 
-    from aiml_magic.api.client import Client, Deaf, Reply
+    from aiml_magic.api.client import Client
+    from aiml_magic.api.replies import Listener, Reply
     from aiml_magic.runner.process import result_of
 
     async def ask() -> Reply:
         client = Client(base_url, secrets, silence)
         try:
-            return await client.ask(request, client_request_id, Deaf())
+            return await client.ask(request, client_request_id, Listener())
         finally:
             await client.aclose()
 

@@ -40,8 +40,10 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.addresses import use_network
 from aiml_magic.api import failures
-from aiml_magic.api.client import Client, Reply, settings_of_network
-from aiml_magic.api.responses import Created, Event, Raw, Response, TextDelta, Thinking, transcript
+from aiml_magic.api.client import Client, settings_of_network
+from aiml_magic.api.replies import Listener, Reply
+from aiml_magic.api.responses import Raw, Response, transcript
+from aiml_magic.api.stream import Created, Event, TextDelta, Thinking, add_piece
 from aiml_magic.credentials import Secrets
 from aiml_magic.files import connections_within, limit_for, raise_open_limit
 from aiml_magic.journal.replay import request_key, request_keys, without_hashed
@@ -353,7 +355,8 @@ class Runner:
         reply = await client.ask(body, row.client_request_id, recorder)
         if "previous_response_id" not in body:
             return reply
-        if _is_chain_refused(reply, body["previous_response_id"]):
+        field = "previous_response_id"
+        if reply.is_refusal and reply.error and failures.refuses(reply.error, field, body[field]):
             with contextlib.suppress(errors.JournalError):  # it is told with the answer, too
                 self._journal.note_chain(row.id, "transcript", "chain_refused")
             told = secrets.added_to(self._body(row, "transcript"))
@@ -508,8 +511,8 @@ class Places:
                 return turn.set_result(None)
 
 
-class Recorder:
-    """Keeps what happens to one request in the journal, and tells the kernel: a `client.Listener`."""
+class Recorder(Listener):
+    """Keeps what happens to one request in the journal, and tells the kernel."""
 
     def __init__(
         self, row_id: int, journal: Journal, steps: Steps, outbox: Outbox, secrets: Secrets
@@ -549,7 +552,7 @@ class Recorder:
             case Thinking(what):
                 self._tell(event="thinking", what=what)
             case TextDelta(text):
-                self._pieces.append(text)
+                add_piece(self._pieces, text)
                 self._characters += len(text)
                 self._tail = (self._tail + text)[-2 * TAIL :]
                 self._later("tell", _TELL_EVERY, self._tell_text)
@@ -658,22 +661,6 @@ class Outbox:
                     self._file.flush()
             except OSError:
                 return
-
-
-def _is_chain_refused(reply: Reply, parent: str) -> bool:
-    """The server does not know the response `parent` that the request continues, or no such responses at all.
-
-    It may say so in a stream that began well, before anything else.
-    """
-    error = reply.error
-    if error is None or not reply.is_refusal or error.status not in (200, 400, 404):
-        return False
-    words = f"{error.code} {error.message}"
-    return (
-        error.param == "previous_response_id"
-        or parent in words
-        or "previous_response" in words.lower()
-    )
 
 
 def result_of(reply: Reply, state: str, seconds: float | None) -> Result:

@@ -152,7 +152,10 @@ class Asking:
         if question.chain != "auto":
             return "id" if question.chain == "id" and has_id else "transcript"
         is_kept = (
-            parent.server == plan.server and has_id and bool(parent.request.get("store", True))
+            parent.server == plan.server
+            and has_id
+            and bool(parent.request.get("store", True))
+            and "store_refused" not in parent.notices
         )
         is_lost = is_kept and self.journal.has_lost_chain(self.session.id, plan.server)
         return "id" if is_kept and not is_lost else "transcript"

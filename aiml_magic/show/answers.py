@@ -55,7 +55,7 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
     response, only_fresh = answer.response, "Only `--fresh` asks, and pays, once more."
     match response.outcome:
         case "incomplete":
-            yield _incomplete(answer)
+            yield f"**Incomplete.** {_why_incomplete(answer)}"
         case "refusal":
             # A paragraph of its own: a list or a heading must begin a line.
             yield _paragraphs("**Refused.**", safe.markdown(response.refusal or ""))
@@ -77,20 +77,46 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
             return
         case _:
             if not answer.text and not response.images and answer.status == "completed":
-                yield "**Empty.** The answer holds no text; the details show what came."
+                yield _empty(response.unknown_types)
             return
     yield "The conversation does not go on from here."
 
 
-def _incomplete(answer: Answer) -> str:
-    if answer.response.incomplete_reason == "content_filter":
-        return "**Incomplete.** A content filter stopped the answer. Ask in other words."
-    written, thought = answer.usage.output_tokens, answer.usage.reasoning_tokens
+def _empty(unknown_types: Iterable[str]) -> str:
+    kinds = ", ".join(f"`{_name(kind)}`" for kind in unknown_types)
+    if not kinds:
+        return "**Empty.** The answer holds no text; the details show what came."
+    what = f"It holds no text, but {kinds}, which this version does not know"
+    return f"**Unknown kind of answer.** {what}; the details show what came."
+
+
+def _why_incomplete(answer: Answer) -> str:
+    """Why an answer stopped before its end, and the way to a whole one."""
+    match answer.response.incomplete_reason:
+        case "max_output_tokens" | "max_tokens" | "length":
+            return _at_limit(answer.usage)
+        case "content_filter":
+            return "A content filter stopped the answer. Ask in other words."
+        case "max_tool_calls":
+            way_out = "Ask again with a higher `--param max_tool_calls`."
+            return f"The answer stopped at the limit of tool calls. {way_out}"
+        case "max_messages":
+            return "The answer stopped at the limit of messages. Ask for less at once."
+        case "steered":
+            return "The model was steered away from the answer. Ask again in other words."
+        case None:
+            return "The answer stopped before its end; the server does not say why."
+        case reason:
+            return f"The answer stopped before its end; the server's reason is `{_name(reason)}`."
+
+
+def _at_limit(usage: Usage) -> str:
+    written, thought = usage.output_tokens, usage.reasoning_tokens
     limit = "the limit of output tokens" if written is None else f"{written:,} output tokens"
     spent = f", {thought:,} of them reasoning" if thought else ""
     more = max(16_000, 4 * (written or 0))
     way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
-    return f"**Incomplete.** The answer stopped at {limit}{spent}. {way_out}"
+    return f"The answer stopped at {limit}{spent}. {way_out}"
 
 
 def _notes_on_conversation(answer: Answer) -> Iterator[str]:

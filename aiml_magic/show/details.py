@@ -43,6 +43,11 @@ _CAVEATS = {
     "final_differs_from_stream": (
         "The final text differs from what was streamed; the final one is shown."
     ),
+    "final_left_out": (
+        "The final response left out a part of what was streamed; that part is shown."
+    ),
+    "error_before_end": "The stream told of an error before it ended.",
+    "store_refused": "The server does not keep answers, so it was asked without that.",
     "not_in_journal": "The journal could not take this answer.",
     "parent_changed": "It was asked again, since the answer that it continues has changed.",
     "chain_refused": (
@@ -207,7 +212,9 @@ def _sections(answer: Answer, room: _Room) -> dict[str, str]:
     return {
         "Usage": _table(rows_of_usage),
         "Reasoning": _table([("Effort", room.cut(_effort(answer)))])
-        + room.fill(_thoughts(response.summaries, room), "reasoning", share=0.7),
+        + room.fill(_thoughts(response.summaries, room), "reasoning", share=0.7)
+        + room.fill(map(_pre, map(room.cut, response.reasoning_texts)), "items", share=0.7),
+        "Commentary": room.fill(_thoughts(response.commentary, room), "items", share=0.8),
         "Response": _table(_rows_of_response(answer, room)),
         "Request": room.fill(_rows(asked), "request", "<table>{}</table>"),
         "Attachments": room.fill(attached, "request", "<ul>{}</ul>"),
@@ -274,7 +281,7 @@ def _sources(answer: Answer) -> Iterator[str]:
 def _remarks(answer: Answer) -> Iterator[str]:
     yield from (_CAVEATS[code] for code in answer.notices if code in _CAVEATS)
     for kind in answer.response.unknown_types:
-        yield f"An item of a kind unknown to this version: {kind}"
+        yield f"An item, or a part of one, of a kind unknown to this version: {kind}"
 
 
 def _images(answer: Answer) -> str:

@@ -439,7 +439,8 @@ def test_reset_after_the_end(asker):
 
 NO_HANDLES = """
 import asyncio, os, resource, sys
-from aiml_magic.api.client import Client, Deaf
+from aiml_magic.api.client import Client
+from aiml_magic.api.replies import Listener
 from aiml_magic.credentials import Secrets
 
 async def main():
@@ -452,7 +453,7 @@ async def main():
     except OSError:
         pass
     asyncio.get_running_loop().call_later(float(sys.argv[3]), lambda: [os.close(one) for one in taken])
-    reply = await client.ask({"model": "m", "input": "q"}, "id", Deaf())
+    reply = await client.ask({"model": "m", "input": "q"}, "id", Listener())
     print(reply.response.get("id"), reply.error)
 
 asyncio.run(main())

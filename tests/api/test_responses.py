@@ -7,16 +7,8 @@ import wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.api.responses import (
-    Cost,
-    Created,
-    Response,
-    Stream,
-    TextDelta,
-    Usage,
-    cost,
-    transcript,
-)
+from aiml_magic.api.responses import Cost, Response, Usage, cost, transcript
+from aiml_magic.api.stream import Created, Stream, TextDelta
 from aiml_magic.sandbox.events import events
 from aiml_magic.text import MAX_JSON, dump, load
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_journal import new
 
 from aiml_magic import errors
-from aiml_magic.api.responses import TextDelta
+from aiml_magic.api.stream import TextDelta
 from aiml_magic.credentials import Secrets
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.process import Places, Recorder, Runner, Steps

@@ -1,0 +1,406 @@
+"""The events of a stream, and the response that they make up; pure.
+
+A terminal event decides that a stream has ended. How it ended is the worse of what the event and
+the response inside it say. That response decides what came, but nothing in it that is empty
+overrides what was streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiml_magic.api.responses import (
+    ENDS,
+    TEXT_PARTS,
+    Raw,
+    Response,
+    as_count,
+    as_object,
+    as_objects,
+    as_text,
+    cost,
+    is_error,
+    is_response,
+    status_of,
+)
+from aiml_magic.text import dump
+
+# What is streamed piece by piece, by the stem of its events' names: the type of its item, the list
+# in it and the type of the part, if it is one of several; and the field of the text.
+_PIECES = {
+    "output_text": ("message", "content", "output_text", "text"),
+    "refusal": ("message", "content", "refusal", "refusal"),
+    "reasoning_text": ("reasoning", "content", "reasoning_text", "text"),
+    "reasoning_summary_text": ("reasoning", "summary", "summary_text", "text"),
+    "function_call_arguments": ("function_call", "", "", "arguments"),
+    "mcp_call_arguments": ("mcp_call", "", "", "arguments"),
+    "custom_tool_call_input": ("custom_tool_call", "", "", "input"),
+    "code_interpreter_call_code": ("code_interpreter_call", "", "", "code"),
+}
+_BEGINNINGS: Mapping[str, Raw] = {
+    kind: {"type": kind, "status": "in_progress"} for kind, _, _, _ in _PIECES.values()
+} | {
+    "message": {"type": "message", "role": "assistant", "status": "in_progress"},
+    "reasoning": {"type": "reasoning"},
+}
+_STEMS = {part: stem for stem, (_, _, part, _) in _PIECES.items() if part}
+_STEMS |= dict.fromkeys(TEXT_PARTS, "output_text")
+
+_PENDING = ("queued", "in_progress")
+_BADNESS = {"completed": 0, "incomplete": 2, "cancelled": 3, "failed": 4}  # other ends: 1
+_NEWEST_COUNTS = {"status", "error", "incomplete_details"}  # of a response, also if it is empty
+_LABELS = {"type", "id", "status", "role", "phase", "name", "call_id", "server_label"}
+_DEEPEST = 8  # levels of an item that are compared
+_MAX_PAIRS = 1_000_000  # of final and streamed items that are compared
+_ENTRY = 100  # bytes that an entry of a dictionary takes
+
+_Slot = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of what the model writes for the person (its text or its refusal)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Created:
+    """The server has the request, under this id."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """The model reasons, or a tool runs; `what` is the type of the item."""
+
+    what: str
+
+
+Event = TextDelta | Created | Thinking
+
+
+@dataclass
+class Stream:
+    """Folds the events of one stream into its response.
+
+    `has_worked` says that the model did, `size` is of what is held, in bytes.
+    """
+
+    terminal: str | None = None
+    meta: Raw | None = None
+    error: Raw | None = None
+    has_worked: bool = False
+    size: int = 0
+    _status: str = "completed"
+    _response: Raw = field(default_factory=dict)
+    _added: dict[object, Raw] = field(default_factory=dict)
+    _done: dict[object, Raw] = field(default_factory=dict)
+    _parts: dict[object, dict[_Slot, list[str]]] = field(default_factory=dict)
+    _notes: dict[tuple[object, _Slot], list[Any]] = field(default_factory=dict)
+    _index_of: dict[str, object] = field(default_factory=dict)
+    _last_seen: Event | None = None
+
+    def add(self, event: Raw) -> Event | None:
+        """Takes one event; gives what of it a person may want to see at once."""
+        seen = self._take(event)
+        if isinstance(seen, Thinking):
+            if seen == self._last_seen:
+                return None
+            self.size += _ENTRY  # the listener may keep it
+        self._last_seen = seen or self._last_seen
+        return seen
+
+    @property
+    def text(self) -> str:
+        """What was streamed for the person so far."""
+        return Response({"output": self._items()}).text
+
+    @property
+    def has_begun(self) -> bool:
+        """Something of an answer was streamed, be it only that there will be one."""
+        return bool(self._response or self.has_worked)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.terminal is not None
+
+    @property
+    def has_cost(self) -> bool:
+        return cost(self._response, {}, self.meta) is not None
+
+    @property
+    def differs_from_final(self) -> bool:
+        """The terminal response holds another text than was streamed."""
+        final = Response(self._response).text
+        return bool(self.text and final and self.text != final)
+
+    @property
+    def fills_final(self) -> bool:
+        """The terminal response is empty where something was streamed."""
+        has_output = self.has_ended and isinstance(self._response.get("output"), list)
+        filled = with_streamed(self._response, self._items())
+        return has_output and _content(filled) != _content(self._response)
+
+    def response(self) -> Raw:
+        """The response as far as it is known; empty if nothing of it came."""
+        known = with_streamed(self._response, self._items())
+        if not self.has_ended:
+            return known
+        status = _worse(self._status, Response(known).status)
+        return known if status_of(known.get("status")) == status else {**known, "status": status}
+
+    def _take(self, event: Raw) -> Event | None:
+        kind, response = as_text(event.get("type")), as_object(event.get("response"))
+        if not kind and is_response(event):  # a response that is no event
+            kind = f"response.{Response(event).status or 'completed'}"
+            response = event
+        word = kind.removeprefix("response.")
+        self._take_meta(event, word)
+        if word == "error" or (not kind and is_error(event)):
+            self.error = as_object(event.get("error")) or event
+        elif word == "created" or status_of(word) in _PENDING:
+            return self._begin(response)
+        elif kind.startswith("response.") and _is_end(word, response):
+            self.terminal = kind
+            said = status_of(word)
+            self._status = _worse(self._status, said if said in ENDS | _BADNESS.keys() else None)
+            return self._begin(response)
+        elif "." not in word and response:
+            return self._begin(response)
+        elif kind.startswith("response."):
+            self.has_worked = True
+            return self._take_output(event, word)
+        return None
+
+    def _take_output(self, event: Raw, word: str) -> Event | None:
+        stem, _, step = word.rpartition(".")
+        item, part = as_object(event.get("item")), as_object(event.get("part"))
+        match stem, step:
+            case "output_item", "added":
+                self._added[self._key(event)] = self._counted(
+                    item, self._added.get(self._key(event))
+                )
+                return Thinking(as_text(item.get("type")))
+            case "output_item", "done":
+                self._done[self._key(event)] = self._counted(item, self._done.get(self._key(event)))
+            case "output_text.annotation", "added":
+                notes = self._notes.setdefault((self._key(event), _slot(event, "output_text")), [])
+                notes.append(self._counted(event.get("annotation")))
+            case (("content_part" | "reasoning_summary_part"), "done"):
+                if known := _STEMS.get(as_text(part.get("type"))):
+                    self._replace(event, known, part)
+            case _, "delta" if stem in _PIECES:
+                return self._append(event, stem)
+            case _, "done" if stem in _PIECES:
+                self._replace(event, stem, event)
+        return None
+
+    def _begin(self, response: Raw) -> Event | None:
+        """Takes the fields of a response, those that are empty only where nothing came before."""
+        fields = {
+            name: value
+            for name, value in response.items()
+            if name in _NEWEST_COUNTS or not (_is_empty(value) and self._response.get(name))
+        }
+        is_first = not self._response
+        self._response = self._counted({**self._response, **fields}, self._response)
+        known = Response(self._response).id
+        return Created(known) if is_first and known else None
+
+    def _take_meta(self, event: Raw, word: str) -> None:
+        told = as_object(event.get("meta")) or (event if word == "meta" else {})
+        if told:
+            self.meta = self._counted({**(self.meta or {}), **told}, self.meta)
+
+    def _append(self, event: Raw, stem: str) -> Event | None:
+        delta, key = as_text(event.get("delta")), self._key(event)
+        add_piece(self._pieces(key, _slot(event, stem)), self._counted(delta))
+        kind = _PIECES[stem][0]
+        if kind != "message":
+            return Thinking(kind)
+        if as_text(self._added.get(key, {}).get("phase")) == "commentary":
+            return Thinking("commentary")
+        return TextDelta(delta)
+
+    def _replace(self, event: Raw, stem: str, told: Raw) -> None:
+        """Takes the whole of a part that was streamed in pieces."""
+        slot, key = _slot(event, stem), self._key(event)
+        text = as_text(told.get(_PIECES[stem][3])) or as_text(told.get("text"))
+        if text:
+            pieces = self._pieces(key, slot)
+            pieces[:] = [self._counted(text, "".join(pieces))]
+        if notes := as_objects(told.get("annotations")):
+            self._notes[key, slot] = self._counted(notes, self._notes.get((key, slot)))
+
+    def _pieces(self, key: object, slot: _Slot) -> list[str]:
+        if slot not in self._parts[key]:
+            self.size += _ENTRY
+        return self._parts[key].setdefault(slot, [])
+
+    def _counted(self, value: Any, former: Any = None) -> Any:
+        """`value`, which is held from now on in place of `former`."""
+        self.size += len(dump(value)) - (0 if former is None else len(dump(former)))
+        return value
+
+    def _key(self, event: Raw) -> object:
+        """One key for an item, whether an event names it by its index, by its id (llama.cpp) or by both."""
+        item = as_object(event.get("item"))
+        index: object = as_count(event.get("output_index"))
+        known = as_text(event.get("item_id")) or as_text(item.get("id"))
+        if index is None:
+            index = self._index_of.get(known, known)
+        if known not in self._index_of or index not in self._parts:
+            self.size += _ENTRY + len(known)
+        self._index_of.setdefault(known, index)
+        self._parts.setdefault(index, {})
+        return index
+
+    def _items(self) -> list[Raw]:
+        """The items that were streamed, in order; one that was only announced is none."""
+        items = []
+        for key in self._parts:
+            pieces = [streamed] if (streamed := self._assembled(key)) else []
+            done = [item] if (item := self._done.get(key)) else []
+            items += [(key, item) for item in with_streamed({"output": done}, pieces)["output"][:1]]
+        if all(isinstance(key, int) for key, _ in items):
+            items.sort(key=lambda pair: pair[0])  # type: ignore[arg-type,return-value]  # all are integers
+        return [item for _, item in items]
+
+    def _assembled(self, key: object) -> Raw:
+        """An item made of what was streamed of it; empty if that is nothing."""
+        added = self._added.get(key, {})
+        item: dict[str, Any] = {}
+        lists: dict[str, list[Raw]] = {}
+        for slot, pieces in self._parts[key].items():
+            kind, place, part, name = _PIECES[slot[0]]
+            text = "".join(pieces)
+            item = item or {**_BEGINNINGS[kind], **added}
+            if part:
+                notes = self._notes.get((key, slot))
+                made = {"type": part, name: text} | ({"annotations": notes} if notes else {})
+                lists.setdefault(place, []).append(made)
+            else:
+                item[name] = text
+        return {**item, **lists} or ({} if _is_empty(added) else added)
+
+
+def add_piece(pieces: list[str], piece: str) -> None:
+    """Adds a piece of a text; neighbours are joined as they grow: a long text is few objects."""
+    pieces.append(piece)
+    while len(pieces) > 1 and len(pieces[-2]) <= len(pieces[-1]):
+        pieces[-2:] = [pieces[-2] + pieces[-1]]
+
+
+def with_streamed(response: Raw, streamed: Sequence[Raw]) -> Raw:
+    """`response`, with what was streamed in place of what is empty, or missing, in its output."""
+    final = as_objects(response.get("output"))
+    if not streamed or (response.get("output") and not final):
+        return response
+    if not final:
+        return {**response, "output": list(streamed)}
+    if len(final) * len(streamed) > _MAX_PAIRS:
+        return response
+    filled = {**response, "output": _joined(final, streamed)}
+    return response if _content(filled) == _content(response) else filled
+
+
+def _joined(final: Sequence[Raw], streamed: Sequence[Raw]) -> list[Raw]:
+    """The final items, each filled from the streamed one that it stands for, and those that have no other."""
+    items, unmatched, left = list(final), list(range(len(final))), list(enumerate(streamed))
+    for is_same in (_has_same_id, _has_same_content, _is_emptied, _has_same_type):
+        for position, item in left[:]:
+            twin = next((at for at in unmatched if is_same(items[at], item)), None)
+            if twin is None:
+                continue
+            unmatched.remove(twin)
+            left.remove((position, item))
+            if is_same is not _has_same_type:
+                items[twin] = _filled(items[twin], item)
+    text = "".join(text for _, text in Response({"output": items}).messages)
+    for position, item in left:
+        said = "".join(text for _, text in Response({"output": [item]}).messages)
+        is_told = said in text if item.get("type") == "message" else _is_empty(item)
+        if not is_told or item.get("type") not in ("message", "reasoning"):
+            items.insert(min(position, len(items)), item)
+    return items
+
+
+def _has_same_type(final: Raw, streamed: Raw) -> bool:
+    return bool(final.get("type") == streamed.get("type"))
+
+
+def _has_same_id(final: Raw, streamed: Raw) -> bool:
+    names = [name for name in ("id", "call_id") if final.get(name)]
+    return _has_same_type(final, streamed) and any(final[n] == streamed.get(n) for n in names)
+
+
+def _has_same_content(final: Raw, streamed: Raw) -> bool:
+    return _has_same_type(final, streamed) and _content({"output": [final]}) == _content(
+        {"output": [streamed]}
+    )
+
+
+def _is_emptied(final: Raw, streamed: Raw) -> bool:
+    return _has_same_type(final, streamed) and _is_empty(final)
+
+
+def _content(response: Raw) -> object:
+    """What a person, or a tool, gets of a response."""
+    read = Response(response)
+    others = [
+        (item.get("type"), _is_empty(item))
+        for item in read.items
+        if item.get("type") not in ("message", "reasoning")
+    ]
+    return (
+        read.messages, read.refusal, read.calls, read.summaries, read.reasoning_texts, read.citations,
+        others,
+    )  # fmt: skip
+
+
+def _is_empty(value: Any, depth: int = 0) -> bool:
+    """Nothing is said by it: no text, no number, at any place but in a label."""
+    if isinstance(value, str):
+        return value.strip() in ("", "{}")
+    if depth == _DEEPEST or not isinstance(value, list | Mapping):
+        return value is None
+    if isinstance(value, list):
+        return all(_is_empty(entry, depth + 1) for entry in value)
+    return all(name in _LABELS or _is_empty(entry, depth + 1) for name, entry in value.items())
+
+
+def _filled(final: Any, streamed: Any, depth: int = 0) -> Any:
+    """`final`, with what was streamed in place of what is empty in it."""
+    if depth == _DEEPEST or _is_empty(streamed):
+        return streamed if final is None else final
+    if isinstance(final, Mapping) and isinstance(streamed, Mapping):
+        return {
+            name: _filled(final.get(name), streamed.get(name), depth + 1)
+            for name in {**streamed, **final}
+            if name != "status" or name in final
+        }
+    if isinstance(final, list) and isinstance(streamed, list) and len(final) == len(streamed):
+        return [_filled(*pair, depth + 1) for pair in zip(final, streamed, strict=True)]
+    return streamed if _is_empty(final) else final
+
+
+def _worse(*statuses: str | None) -> str:
+    """The worst of how something ended; what says that it goes on does not count."""
+    ends = [status for status in statuses if status and status not in _PENDING]
+    return max(ends, key=lambda status: _BADNESS.get(status, 1))
+
+
+def _is_end(word: str, response: Raw) -> bool:
+    """An event of this name ends a stream: by its name, or because its response has ended."""
+    if status_of(word) in _BADNESS:
+        return True
+    return "." not in word and status_of(response.get("status")) not in (None, *_PENDING)
+
+
+def _slot(event: Raw, stem: str) -> _Slot:
+    name = "summary_index" if stem == "reasoning_summary_text" else "content_index"
+    return stem, as_count(event.get(name)) or 0
