@@ -31,13 +31,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from aiml_magic.notebook.script import ask
+    from aiml_magic.notebook.script import ask, history
     from aiml_magic.question.tools import confirm
 
 __version__ = "0.1.0"
-__all__ = ["ask", "confirm", "load_ipython_extension", "unload_ipython_extension"]
+__all__ = ["ask", "confirm", "history", "load_ipython_extension", "unload_ipython_extension"]
 
-_HOMES = {"ask": "aiml_magic.notebook.script", "confirm": "aiml_magic.question.tools"}
+_HOMES = {
+    "ask": "aiml_magic.notebook.script",
+    "history": "aiml_magic.notebook.script",
+    "confirm": "aiml_magic.question.tools",
+}
 _MOVED = {
     "aiml_magic.answer": "aiml_magic.journal.answer",
     "aiml_magic.responses": "aiml_magic.api.responses",

@@ -46,6 +46,8 @@ def dump(value: Any) -> str:
 
 def plain(text: str) -> str:
     """`text` with every control character made visible; what is no character, or overrides the order of others, is replaced."""
+    if text.isprintable():
+        return text
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROL)
 
 

@@ -6,7 +6,7 @@ Each method is one read transaction, or a part of the transaction that is open.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -93,6 +93,43 @@ class Queries(Database):
             limit=limit,
         )
         return newest_first[::-1]
+
+    def select(
+        self,
+        *,
+        notebook: str | None = None,
+        chat: str | None = None,
+        words: str | None = None,
+        since: float | None = None,
+    ) -> list[int]:
+        """The ids of all rows, or of those of a notebook, a chat, with words, since a time.
+
+        In the order in which they were asked.
+        """
+        with self._transaction() as db:
+            found = db.execute(
+                f"""{_NAMES}
+                SELECT requests.id FROM {"requests" if notebook is None else _OF_NOTEBOOK}
+                WHERE (:chat IS NULL OR chat = :chat) AND (:since IS NULL OR asked_at >= :since)
+                ORDER BY requests.id
+                """,  # noqa: S608  # both are ours
+                {"notebook": notebook, "chat": chat, "since": since},
+            ).fetchall()
+        ids = [entry["id"] for entry in found]
+        if words is None:
+            return ids
+        having = {row.id for row in self.search(words, limit=len(ids))}
+        return [row_id for row_id in ids if row_id in having]
+
+    def found(self, ids: Sequence[int]) -> list[sqlite3.Row]:
+        """The rows of these ids as they are in the file."""
+        with self._transaction() as db:
+            return db.execute(
+                """
+                SELECT * FROM requests WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
+                """,
+                (dump(ids),),
+            ).fetchall()
 
     def turns(self, notebook: str, chat: str | None) -> list[Row]:
         """The rows of a chat of a notebook, oldest first; without forgotten ones."""

@@ -14,38 +14,29 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import replace
+from datetime import date, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiml_magic import errors, hidden
 from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options
+from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import O3Pro, loaded
 from aiml_magic.notebook.rows import fields_of, rows_of
 from aiml_magic.question.prompts import names_in
 from aiml_magic.runner.jobs import Job, Sender
-from aiml_magic.text import did_you_mean, plain
+from aiml_magic.text import did_you_mean
 
 if TYPE_CHECKING:
     from aiml_magic.runner.cluster import Cluster
+    from aiml_magic.session.question import Question
 
 _TICK = 0.005  # seconds between two looks at the jobs of a map
 _NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # these are of a cell
-
-
-class Answers(list[Any]):
-    """Answers in the order of their rows; an error stands for the answer of a row that failed and was kept."""
-
-    def to_frame(self) -> Any:
-        """A DataFrame (pandas) with a line for each row: text, the fields of what was parsed, tokens, dollars, seconds, error.
-
-        Its texts are made plain, since a DataFrame is looked at; `text` and `parsed` of each answer
-        are what the model wrote.
-        """
-        import pandas as pd
-
-        return pd.DataFrame([_line(answer) for answer in self])
 
 
 class Ask:
@@ -80,45 +71,80 @@ class Ask:
         AIML_API_KEY say; the answers are kept in the journal here.
         """
         _checked(template)
-        if on_error not in ("raise", "keep"):
-            raise errors.BadInput(
-                f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep."
-            )
-        asked = _Asked(on_error, _counter(rows) if progress else _silent)
+        _check_on_error(on_error)
         cluster = None if client is None else _cluster(client, given)
-        places = loaded_or_new().max_concurrency if cluster is None else cluster.places
-        try:
-            names = names_in(template)
-            for row in rows_of(rows):
-                asked.add(
-                    partial(
-                        _start,
-                        template,
-                        fields_of(row, names),
-                        given,
-                        is_template=True,
-                        sender=cluster,
-                    )
-                )
-                asked.settle(2 * places)  # so that those on their way have others behind them
-            asked.settle(1)
-        except (errors.AimlMagicError, KeyboardInterrupt) as error:
-            raise asked.stopped(error) from error
-        except BaseException:  # of the rows themselves
-            asked.withdraw()
-            raise
-        finally:
-            asked.show(None)
-            if cluster is not None:
-                cluster.close()
-        return asked.answers
+        names = names_in(template)
+        starts = (
+            partial(
+                _start, template, fields_of(row, names), given, is_template=True, sender=cluster
+            )
+            for row in rows_of(rows)
+        )
+        total = len(rows) if isinstance(rows, Sized) else None
+        return _gathered(starts, on_error, cluster, _counter(total) if progress else _silent)
+
+
+def history(
+    notebook: str | None = None,
+    chat: str | None = None,
+    words: str | None = None,
+    since: Any = None,
+) -> Answers:
+    """All that the journal holds, oldest first: of a notebook, of a chat, with words, since a time.
+
+    An answer is read when it is looked at. `since` is a date, a datetime, a text of ISO 8601, or
+    seconds since 1970; without a time zone it is local time. What did not come, or not whole, is
+    there too: `status` and `error` say so. Sends nothing. Raises BadInput.
+    """
+    magics = loaded_or_new()
+    journal = magics.asking.journal
+    ids = journal.select(notebook=notebook, chat=chat, words=words, since=_seconds(since))
+    return Answers(Kept(journal, ids), ask_again)
+
+
+def ask_again(answers: Answers, given: Mapping[str, Any]) -> Answers:
+    """The questions of `answers` with other options; see `Answers.again`."""
+    given = dict(given)
+    on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
+    _check_on_error(on_error)
+    chosen, things = _chosen(given)
+    questions = [_question_again(answer, chosen, things) for answer in answers]
+    starts = (partial(_asked_now, question) for question in questions)
+    show = _counter(len(questions)) if progress else _silent
+    return _gathered(starts, on_error, None, show)
+
+
+def _gathered(
+    starts: Iterable[Callable[[], Job]],
+    on_error: str,
+    cluster: Cluster | None,
+    show: Callable[[int | None], None],
+) -> Answers:
+    """The outcomes of jobs that are started one after the other, as many at once as there is room for."""
+    asked = _Asked(on_error, show)
+    places = loaded_or_new().max_concurrency if cluster is None else cluster.places
+    try:
+        for start in starts:
+            asked.add(start)
+            asked.settle(2 * places)  # so that those on their way have others behind them
+        asked.settle(1)
+    except (errors.AimlMagicError, KeyboardInterrupt) as error:
+        raise asked.stopped(error) from error
+    except BaseException:  # of the rows themselves
+        asked.withdraw()
+        raise
+    finally:
+        asked.show(None)
+        if cluster is not None:
+            cluster.close()
+    return Answers(asked.answers, ask_again)
 
 
 class _Asked:
     """The rows of a map that were asked so far: their answers, and the jobs of those that have none yet."""
 
     def __init__(self, on_error: str, show: Callable[[int | None], None]) -> None:
-        self.answers = Answers()
+        self.answers: list[Any] = []
         self.show = show
         self._keeps_errors = on_error == "keep"
         self._running: dict[int, Job] = {}  # by the place of the row
@@ -167,7 +193,7 @@ class _Asked:
             )
             for job in self._running.values():
                 job.interrupt(0)
-        stopped.answers = self.answers  # type: ignore[attr-defined]  # only here there are several
+        stopped.answers = Answers(self.answers, ask_again)  # type: ignore[attr-defined]  # only here there are several
         return stopped
 
     def withdraw(self) -> None:
@@ -217,6 +243,97 @@ def _start(
     chosen, things = _chosen(given)
     question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
     return magics.asking.ask(question, sender)
+
+
+def _asked_now(question: Question) -> Job:
+    magics = loaded_or_new()
+    return magics.asking.ask(question)
+
+
+def _question_again(answer: Any, chosen: Mapping[str, Any], things: Mapping[str, Any]) -> Question:
+    """The question of an answer with the options that are chosen; it continues what it continued.
+
+    Raises BadInput if it is not at hand whole.
+    """
+    from aiml_magic.journal.replay import without_delivery
+
+    magics = loaded_or_new()
+    asked = answer.request.get("input") if isinstance(answer, Answer) else None
+    text, attached = _text_and_parts(asked)
+    kept = without_delivery(answer.request) if isinstance(answer, Answer) else {}
+    functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
+    if text is None or (functions and "tool" not in chosen):
+        what = "calls functions of a notebook" if text else "is not at hand whole"
+        raise errors.BadInput(
+            f"The question of {answer!r} {what}. Nothing was sent.",
+            "Ask it again in its cell, or leave it out.",
+        )
+    question = magics.question({**chosen, "alone": True, "raw": True}, text, things)
+    made = {name: value for name, value in question.request().items() if name in _fields_of(chosen)}
+    reasoning = {name: chosen[name] for name in ("effort", "mode", "summary") if name in chosen}
+    if reasoning:
+        made["reasoning"] = {**kept.get("reasoning", {}), **reasoning}
+    params = {name: value for name, value in (kept | made).items() if name != "input"}
+    return replace(
+        question,
+        attached=[*attached, *question.attached],
+        params=params,
+        continues=_parent_of(answer, magics),
+        effort=None,
+        mode=None,
+        summary=None,
+        instructions=None,
+        max_output_tokens=None,
+    )
+
+
+def _text_and_parts(asked: Any) -> tuple[str | None, list[Any]]:
+    """The text of a question and what was attached to it; `None` if it is none, or not whole."""
+    match asked:
+        case str():
+            return asked, []
+        case [{"role": "user", "content": [{"text": str(text)}, *parts]}] if (
+            "sha256," not in json.dumps(parts)
+        ):
+            return text, parts
+        case _:
+            return None, []
+
+
+def _fields_of(chosen: Mapping[str, Any]) -> set[str]:
+    """The fields of a request that the chosen options make."""
+    named = {"schema": "text", "tool": "tools"}
+    fields = {named.get(name, name) for name in chosen}
+    return fields | {name for name, _ in chosen.get("param", ())}
+
+
+def _parent_of(answer: Answer, magics: O3Pro) -> int | None:
+    journal = magics.asking.journal
+    return None if answer.journal_id is None else journal.row(answer.journal_id).parent
+
+
+def _seconds(since: Any) -> float | None:
+    """Seconds since 1970. Raises BadInput."""
+    match since:
+        case None | int() | float():
+            return since
+        case datetime():
+            return since.timestamp()
+        case date():
+            return datetime(since.year, since.month, since.day).timestamp()  # noqa: DTZ001  # local
+    try:
+        return datetime.fromisoformat(since).timestamp()
+    except (TypeError, ValueError) as error:
+        raise errors.BadInput(
+            f"since cannot be {str(since)[:40]!r}.", "It takes a date, such as 2026-11-25."
+        ) from error
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "keep"):
+        raise errors.BadInput(
+            f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep."
+        )
 
 
 def _checked(question: Any) -> str:
@@ -314,46 +431,14 @@ def _named(value: Any, name: str, things: dict[str, Any]) -> str:
     return name
 
 
-def _line(answer: Any) -> dict[str, Any]:
-    if not isinstance(answer, Answer):
-        return {"text": None, "error": str(answer or "not answered")}
-    parsed = answer.parsed
-    fields = (
-        parsed
-        if isinstance(parsed, dict)
-        else getattr(parsed, "__dict__", {} if parsed is None else {"parsed": parsed})
-    )
-    told = {
-        "text": str(answer),
-        "total_tokens": answer.usage.total_tokens,
-        "cost_usd": answer.cost_usd,
-        "seconds": answer.seconds,
-    }
-    return {**told, "replayed": answer.replayed, **_plain(dict(fields)), "error": None}
-
-
-def _plain(value: Any) -> Any:
-    """A value with its texts made plain, however deep in lists and dicts they are."""
-    match value:
-        case str() if type(value) is str:
-            return plain(value)
-        case dict():
-            return {_plain(name): _plain(entry) for name, entry in value.items()}
-        case list():
-            return [_plain(entry) for entry in value]
-        case _:
-            return value
-
-
 def _silent(_: int | None) -> None: ...
 
 
-def _counter(rows: Any) -> Callable[[int | None], None]:
+def _counter(total: int | None) -> Callable[[int | None], None]:
     """Shows how many rows are answered: by tqdm if it is there, else as the front end can.
 
     `None` ends it.
     """
-    total = len(rows) if hasattr(rows, "__len__") else None
     try:
         from tqdm.auto import tqdm
     except ImportError:

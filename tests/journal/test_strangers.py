@@ -420,7 +420,11 @@ def test_recordings_name_no_file(tmp_path):
     (row,) = readings(asking.journal)
     shown(row)
     export.write(tmp_path / "x.html", [row.answer()])
-    for path in (tmp_path / "x.html", asking.journal.path, asking.journal.path.with_name("journal.sqlite3-wal")):
+    for path in (
+        tmp_path / "x.html",
+        asking.journal.path,
+        asking.journal.path.with_name("journal.sqlite3-wal"),
+    ):
         assert b"words-of-the-secret" not in path.read_bytes()
 
 

@@ -29,9 +29,10 @@ from aiml_magic import (
 from aiml_magic.errors import BadInput, ConnectionLost, ReplayMiss
 from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
+from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import begin_with_magic, keep_question_marks
 from aiml_magic.notebook.options import OPTIONS
-from aiml_magic.notebook.script import Answers
+from aiml_magic.notebook.script import ask_again
 
 # History in a file would stay open until the end of all tests.
 IN_MEMORY = Config({"HistoryManager": {"hist_file": ":memory:"}})
@@ -172,7 +173,8 @@ def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
             replace(answer, parsed={HOSTILE: [HOSTILE, {"x": HOSTILE}]}),
             replace(answer, parsed=HOSTILE),
             None,
-        ]
+        ],
+        ask_again,
     ).to_frame()
     with pandas.option_context(
         "display.max_columns", None, "display.width", 10_000, "display.max_colwidth", None
@@ -703,6 +705,7 @@ def test_public_names():
     assert [
         "ask",
         "confirm",
+        "history",
         "load_ipython_extension",
         "unload_ipython_extension",
     ] == aiml_magic.__all__

@@ -1,0 +1,148 @@
+"""The journal as a table: rows as answers, read when they are wanted, and as lines of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, overload
+
+from aiml_magic.api.responses import Raw, Response, Usage, question_text
+from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.queries import Queries
+from aiml_magic.journal.rows import read_row
+from aiml_magic.text import plain
+
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+_CHUNK = 1000  # rows that are in memory at once
+
+
+class Kept(Sequence[Answer]):
+    """Answers of the journal by the ids of their rows."""
+
+    def __init__(self, journal: Queries, ids: Sequence[int]) -> None:
+        self._journal = journal
+        self._ids = ids
+
+    @overload
+    def __getitem__(self, index: int) -> Answer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Kept: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Kept(self._journal, self._ids[index])
+        return self._journal.row(self._ids[index]).answer()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[Answer]:
+        return (read_row(found).answer() for found in self._found())
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines of a table: see `line_of`."""
+        for found in self._found():
+            request, response = _loaded(found["request"]), _loaded(found["response"])
+            read = Response(response)
+            yield line(
+                request,
+                read.usage,
+                text=read.text or found["text"] or "",
+                parsed=None,
+                id=found["id"],
+                asked_at=datetime.fromtimestamp(found["asked_at"], timezone.utc),
+                model=request.get("model") or read.model,
+                chat=found["chat"],
+                cell=found["cell"],
+                cost_usd=found["cost_usd"],
+                seconds=found["seconds"],
+                status=read.status if found["state"] == "done" else found["state"],
+                replayed=False,
+                error=_loaded(found["error"]).get("message"),
+            )
+
+    def _found(self) -> Iterator[Any]:
+        for start in range(0, len(self._ids), _CHUNK):
+            yield from self._journal.found(self._ids[start : start + _CHUNK])
+
+
+def line_of(answer: Answer) -> dict[str, Any]:
+    """An answer as a line of a table; its texts are made plain, since a table is looked at."""
+    return line(
+        answer.request,
+        answer.usage,
+        text=answer.text,
+        parsed=answer.parsed,
+        id=answer.journal_id,
+        asked_at=answer.asked_at,
+        model=answer.request.get("model") or answer.model,
+        chat=answer.chat,
+        cell=answer.cell,
+        cost_usd=answer.cost_usd,
+        seconds=answer.seconds,
+        status=answer.status,
+        replayed=answer.replayed,
+        error=answer.error,
+    )
+
+
+def line(
+    request: Raw, usage: Usage | None, *, text: str, parsed: Any, **told: Any
+) -> dict[str, Any]:
+    reasoning = request.get("reasoning")
+    made = {
+        **{name: plain(value) if type(value) is str else value for name, value in told.items()},
+        "effort": _plain(reasoning.get("effort")) if isinstance(reasoning, Mapping) else None,
+        "question": plain(question_text(request)),
+        "text": plain(text),
+    }
+    for name in TOKENS:
+        made[name] = getattr(usage, name, None)
+    for name, value in _fields(request, text, parsed).items():
+        made[f"parsed.{plain(str(name))}"] = _plain(value)
+    return made
+
+
+def _fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
+    """The fields of what was parsed, by name; of a value without fields, `value`."""
+    parsed = _read_again(request, text) if parsed is None else parsed
+    if parsed is None:
+        return {}
+    if isinstance(parsed, Mapping):
+        return parsed
+    return getattr(parsed, "__dict__", None) or {"value": parsed}
+
+
+def _read_again(request: Raw, text: str) -> Any:
+    """The JSON of an answer to a schema that is not at hand any more."""
+    form = request.get("text")
+    form = form.get("format") if isinstance(form, Mapping) else None
+    if not (isinstance(form, Mapping) and form.get("type") == "json_schema"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _loaded(text: str | None) -> Mapping[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # somebody else wrote it
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _plain(value: Any) -> Any:
+    """A value with its texts made plain, however deep in lists and dicts they are."""
+    match value:
+        case str() if type(value) is str:
+            return plain(value)
+        case dict():
+            return {_plain(name): _plain(entry) for name, entry in value.items()}
+        case list():
+            return [_plain(entry) for entry in value]
+        case _:
+            return value

@@ -1,0 +1,80 @@
+"""Several answers as one value: in order, as a table, and asked again with other options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
+
+from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.table import TOKENS, Kept, line_of
+from aiml_magic.text import plain
+
+_BEFORE = ("id", "asked_at", "model", "effort", "chat", "cell", "question", "text")
+_AFTER = (*TOKENS, "cost_usd", "seconds", "status", "replayed", "error")
+
+
+class Answers(Sequence[Any]):
+    """Answers in order; an error stands for the answer of a row that failed and was kept."""
+
+    def __init__(self, entries: Sequence[Any], ask: Callable[[Answers, Any], Answers]) -> None:
+        self._entries = entries
+        self._ask = ask
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Answers: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Answers(self._entries[index], self._ask)
+        return self._entries[index]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def __repr__(self) -> str:
+        return f"Answers({list(self[:20])!r})" if len(self) <= 20 else f"<{len(self):,} answers>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from aiml_magic.show.several import bundle
+
+        return bundle(self)
+
+    def to_frame(self) -> Any:
+        """A DataFrame (pandas) with a line for each answer.
+
+        Columns: id (in the journal), asked_at (UTC), model, effort, chat, cell, question, text,
+        `parsed.NAME` for each field of what was parsed, tokens (input, cached, output, reasoning),
+        cost_usd, seconds, status, replayed, error. What is not known is empty. Texts are made
+        plain, since a table is looked at; those of each answer are what the model wrote.
+        """
+        import pandas as pd
+
+        lines = list(self._lines())
+        parsed = dict.fromkeys(name for line in lines for name in line if name[:7] == "parsed.")
+        return pd.DataFrame(lines, columns=[*_BEFORE, *parsed, *_AFTER])
+
+    def again(self, **options: Any) -> Answers:
+        """The same questions, asked with other options, as a map; each where it stood.
+
+        Options are those of `ask`, and of `ask.map` (on_error, progress). Raises BadInput before
+        anything is sent for questions that are not at hand whole: attachments of a recording,
+        functions of a notebook.
+        """
+        return self._ask(self, options)
+
+    def _lines(self) -> Iterable[dict[str, Any]]:
+        if isinstance(self._entries, Kept):
+            return self._entries.lines()
+        return map(_line, self)
+
+
+def _line(answer: Any) -> dict[str, Any]:
+    if isinstance(answer, Answer):
+        return line_of(answer)
+    return {"replayed": False, "error": plain(str(answer or "not answered"))}

@@ -1,0 +1,103 @@
+"""Several answers at once: a table of what differs, with the answers folded below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiml_magic.api.responses import question_text
+from aiml_magic.journal.answer import Answer
+from aiml_magic.show import safe
+from aiml_magic.show.answers import answer_bundle
+from aiml_magic.text import cut, one_line, plain
+
+_MOST = 20  # answers that are folded below the table; it names all up to ten times as many
+_WORDS = 60  # characters of a question, or of an answer, in the table
+
+
+def bundle(answers: Sequence[Any]) -> dict[str, str]:
+    """The answers, and the errors among them, as Markdown and as plain text."""
+    return {"text/markdown": _markdown(answers), "text/plain": _text(answers)}
+
+
+def table(answers: Sequence[Any]) -> list[list[str]]:
+    """The header and a line for each: number, the options that differ, first words, tokens, dollars, seconds, status."""
+    differing = [
+        (name, values)
+        for name, read in _OPTIONS.items()
+        if len(set(values := [read(answer) for answer in answers])) > 1
+    ]
+    header = ["", *(name for name, _ in differing), *_TOLD]
+    lines = [
+        [str(number), *(values[number - 1] for _, values in differing), *_told(answer)]
+        for number, answer in enumerate(answers, start=1)
+    ]
+    return [header, *lines[: 10 * _MOST]]
+
+
+def _option(*path: str) -> Callable[[Any], str]:
+    def read(answer: Any) -> str:
+        value: Any = answer.request if isinstance(answer, Answer) else {}
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return "" if value is None else str(value)
+
+    return read
+
+
+_OPTIONS: dict[str, Callable[[Any], str]] = {
+    "model": _option("model"),
+    "effort": _option("reasoning", "effort"),
+    "mode": _option("reasoning", "mode"),
+    "question": lambda one: question_text(one.request) if isinstance(one, Answer) else "",
+}
+_TOLD = ("answer", "tokens", "dollars", "seconds", "status")
+
+
+def _told(answer: Any) -> list[str]:
+    if not isinstance(answer, Answer):
+        return [one_line(answer, _WORDS), "", "", "", "failed" if answer else "not answered"]
+    tokens, usd, seconds = answer.usage.total_tokens, answer.cost_usd, answer.seconds
+    return [
+        one_line(answer.text, _WORDS),
+        "" if tokens is None else f"{tokens:,}",
+        "" if usd is None else f"{usd:,.4f}",
+        "" if seconds is None else f"{seconds:,.1f}",
+        f"{answer.status or 'unknown'}{', replayed' if answer.replayed else ''}",
+    ]
+
+
+def _markdown(answers: Sequence[Any]) -> str:
+    header, *lines = table(answers)
+    rows = [header, ["---"] * len(header), *lines]
+    drawn = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    folded = [_folded(line, answer) for line, answer in zip(lines, answers, strict=False)][:_MOST]
+    left = len(answers) - len(folded)
+    more = [f"{left:,} more are in `to_frame()`, and by their numbers."] if left > 0 else []
+    return "\n\n".join([drawn, *folded, *more])
+
+
+def _cell(text: str) -> str:
+    return text if text == "---" else safe.line(cut(text, _WORDS))
+
+
+def _folded(line: list[str], answer: Any) -> str:
+    """One answer, below a line that unfolds it; the blank lines make what is inside Markdown."""
+    title = " · ".join(part for part in (line[0], *line[1:-5], line[-1]) if part)
+    inside = (
+        answer_bundle(answer)["text/markdown"]
+        if isinstance(answer, Answer)
+        else safe.markdown(str(answer))
+    )
+    summary = safe.escape(cut(title, 2 * _WORDS))
+    return f"<details><summary>{summary}</summary>\n\n{inside}\n\n</details>"
+
+
+def _text(answers: Sequence[Any]) -> str:
+    rows = [[plain(cut(cell, _WORDS)) for cell in row] for row in table(answers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    whole = [
+        f"[{number}] {plain(str(answer))}" for number, answer in enumerate(answers[:_MOST], start=1)
+    ]
+    return "\n\n".join(["\n".join(lines), *whole])

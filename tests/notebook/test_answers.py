@@ -1,0 +1,134 @@
+"""Several answers as one value: the journal as a table, and the same questions with other options."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+import wire
+
+from aiml_magic import ask, errors, history
+from aiml_magic.notebook import script
+from aiml_magic.notebook.answers import Answers
+
+
+@pytest.fixture(autouse=True)
+def alone(home, monkeypatch):
+    """A script of its own: no notebook, and settings as they come."""
+    script._without_notebook.cache_clear()
+    monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
+    yield
+    script._without_notebook().session.close(10)
+    script._without_notebook.cache_clear()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Answers with the question and the effort; "fail" fails."""
+
+    def answer(request):
+        asked = request.body["input"]
+        words = asked if isinstance(asked, str) else asked[-1]["content"][0]["text"]
+        if "fail" in words:
+            return wire.json_reply({"error": {"message": "No."}}, status=400)
+        effort = request.body.get("reasoning", {}).get("effort")
+        body = wire.response(f"{words} {effort}", id=f"resp_{len(server.requests)}", usd=0.25)
+        return wire.json_reply(body)
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        yield server
+
+
+def test_history(server):
+    """All that was asked is there, in order, also what failed; and the sums are those of the journal."""
+    ask("One?", chat="main")
+    with pytest.raises(errors.InvalidRequest):
+        ask("fail")
+    ask.map("{{x}}", ["Two?", "Three?"], effort="low", progress=False)
+    kept = history()
+    assert ["One?", "fail", "Two?", "Three?"] == [answer.request["input"] for answer in kept]
+    assert ["One? None", "", "Two? low", "Three? low"] == [answer.text for answer in kept]
+    assert "No." in kept[1].error
+    assert [kept[0]] == history(chat="main") == kept[:1]
+    assert ["Three? low"] == [answer.text for answer in history(words="three")]
+    assert 4 == len(history(since=dt.datetime.now() - dt.timedelta(hours=1)))  # noqa: DTZ005
+    assert not history(since="2100-01-01")
+    assert not history(notebook="another.ipynb")
+    pytest.importorskip("pandas")
+    frame = kept.to_frame()
+    journal = script.loaded_or_new().asking.journal
+    assert journal.spent(kept[0].server)[0] == frame["cost_usd"].sum()
+    assert ["completed", "failed", "completed", "completed"] == list(frame["status"])
+    assert ["", "", "low", "low"] == list(frame["effort"].fillna(""))
+    assert str(frame["asked_at"].dtype).endswith("UTC]")
+
+
+def test_lines_are_the_same(server):
+    """A line that is read from the file says what one says that is made of its answer."""
+    pytest.importorskip("pandas")
+    schema = {"type": "object", "properties": {"id": {"type": "integer"}}, "title": "Star"}
+    with wire.serve(lambda _: wire.json_reply(wire.response('{"id": 7}'))) as other:
+        script.loaded_or_new().base_url = other.url
+        ask("Which?", schema=schema)
+        script.loaded_or_new().base_url = ""
+    ask("Why?", effort="high")
+    read, made = history().to_frame(), Answers(list(history()), script.ask_again).to_frame()
+    assert read.equals(made)
+    assert 7 == read["parsed.id"][0]
+    assert 1 == read["id"][0], "no field of a schema stands for one of ours"
+
+
+@pytest.mark.parametrize("since", ["yesterday", [], object()])
+def test_times_that_are_none(since):
+    """What is no time is told in two lines."""
+    with pytest.raises(errors.BadInput, match="since cannot be"):
+        history(since=since)
+
+
+def test_again(server):
+    """The same questions are asked with other options, behind the same answers, and kept as others are."""
+    first = ask("One?", chat="main", instructions="Be brief.", effort="high")
+    ask("Two?", chat="main")
+    again = history().again(effort="low", progress=False)
+    assert ["One? low", "Two? low"] == [answer.text for answer in again]
+    one, two = sorted(server.posts[2:], key=lambda post: len(json.dumps(post.body["input"])))
+    assert "Be brief." == one.body["instructions"]
+    assert "instructions" not in two.body
+    earlier = [turn["content"][0]["text"] for turn in two.body["input"][:-1]]
+    assert ["One?", first.text] == earlier
+    history()[:2].again(effort="low", progress=False)
+    assert 4 == len(server.posts), "asked once"
+    assert [None, None] == [answer.chat for answer in again]
+
+
+def test_again_without_settings(server):
+    """A setting that was made since is none of the old question."""
+    ask("One?")
+    script.loaded_or_new().effort = "high"
+    again = history().again(model="other", progress=False)
+    assert ["One? None"] == [answer.text for answer in again]
+    assert "other" == server.posts[1].body["model"]
+
+
+def test_again_with_attachments(server):
+    """What was attached goes along again; what is not at hand whole is refused before anything is sent."""
+    ask.map("Sum up.", [{"it": "words " * 9}], attach="it", progress=False)
+    history().again(effort="low", progress=False)
+    assert server.posts[0].body["input"] == server.posts[1].body["input"]
+    with pytest.raises(errors.BadInput, match="not at hand"):
+        Answers([errors.ConnectionLost("It is gone.")], script.ask_again).again()
+    assert 2 == len(server.posts)
+
+
+def test_as_a_table(server):
+    """Several answers show what differs, with the answers folded below; in a terminal too."""
+    answers = ask.map("{{x}}", ["One <b>?", "Two?", "fail"], on_error="keep", progress=False)
+    shown = answers._repr_mimebundle_()
+    assert "| question |" in shown["text/markdown"]
+    assert "effort |" not in shown["text/markdown"].splitlines()[0]
+    assert 3 == shown["text/markdown"].count("<details>")
+    assert "<b>" not in shown["text/markdown"]
+    assert "[2] Two? None" in shown["text/plain"]
+    assert "failed" in shown["text/plain"]
