@@ -34,7 +34,8 @@ def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     kept: dict[str, Any] = {}
     for name, value in request.items():
         if name == "tools" and isinstance(value, list):
-            kept[name] = [_left(tool, _without_headers(tool), hidden) for tool in value]
+            bare = ((tool, _without_headers(tool)) for tool in value)
+            kept[name] = [_left({name: tool}, {name: left}, hidden)[name] for tool, left in bare]
         else:
             field = {name: value}
             kept |= field if name in _WORDS else _left(field, field, hidden)
@@ -46,7 +47,7 @@ def restored(request: Mapping[str, Any], hidden: Mapping[str, Any]) -> dict[str,
     whole: dict[str, Any] = {}
     for name, value in request.items():
         if name == "tools" and isinstance(value, list):
-            whole[name] = [_restored(tool, hidden) for tool in value]
+            whole[name] = [_restored({name: tool}, hidden)[name] for tool in value]
         else:
             field = {name: value}
             whole |= field if name in _WORDS else _restored(field, hidden)

@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from asking import KEY, Asker
 from hypothesis import HealthCheck, settings
+from IPython.core.interactiveshell import InteractiveShell
+from shells import IN_MEMORY
+
+from aiml_magic import load_ipython_extension, unload_ipython_extension
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
@@ -26,6 +30,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AIML_MAGIC_HOME", str(folder))
     monkeypatch.setenv("AIML_API_KEY", KEY)
     return folder
+
+
+@pytest.fixture
+def shell(home: Path) -> Iterator[InteractiveShell]:
+    """IPython with the extension loaded."""
+    shell = InteractiveShell(config=IN_MEMORY)
+    load_ipython_extension(shell)
+    yield shell
+    shell.find_line_magic("aiml").__self__.session.close(10)
+    unload_ipython_extension(shell)
+    shell.history_manager.end_session()
+    InteractiveShell.clear_instance()
 
 
 @pytest.fixture

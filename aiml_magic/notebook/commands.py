@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 1_000_000  # of a notebook that are exported
 _FAR = 5e10  # dollars: more than anybody has
+_MOST_MODELS = 200  # lines that one look at a list may have
 
 
 class Context(NamedTuple):
@@ -174,8 +175,36 @@ def _status(context: Context, rest: str) -> None:
     say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
     say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
     say(f"Balance  {_balance(context)}")
+    say(f"Model    {_model_in_use(context)}")
     say(f"Journal  {short(context.journal_path)}")
     say(f"Spent    {_spent(context)}{', in play money' if is_sandbox else ''}")
+
+
+def _model_in_use(context: Context) -> str:
+    """The model that is asked, until when it is there, and what follows it."""
+    from aiml_magic.session import advice
+
+    model = context.question().model
+    try:
+        said = context.asking.models()
+    except errors.AimlMagicError:
+        return model
+    return said.fate(model, advice.today()) or model
+
+
+def _models(context: Context, rest: str) -> None:
+    """Says what the server offers, a line for each model; what it says itself is cut to a length."""
+    from aiml_magic.session import advice
+
+    words = rest.lower().split()
+    said = context.asking.models(is_wanted=True)
+    lines = [advice.line(model.id, said) for model in said.all]
+    found = [line for line in lines if all(word in line.lower() for word in words)]
+    say("\n".join(found[:_MOST_MODELS]) or "The server lists no model of these words.")
+    if len(found) > _MOST_MODELS:
+        say(
+            f"{len(found) - _MOST_MODELS:,} more; %aiml models WORDS shows those that hold the words."
+        )
 
 
 def _spent(context: Context) -> str:
@@ -573,6 +602,11 @@ COMMANDS = {
         "try everything without a key: a stand-in server, no model",
         _sandbox,
         (_IF_NO_KEY,),
+    ),
+    "models": Command(
+        "models [WORDS]",
+        "what the server offers: price, context, longest answer, until when, and what follows",
+        _models,
     ),
     "history": Command("history", "what was asked in this notebook, and what it cost", _history),
     "search": Command("search WORDS", "answers of any notebook that hold these words", _search),

@@ -119,6 +119,7 @@ class Job:
         self._came: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
         self.record: Callable[[Answer], None] | None = None  # is told of the answer
+        self.explain: Callable[[errors.AimlMagicError], None] = _as_it_is  # is told of the error
 
     @property
     def done(self) -> bool:
@@ -245,6 +246,7 @@ class Job:
             except errors.JournalError:
                 raise  # it may be readable a moment later
             except errors.AimlMagicError as error:
+                self.explain(error)
                 self._came = error
         if isinstance(self._came, errors.AimlMagicError):
             raise self._came
@@ -620,6 +622,9 @@ if sys.platform == "win32":
     _OUT_OF_REACH = {
         "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     }
+
+
+def _as_it_is(_: errors.AimlMagicError) -> None: ...
 
 
 def _answer_of(row: Row) -> Answer:

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiml_magic import addresses, credentials, errors, hidden
+from aiml_magic.api.models import Catalogue
 from aiml_magic.api.responses import Raw, Response, approval
 from aiml_magic.credentials import Key, Secrets
 from aiml_magic.files import raise_open_limit
-from aiml_magic.journal import recording
+from aiml_magic.journal import offers, recording
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import request_keys
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal, journal_at
 from aiml_magic.runner.jobs import Job, Rounds, Runner, Sender
-from aiml_magic.session import check
+from aiml_magic.session import advice, check
 from aiml_magic.session.budget import Price, price_of
 from aiml_magic.session.chats import Chats
 from aiml_magic.session.misses import replay_miss
@@ -56,6 +57,7 @@ class Session:
         self.lock = threading.RLock()  # threads ask one after the other: each changes the places
         self.recordings = Recordings(self.lock)
         self.prices: dict[tuple[str, str], Price] = {}  # by server and model
+        self.lookout = advice.Lookout()
         self.hidden: dict[str, Any] = {}  # sent, and in no journal: see `hidden`
         self._asking: Asking | None = None
 
@@ -77,6 +79,7 @@ class Session:
 
     def close(self, timeout: float = 0.0) -> None:
         """Closes the pipe to the runner, and waits for its end for `timeout` seconds."""
+        self.lookout.end()
         with self.lock:
             if self._asking is not None:
                 self._asking.runner.close(timeout)
@@ -171,7 +174,7 @@ class Asking:
         """The price that the server lists for a model, cached; `None` without a price or server."""
         known = (self.server[1], model)
         if known not in self.session.prices:
-            path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing"
+            path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"
             try:
                 price = price_of(self._get(path, self._key_for_prices), model)
             except errors.AimlMagicError:
@@ -180,6 +183,22 @@ class Asking:
                 return None
             self.session.prices[known] = price
         return self.session.prices[known]
+
+    def models(self, *, is_wanted: bool = False) -> Catalogue:
+        """What the server says of its models; with replay "only" what is kept of it.
+
+        Raises RequestFailed, and ReplayMiss, for a list that `is_wanted` and cannot be had.
+        """
+        server, _ = self.server
+        if self.session.replay() == "only" and not is_wanted:
+            return offers.kept(server)
+        return advice.catalogue(server, self._get_of_models, is_wanted=is_wanted)
+
+    def explain(self, model: str, error: errors.AimlMagicError) -> None:
+        """Says in an error of the server which model, or which effort, to ask instead."""
+        if isinstance(error, errors.RequestFailed):
+            with contextlib.suppress(errors.AimlMagicError):
+                advice.explain(error, model, self.models)
 
     def unfinished(self, timeout: float, max_concurrency: int) -> list[Job]:
         """Has the queued rows of this notebook sent, and follows those that are on their way.
@@ -306,8 +325,20 @@ class Asking:
     def _ask(self, question: Question, sender: Sender) -> Job:
         with self.session.lock:
             job = self._job(question, sender)
+            if sender is self.runner and not job.done:
+                self._look_out()
         job.parse = question.schema.parse if question.schema else None
+        job.explain = partial(self.explain, question.model)
         return self._recorded(job)
+
+    def _look_out(self) -> None:
+        """Has the server asked about its models once a day, when no question is on its way."""
+        server, _ = self.server
+        if not offers.is_of_today(offers.kept(server)):
+            self.session.lookout.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
+
+    def _get_of_models(self, path: str) -> Any:
+        return self._get(path, self._key_for_prices if path == advice.FEED else self._key_if_any)
 
     def _recorded(self, job: Job) -> Job:
         job.record = partial(self.session.recordings.keep, journal=self.journal)
@@ -446,6 +477,12 @@ class Asking:
     def _key_for_prices(self) -> Key:
         """A price list is public, and gets no key; the sandbox asks for its token all the same."""
         return Key("nobody", _NO_KEY) if self.session.sandbox_url is None else self._key()
+
+    def _key_if_any(self) -> Key:
+        """The key, which some servers want for their list of models, or none."""
+        with contextlib.suppress(errors.BadInput):
+            return self._key()
+        return self._key_for_prices()
 
     def _key_of(self, sender: Sender, *, is_needed: bool) -> Key:
         """The key for a sender, empty if it has its own; raises NoKey if it is needed.

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from aiml_magic.api.responses import Raw, is_web_link
+from aiml_magic.journal import offers
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question.attachments import kind_of, labels
 from aiml_magic.show import safe
@@ -92,7 +93,7 @@ def details_line(answer: Answer) -> str:
 
 
 def line_with_replay(answer: Answer) -> str:
-    """The same, with "replayed" and "recording", which notebooks that are compared must not show."""
+    """The same, with "replayed", "recording" and the model's end, which compared notebooks must not show."""
     then, day = money(answer.cost_usd), f"{answer.asked_at:%Y-%m-%d}"
     match answer.replayed, answer.recorded:
         case True, True:
@@ -101,7 +102,9 @@ def line_with_replay(answer: Answer) -> str:
             then = f"replayed from {day}, $0 now, {then} then"
         case False, True:
             then = f"from a recording of {day}, {then} then"
-    return _line(answer, then)
+    today = datetime.now().astimezone().date()
+    fate = offers.kept(answer.server).fate(str(answer.request.get("model")), today)
+    return " · ".join(filter(None, (_line(answer, then), plain(fate))))
 
 
 def _line(answer: Answer, cost: str) -> str:

@@ -807,7 +807,7 @@ def test_any_price_list(models):
 
 def test_budget(asker):
     """A question that could pass the budget is refused before it is sent; a smaller one is asked, and a replay is free."""
-    with wire.serve(priced(PRICES)) as server:
+    with wire.serve(priced(PRICES), has_models=True) as server:
         with pytest.raises(errors.BudgetExceeded, match="budget"):
             asker.ask(server.url, budget_usd=1.0)
         assert [] == server.posts
@@ -829,7 +829,9 @@ def test_budget(asker):
 def test_budget_of_unknown_costs(asker, fate):
     """An answer whose cost nobody tells, and a request that may have been charged, count as what they may have cost."""
     listed = {"/v1/models": wire.json_reply(PRICES)}
-    with wire.serve(lambda request: listed.get(request.path.split("?")[0], fate)) as server:
+    with wire.serve(
+        lambda request: listed.get(request.path.split("?")[0], fate), has_models=True
+    ) as server:
 
         def ask(text):
             with suppress(errors.ConnectionLost):
@@ -847,7 +849,7 @@ def test_budget_of_unknown_costs(asker, fate):
 )
 def test_unknown_price(asker, models):
     """Where no price is listed a budget cannot be kept, and nothing is sent."""
-    with wire.serve(priced(models)) as server:
+    with wire.serve(priced(models), has_models=True) as server:
         with pytest.raises(errors.BudgetExceeded, match="no price"):
             asker.ask(server.url, budget_usd=100.0)
         assert [] == server.posts

@@ -6,22 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import wire
-from IPython.core.interactiveshell import InteractiveShell
-from test_shell import IN_MEMORY, run
+from shells import run
 
-from aiml_magic import errors, load_ipython_extension, unload_ipython_extension
+from aiml_magic import errors
 from aiml_magic.notebook.options import read_line
-
-
-@pytest.fixture
-def shell(home):
-    shell = InteractiveShell(config=IN_MEMORY)
-    load_ipython_extension(shell)
-    yield shell
-    shell.find_line_magic("aiml").__self__.session.close(10)
-    unload_ipython_extension(shell)
-    shell.history_manager.end_session()
-    InteractiveShell.clear_instance()
 
 
 @dataclass

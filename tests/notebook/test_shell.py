@@ -17,6 +17,7 @@ import pytest
 import wire
 from asking import KEY
 from IPython.core.interactiveshell import InteractiveShell
+from shells import run
 from traitlets.config import Config
 
 from aiml_magic import (
@@ -33,26 +34,6 @@ from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import begin_with_magic, keep_question_marks
 from aiml_magic.notebook.options import OPTIONS
 from aiml_magic.notebook.script import ask_again
-
-# History in a file would stay open until the end of all tests.
-IN_MEMORY = Config({"HistoryManager": {"hist_file": ":memory:"}})
-
-
-@pytest.fixture
-def shell(home):
-    shell = InteractiveShell(config=IN_MEMORY)
-    load_ipython_extension(shell)
-    yield shell
-    session = shell.find_line_magic("aiml").__self__.session
-    session.close(10)
-    unload_ipython_extension(shell)
-    shell.history_manager.end_session()
-    InteractiveShell.clear_instance()
-
-
-def run(shell, code):
-    """The error of a cell, or `None`."""
-    return shell.run_cell(code).error_in_exec
 
 
 @pytest.fixture

@@ -61,9 +61,16 @@ class Server:
 
 @contextmanager
 def serve(
-    answer: Callable[[Request], Reply], *, read_only: int | None = None, port: int = 0
+    answer: Callable[[Request], Reply],
+    *,
+    read_only: int | None = None,
+    port: int = 0,
+    has_models: bool = False,
 ) -> Iterator[Server]:
-    """Serves on loopback, on a free port if none is named. `read_only` bytes of a request are read before the connection is reset."""
+    """Serves on loopback, on a free port if none is named. `read_only` bytes of a request are read before the connection is reset.
+
+    Unless it `has_models`, a look at the list of models or at the feed of deprecations, which may come at any time, finds nothing.
+    """
     listener = socket.create_server(("127.0.0.1", port))
     server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
     connections: list[socket.socket] = []
@@ -86,8 +93,12 @@ def serve(
                 return _reset(connection)
             with connection.makefile("rb") as lines:
                 while (request := _read_request(lines)) is not None:
-                    server.requests.append(request)
-                    if not _send(connection, answer(request), server):
+                    if "/models" in request.path and not has_models:
+                        reply = json_reply({}, 404)
+                    else:
+                        server.requests.append(request)
+                        reply = answer(request)
+                    if not _send(connection, reply, server):
                         return
 
     threading.Thread(target=accept, daemon=True).start()

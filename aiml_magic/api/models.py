@@ -1,0 +1,304 @@
+"""What a server says of its models: which it offers, for how much, until when, and what follows them; pure.
+
+Two answers are read: the list of models, and the feed of deprecations. Both are read with
+tolerance, since servers name the same things in many ways; what cannot be read is not known. A
+model is suggested only by a name that is harmless wherever a person may copy it to.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.text import one_line
+
+MAX_MODELS = 5_000  # of one list: bounds what is kept and searched
+_LONGEST_NAME = 200  # characters
+_SAFE = re.compile(r"[A-Za-z0-9][\w.:/@+~-]{0,119}", re.ASCII)  # no quotes, no braces, no blanks
+_CONTEXT = {
+    "contextlength", "contextwindow", "contextsize", "contextmax", "maxcontext", "maxcontextlength", "maxmodellen",
+    "maxinputtokens", "inputtokenlimit",
+}  # fmt: skip
+_LONGEST = {
+    "outputmax", "maxoutput", "maxoutputtokens", "outputtokenlimit", "outputlimit", "maxcompletiontokens", "maxtokens",
+}  # fmt: skip
+_END = {
+    "shutdownat",
+    "shutdowndate",
+    "sunsetat",
+    "sunsetdate",
+    "retirementdate",
+    "expirationdate",
+    "removedat",
+}
+_SUCCESSOR = {"replacedby", "replacement", "successor", "recommendedreplacement"}
+_GONE = re.compile(
+    r"\bmodels?\b.{0,120}?\b(?:not found|(?:does not|doesn't|do not) exist|(?:is|was|been) unknown|no longer|decommissioned"
+    r"|deprecated|retired|discontinued|removed|withdrawn|sunset|shut ?down|not available|unavailable|not a valid)"
+    r"|\b(?:unknown|invalid|no such|nonexistent|unrecognized|unsupported) model\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_GONE_CODE = re.compile(
+    r"model.*(?:not_?found|exist|unknown|invalid|decommission|deprecat|retired|gone|withdrawn|unavailable|not_?available)"
+    r"|(?:unknown|invalid|unsupported)_model|deployment_?not_?found",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model. Prices are dollars for a token, lengths are tokens; `None` and the empty text are what is not known.
+
+    `state` is the feed's: deprecated (it still answers), superseded (its name leads to another) or
+    withdrawn (it is gone).
+    """
+
+    id: str
+    aliases: tuple[str, ...] = ()
+    price: tuple[float, float] | None = None  # of input and output
+    context: int | None = None
+    longest: int | None = None
+    end: date | None = None
+    successor: str | None = None
+    state: str = ""
+
+    def is_gone(self, today: date) -> bool:
+        return self.state == "withdrawn" or (self.end is not None and self.end <= today)
+
+    def as_entry(self) -> dict[str, Any]:
+        """The entry of a list from which the same model is read."""
+        units = [
+            {"unit": f"{kind}_token", "price": dollars, "per": 1}
+            for kind, dollars in zip(("input", "output"), self.price or (), strict=False)
+        ]
+        return {
+            "id": self.id,
+            "aliases": list(self.aliases),
+            "pricing": {"kind": "fixed", "units": units},
+            "contextLength": self.context,
+            "outputMax": self.longest,
+            "shutdown_at": self.end.isoformat() if self.end else None,
+            "replaced_by": self.successor,
+            "status": self.state,
+        }
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a server said of its models, and when: those that it offers, and those that end."""
+
+    offered: tuple[Model, ...] = ()
+    ending: tuple[Model, ...] = ()
+    asked_at: float = 0.0  # seconds since 1970
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name, with what both answers say of it."""
+        listed, ends = _found(self._offered_by_name, name), _found(self._ending_by_name, name)
+        if listed is None or ends is None:
+            return listed or ends
+        return replace(
+            listed,
+            end=ends.end or listed.end,
+            successor=ends.successor or listed.successor,
+            state=ends.state,
+        )
+
+    @property
+    def all(self) -> list[Model]:
+        """Those that are offered, then those that only the feed knows."""
+        known = self._offered_by_name
+        return [*self.offered, *(one for one in self.ending if _found(known, one.id) is None)]
+
+    @cached_property
+    def _offered_by_name(self) -> dict[str, Model]:
+        return _by_name(self.offered)
+
+    @cached_property
+    def _ending_by_name(self) -> dict[str, Model]:
+        return _by_name(self.ending)
+
+    def fate(self, name: str, today: date) -> str:
+        """How long a model is there and what follows it, on a line; empty if nothing is said of that."""
+        model = self.find(name)
+        if model is None or not (model.end or model.successor or model.state):
+            return ""
+        if model.end is not None:
+            what = f"{'ended on' if model.is_gone(today) else 'until'} {model.end}"
+        else:
+            what = one_line(model.state, 20) or "replaced"
+        follower = self.successor(name, today)
+        return f"{one_line(name, 100)}: {what}{f', then {follower}' if follower else ''}"
+
+    def successor(self, name: str, today: date) -> str | None:
+        """The model that follows, and is not gone itself; `None` if none is named that can be suggested."""
+        seen = {name}
+        model = self.find(name)
+        while model is not None and model.successor and model.successor not in seen:
+            follower = model.successor
+            seen.add(follower)
+            model = self.find(follower)
+            if model is None or not model.is_gone(today):
+                return follower if _SAFE.fullmatch(follower) else None
+        return None
+
+    def nearest(self, name: str, today: date) -> str | None:
+        """The offered model whose name is most like this one."""
+        ids = [
+            model.id
+            for model in self.offered
+            if model.id != name and _SAFE.fullmatch(model.id) and not self._is_gone(model.id, today)
+        ]
+        by_tail = {_tail(model_id): model_id for model_id in reversed(ids)}
+        close = difflib.get_close_matches(name, ids, n=1, cutoff=0.5) or [
+            by_tail[tail]
+            for tail in difflib.get_close_matches(_tail(name), by_tail, n=1, cutoff=0.5)
+        ]
+        return close[0] if close else None
+
+    def _is_gone(self, name: str, today: date) -> bool:
+        model = self.find(name)
+        return model is not None and model.is_gone(today)
+
+
+def read(raw: Any) -> tuple[Model, ...]:
+    """The models of a list or of a feed. Never raises."""
+    return tuple(model for entry in _entries(raw) if (model := _model(entry)))
+
+
+def find(models: Iterable[Model], name: str) -> Model | None:
+    """The model of this name, with or without its maker's before it."""
+    return _found(_by_name(models), name)
+
+
+def may_be_gone(error: errors.RequestFailed) -> bool:
+    """The server may mean that it has no such model any more."""
+    is_of_an_answer = isinstance(error, errors.RetrieveUnsupported)
+    return not is_of_an_answer and (error.status == 404 or is_gone(error))
+
+
+def is_gone(error: errors.RequestFailed) -> bool:
+    """The server says that it has no such model any more."""
+    if isinstance(error, errors.RetrieveUnsupported) or (error.status or 0) >= 500:
+        return False
+    said = error.message.partition(": ")[2]  # what stands before it is ours
+    has_code = _GONE_CODE.search(error.code or "") is not None
+    return error.status == 410 or has_code or _GONE.search(said) is not None
+
+
+def _entries(raw: Any) -> list[Mapping[str, Any]]:
+    """The first list of objects that have an id, however deep it is."""
+    waiting: deque[tuple[Any, int]] = deque([(raw, 0)])
+    while waiting:
+        value, depth = waiting.popleft()
+        if isinstance(value, list):
+            found = [entry for entry in value if isinstance(entry, Mapping) and entry.get("id")]
+            if found:
+                return found[:MAX_MODELS]
+        elif isinstance(value, Mapping) and depth < 3:
+            waiting.extend((entry, depth + 1) for entry in value.values())
+    return []
+
+
+def _model(entry: Mapping[str, Any]) -> Model | None:
+    name = _name(entry["id"])
+    if name is None:
+        return None
+    fields = list(_fields(entry))
+    aliases = entry.get("aliases")
+    named = map(_name, aliases[:20] if isinstance(aliases, list) else [])
+    state = entry.get("status")
+    return Model(
+        id=name,
+        aliases=tuple(alias for alias in named if alias),
+        price=_price(entry.get("pricing")),
+        context=_first(fields, _CONTEXT, _length),
+        longest=_first(fields, _LONGEST, _length),
+        end=_first(fields, _END, _date),
+        successor=_first(fields, _SUCCESSOR, _name),
+        state=state.lower() if isinstance(state, str) and state.lower() in _STATES else "",
+    )
+
+
+_STATES = ("deprecated", "superseded", "withdrawn")
+
+
+def _fields(entry: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The fields of an entry, the outer ones first, by their names without signs and capitals."""
+    for name, value in entry.items():
+        yield re.sub(r"[\W_]", "", str(name)).lower(), value
+    if depth < 2:
+        for value in entry.values():
+            if isinstance(value, Mapping):
+                yield from _fields(value, depth + 1)
+
+
+def _first(fields: list[tuple[str, Any]], names: set[str], read_value: Any) -> Any:
+    values = (read_value(value) for name, value in fields if name in names)
+    return next((value for value in values if value is not None), None)
+
+
+def _name(value: Any) -> str | None:
+    if isinstance(value, list) and value:
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    is_name = isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME
+    return value if is_name else None
+
+
+def _length(value: Any) -> int | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 1 <= value < 1e9 else None
+
+
+def _date(value: Any) -> date | None:
+    try:
+        return date.fromisoformat(value[:10]) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _price(pricing: Any) -> tuple[float, float] | None:
+    """Dollars for a token of input and of output; a price counts together with `per`, the number of units that it is for."""
+    is_fixed = isinstance(pricing, Mapping) and pricing.get("kind") == "fixed"
+    units = pricing.get("units") if is_fixed else None
+    found: dict[str, float] = {}
+    for unit in units if isinstance(units, list) else []:
+        try:
+            name, dollars = str(unit["unit"]).lower(), float(unit["price"]) / float(unit["per"])
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            continue
+        if not 0 <= dollars < 1:  # no price of a token, and no number to keep to a budget with
+            continue
+        for kind, signs in (("input", ("input", "prompt")), ("output", ("output", "completion"))):
+            if "token" in name and "cache" not in name and any(sign in name for sign in signs):
+                found[kind] = abs(dollars)  # -0.0 is none to show
+    return (found["input"], found["output"]) if len(found) == 2 else None
+
+
+def _by_name(models: Iterable[Model]) -> dict[str, Model]:
+    """Models by all their names; behind `*/` by the end of a name that begins with its maker's."""
+    several = list(models)
+    named = {model.id: model for model in reversed(several)}
+    for model in several:
+        for alias in model.aliases:
+            named.setdefault(alias, model)
+    for name, model in list(named.items()):
+        if "/" in name:
+            named.setdefault(f"*/{_tail(name)}", model)
+    return named
+
+
+def _found(named: Mapping[str, Model], name: str) -> Model | None:
+    return named.get(name) or named.get(_tail(name) if "/" in name else f"*/{name}")
+
+
+def _tail(name: str) -> str:
+    return name.rpartition("/")[2]

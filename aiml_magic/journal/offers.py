@@ -1,0 +1,66 @@
+"""What servers said of their models, on disk: a private file for each server, asked for again after a day.
+
+A file that is damaged, strange or too large says nothing, and is written anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from aiml_magic import addresses
+from aiml_magic.api.models import Catalogue, read
+from aiml_magic.errors import BadInput
+from aiml_magic.files import make_private_folder, write_private
+from aiml_magic.text import dump, load
+
+_DAY = 86_400.0  # seconds
+_MAX_SIZE = 4 * 2**20  # bytes
+
+
+def kept(server: str) -> Catalogue:
+    """What this server said when it was last asked; empty if nothing is known."""
+    with contextlib.suppress(OSError, BadInput):
+        path = _path(server)
+        state = path.stat()
+        if state.st_size <= _MAX_SIZE and path.is_file():
+            return _read(path, server, state.st_mtime_ns, state.st_ino)
+    return Catalogue()
+
+
+def keep(server: str, said: Catalogue) -> None:
+    """Keeps what a server said. Where no disk takes it, it is asked for again."""
+    told = {
+        "server": server,
+        "asked_at": said.asked_at,
+        "offered": [model.as_entry() for model in said.offered],
+        "ending": [model.as_entry() for model in said.ending],
+    }
+    with contextlib.suppress(OSError, BadInput):
+        path = _path(server)
+        make_private_folder(path.parent)
+        write_private(path, dump(told))
+
+
+def is_of_today(said: Catalogue) -> bool:
+    """It is less than a day old; a clock that was set back makes it old."""
+    return 0 <= time.time() - said.asked_at < _DAY
+
+
+def _path(server: str) -> Path:
+    name = hashlib.sha256(server.encode("utf-8", "replace")).hexdigest()[:16]
+    return addresses.home() / f"models-{name}.json"
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, server: str, changed: int, file: int) -> Catalogue:  # noqa: ARG001  # they tell that it is the same file
+    try:
+        raw = load(path.read_bytes(), _MAX_SIZE)
+        if raw["server"] != server:
+            return Catalogue()
+        return Catalogue(read(raw["offered"]), read(raw["ending"]), float(raw["asked_at"]))
+    except (OSError, KeyError, TypeError, ValueError, OverflowError):
+        return Catalogue()
