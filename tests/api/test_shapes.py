@@ -301,7 +301,7 @@ def test_many_deltas_are_an_answer(asker):
     whole = event("response.completed", response=wire.response("word " * 60_000))
     answer, _ = asked(asker, stream(*[delta * 1000] * 60, whole))
     assert "word " * 60_000 == answer.text
-    runner = asker.session.runner(asker.path)._child.process.pid
+    runner = asker.asking.runner._child.process.pid
     status = Path(f"/proc/{runner}/status")
     lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
     assert 300_000 > next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
