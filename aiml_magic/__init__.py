@@ -1,24 +1,22 @@
 """Ask a reasoning model from a notebook cell: `%load_ext aiml_magic`, then `%%o3pro`.
 
-The rooms of this package, from what a person types down to the wire; each imports only from those
-below it:
+The rooms of the package, from a person's input down to the wire; each imports only those below it:
 
-    notebook/   magics, options, commands, completion; the same from Python (script)
+    notebook/   magics, options, commands, completion; script: the same from Python
     session/    asking: replays, follows or sends a question; chats, check, spending, recordings
-    show/       answers and jobs in every front end; made safe, so that nothing of a model's is active
-    runner/     process: outlives the kernel and holds the wire; jobs: the kernel's end of its pipe; cluster: Dask
-    journal/    store: every request and answer in SQLite; rows, queries, replay, recording
-    question/   prompts, attachments, schemas, tools: what goes along with a question
-    sandbox/    the stand-in for the API, with no model behind it
-    api/        responses, sse, failures; client, the one module that knows HTTP
-    credentials, files, addresses, errors, text: what every room uses
+    show/       view, terminal: answers and jobs; details, export, charts; safe: no active content
+    runner/     process: the connections, beyond the kernel's life; jobs: its client; cluster: Dask
+    journal/    store: all requests and answers in SQLite; rows, queries, replay, recording
+    question/   prompts, attachments, schemas, tools
+    sandbox/    the stand-in for the API, without a model
+    api/        responses, sse, failures; client: the only module that imports HTTP
+    credentials, files, addresses, hidden, errors, text: for every room
 
 The kernel asks, a runner sends, the journal remembers: `session.asking` writes a row,
-`runner.process` sends it and writes what comes, and `show` shows what the row says. Why it is so
-stands in `.github/DESIGN.md`.
+`runner.process` sends it and writes the response, and `show` shows the row. The reasons are in
+`.github/DESIGN.md`.
 
-Loading the extension imports neither an HTTP library nor a widget: those come with the first
-question.
+Loading the extension imports neither an HTTP library nor widgets: the first question does.
 """
 
 from __future__ import annotations
@@ -49,14 +47,14 @@ _MOVED = {
 
 
 def __getattr__(name: str) -> Any:
-    """What a script or a notebook uses by name, imported when it is first used."""
+    """The public functions, imported at their first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 class _Moved(ModuleType):
-    """A module under the name that it has in pickles of answers made by version 0.1.0."""
+    """A module by the name that pickles of answers of version 0.1.0 hold."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

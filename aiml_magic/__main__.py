@@ -1,9 +1,9 @@
-"""A first look, where there is no browser: one question, its answer and its details in the terminal.
+"""A first look without a browser: a question, its answer and its details in the terminal.
 
     python -m aiml_magic
 
-It needs no key: the sandbox answers, in this process. Nothing of the person's is read or written:
-no key, no journal, no setting, no sum of what was spent. What it starts ends with it.
+It needs no key: the sandbox answers, in this process. No key, journal or setting of the user is
+read or written, and what it starts ends with it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ _NEEDS = "It needs a folder for temporary files, which TMPDIR may name, and a po
 
 
 def main() -> int:
-    """Shows it; gives the exit status."""
-    summary = "Show a question, its answer and its details in the terminal; the sandbox answers, without a key."
+    """Shows the question and its answer; returns the exit status."""
+    summary = "Show a question and its answer in the terminal; the sandbox answers, without a key."
     argparse.ArgumentParser(prog="python -m aiml_magic", description=summary).parse_args()
     try:
         print(f"%%o3pro\n{_QUESTION}\n", flush=True)
         print_answer(_answer())
         print(_NEXT, flush=True)
-    except (
-        BrokenPipeError
-    ):  # whoever reads has read enough; the interpreter would complain when it flushes
+    except BrokenPipeError:  # as of `| head`; the interpreter would fail when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
@@ -61,7 +59,7 @@ def main() -> int:
 
 
 def _answer() -> Answer:
-    """The answer to the question, asked as any other is, with a journal that is gone afterwards."""
+    """The answer to the question, asked as any other, with a temporary journal."""
     with (
         tempfile.TemporaryDirectory(prefix="aiml_magic", ignore_cleanup_errors=True) as folder,
         sandbox.in_this_process() as url,

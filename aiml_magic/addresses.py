@@ -1,4 +1,4 @@
-"""Where things are: the server and the way to it, the notebook, this package's home and the journal."""
+"""The addresses in use: the server, its proxies, the notebook, the journal and its folder."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from pathlib import Path
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
-CERTIFICATES = (
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-)  # the variables that say whose certificates are believed
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # variables that name trusted certificates
+
+
+# Parsers disagree on what else an address may hold, so nothing else is allowed.
+_PLAIN_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", re.ASCII)
 
 
 def _working_directory() -> Path | None:
     try:
         return Path.cwd()
-    except OSError:  # it was removed
+    except OSError:  # the folder was removed
         return None
 
 
-_BEGAN = _working_directory()  # where the session began, wherever a notebook goes from there
+_BEGAN = _working_directory()  # of the session when it began; %cd does not change it
 
 
 def begin_in(folder: str) -> None:
-    """Says where the session began, for a notebook that went elsewhere before it loaded the extension."""
-    global _BEGAN  # noqa: PLW0603  # the variables of the environment, which are read from there, are the process's too
+    """Sets the folder of the session, if it was left before the extension was loaded."""
+    global _BEGAN  # noqa: PLW0603  # one for the process, as its environment is
     _BEGAN = Path(folder)
 
 
 def notebook() -> str:
-    """What the notebook is called: by Jupyter's own servers by its path, else by the folder in which the session began."""
+    """The name of the notebook: its path on Jupyter's server, else the folder of the session."""
     name = os.environ.get("JPY_SESSION_NAME") or _BEGAN or ""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -46,24 +47,16 @@ def base_url(setting: str) -> str:
     header.
     """
     url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
-    hint = (
-        "Set AIML_API_URL or %config O3Pro.base_url to something like https://api.aimlapi.com/v1."
-    )
-    # Parsers disagree on what else may stand in an address, so nothing else may.
-    is_plain = (
-        re.fullmatch(
-            r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", url, re.ASCII
-        )
-        is not None
-    )
+    hint = f"Set AIML_API_URL or %config O3Pro.base_url to something like {DEFAULT_BASE_URL}."
+    is_plain = _PLAIN_URL.fullmatch(url) is not None
     try:
         parts = urllib.parse.urlsplit(url)
         is_plain = is_plain and parts.port != 0
-    except ValueError:  # a port above 65535, or in brackets what is no IPv6 address
+    except ValueError:  # a port above 65535, or an impossible IPv6 address
         is_plain = False
     if not is_plain:
         raise BadInput(
-            "The server's address is no plain http or https address, so nothing was sent.", hint
+            "The server's address is not a plain http or https address, so nothing was sent.", hint
         )
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise BadInput(
@@ -73,7 +66,7 @@ def base_url(setting: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """`host` is this machine."""
+    """Whether a host is this machine."""
     import ipaddress
 
     if host.lower() == "localhost":
@@ -85,36 +78,33 @@ def is_loopback(host: str) -> bool:
 
 
 def network() -> dict[str, str]:
-    """The variables of this process that say how the network is reached, as they are now.
-
-    The address of a proxy may hold a password.
-    """
+    """The environment variables of proxies and certificates; a proxy's may hold a password."""
     found = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     named = {name: os.environ[name] for name in CERTIFICATES if os.environ.get(name)}
     return found | {name: str((_BEGAN or Path()) / path) for name, path in named.items()}
 
 
 def use_network(variables: Mapping[str, str]) -> None:
-    """Has this process reach the network as the one that `network` was asked in."""
+    """Sets the variables of `network`, as they were in another process."""
     for name in network().keys() - variables.keys():
         del os.environ[name]
     os.environ.update(variables)
 
 
 def home() -> Path:
-    """The folder of the journal, the key file and the sandbox's note: AIML_MAGIC_HOME, else the user's data directory.
+    """The folder of the package: AIML_MAGIC_HOME, else the user's data directory.
 
-    A relative one begins where the session began. Raises BadInput.
+    A relative one is relative to the folder of the session. Raises BadInput.
     """
     if chosen := os.environ.get("AIML_MAGIC_HOME"):
-        return _from_the_beginning(chosen)
+        return _in_session(chosen)
     import platformdirs
 
     try:
-        return _from_the_beginning(platformdirs.user_data_dir("aiml_magic", appauthor=False))
+        return _in_session(platformdirs.user_data_dir("aiml_magic", appauthor=False))
     except RuntimeError as error:
         raise BadInput(
-            f"This user has no home directory, and so no place for the journal. {NOTHING_SENT}",
+            f"This user has no home directory for the journal. {NOTHING_SENT}",
             "Set AIML_MAGIC_HOME to a folder that can be written.",
         ) from error
 
@@ -122,39 +112,35 @@ def home() -> Path:
 def journal_path(setting: str) -> Path:
     """The journal's file: the setting, else AIML_MAGIC_JOURNAL, else `journal.sqlite3` at home.
 
-    Raises BadInput.
-
-    A relative AIML_MAGIC_JOURNAL begins where the session began; a setting is meant from the folder
-    where it is set.
+    A relative setting is relative to the working directory, a relative AIML_MAGIC_JOURNAL to the
+    folder of the session. Raises BadInput.
     """
     if setting:
         return absolute(_path(setting))
     chosen = os.environ.get("AIML_MAGIC_JOURNAL", "")
-    return _from_the_beginning(chosen) if chosen else home() / "journal.sqlite3"
+    return _in_session(chosen) if chosen else home() / "journal.sqlite3"
 
 
 def absolute(path: Path) -> Path:
-    """The file that is meant, wherever the notebook goes from here. Raises BadInput."""
+    """A path that %cd does not change. Raises BadInput."""
     try:
         return path.absolute()
     except OSError as error:
-        raise _begins_nowhere(
-            str(path), "Name the file by its whole path, or go elsewhere with %cd."
-        ) from error
+        hint = "Name the file by its whole path, or go elsewhere with %cd."
+        raise _without_folder(str(path), hint) from error
 
 
-def _begins_nowhere(path: str, hint: str) -> BadInput:
+def _without_folder(path: str, hint: str) -> BadInput:
     return BadInput(
         f"{path[:80]!r} begins in a working directory that was removed. {NOTHING_SENT}", hint
     )
 
 
-def _from_the_beginning(chosen: str) -> Path:
+def _in_session(chosen: str) -> Path:
     path = _path(chosen)
     if _BEGAN is None and not path.is_absolute():
-        raise _begins_nowhere(
-            chosen, "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path."
-        )
+        hint = "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path."
+        raise _without_folder(chosen, hint)
     return (_BEGAN or path) / path
 
 
@@ -163,9 +149,9 @@ def _path(chosen: str) -> Path:
         if "\0" not in chosen:
             return Path(chosen).expanduser()
         why = "there is a NUL in it"
-    except RuntimeError as error:  # the home of nobody
+    except RuntimeError as error:  # the home directory of an unknown user
         why = str(error).rstrip(".")
     raise BadInput(
-        f"{chosen[:80]!r} is no path: {why}. {NOTHING_SENT}",
+        f"{chosen[:80]!r} is not a path: {why}. {NOTHING_SENT}",
         "Set AIML_MAGIC_HOME, AIML_MAGIC_JOURNAL or the setting journal to one.",
     )

@@ -1,4 +1,4 @@
-"""The API key: where it comes from, and how it is kept from being seen."""
+"""The API key: its sources, its storage, and the masking of it in all that a server sends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 from aiml_magic import errors, hidden
 from aiml_magic.addresses import home
@@ -24,27 +25,27 @@ from aiml_magic.text import dump, load
 MASK = "…"  # stands for a secret that a server echoed
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
 _SERVICE, _USER = "aiml_magic", "api_key"
-_TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # a sandbox's, which no API key looks like
-_Said = TypeVar("_Said")
-_TELLING = 8  # characters in a row that tell of a secret; fewer may be a part of any word
-_ENCODINGS = 3  # one in the other
+_TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # of a sandbox; no API key looks like it
+_Reply = TypeVar("_Reply")
+_SHORTEST = 8  # characters in a row that reveal a secret; fewer may be a part of any word
+_ENCODINGS = 3  # nested in one another
 
 
 @dataclass(frozen=True)
 class Key:
-    """An API key and the place it came from. Its text shows in no representation of it."""
+    """An API key and its source; its representation does not show it."""
 
     source: str
     text: str = field(repr=False)
 
     @property
     def ending(self) -> str:
-        """As much of it as its owner needs to tell it from others."""
+        """The characters by which its owner knows it."""
         return ending(self.text)
 
     def is_in(self, text: str) -> bool:
-        """`text` holds it. One that is too short to be a secret may be a part of any word."""
-        return len(self.text) >= _TELLING and self.text in text
+        """Whether `text` holds it, unless it is so short that any word may."""
+        return len(self.text) >= _SHORTEST and self.text in text
 
 
 def ending(key: str) -> str:
@@ -53,40 +54,39 @@ def ending(key: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The environment for a process that is started here: without the API key, which is told where it is needed."""
+    """The environment for a child process: without the API key, which a runner gets by its pipe."""
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
 def new_token() -> str:
-    """What a sandbox is asked with instead of an API key: a secret between it and its user."""
+    """The secret of a sandbox and its user, which takes the place of an API key."""
     return f"sbx~{secrets.token_urlsafe(32)}"
 
 
 def is_token(key: str) -> bool:
-    """`key` is the token of a sandbox: to be told only to a server that has given a `proof` of knowing it."""
+    """Whether a key is the token of a sandbox: it goes only to a server that gave its `proof`."""
     return _TOKEN.fullmatch(key) is not None
 
 
 def proof(token: str, port: int, nonce: str) -> str:
-    """What only a sandbox at this port that knows `token` can answer to `nonce`, and what does not give the token away."""
+    """The reply to a nonce that proves knowledge of the token at this port, and hides the token."""
     return hmac.new(token.encode(), f"{port} {nonce}".encode(), "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a request carries and nothing else may hold: the key, and what `hidden.split` left out of what is kept.
+    """The secrets of a request: the key, and the values that `hidden.split` removed.
 
-    A server may echo them anywhere, in pieces, or written as JSON, a page or an address writes
-    them. Where the key or most of it is found, or its beginning at an end, which may be a cut,
-    every eight characters of it in a row are masked. Elsewhere as many are left: an id or a number
-    may have them too.
+    A server may echo them anywhere, in pieces, or encoded as JSON, HTML or a URL. Where the key,
+    most of it, or its beginning at the end of a text is found, every eight characters of it in a
+    row are masked. Elsewhere as many stay: an id or a number may have them by chance.
     """
 
     key: str = field(repr=False)
     hidden: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def mask(self, text: str) -> str:
-        """`text` without the secrets; where they are encoded it is given as it reads."""
+        """`text` without the secrets; decoded, if they are in it as escapes."""
         return self._masked(text) if self._are_in(text) else text
 
     def load(self, body: bytes | str) -> Any:
@@ -97,27 +97,24 @@ class Secrets:
         return self.without(value) if may_hold else value
 
     def clean(self, body: bytes) -> bytes:
-        """What a server sent, be it JSON or a page, without the secrets."""
+        """The body of a reply, JSON or another text, without the secrets."""
         try:
             return dump(self.load(body)).encode("ascii")
         except (ValueError, RecursionError):
             return self.mask(body.decode("utf-8", "replace")).encode("utf-8", "replace")
 
     def without(self, value: Any) -> Any:
-        """A JSON value without the secrets: names, texts and numbers are masked in place, however deep they are."""
+        """A JSON value without the secrets, in place: in names, texts and numbers of any depth."""
         whole = [value]
-        if any(
-            self._are_in(str(scalar)) for place in _places_in(whole) for scalar in _scalars(place)
-        ):
-            for place in _places_in(whole):
-                if isinstance(place, dict):
-                    entries = [
-                        (self._masked(name), self._scalar(entry)) for name, entry in place.items()
-                    ]
-                    place.clear()
-                    place.update(entries)
+        scalars = (scalar for node in _nodes(whole) for scalar in _scalars(node))
+        if any(self._are_in(str(scalar)) for scalar in scalars):
+            for node in _nodes(whole):
+                if isinstance(node, dict):
+                    masked = {self._masked(key): self._scalar(node[key]) for key in node}
+                    node.clear()
+                    node.update(masked)
                 else:
-                    place[:] = map(self._scalar, place)
+                    node[:] = map(self._scalar, node)
         return whole[0]
 
     def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,16 +124,11 @@ class Secrets:
     def _scalar(self, value: Any) -> Any:
         if isinstance(value, str):
             return self._masked(value)
-        if (
-            isinstance(value, bool | dict | list)
-            or value is None
-            or self._masked(str(value)) == str(value)
-        ):
-            return value
-        return MASK
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return MASK if is_number and self._masked(str(value)) != str(value) else value
 
     def _are_in(self, text: str) -> bool:
-        return len(text) >= _TELLING and any(
+        return len(text) >= _SHORTEST and any(
             reading.endswith(self._beginnings) or any(sign in reading for sign in self._signs)
             for reading in _readings(text)
         )
@@ -160,34 +152,36 @@ class Secrets:
 
     @cached_property
     def _signs(self) -> frozenset[str]:
-        """The texts by which the secrets are known: each whole, or in base64, and two thirds of the key."""
+        """The texts that give the secrets away: each whole and in base64, two thirds of the key."""
         values = [text for value in self.hidden.values() for text in hidden.texts(value)]
-        secrets = {word for word in {self.key}.union(*map(_words, values)) if len(word) >= _TELLING}
-        most = _runs(self.key, max(_TELLING, -(-2 * len(self.key) // 3)))
+        secrets = {
+            word for word in {self.key}.union(*map(_words, values)) if len(word) >= _SHORTEST
+        }
+        most = _runs(self.key, max(_SHORTEST, -(-2 * len(self.key) // 3)))
         return frozenset(secrets.union(most, *map(_in_base64, secrets)))
 
     @cached_property
     def _beginnings(self) -> tuple[str, ...]:
-        return tuple(self.key[:end] for end in range(_TELLING, len(self.key)))
+        return tuple(self.key[:end] for end in range(_SHORTEST, len(self.key)))
 
     @cached_property
     def _pieces(self) -> tuple[str, ...]:
-        """The texts of which none may be seen, the longest first."""
-        return tuple(sorted(self._signs | _runs(self.key, _TELLING), key=len, reverse=True))
+        """All texts that are masked, the longest first."""
+        return tuple(sorted(self._signs | _runs(self.key, _SHORTEST), key=len, reverse=True))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        # Looked for at each place, since one piece may begin within another.
+        # A lookahead, since matches may overlap.
         return re.compile(f"(?=({'|'.join(map(re.escape, self._pieces))}))")
 
 
-# ASCII as JSON, Python, Markdown and addresses write it otherwise; HTML's entities beside it.
+# Escapes of ASCII in JSON, Python, Markdown and URLs.
 _ESCAPE = re.compile(r"(?:\\u00|\\x|%)([2-7][0-9A-Fa-f])|\\([!-/:-@\[-`{-~])")
-_CHUNK = 2**18  # characters that are read at once: each escape takes memory
+_CHUNK = 2**18  # characters that are decoded at once: each escape takes memory
 
 
 def _read(text: str) -> str:
-    """What `text` says where its escapes are read."""
+    """`text` with its escapes and entities decoded."""
     if not any(sign in text for sign in "\\%&"):
         return text
     chunks = (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
@@ -199,7 +193,7 @@ def _sign(escape: re.Match[str]) -> str:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """`text`, and what it says where its escapes are read once, twice and so on."""
+    """`text`, and the text decoded once, twice and so on."""
     yield text
     for _ in range(_ENCODINGS):
         if (read := _read(text)) == text:
@@ -207,37 +201,33 @@ def _readings(text: str) -> Iterator[str]:
         yield (text := read)
 
 
-def _places_in(value: list[Any]) -> Iterator[list[Any] | dict[str, Any]]:
-    """A list and all lists and objects in it; not by recursion, which JSON may be too deep for."""
+def _nodes(value: list[Any]) -> Iterator[list[Any] | dict[str, Any]]:
+    """A list and all lists and objects in it, without recursion, which deep JSON would exceed."""
     waiting: list[Any] = [value]
     while waiting:
-        yield (place := waiting.pop())
-        entries = place.values() if isinstance(place, dict) else place
+        yield (node := waiting.pop())
+        entries = node.values() if isinstance(node, dict) else node
         waiting += [entry for entry in entries if isinstance(entry, dict | list)]
 
 
-def _scalars(place: list[Any] | dict[str, Any]) -> Iterator[Any]:
-    entries = chain(place, place.values()) if isinstance(place, dict) else place
-    return (
-        entry
-        for entry in entries
-        if not isinstance(entry, bool | dict | list) and entry is not None
-    )
+def _scalars(node: list[Any] | dict[str, Any]) -> Iterator[Any]:
+    entries = chain(node, node.values()) if isinstance(node, dict) else node
+    return (entry for entry in entries if isinstance(entry, str | int | float))
 
 
 def _runs(key: str, length: int) -> set[str]:
-    """All that many characters in a row of a key."""
+    """All pieces of a key of this length."""
     return {key[start : start + length] for start in range(len(key) - length + 1)}
 
 
 def _words(value: str) -> set[str]:
-    """The secrets in a value: all of it but for the scheme, and its words that are none of a language."""
+    """The secrets in a header or a field: the whole without its scheme, and words with signs."""
     words = {word for word in re.split(r"[\s;,=\"]+", value) if not word.isalpha()}
     return words | {re.sub(r"(?i)^(bearer|basic|token)\s+", "", value)}
 
 
 def _in_base64(secret: str) -> set[str]:
-    """Parts of what base64 makes of a secret, wherever in a text it begins; twelve signs of it hold one."""
+    """Pieces of a secret in base64, at each of the three offsets at which it may begin."""
     parts = set()
     for before, first in ((0, 0), (1, 2), (2, 3)):
         raw = b"\0" * before + secret.encode("utf-8", "replace")
@@ -247,7 +237,7 @@ def _in_base64(secret: str) -> set[str]:
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The spans, which come by their starts, with those in one that touch."""
+    """The spans, ordered by their starts, with those merged that touch."""
     start, end = 0, -1
     for begin, stop in spans:
         if begin > end:
@@ -261,7 +251,7 @@ def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def find_key() -> Key | None:
     """The key of the environment, else the saved one. Raises BadInput if it cannot be used."""
-    for source, text in _places():
+    for source, text in _sources():
         if text and (stripped := strip(text)):
             if not is_key(stripped):
                 raise errors.BadInput(
@@ -273,14 +263,14 @@ def find_key() -> Key | None:
 
 
 def strip(text: str) -> str:
-    """A key without what is easily copied along: blanks, quotes, signs of no width, its variable, `Bearer`."""
+    """A key without what was copied along: blanks, quotes, invisible characters, `Bearer` …"""
     while (shorter := _AROUND.sub("", text)) != text:
         text = shorter
     return text
 
 
 def is_key(text: str) -> bool:
-    """A header can carry it, and nothing in it says that it is more than a key, or less."""
+    """Whether a header can hold a text, and it has no quotes, as a command would."""
     return re.fullmatch(r"[!-~]+", text) is not None and not set(text) & set("\"'`")
 
 
@@ -290,13 +280,14 @@ _EDGE = (
 )
 _NAMES = r"[A-Z][A-Z0-9_]*_KEY|(?:x-)?api-?key|authorization"
 _AROUND = re.compile(
-    rf"^{_EDGE}+|{_EDGE}+$|^(?:export|setx?|bearer){_EDGE}+|^(?:\$env:)?(?:{_NAMES})(?:{_EDGE}*[=:]|{_EDGE}+)",
+    rf"^{_EDGE}+|{_EDGE}+$|^(?:export|setx?|bearer){_EDGE}+"
+    rf"|^(?:\$env:)?(?:{_NAMES})(?:{_EDGE}*[=:]|{_EDGE}+)",
     re.IGNORECASE,
 )
 
 
 def need_key() -> Key:
-    """As `find_key`. Raises NoKey, which says how to come by one."""
+    """As `find_key`. Raises NoKey if there is none."""
     key = find_key()
     if key is None:
         raise errors.NoKey(
@@ -307,7 +298,7 @@ def need_key() -> Key:
 
 
 def save_key(text: str) -> str:
-    """Keeps the key in the system's keyring, else in a file for this user alone; says where.
+    """Saves the key in the system's keyring, else in a private file; returns a text for its place.
 
     Raises BadInput.
     """
@@ -315,7 +306,7 @@ def save_key(text: str) -> str:
         is_kept, why = _ask_keyring(lambda keyring: _keeps(keyring, text))
         path = _key_file()
         if is_kept:
-            path.unlink(missing_ok=True)  # an older one
+            path.unlink(missing_ok=True)  # of an earlier login
             return "the system's keyring"
         make_private_folder(path.parent)
         write_private(path, text + "\n")
@@ -323,7 +314,7 @@ def save_key(text: str) -> str:
 
 
 def forget_key() -> tuple[list[str], str]:
-    """Removes a saved key; says from where, and why the keyring could not be asked.
+    """Removes the saved key; returns its sources, and the error of the keyring, if any.
 
     Raises BadInput.
     """
@@ -339,14 +330,14 @@ def forget_key() -> tuple[list[str], str]:
 
 
 def keyring_trouble() -> str:
-    """Why the system's keyring cannot be asked; empty if it can, or if there is none."""
+    """The error of the system's keyring; empty if it works, or if there is none."""
     return _ask_keyring(_kept_in)[1]
 
 
-def _places() -> Iterator[tuple[str, str | None]]:
-    """Where a key may be.
+def _sources() -> Iterator[tuple[str, str | None]]:
+    """The sources of a key and what each holds, the first one first.
 
-    The file counts before the keyring: it is there only if that did not take the key.
+    The file comes before the keyring: it exists only if the keyring did not take the key.
     """
     for variable in VARIABLES:
         if strip(os.environ.get(variable, "")):
@@ -360,7 +351,7 @@ def _places() -> Iterator[tuple[str, str | None]]:
 
 @contextlib.contextmanager
 def _refusing(what: str, key: str = "") -> Iterator[None]:
-    """Raises BadInput for whatever a disk, a keyring's backend or the person raises: its frames or words could show the key."""
+    """Turns every exception into BadInput, since its frames or its message could show the key."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
@@ -372,46 +363,39 @@ def _key_file() -> Path:
     return home() / "key"
 
 
-class _Keyring(Protocol):
-    """As much of the keyring package as is used."""
+def _ask_keyring(question: Callable[[ModuleType], _Reply]) -> tuple[_Reply | None, str]:
+    """The reply of the system's keyring, if there is one, and the class of its error, if any.
 
-    def get_password(self, service: str, user: str, /) -> str | None: ...
-
-    def set_password(self, service: str, user: str, password: str, /) -> None: ...
-
-    def delete_password(self, service: str, user: str, /) -> None: ...
-
-
-def _ask_keyring(question: Callable[[_Keyring], _Said]) -> tuple[_Said | None, str]:
-    """What the system's keyring answers, if there is one, and the kind of error: its words may be anything."""
+    The message of the error is left out: it could hold the key.
+    """
     try:
         keyring = _keyring()
         return (None if keyring is None else question(keyring)), ""
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001  # a panic of Rust is no Exception
+    except BaseException as error:  # noqa: BLE001  # a panic of Rust is not an Exception
         return None, type(error).__name__
 
 
-def _kept_in(keyring: _Keyring) -> str | None:
+def _kept_in(keyring: ModuleType) -> str | None:
     kept = keyring.get_password(_SERVICE, _USER)
     return kept if isinstance(kept, str) else None
 
 
-def _keeps(keyring: _Keyring, key: str) -> bool:
+def _keeps(keyring: ModuleType, key: str) -> bool:
     keyring.set_password(_SERVICE, _USER, key)
-    return _kept_in(keyring) == key  # not every one says that it cannot
+    return _kept_in(keyring) == key  # some keyrings fail silently
 
 
-def _removes(keyring: _Keyring) -> bool:
+def _removes(keyring: ModuleType) -> bool:
     is_kept = bool(_kept_in(keyring))
     if is_kept:
         keyring.delete_password(_SERVICE, _USER)
     return is_kept
 
 
-def _keyring() -> _Keyring | None:
-    """The keyring package, if it is installed and finds a store that it can use."""
+def _keyring() -> ModuleType | None:
+    """The keyring package, if it is installed and has a backend."""
     try:
         import keyring
         from keyring.backends import fail, null

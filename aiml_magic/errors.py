@@ -1,7 +1,7 @@
-"""Every error, and how a cell shows it.
+"""All errors, and how a cell shows them.
 
 An error is two lines: what happened and whether it cost money, then what to do. It fails its cell,
-so that *Run All* stops, and shows no frames, since a frame could show the API key.
+so that *Run All* stops. It shows no frames, since a frame could show the API key.
 
     AimlMagicError
      ├── BadInput              an option, a name, a value or a question; nothing was sent
@@ -11,8 +11,8 @@ so that *Run All* stops, and shows no frames, since a frame could show the API k
      ├── JournalError          the journal cannot be used; nothing was sent
      ├── SandboxError          the sandbox did not start
      ├── Interrupted           the person stopped it (also a KeyboardInterrupt)
-     ├── SchemaMismatch        the answer came, and does not fit the schema; it is kept
-     └── RequestFailed         what the server or the network did
+     ├── SchemaMismatch        the answer does not fit the schema; it is kept
+     └── RequestFailed         the server or the network failed
           ├── InvalidRequest   PayloadTooLarge   NotFound   RetrieveUnsupported   Redirected
           ├── AuthError        PermissionDenied  OutOfCredits  QuotaExceeded
           ├── RateLimited      ServerError  BadGateway  Unavailable  GatewayTimeout
@@ -34,20 +34,17 @@ if TYPE_CHECKING:
 
 Retry = Literal["auto", "ask", "resume", "never"]
 NOTHING_SENT = "Nothing was sent."  # of every error before the POST
-_LONGEST = 4_000  # characters of a line that was kept, or came from a server
+_LONGEST = 4_000  # characters of a line from a server or a file
 _FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "request_id")
 
 
 class AimlMagicError(Exception):
-    """An error that a cell shows as two lines.
-
-    `answer` holds what had come before it, if anything had.
-    """
+    """An error that a cell shows as two lines; `answer` is what had come before it, if any."""
 
     answer: Answer | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
-        message, hint = _said(message), _said(hint)
+        message, hint = _sentence(message), _sentence(hint)
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -91,19 +88,8 @@ class SchemaMismatch(AimlMagicError):
     """The answer does not fit the schema that was asked for; `answer` holds it."""
 
 
-@contextmanager
-def refusing(what: str, hint: str, why: Callable[[Exception], str] = reason) -> Iterator[None]:
-    """Turns every exception into BadInput: an object of the notebook may raise anything."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:
-        raise BadInput(f"{what}: {why(error)}. {NOTHING_SENT}", hint) from error
-
-
 class RequestFailed(AimlMagicError):
-    """What the server or the network did to a request.
+    """A failure of the server or the network.
 
     `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have
     been), "resume" (the server has it; GET may fetch it) or "never" (the same request would fail
@@ -134,11 +120,11 @@ class RequestFailed(AimlMagicError):
         )
 
     def name_row(self, row_id: int) -> None:
-        """Puts the id of the question into the next step, for whoever did not know it."""
+        """Puts the id of the row into the hint, which was written before it was known."""
         self.hint = self.hint.replace(check(), check(row_id))
 
     def as_dict(self) -> dict[str, object]:
-        """What the journal keeps of it; `from_dict` makes the same error again."""
+        """The error for the journal; `from_dict` makes the same error of it."""
         names = ("message", "hint", *_FIELDS)
         return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
 
@@ -164,7 +150,7 @@ class NotFound(RequestFailed):
 
 
 class RetrieveUnsupported(NotFound):
-    """The server took the question, and a GET for its answer was refused, or found nothing."""
+    """The server took the question, but its answer cannot be fetched by GET."""
 
 
 class Redirected(RequestFailed):
@@ -216,45 +202,59 @@ class RunnerDied(ConnectionLost):
 
 
 class ParentFailed(RequestFailed):
-    """The answer that the question continues did not come; nothing was sent."""
+    """The answer that the question continues failed; nothing was sent."""
 
 
 class MalformedResponse(RequestFailed):
-    """What came is no response of this API."""
+    """The reply is not a response of this API."""
 
 
 class ResponseFailed(RequestFailed):
-    """The model's run failed; the response says so itself."""
+    """The response says that the run of the model failed."""
+
+
+@contextmanager
+def refusing(what: str, hint: str, why: Callable[[Exception], str] = reason) -> Iterator[None]:
+    """Turns every exception into BadInput: an object of the notebook may raise anything."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"{what}: {why(error)}. {NOTHING_SENT}", hint) from error
 
 
 def check(row_id: int | str = "ID") -> str:
-    """The next step after all that may have been charged."""
-    return f"%aiml check {row_id} asks the server what became of it; only --fresh asks, and pays, once more."
+    """The hint of every error after which the question may have been charged."""
+    return (
+        f"%aiml check {row_id} asks the server what became of it; "
+        "only --fresh asks, and pays, once more."
+    )
 
 
 def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
-    """The error of which `kept` is the `as_dict`. It may be a stranger's, or a newer version's.
+    """The error of an `as_dict`, which may be a stranger's, or of a newer version.
 
-    An unknown class is a plain `RequestFailed`, an unknown field is left out, and its words are two
-    lines for any terminal.
+    An unknown class is a plain `RequestFailed`, an unknown field is left out, and message and hint
+    are a line each.
     """
     known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
-    message = (
-        one_line(kept.get("message") or "", _LONGEST)
-        or "The request failed, and why is not known. It may have been charged."
-    )
+    message = one_line(kept.get("message") or "", _LONGEST)
+    hint = one_line(kept.get("hint", check()) or "", _LONGEST)
     fields = {name: kept[name] for name in _FIELDS if name in kept}
     return known.get(str(kept.get("class")), RequestFailed)(
-        message, one_line(kept.get("hint", check()) or "", _LONGEST), **fields
+        message or "The request failed for an unknown reason. It may have been charged.",
+        hint,
+        **fields,
     )
 
 
-def _said(words: str) -> str:
-    """Words of a message as they can be shown: a server's may be in them, and end with a mark of their own."""
-    return _TWO_MARKS.sub(r"\1", printable(words))
+def _sentence(words: str) -> str:
+    """A printable text with one full stop, where a quoted message ended with its own."""
+    return _TWO_STOPS.sub(r"\1", printable(words))
 
 
-_TWO_MARKS = re.compile(r"(?<![.?!])([.?!])\.(?=\s|$)")
+_TWO_STOPS = re.compile(r"(?<![.?!])([.?!])\.(?=\s|$)")
 
 
 def _subclasses(kind: type[RequestFailed]) -> Iterable[type[RequestFailed]]:

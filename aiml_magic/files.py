@@ -1,7 +1,7 @@
-"""Files of this user alone, and how many files and connections this process may have open at once.
+"""Private files, and the limit of open files and connections.
 
 A process begins with a soft limit of open files, often 256 or 1024 (`ulimit -n` in a shell), and
-may raise it as far as the hard one.
+may raise it up to the hard limit.
 """
 
 from __future__ import annotations
@@ -15,60 +15,54 @@ from pathlib import Path
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
-_RESERVE = (
-    24  # for the journal, pipes, certificates and the loop; what is above it may be connections
-)
+_RESERVE = 24  # handles for the journal, pipes, certificates and the event loop
 _USED_UP = (errno.EMFILE, errno.ENFILE)
 
 
 def make_private_folder(folder: Path) -> None:
-    """Makes `folder` for this user alone; one that is there already stays as it is."""
+    """Makes a folder of mode 0700; an existing one stays as it is."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-databases: list[Path] = globals().get(
-    "databases", []
-)  # those that SQLite has open in this process; a reload keeps them
+# The files that SQLite has open in this process; a reload of the module keeps them.
+databases: list[Path] = globals().get("databases", [])
 
 
 def check_no_database(path: Path) -> None:
-    """Raises BadInput for a file that SQLite has open here, its log or its index.
+    """Raises BadInput for a file that SQLite has open in this process, its log or its index.
 
-    Whoever opens such a file beside SQLite drops its locks by closing it
+    Closing another handle of such a file would drop SQLite's locks
     (https://sqlite.org/howtocorrupt.html, 2.2).
     """
     for database in databases:
         for ending in ("", "-wal", "-shm"):
             try:
                 is_open = path.samefile(f"{os.path.realpath(database)}{ending}")
-            except (OSError, ValueError):  # it is not there, or has a name that no disk takes
+            except (OSError, ValueError):  # a missing file, or an impossible name
                 continue
             if is_open:
                 raise BadInput(
-                    f"{path.name[:80]!r} is part of the journal in use, which nothing else may open here. {NOTHING_SENT}",
+                    f"{path.name[:80]!r} is part of the journal in use, which only SQLite opens. "
+                    f"{NOTHING_SENT}",
                     "Name another file, or a copy of it that !cp has made.",
                 )
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes the whole file anew, for this user alone, so that a crash leaves the old one or the new one.
+    """Replaces a file by one of mode 0600; after a crash it is the old one or the new one.
 
-    A link that lies in its place, or in its draft's, is replaced: what it points to stays as it is.
-    Raises OSError, and BadInput for the journal.
+    A link in its place is replaced, and its target stays as it is. Raises OSError, and BadInput for
+    the journal.
     """
     check_no_database(path)
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     draft.unlink(missing_ok=True)
     try:
-        with os.fdopen(
-            os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600),
-            "w",
-            encoding="utf-8",
-            newline="",
-        ) as file:
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # a name that outlives a power cut is to have its content
+            os.fsync(file.fileno())  # before the new name, which else may outlive the content
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -76,15 +70,15 @@ def write_private(path: Path, text: str) -> None:
 
 
 def short(path: Path) -> str:
-    """`path` as a person reads it: `~` for the home directory."""
+    """A path for messages: `~` for the home directory."""
     try:
         return "~/" + path.relative_to(Path.home()).as_posix()
-    except (ValueError, RuntimeError):  # it is elsewhere, or this user has no home directory
+    except (ValueError, RuntimeError):  # a path elsewhere, or a user without a home directory
         return str(path)
 
 
 def open_limit() -> int | None:
-    """The soft limit; `None` if there is none, or if the system has no such thing."""
+    """The soft limit of open files; None if there is none."""
     try:
         import resource
 
@@ -95,10 +89,9 @@ def open_limit() -> int | None:
 
 
 def raise_open_limit(wanted: int = 4096) -> None:
-    """Raises the soft limit to what is wanted, or as far as this process may.
+    """Raises the soft limit of open files, at most to the hard one.
 
-    Not without end: programs that it starts inherit the limit, and some go through all handles up
-    to it.
+    The default is low: child processes inherit the limit, and some close all handles up to it.
     """
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -110,21 +103,20 @@ def raise_open_limit(wanted: int = 4096) -> None:
 
 
 def limit_for(connections: int) -> int:
-    """The limit with which there is room for so many connections at once."""
+    """The limit of open files that so many connections need."""
     return connections + _RESERVE
 
 
 def connections_within(wanted: int) -> int:
-    """How many of the connections that are wanted at once there is room for; at least one."""
+    """The number of connections that the limit of open files allows; at least one."""
     most = open_limit()
     return wanted if most is None else max(1, min(wanted, most - _RESERVE))
 
 
 def are_used_up(error: BaseException) -> bool:
-    """That there was no free one is why this failed.
+    """Whether an error was caused by a lack of file handles.
 
-    Not every library says so: where a name cannot be looked up for want of one, it is only seen
-    that there still is none.
+    Some libraries hide the cause, as a failed lookup of a name does: then a handle is tried.
     """
     if any(isinstance(cause, OSError) and cause.errno in _USED_UP for cause in _causes(error)):
         return True

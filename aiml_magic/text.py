@@ -1,4 +1,4 @@
-"""Text as people and files take it: plain for a terminal, cut to a length, counted, corrected, and JSON within bounds."""
+"""Text for people and files: printable, on one line, shortened, counted; and JSON in bounds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
 
-_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {
-    0x7F: "\u2421"
-}
-_CONTROL |= dict.fromkeys(
-    [*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd"
-)
-_LIKE_THEM = str.maketrans(
+_VISIBLE = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+_VISIBLE |= {0x7F: "\u2421"}
+# Lone surrogates, other control characters, and overrides of the direction of a text.
+_REPLACED = [*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)]
+_VISIBLE |= dict.fromkeys(_REPLACED, "\ufffd")
+_ASCII = str.maketrans(
     {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"}
     | dict.fromkeys("‘’", "'")
     | dict.fromkeys("“”„", '"')
@@ -25,10 +24,7 @@ _LIKE_THEM = str.maketrans(
 
 
 def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
-    """The value of a JSON text.
-
-    Raises ValueError, also for one too large or too deep to be an answer.
-    """
+    """The value of a JSON text. Raises ValueError, also for a text that is too large or deep."""
     if isinstance(body, bytes):
         body = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     if len(body) > max_size or sum(body.count(sign) for sign in "{[,") > _MAX_VALUES:
@@ -40,24 +36,24 @@ def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
 
 
 def dump(value: Any) -> str:
-    """JSON in ASCII: a lone surrogate, which is no UTF-8, survives as its escape."""
+    """A value as compact JSON in ASCII, in which a lone surrogate stays as its escape."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
 def plain(text: str) -> str:
-    """`text` with every control character made visible; what is no character, or overrides the order of others, is replaced."""
+    """`text` with control characters as visible ones, so that none acts on a terminal."""
     if text.isprintable():
         return text
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROL)
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
 
 
 def printable(words: object) -> str:
-    """Words without control characters; the line breaks stay."""
+    """A text in which characters that cannot be printed are blanks; line breaks stay."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))
 
 
 def one_line(words: object, limit: int = 300) -> str:
-    """`words` on one line, without control characters, at most `limit` characters long."""
+    """A text on one line, of printable characters, at most `limit` of them."""
     return cut(" ".join(printable(words).split()), limit)
 
 
@@ -76,7 +72,7 @@ def as_python_reads(name: str) -> str:
 
 
 def cut(text: str, limit: int = 60) -> str:
-    """`text`, or its beginning and an ellipsis: at most `limit` characters."""
+    """`text`, or its beginning and an ellipsis, at most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -86,7 +82,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A question whether the closest of `names` was meant, or the empty string if none is close."""
+    """A question that names the closest of `names`; empty if none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, list(names), n=1)
@@ -94,15 +90,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` as standard output can take it: characters that it lacks as others like them, else by their numbers."""
+    """`text` in the encoding of standard output: other characters as ASCII or as escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return text.translate(_LIKE_THEM).encode(encoding, "backslashreplace").decode(encoding)
+        return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
     return text
 
 
 def say(words: object) -> None:
-    """Prints what others may have written: made plain, and in characters that standard output can take."""
+    """Prints a text that may be a stranger's, so that it is harmless and always printable."""
     print(encodable(plain(str(words))))

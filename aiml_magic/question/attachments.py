@@ -94,8 +94,8 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
     else:
         raise BadInput(
             f"{name} is a {type(value).__name__}, which cannot be attached. {NOTHING_SENT}",
-            f"Write it into the question with {{{{{name}}}}}, or attach a file, a figure, an image, "
-            "a table, text or bytes.",
+            f"Write it into the question with {{{{{name}}}}}, or attach a file, figure, image, table, "
+            "text or bytes.",
         )
 
 

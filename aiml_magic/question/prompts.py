@@ -87,7 +87,7 @@ def _is_column(name: str, variables: Mapping[str, Any]) -> bool:
 
 
 def _written(value: Any, name: str, attached: list[Raw]) -> str:
-    """A value as text for a question; a container that cannot write itself is written by entries."""
+    """A value as text for a question; of some containers, by their entries."""
     if (table := attachments.as_csv(value)) is not None:
         return f"\n\n{table}\n"
     # Arrays of other types than bytes are inserted as numbers.

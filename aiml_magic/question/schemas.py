@@ -64,7 +64,7 @@ class Schema:
         }
 
     def parse(self, text: str) -> Any:
-        """A reply as an instance; it may begin with a BOM or be in a fence. Raises SchemaMismatch."""
+        """A reply, also behind a BOM or in a fence, as an instance. Raises SchemaMismatch."""
         stripped = text.strip("\ufeff \t\r\n")
         fenced = _FENCED.fullmatch(stripped)
         try:

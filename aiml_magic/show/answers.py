@@ -1,4 +1,4 @@
-"""An answer as a person reads it: its banner and its text, as Markdown in which nothing is active."""
+"""An answer as people read it: its banner and its text, as Markdown in which nothing is active."""
 
 from __future__ import annotations
 

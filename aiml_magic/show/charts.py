@@ -1,10 +1,8 @@
-"""What a notebook asked, to look at: tokens and dollars by turn, and conversations as a tree.
+"""Charts of a notebook: tokens and dollars by turn, and conversations as a tree.
 
-HTML in which nothing is active.
-
-Words are HTML, so that they wrap, follow the reader's theme and are left where a front end takes
-away drawings; only shapes are SVG, and stretch with the page. Their colours stand out from a white
-ground and from a black one. No meaning is in a colour alone.
+They are HTML in which nothing is active. Text is HTML, so that it wraps, follows the theme and
+stays where a front end removes drawings; only shapes are SVG, stretched to the page. Their colours
+have contrast on white and on black. No meaning is in a colour alone.
 """
 
 from __future__ import annotations
@@ -17,15 +15,19 @@ from aiml_magic.show.safe import escape
 from aiml_magic.text import count_of
 
 REASONING, TEXT, GROUND = "#1f6fc4", "#c87f00", "#808080"
-WIDTH, HEIGHT = 520, 80  # of a drawing, in units that stretch
-_MIN_SLOTS = 12  # so that the first turns are no blocks
+WIDTH, HEIGHT = 520, 80  # units of the viewBox of a drawing
+_MIN_SLOTS = 12  # of bars, else the first turns would fill the page
 
-# What a person asked is not typeset: formulas are let through in answers only.
-_BOX = '<div class="aiml-chart mathjax_ignore tex2jax_ignore" style="{style};margin-top:.5em;line-height:1.5">{inside}</div>'
+# No formulas here: they are typeset in answers only.
+_BOX = (
+    '<div class="aiml-chart mathjax_ignore tex2jax_ignore" '
+    'style="{style};margin-top:.5em;line-height:1.5">{inside}</div>'
+)
+_STROKE = 'stroke-width="2" vector-effect="non-scaling-stroke"'
 
 
 class Turn(NamedTuple):
-    """What the server reported of one question: tokens and dollars, `None` where it did not."""
+    """The tokens and dollars of a question; None if the server did not report them."""
 
     id: int
     output_tokens: int | None
@@ -34,13 +36,13 @@ class Turn(NamedTuple):
 
     @property
     def stack(self) -> tuple[int, int]:
-        """Its tokens of reasoning and of text."""
+        """The tokens of reasoning and of text."""
         output = self.output_tokens or 0
         return (thought := min(self.reasoning_tokens or 0, output)), output - thought
 
 
 class Leaf(NamedTuple):
-    """A turn in a tree: how deep it is, which turn it continues, what was asked, what is told of it, and whether it is stale."""
+    """A turn in a tree: its depth, the turn that it continues, the question and a remark."""
 
     depth: int
     id: int
@@ -52,7 +54,7 @@ class Leaf(NamedTuple):
 
 
 def usage(turns: Sequence[Turn]) -> str:
-    """Tokens by turn, stacked, and the dollars added up; what was not reported is a gap, and never zero."""
+    """Tokens by turn, stacked, and the sum of the dollars; unknown ones are gaps, not zeros."""
     if not turns:
         return ""
     parts = [*_tokens(turns), *_dollars(turns)]
@@ -63,13 +65,13 @@ def _tokens(turns: Sequence[Turn]) -> Iterator[str]:
     most = max(sum(turn.stack) for turn in turns)
     silent = sum(turn.output_tokens is None for turn in turns)
     if most:
-        yield f"<div>Output tokens by turn, up to {most:,}: {_swatch(REASONING)} reasoning, above it {_swatch(TEXT)} text</div>"
-        yield _drawing(
-            f"Output tokens of {len(turns)} turns, up to {most:,}", "".join(_bars(turns, most))
-        )
+        legend = f"{_swatch(REASONING)} reasoning, above it {_swatch(TEXT)} text"
+        yield f"<div>Output tokens by turn, up to {most:,}: {legend}</div>"
+        title = f"Output tokens of {len(turns)} turns, up to {most:,}"
+        yield _drawing(title, "".join(_bars(turns, most)))
         yield _scale(turns)
     if silent:
-        yield f"<div>The tokens of {_turns(silent)} were not reported.</div>"
+        yield f"<div>The tokens of {count_of(silent, 'turn')} were not reported.</div>"
 
 
 def _bars(turns: Sequence[Turn], most: int) -> Iterator[str]:
@@ -81,25 +83,27 @@ def _bars(turns: Sequence[Turn], most: int) -> Iterator[str]:
             top -= height
             if tokens:
                 x = (number + 0.1) * width
-                yield f'<rect x="{x:.3f}" y="{abs(top):.3f}" width="{0.8 * width:.3f}" height="{height:.3f}" fill="{colour}"/>'
+                yield (
+                    f'<rect x="{x:.3f}" y="{abs(top):.3f}" width="{0.8 * width:.3f}" '
+                    f'height="{height:.3f}" fill="{colour}"/>'
+                )
 
 
 def _dollars(turns: Sequence[Turn]) -> Iterator[str]:
     unknown = sum(turn.cost_usd is None for turn in turns)
     sums = list(accumulate(turn.cost_usd or 0 for turn in turns))
-    missing = f" (gaps: {_turns(unknown)} of unknown cost)" if unknown else ""
+    missing = f" (gaps: {count_of(unknown, 'turn')} of unknown cost)" if unknown else ""
     if unknown == len(turns):
         yield "<div>No cost was reported.</div>"
         return
     yield f"<div>Dollars, added up: ${sums[-1]:,.4f}{missing}</div>"
-    stroke = 'fill="none" stroke="currentColor" stroke-width="2" vector-effect="non-scaling-stroke"'
-    line = f'<path d="{_line(turns, sums)}" {stroke}/>'
+    line = f'<path d="{_line(turns, sums)}" fill="none" stroke="currentColor" {_STROKE}/>'
     yield _drawing(f"Dollars of {len(turns)} turns, added up to ${sums[-1]:,.4f}", line)
     yield _scale(turns)
 
 
 def _line(turns: Sequence[Turn], sums: Sequence[float]) -> str:
-    """Steps, one for each turn whose cost is known."""
+    """The path of a step for each turn whose cost is known."""
     width, steps, is_drawing = _slot(turns), [], False
     for number, (turn, total) in enumerate(zip(turns, sums, strict=True)):
         if turn.cost_usd is not None:
@@ -111,20 +115,22 @@ def _line(turns: Sequence[Turn], sums: Sequence[float]) -> str:
 
 
 def _drawing(title: str, shapes: str) -> str:
-    ground = f'<path d="M0 {HEIGHT}H{WIDTH}" stroke="{GROUND}" stroke-width="2" vector-effect="non-scaling-stroke"/>'
+    ground = f'<path d="M0 {HEIGHT}H{WIDTH}" stroke="{GROUND}" {_STROKE}/>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(title)}" style="display:block;width:100%;height:{HEIGHT}px">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'preserveAspectRatio="none" role="img" aria-label="{escape(title)}" '
+        f'style="display:block;width:100%;height:{HEIGHT}px">'
         f"<title>{escape(title)}</title>{ground}{shapes}</svg>"
     )
 
 
 def _scale(turns: Sequence[Turn]) -> str:
-    """The numbers of the first and the last turn, below them."""
+    """The ids of the first and the last turn, below a drawing."""
     share = 100 * len(turns) * _slot(turns) / WIDTH
     last = f"<span>{turns[-1].id}</span>" if len(turns) > 1 else ""
     return (
-        f'<div style="display:flex;justify-content:space-between;width:{share:.1f}%;margin-bottom:.7em">'
+        '<div style="display:flex;justify-content:space-between;'
+        f'width:{share:.1f}%;margin-bottom:.7em">'
         f"<span>{turns[0].id}</span>{last}</div>"
     )
 
@@ -134,22 +140,19 @@ def _slot(turns: Sequence[Turn]) -> float:
 
 
 def _swatch(colour: str) -> str:
-    return f'<svg width="10" height="10" viewBox="0 0 1 1" aria-hidden="true"><rect width="1" height="1" fill="{colour}"/></svg>'
-
-
-def _turns(count: int) -> str:
-    return count_of(count, "turn")
+    square = f'<rect width="1" height="1" fill="{colour}"/>'
+    return f'<svg width="10" height="10" viewBox="0 0 1 1" aria-hidden="true">{square}</svg>'
 
 
 def tree(leaves: Sequence[Leaf]) -> str:
-    """The conversations as lists in one another: a line of turns is one list, and a fork is a list within it.
+    """The conversations as nested lists: a fork is a list within the list of its parent.
 
-    A parent is before its children, and of those the one that goes on in its list is the last.
+    A parent comes before its children, and the child that stays in its list comes last.
     """
     if not leaves:
         return ""
     parts: list[str] = []
-    above: list[int] = []  # the turns whose lists are open: the last one of each
+    above: list[int] = []  # the last turn of each open list
     for leaf in leaves:
         while len(above) > leaf.depth + 1 or (
             len(above) == leaf.depth + 1 and above[-1] != leaf.parent
@@ -170,9 +173,11 @@ def tree(leaves: Sequence[Leaf]) -> str:
 def _begun(leaf: Leaf, *, is_fork: bool) -> str:
     chat = "Outside every conversation" if leaf.chat is None else f"Conversation {leaf.chat}"
     head = f"<div>Fork of {leaf.parent}</div>" if is_fork else f"<div>{escape(chat)}</div>"
-    return f'{head}<ul style="list-style:none;margin:0 0 .3em .3em;padding-left:.9em;border-left:2px solid {GROUND}">'
+    style = "list-style:none;margin:0 0 .3em .3em;padding-left:.9em;border-left:2px solid"
+    return f'{head}<ul style="{style} {GROUND}">'
 
 
 def _entry(leaf: Leaf) -> str:
     stale = " · <strong>stale</strong>" if leaf.is_stale else ""
-    return f"<strong>{leaf.id}</strong> {escape(leaf.question)} <small>{escape(leaf.told)}{stale}</small>"
+    remark = f"<small>{escape(leaf.told)}{stale}</small>"
+    return f"<strong>{leaf.id}</strong> {escape(leaf.question)} {remark}"

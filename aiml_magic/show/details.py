@@ -18,9 +18,9 @@ from aiml_magic.show import safe
 from aiml_magic.show.answers import money, total_tokens
 from aiml_magic.text import dump, plain
 
-# Limits of long content: bytes of HTML in all, and characters of one value; for the widget, for its
-# copy, and for what the widget fetches, which the notebook file does not hold. With them a cell adds
-# at most the answer twice and 8 kB to the file.
+# Limits of long content: bytes of HTML in all, and characters of one value; for the widget, for
+# its copy, and for what the widget fetches, which the notebook file does not hold. With them a cell
+# adds at most the answer twice and 8 kB to the file.
 _ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
@@ -52,7 +52,7 @@ _CAVEATS = {
     "not_in_journal": "The journal could not take this answer.",
     "parent_changed": "It was asked again, since the answer that it continues has changed.",
     "chain_refused": (
-        "The server does not know the earlier answers, so the conversation was sent as a transcript."
+        "The server does not know the earlier answers; the conversation was sent as a transcript."
     ),
 }
 
@@ -93,7 +93,7 @@ def details_line(answer: Answer) -> str:
 
 
 def line_with_replay(answer: Answer) -> str:
-    """The same, with "replayed", "recording" and the model's end, which compared notebooks must not show."""
+    """The same, with what a compared notebook must not show: a replay, and the end of the model."""
     then, day = money(answer.cost_usd), f"{answer.asked_at:%Y-%m-%d}"
     match answer.replayed, answer.recorded:
         case True, True:

@@ -22,14 +22,17 @@ from aiml_magic.show.answers import money, total_tokens
 from aiml_magic.text import one_line, plain
 
 _STYLE = """\
-body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;background:#fff;overflow-wrap:break-word}
+body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;
+background:#fff;overflow-wrap:break-word}
 h1,h2{line-height:1.2}h3{font-size:1.2em}h4{font-size:1.1em}h5,h6{font-size:1em}
 pre{overflow:auto;background:#f4f4f4;padding:.6em}code{font-size:.9em}
 table{display:block;overflow:auto;border-collapse:collapse}
 td,th{border-bottom:1px solid #ccc;padding:.2em .6em}th{text-align:left}
-blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}.question{white-space:pre-wrap}
+blockquote{border-left:3px solid #ccc;margin-left:0;padding-left:1em}
+.question{white-space:pre-wrap}
 .about{color:#555;font-size:85%}nav,.footnote{font-size:90%}
-@media print{body{margin:0;max-width:none}pre{white-space:pre-wrap}table{display:table;overflow-wrap:anywhere}
+@media print{body{margin:0;max-width:none}pre{white-space:pre-wrap}
+table{display:table;overflow-wrap:anywhere}
 h2,h3,h4,h5,h6{break-after:avoid}tr{break-inside:avoid}}
 """
 
@@ -52,7 +55,7 @@ _MARKS = (
 
 
 def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> None:
-    """Writes turns, oldest first, in the form that the ending of `path` names: whole, or not at all.
+    """Writes turns, oldest first, in the format of the ending of `path`; whole, or not at all.
 
     Raises BadInput for another ending, a file that cannot be written, and one that is no export,
     unless it may be replaced.
