@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -74,6 +75,11 @@ def as_python_reads(name: str) -> str:
 def cut(text: str, limit: int = 60) -> str:
     """`text`, or its beginning and an ellipsis, at most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def fence_for(text: str) -> str:
+    """The backticks that fence `text` as code in Markdown: more than it has in a row."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def count_of(number: int, noun: str) -> str:

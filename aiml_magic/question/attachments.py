@@ -27,7 +27,7 @@ from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.files import check_no_database
 from aiml_magic.question.tracebacks import last_error, traceback_of
 from aiml_magic.question.values import MAX_TEXT, tells_entries, uncut
-from aiml_magic.text import as_python_reads, did_you_mean
+from aiml_magic.text import as_python_reads, did_you_mean, fence_for
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 _LABEL = "Attachment "
@@ -94,8 +94,8 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
     else:
         raise BadInput(
             f"{name} is a {type(value).__name__}, which cannot be attached. {NOTHING_SENT}",
-            f"Write it into the question with {{{{{name}}}}}, or attach a file, figure, image, table, "
-            "text or bytes.",
+            f"Write it into the question with {{{{{name}}}}}, or attach a file, a figure, a table, "
+            "an image, text or bytes.",
         )
 
 
@@ -328,7 +328,7 @@ def _of_text(text: str, name: str, about: str, language: str = "") -> Iterator[R
             f"{NOTHING_SENT}",
             "Attach a part of it, such as df.head(1000).",
         )
-    fence = "`" * (max((len(run) for run in re.findall(r"`+", text)), default=2) + 1)
+    fence = fence_for(text)
     language = language if re.fullmatch(r"\w{0,12}", language) else ""
     yield _label(name, about, f"\n\n{fence}{language}\n{text}\n{fence}")
 

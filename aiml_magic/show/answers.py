@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from aiml_magic.api.responses import Raw, Usage
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question.tools import shown_request
 from aiml_magic.show import safe
-from aiml_magic.text import load, plain
+from aiml_magic.text import fence_for, load, plain
 
 _MAX_WANTED = 2000  # characters of a call that waits for an approval
 
@@ -141,8 +140,8 @@ def _wanted(request: Raw) -> str:
     if len(shown) > _MAX_WANTED:
         size = f"{len(shown):,} characters"
         return safe.line(f"a tool with arguments of {size}, which %aiml approve shows")
-    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
-    return safe.markdown(f"{ticks}\n{shown}\n{ticks}")
+    fence = fence_for(shown)
+    return safe.markdown(f"{fence}\n{shown}\n{fence}")
 
 
 def _structured(answer: Answer) -> str | None:
