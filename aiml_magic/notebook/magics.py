@@ -31,7 +31,7 @@ from IPython.core.magic import (
 from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, errors
-from aiml_magic.notebook import commands, options, params
+from aiml_magic.notebook import commands, context, options, params
 from aiml_magic.text import say
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ class O3Pro(Magics):
             given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
         )
         if given.get("dry_run"):
-            say(commands.dry_run(question, self.asking))
+            from aiml_magic.notebook.dry_run import dry_run
+
+            say(dry_run(question, self.asking))
             return None
         job = self.asking.ask(question)
         if given.get("background"):
@@ -172,7 +174,7 @@ class O3Pro(Magics):
         question = partial(self.question, {}, "", {})
         commands.run(
             line,
-            commands.Context(
+            context.Context(
                 self.session,
                 self.base_url,
                 self.journal_path,
@@ -287,7 +289,7 @@ class O3Pro(Magics):
             store=self.store and not given.get("no_store"),
             chat=None if given.get("alone") else given.get("chat", "main"),
             is_new=given.get("new", False),
-            after=commands.id_of(given["after"], variables) if "after" in given else None,
+            after=context.id_of(given["after"], variables) if "after" in given else None,
             chain=self.chain,
             replay=self._replay_of(given),
             budget_usd=self.budget_usd,

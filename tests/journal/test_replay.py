@@ -34,7 +34,7 @@ from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
 from aiml_magic.journal.replay import differences, nearest, request_key
 from aiml_magic.journal.rows import Result
-from aiml_magic.notebook import commands
+from aiml_magic.notebook import context
 from aiml_magic.question.schemas import of_value
 from aiml_magic.session.budget import price_of
 from aiml_magic.show import export
@@ -695,7 +695,7 @@ def test_recording_of_a_stranger(asker, numbered, tmp_path):
         stands_in
     )
     assert "recording" not in details_line(stands_in), "it is compared from run to run"
-    assert "  recorded  " in commands._line(asker.journal.row(1))
+    assert "  recorded  " in context.line(asker.journal.row(1))
     other = Asker(asker.path)
     try:
         with pytest.raises(

@@ -25,7 +25,7 @@ from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
 from aiml_magic.journal.rows import KINDS, Result, Row
 from aiml_magic.journal.store import Journal
-from aiml_magic.notebook import commands
+from aiml_magic.notebook import context
 from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session import conversation
 from aiml_magic.session.asking import Session
@@ -72,7 +72,7 @@ def shown(row: Row) -> None:
     answers.answer_bundle(answer)
     details.details(answer)
     answers.with_banner(answer)
-    commands._line(row)
+    context.line(row)
     with tempfile.TemporaryDirectory() as folder:
         for ending in ("md", "html", "jsonl"):
             export.write(Path(folder) / f"x.{ending}", [answer])

@@ -8,7 +8,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from kernels import kernel
-from test_shell import IN_MEMORY
+from shells import IN_MEMORY
 
 from aiml_magic import load_ipython_extension, unload_ipython_extension
 from aiml_magic.notebook.commands import COMMANDS

@@ -16,7 +16,7 @@ from kernels import kernel
 
 from aiml_magic import errors
 from aiml_magic.journal.store import Journal
-from aiml_magic.notebook import commands
+from aiml_magic.notebook import context
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -439,5 +439,5 @@ def test_no_word_acts_on_a_terminal(asker, capsys):
         answer = asker.ask(server.url)
         with pytest.raises(errors.AimlMagicError) as failed:
             asker.ask(server.url, "More?")
-    print(answer.__repr__(), failed.value, *map(commands._line, asker.journal.history()))
+    print(answer.__repr__(), failed.value, *map(context.line, asker.journal.history()))
     assert not {"\x1b", "\x07"} & set(capsys.readouterr().out)

@@ -1,0 +1,159 @@
+"""Commands of %aiml about the key, the server, its models and the money."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Any
+
+from aiml_magic import addresses, errors
+from aiml_magic.files import short
+from aiml_magic.notebook.context import Context, refuse_more
+from aiml_magic.text import did_you_mean, say
+
+_FAR = 5e10  # dollars: more than anybody has
+_MOST_MODELS = 200  # lines that one look at a list may have
+_NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
+
+
+def status(context: Context, rest: str) -> None:
+    from aiml_magic import credentials
+
+    refuse_more(rest)
+    is_sandbox = context.session.sandbox_url is not None
+    key = None if is_sandbox else credentials.find_key()
+    server, _ = context.asking.server
+    say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
+    say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
+    say(f"Balance  {_balance(context)}")
+    say(f"Model    {_model_in_use(context)}")
+    say(f"Journal  {short(context.journal_path)}")
+    say(f"Spent    {spent(context)}{', in play money' if is_sandbox else ''}")
+
+
+def _model_in_use(context: Context) -> str:
+    """The model that is asked, until when it is there, and what follows it."""
+    from aiml_magic.session import advice
+
+    model = context.question().model
+    try:
+        said = context.asking.models()
+    except errors.AimlMagicError:
+        return model
+    return said.fate(model, advice.today()) or model
+
+
+def models(context: Context, rest: str) -> None:
+    """Says what the server offers, a line for each model; what it says itself is cut to a length."""
+    from aiml_magic.session import advice
+
+    words = rest.lower().split()
+    said = context.asking.models(is_wanted=True)
+    lines = [advice.line(model.id, said) for model in said.all]
+    found = [line for line in lines if all(word in line.lower() for word in words)]
+    say("\n".join(found[:_MOST_MODELS]) or "The server lists no model of these words.")
+    if len(found) > _MOST_MODELS:
+        say(
+            f"{len(found) - _MOST_MODELS:,} more; %aiml models WORDS shows those that hold the words."
+        )
+
+
+def spent(context: Context) -> str:
+    server, _ = context.asking.server
+    midnight = (
+        datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    )
+    session, unknown = context.journal.spent(server, session=context.session.id)
+    notebook, _ = context.journal.spent(server, notebook=context.session.notebook)
+    day, _ = context.journal.spent(server, since=midnight)
+    of_unknown_cost = f" (and {unknown} of unknown cost)" if unknown else ""
+    return f"${session:,.4f} in this session{of_unknown_cost}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
+
+
+def _no_key(context: Context) -> str:
+    from aiml_magic import credentials
+
+    if context.session.sandbox_url:
+        return "none needed"
+    why = credentials.keyring_trouble()
+    trouble = f" (the system's keyring does not answer: {why})" if why else ""
+    return f"none: %aiml login, or set AIML_API_KEY{trouble}"
+
+
+def _balance(context: Context) -> str:
+    try:
+        billing = context.asking.get("/v2/billing")
+        return _dollars(billing["current_balance"])
+    except errors.AimlMagicError as error:
+        return f"unknown ({error.message.split('. ')[0].rstrip('.')})"
+    except (KeyError, TypeError, ValueError):
+        return "unknown (the server's answer holds none)"
+
+
+def _dollars(value: Any) -> str:
+    """A sum of money as a person writes it. Raises TypeError and ValueError for what is none."""
+    if isinstance(value, bool) or not abs(value) < _FAR:
+        raise ValueError(value)
+    return f"{'-' * (value < 0)}${abs(value):,.2f}"
+
+
+def login(context: Context, rest: str) -> None:
+    import getpass
+
+    from aiml_magic import credentials
+
+    refuse_more(rest)
+    try:
+        text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
+    except (
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:  # IPython's StdinNotImplementedError is a RuntimeError or NotImplementedError
+        raise errors.BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
+    if not credentials.is_key(text):
+        raise errors.BadInput(
+            "That is no API key; nothing was saved.",
+            "Copy one from https://aimlapi.com/app/keys: it has no blanks.",
+        )
+    say(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
+    used = credentials.find_key()
+    if used is not None and used.text != text:
+        say(f"{used.source} is set, and goes before it.")
+    context.session.sandbox_url = None
+
+
+def logout(_: Context, rest: str) -> None:
+    from aiml_magic import credentials
+
+    refuse_more(rest)
+    places, why = credentials.forget_key()
+    say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
+    if why:
+        say(f"The system's keyring does not answer ({why}); a key in it stays there.")
+    if (left := credentials.find_key()) is not None:
+        say(f"{left.source} still holds one.")
+
+
+def sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
+    from aiml_magic import credentials
+    from aiml_magic.sandbox import start as sandbox
+
+    if rest not in ("", "stop") or (rest and if_no_key):
+        hint = did_you_mean(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
+        raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
+    if rest == "stop":
+        context.session.sandbox_url = None
+        say(
+            "The sandbox is stopped."
+            if sandbox.stop(addresses.home())
+            else "No sandbox was running."
+        )
+    elif if_no_key and credentials.find_key() is not None:
+        say("A key was found, so the questions go to the API.")
+    elif sys.platform == "emscripten":  # a page of JupyterLite
+        context.session.sandbox_url = _NOWHERE
+        say("No process can run here, and so no sandbox; its recorded answers can be replayed.")
+    else:
+        context.session.sandbox_url = sandbox.find_or_start(addresses.home())
+        say("The sandbox answers from now on: no key, no cost, and no model behind it.")

@@ -1,0 +1,93 @@
+"""What a command of %aiml works on, and how it reads an id and says a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiml_magic import errors
+from aiml_magic.text import one_line, printable
+
+if TYPE_CHECKING:
+    from aiml_magic.journal.rows import Row
+    from aiml_magic.journal.store import Journal
+    from aiml_magic.session.asking import Asking, Question, Session
+    from aiml_magic.show.follow import View
+
+
+class Context(NamedTuple):
+    """What a command works on.
+
+    `view` gives the view, which is made when it is first needed; `variables` are the notebook's.
+    """
+
+    session: Session
+    base_url: str
+    journal_path: Path
+    question: Callable[[], Question]  # an empty one, with the settings
+    view: Callable[[], View]
+    variables: Mapping[str, Any]
+
+    @property
+    def asking(self) -> Asking:
+        return self.session.on(self.base_url, self.journal_path)
+
+    @property
+    def journal(self) -> Journal:
+        return self.asking.journal
+
+
+def id_of(name: str, variables: Mapping[str, Any]) -> str:
+    """The id that a person means: of the answer or the job that a variable holds, else what they wrote.
+
+    A number holds in one journal only; a notebook that others run names the variable.
+    """
+    from aiml_magic.journal.answer import Answer
+    from aiml_magic.runner.jobs import Job
+
+    match variables.get(name):
+        case Answer(journal_id=int(number)) | Job(id=number):
+            return str(number)
+        case _:
+            return name
+
+
+def row_of(context: Context, name: str, command: str) -> Row:
+    name = id_of(needed(name, command, "the id of an answer"), context.variables)
+    return context.journal.row(context.journal.find_id(name))
+
+
+def line(row: Row) -> str:
+    """A row on one line: id, time, status, cost, the question's first words."""
+    when, status, cost, words = fields_of(row)
+    return f"{row.id:>4}  {when}  {status:<10}  {cost:>12}  {words}"
+
+
+def fields_of(row: Row) -> tuple[str, str, str, str]:
+    """Of a row its time, status, cost, and the question's first words."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.asked_at))
+    cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:,.4f}"
+    words = one_line(row.question, 60)
+    status = str(row.response.get("status") or row.state) if row.state == "done" else row.state
+    status = "unknown" if status == "sent" and not row.is_alive else status
+    status = "recorded" if row.origin == "recording" else status
+    return when, printable(status)[:40], cost, words
+
+
+def refuse_more(rest: str) -> None:
+    if rest:
+        raise errors.BadInput(
+            f"This command takes nothing more, but got {rest[:40]}.",
+            "%aiml help shows how each is written.",
+        )
+
+
+def needed(rest: str, command: str, what: str) -> str:
+    rest = rest.strip("\"'")
+    if not rest:
+        raise errors.BadInput(
+            f"%aiml {command} needs {what}.", "%aiml help shows how it is written."
+        )
+    return rest

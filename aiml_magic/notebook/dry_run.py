@@ -1,0 +1,48 @@
+"""What a question would be: the exact request, its size, its cost, and whether it would be replayed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from aiml_magic import errors
+from aiml_magic.notebook import params
+
+if TYPE_CHECKING:
+    from aiml_magic.session.asking import Asking, Question
+
+
+def dry_run(question: Question, asking: Asking) -> str:
+    """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
+    from aiml_magic.journal.replay import with_file_hashes
+
+    plan = asking.plan(question)
+    body = json.dumps(with_file_hashes(plan.request), indent=1, ensure_ascii=False)
+    size = len(json.dumps(plan.request, ensure_ascii=False).encode("utf-8", "replace"))
+    price = asking.price(question.model)
+    lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
+    if plan.hidden:
+        lines.append(
+            "Headers, keys, tokens and passwords in it would be sent, and are shown nowhere."
+        )
+    lines += [
+        f"The vendor's description of a request has no field {name}; it would be sent all the same."
+        for name in params.undescribed(plan.request)
+    ]
+    if plan.parent is not None:
+        form = "by its id" if asking.chain(question, plan) == "id" else "as a transcript"
+        lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
+    if plan.known is not None and plan.known.state == "done":
+        lines.append(
+            f"It would be replayed: answer {plan.known.id} is in the journal, so it costs nothing."
+        )
+    elif plan.known is not None and plan.known.is_doubtful:
+        lines.append(
+            f"It would not be sent: question {plan.known.id} may have been charged. {errors.check(plan.known.id)}"
+        )
+    elif price is None:
+        lines.append("What it may cost is unknown: the server lists no price.")
+    else:
+        worst = asking.spending.worst_case(question, plan, price)
+        lines.append(f"It may cost up to ${worst:,.2f}: an estimate, by the server's price list.")
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""Commands of %aiml about what was asked: shown, drawn, recorded, exported and forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiml_magic import addresses, errors
+from aiml_magic.notebook.account import spent
+from aiml_magic.notebook.context import Context, fields_of, line, needed, refuse_more, row_of
+from aiml_magic.text import count_of, did_you_mean, say
+
+if TYPE_CHECKING:
+    from aiml_magic.journal.rows import Row
+
+
+_MOST_ROWS = 1_000_000  # of a notebook that are exported
+
+
+def history(context: Context, rest: str) -> None:
+    from aiml_magic.show import charts
+
+    refuse_more(rest)
+    rows = context.journal.history(context.session.notebook)
+    say("\n".join(map(line, rows)) or "Nothing was asked in this notebook yet.")
+    say(f"Spent: {spent(context)}")
+    reported = [(row, row.answer().usage) for row in rows]
+    context.view().show_chart(
+        charts.usage(
+            [
+                charts.Turn(row.id, usage.output_tokens, usage.reasoning_tokens, row.cost_usd)
+                for row, usage in reported
+            ]
+        )
+    )
+
+
+def search(context: Context, rest: str) -> None:
+    found = context.journal.search(needed(rest, "search", "some words"))
+    say("\n".join(map(line, found)) or "No question and no answer holds these words.")
+
+
+def show(context: Context, rest: str) -> None:
+    row = row_of(context, rest, "show")
+    context.view().show(row.answer())
+    if row.error is not None:
+        say(errors.from_dict(row.error))
+
+
+def tree(context: Context, rest: str) -> None:
+    from aiml_magic.session import conversation
+    from aiml_magic.show import charts
+
+    refuse_more(rest)
+    entries = conversation.tree(context.journal.history(context.session.notebook))
+    lines = [
+        f"{'   ' * depth}{line(row)}{' (stale)' * is_stale}" for depth, row, is_stale in entries
+    ]
+    leaves = []
+    for depth, row, is_stale in entries:
+        when, status, cost, words = fields_of(row)
+        told = " · ".join([*([] if status == "completed" else [status]), cost, when])
+        leaves.append(charts.Leaf(depth, row.id, row.parent, row.chat, words, told, is_stale))
+    context.view().show_chart(
+        charts.tree(leaves), "\n".join(lines) or "Nothing was asked in this notebook yet."
+    )
+
+
+def record(context: Context, rest: str) -> None:
+    name = needed(rest, "record", "a file, such as tutorial.o3pro")
+    known = context.session.recordings.start(_path(name))
+    say(
+        f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}."
+    )
+
+
+def replay(context: Context, rest: str) -> None:
+    name = needed(rest, "replay", "a file that %aiml record has written")
+    count = context.asking.replay_file(_path(name))
+    say(
+        f"{count_of(count, 'answer')} of {name} can be replayed, without a key and without a network."
+    )
+
+
+def export(
+    context: Context,
+    rest: str,
+    *,
+    chat: str = "main",
+    all: bool = False,  # noqa: A002  # as it is typed
+    overwrite: bool = False,
+) -> None:
+    from aiml_magic.show import export
+
+    name = needed(rest, "export", "a file that ends with .md, .html, .jsonl, .tex or .bib")
+    rows = _everything(context) if all else _chat(context, chat)
+    turns = [row.answer() for row in rows]
+    export.write(Path(name), turns, may_replace=overwrite)
+    say(f"{count_of(len(turns), 'turn')} written to {name}.")
+
+
+def _everything(context: Context) -> list[Row]:
+    """All that was asked in this notebook: each chat, what stood alone, the rows of maps."""
+    rows = context.journal.history(context.session.notebook, limit=_MOST_ROWS)
+    if not rows:
+        raise errors.BadInput("Nothing was asked in this notebook yet.", "Ask something first.")
+    return rows
+
+
+def _chat(context: Context, chat: str) -> list[Row]:
+    head = context.asking.chats.head(chat)
+    if head is None:
+        known = context.asking.chats.names()
+        hint = did_you_mean(chat, known) or "Ask something first, or run %aiml resume."
+        raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
+    return context.journal.ancestors(head)
+
+
+def forget(context: Context, rest: str) -> None:
+    rows = [
+        row_of(context, name, "forget")
+        for name in needed(rest, "forget", "the ids of answers").split()
+    ]
+    for row in rows:
+        changed = context.asking.forget(row)
+        places = " and ".join(["the journal", *(path.name for path in changed)])
+        say(
+            f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept."
+        )
+    say("Notebooks, exports, and recordings that were made earlier hold what they held.")
+
+
+def _path(name: str) -> Path:
+    """The file that is meant, wherever the notebook goes from here."""
+    try:
+        return addresses.absolute(Path(name).expanduser())
+    except RuntimeError as error:
+        raise errors.BadInput(
+            f"{name[:60]} is in the home of nobody.", "Name the file by its whole path."
+        ) from error

@@ -1,0 +1,104 @@
+"""Commands of %aiml about questions without an answer: those on their way, and those that are lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiml_magic import errors
+from aiml_magic.notebook.context import Context, line, refuse_more, row_of
+from aiml_magic.text import count_of, printable, say
+
+if TYPE_CHECKING:
+    from aiml_magic.journal.rows import Row
+
+
+_FATES = {
+    "answered": "The server still has the answer to question {id}; it is in the journal now: %aiml show {id}.",
+    "pending": "The server still works on question {id}.\n"
+    "Check again in some minutes, or run its cell again: that waits for the answer, and sends nothing.",
+    "charged": "The server finished question {id} and charged {usd}, but does not give out its text.\n"
+    "Only --fresh asks once more, and pays once more.",
+    "failed": "Question {id} failed at the server; nothing was charged.\nRun its cell again to ask once more.",
+    "unknown": "The server's log has no question {id}. It may not have arrived, or is not over: the log is written at the end.\n"
+    "Check again in some minutes; if it never appears there, nothing was charged, and --fresh asks once more.",
+}
+
+
+def resume(context: Context, rest: str) -> None:
+    from aiml_magic.runner.jobs import left_at_cluster
+
+    chats = context.asking.chats.resume(rest.strip("\"'"))
+    told = ", ".join(
+        f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items()
+    )
+    say(
+        f"The conversations of this notebook go on: {told}."
+        if chats
+        else "Nothing was asked in this notebook yet."
+    )
+    question = context.question()
+    jobs = context.asking.unfinished(question.timeout, question.max_concurrency)
+    for job in jobs:
+        say(f"Question {job.id} is still being answered.")
+        context.view().watch(job)
+    for row in context.journal.unfinished(context.session.notebook):
+        if row.state == "sent" and not row.is_alive:
+            what = f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}"
+            say(what if row.cluster is None else left_at_cluster(row))
+        elif row.state == "queued" and row.id not in [job.id for job in jobs]:
+            say(f"Question {row.id} was not sent; run its cell to ask it.")
+
+
+def jobs(context: Context, rest: str) -> None:
+    refuse_more(rest)
+    rows = context.journal.unfinished(context.session.notebook)
+    say("\n".join(map(line, rows)) or "No question of this notebook waits for its answer.")
+
+
+def cancel(context: Context, rest: str) -> None:
+    row = row_of(context, rest, "cancel")
+    if not context.asking.cancel(row):
+        say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
+        return
+    is_sent = context.journal.row(row.id).seconds is not None
+    say(
+        f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}."
+    )
+
+
+def approve(context: Context, rest: str) -> None:
+    from aiml_magic.api.responses import Response
+    from aiml_magic.question.tools import shown_request
+
+    row = row_of(context, rest, "approve")
+    for request in Response(row.response).of_type("mcp_approval_request"):
+        try:
+            say(f"Allowed: {shown_request(request)}")
+        except ValueError as error:
+            raise errors.BadInput(
+                f"Answer {row.id} waits for a call that cannot be judged: {error}. {errors.NOTHING_SENT}",
+                f"%aiml deny {row.id} does not allow it.",
+            ) from error
+    _decide(context, row, is_approved=True)
+
+
+def deny(context: Context, rest: str) -> None:
+    _decide(context, row_of(context, rest, "deny"), is_approved=False)
+
+
+def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
+    job = context.asking.decide(row, context.question(), is_approved=is_approved)
+    context.view().follow(job)
+
+
+def check(context: Context, rest: str) -> None:
+    row = row_of(context, rest, "check")
+    if row.state == "done":
+        say(f"Question {row.id} is answered: %aiml show {row.id}.")
+    elif row.is_alive:
+        say(f"Question {row.id} is being answered: %aiml jobs.")
+    elif row.state == "queued" or (row.state == "cancelled" and row.seconds is None):
+        say(f"Question {row.id} was never sent, and cost nothing.")
+    else:
+        fate, usd = context.asking.check(row)
+        say(_FATES[fate].format(id=row.id, usd="an unknown sum" if usd is None else f"${usd:,.4f}"))
