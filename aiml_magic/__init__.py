@@ -5,7 +5,7 @@ The rooms of the package, from a person's input down to the wire; each imports o
     notebook/   magics, options, commands, completion; script: the same from Python
     session/    asking: replays, follows or sends a question; chats, check, spending, recordings
     show/       view, terminal: answers and jobs; details, export, charts; safe: no active content
-    runner/     process: the connections, beyond the kernel's life; jobs: its client; cluster: Dask
+    runner/     process: the connections, beyond the kernel's life; child: its client; jobs, cluster
     journal/    store: all requests and answers in SQLite; rows, queries, replay, recording
     question/   prompts, attachments, schemas, tools
     sandbox/    the stand-in for the API, without a model

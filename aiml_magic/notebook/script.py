@@ -122,7 +122,7 @@ def _gathered(
 ) -> Answers:
     """The outcomes of jobs that are started one after the other, as many at once as there is room for."""
     asked = _Asked(on_error, show)
-    places = loaded_or_new().max_concurrency if cluster is None else cluster.places
+    places = loaded_or_new().max_concurrency if cluster is None else cluster.capacity
     try:
         for start in starts:
             asked.add(start)

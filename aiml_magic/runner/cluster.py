@@ -1,53 +1,37 @@
-"""The same as a runner, on a Dask cluster: a row waits here, is sent by a worker, and is kept here.
+"""A runner on a Dask cluster: its rows are queued and kept here, and sent by the workers.
 
-A worker that could send a row asks for leave, and only then the row is claimed in the journal. So
-what waits for a worker is queued, whatever becomes of this process or of the cluster, and one run
-of a task alone is allowed: Dask starts the tasks of a dead worker anew, and a question must not be
-paid for twice. A worker finds the API key where it runs; none is in the graph.
+A worker that is free to send a row asks for leave, and only then the row is claimed in the journal.
+So a row that waits for a worker is queued, even if this process or the cluster ends, and only one
+run of a task is allowed: Dask restarts the tasks of a dead worker, and a question must not be paid
+for twice. A worker finds the API key where it runs; none is in the graph.
 
-What the scheduler keeps of a row, under its client request id, outlives kernel and worker:
-
-    {"run": …}    which run may send it
-    {"came": …}   what came of it, until it is in the journal
-
-The tasks of a kernel that dies run on. The next kernel that asks the same takes what the scheduler
-keeps, or waits for the same task. Another scheduler knows nothing of it: such a row may have been
-charged, and is not sent again.
+The result that the scheduler keeps for a row outlives kernel and worker. The tasks of a kernel that
+dies run on: the next kernel that asks the same takes the result, or waits for the same task.
+Another scheduler has no such result: the row may have been charged, and is not sent again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import math
 import queue
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from aiml_magic import credentials, errors
-from aiml_magic.api.responses import Cost
+from aiml_magic import errors
 from aiml_magic.credentials import Secrets
 from aiml_magic.journal.rows import HEARTBEAT, Result, Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.journal.unkept import Unkept
 from aiml_magic.runner.jobs import Event, Job
-from aiml_magic.text import dump
+from aiml_magic.runner.worker import TOPIC, NotAllowed, answer_there, result_from, task_name
 
-_TOPIC = "aiml_magic"  # under which workers ask for leave
-_LEAVE = 30.0  # seconds that a worker waits for it
-_LOOK = 0.5  # seconds between two looks at rows that somebody else has sent, and for a look at what is kept, as a rule at once
-_TRIES = 3  # to have the scheduler keep an answer
-
-
-class NotAllowed(Exception):
-    """Nobody gave a run leave to send its row, so it never will."""
+_LOOK = 0.5  # seconds between two looks at rows of other runners, and for a value of the scheduler
 
 
 @dataclass
@@ -56,15 +40,15 @@ class _Task:
 
     row: Row
     key: str
-    silence: float
+    timeout: float
     future: Any = None
 
 
 class Cluster:
     """The cluster of a `distributed.Client`, which sends rows of a journal.
 
-    `places` says how many rows the workers can answer at once. Once it is made, all answers that
-    waited at the scheduler are in the journal, whichever kernel had asked for them.
+    `capacity` is the number of rows that the workers can answer at once. After `__init__` all
+    answers that waited at the scheduler are in the journal, of whichever kernel.
     """
 
     has_keys = True
@@ -74,12 +58,12 @@ class Cluster:
         self._client = client
         self._jobs: dict[int, Job] = {}
         self._tasks: dict[str, _Task] = {}  # by the client request id of the row
-        self._steps: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._unkept = Unkept(journal)
         self._is_closed = False
         self._name = ""
         # Before the thread is there: what fails here leaves none behind.
-        self.places = self._count_places()
+        self.capacity = self._count_threads()
         self._meet()
         for row in journal.sent_by(self._name):
             self._keep_what_waits(row)
@@ -89,7 +73,7 @@ class Cluster:
     def close(self) -> None:
         """No more rows will be sent; what is on its way is kept when it comes."""
         self._is_closed = True
-        self._steps.put(lambda: None)
+        self._queue.put(lambda: None)
 
     @property
     def jobs(self) -> dict[int, Job]:
@@ -104,8 +88,8 @@ class Cluster:
         self,
         row: Row,
         secrets: Secrets,
-        silence: float,
-        limit: int,  # noqa: ARG002  # here it is the workers' threads
+        timeout: float,
+        max_concurrency: int,  # noqa: ARG002  # here it is the number of threads of the workers
         notices: tuple[str, ...] = (),
     ) -> Job:
         """Has a queued row sent by a worker.
@@ -115,9 +99,9 @@ class Cluster:
         if row.id in self._jobs:
             return self._jobs[row.id]
         job = self._jobs[row.id] = Job(row, self.journal, self, notices)
-        task = self._tasks[row.client_request_id] = _Task(row, secrets.key, silence)
+        task = self._tasks[row.client_request_id] = _Task(row, secrets.key, timeout)
         if row.state == "queued":
-            job.take({"event": "waiting", "parent": None})
+            job.on_event({"event": "waiting", "parent": None})
             try:
                 self._submit(task)
             except BaseException as error:  # an interrupt, or no scheduler any more
@@ -141,7 +125,7 @@ class Cluster:
         looked = alive = time.monotonic()
         while not self._is_closed or self._has_tasks() or self._unkept.need_time(math.inf):
             with contextlib.suppress(queue.Empty):
-                self._steps.get(timeout=_LOOK)()
+                self._queue.get(timeout=_LOOK)()
             if time.monotonic() - looked >= _LOOK:
                 self._look_elsewhere()
                 looked = time.monotonic()
@@ -159,9 +143,9 @@ class Cluster:
         if self._unkept.rows:
             self._unkept.try_again()
         with contextlib.suppress(Exception):  # there is no scheduler any more
-            self.places = self._count_places()
+            self.capacity = self._count_threads()
 
-    def _count_places(self) -> int:
+    def _count_threads(self) -> int:
         return max(1, sum(map(int, self._client.nthreads().values())))
 
     def _meet(self) -> None:
@@ -169,7 +153,7 @@ class Cluster:
         scheduler = self._client.scheduler_info()
         self._name = f"{scheduler['address']} {scheduler['id']}"
         _met.add(self)
-        self._client.subscribe_topic(_TOPIC, _hear)
+        self._client.subscribe_topic(TOPIC, _hear)
 
     def _is_here(self, row: Row) -> bool:
         """The row was sent from this cluster, and the scheduler may know what came of it."""
@@ -178,19 +162,19 @@ class Cluster:
     def _submit(self, task: _Task) -> None:
         """Has a task for the row, or waits for the one that there is: a row has one task, whichever kernel asks."""
         row = task.row
-        told = row.base_url, dict(row.request), row.client_request_id, task.key, task.silence
+        told = row.base_url, dict(row.request), row.client_request_id, task.key, task.timeout
         task.future = self._client.submit(
-            answer_there, *told, key=_task_name(row.client_request_id), retries=0
+            answer_there, *told, key=task_name(row.client_request_id), retries=0
         )
         self._await_end(task)
 
     def _await_end(self, task: _Task) -> None:
         step = partial(self._take_end, task.row.client_request_id)
-        task.future.add_done_callback(lambda _: self._steps.put(step))
+        task.future.add_done_callback(lambda _: self._queue.put(step))
 
     def hear(self, name: str, run: str) -> None:
         """Is told that a run asks for leave to send the row of this client request id."""
-        self._steps.put(partial(self._allow, name, run))
+        self._queue.put(partial(self._allow, name, run))
 
     def _allow(self, name: str, run: str) -> None:
         """Gives a run leave to send its row, if the row is still to be sent; whoever claims it may."""
@@ -224,7 +208,7 @@ class Cluster:
             if self._may_run_again(task, why):
                 self._run_again(task)
             else:
-                self._end(task, self._came(task.row, why))
+                self._end(task, self._result(task.row, why))
         except Exception as error:  # noqa: BLE001  # neither a journal nor a scheduler that fails may end this thread
             self._give_up(task.row, f"{type(error).__name__}: {error}")
 
@@ -247,20 +231,20 @@ class Cluster:
         task.future.release()
         until = time.monotonic() + 10 * _LOOK
         while (
-            _task_name(task.row.client_request_id) in self._client.futures
+            task_name(task.row.client_request_id) in self._client.futures
             and time.monotonic() < until
         ):
             time.sleep(0.01)  # else Dask gives the same future once more
         self._submit(task)
 
-    def _came(self, row: Row, why: BaseException | None) -> Result | None:
+    def _result(self, row: Row, why: BaseException | None) -> Result | None:
         """What came of a row whose task is over; `None` if nobody can tell, or if another kernel has kept it."""
         if row.state == "sent":
             match self._kept(row) if self._is_here(row) else None:
                 case None:
                     return None
                 case {"came": str(told)}:
-                    return _result_of(told)
+                    return result_from(told)
         was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
         words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
         cost = (
@@ -314,11 +298,11 @@ class Cluster:
         if job := self._jobs.pop(
             row.id, None
         ):  # before it is told: who asks once more then asks anew
-            job.take(event)
+            job.on_event(event)
 
     def _say(self, row: Row, event: Event) -> None:
         if job := self._jobs.get(row.id):
-            job.take(event)
+            job.on_event(event)
 
     def _look_elsewhere(self) -> None:
         """Follows the rows that somebody else has sent; takes over those of a kernel that died."""
@@ -338,7 +322,7 @@ class Cluster:
         """Keeps the answer to a row of this cluster that waits at the scheduler; `False` if there is none."""
         match self._kept(row) if self._is_here(row) else None:
             case {"came": str(told)}:
-                self._finish(row, _result_of(told))
+                self._finish(row, result_from(told))
                 return True
         return False
 
@@ -380,82 +364,3 @@ def _failure(future: Any) -> BaseException | None:
     except Exception as error:  # noqa: BLE001  # whatever Dask raises: a worker died, has no key, or cannot run us
         return error
     return None
-
-
-def _task_name(client_request_id: str) -> str:
-    return f"answer_there-{client_request_id}"
-
-
-def answer_there(
-    base_url: str, request: dict[str, Any], client_request_id: str, key: str, silence: float
-) -> None:
-    """Sends a request from this worker, with the key that it finds, and has the scheduler keep what comes: the work of a task.
-
-    Raises NoKey, and NotAllowed if nobody gives it leave to send.
-    """
-    from distributed import Variable, get_client
-
-    from aiml_magic.api.client import Client
-    from aiml_magic.api.replies import Listener, Reply
-    from aiml_magic.runner.process import result_of
-
-    async def ask() -> Reply:
-        client = Client(base_url, secrets, silence)
-        try:
-            return await client.ask(request, client_request_id, Listener())
-        finally:
-            await client.aclose()
-
-    secrets = Secrets(key or credentials.need_key().text)
-    kept = Variable(client_request_id, client=get_client())
-    _wait_for_leave(kept)
-    started = time.monotonic()
-    reply = asyncio.run(ask())
-    came = result_of(reply, "done" if reply.error is None else "failed", time.monotonic() - started)
-    _keep_there(kept, {"came": _told(came)})
-
-
-def _wait_for_leave(kept: Any) -> None:
-    """Waits until this run of a task may send its row.
-
-    Raises NotAllowed, also if another run may, or might have sent it.
-    """
-    from distributed import Future, fire_and_forget, get_worker
-
-    # From now on the task is wanted, though the kernel may die.
-    fire_and_forget(Future(_task_name(kept.name), kept.client))
-    run = uuid.uuid4().hex
-    get_worker().log_event(_TOPIC, [kept.name, run])
-    try:
-        allowed = kept.get(timeout=_LEAVE)
-    except TimeoutError as error:
-        raise NotAllowed(f"nobody gave leave to send it within {_LEAVE:g} s") from error
-    if allowed != {"run": run}:
-        raise RuntimeError("the worker that began died")
-
-
-def _keep_there(kept: Any, value: dict[str, str]) -> None:
-    """Has the scheduler keep a value, which survives this worker: an answer is paid for, so it is tried more than once."""
-    for left in reversed(range(_TRIES)):
-        try:
-            kept.set(value)
-        except Exception:
-            if not left:
-                raise
-            time.sleep(_LOOK)
-        else:
-            return
-
-
-def _told(came: Result) -> str:
-    """What came, as text for the scheduler: it keeps no lone surrogates, and unpacks nothing."""
-    return dump(asdict(replace(came, error=None)) | {"error": came.error and came.error.as_dict()})
-
-
-def _result_of(told: str) -> Result:
-    raw = json.loads(told)
-    cost, error = (
-        raw["cost"] and Cost(**raw["cost"]),
-        raw["error"] and errors.from_dict(raw["error"]),
-    )
-    return Result(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})

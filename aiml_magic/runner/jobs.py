@@ -1,52 +1,40 @@
-"""The kernel's end of the pipe: starts the runner, tells it what to send, follows a job by its events.
+"""A question that is being answered, as the kernel sees it.
 
-A thread reads the events and hands each to its job. Whoever waits for a job waits in a thread of
-their own, in the main thread as a rule, where an interrupt is felt at once. What came of a job is
-read from the journal, never from the pipe.
+A job is told the events of its runner, and waited for in the caller's thread, in the main thread as
+a rule, where an interrupt is raised at once. Its result is read from the journal.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import dataclasses
-import itertools
-import json
-import queue
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiml_magic import errors
-from aiml_magic.addresses import network
-from aiml_magic.api.responses import Raw, ToolCall, call_result, sum_of
-from aiml_magic.credentials import Secrets, environment
+from aiml_magic.credentials import Secrets
 from aiml_magic.journal.answer import Answer
-from aiml_magic.journal.rows import Result, Row
+from aiml_magic.journal.rows import Result, Row, row_of
 from aiml_magic.journal.store import Journal
-from aiml_magic.question import tools
 from aiml_magic.text import encodable, one_line, plain, printable, say
 
-Event = dict[str, Any]  # of a runner, or a command to one
+Event = dict[str, Any]  # of a runner; also a command to one
 _LONGEST_STATE = 100  # characters
-HOLD = 2.0  # seconds for which a request goes on after an interrupt: a front end interrupts before it restarts the kernel
+# Seconds for which a request goes on after an interrupt: a front end interrupts before a restart.
+HOLD = 2.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a job that is being answered.
+    """The progress of a job.
 
-    `tail` is the newest text, `characters` the length of all of it.
-
-    `state` is queued, waiting (for `parent`, else for a free place), connecting, sent, reasoning,
-    writing, retry, or the server's own word. What a server or a model wrote is made plain.
+    `tail` is the newest text, `characters` the length of all text. `state` is queued, waiting (for
+    `parent`, else for a free slot), connecting, sent, reasoning, writing, retry, or the server's
+    own word. Texts of a server or a model are made plain.
     """
 
     seconds: float = 0.0
@@ -68,10 +56,7 @@ class Progress:
 
 
 class Sender(Protocol):
-    """What sends the rows of a journal: a runner, as a rule.
-
-    `has_keys` says that it needs none from here.
-    """
+    """Sends the rows of a journal: a runner process, or a cluster, which `has_keys` of its own."""
 
     has_keys: bool
 
@@ -84,14 +69,19 @@ class Sender(Protocol):
     def holds(self, row: Row) -> bool: ...
 
     def send(
-        self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()
+        self,
+        row: Row,
+        secrets: Secrets,
+        timeout: float,
+        max_concurrency: int,
+        notices: tuple[str, ...] = (),
     ) -> Job: ...
 
     def tell(self, command: Event) -> None: ...
 
 
 class Job:
-    """A question that is being answered: `await job`, `job.wait()` or just go on; `job.answer` is `None` until it is there."""
+    """A question that is being answered: `await job`, `job.wait()`, or `job.answer` once it is done."""
 
     def __init__(
         self,
@@ -100,7 +90,7 @@ class Job:
         runner: Sender | None = None,
         notices: tuple[str, ...] = (),
     ) -> None:
-        """Follows `row` by the events of `runner`; without one the row is over, and its answer is replayed."""
+        """Follows `row` by the events of `runner`; without one its answer is replayed."""
         self.id = row.id
         self._row: Row | None = row if row.is_over and runner is None else None
         self._is_replay = runner is None
@@ -113,13 +103,13 @@ class Job:
         self._is_over = runner is None
         self._is_ours = False
         self.is_cancelled = False
-        self._is_held = False  # its cancel is held by the runner
+        self._is_held = False  # the runner holds its cancellation
         self._last_words = ""
-        self._warning = ""  # told with what came: the thread that reads events prints nothing
-        self._came: Answer | errors.AimlMagicError | None = None
+        self._warning = ""  # printed with the answer, by its reader
+        self._outcome: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
-        self.record: Callable[[Answer], None] | None = None  # is told of the answer
-        self.explain: Callable[[errors.AimlMagicError], None] = _as_it_is  # is told of the error
+        self.record: Callable[[Answer], None] | None = None  # called with the answer
+        self.explain: Callable[[errors.AimlMagicError], None] = _as_it_is  # called with the error
 
     @property
     def done(self) -> bool:
@@ -128,22 +118,22 @@ class Job:
 
     @property
     def status(self) -> str:
-        """How it stands, in a word: as the state of its progress, then completed, failed or cancelled."""
+        """The state of its progress; in the end completed, failed or cancelled."""
         if not self.done:
             return self._progress.state
         with contextlib.suppress(errors.AimlMagicError):
             return one_line(self.outcome().status or "completed", _LONGEST_STATE)
-        return "cancelled" if isinstance(self._came, errors.Interrupted) else "failed"
+        return "cancelled" if isinstance(self._outcome, errors.Interrupted) else "failed"
 
     @property
     def answer(self) -> Answer | None:
-        """The answer, or `None` until it is there. Raises what went wrong."""
+        """The answer, `None` while there is none. Raises the error of a question that failed."""
         return self.outcome() if self.done else None
 
     def wait(self, timeout: float | None = None) -> Answer:
-        """The answer, once it is there.
+        """Waits for the answer.
 
-        Raises what went wrong, and TimeoutError after `timeout` seconds, if given.
+        Raises the error of a question that failed, and TimeoutError after `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         for _ in self.follow():
@@ -162,61 +152,58 @@ class Job:
         return replace(self._progress, seconds=max(0.0, time.time() - self._asked_at))
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
-        """What is known, at every change and at least every `tick` seconds, until the job is over."""
+        """The progress, at every change and at least every `tick` seconds, until the job is over."""
         while not self._is_over:
             seen = self._progress
             yield self.progress
             with self._changed:
-                self._changed.wait_for(lambda: self._is_over or self._progress is not seen, tick)  # noqa: B023  # called at once
+                self._changed.wait_for(lambda: self._is_over or self._progress is not seen, tick)  # noqa: B023  # at once
 
     def step(self) -> bool:
-        """Does what is to be done for it in this thread, without waiting; `True` once it is over."""
+        """Runs what needs this thread, without waiting; `True` once the job is over."""
         return self._is_over
 
     def withdraw(self) -> None:
-        """Has it taken back if it was not sent yet; else it goes on."""
+        """Cancels a question that was not sent yet; else it goes on."""
         if self._runner is not None and not self._is_over:
-            self._runner.tell({"do": "cancel" if self._take_back() else "withdraw", "row": self.id})
+            do = "cancel" if self._withdraw_row() else "withdraw"
+            self._runner.tell({"do": do, "row": self.id})
 
-    def cancel(self, patience: float = 1.0) -> None:
-        """Stops it: closes the connection and keeps what came.
+    def cancel(self, timeout: float = 1.0) -> None:
+        """Closes the connection and keeps the text that came; waits for that, up to `timeout` seconds.
 
-        Waits up to `patience` seconds for that to have happened.
-
-        One that was not sent yet never is, which needs no waiting; one that another kernel's runner
-        has sent goes on there.
+        A question that was not sent yet never is; that of another kernel's runner goes on there.
         """
-        self._stop({"do": "cancel", "row": self.id}, patience)
+        self._stop({"do": "cancel", "row": self.id}, timeout)
 
-    def interrupt(self, patience: float = 1.0) -> None:
-        """Stops waiting for it, and stops it too: what was not sent at once, what was sent if the kernel still lives then.
+    def interrupt(self, timeout: float = 1.0) -> None:
+        """Stops waiting, and cancels the question: at once if it was not sent, else after `HOLD`.
 
-        A front end interrupts the kernel before it restarts it or shuts it down, so the request
-        goes on for `HOLD` seconds. If the kernel ends meanwhile, it is answered; if it is asked
-        again meanwhile, it is taken up again.
+        A front end interrupts the kernel before it restarts it or shuts it down. If the kernel ends
+        meanwhile, the question is answered; if it is asked again, it goes on.
         """
-        self._stop({"do": "cancel", "row": self.id, "hold": HOLD}, patience)
+        self._stop({"do": "cancel", "row": self.id, "hold": HOLD}, timeout)
 
-    def _stop(self, command: Event, patience: float) -> None:
+    def _stop(self, command: Event, timeout: float) -> None:
         if self._runner is None or self._is_over:
             return
         self.is_cancelled = True
-        if patience:
-            self._take_back()
+        if timeout:
+            self._withdraw_row()
         self._runner.tell(command)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over, patience)
+            self._changed.wait_for(lambda: self._is_over, timeout)
 
-    def _take_back(self) -> bool:
-        """Sees to it that what was not sent yet never is, however long the runner takes to hear of it; `False` if it was."""
+    def _withdraw_row(self) -> bool:
+        """Cancels the row in the journal, which needs no runner; `False` if it was sent."""
         with contextlib.suppress(errors.JournalError):
             if self._journal.withdraw(self.id):
                 self._is_over = True
                 return True
         return False
 
-    def take(self, event: Event) -> None:
-        """Hears of an event; called by the thread that reads them."""
+    def on_event(self, event: Event) -> None:
+        """Called for each event by the thread that reads them."""
         with self._changed:
             match event["event"]:
                 case "over":
@@ -227,30 +214,30 @@ class Job:
                     self._last_words = event["words"]
                     self._is_over = True
                 case "stuck":
-                    self._came = errors.JournalError(event["why"], event["hint"])
+                    self._outcome = errors.JournalError(event["why"], event["hint"])
                 case "unkept":
-                    self._row = Row(**{**event["came"], "notices": tuple(event["came"]["notices"])})
+                    self._row = row_of(event["came"])
                     self._warning = _warning_of_unkept(event)
                 case _:
                     self._progress = self._after(event)
             self._changed.notify_all()
 
     def outcome(self) -> Answer:
-        """What came of it, once it is over.
+        """The answer of a job that is over.
 
-        Raises the error if it failed, with what had come before as its `answer`.
+        Raises the error of a question that failed; its `answer` is the part that came.
         """
-        if self._came is None:
+        if self._outcome is None:
             try:
-                self._came = self._read()
+                self._outcome = self._read()
             except errors.JournalError:
-                raise  # it may be readable a moment later
+                raise  # the next look may succeed
             except errors.AimlMagicError as error:
                 self.explain(error)
-                self._came = error
-        if isinstance(self._came, errors.AimlMagicError):
-            raise self._came
-        return self._came
+                self._outcome = error
+        if isinstance(self._outcome, errors.AimlMagicError):
+            raise self._outcome
+        return self._outcome
 
     def _read(self) -> Answer:
         row = self._row or self._journal.row(self.id)
@@ -282,19 +269,20 @@ class Job:
             raise
 
     def _bury(self, row: Row) -> errors.RunnerDied:
-        """The error for a row that nobody works on any more; one that was sent is over by that."""
+        """The error for a row that no runner works on; a row that was sent fails by it."""
         if row.cluster is not None:
             return left_at_cluster(row)
         was_sent = row.state == "sent"
+        words = f" ({self._last_words})" if self._last_words else ""
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         go_on = "Run the cell again to go on: the server has the question. " if row.is_taken else ""
         error = errors.RunnerDied(
-            f"The process that held the connection ended{f' ({self._last_words})' if self._last_words else ''}. {cost}",
+            f"The process that held the connection ended{words}. {cost}",
             go_on + errors.check(row.id) if was_sent else "Run the cell again.",
             retry=("resume" if row.is_taken else "ask") if was_sent else "auto",
             may_cost=was_sent,
         )
-        if was_sent and self._is_ours:  # else its runner may be only asleep, and finish it yet
+        if was_sent and self._is_ours:  # another runner may just be asleep
             self._journal.finish(
                 row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
             )
@@ -303,7 +291,7 @@ class Job:
         return error
 
     async def _awaited(self) -> Answer:
-        while not self.done:  # noqa: ASYNC110  # an Event belongs to one loop, and any may wait here
+        while not self.done:  # noqa: ASYNC110  # an Event belongs to one loop
             await asyncio.sleep(0.05)
         return self.outcome()
 
@@ -336,302 +324,11 @@ class Job:
         return known
 
 
-class Rounds(Job):
-    """A question whose functions the notebook runs: one job after the other, until the model wants no more of them.
-
-    `ask_on` sends what came of the calls of an answer; `limit` is the number of times that it may.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        ask_on: Callable[[Answer, Sequence[Raw]], Job],
-        functions: Mapping[str, Callable[..., Any]],
-        limit: int,
-    ) -> None:
-        self.id = job.id
-        self._job = job
-        self._ask_on = ask_on
-        self._functions = functions
-        self._left = limit
-        self._earlier: list[Answer] = []
-        self._calls: list[ToolCall] = []
-        self._steps: Iterator[Progress] | None = None
-        self._is_over = False
-        self._came = None
-
-    @property
-    def progress(self) -> Progress:
-        return self._job.progress
-
-    def follow(self, tick: float = 0.2) -> Iterator[Progress]:
-        """As of a job; runs the functions meanwhile, in the thread that follows."""
-        while not self._is_over:
-            yield from self._job.follow(tick)
-            answer = self._outcome_of_round()
-            if answer is None or answer.response.outcome != "tool_calls" or not self._left:
-                self._is_over = True
-                return
-            results = []
-            for call in answer.response.calls:
-                yield replace(self._job.progress, state=f"running {call.name}", retry_at=None)
-                result = tools.run(call, self._functions)
-                self._calls.append(replace(call, result=result))
-                results.append(call_result(call, result))
-            self._left -= 1
-            self._earlier.append(answer)
-            try:
-                self._job = self._ask_on(answer, results)
-            except errors.AimlMagicError as error:
-                self._came, self._is_over = error, True
-
-    def step(self) -> bool:
-        self._steps = self._steps or self.follow(0.0)
-        return next(self._steps, None) is None
-
-    def withdraw(self) -> None:
-        """Takes back the round that is on its way, if it was not sent yet."""
-        self._job.withdraw()
-
-    def _stop(self, command: Event, patience: float) -> None:
-        """Stops the round that is on its way; what came in earlier ones is in the journal."""
-        self._job._stop(command, patience)  # noqa: SLF001  # a job too
-        if not self._is_over and self._job.done:
-            self._came = errors.Interrupted(
-                "Interrupted between two rounds of functions; what was answered is kept.",
-                "Run the cell again: it goes on from there.",
-            )
-        self._is_over = True
-
-    def outcome(self) -> Answer:
-        """The last answer, with the tokens, the dollars and the seconds of all rounds, and with every call."""
-        if isinstance(self._came, errors.AimlMagicError):
-            raise self._came
-        last = self._job.outcome()
-        rounds = [*self._earlier, last]
-        known = [answer.cost_usd for answer in rounds if answer.cost_usd is not None]
-        return dataclasses.replace(
-            last,
-            usage=sum_of([answer.usage for answer in rounds]),
-            cost_usd=sum(known) if len(known) == len(rounds) else None,
-            seconds=sum(answer.seconds or 0.0 for answer in rounds),
-            replayed=all(answer.replayed for answer in rounds),
-            recorded=any(answer.recorded for answer in rounds),
-            request=rounds[0].request,
-            calls=tuple(self._calls),
-        )
-
-    def _outcome_of_round(self) -> Answer | None:
-        with contextlib.suppress(errors.AimlMagicError):
-            return self._job.outcome()
-        return None
-
-
-class Runner:
-    """The child process, `python -m aiml_magic.runner`, started when it is first needed and again if it died."""
-
-    has_keys = False
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._child: _Child | None = None
-        self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
-
-    @property
-    def journal(self) -> Journal:
-        return self._journal
-
-    @property
-    def jobs(self) -> dict[int, Job]:
-        """The jobs that are not over, by the id of their row."""
-        return dict(self._child.jobs) if self._child else {}
-
-    def holds(self, row: Row) -> bool:
-        """The row is in its hands."""
-        return row.id in self.jobs
-
-    def send(
-        self, row: Row, secrets: Secrets, silence: float, limit: int, notices: tuple[str, ...] = ()
-    ) -> Job:
-        """Has a queued row sent, or a row that another runner has sent followed.
-
-        `notices` go with the answer.
-
-        `silence` is the time without a byte, in seconds, after which it is given up; `limit` the
-        number of requests at once.
-        """
-        command = {
-            "do": "send",
-            "row": row.id,
-            "parent": row.parent,
-            **asdict(secrets),
-            "silence": silence,
-            "limit": limit,
-        }
-        with self._lock:
-            child = self._living_child()
-            job = child.jobs.get(row.id)
-            if job is None or job.is_cancelled:
-                job = child.jobs[row.id] = Job(row, self._journal, self, notices)
-                try:
-                    child.tell(command)
-                except BaseException:  # an interrupt: nobody works on it
-                    del child.jobs[row.id]
-                    raise
-        return job
-
-    def get(self, base_url: str, path: str, key: str, patience: float = 15.0) -> Any:
-        """The JSON at `path` of the server.
-
-        Raises RequestFailed, or RunnerDied after `patience` seconds.
-        """
-        call = next(self._numbers)
-        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        with self._lock:
-            child = self._living_child()
-            child.calls[call] = inbox
-            child.tell({"do": "get", "call": call, "base_url": base_url, "path": path, "key": key})
-        try:
-            event = inbox.get(timeout=patience)
-        except queue.Empty:
-            event = {}
-        finally:
-            child.calls.pop(call, None)
-        if "error" in event:
-            raise errors.from_dict(event["error"])
-        if "value" not in event:
-            raise errors.RunnerDied(
-                "The server did not answer in time. Nothing was charged.", "Try again later."
-            )
-        return event["value"]
-
-    def tell(self, command: Event) -> None:
-        """Writes a command to the runner, if it lives."""
-        with self._lock:
-            if self._child is not None:
-                self._child.tell(command)
-
-    def close(self, patience: float = 0.0) -> None:
-        """Closes the pipe: the runner finishes what is in flight, then ends."""
-        if self._child is not None:
-            self._child.close(patience)
-
-    def _living_child(self) -> _Child:
-        if self._child is None or self._child.process.poll() is not None:
-            try:
-                self._child = _Child(self._journal.path, self._lock)
-            except OSError as error:
-                hint = "Close files that the notebook has open, or end other processes; then ask again."
-                why = f"The process that holds the connection did not start ({error}). {errors.NOTHING_SENT}"
-                raise errors.RunnerDied(why, hint, retry="auto") from error
-        return self._child
-
-
-class _Child:
-    """One process, and those who wait for it.
-
-    `lock` is held by who begins to wait, and while all are told of its end.
-    """
-
-    def __init__(self, journal: Path, lock: threading.Lock) -> None:
-        self.jobs: dict[int, Job] = {}
-        self.calls: dict[int, queue.SimpleQueue[Event]] = {}
-        self._lock = lock
-        # -P: a json.py or httpx.py beside the notebook is not for us.
-        command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=environment(),
-                **_OUT_OF_REACH,
-            )
-        except OSError:
-            self._stderr.close()
-            raise
-        # A kernel that ends may take its time; what it was interrupted for need not wait for the
-        # pipe to break.
-        atexit.register(self.close)
-        threading.Thread(target=self._hand_out, daemon=True, name="aiml_magic-events").start()
-
-    def tell(self, command: Event) -> None:
-        """Writes a command, and how the network is reached from here by now: what starts a process holds only for a while.
-
-        Of a process that is gone, those who wait are told by the thread that reads its events.
-        """
-        assert self.process.stdin is not None
-        told = command | {"network": network()}
-        with contextlib.suppress(OSError, ValueError):
-            self.process.stdin.write(json.dumps(told).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def close(self, patience: float = 0.0) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        if patience:
-            self.process.wait(patience)
-
-    def _hand_out(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as events:
-            for line in events:
-                # What else is printed there, half a line of one that was killed, or what no runner
-                # of ours tells: whatever it is, others are still to be told.
-                with contextlib.suppress(Exception):
-                    self._hand(json.loads(line))
-        self.process.wait()
-        atexit.unregister(self.close)
-        with self._lock:
-            self.close()
-            gone = {"event": "gone", "words": self._last_words()}
-            for inbox in self.calls.values():
-                inbox.put(gone)
-            while self.jobs:
-                self.jobs.popitem()[1].take(gone)
-
-    def _hand(self, event: Any) -> None:
-        match event:
-            case {"call": call} if call in self.calls:
-                self.calls[call].put(event)
-            case {"row": row, "event": "held"} if (
-                row in self.jobs and not self.jobs[row].is_cancelled
-            ):
-                pass  # it was asked again since
-            case {"row": row, "event": what} if row in self.jobs:
-                # Taken off before it is told to be over: who asks once more then asks anew.
-                job = self.jobs.pop(row) if what in ("over", "held") else self.jobs[row]
-                job.take(event)
-
-    def _last_words(self) -> str:
-        """The last line that the process wrote before it died, if it wrote any."""
-        with self._stderr as file:
-            file.seek(0)
-            lines = file.read().decode("utf-8", "replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "")
-
-
-# A session or a process group of its own: Ctrl-C and a kernel that ends its process group do not
-# reach it.
-_OUT_OF_REACH: dict[str, Any] = {"start_new_session": True}
-if sys.platform == "win32":
-    _OUT_OF_REACH = {
-        "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-    }
-
-
 def _as_it_is(_: errors.AimlMagicError) -> None: ...
 
 
 def _answer_of(row: Row) -> Answer:
-    """The answer of a row that is over.
-
-    Raises the error if it failed, with what had come before as its `answer`.
-    """
+    """The answer of a row that is over. Raises the error of one that failed."""
     if row.state == "done":
         return row.answer()
     error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
@@ -644,10 +341,11 @@ def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlM
 
 
 def left_at_cluster(row: Row) -> errors.RunnerDied:
-    """The error for a row that a Dask cluster has sent, and that nobody here waits for any more."""
+    """The error for a row that a Dask cluster has sent, and that no kernel waits for."""
     where = printable(row.cluster).split(" ")[0]
     return errors.RunnerDied(
-        f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. It may be charged.",
+        f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. "
+        "It may be charged.",
         f"ask.map with a client= of that cluster takes the answer up; else {errors.check(row.id)}",
         retry="ask",
         may_cost=True,
@@ -662,13 +360,11 @@ def _warning_of_unkept(event: Event) -> str:
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:
-    cost = (
-        "the request was sent, and may be charged"
-        if is_held or row.seconds is not None
-        else "nothing was charged"
-    )
-    if not (row.is_over or is_held):  # its runner has not told yet how far it came
+    cost = "nothing was charged"
+    if not (row.is_over or is_held):  # its runner has not told its state yet
         cost = "the request may have been sent, and may be charged"
+    elif is_held or row.seconds is not None:
+        cost = "the request was sent, and may be charged"
     kept = (
         f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
     )

@@ -27,7 +27,9 @@ from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import request_keys
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal, journal_at
-from aiml_magic.runner.jobs import Job, Rounds, Runner, Sender
+from aiml_magic.runner.child import RunnerProcess
+from aiml_magic.runner.jobs import Job, Sender
+from aiml_magic.runner.tool_loop import ToolLoop
 from aiml_magic.session import advice, check
 from aiml_magic.session.budget import Price, price_of
 from aiml_magic.session.chats import Chats
@@ -72,7 +74,7 @@ class Session:
             if self._asking is None or self._asking.journal is not journal:
                 self.close()
                 chats, spending = Chats(self.notebook, journal), Spending(self.id, journal)
-                self._asking = Asking(self, base_url, Runner(journal), chats, spending, {})
+                self._asking = Asking(self, base_url, RunnerProcess(journal), chats, spending, {})
             if self._asking.base_url != base_url:
                 self._asking = replace(self._asking, base_url=base_url)
             return self._asking
@@ -105,7 +107,7 @@ class Asking:
 
     session: Session
     base_url: str
-    runner: Runner
+    runner: RunnerProcess
     chats: Chats
     spending: Spending
     replayed: dict[str, int]
@@ -138,7 +140,7 @@ class Asking:
         if not functions:
             return job
         ask_on = partial(self._next_round, question)
-        return Rounds(job, ask_on, functions, question.max_tool_rounds)
+        return ToolLoop(job, ask_on, functions, question.max_tool_rounds)
 
     def plan(self, question: Question) -> Plan:
         """The question before it is sent, for a dry run. Raises BadInput."""

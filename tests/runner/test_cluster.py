@@ -21,7 +21,7 @@ from aiml_magic.api.responses import Cost
 from aiml_magic.journal.rows import Result
 from aiml_magic.journal.store import Journal
 from aiml_magic.notebook import script as asking
-from aiml_magic.runner import cluster as cluster_module
+from aiml_magic.runner import worker as worker_module
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
@@ -116,7 +116,7 @@ def kept_by(client) -> list[dict[str, str]]:
 
 def wait_for_leave(seconds: float) -> None:
     """Has a worker wait so long for leave."""
-    cluster_module._LEAVE = seconds
+    worker_module._LEAVE = seconds
 
 
 def asked(server: wire.Server) -> list[str]:
@@ -437,6 +437,6 @@ def test_any_answer_is_kept_there():
         Result("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
         Result("failed", error=lost),
     ):
-        told = cluster_module._result_of(cluster_module._told(came))
+        told = worker_module.result_from(worker_module._dumped(came))
         assert replace(came, error=None) == replace(told, error=None)
         assert (came.error and came.error.as_dict()) == (told.error and told.error.as_dict())

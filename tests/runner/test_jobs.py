@@ -23,7 +23,8 @@ from test_kernel import processes, wait_until
 from aiml_magic import errors
 from aiml_magic.credentials import Secrets
 from aiml_magic.journal.store import Journal
-from aiml_magic.runner.jobs import Job, Runner
+from aiml_magic.runner.child import RunnerProcess
+from aiml_magic.runner.jobs import Job
 from aiml_magic.session.asking import Session
 
 
@@ -282,7 +283,7 @@ def test_many_jobs(asker):
 def test_two_runners_one_row(asker, held):
     """A row is sent once, whoever is told to send it and how many are at once; each of them gets its answer."""
     job = start(asker, held, "one")
-    others = [Runner(asker.journal) for _ in range(3)]
+    others = [RunnerProcess(asker.journal) for _ in range(3)]
     row = asker.journal.row(job.id)
     jobs = [job, *(other.send(row, Secrets("another-key-0123456789"), 60, 64) for other in others)]
     wait_until(lambda: held.posts)
@@ -498,10 +499,10 @@ def test_journal_that_fails_before_a_question_is_sent(asker):
     """Where the runner cannot mark a question as sent, its cell says what is wrong with the journal, and that nothing was sent."""
     row = asker.journal.add(**new())
     job = Job(row, asker.journal, asker.asking.runner)
-    job.take(
+    job.on_event(
         {"event": "stuck", "why": "The journal is locked. Nothing was sent.", "hint": "Mend it."}
     )
-    job.take({"event": "over"})
+    job.on_event({"event": "over"})
     assert "failed" == job.status
     with pytest.raises(errors.JournalError, match="Nothing was sent"):
         job.wait()

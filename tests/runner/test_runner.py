@@ -1,4 +1,4 @@
-"""Inside the process that holds the wire: steps of the journal that are taken together, and places that are handed on."""
+"""Inside the process that holds the wire: steps of the journal that are taken together, and slots that are handed on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from aiml_magic import errors
 from aiml_magic.api.stream import TextDelta
 from aiml_magic.credentials import Secrets
 from aiml_magic.journal.store import Journal
-from aiml_magic.runner.process import Places, Recorder, Runner, Steps
+from aiml_magic.runner.listener import ProgressListener
+from aiml_magic.runner.process import Runner
+from aiml_magic.runner.queues import Slots, WriteQueue
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def test_steps_that_gather_are_synced_once(journal):
     made = statements(journal)
 
     async def claim_all():
-        steps = Steps(journal)
+        steps = WriteQueue(journal)
         return await asyncio.gather(
-            *(steps.take(partial(journal.claim, row)) for row in [*rows, rows[0]])
+            *(steps.run(partial(journal.claim, row)) for row in [*rows, rows[0]])
         )
 
     *claimed, again = asyncio.run(claim_all())
@@ -81,9 +83,9 @@ def test_step_that_fails_harms_no_other(journal, order):
     }
 
     async def take():
-        queue = Steps(journal)
+        queue = WriteQueue(journal)
         return await asyncio.gather(
-            *(queue.take(steps[name]) for name in order), return_exceptions=True
+            *(queue.run(steps[name]) for name in order), return_exceptions=True
         )
 
     told = dict(zip(order, asyncio.run(take()), strict=True))
@@ -98,7 +100,7 @@ def test_cancellation_is_felt_after_the_step(journal):
     is_free, heard = threading.Event(), []
 
     async def wait_for_a_step():
-        heard.append(await Steps(journal).take(lambda: is_free.wait(10)))
+        heard.append(await WriteQueue(journal).run(lambda: is_free.wait(10)))
         await asyncio.sleep(0)
         heard.append("went on")
 
@@ -117,7 +119,7 @@ def test_cancellation_is_felt_after_the_step(journal):
 
 def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     """However long the disk takes, and however much comes meanwhile, one text of an answer waits for it; then all of it is kept."""
-    monkeypatch.setattr("aiml_magic.runner.process._KEEP_EVERY", 0.01)
+    monkeypatch.setattr("aiml_magic.runner.listener._KEEP_EVERY", 0.01)
     row, is_free, texts = journal.add(**new()).id, threading.Event(), []
     note_text = journal.note_text
     monkeypatch.setattr(
@@ -125,17 +127,17 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     )
 
     async def play():
-        steps = Steps(journal)
-        recorder = Recorder(
+        steps = WriteQueue(journal)
+        listener = ProgressListener(
             row, journal, steps, SimpleNamespace(put=lambda _: None), Secrets("k" * 20)
         )
-        steps.begin(lambda: is_free.wait(20))
+        steps.put(lambda: is_free.wait(20))
         for _ in range(30):
-            recorder.on_event(TextDelta("word "))
+            listener.on_event(TextDelta("word "))
             await asyncio.sleep(0.01)
         is_free.set()
-        await recorder.keep_text()
-        recorder.close()
+        await listener.keep_text()
+        listener.close()
         await steps.done()
 
     asyncio.run(play())
@@ -148,15 +150,15 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     st.integers(1, 4),
     st.lists(st.sampled_from(["come", "go", "cancel", "raise the limit"]), max_size=30),
 )
-def test_places(limit, moves):
+def test_slots(limit, moves):
     """Whoever comes, goes, or gives up waiting: as many are in as may be, or as there are, and nobody is forgotten."""
 
     async def play():
-        places, inside, tasks = Places(), set(), []
-        places.limit = limit
+        slots, inside, tasks = Slots(), set(), []
+        slots.limit = limit
 
         async def stay(leave):
-            async with places:
+            async with slots:
                 inside.add(leave)
                 try:
                     await leave.wait()
@@ -170,7 +172,7 @@ def test_places(limit, moves):
                 waiting[leave] = asyncio.create_task(stay(leave))
                 tasks.append(waiting[leave])
             elif move == "raise the limit":
-                places.limit += 1
+                slots.limit += 1
                 await asyncio.sleep(0)
             elif waiting:
                 leave, task = waiting.popitem()
@@ -179,7 +181,7 @@ def test_places(limit, moves):
                 for _ in range(10 * (1 + len(tasks))):  # one may let another in, and so on
                     await asyncio.sleep(0)
                 staying = sum(not task.done() for task in tasks)
-                assert len(inside) <= places.limit
+                assert len(inside) <= slots.limit
                 assert len(inside) >= min(limit, staying)
         for leave in list(waiting):
             leave.set()
@@ -353,6 +355,6 @@ def test_one_lock_is_waited_for_once(journal):
         with journal._transaction() as db:
             db.execute("PRAGMA busy_timeout = 200")
         started = time.monotonic()
-        taken = Steps(journal)._taken([partial(journal.claim, row) for row in rows])
+        taken = WriteQueue(journal)._written([partial(journal.claim, row) for row in rows])
         assert time.monotonic() - started < 0.4
     assert [errors.JournalError] * 3 == [type(error) for _, error in taken]

@@ -1,0 +1,228 @@
+"""The runner process of a kernel: started when it is needed, told commands, heard by its events.
+
+A thread reads the events and hands each to its job. The result of a job is read from the journal,
+never from the pipe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.addresses import network
+from aiml_magic.credentials import Secrets, environment
+from aiml_magic.journal.rows import Row
+from aiml_magic.journal.store import Journal
+from aiml_magic.runner.jobs import Event, Job
+
+# A session or a process group of its own: neither Ctrl-C nor the end of the kernel's process group
+# reaches it.
+_OUT_OF_REACH: dict[str, Any] = {"start_new_session": True}
+if sys.platform == "win32":
+    _OUT_OF_REACH = {
+        "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    }
+
+
+class RunnerProcess:
+    """The child process `python -m aiml_magic.runner`, started at the first need and after it died."""
+
+    has_keys = False
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._child: _Child | None = None
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    @property
+    def journal(self) -> Journal:
+        return self._journal
+
+    @property
+    def jobs(self) -> dict[int, Job]:
+        """The jobs that are not over, by the id of their row."""
+        return dict(self._child.jobs) if self._child else {}
+
+    def holds(self, row: Row) -> bool:
+        """A job of this process has the row."""
+        return row.id in self.jobs
+
+    def send(
+        self,
+        row: Row,
+        secrets: Secrets,
+        timeout: float,
+        max_concurrency: int,
+        notices: tuple[str, ...] = (),
+    ) -> Job:
+        """Has a queued row sent, or a row of another runner followed.
+
+        `timeout` is in seconds without a byte; `max_concurrency` is the number of requests in
+        flight. The answer has the `notices`.
+        """
+        command = {
+            "do": "send",
+            "row": row.id,
+            "parent": row.parent,
+            **asdict(secrets),
+            "silence": timeout,
+            "limit": max_concurrency,
+        }
+        with self._lock:
+            child = self._living_child()
+            job = child.jobs.get(row.id)
+            if job is None or job.is_cancelled:
+                job = child.jobs[row.id] = Job(row, self._journal, self, notices)
+                try:
+                    child.tell(command)
+                except BaseException:  # an interrupt: no process has the row
+                    del child.jobs[row.id]
+                    raise
+        return job
+
+    def get(self, base_url: str, path: str, key: str, timeout: float = 15.0) -> Any:
+        """The JSON at `path` of the server.
+
+        Raises RequestFailed, or RunnerDied after `timeout` seconds.
+        """
+        call = next(self._numbers)
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        with self._lock:
+            child = self._living_child()
+            child.calls[call] = inbox
+            child.tell({"do": "get", "call": call, "base_url": base_url, "path": path, "key": key})
+        try:
+            event = inbox.get(timeout=timeout)
+        except queue.Empty:
+            event = {}
+        finally:
+            child.calls.pop(call, None)
+        if "error" in event:
+            raise errors.from_dict(event["error"])
+        if "value" not in event:
+            raise errors.RunnerDied(
+                "The server did not answer in time. Nothing was charged.", "Try again later."
+            )
+        return event["value"]
+
+    def tell(self, command: Event) -> None:
+        """Writes a command to the runner, if it lives."""
+        with self._lock:
+            if self._child is not None:
+                self._child.tell(command)
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Closes the pipe: the process finishes the requests in flight, then ends."""
+        if self._child is not None:
+            self._child.close(timeout)
+
+    def _living_child(self) -> _Child:
+        if self._child is None or self._child.process.poll() is not None:
+            try:
+                self._child = _Child(self._journal.path, self._lock)
+            except OSError as error:
+                raise errors.RunnerDied(
+                    f"The process that holds the connection did not start ({error}). "
+                    f"{errors.NOTHING_SENT}",
+                    "Close files that the notebook has open, or end other processes; then ask again.",
+                    retry="auto",
+                ) from error
+        return self._child
+
+
+class _Child:
+    """A process with the jobs and calls that wait for it.
+
+    `lock` is held while one is added, and while all are told that the process ended.
+    """
+
+    def __init__(self, journal: Path, lock: threading.Lock) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.calls: dict[int, queue.SimpleQueue[Event]] = {}
+        self._lock = lock
+        # -P: a json.py or httpx.py beside the notebook is not for us.
+        command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=environment(),
+                **_OUT_OF_REACH,
+            )
+        except OSError:
+            self._stderr.close()
+            raise
+        # A kernel may take long to end; requests whose cancellation is held must not wait for that.
+        atexit.register(self.close)
+        threading.Thread(target=self._read_events, daemon=True, name="aiml_magic-events").start()
+
+    def tell(self, command: Event) -> None:
+        """Writes a command, with the variables of the network as they are now.
+
+        If the process is gone, the thread that reads its events tells the jobs.
+        """
+        assert self.process.stdin is not None
+        told = command | {"network": network()}
+        with contextlib.suppress(OSError, ValueError):
+            self.process.stdin.write(json.dumps(told).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def close(self, timeout: float = 0.0) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        if timeout:
+            self.process.wait(timeout)
+
+    def _read_events(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as events:
+            for line in events:
+                # Half a line of a process that was killed, or the output of a library: the next
+                # lines count all the same.
+                with contextlib.suppress(Exception):
+                    self._pass_on(json.loads(line))
+        self.process.wait()
+        atexit.unregister(self.close)
+        with self._lock:
+            self.close()
+            gone = {"event": "gone", "words": self._last_words()}
+            for inbox in self.calls.values():
+                inbox.put(gone)
+            while self.jobs:
+                self.jobs.popitem()[1].on_event(gone)
+
+    def _pass_on(self, event: Any) -> None:
+        match event:
+            case {"call": call} if call in self.calls:
+                self.calls[call].put(event)
+            case {"row": row, "event": "held"} if (
+                row in self.jobs and not self.jobs[row].is_cancelled
+            ):
+                pass  # it was asked again
+            case {"row": row, "event": what} if row in self.jobs:
+                # Removed before it is over for its readers: a new question starts a new job.
+                job = self.jobs.pop(row) if what in ("over", "held") else self.jobs[row]
+                job.on_event(event)
+
+    def _last_words(self) -> str:
+        """The last line that the process wrote to its standard error."""
+        with self._stderr as file:
+            file.seek(0)
+            lines = file.read().decode("utf-8", "replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "")

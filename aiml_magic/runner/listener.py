@@ -1,0 +1,172 @@
+"""The progress of a request: kept in the journal, and told to the kernel by the pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.api.replies import Listener
+from aiml_magic.api.responses import Raw, Response
+from aiml_magic.api.stream import Created, Event, TextDelta, Thinking, add_piece
+from aiml_magic.credentials import Secrets
+from aiml_magic.journal.rows import TAIL
+from aiml_magic.journal.store import Journal
+from aiml_magic.runner.queues import WriteQueue
+from aiml_magic.text import dump
+
+_TELL_EVERY = 0.1  # seconds
+_KEEP_EVERY = 2.0  # seconds
+# Characters that are kept while more come: several times what a model writes; the end keeps all.
+_KEEP_AT_MOST = 2**21
+
+
+class Outbox:
+    """The events for the kernel, written by a thread: a kernel that does not read stops nothing."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        self._queue.put(dump(event).encode("ascii") + b"\n")
+
+    def close(self) -> None:
+        """Gives the last events two seconds to leave."""
+        self._queue.put(None)
+        self._thread.join(2)
+
+    def _write(self) -> None:
+        while (line := self._queue.get()) is not None:
+            try:
+                self._file.write(line)
+                if self._queue.empty():
+                    self._file.flush()
+            except OSError:
+                return
+
+
+class ProgressListener(Listener):
+    """Keeps the progress of one request in the journal, and tells the kernel."""
+
+    def __init__(
+        self, row_id: int, journal: Journal, writes: WriteQueue, outbox: Outbox, secrets: Secrets
+    ) -> None:
+        self._row_id = row_id
+        self._journal = journal
+        self._writes = writes
+        self._outbox = outbox
+        self._secrets = secrets
+        self._pieces: list[str] = []  # of text, which only together may be a secret
+        self._characters = 0
+        self._tail = ""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._kept: asyncio.Future[Any] | None = None  # the write of the newest text
+        self._is_closed = False
+        self._pending: Raw = {}
+        self.is_out = False  # in flight: from now on it may be charged
+        self.response_id: str | None = None
+        self._tell(event="claimed")
+
+    async def on_attempt(self, attempt: int) -> None:
+        self.is_out = False  # the attempt before was refused
+        await self._writes.run(partial(self._journal.note_attempts, self._row_id, attempt))
+
+    def on_sent(self) -> None:
+        self.is_out = True
+        self._tell(event="sent")
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case Created(response_id):
+                self.response_id = response_id
+                self._keep_id()
+                self._tell(event="thinking", what="")
+            case Thinking(what):
+                self._tell(event="thinking", what=what)
+            case TextDelta(text):
+                add_piece(self._pieces, text)
+                self._characters += len(text)
+                self._tail = (self._tail + text)[-2 * TAIL :]
+                self._later("tell", _TELL_EVERY, self._tell_text)
+                if self._characters <= _KEEP_AT_MOST:
+                    self._later("keep", _KEEP_EVERY, self._keep_text)
+
+    def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
+        self.is_out = False
+        self._pieces.clear()  # the answer begins anew
+        self._characters, self._tail = 0, ""
+        self._tell(event="retry", seconds=seconds, why=error.message)
+
+    def on_poll(self, response: Raw) -> None:
+        if response != self._pending:
+            self._pending = response
+            self._writes.put(partial(self._journal.note_pending, self._row_id, response))
+        self._tell(event="poll", status=Response(response).status or "in_progress")
+
+    def close(self) -> None:
+        """Stops the timers: the result is kept as a whole."""
+        self._is_closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+
+    @property
+    def text(self) -> str | None:
+        """The text that was streamed so far, without secrets."""
+        return self._secrets.mask("".join(self._pieces)) if self._pieces else None
+
+    async def keep_text(self) -> None:
+        """Writes the text that came so far to the disk. Raises JournalError."""
+        if self._pieces:
+            await self._begin_keeping()
+
+    def tell_all(self) -> None:
+        """Tells the state of the request to a kernel that asks for it again."""
+        self._tell(event="claimed")
+        if self.is_out:
+            self._tell(event="sent")
+        if self._pieces:
+            self._tell_text()
+
+    def _later(self, name: str, delay: float, action: Any) -> None:
+        if name not in self._timers and not self._is_closed:
+            self._timers[name] = asyncio.get_running_loop().call_later(delay, action)
+
+    def _tell_text(self) -> None:
+        if timer := self._timers.pop("tell", None):
+            timer.cancel()
+        self._tell(
+            event="text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters
+        )
+
+    def _keep_text(self) -> None:
+        self._timers.pop("keep", None)
+        if self._kept is None or self._kept.done():
+            self._begin_keeping()
+        else:  # texts that gather behind a slow disk would each hold the whole answer so far
+            self._later("keep", _KEEP_EVERY, self._keep_text)
+
+    def _begin_keeping(self) -> asyncio.Future[Any]:
+        self._kept = self._writes.put(
+            partial(self._journal.note_text, self._row_id, self.text or "")
+        )
+        return self._kept
+
+    def _keep_id(self) -> None:
+        """Keeps the response id, by which the response may be fetched; retries a failed write."""
+        self._timers.pop("id", None)
+        noted = self._writes.put(
+            partial(self._journal.note_response_id, self._row_id, self.response_id or "")
+        )
+        noted.add_done_callback(
+            lambda done: self._later("id", _KEEP_EVERY, self._keep_id) if done.exception() else None
+        )
+
+    def _tell(self, **event: Any) -> None:
+        self._outbox.put({"row": self._row_id} | event)

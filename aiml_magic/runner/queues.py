@@ -1,0 +1,124 @@
+"""What the requests of a runner wait for: the disk of the journal, and a free slot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiml_magic import errors
+from aiml_magic.journal.store import Journal
+
+
+class WriteQueue:
+    """Steps of the journal in their order.
+
+    Those that gather while the disk is busy are one transaction, synced once.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread = ThreadPoolExecutor(1)  # the loop's own look up names of hosts
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def run(self, step: Callable[[], Any]) -> Any:
+        """The result of a step; a cancellation meanwhile takes effect after it."""
+        taken = self.put(step)
+        is_cancelled = False
+        while not taken.done():
+            try:
+                await asyncio.wait([taken])
+            except asyncio.CancelledError:
+                is_cancelled = True
+        if is_cancelled and (task := asyncio.current_task()):
+            task.cancel()
+        return taken.result()
+
+    def put(self, step: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Queues a step; its error is raised where the result is read."""
+        taken = asyncio.get_running_loop().create_future()
+        taken.add_done_callback(asyncio.Future.exception)
+        self._waiting.append((step, taken))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._write_all())
+        return taken
+
+    async def done(self) -> None:
+        """Waits until the queue is empty."""
+        if self._work is not None:
+            await self._work
+
+    async def _write_all(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            steps = [step for step, _ in waiting]
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._written, steps
+            )
+            for (_, taken), (result, error) in zip(waiting, results, strict=True):
+                if error is None:
+                    taken.set_result(result)
+                else:
+                    taken.set_exception(error)
+
+    def _written(self, steps: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+        has_begun = False
+        try:
+            with self._journal.together():
+                has_begun = True
+                return [_tried(step) for step in steps]
+        except errors.JournalError as error:
+            if len(steps) == 1 or not has_begun:
+                return [(None, error)] * len(steps)
+            return [result for step in steps for result in self._written([step])]
+
+
+def _tried(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return step(), None
+    except errors.JournalError:
+        raise
+    except Exception as error:  # noqa: BLE001  # it is raised where the result is read
+        return None, error
+
+
+class Slots:
+    """The requests that may be in flight at once, up to a limit that can change; others queue.
+
+    AnyIO's CapacityLimiter would serve, but its releases before 4.10 lose a slot if a request is
+    cancelled in the moment in which it gets one, and later ones hand out too many.
+    """
+
+    def __init__(self) -> None:
+        self.limit = 1
+        self._used = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def are_used(self) -> bool:
+        return self._used >= self.limit
+
+    async def __aenter__(self) -> None:
+        while self.are_used:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._call_next()  # its turn may have come at this very moment
+                raise
+        self._used += 1
+        self._call_next()  # the limit may have been raised
+
+    async def __aexit__(self, *_: object) -> None:
+        self._used -= 1
+        self._call_next()
+
+    def _call_next(self) -> None:
+        while self._waiting and not self.are_used:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                return turn.set_result(None)

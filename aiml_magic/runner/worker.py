@@ -1,0 +1,110 @@
+"""The part of a Dask cluster that runs on its workers: asks for leave, sends a row, keeps the result.
+
+The scheduler keeps for a row, under its client request id:
+
+    {"run": …}    the run that may send it
+    {"came": …}   the result, until it is in the journal
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from dataclasses import asdict, replace
+from typing import Any
+
+from aiml_magic import credentials, errors
+from aiml_magic.api.responses import Cost
+from aiml_magic.credentials import Secrets
+from aiml_magic.journal.rows import Result
+from aiml_magic.text import dump
+
+TOPIC = "aiml_magic"  # under which workers ask for leave
+_LEAVE = 30.0  # seconds that a worker waits for it
+_RETRY = 0.5  # seconds between two attempts to have the scheduler keep a result
+_TRIES = 3
+
+
+class NotAllowed(Exception):
+    """A run got no leave to send its row, so it never sends it."""
+
+
+def task_name(client_request_id: str) -> str:
+    return f"answer_there-{client_request_id}"
+
+
+def answer_there(
+    base_url: str, request: dict[str, Any], client_request_id: str, key: str, timeout: float
+) -> None:
+    """The work of a task: sends a request with the key of this worker; the scheduler keeps the result.
+
+    Raises NoKey, and NotAllowed without leave to send.
+    """
+    from distributed import Variable, get_client
+
+    from aiml_magic.api.client import Client
+    from aiml_magic.api.replies import Listener, Reply
+    from aiml_magic.runner.sending import result_of
+
+    async def ask() -> Reply:
+        client = Client(base_url, secrets, timeout)
+        try:
+            return await client.ask(request, client_request_id, Listener())
+        finally:
+            await client.aclose()
+
+    secrets = Secrets(key or credentials.need_key().text)
+    kept = Variable(client_request_id, client=get_client())
+    _wait_for_leave(kept)
+    started = time.monotonic()
+    reply = asyncio.run(ask())
+    state = "done" if reply.error is None else "failed"
+    _keep_there(kept, {"came": _dumped(result_of(reply, state, time.monotonic() - started))})
+
+
+def _wait_for_leave(kept: Any) -> None:
+    """Waits until this run of a task may send its row.
+
+    Raises NotAllowed, also if another run may, or might have sent it.
+    """
+    from distributed import Future, fire_and_forget, get_worker
+
+    # The task must run on if the kernel dies.
+    fire_and_forget(Future(task_name(kept.name), kept.client))
+    run = uuid.uuid4().hex
+    get_worker().log_event(TOPIC, [kept.name, run])
+    try:
+        allowed = kept.get(timeout=_LEAVE)
+    except TimeoutError as error:
+        raise NotAllowed(f"nobody gave leave to send it within {_LEAVE:g} s") from error
+    if allowed != {"run": run}:
+        raise RuntimeError("the worker that began died")
+
+
+def _keep_there(kept: Any, value: dict[str, str]) -> None:
+    """Has the scheduler keep a paid answer, which survives this worker; tries more than once."""
+    for left in reversed(range(_TRIES)):
+        try:
+            kept.set(value)
+        except Exception:
+            if not left:
+                raise
+            time.sleep(_RETRY)
+        else:
+            return
+
+
+def _dumped(result: Result) -> str:
+    """A result as text: the scheduler takes no lone surrogates, and unpickles nothing."""
+    error = result.error and result.error.as_dict()
+    return dump(asdict(replace(result, error=None)) | {"error": error})
+
+
+def result_from(text: str) -> Result:
+    """The result that `_dumped` wrote."""
+    raw = json.loads(text)
+    cost = raw["cost"] and Cost(**raw["cost"])
+    error = raw["error"] and errors.from_dict(raw["error"])
+    return Result(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})
