@@ -18,6 +18,7 @@ from typing import Any
 
 from aiml_magic.text import cut
 
+SAMPLE = "aiml_magic.sample"  # the number of a sample, from 2 on, in a request that is kept
 _DELIVERY = {"stream", "store", "background", "previous_response_id"}
 _INLINE = re.compile(r"data:([\w.+/-]+);base64,")
 _HASHED = re.compile(r"data:[\w.+/-]+;sha256,")
@@ -53,6 +54,11 @@ def _key(server: str, hashed: Mapping[str, Any], parent: str | None) -> str:
 
 def without_delivery(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in _DELIVERY}
+
+
+def sendable(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as the API knows it: the number of a sample decides the answer, and is not sent."""
+    return {name: value for name, value in request.items() if name != SAMPLE}
 
 
 def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from aiml_magic.journal.answer import Answer
@@ -16,9 +17,8 @@ _AFTER = (*TOKENS, "cost_usd", "seconds", "status", "replayed", "error")
 class Answers(Sequence[Any]):
     """Answers in order; an error stands for the answer of a row that failed and was kept."""
 
-    def __init__(self, entries: Sequence[Any], ask: Callable[[Answers, Any], Answers]) -> None:
+    def __init__(self, entries: Sequence[Any]) -> None:
         self._entries = entries
-        self._ask = ask
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
@@ -26,7 +26,7 @@ class Answers(Sequence[Any]):
     def __getitem__(self, index: slice) -> Answers: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return Answers(self._entries[index], self._ask)
+            return Answers(self._entries[index])
         return self._entries[index]
 
     def __len__(self) -> int:
@@ -66,7 +66,9 @@ class Answers(Sequence[Any]):
         anything is sent for questions that are not at hand whole: attachments of a recording,
         functions of a notebook.
         """
-        return self._ask(self, options)
+        ask = sys.modules["aiml_magic"].ask  # an import would go round: asking makes answers
+        again: Answers = ask.again(self, **options)
+        return again
 
     def _lines(self) -> Iterable[dict[str, Any]]:
         if isinstance(self._entries, Kept):

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 def dry_run(question: Question, asking: Asking) -> str:
     """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
-    from aiml_magic.journal.replay import with_file_hashes
+    from aiml_magic.journal.replay import sendable, with_file_hashes
 
     plan = asking.plan(question)
-    body = json.dumps(with_file_hashes(plan.request), indent=1, ensure_ascii=False)
-    size = len(json.dumps(plan.request, ensure_ascii=False).encode("utf-8", "replace"))
+    request = sendable(plan.request)
+    body = json.dumps(with_file_hashes(request), indent=1, ensure_ascii=False)
+    size = len(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
     price = asking.price(question.model)
     lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
     if plan.hidden:
@@ -27,7 +28,7 @@ def dry_run(question: Question, asking: Asking) -> str:
         )
     lines += [
         f"The vendor's description of a request has no field {name}; it would be sent all the same."
-        for name in params.undescribed(plan.request)
+        for name in params.undescribed(request)
     ]
     if plan.parent is not None:
         form = "by its id" if asking.chain(question, plan) == "id" else "as a transcript"

@@ -13,7 +13,8 @@ import re
 import threading
 import time
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from aiml_magic.text import say
 
 if TYPE_CHECKING:
     from aiml_magic.journal.answer import Answer
+    from aiml_magic.notebook.answers import Answers
     from aiml_magic.question.schemas import Schema
     from aiml_magic.runner.jobs import Job
     from aiml_magic.session.asking import Asking, Question, Session
@@ -142,17 +144,18 @@ class O3Pro(Magics):
     @line_cell_magic
     def o3pro(
         self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
-    ) -> Answer | Job | None:
+    ) -> Answer | Answers | Job | None:
         given, rest = options.read_line(line)
-        question = self.question(
-            given, _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
-        )
+        text, variables = _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
+        questions = [self.question(one, text, variables) for one in options.each(given)]
         if given.get("dry_run"):
             from aiml_magic.notebook.dry_run import dry_run
 
-            say(dry_run(question, self.asking))
+            say("\n\n".join(dry_run(question, self.asking) for question in questions))
             return None
-        job = self.asking.ask(question)
+        if len(questions) > 1:
+            return self._several(questions, given)
+        job = self.asking.ask(questions[0])
         if given.get("background"):
             self.view.watch(job)
             self._bind(given, job)
@@ -167,6 +170,42 @@ class O3Pro(Magics):
             raise
         self._bind(given, answer)
         return answer
+
+    def _several(self, questions: Sequence[Question], given: Mapping[str, Any]) -> Answers:
+        """Asks several questions of one cell, and shows their answers in a table.
+
+        Raises the first error, after all that came is shown.
+        """
+        from aiml_magic.notebook.maps import gather
+
+        if given.get("background"):
+            raise errors.BadInput(
+                "Several answers are not waited for in the background. Nothing was sent.",
+                "Ask without -b, or one at a time.",
+            )
+        starts, counter = self.starts(questions), self.view.counter(len(questions))
+        answers = gather(starts, self.max_concurrency, keeps_errors=True, show=counter)
+        self._bind(given, answers)
+        self.view.show_several(answers, is_quiet=given.get("quiet", False))
+        for answer in answers:
+            if isinstance(answer, errors.AimlMagicError):
+                raise answer
+        return answers
+
+    def starts(self, questions: Sequence[Question]) -> Iterator[Callable[[], Job]]:
+        """Starts of the questions of one cell: the first stands in it, the others beside it.
+
+        All continue the same answer; the conversation goes on from the first.
+        """
+        first, *others = questions
+        job = self.asking.ask(first)
+        yield lambda: job
+        parent = self.asking.journal.row(job.id).parent
+        for other in others:
+            beside = replace(
+                other, cell=first.cell, chat=None, continues=parent, is_new=False, after=None
+            )
+            yield partial(self.asking.ask, beside)
 
     @no_var_expand
     @line_magic
@@ -184,7 +223,7 @@ class O3Pro(Magics):
             ),
         )
 
-    def show_result(self, value: Answer | Job) -> None:
+    def show_result(self, value: Answer | Answers | Job) -> None:
         """Told by IPython that an answer or a job is the value of a cell."""
         self.view.show_result(value)
 
@@ -296,6 +335,7 @@ class O3Pro(Magics):
             timeout=given.get("timeout", self.timeout),
             background=given.get("background", False),
             max_concurrency=self.max_concurrency,
+            sample=given.get("sample", 1),
             settings={
                 name: (value, self.traits()[name].default_value)
                 for name, value in self._configured.items()
@@ -344,7 +384,7 @@ class O3Pro(Magics):
             )
         return mode
 
-    def _bind(self, given: Mapping[str, Any], value: Answer | Job | None) -> None:
+    def _bind(self, given: Mapping[str, Any], value: Answer | Answers | Job | None) -> None:
         if value is not None and "out" in given:
             self.shell.push({given["out"]: value})
 
@@ -422,7 +462,11 @@ def begin_with_magic(lines: list[str]) -> list[str]:
 
 
 _TRANSFORMERS = (begin_with_magic, keep_question_marks)
-_SHOWN = (("aiml_magic.journal.answer", "Answer"), ("aiml_magic.runner.jobs", "Job"))
+_SHOWN = (
+    ("aiml_magic.journal.answer", "Answer"),
+    ("aiml_magic.runner.jobs", "Job"),
+    ("aiml_magic.notebook.answers", "Answers"),
+)
 _loaded: dict[int, tuple[O3Pro, Callable[[], None]]] = {}
 
 

@@ -6,11 +6,12 @@ option, exactly as typed: quotes, apostrophes and braces in it mean nothing here
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import numbers
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
@@ -93,13 +94,21 @@ MODES = ("standard", "pro")
 OPTIONS = (
     Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
     Option("--quiet", "do not show the answer", "-q"),
-    Option("--model", "which model to ask (default openai/o3-pro)", "-m", "MODEL", words),
+    Option(
+        "--model",
+        "which model to ask (default openai/o3-pro); repeatable, side by side",
+        "-m",
+        "MODEL",
+        words,
+        is_repeatable=True,
+    ),
     Option(
         "--effort",
-        f"how much to reason: {', '.join(EFFORTS)}, as the model takes it",
+        f"how much to reason: {', '.join(EFFORTS)}, as the model takes it; repeatable",
         "-e",
         "LEVEL",
         words,
+        is_repeatable=True,
         choices=EFFORTS,
     ),
     Option(
@@ -110,6 +119,7 @@ OPTIONS = (
         words,
         choices=MODES,
     ),
+    Option("--samples", "K independent answers to the question", "", "K", whole_number(1)),
     Option(
         "--summary",
         "show a summary of the reasoning: auto, concise or detailed",
@@ -222,6 +232,21 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
     return values, line[found[0].start() :].strip() if found else ""
 
 
+def each(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options of each single question: every model with every effort, each in K samples."""
+    whole = dict(given)
+    samples = whole.pop("samples", None)
+    count = 1 if samples is None else check(FLAGS["--samples"], samples)
+    models, efforts = (_several(whole.pop(name, None)) for name in ("model", "effort"))
+    for model, effort, sample in itertools.product(models, efforts, range(1, count + 1)):
+        one = {"model": model, "effort": effort, "sample": sample if sample > 1 else None}
+        yield whole | {name: value for name, value in one.items() if value is not None}
+
+
+def _several(value: Any) -> list[Any]:
+    return list(dict.fromkeys(value)) if isinstance(value, list | tuple) and value else [value]
+
+
 def check(option: Option, value: Any) -> Any:
     """`value`, given in Python, as the text of this option would be read. Raises BadInput."""
     if option.read is None:
@@ -285,6 +310,7 @@ Examples:
   %%o3pro -s Rating --no-stream -q -o rated  the answer as a Rating in rated.parsed, shown nowhere
   %%o3pro -f area --tool-choice required     have the model call the function area of the notebook
   %%o3pro -m openai/gpt-5.6-sol --mode pro   another model, thinking as hard as it can
+  %%o3pro --samples 5 -e low -e high         five answers with each effort, side by side
   %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
   %%o3pro -a figure -a table.csv             with a figure of the notebook and a file
   %o3pro --param truncation="auto" -- -1 is the square of what?

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cache, partial
@@ -26,6 +25,7 @@ from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import O3Pro, loaded
+from aiml_magic.notebook.maps import gather
 from aiml_magic.notebook.rows import fields_of, rows_of
 from aiml_magic.question.prompts import names_in
 from aiml_magic.runner.jobs import Job, Sender
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
 
-_TICK = 0.005  # seconds between two looks at the jobs of a map
 _NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # these are of a cell
 
 
@@ -43,9 +42,23 @@ class Ask:
     """Asks from Python; see the module."""
 
     def __call__(self, question: str, **given: Any) -> Any:
-        """The answer to a question; with `background=True` its job. Raises what a cell would."""
-        job = _start(_checked(question), {}, given)
+        """The answer to a question; with `background=True` its job. Raises what a cell would.
+
+        Several models, efforts or samples give `Answers`.
+        """
+        each = list(options.each(given))
+        if len(each) > 1:
+            return self._several(_checked(question), each)
+        job = _start(_checked(question), {}, each[0])
         return job if given.get("background") else _waited(job)
+
+    def _several(self, question: str, each: Sequence[Mapping[str, Any]]) -> Answers:
+        magics = loaded_or_new()
+        chosen = [_chosen(one) for one in each]
+        questions = [
+            magics.question(one | {"raw": True}, question, things) for one, things in chosen
+        ]
+        return gather(magics.starts(questions), magics.max_concurrency)
 
     def map(
         self,
@@ -73,15 +86,39 @@ class Ask:
         _checked(template)
         _check_on_error(on_error)
         cluster = None if client is None else _cluster(client, given)
-        names = names_in(template)
+        names, each = names_in(template), list(options.each(given))
         starts = (
-            partial(
-                _start, template, fields_of(row, names), given, is_template=True, sender=cluster
-            )
+            partial(_start, template, fields_of(row, names), one, is_template=True, sender=cluster)
             for row in rows_of(rows)
+            for one in each
         )
-        total = len(rows) if isinstance(rows, Sized) else None
-        return _gathered(starts, on_error, cluster, _counter(total) if progress else _silent)
+        total = len(rows) * len(each) if isinstance(rows, Sized) else None
+        try:
+            return gather(
+                starts,
+                loaded_or_new().max_concurrency if cluster is None else cluster.capacity,
+                keeps_errors=on_error == "keep",
+                show=_counter(total) if progress else _silent,
+            )
+        finally:
+            if cluster is not None:
+                cluster.close()
+
+    def again(self, answers: Answers, **given: Any) -> Answers:
+        """The questions of `answers` with other options; see `Answers.again`."""
+        on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
+        _check_on_error(on_error)
+        questions = [
+            _question_again(answer, *_chosen(one))
+            for answer in answers
+            for one in options.each(given)
+        ]
+        return gather(
+            (partial(loaded_or_new().asking.ask, question) for question in questions),
+            loaded_or_new().max_concurrency,
+            keeps_errors=on_error == "keep",
+            show=_counter(len(questions)) if progress else _silent,
+        )
 
 
 def history(
@@ -99,115 +136,7 @@ def history(
     magics = loaded_or_new()
     journal = magics.asking.journal
     ids = journal.select(notebook=notebook, chat=chat, words=words, since=_seconds(since))
-    return Answers(Kept(journal, ids), ask_again)
-
-
-def ask_again(answers: Answers, given: Mapping[str, Any]) -> Answers:
-    """The questions of `answers` with other options; see `Answers.again`."""
-    given = dict(given)
-    on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
-    _check_on_error(on_error)
-    chosen, things = _chosen(given)
-    questions = [_question_again(answer, chosen, things) for answer in answers]
-    starts = (partial(_asked_now, question) for question in questions)
-    show = _counter(len(questions)) if progress else _silent
-    return _gathered(starts, on_error, None, show)
-
-
-def _gathered(
-    starts: Iterable[Callable[[], Job]],
-    on_error: str,
-    cluster: Cluster | None,
-    show: Callable[[int | None], None],
-) -> Answers:
-    """The outcomes of jobs that are started one after the other, as many at once as there is room for."""
-    asked = _Asked(on_error, show)
-    places = loaded_or_new().max_concurrency if cluster is None else cluster.capacity
-    try:
-        for start in starts:
-            asked.add(start)
-            asked.settle(2 * places)  # so that those on their way have others behind them
-        asked.settle(1)
-    except (errors.AimlMagicError, KeyboardInterrupt) as error:
-        raise asked.stopped(error) from error
-    except BaseException:  # of the rows themselves
-        asked.withdraw()
-        raise
-    finally:
-        asked.show(None)
-        if cluster is not None:
-            cluster.close()
-    return Answers(asked.answers, ask_again)
-
-
-class _Asked:
-    """The rows of a map that were asked so far: their answers, and the jobs of those that have none yet."""
-
-    def __init__(self, on_error: str, show: Callable[[int | None], None]) -> None:
-        self.answers: list[Any] = []
-        self.show = show
-        self._keeps_errors = on_error == "keep"
-        self._running: dict[int, Job] = {}  # by the place of the row
-
-    def add(self, start: Callable[[], Job]) -> None:
-        """Asks the next row.
-
-        A budget that is used up ends the map, but not before what was sent is answered.
-        """
-        try:
-            self._running[len(self.answers)] = start()
-        except errors.BudgetExceeded:
-            self.settle(1)
-            raise
-        except errors.AimlMagicError as error:
-            if not self._keeps_errors:
-                raise
-            self.answers.append(error)
-        else:
-            self.answers.append(None)
-
-    def settle(self, limit: int) -> None:
-        """Puts the answers that came in their places, and waits until fewer than `limit` are missing."""
-        while True:
-            for place in [place for place, job in self._running.items() if job.step()]:
-                self.answers[place] = self._outcome(self._running.pop(place))
-            self.show(len(self.answers) - len(self._running))
-            if len(self._running) < limit:
-                return
-            time.sleep(_TICK)
-
-    def stopped(self, error: errors.AimlMagicError | KeyboardInterrupt) -> errors.AimlMagicError:
-        """The error with which the map ends.
-
-        What is on its way goes on, unless the person interrupted it.
-        """
-        stopped: errors.AimlMagicError
-        if isinstance(error, errors.AimlMagicError):
-            stopped = error
-            self.withdraw()
-        else:
-            count = sum(isinstance(answer, Answer) for answer in self.answers)
-            again = "Ask again: what was answered is replayed."
-            stopped = errors.Interrupted(
-                f"Interrupted after {count} answers; they are kept.", again
-            )
-            for job in self._running.values():
-                job.interrupt(0)
-        stopped.answers = Answers(self.answers, ask_again)  # type: ignore[attr-defined]  # only here there are several
-        return stopped
-
-    def withdraw(self) -> None:
-        """Takes back what was not sent yet."""
-        for job in self._running.values():
-            job.withdraw()
-
-    def _outcome(self, job: Job) -> Answer | errors.AimlMagicError:
-        try:
-            return job.outcome()
-        except errors.AimlMagicError as error:
-            if not self._keeps_errors:
-                raise
-            return error
+    return Answers(Kept(journal, ids))
 
 
 ask = Ask()
@@ -243,11 +172,6 @@ def _start(
     chosen, things = _chosen(given)
     question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
     return magics.asking.ask(question, sender)
-
-
-def _asked_now(question: Question) -> Job:
-    magics = loaded_or_new()
-    return magics.asking.ask(question)
 
 
 def _question_again(answer: Any, chosen: Mapping[str, Any], things: Mapping[str, Any]) -> Question:
@@ -386,7 +310,7 @@ def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     chosen: dict[str, Any] = {}
     things: dict[str, Any] = {}
     for name, value in given.items():
-        if name not in known:
+        if name not in known and name != "sample":
             hint = did_you_mean(name, known) or f"There are {', '.join(known)}."
             raise errors.BadInput(f"ask has no option {name}. Nothing was sent.", hint)
         if value is None or value is False:
@@ -406,6 +330,8 @@ def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                     options.check(known[name], f"{field}={_json(entry)}")
                     for field, entry in dict(value).items()
                 ]
+            case "sample":
+                chosen[name] = value
             case "after":
                 chosen[name] = str(getattr(value, "journal_id", None) or value)
             case _:

@@ -25,6 +25,7 @@ from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.credentials import Secrets
+from aiml_magic.journal.replay import sendable
 from aiml_magic.journal.rows import HEARTBEAT, Result, Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.journal.unkept import Unkept
@@ -162,7 +163,7 @@ class Cluster:
     def _submit(self, task: _Task) -> None:
         """Has a task for the row, or waits for the one that there is: a row has one task, whichever kernel asks."""
         row = task.row
-        told = row.base_url, dict(row.request), row.client_request_id, task.key, task.timeout
+        told = row.base_url, sendable(row.request), row.client_request_id, task.key, task.timeout
         task.future = self._client.submit(
             answer_there, *told, key=task_name(row.client_request_id), retries=0
         )

@@ -12,7 +12,7 @@ from aiml_magic.api.client import Client
 from aiml_magic.api.replies import Listener, Reply
 from aiml_magic.api.responses import Response, transcript
 from aiml_magic.credentials import Secrets
-from aiml_magic.journal.replay import without_hashed
+from aiml_magic.journal.replay import sendable, without_hashed
 from aiml_magic.journal.rows import Result, Row
 from aiml_magic.journal.store import Journal
 
@@ -54,7 +54,7 @@ def result_of(reply: Reply, state: str, seconds: float | None) -> Result:
 
 def _body(row: Row, chain: str | None, journal: Journal) -> dict[str, Any]:
     """The request with its conversation, by the parent's response id or as a transcript."""
-    body = dict(row.request)
+    body = sendable(row.request)
     if row.parent is None:
         return body
     turns = journal.ancestors(row.parent)

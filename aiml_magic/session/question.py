@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiml_magic.api.responses import Raw, user_message
+from aiml_magic.journal.replay import SAMPLE
 from aiml_magic.journal.rows import Row
 from aiml_magic.question.tools import NO_TOOLS, Tools
 
@@ -54,6 +55,7 @@ class Question:
     max_tool_rounds: int = 8
     max_concurrency: int = 64
     settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    sample: int = 1
 
     def request(self) -> dict[str, Any]:
         """The body of the POST, without the conversation.
@@ -72,6 +74,7 @@ class Question:
             "tools": list(self.tools.specifications) or None,
             "tool_choice": self.tool_choice,
             "stream": self.stream or None,
+            SAMPLE: self.sample if self.sample > 1 else None,
         }
         given = {name: value for name, value in body.items() if value is not None}
         return {**given, "store": self.store, **self.params}

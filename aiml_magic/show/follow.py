@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from aiml_magic.errors import AimlMagicError
 from aiml_magic.journal.answer import Answer
 from aiml_magic.runner.jobs import Job, Progress
+from aiml_magic.show.several import bundle
 from aiml_magic.text import printable, say
 
 PERIOD = 0.2  # seconds between two updates of a panel
@@ -51,7 +53,7 @@ class View(ABC):
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._shown: tuple[int, Answer | Job] | None = None
+        self._shown: tuple[int, Answer | Sequence[Any] | Job] | None = None
         self._watcher = _Watcher()
 
     def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
@@ -86,7 +88,13 @@ class View(ABC):
             self._watcher.add(job, self._begin(job))
         self._mark_as_shown(job)
 
-    def show_result(self, value: Answer | Job) -> None:
+    def show_several(self, answers: Sequence[Any], *, is_quiet: bool = False) -> None:
+        """Shows several answers in a table, once in a cell."""
+        if not is_quiet:
+            self.show_bundle(bundle(answers))
+        self._mark_as_shown(answers)
+
+    def show_result(self, value: Answer | Sequence[Any] | Job) -> None:
         """Shows an answer or a job as the value of a cell, unless this cell has just shown it."""
         count, shown = self._shown or (None, None)
         was_shown = shown is value and count == self._shell.execution_count
@@ -95,18 +103,24 @@ class View(ABC):
             self._point_to(value)
         elif isinstance(value, Answer):
             self.show(value)
+        elif isinstance(value, Sequence):
+            self.show_bundle(bundle(value))
         elif value.status in ("completed", "incomplete"):
             self.show(value.outcome())
         else:
             say(value)
 
-    def _mark_as_shown(self, value: Answer | Job) -> None:
+    def _mark_as_shown(self, value: Answer | Sequence[Any] | Job) -> None:
         """Remembers the value of this cell, which IPython would show a second time."""
         self._shown = (self._shell.execution_count, value)
 
     @abstractmethod
     def show(self, answer: Answer) -> None:
         """Shows an answer and its details."""
+
+    @abstractmethod
+    def show_bundle(self, bundle: dict[str, str]) -> None:
+        """Shows texts of one thing, by their kinds."""
 
     @abstractmethod
     def show_chart(self, html: str, text: str = "") -> None:
@@ -117,7 +131,7 @@ class View(ABC):
         """A line that counts the answers, out of `total` where that is known."""
 
     @abstractmethod
-    def _point_to(self, value: Answer | Job) -> None:
+    def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
         """Stands for a value that is shown above."""
 
     @abstractmethod

@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 from aiml_magic.journal.answer import Answer
 from aiml_magic.runner.jobs import Job, Progress
@@ -22,6 +24,9 @@ class TerminalView(View):
     def show(self, answer: Answer) -> None:
         print_answer(answer)
 
+    def show_bundle(self, bundle: dict[str, str]) -> None:
+        say(bundle["text/plain"])
+
     def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # no charts here
         if text:
             say(text)
@@ -36,9 +41,12 @@ class TerminalView(View):
 
         return show
 
-    def _point_to(self, value: Answer | Job) -> None:
+    def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
         """A word behind the prompt Out[n], which is printed already."""
-        say(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
+        if isinstance(value, Sequence):
+            say(f"<{len(value)} answers>")
+        else:
+            say(f"<Answer {value.journal_id}>" if isinstance(value, Answer) else value)
 
     def _panel(self) -> Panel:
         return TerminalPanel()

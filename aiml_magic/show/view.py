@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -68,6 +68,9 @@ class NotebookView(View):
             for bundle in bundles:
                 display(bundle, raw=True)
 
+    def show_bundle(self, bundle: dict[str, str]) -> None:
+        display(bundle, raw=True)
+
     def show_chart(self, html: str, text: str = "") -> None:
         if html or text:
             bundle = {"text/html": html} if html else {}
@@ -85,7 +88,7 @@ class NotebookView(View):
 
         return show
 
-    def _point_to(self, value: Answer | Job) -> None:
+    def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
         """Nothing: a notebook has no prompt to stand behind."""
 
     def _panel(self) -> NotebookPanel:

@@ -74,7 +74,7 @@ def test_lines_are_the_same(server):
         ask("Which?", schema=schema)
         script.loaded_or_new().base_url = ""
     ask("Why?", effort="high")
-    read, made = history().to_frame(), Answers(list(history()), script.ask_again).to_frame()
+    read, made = history().to_frame(), Answers(list(history())).to_frame()
     assert read.equals(made)
     assert 7 == read["parsed.id"][0]
     assert 1 == read["id"][0], "no field of a schema stands for one of ours"
@@ -118,7 +118,7 @@ def test_again_with_attachments(server):
     history().again(effort="low", progress=False)
     assert server.posts[0].body["input"] == server.posts[1].body["input"]
     with pytest.raises(errors.BadInput, match="not at hand"):
-        Answers([errors.ConnectionLost("It is gone.")], script.ask_again).again()
+        Answers([errors.ConnectionLost("It is gone.")]).again()
     assert 2 == len(server.posts)
 
 
@@ -132,3 +132,61 @@ def test_as_a_table(server):
     assert "<b>" not in shown["text/markdown"]
     assert "[2] Two? None" in shown["text/plain"]
     assert "failed" in shown["text/plain"]
+
+
+def _numbered(request):
+    """A text that differs each time."""
+    _numbered.count += 1
+    return wire.json_reply(wire.response(f"{_numbered.count}", id=f"resp_{_numbered.count}"))
+
+
+@pytest.fixture
+def numbered(monkeypatch):
+    _numbered.count = 0
+    with wire.serve(_numbered) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        yield server
+
+
+def test_samples(numbered, tmp_path):
+    """Samples are asked once each, and are kept; a larger number asks what is missing; the first is the plain question."""
+    three = ask("Rate it.", samples=3)
+    assert {"1", "2", "3"} == {answer.text for answer in three}
+    assert 3 == len(numbered.posts)
+    assert all(set(post.body) == {"model", "input", "stream", "store"} for post in numbered.posts)
+    again = ask("Rate it.", samples=3)
+    assert [answer.text for answer in three] == [answer.text for answer in again]
+    assert all(answer.replayed for answer in again)
+    five = ask("Rate it.", samples=5)
+    assert [answer.text for answer in three] == [answer.text for answer in five[:3]]
+    assert 5 == len(numbered.posts)
+    assert five[0].text == ask("Rate it.").text
+    ask("Rate it.", samples=2, fresh=True)
+    assert 7 == len(numbered.posts)
+
+
+def test_samples_of_rows(numbered):
+    """A map with samples has them row by row."""
+    answers = ask.map("Rate {{x}}", ["ab", "c"], samples=2, progress=False)
+    assert ["Rate ab", "Rate ab", "Rate c", "Rate c"] == [one.request["input"] for one in answers]
+    assert 4 == len({answer.text for answer in answers}) == len(numbered.posts)
+
+
+@pytest.mark.parametrize("samples", [0, -1, 1.5, "many", True])
+def test_numbers_that_are_none(numbered, samples):
+    """A number of samples that there cannot be is told before anything is sent."""
+    with pytest.raises(errors.BadInput, match="--samples cannot be"):
+        ask("Rate it.", samples=samples)
+    assert not numbered.posts
+
+
+def test_models_and_efforts(server):
+    """Each model is asked with each effort, once, and what differs is in the table."""
+    answers = ask("Why?", model=["a", "b", "a"], effort=["low", "high"])
+    asked = [(post.body["model"], post.body["reasoning"]["effort"]) for post in server.posts]
+    assert {("a", "low"), ("a", "high"), ("b", "low"), ("b", "high")} == set(asked)
+    assert 4 == len(asked)
+    header = answers._repr_mimebundle_()["text/markdown"].splitlines()[0]
+    assert "| model | effort |" in header
+    ask("Why?", model=["a", "b"], effort=["low", "high"])
+    assert 4 == len(server.posts)

@@ -33,7 +33,6 @@ from aiml_magic.journal.recording import Record
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import begin_with_magic, keep_question_marks
 from aiml_magic.notebook.options import OPTIONS
-from aiml_magic.notebook.script import ask_again
 
 
 @pytest.fixture
@@ -155,7 +154,6 @@ def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
             replace(answer, parsed=HOSTILE),
             None,
         ],
-        ask_again,
     ).to_frame()
     with pandas.option_context(
         "display.max_columns", None, "display.width", 10_000, "display.max_colwidth", None
@@ -677,6 +675,25 @@ def test_loading_is_light(home):
         "sqlite3",
     } & set(loaded)
     assert not home.exists()
+
+
+def test_several_answers_of_a_cell(shell, sandbox_url, capsys):
+    """A cell with samples is a table; run again it asks nothing, and the conversation goes on from the first."""
+    shell.run_line_magic("config", f"O3Pro.base_url = {sandbox_url!r}")
+    for _ in range(2):
+        shell.run_cell("%%o3pro -n -o several --samples 3\nWhich star is it?")
+    several = shell.user_ns["several"]
+    assert [True, True, True] == [answer.replayed for answer in several]
+    out = capsys.readouterr().out
+    assert "[3] This is the sandbox" in out.replace("**", "")
+    shell.run_cell("%%o3pro -o next\nAnd why?")
+    assert several[0].id == shell.user_ns["next"].response.raw["previous_response_id"]
+    assert ["main", None, None] == [answer.chat for answer in several]
+    shell.run_cell("%%o3pro -b --samples 2\nWhich?")
+    assert "not waited for in the background" in capsys.readouterr().out
+    shell.run_cell("%%o3pro -q -m openai/o3-pro -m openai/gpt-5.6-sol -e low -e high\nWhich star?")
+    assert 4 == len(shell.user_ns["_"])
+    assert "[1]" not in capsys.readouterr().out
 
 
 def test_public_names():

@@ -1,0 +1,112 @@
+"""Many questions at once: their jobs, followed to their answers in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from aiml_magic import errors
+from aiml_magic.journal.answer import Answer
+from aiml_magic.notebook.answers import Answers
+from aiml_magic.runner.jobs import Job
+
+_TICK = 0.005  # seconds between two looks at the jobs
+
+
+def gather(
+    starts: Iterable[Callable[[], Job]],
+    limit: int,
+    *,
+    keeps_errors: bool = False,
+    show: Callable[[int | None], None] = lambda _: None,
+) -> Answers:
+    """The answers of jobs that are started one after the other, `limit` of them on their way.
+
+    `show` is called with how many are answered, and at the end with `None`. With `keeps_errors` an
+    error stands for its answer; else the first one is raised, with an entry for each job as its
+    `answers`.
+    """
+    asked = _Asked(show, keeps_errors=keeps_errors)
+    try:
+        for start in starts:
+            asked.add(start)
+            asked.settle(2 * limit)  # so that those on their way have others behind them
+        asked.settle(1)
+    except (errors.AimlMagicError, KeyboardInterrupt) as error:
+        raise asked.stopped(error) from error
+    except BaseException:  # of the rows themselves
+        asked.withdraw()
+        raise
+    finally:
+        show(None)
+    return Answers(asked.answers)
+
+
+class _Asked:
+    """The rows of a map that were asked so far: their answers, and the jobs of those that have none yet."""
+
+    def __init__(self, show: Callable[[int | None], None], *, keeps_errors: bool) -> None:
+        self.answers: list[Answer | errors.AimlMagicError | None] = []
+        self.show = show
+        self._keeps_errors = keeps_errors
+        self._running: dict[int, Job] = {}  # by the place of the row
+
+    def add(self, start: Callable[[], Job]) -> None:
+        """Asks the next row.
+
+        A budget that is used up ends the map, but not before what was sent is answered.
+        """
+        try:
+            self._running[len(self.answers)] = start()
+        except errors.BudgetExceeded:
+            self.settle(1)
+            raise
+        except errors.AimlMagicError as error:
+            if not self._keeps_errors:
+                raise
+            self.answers.append(error)
+        else:
+            self.answers.append(None)
+
+    def settle(self, limit: int) -> None:
+        """Puts the answers that came in their places, and waits until fewer than `limit` are missing."""
+        while True:
+            for place in [place for place, job in self._running.items() if job.step()]:
+                self.answers[place] = self._outcome(self._running.pop(place))
+            self.show(len(self.answers) - len(self._running))
+            if len(self._running) < limit:
+                return
+            time.sleep(_TICK)
+
+    def stopped(self, error: errors.AimlMagicError | KeyboardInterrupt) -> errors.AimlMagicError:
+        """The error with which the map ends.
+
+        What is on its way goes on, unless the person interrupted it.
+        """
+        stopped: errors.AimlMagicError
+        if isinstance(error, errors.AimlMagicError):
+            stopped = error
+            self.withdraw()
+        else:
+            count = sum(isinstance(answer, Answer) for answer in self.answers)
+            again = "Ask again: what was answered is replayed."
+            stopped = errors.Interrupted(
+                f"Interrupted after {count} answers; they are kept.", again
+            )
+            for job in self._running.values():
+                job.interrupt(0)
+        stopped.answers = Answers(self.answers)  # type: ignore[attr-defined]  # only here there are several
+        return stopped
+
+    def withdraw(self) -> None:
+        """Takes back what was not sent yet."""
+        for job in self._running.values():
+            job.withdraw()
+
+    def _outcome(self, job: Job) -> Answer | errors.AimlMagicError:
+        try:
+            return job.outcome()
+        except errors.AimlMagicError as error:
+            if not self._keeps_errors:
+                raise
+            return error
