@@ -234,7 +234,7 @@ class Response:
 
     @cached_property
     def is_status_inferred(self) -> bool:
-        """The vendor's own sample has no status (contract of 2025)."""
+        """Whether the server sent no status that is known, as in the sample of its documentation."""
         return status_of(self.raw.get("status")) is None
 
     @cached_property
