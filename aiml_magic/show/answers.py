@@ -13,6 +13,16 @@ from aiml_magic.show import safe
 from aiml_magic.text import fence_for, load, plain
 
 _MAX_WANTED = 2000  # characters of a call that waits for an approval
+_NOTES = {
+    "later_cells_stale": (
+        "**Later cells are stale.** They continue an earlier answer of this cell; "
+        "run them again to renew them."
+    ),
+    "chain_ignored": (
+        "**The model may not know the conversation.** The server did not confirm the earlier "
+        "answer; from now on the conversation is sent as a transcript."
+    ),
+}
 
 
 def money(usd: float | None) -> str:
@@ -44,7 +54,8 @@ def _paragraphs(*parts: str) -> str:
 
 def banner(answer: Answer) -> str:
     """What must be known before an answer is read, as a quote in Markdown; often empty."""
-    notes = [*_notes_on_outcome(answer), *_notes_on_conversation(answer)]
+    notes = [*_notes_on_outcome(answer)]
+    notes += (note for code, note in _NOTES.items() if code in answer.notices)
     if not answer.status or answer.status == "in_progress":
         notes.append("**Not finished.** This is what had come.")
     return "\n".join(f"> {line}" for line in _paragraphs(*notes).split("\n")) if notes else ""
@@ -116,19 +127,6 @@ def _at_limit(usage: Usage) -> str:
     more = max(16_000, 4 * (written or 0))
     way_out = f"Ask again with `--max-output-tokens {more}`, or with `--effort low`."
     return f"The answer stopped at {limit}{spent}. {way_out}"
-
-
-def _notes_on_conversation(answer: Answer) -> Iterator[str]:
-    if "later_cells_stale" in answer.notices:
-        yield (
-            "**Later cells are stale.** They continue an earlier answer of this cell; "
-            "run them again to renew them."
-        )
-    if "chain_ignored" in answer.notices:
-        yield (
-            "**The model may not know the conversation.** The server did not confirm the earlier "
-            "answer; from now on the conversation is sent as a transcript."
-        )
 
 
 def _wanted(request: Raw) -> str:

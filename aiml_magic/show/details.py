@@ -24,6 +24,13 @@ from aiml_magic.text import dump, plain
 _ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
+_USAGE = {
+    "Input tokens": "input_tokens",
+    "of them cached": "cached_tokens",
+    "Output tokens": "output_tokens",
+    "of them reasoning": "reasoning_tokens",
+    "Total": "total_tokens",
+}
 _CAVEATS = {
     "status_missing": "The server did not say how the answer ended; it looks whole.",
     "item_not_completed": "The server calls a part of this whole answer unfinished.",
@@ -200,20 +207,13 @@ def _box(html: str) -> str:
 def _sections(answer: Answer, room: _Room) -> dict[str, str]:
     """The folded sections by title, as HTML within the limits; some may be empty."""
     usage, response, request = answer.usage, answer.response, answer.request
-    rows_of_usage = [
-        ("Input tokens", _tokens(usage.input_tokens)),
-        ("of them cached", _tokens(usage.cached_tokens)),
-        ("Output tokens", _tokens(usage.output_tokens)),
-        ("of them reasoning", _tokens(usage.reasoning_tokens)),
-        ("Total", _tokens(usage.total_tokens)),
-        ("Cost", money(answer.cost_usd)),
-    ]
+    rows_of_usage = [(title, _tokens(getattr(usage, name))) for title, name in _USAGE.items()]
     hidden = ("input", "reasoning")
     asked = [(name, room.cut(value)) for name, value in request.items() if name not in hidden]
     attached = _entries(map(room.cut, labels(request)))
     remarks = _entries(map(room.cut, _remarks(answer)))
     return {
-        "Usage": _table(rows_of_usage),
+        "Usage": _table([*rows_of_usage, ("Cost", money(answer.cost_usd))]),
         "Reasoning": _table([("Effort", room.cut(_effort(answer)))])
         + room.fill(_thoughts(response.summaries, room), "reasoning", share=0.7)
         + room.fill(map(_pre, map(room.cut, response.reasoning_texts)), "items", share=0.7),

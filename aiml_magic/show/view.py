@@ -117,34 +117,31 @@ class NotebookPanel(Panel):
         self._widget: Any = None
         self._latest = 0.0
 
-    def open(self) -> None:
+    def open(self) -> _Output:
         if self._output is None:
             self._output = _Output(self._shell)
             self._latest = time.monotonic()
+        return self._output
 
     def show(self, progress: Progress) -> None:
-        self.open()
+        output = self.open()
         if time.monotonic() - self._latest < PERIOD:
             return
         self._latest = time.monotonic()
         html = _panel_html(progress, self._how_to_stop)
         if self._widget is None:
             self._widget = _html_widget(html)
-            self._put(_widget_bundle(self._widget))
+            output.put(_widget_bundle(self._widget))
         else:
             self._widget.value = html
 
     def close(self) -> None:
         if self._widget is not None:
             # A reopened notebook shows an error for a closed widget that an output still names.
-            self._put({"text/plain": ""})
+            self.open().put({"text/plain": ""})
             self._widget.value = ""  # nbclient saves closed widgets too
             self._widget.close()
             self._widget = None
-
-    def _put(self, bundle: dict[str, Any]) -> None:
-        assert self._output is not None
-        self._output.put(bundle)
 
 
 class NotebookOutputs(Outputs):
