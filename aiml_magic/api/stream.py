@@ -7,7 +7,7 @@ overrides what was streamed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,12 +91,12 @@ class Stream:
     """
 
     terminal: str | None = None
-    meta: Raw | None = None
+    meta: dict[str, Any] | None = None
     error: Raw | None = None
     has_worked: bool = False
     size: int = 0
     _status: str = "completed"
-    _response: Raw = field(default_factory=dict)
+    _response: dict[str, Any] = field(default_factory=dict)
     _added: dict[object, Raw] = field(default_factory=dict)
     _done: dict[object, Raw] = field(default_factory=dict)
     _parts: dict[object, dict[_Slot, list[str]]] = field(default_factory=dict)
@@ -207,14 +207,21 @@ class Stream:
             if name in _NEWEST_COUNTS or not (_is_empty(value) and self._response.get(name))
         }
         is_first = not self._response
-        self._response = self._counted({**self._response, **fields}, self._response)
+        self._merge(self._response, fields)
         known = Response(self._response).id
         return Created(known) if is_first and known else None
 
     def _take_meta(self, event: Raw, word: str) -> None:
         told = as_object(event.get("meta")) or (event if word == "meta" else {})
         if told:
-            self.meta = self._counted({**(self.meta or {}), **told}, self.meta)
+            self.meta = {} if self.meta is None else self.meta
+            self._merge(self.meta, told)
+
+    def _merge(self, known: dict[str, Any], fields: Raw) -> None:
+        """Takes newer fields; only these are counted, however many are known by now."""
+        for name, value in fields.items():
+            self.size += 0 if name in known else _ENTRY + len(name)
+            known[name] = self._counted(value, known.get(name))
 
     def _append(self, event: Raw, stem: str) -> Event | None:
         delta, key = as_text(event.get("delta")), self._key(event)
@@ -311,14 +318,25 @@ def with_streamed(response: Raw, streamed: Sequence[Raw]) -> Raw:
 def _joined(final: Sequence[Raw], streamed: Sequence[Raw]) -> list[Raw]:
     """The final items, each filled from the streamed one that it stands for, and those that have no other."""
     items, unmatched, left = list(final), list(range(len(final))), list(enumerate(streamed))
-    for is_same in (_has_same_id, _has_same_content, _is_emptied, _has_same_type):
+    finals, streams = (
+        [_content({"output": [item]}) for item in some] for some in (final, streamed)
+    )
+    tests: tuple[Callable[[int, int], bool], ...] = (
+        lambda at, position: _has_same_id(final[at], streamed[position]),
+        lambda at, position: finals[at] == streams[position],
+        lambda at, _: _is_empty(final[at]),
+        lambda *_: True,
+    )
+    for is_same in tests:
         for position, item in left[:]:
-            twin = next((at for at in unmatched if is_same(items[at], item)), None)
+            kind = item.get("type")
+            twins = (at for at in unmatched if final[at].get("type") == kind)
+            twin = next((at for at in twins if is_same(at, position)), None)
             if twin is None:
                 continue
             unmatched.remove(twin)
             left.remove((position, item))
-            if is_same is not _has_same_type:
+            if is_same is not tests[-1]:
                 items[twin] = _filled(items[twin], item)
     text = "".join(text for _, text in Response({"output": items}).messages)
     for position, item in left:
@@ -329,23 +347,9 @@ def _joined(final: Sequence[Raw], streamed: Sequence[Raw]) -> list[Raw]:
     return items
 
 
-def _has_same_type(final: Raw, streamed: Raw) -> bool:
-    return bool(final.get("type") == streamed.get("type"))
-
-
 def _has_same_id(final: Raw, streamed: Raw) -> bool:
     names = [name for name in ("id", "call_id") if final.get(name)]
-    return _has_same_type(final, streamed) and any(final[n] == streamed.get(n) for n in names)
-
-
-def _has_same_content(final: Raw, streamed: Raw) -> bool:
-    return _has_same_type(final, streamed) and _content({"output": [final]}) == _content(
-        {"output": [streamed]}
-    )
-
-
-def _is_emptied(final: Raw, streamed: Raw) -> bool:
-    return _has_same_type(final, streamed) and _is_empty(final)
+    return any(final[name] == streamed.get(name) for name in names)
 
 
 def _content(response: Raw) -> object:

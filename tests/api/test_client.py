@@ -311,7 +311,17 @@ def flood(start: bytes, chunk: bytes, kind: str) -> wire.Reply:
     return wire.Reply(200, {"Content-Type": kind}, [start, *[chunk] * (2**30 // len(chunk))])
 
 
+def numbered_events(form: str) -> wire.Reply:
+    """A GiB of events, each of which holds something new."""
+    events = (
+        b"data: " + (form % (number, "x" * 60_000)).encode() + b"\n\n" for number in range(17_000)
+    )
+    return wire.Reply(200, {"Content-Type": STREAM}, events)
+
+
 STREAM = "text/event-stream"
+SNAPSHOT = '{"type":"response.in_progress","response":{"id":"r","f%d":"%s"}}'
+ITEM = '{"type":"response.output_item.done","output_index":%d,"item":{"type":"x","x":"%s"}}'
 DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"%s"}\n\n' % (
     b"x" * 60_000
 )
@@ -327,6 +337,11 @@ DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"%
         pytest.param(lambda: flood(b"data: ", b"x" * 2**16, STREAM), id="one endless event"),
         pytest.param(lambda: flood(b"", DELTA, STREAM), id="endless text"),
         pytest.param(lambda: flood(b"", b": keep-alive\n\n" * 5000, STREAM), id="endless comments"),
+        pytest.param(lambda: numbered_events(SNAPSHOT), id="endless fields"),
+        pytest.param(lambda: numbered_events(ITEM), id="endless items"),
+        pytest.param(
+            lambda: flood(b'{"type":"ping"}\n{"', b"x" * 2**16, STREAM), id="endless line"
+        ),
         pytest.param(lambda: flood(b"<html>", b"x" * 2**16, "text/html"), id="1 GiB of HTML"),
     ],
 )
