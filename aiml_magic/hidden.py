@@ -23,13 +23,14 @@ _SCHEMAS = {"properties", "patternProperties", "$defs", "definitions"}  # names 
 _COMPARISON = {"type", "key", "value"}  # of a filter, whose key names what is compared
 _IN_ADDRESS = re.compile(
     r"(?<=://)[^/?#\s@]+@"
-    r"|(?<=[?&#;])((?:[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*)=)[^&#;\s]+",
+    r"|(?<=[?&#;])([^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*=)"
+    r"[^&#;\s]+",
     re.IGNORECASE,
 )
 
 
 def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request as it may be kept, and what is sent in the place of its tools and fields that held secrets."""
+    """A request as it may be kept, and the tools and fields that are sent in its stead."""
     hidden: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     for name, value in request.items():
@@ -62,7 +63,7 @@ def texts(value: Any) -> list[str]:
 
 
 def with_bare_tools(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request whose tools have no headers: as earlier versions kept it, with all other secrets."""
+    """A request without headers in its tools, but with all other secrets: the earlier form."""
     tools = request.get("tools")
     bare = {"tools": list(map(_without_headers, tools))} if isinstance(tools, list) else {}
     return {**request, **bare}
@@ -94,7 +95,10 @@ def _mark(kept: Any) -> str:
 
 
 def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
-    """`value` without its secrets, whose texts go to `found`; `are_fields` says that its names are those of fields."""
+    """`value` without its secrets, whose texts go to `found`.
+
+    Unless `are_fields`, its names are those of properties in a JSON Schema.
+    """
     if isinstance(value, Mapping):
         is_comparison = value.keys() >= _COMPARISON
         public = {}

@@ -1,4 +1,4 @@
-"""What a server says of its models: which it offers, for how much, until when, and what follows them; pure.
+"""What a server says of its models: its offer, their prices, lengths, ends and successors; pure.
 
 Two answers are read: the list of models, and the feed of deprecations. Both are read with
 tolerance, since servers name the same things in many ways; what cannot be read is not known. A
@@ -23,11 +23,12 @@ MAX_MODELS = 5_000  # of one list: bounds what is kept and searched
 _LONGEST_NAME = 200  # characters
 _SAFE = re.compile(r"[A-Za-z0-9][\w.:/@+~-]{0,119}", re.ASCII)  # no quotes, no braces, no blanks
 _CONTEXT = {
-    "contextlength", "contextwindow", "contextsize", "contextmax", "maxcontext", "maxcontextlength", "maxmodellen",
-    "maxinputtokens", "inputtokenlimit",
+    "contextlength", "contextwindow", "contextsize", "contextmax", "maxcontext",
+    "maxcontextlength", "maxmodellen", "maxinputtokens", "inputtokenlimit",
 }  # fmt: skip
 _LONGEST = {
-    "outputmax", "maxoutput", "maxoutputtokens", "outputtokenlimit", "outputlimit", "maxcompletiontokens", "maxtokens",
+    "outputmax", "maxoutput", "maxoutputtokens", "outputtokenlimit", "outputlimit",
+    "maxcompletiontokens", "maxtokens",
 }  # fmt: skip
 _END = {
     "shutdownat",
@@ -40,13 +41,15 @@ _END = {
 }
 _SUCCESSOR = {"replacedby", "replacement", "successor", "recommendedreplacement"}
 _GONE = re.compile(
-    r"\bmodels?\b.{0,120}?\b(?:not found|(?:does not|doesn't|do not) exist|(?:is|was|been) unknown|no longer|decommissioned"
-    r"|deprecated|retired|discontinued|removed|withdrawn|sunset|shut ?down|not available|unavailable|not a valid)"
+    r"\bmodels?\b.{0,120}?\b(?:not found|(?:does not|doesn't|do not) exist|(?:is|was|been) unknown"
+    r"|no longer|decommissioned|deprecated|retired|discontinued|removed|withdrawn|sunset"
+    r"|shut ?down|not available|unavailable|not a valid)"
     r"|\b(?:unknown|invalid|no such|nonexistent|unrecognized|unsupported) model\b",
     re.IGNORECASE | re.DOTALL,
 )
 _GONE_CODE = re.compile(
-    r"model.*(?:not_?found|exist|unknown|invalid|decommission|deprecat|retired|gone|withdrawn|unavailable|not_?available)"
+    r"model.*(?:not_?found|exist|unknown|invalid|decommission|deprecat|retired|gone|withdrawn"
+    r"|unavailable|not_?available)"
     r"|(?:unknown|invalid|unsupported)_model|deployment_?not_?found",
     re.IGNORECASE,
 )
@@ -54,7 +57,7 @@ _GONE_CODE = re.compile(
 
 @dataclass(frozen=True)
 class Model:
-    """One model. Prices are dollars for a token, lengths are tokens; `None` and the empty text are what is not known.
+    """One model. Prices are dollars for a token, lengths are tokens; `None` is unknown.
 
     `state` is the feed's: deprecated (it still answers), superseded (its name leads to another) or
     withdrawn (it is gone).
@@ -125,7 +128,7 @@ class Catalogue:
         return _by_name(self.ending)
 
     def fate(self, name: str, today: date) -> str:
-        """How long a model is there and what follows it, on a line; empty if nothing is said of that."""
+        """Until when a model is there and what follows it, on a line; empty if that is unknown."""
         model = self.find(name)
         if model is None or not (model.end or model.successor or model.state):
             return ""
@@ -137,7 +140,7 @@ class Catalogue:
         return f"{one_line(name, 100)}: {what}{f', then {follower}' if follower else ''}"
 
     def successor(self, name: str, today: date) -> str | None:
-        """The model that follows, and is not gone itself; `None` if none is named that can be suggested."""
+        """The model that follows and is not gone itself; `None` without a safe name for it."""
         seen = {name}
         model = self.find(name)
         while model is not None and model.successor and model.successor not in seen:
@@ -234,8 +237,8 @@ def _fields(entry: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any
     for name, value in entry.items():
         yield re.sub(r"[\W_]", "", str(name)).lower(), value
     if depth < 2:
-        for value in entry.values():
-            if isinstance(value, Mapping):
+        for name, value in entry.items():
+            if isinstance(value, Mapping) and name != "pricing":  # an offer may end, too
                 yield from _fields(value, depth + 1)
 
 
@@ -266,7 +269,7 @@ def _date(value: Any) -> date | None:
 
 
 def _price(pricing: Any) -> tuple[float, float] | None:
-    """Dollars for a token of input and of output; a price counts together with `per`, the number of units that it is for."""
+    """Dollars for a token of input and of output; a price is for `per` units."""
     is_fixed = isinstance(pricing, Mapping) and pricing.get("kind") == "fixed"
     units = pricing.get("units") if is_fixed else None
     found: dict[str, float] = {}

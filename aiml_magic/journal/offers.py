@@ -1,4 +1,4 @@
-"""What servers said of their models, on disk: a private file for each server, asked for again after a day.
+"""What servers said of their models, on disk: a private file for each server, good for a day.
 
 A file that is damaged, strange or too large says nothing, and is written anew.
 """
@@ -56,7 +56,7 @@ def _path(server: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, server: str, changed: int, file: int) -> Catalogue:  # noqa: ARG001  # they tell that it is the same file
+def _read(path: Path, server: str, *_version: int) -> Catalogue:
     try:
         raw = load(path.read_bytes(), _MAX_SIZE)
         if raw["server"] != server:

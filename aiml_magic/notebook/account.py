@@ -44,7 +44,7 @@ def _model_in_use(context: Context) -> str:
 
 
 def models(context: Context, rest: str) -> None:
-    """Says what the server offers, a line for each model; what it says itself is cut to a length."""
+    """Says what the server offers, a line for each model."""
     from aiml_magic.session import advice
 
     words = rest.lower().split()
@@ -53,9 +53,8 @@ def models(context: Context, rest: str) -> None:
     found = [line for line in lines if all(word in line.lower() for word in words)]
     say("\n".join(found[:_MOST_MODELS]) or "The server lists no model of these words.")
     if len(found) > _MOST_MODELS:
-        say(
-            f"{len(found) - _MOST_MODELS:,} more; %aiml models WORDS shows those that hold the words."
-        )
+        more = len(found) - _MOST_MODELS
+        say(f"{more:,} more; %aiml models WORDS shows those that hold the words.")
 
 
 def spent(context: Context) -> str:
@@ -67,7 +66,8 @@ def spent(context: Context) -> str:
     notebook, _ = context.journal.spent(server, notebook=context.session.notebook)
     day, _ = context.journal.spent(server, since=midnight)
     of_unknown_cost = f" (and {unknown} of unknown cost)" if unknown else ""
-    return f"${session:,.4f} in this session{of_unknown_cost}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
+    here = f"${session:,.4f} in this session{of_unknown_cost}"
+    return f"{here}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
 
 
 def _no_key(context: Context) -> str:

@@ -68,7 +68,7 @@ def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
 
 
 def _option(rest: str, *, is_first: bool) -> re.Match[str] | None:
-    """The first word of a line that is an option, if there is one; with `is_first` only if the line begins with it."""
+    """The first option of a line, if it has one; with `is_first` only as its first word."""
     words = takewhile(lambda word: word.group() != "--", options.WORD.finditer(rest))
     found = next((word for word in words if re.match(r"--?[A-Za-z]", word.group())), None)
     return None if found is not None and is_first and found.start() > 0 else found
@@ -77,7 +77,8 @@ def _option(rest: str, *, is_first: bool) -> re.Match[str] | None:
 def usage() -> str:
     """The help of %aiml."""
     rows = "\n".join(f"  %aiml {command.usage:<30} {command.help}" for command in COMMANDS.values())
-    return f"Look after keys, answers and the session; asks nothing, costs nothing.\n\n{rows}\n\nTo ask: %%o3pro?\n"
+    purpose = "Look after keys, answers and the session; asks nothing, costs nothing."
+    return f"{purpose}\n\n{rows}\n\nTo ask: %%o3pro?\n"
 
 
 def help(_: Context, rest: str) -> None:  # noqa: A001  # the command's name

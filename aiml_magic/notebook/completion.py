@@ -1,4 +1,4 @@
-"""What may stand where Tab was pressed: options and their values, commands, chats, and variables of the notebook.
+"""What may stand where Tab was pressed: options, their values, commands, chats and variables.
 
 It reads the line as `options` does, up to the cursor, and knows no IPython. Where nothing of ours
 fits, as in the words of a question, it offers nothing, so that IPython goes on.
@@ -24,7 +24,10 @@ _MAGIC = re.compile(r"(?:^|[=\s])%%?(o3pro|aiml)\s+(.*)$")
 def candidates(
     before: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
 ) -> list[str]:
-    """What may stand in the place of `token`, which ends `before`, the line up to the cursor; `chats` is asked if need be."""
+    """What may stand in the place of `token`, the end of `before`, the line up to the cursor.
+
+    `chats` gives the names of the conversations; it is called only if one may stand there.
+    """
     magic = _MAGIC.search(before)
     if _OPEN_BRACES.search(before):
         found: Iterable[str] = _public(variables)

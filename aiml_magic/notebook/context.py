@@ -40,7 +40,7 @@ class Context(NamedTuple):
 
 
 def id_of(name: str, variables: Mapping[str, Any]) -> str:
-    """The id that a person means: of the answer or the job that a variable holds, else what they wrote.
+    """The id of the answer or the job that a variable holds, else what the person wrote.
 
     A number holds in one journal only; a notebook that others run names the variable.
     """

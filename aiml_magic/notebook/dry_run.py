@@ -1,4 +1,4 @@
-"""What a question would be: the exact request, its size, its cost, and whether it would be replayed."""
+"""A question that is not sent: its exact request, its size, its cost, and its replay."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def dry_run(question: Question, asking: Asking) -> str:
             f"It would be replayed: answer {plan.known.id} is in the journal, so it costs nothing."
         )
     elif plan.known is not None and plan.known.is_doubtful:
-        lines.append(
-            f"It would not be sent: question {plan.known.id} may have been charged. {errors.check(plan.known.id)}"
-        )
+        doubt = f"It would not be sent: question {plan.known.id} may have been charged."
+        lines.append(f"{doubt} {errors.check(plan.known.id)}")
     elif price is None:
         lines.append("What it may cost is unknown: the server lists no price.")
     else:

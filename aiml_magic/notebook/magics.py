@@ -76,7 +76,8 @@ class O3Pro(Magics):
     )
     replay = Enum(
         ["auto", "only", "off"], None, allow_none=True,
-        help="Replay an answer of the journal: auto, only (never ask) or off; else AIML_MAGIC_REPLAY, else auto.",
+        help="Replay an answer of the journal: auto, only (never ask) or off; "
+        "else AIML_MAGIC_REPLAY, else auto.",
     ).tag(config=True)  # fmt: skip
     budget_usd = Float(
         None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
@@ -105,7 +106,7 @@ class O3Pro(Magics):
 
     @validate("journal")
     def _absolute(self, proposal: Any) -> str:
-        """A relative path is meant from the folder where it is set, wherever the notebook goes from there."""
+        """A relative path begins in the folder in which it is set, wherever the notebook goes."""
         value: str = proposal["value"]
         return str(addresses.journal_path(value)) if value else value
 
@@ -228,7 +229,7 @@ class O3Pro(Magics):
         self.view.show_result(value)
 
     def complete(self, context: Any) -> Any:
-        """Told by IPython that Tab was pressed; gives what may stand there, in whose place nothing else is offered.
+        """Called by IPython when Tab is pressed; gives the only completions that are offered then.
 
         Before IPython 8.6 `context` is the line, and a list is wanted.
         """
@@ -273,9 +274,9 @@ class O3Pro(Magics):
         self._nesting.depth = max(0, getattr(self._nesting, "depth", 0) - 1)
 
     def begin_end(self, change: Any) -> None:
-        """Told by IPython that the kernel is to end, which may take long: threads, exit functions, a cell that goes on.
+        """Called by IPython when the kernel is to end, which threads and exit functions may delay.
 
-        What was interrupted for that need not wait for it.
+        Requests that were interrupted for that need not wait for it.
         """
         if change["new"] and "session" in vars(self):
             self.session.close()
@@ -350,7 +351,10 @@ class O3Pro(Magics):
         schema: Schema | None,
         choice: Any,
     ) -> dict[str, Any]:
-        """The fields of --param, with what the options have in the same ones; settings go behind both. Raises BadInput."""
+        """The fields of --param, merged with those of the options, then of the settings.
+
+        Raises BadInput for what both a --param and an option set.
+        """
         reasoning = ("effort", "mode", "summary")
         made: dict[str, Any] = {
             "reasoning": {name: given[name] for name in reasoning if name in given},
@@ -410,7 +414,8 @@ def _body(rest: str, cell: str | None) -> str:
         return rest
     if rest:
         raise errors.BadInput(
-            f"{rest[:60]!r} is no option, and the question of a cell goes below its first line. Nothing was sent.",
+            f"{rest[:60]!r} is no option, and the question of a cell goes below its first line. "
+            "Nothing was sent.",
             'Values with spaces go in quotes, as in -i "be brief".',
         )
     return cell.strip("\n")
@@ -431,7 +436,7 @@ _LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+
 
 
 def keep_question_marks(lines: list[str]) -> list[str]:
-    """Keeps IPython from reading `%o3pro why?` as a call for help on "why": an input transformer."""
+    """An input transformer that keeps IPython from reading `%o3pro why?` as a call for help."""
     if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith(
         "%%"
     ):
@@ -449,7 +454,7 @@ def keep_question_marks(lines: list[str]) -> list[str]:
 
 
 def begin_with_magic(lines: list[str]) -> list[str]:
-    """Leaves out what comments stand above `%%o3pro`, else IPython reads the cell as Python: an input transformer."""
+    """An input transformer that drops comments above `%%o3pro`, else the cell is read as Python."""
     first = next(
         (
             number

@@ -1,4 +1,4 @@
-"""`--param KEY=JSON`: fields of the API that have no option, and how they join those that the options make; pure."""
+"""`--param KEY=JSON`: fields of the API, and how they join those that the options make; pure."""
 
 from __future__ import annotations
 
@@ -10,25 +10,36 @@ from typing import Any
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
 _OF_OPTIONS = {
-    "model": "--model", "input": "the cell", "instructions": "--instructions", "max_output_tokens": "--max-output-tokens",
-    "stream": "--no-stream", "store": "--no-store", "previous_response_id": "--after",
-}  # fmt: skip
+    "model": "--model",
+    "input": "the cell",
+    "instructions": "--instructions",
+    "max_output_tokens": "--max-output-tokens",
+    "stream": "--no-stream",
+    "store": "--no-store",
+    "previous_response_id": "--after",
+}
 _DESCRIBED = (  # by AI/ML API, for o3-pro
-    "background", "include", "parallel_tool_calls", "prompt", "reasoning", "text", "tool_choice", "tools", "truncation",
+    "background", "include", "parallel_tool_calls", "prompt", "reasoning", "text", "tool_choice",
+    "tools", "truncation",
 )  # fmt: skip
 FIELDS = (
     *_DESCRIBED,
     # Of other models and servers, so that none of them is taken for a misspelt one.
-    "background_options", "context_management", "conversation", "frequency_penalty", "logprobs", "max_tool_calls", "metadata",
-    "min_p", "moderation", "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-    "safety_identifier", "seed", "service_tier", "stop", "stream_options", "temperature", "top_k", "top_logprobs", "top_p",
-    "user",
+    "background_options", "context_management", "conversation", "frequency_penalty", "logprobs",
+    "max_tool_calls", "metadata", "min_p", "moderation", "presence_penalty", "prompt_cache_key",
+    "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "seed", "service_tier",
+    "stop", "stream_options", "temperature", "top_k", "top_logprobs", "top_p", "user",
 )  # fmt: skip
 _INCLUDED = (
-    "message.input_image.image_url", "computer_call_output.output.image_url", "reasoning.encrypted_content",
-    "code_interpreter_call.outputs", "file_search_call.results", "message.output_text.logprobs",
-    "web_search_call.action.sources", "web_search_call.results",
-)  # fmt: skip
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "file_search_call.results",
+    "message.output_text.logprobs",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
 _MADE_BY = {
     "reasoning.effort": "--effort",
     "reasoning.mode": "--mode",
@@ -88,10 +99,8 @@ def merged(
             case list(ours), list():
                 together[name] = [*ours, *value]
             case _:
-                raise BadInput(
-                    f"{where} is set {twice or f'by {_maker(where)} and by --param'}. {NOTHING_SENT}",
-                    "Leave one of them out.",
-                )
+                by = twice or f"by {_maker(where)} and by --param"
+                raise BadInput(f"{where} is set {by}. {NOTHING_SENT}", "Leave one of them out.")
     return together
 
 
@@ -100,7 +109,10 @@ def _maker(where: str) -> str:
 
 
 def _check(name: str, value: Any) -> None:
-    """Raises ValueError for a value that the API's schema does not allow in this field; others are the server's to judge."""
+    """Raises ValueError for a value that the API's schema does not allow in this field.
+
+    Values of other fields are the server's to judge.
+    """
     match name:
         case "background" | "parallel_tool_calls" if not isinstance(value, bool):
             raise ValueError(f"{name}=true or {name}=false")

@@ -69,17 +69,15 @@ def tree(context: Context, rest: str) -> None:
 def record(context: Context, rest: str) -> None:
     name = needed(rest, "record", "a file, such as tutorial.o3pro")
     known = context.session.recordings.start(_path(name))
-    say(
-        f"Every answer is also written to {name} from now on{f'; it holds {known} already' if known else ''}."
-    )
+    held = f"; it holds {known} already" if known else ""
+    say(f"Every answer is also written to {name} from now on{held}.")
 
 
 def replay(context: Context, rest: str) -> None:
     name = needed(rest, "replay", "a file that %aiml record has written")
     count = context.asking.replay_file(_path(name))
-    say(
-        f"{count_of(count, 'answer')} of {name} can be replayed, without a key and without a network."
-    )
+    answers = count_of(count, "answer")
+    say(f"{answers} of {name} can be replayed, without a key and without a network.")
 
 
 def export(
@@ -124,9 +122,8 @@ def forget(context: Context, rest: str) -> None:
     for row in rows:
         changed = context.asking.forget(row)
         places = " and ".join(["the journal", *(path.name for path in changed)])
-        say(
-            f"Answer {row.id} is forgotten: its texts are removed from {places}, what it cost is kept."
-        )
+        removed = f"its texts are removed from {places}, what it cost is kept"
+        say(f"Answer {row.id} is forgotten: {removed}.")
     say("Notebooks, exports, and recordings that were made earlier hold what they held.")
 
 

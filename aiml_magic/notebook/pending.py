@@ -1,4 +1,4 @@
-"""Commands of %aiml about questions without an answer: those on their way, and those that are lost."""
+"""Commands of %aiml about questions without an answer: on their way, or lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 
 
 _FATES = {
-    "answered": "The server still has the answer to question {id}; it is in the journal now: %aiml show {id}.",
+    "answered": "The server still has the answer to question {id}; "
+    "it is in the journal now: %aiml show {id}.",
     "pending": "The server still works on question {id}.\n"
-    "Check again in some minutes, or run its cell again: that waits for the answer, and sends nothing.",
-    "charged": "The server finished question {id} and charged {usd}, but does not give out its text.\n"
+    "Check again in some minutes, or run its cell again: "
+    "that waits for the answer, and sends nothing.",
+    "charged": "The server finished question {id} and charged {usd}, "
+    "but does not give out its text.\n"
     "Only --fresh asks once more, and pays once more.",
-    "failed": "Question {id} failed at the server; nothing was charged.\nRun its cell again to ask once more.",
-    "unknown": "The server's log has no question {id}. It may not have arrived, or is not over: the log is written at the end.\n"
-    "Check again in some minutes; if it never appears there, nothing was charged, and --fresh asks once more.",
+    "failed": "Question {id} failed at the server; nothing was charged.\n"
+    "Run its cell again to ask once more.",
+    "unknown": "The server's log has no question {id}. "
+    "It may not have arrived, or is not over: the log is written at the end.\n"
+    "Check again in some minutes; if it never appears there, nothing was charged, "
+    "and --fresh asks once more.",
 }
 
 
@@ -43,7 +49,8 @@ def resume(context: Context, rest: str) -> None:
         context.view().watch(job)
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
-            what = f"Question {row.id} was sent, and nobody waits for its answer any more. {errors.check(row.id)}"
+            lost = f"Question {row.id} was sent, and nobody waits for its answer any more."
+            what = f"{lost} {errors.check(row.id)}"
             say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
             say(f"Question {row.id} was not sent; run its cell to ask it.")
@@ -61,9 +68,8 @@ def cancel(context: Context, rest: str) -> None:
         say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
-    say(
-        f"Question {row.id} is cancelled; {'it was sent, and may be charged' if is_sent else 'nothing was charged'}."
-    )
+    cost = "it was sent, and may be charged" if is_sent else "nothing was charged"
+    say(f"Question {row.id} is cancelled; {cost}.")
 
 
 def approve(context: Context, rest: str) -> None:
@@ -76,7 +82,8 @@ def approve(context: Context, rest: str) -> None:
             say(f"Allowed: {shown_request(request)}")
         except ValueError as error:
             raise errors.BadInput(
-                f"Answer {row.id} waits for a call that cannot be judged: {error}. {errors.NOTHING_SENT}",
+                f"Answer {row.id} waits for a call that cannot be judged: {error}. "
+                f"{errors.NOTHING_SENT}",
                 f"%aiml deny {row.id} does not allow it.",
             ) from error
     _decide(context, row, is_approved=True)

@@ -153,7 +153,7 @@ _first_use = (
 
 
 def loaded_or_new() -> O3Pro:
-    """The magics of the notebook with their settings, else those of a plain script; with one session for all threads."""
+    """The magics of the notebook, else those of a plain script; one session for all threads."""
     with _first_use:
         magics = loaded() or _without_notebook()
         assert magics.session
@@ -280,7 +280,8 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
         ["web_search"],
     ):
         raise errors.BadInput(
-            "On a cluster each row stands alone, without functions of the notebook and servers of tools. Nothing was sent.",
+            "On a cluster each row stands alone, without functions of the notebook and servers of "
+            "tools. Nothing was sent.",
             "Leave out chat, after, new, background and tool; or leave out client.",
         )
     if hidden.texts(given.get("param")):
@@ -349,7 +350,7 @@ def _json(value: Any) -> str:
 
 
 def _named(value: Any, name: str, things: dict[str, Any]) -> str:
-    """The name of a thing, under which it is then found; a text is a path, an address or a name already."""
+    """The name under which a thing is then found; a text is a path, an address or a name already."""
     if isinstance(value, str):
         return value
     name = getattr(value, "__name__", name) if callable(value) else name

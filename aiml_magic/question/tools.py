@@ -1,4 +1,4 @@
-"""Functions of the notebook and any tool of the API, as a request has them; and a call that the model asks for, carried out.
+"""Functions of the notebook and tools of the API in a request, and the calls of such functions.
 
 A function is run in the thread that asks, with arguments that were checked against its type hints.
 What it raises goes back to the model as its result; only an interrupt ends the question.
@@ -36,14 +36,14 @@ _UNSEEN = re.compile(
 
 
 def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a function that is run as a tool only after the person has said yes to this very call."""
+    """Marks a function that is run as a tool only after the person has said yes to the call."""
     setattr(function, _CONFIRM, True)
     return function
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What the model may use: specifications as they are sent, with their secrets, and functions by name."""
+    """What the model may use: specifications as they are sent, secrets too; functions by name."""
 
     specifications: tuple[Raw, ...] = field(repr=False)
     functions: Mapping[str, Callable[..., Any]]
@@ -55,9 +55,9 @@ NO_TOOLS = Tools((), {})
 def tools_of(
     named: Sequence[str], variables: Mapping[str, Any], specifications: Sequence[Any] = ()
 ) -> Tools:
-    """The tools of these names (functions and dicts of the notebook, `web_search`), and those of `specifications`.
+    """The tools of these names, then those of `specifications`. Raises BadInput.
 
-    Raises BadInput.
+    A name is that of a function or a dict of the notebook, or `web_search`.
     """
     wanted: list[Raw] = []
     functions: dict[str, Callable[..., Any]] = {}
@@ -107,7 +107,7 @@ def choice(named: str, tools: Tools) -> Any:
 
 
 def _named(tool: Raw) -> tuple[list[str], dict[str, str]]:
-    """The names by which a tool may be chosen, the best one first, and what a choice of it has beside its type."""
+    """The names by which a tool may be chosen, the best first, and the other fields of a choice."""
     kind = str(tool["type"])
     match tool:
         case {"type": "function" | "custom", "name": str(name)}:
@@ -143,7 +143,7 @@ def run(
         return _told(_returned(function, arguments))
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001  # whatever it is, sys.exit too, the model is told
+    except BaseException as error:  # noqa: BLE001  # sys.exit too: the model is told
         return _error(_words(error))
 
 
@@ -168,7 +168,7 @@ def read_arguments(text: str) -> Any:
 
 
 def shown(name: str, arguments: Mapping[str, Any]) -> str:
-    """A call as a person can judge it: on one line and whole, with every sign that is not seen written out.
+    """A call as a person can judge it: on one line and whole, with invisible characters escaped.
 
     Raises ValueError for one that cannot be shown so.
     """
@@ -187,7 +187,8 @@ def shown_request(request: Raw) -> str:
     text = request.get("arguments")
     given = read_arguments(text) if isinstance(text, str) and text.strip() else text or {}
     arguments = given if isinstance(given, Mapping) else {"arguments": given}
-    return f"{shown(str(request.get('name')), arguments)} of {_as_name(str(request.get('server_label')))}"
+    call = shown(str(request.get("name")), arguments)
+    return f"{call} of {_as_name(str(request.get('server_label')))}"
 
 
 def _as_name(text: str) -> str:
@@ -220,7 +221,7 @@ def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _of_dict(value: Any, name: str) -> dict[str, Any]:
-    """A tool as the API has it. Of its kind the server judges; what every server needs is looked at here."""
+    """A tool as the API has it; its type is the server's to judge. Raises BadInput."""
     kind = value.get("type") if isinstance(value, Mapping) else None
     if not isinstance(kind, str) or not kind.strip():
         raise BadInput(
@@ -273,7 +274,7 @@ def _returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any
 
 
 def _awaited(awaitable: Any) -> Any:
-    """What an async function gives: in a loop and a thread of its own, since a notebook's loop is running already."""
+    """The result of an awaitable, in a loop and thread of its own: the notebook's loop runs."""
     came: list[Any] = []
 
     async def wait() -> Any:

@@ -1,4 +1,4 @@
-"""What a server says of its models: asked for in time, and told where a model ends or a request is refused.
+"""What a server says of its models: asked for in time, and told in an error that it explains.
 
 It is asked for where a person wants to see it, where it explains an error, and else at most once a
 day, when no question has been on its way for some seconds. Nothing is switched by itself: another
@@ -26,7 +26,8 @@ _LOOK_EVERY = 1.0  # seconds
 _QUIET = 5  # looks in a row at which no question was on its way
 _LEVEL = r"\b(?:none|minimal|low|medium|high|xhigh|max|standard|pro)\b"
 _OFFERED = re.compile(
-    r"\b(?:(?:supported|allowed|valid|permitted|possible|available) (?:values?|options?|efforts?|levels?)"
+    r"\b(?:(?:supported|allowed|valid|permitted|possible|available)"
+    r" (?:values?|options?|efforts?|levels?)"
     r"|expected|one of|must be|should be|accepts?|takes)\b"
 )
 
@@ -54,7 +55,7 @@ def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
 
 
 def explain(error: errors.RequestFailed, model: str, ask: Callable[[], Catalogue]) -> None:
-    """Says in the next step of an error which model to ask instead, or how this one may be asked to reason."""
+    """Says in the hint of an error which model to ask instead, or which effort it takes."""
     if models.may_be_gone(error):
         other = _another_model(error, model, ask())
         is_settled = models.is_gone(error) and not error.may_cost
@@ -64,7 +65,7 @@ def explain(error: errors.RequestFailed, model: str, ask: Callable[[], Catalogue
 
 
 def line(name: str, said: Catalogue) -> str:
-    """A model on one line: id, price, context, longest answer, end and successor, as far as they are known."""
+    """A model on one line: id, price, context, longest answer, end and successor, where known."""
     model = said.find(name)
     told = [one_line(name, 100)]
     if model is not None and model.price is not None:
@@ -83,7 +84,7 @@ def today() -> date:
 
 
 def _another_model(error: errors.RequestFailed, model: str, said: Catalogue) -> str:
-    """The model to ask instead, and the line that has it asked; empty if the server says nothing of that."""
+    """The model to ask instead, and the line that has it asked; empty if the server names none."""
     if said.find(model) and not said.fate(model, today()) and not models.is_gone(error):
         return ""  # it is there: something else was not found
     fate, other = said.fate(model, today()), said.successor(model, today())
@@ -102,7 +103,7 @@ def _concerns_reasoning(error: errors.RequestFailed) -> bool:
 
 
 def _another_way(message: str) -> str:
-    """How to ask a model that refuses an effort, a mode, a summary or all of `reasoning`; from what its server says."""
+    """How to ask a model that refuses an effort, a mode or `reasoning`, in its server's words."""
     offered = _OFFERED.split(message.partition(": ")[2].lower(), maxsplit=1)[1:]
     words = offered[0].partition("received")[0] if offered else ""
     taken = re.findall(r"['\"`]([\w-]+)['\"`]", words) or re.findall(_LEVEL, words)
@@ -120,7 +121,7 @@ class _Ended(Exception):
 
 
 class Lookout:
-    """Has the server asked about its models when no question is on its way: by one thread, which ends with its work."""
+    """One thread that asks the server about its models when no question is on its way, and ends."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()

@@ -330,7 +330,7 @@ class Asking:
             if sender is self.runner and not job.done:
                 self._look_out()
         job.parse = question.schema.parse if question.schema else None
-        job.explain = partial(self.explain, question.model)
+        job.explain = partial(self.explain, str(question.request()["model"]))
         return self._recorded(job)
 
     def _look_out(self) -> None:

@@ -1,4 +1,4 @@
-"""What a request may cost before it is sent: an estimate, from the server's own price list; pure."""
+"""What a request may cost: an estimate before it is sent, from the server's price list; pure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Price:
     longest: int = MAX_OUTPUT
 
     def worst_case(self, characters: int, max_output_tokens: int | None) -> float:
-        """Dollars that a request of so many characters costs at most, if the model writes all it may."""
+        """Dollars for so many characters, and for the longest answer that the model may write."""
         tokens = characters / _CHARACTERS_PER_TOKEN
         return tokens * self.input + (max_output_tokens or self.longest) * self.output
 
 
 def characters(value: Any) -> int:
-    """The length of a request as the model reads it: of all its texts, with a fixed length for each image."""
+    """The length of all texts of a request, with a fixed length for each image."""
     if isinstance(value, Mapping):
         return sum(characters(entry) for entry in value.values())
     if isinstance(value, list | tuple):
@@ -37,7 +37,7 @@ def characters(value: Any) -> int:
 
 
 def price_of(listed: Any, name: str) -> Price | None:
-    """The price of a model in an answer of `GET /v1/models?include=pricing`; `None` if it quotes none for tokens."""
+    """The price of a model in an answer of `GET /v1/models?include=pricing`; `None` without one."""
     model = find(read(listed), name)
     if model is None or model.price is None:
         return None

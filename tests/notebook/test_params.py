@@ -125,6 +125,10 @@ def test_dry_run_tells_what_nobody_describes(shell, server, capsys):
     out = capsys.readouterr().out
     assert "no field something_new" in out
     assert "no field include" not in out
+    assert run(shell, '%o3pro --dry-run --param metadata={"token":"s3cret-of-mine"} Why?') is None
+    out = capsys.readouterr().out
+    assert "s3cret" not in out
+    assert "would be sent, and are shown nowhere" in out
     assert [] == server.posts
 
 
