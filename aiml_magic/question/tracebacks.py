@@ -64,7 +64,7 @@ def _ends(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
 
 
 def _shown(path: str) -> str:
-    """A path as the person knows it: relative to the working directory, or to the home directory."""
+    """A path for messages: relative to the working directory, or to the home directory."""
     if cell := _CELL.fullmatch(path):
         return f"cell {cell[1]}" if cell[1] else "a cell"
     try:

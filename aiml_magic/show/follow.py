@@ -94,6 +94,11 @@ class View(ABC):
             self.show_bundle(bundle(answers))
         self._mark_as_shown(answers)
 
+    def show_chart(self, html: str, text: str = "") -> None:
+        """Shows a chart, or its text where there are no charts; nothing for empty ones."""
+        if html or text:
+            self.show_bundle({**({"text/html": html} if html else {}), "text/plain": text})
+
     def show_result(self, value: Answer | Sequence[Any] | Job) -> None:
         """Shows an answer or a job as the value of a cell, unless this cell has just shown it."""
         count, shown = self._shown or (None, None)
@@ -120,11 +125,7 @@ class View(ABC):
 
     @abstractmethod
     def show_bundle(self, bundle: dict[str, str]) -> None:
-        """Shows texts of one thing, by their kinds."""
-
-    @abstractmethod
-    def show_chart(self, html: str, text: str = "") -> None:
-        """Shows a chart, or its text where there are no charts; nothing for empty ones."""
+        """Shows one output, given as texts of several media types."""
 
     @abstractmethod
     def counter(self, total: int | None) -> Counter:

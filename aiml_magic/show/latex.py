@@ -113,7 +113,7 @@ def _spaced(line: str) -> str:
 
 
 def _blocks(tokens: Iterator[Token], depth: int) -> Iterator[str]:
-    """The blocks up to the end of what contains them; `depth` counts lists and quotes around them."""
+    """The blocks up to the end of their container; `depth` counts lists and quotes around them."""
     number: int | None = None
     for token in tokens:
         match token.type:

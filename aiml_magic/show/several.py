@@ -21,7 +21,7 @@ def bundle(answers: Sequence[Any]) -> dict[str, str]:
 
 
 def table(answers: Sequence[Any]) -> list[list[str]]:
-    """The header and a line for each: number, the options that differ, first words, tokens, dollars, seconds, status."""
+    """A header, and a line for each answer: the options that differ, its first words and usage."""
     differing = [
         (name, values)
         for name, read in _OPTIONS.items()

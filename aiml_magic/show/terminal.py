@@ -25,10 +25,7 @@ class TerminalView(View):
         print_answer(answer)
 
     def show_bundle(self, bundle: dict[str, str]) -> None:
-        say(bundle["text/plain"])
-
-    def show_chart(self, html: str, text: str = "") -> None:  # noqa: ARG002  # no charts here
-        if text:
+        if text := bundle["text/plain"]:
             say(text)
 
     def counter(self, total: int | None) -> Counter:

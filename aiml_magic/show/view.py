@@ -71,11 +71,6 @@ class NotebookView(View):
     def show_bundle(self, bundle: dict[str, str]) -> None:
         display(bundle, raw=True)
 
-    def show_chart(self, html: str, text: str = "") -> None:
-        if html or text:
-            bundle = {"text/html": html} if html else {}
-            display({**bundle, "text/plain": text}, raw=True)
-
     def counter(self, total: int | None) -> Counter:
         """An output that is kept: a line of text, which every front end shows."""
         output, latest = _Output(self._shell), 0.0
