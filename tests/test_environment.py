@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from leftovers import processes_of
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from test_kernel import processes, wait_until
+from processes import processes, wait_until
 
 SHOW = "import environment, json, os; environment.make(); print(json.dumps(dict(os.environ)))"
 OF_A_PERSON = {
@@ -155,3 +155,14 @@ def test_notebook_that_a_reader_has_saved(tmp_path):
     ).stdout
     assert "1 failed, 2 passed, 1 skipped" in told, told
     assert re.search(r"^FAILED \S*wrong.ipynb::Cell 0", told, re.MULTILINE), told
+
+
+def test_no_test_imports_another():
+    """What tests share is in `tests/support`: each module of tests can be moved, or run alone."""
+    imported = [
+        f"{path.name}: {line}"
+        for path in Path(__file__).parent.rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if re.match(r"\s*(from|import) (test_|conftest)", line) and path.stem not in line
+    ]
+    assert [] == imported

@@ -11,8 +11,8 @@ import uuid
 import pytest
 import wire
 from leftovers import processes_of
-from test_kernel import processes, wait_until
-from test_terminal import TERMINALS, typed
+from processes import processes, wait_until
+from terminals import TERMINALS, typed
 
 COMMAND = [sys.executable, "-m", "aiml_magic"]
 CELL = "%%o3pro\nA bat and a ball cost $1.10 together."

@@ -20,8 +20,8 @@ import certifi
 import pytest
 import wire
 from asking import KEY
-from test_faults import certificate
-from test_kernel import wait_until
+from certificates import certificate
+from processes import wait_until
 
 from aiml_magic import errors
 

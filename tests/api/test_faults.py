@@ -9,31 +9,29 @@ import contextlib
 import email.utils
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, repeat
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import wire
 from asking import KEY, Asker
-from test_kernel import wait_until
+from certificates import certificate
+from processes import wait_until
 
 from aiml_magic import errors
 from aiml_magic.api.responses import Response
 from aiml_magic.api.stream import Stream
-from aiml_magic.notebook.commands import dry_run
+from aiml_magic.notebook.dry_run import dry_run
 from aiml_magic.runner.jobs import Job
 from aiml_magic.session.asking import Question
 from aiml_magic.show.answers import banner
@@ -325,31 +323,6 @@ def test_doubtful_is_not_sent_again(asker):
         assert "Fine." == asker.ask(server.url, cell="a", replay="off").text
         assert "Fine." == asker.ask(server.url, cell="a", replay="auto").text
     assert 2 == len(server.posts)
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A key and a certificate for this machine, of our own making."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl here to make a certificate with")
-    key, made = folder / "key.pem", folder / "made.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        *subject,
-        "-keyout",
-        key,
-        "-out",
-        made,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return key, made
 
 
 @contextlib.contextmanager

@@ -18,12 +18,12 @@ if "referee" not in os.environ.get("AIML_TEST_REQUIRE", ""):
         "openai", reason='the official client is not installed: pip install ".[referee]"'
     )
 
+from calls import price, wanting
 from openai import APIStatusError, BaseModel, OpenAI
 from openai.types.responses import Response, ResponseCreateParams, ResponseStreamEvent
 from pydantic import BaseModel as Model
 from pydantic import TypeAdapter
-from test_attachments import PNG
-from test_tools import price, wanting
+from variables import PNG
 
 from aiml_magic.question.attachments import parts
 from aiml_magic.question.schemas import of_value

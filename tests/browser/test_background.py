@@ -15,7 +15,9 @@ if not REQUIRED:
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
 
 from lab import browser_page, command, jupyter_lab, open_notebook
-from test_lab import errors_shown, pytestmark, shoot  # noqa: F401  # the marks hold here too
+from outputs import MARKS, errors_shown, shoot
+
+pytestmark = MARKS
 
 CELLS = [
     "%load_ext aiml_magic\n%aiml sandbox",

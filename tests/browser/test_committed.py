@@ -14,7 +14,9 @@ if not REQUIRED:
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
 
 from lab import browser_page, jupyter_lab, open_notebook
-from test_lab import errors_shown, pytestmark, shoot, visible  # noqa: F401  # the marks hold here too
+from outputs import MARKS, errors_shown, shoot, visible
+
+pytestmark = MARKS
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 

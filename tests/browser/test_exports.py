@@ -22,21 +22,23 @@ import pypandoc
 import wire
 from document import DOCUMENT, streamed
 from lab import browser_page
-from test_lab import (
+from outputs import (
     ANSWERS,
     COPIES,
+    MARKS,
     TOO_WIDE,
     barriers,
-    pytestmark,  # noqa: F401  # the marks hold here too
     shoot,
     unfold_by_keyboard,
     visible,
 )
-from test_terminal import Terminal, typed
+from terminals import Terminal, typed
 
 from aiml_magic.api.responses import Usage
 from aiml_magic.journal.answer import Answer
 from aiml_magic.show import export
+
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,9 +20,11 @@ if not REQUIRED:
 import payloads
 from inert import MATHJAX, MATHJAX_URL, Watched
 from lab import RENDER, browser_page, jupyter_lab, open_notebook
-from test_lab import pytestmark  # noqa: F401  # the marks hold here too
+from outputs import MARKS
 
 from aiml_magic.show import pages, safe
+
+pytestmark = MARKS
 
 COUNT, SEED = (int(part) for part in f"{os.environ.get('AIML_TEST_FUZZ') or 200}:1".split(":")[:2])
 BATCH = 100  # documents that are shown together

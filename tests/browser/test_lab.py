@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import nbformat
 import pytest
 
 REQUIRED = "browser" in os.environ.get("AIML_TEST_REQUIRE", "")
+
 if not REQUIRED:
     pytest.importorskip("playwright", reason="playwright is not installed")
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
@@ -20,7 +20,6 @@ if not REQUIRED:
 import wire
 from document import DOCUMENT, streamed
 from lab import (
-    CHROMIUM,
     RENDER,
     browser_page,
     command,
@@ -30,21 +29,24 @@ from lab import (
     start_all,
     wait_for_kernel,
 )
+from outputs import (
+    ANSWERS,
+    AXE,
+    COPIES,
+    MARKS,
+    TOO_WIDE,
+    barriers,
+    errors_shown,
+    shoot,
+    unfold_by_keyboard,
+    visible,
+)
 
 from aiml_magic.show import safe
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine"),
-    pytest.mark.filterwarnings(
-        "ignore::pytest.PytestUnraisableExceptionWarning"
-    ),  # playwright's own sockets
-]
-SHOTS = os.environ.get("AIML_TEST_SHOTS")
-_AXE = importlib.util.find_spec("axe_playwright_python")
-AXE = Path(str(_AXE.origin)).with_name("axe.min.js").read_text() if _AXE is not None else None
-ANSWERS = ".jp-OutputArea-output.jp-RenderedMarkdown"
+pytestmark = MARKS
+
 LIVE = ".jupyter-widgets .aiml-details > details > summary"
-COPIES = ".jp-RenderedHTML .aiml-details > details > summary"
 CELLS = [
     "%load_ext aiml_magic\n%config O3Pro.replay = 'off'",
     "%%o3pro\nIs it finite?",
@@ -106,22 +108,6 @@ def open_again(opened: Opened, name: str = "answers.ipynb") -> None:
     opened.page.evaluate(
         "() => window.jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'}).catch(() => {})"
     )
-
-
-def shoot(page, name: str) -> None:
-    if SHOTS is not None:
-        page.screenshot(path=f"{SHOTS}/{name}.png")
-
-
-def visible(page, selector: str) -> int:
-    script = "selector => [...document.querySelectorAll(selector)].filter(node => node.checkVisibility()).length"
-    return page.evaluate(script, selector)
-
-
-def errors_shown(page) -> int:
-    script = """() => [...document.querySelectorAll('.jp-OutputArea-output')].filter(
-        node => node.checkVisibility() && /Error displaying widget|model not found/.test(node.textContent)).length"""
-    return page.evaluate(script)
 
 
 def finish(opened: Opened) -> None:
@@ -276,53 +262,6 @@ WATCH = """() => {
         document.querySelector('.jp-Notebook'), { subtree: true, childList: true, characterData: true, attributes: true });
     setInterval(look, 100);
 }"""
-TOO_WIDE = """() => [...document.querySelectorAll('.jp-OutputArea-output')].filter(
-    node => node.checkVisibility() && node.scrollWidth > node.clientWidth + 1).map(node => node.outerHTML.slice(0, 200))"""
-
-
-def unfold_by_keyboard(page, details: str) -> None:
-    """Goes with Tab from the first answer to its details, and through them; opens what folds with Enter and Space in turn."""
-    page.evaluate(
-        """selector => {
-        document.querySelectorAll('.aiml-details details').forEach(node => { node.open = false; });
-        const answer = document.querySelector(selector);
-        answer.tabIndex = -1;
-        answer.focus();
-    }""",
-        ANSWERS,
-    )
-    opened, wanted = (
-        0,
-        page.evaluate(
-            "selector => document.querySelector(selector).closest('.aiml-details').querySelectorAll('summary').length",
-            details,
-        ),
-    )
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        if opened < wanted and page.evaluate(
-            "() => document.activeElement.matches('.aiml-details summary')"
-        ):
-            page.keyboard.press("Enter" if opened % 2 else "Space")
-            assert page.evaluate("() => document.activeElement.parentElement.open")
-            opened += 1
-    assert wanted == opened
-    page.evaluate("selector => document.querySelector(selector).scrollIntoView()", details)
-
-
-def barriers(page, place: str = ".jp-OutputArea-output") -> list[str]:
-    """What axe finds in the outputs, or in another place, that is serious or critical; nothing where axe is not installed."""
-    if AXE is None:
-        return []
-    if not page.evaluate("() => 'axe' in window"):
-        page.evaluate(AXE)
-    found = page.evaluate(
-        "place => axe.run({ include: [place] }, { resultTypes: ['violations'] })", place
-    )
-    return [
-        f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for rule in found["violations"] if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
-    ]  # fmt: skip
 
 
 SEEN = {  # how many elements of an answer, and words that are in the first of them

@@ -22,9 +22,11 @@ import wire
 from inert import MATHJAX, MATHJAX_URL, Watched
 from lab import browser_page, command, jupyter_lab, open_notebook, run_all
 from markdown_it import MarkdownIt
-from test_lab import pytestmark  # noqa: F401  # the marks hold here too
+from outputs import MARKS
 
 from aiml_magic.text import plain
+
+pytestmark = MARKS
 
 OUTPUTS = ".jp-OutputArea-output"
 ANSWERS = ".jp-RenderedMarkdown.jp-OutputArea-output"

@@ -18,6 +18,7 @@ import pytest
 import wire
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import new
 
 from aiml_magic import errors
 from aiml_magic.api.responses import Cost
@@ -26,13 +27,6 @@ from aiml_magic.journal.schema import APPLICATION_ID, MIGRATIONS
 from aiml_magic.journal.store import Journal
 
 LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
-
-
-def new(**fields) -> dict[str, object]:
-    known = {"base_url": "u", "server": "s", "request": {"input": "Why?"}, "client_request_id": os.urandom(8).hex(), "parent": None,
-             "chain": None, "session": "one", "notebook": "n", "chat": "main", "cell": "c", "before": None, "key": "k",
-             "asked_at": time.time()}  # fmt: skip
-    return known | fields
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import environment
 import pytest
 import wire
 from kernels import kernel
-from test_journal import new
+from rows import new
 
 from aiml_magic import errors
 from aiml_magic.journal import recording

@@ -23,10 +23,10 @@ import wire
 from asking import KEY, Asker
 from hypothesis import example, given
 from hypothesis import strategies as st
+from json_values import scalars, values
 from kernels import kernel, without_ports
 from nbclient import NotebookClient
-from test_journal import new
-from test_responses import scalars, values
+from rows import new
 from traitlets.config import Config
 
 from aiml_magic import errors
@@ -239,7 +239,7 @@ def cells(changed: int | None = None) -> list[str]:
 
 
 def posts(url: str) -> int:
-    from test_sandbox import call
+    from requests_by_hand import call
 
     return call(f"{url.removesuffix('/v1')}/v2/logs")[1]["pagination"]["total"]
 

@@ -17,8 +17,8 @@ import pytest
 import wire
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_journal import new
-from test_responses import objects, scalars, values
+from json_values import objects, scalars, values
+from rows import new
 
 from aiml_magic import credentials, errors
 from aiml_magic.journal import recording

@@ -8,11 +8,11 @@ import socket
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 import wire
 from kernels import kernel
+from processes import processes, wait_until
 
 from aiml_magic import errors
 from aiml_magic.journal.store import Journal
@@ -25,30 +25,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def running(home):
     with kernel() as running:
         yield running
-
-
-def processes(name: str, parent: int | None = None) -> list[int]:
-    """Ids of the processes whose command line holds `name`, this user's children of `parent` if given."""
-    if not Path("/proc/self").exists():
-        pytest.skip("this system does not list its processes in /proc")
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            parent_id = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if name in command and parent in (None, parent_id) and state != "Z":
-            found.append(int(folder.name))
-    return found
-
-
-def wait_until(claim, timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not claim():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def ask(running, server) -> tuple[int, str]:

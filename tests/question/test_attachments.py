@@ -13,6 +13,7 @@ import pytest
 import wire
 from hypothesis import given
 from hypothesis import strategies as st
+from variables import PNG, Figure, Table
 
 from aiml_magic.api.responses import user_message
 from aiml_magic.errors import BadInput, ReplayMiss
@@ -21,9 +22,6 @@ from aiml_magic.journal.replay import request_key, with_hashes
 from aiml_magic.question import attachments, prompts
 from aiml_magic.question.attachments import MAX_BYTES, attach, labels, parts
 
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 FILES = {
     "image/png": PNG,
     "image/jpeg": b"\xff\xd8\xff\xe0 a photo",
@@ -151,32 +149,6 @@ def test_image_address():
         "https://example.org/a.png"
         == attach("where", {"where": "https://example.org/a.png"})[1]["image_url"]
     )
-
-
-class RangeIndex: ...
-
-
-class Table:
-    """A table as pandas makes them."""
-
-    columns = ("a",)
-
-    def __init__(self, rows: int = 3) -> None:
-        self.shape = (rows, 1)
-        self.index = RangeIndex()
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def to_csv(self, *, index: bool) -> str:
-        return "".join(
-            [",a\n" if index else "a\n", *(f"{number}\n" for number in range(len(self)))]
-        )
-
-
-class Figure:
-    def savefig(self, file, *, format, bbox_inches) -> None:  # noqa: A002
-        file.write(PNG)
 
 
 class Broken:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import wire
 from asking import Asker
+from calls import price, wanting
 from hypothesis import given
 from hypothesis import strategies as st
 from kernels import kernel
@@ -20,11 +21,6 @@ from aiml_magic.question import tools
 from aiml_magic.question.tools import confirm, tools_of
 from aiml_magic.session import conversation
 from aiml_magic.session.asking import Question
-
-
-def price(item: str, count: int = 1) -> float:
-    """What so many of an item cost."""
-    return {"apple": 0.5, "pear": 0.75}[item] * count
 
 
 async def later(seconds: float) -> str:
@@ -51,25 +47,6 @@ VARIABLES = {"price": price, "later": later, "printing": printing, "dangerous": 
 
 def call(name: str, **arguments) -> ToolCall:
     return ToolCall("call_1", name, json.dumps(arguments))
-
-
-def wanting(*calls: tuple[str, str, dict | str], id: str = "resp_1") -> wire.Reply:  # noqa: A002
-    """A response that wants functions called."""
-    items = [
-        {
-            "type": "function_call",
-            "id": f"fc_{key}",
-            "call_id": key,
-            "name": name,
-            "arguments": given if isinstance(given, str) else json.dumps(given),
-        }
-        for key, name, given in calls
-    ]
-    return wire.json_reply(
-        wire.response(
-            id=id, output=items, usage={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
-        )
-    )
 
 
 def in_turn(*replies: wire.Reply):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_attachments import Figure, Table
+from variables import Figure, Table
 
 from aiml_magic.errors import BadInput
 from aiml_magic.question import prompts, values

@@ -17,8 +17,8 @@ import wire
 from asking import Asker
 from environment import files_at_once
 from kernels import kernel
-from test_journal import new
-from test_kernel import processes, wait_until
+from processes import processes, wait_until
+from rows import new
 
 from aiml_magic import errors
 from aiml_magic.credentials import Secrets

@@ -16,7 +16,7 @@ import pytest
 import wire
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_journal import new
+from rows import new
 
 from aiml_magic import errors
 from aiml_magic.api.stream import TextDelta

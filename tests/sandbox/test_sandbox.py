@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,22 +17,11 @@ from pathlib import Path
 import pytest
 import wire
 from asking import KEY
+from requests_by_hand import call
 
 from aiml_magic import credentials, errors
 from aiml_magic.sandbox import memory
 from aiml_magic.sandbox import start as sandbox
-
-
-def call(url, body=None, method=None, **headers):
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Authorization": "Bearer x", "Content-Type": "application/json"} | headers
-    request = urllib.request.Request(url, data, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
 
 
 def ask(url, text, /, **fields):

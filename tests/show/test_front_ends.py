@@ -7,8 +7,8 @@ import re
 import pytest
 import wire
 from document import DOCUMENT
+from elements import Elements, check_inert, rendered
 from kernels import kernel
-from test_safe import Elements, check_inert, rendered
 
 from aiml_magic.runner.jobs import Progress
 from aiml_magic.show import pages, safe

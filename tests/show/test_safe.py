@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
+from elements import ATTRIBUTES, TAGS, Elements, check_inert, rendered
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
 from aiml_magic.api.responses import Response, Usage
 from aiml_magic.show import answers, formulas, pages, safe
@@ -42,47 +42,6 @@ HOSTILE = [
     "\\\n[x](https://e.org/autofocus/onfocus=1)", "> \\\n> [x](https://e.org/style=position:fixed)", "\\\n\\\nhttps://e.org/onfocus=1",
     "[x](//evil.example)", "[x](a.html \"title\")", "@[@0@@](javascript:1)", "[<img src=x onerror=1>](https://e.org)", "**<b>**", "*[x](javascript:1)*", "<a href=\"#\" data-commandlinker-command=x>",
 ]  # fmt: skip
-
-
-class Elements(html.parser.HTMLParser):
-    """Every element and attribute of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-
-TAGS = {
-    "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s", "del",
-    "table", "thead", "tbody", "tr", "th", "td", "a", "span", "sub", "sup",
-}  # fmt: skip
-ATTRIBUTES = {"href", "class", "style", "start", "rel"}
-
-
-def check_inert(page: str) -> None:
-    elements = Elements()
-    elements.feed(page)
-    for tag, attributes in elements.found:
-        assert tag in TAGS, page
-        assert set(attributes) <= ATTRIBUTES, page
-        assert re.match(r"https?://|mailto:|#", attributes.get("href") or "#", re.IGNORECASE), page
-        assert re.fullmatch(
-            r"text-align: ?(left|center|right);?", attributes.get("style") or "text-align:left"
-        ), page
-        assert re.fullmatch(
-            r"language-[\w+#]+|mathjax_ignore tex2jax_ignore",
-            attributes.get("class") or "language-c",
-        ), page
-
-
-def rendered(markdown: str) -> str:
-    """As a front end would show it that lets all HTML through."""
-    return (
-        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
-    )
 
 
 @pytest.mark.parametrize("text", HOSTILE)

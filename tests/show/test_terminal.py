@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import pytest
 import wire
@@ -20,10 +18,7 @@ from aiml_magic.show import follow
 if sys.platform == "win32":
     pytest.skip("there are no such terminals here", allow_module_level=True)
 
-import fcntl
-import pty
-import struct
-import termios
+from terminals import TERMINALS, Terminal, typed
 
 IPYTHON = [
     sys.executable,
@@ -34,46 +29,6 @@ IPYTHON = [
     "--no-term-title",
     "--colors=NoColor",
 ]
-IS_RICH = importlib.util.find_spec("rich") is not None
-
-
-class Terminal(NamedTuple):
-    """How wide it is, what the environment says, and whether rich is installed."""
-
-    columns: int
-    environment: dict[str, str]
-    is_rich: bool = IS_RICH
-
-
-TERMINALS = {
-    "wide": Terminal(80, {"TERM": "xterm-256color"}),
-    "narrow": Terminal(40, {"TERM": "xterm-256color"}),
-    "without colour": Terminal(80, {"TERM": "xterm-256color", "NO_COLOR": "1"}),
-    "dumb": Terminal(40, {"TERM": "dumb"}),
-    "without rich": Terminal(40, {"TERM": "xterm-256color"}, is_rich=False),
-}
-
-
-def typed(
-    command: list[str], lines: list[str], terminal: Terminal, environment: dict[str, str]
-) -> str:
-    """All that a command writes into a terminal in which these lines are typed."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, terminal.columns, 0, 0))
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | terminal.environment
-    )
-    os.close(theirs)
-    os.write(ours, "".join(f"{line}\n" for line in lines).encode())
-    written = b""
-    try:
-        while part := os.read(ours, 65536):
-            written += part
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    assert 0 == process.wait(10)
-    return written.decode("utf-8", "replace")
 
 
 @pytest.fixture(scope="module")
