@@ -29,6 +29,13 @@ _TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # of a sandbox; no API key look
 _Reply = TypeVar("_Reply")
 _SHORTEST = 8  # characters in a row that reveal a secret; fewer may be a part of any word
 _ENCODINGS = 3  # nested in one another
+# Words of every response: masked as secrets, they would leave no answer that can be read.
+_OF_THE_API = frozenset(
+    "annotations application/json assistant cancelled completed created_at function_call in_progress"
+    " incomplete incomplete_details input_tokens instructions max_output_tokens metadata output_text"
+    " output_tokens parallel_tool_calls previous_response_id reasoning response summary_text"
+    " text/event-stream tool_choice total_tokens truncation".split()
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,7 @@ class Secrets:
         secrets = {
             word for word in {self.key}.union(*map(_words, values)) if len(word) >= _SHORTEST
         }
+        secrets -= _OF_THE_API
         most = _runs(self.key, max(_SHORTEST, -(-2 * len(self.key) // 3)))
         return frozenset(secrets.union(most, *map(_in_base64, secrets)))
 

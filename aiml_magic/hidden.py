@@ -19,7 +19,9 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _NO_SECRET = {"prompt_cache_key"}
-_SCHEMAS = {"properties", "patternProperties", "$defs", "definitions"}  # names of JSON Schema's own
+_SCHEMAS = {  # of a JSON Schema: the names in them are those of properties
+    "properties", "patternProperties", "$defs", "definitions", "dependentRequired", "dependentSchemas",
+}  # fmt: skip
 _COMPARISON = {"type", "key", "value"}  # of a filter, whose key names what is compared
 _IN_ADDRESS = re.compile(
     r"(?<=://)[^/?#\s@]+@"
@@ -103,7 +105,7 @@ def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
         is_comparison = value.keys() >= _COMPARISON
         public = {}
         for name, entry in value.items():
-            is_schema = not are_fields and isinstance(entry, Mapping)
+            is_schema = not are_fields and isinstance(entry, Mapping | list)
             if not is_schema and _is_secret(str(name), entry, is_comparison=is_comparison):
                 found.extend(_all_texts(entry))
                 public[name] = KEPT_NOWHERE

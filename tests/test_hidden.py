@@ -86,12 +86,20 @@ def test_words_that_are_no_secrets():
         "max_output_tokens": 99,
         "prompt_cache_key": "notebook-7",
         "tools": [
-            {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"api_key": {"type": "string"}}, "required": ["api_key"]}},
+            {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"api_key": {"type": "string"}}, "required": ["api_key"], "dependentRequired": {"api_key": ["b"]}}},
             {"type": "file_search", "filters": {"type": "eq", "key": "region", "value": "eu"}, "token_limit": 5},
             {"type": "x", "keywords": ["a"], "server_url": "https://e.example/a?page=2", "secret": None, "token": ""},
         ],
     }  # fmt: skip
     assert (request, {}) == hidden.split(request)
+
+
+def test_words_of_the_api_are_read(asker):
+    """A secret that is a word of the API itself does not make the answers of a session unreadable."""
+    with wire.serve(lambda _: wire.json_reply(wire.response(created_at=1))) as server:
+        field = {"metadata": {"sort_key": "created_at", "state_token": "completed"}}
+        answer = asker.ask(server.url, params=field)
+    assert ("completed", "Fine.", 1) == (answer.status, answer.text, answer.raw["created_at"])
 
 
 def test_api_key_in_a_hidden_place(asker):
