@@ -96,9 +96,10 @@ class Reader:
 
     def feed(self, chunk: bytes) -> None:
         """Reads the events that `chunk` completes. Raises EventTooLarge."""
+        has_line = b"\n" in chunk
         if self._form is None:
             self._rest += chunk
-            self._form = _form_of(self._rest, has_line=b"\n" in chunk)
+            self._form = _form_of(self._rest, has_line=has_line)
             chunk = b""
             if self._form == "events":
                 chunk, self._rest = bytes(self._rest), bytearray()
@@ -107,7 +108,7 @@ class Reader:
                 self._take(event)
             return
         self._rest += chunk
-        if self._form == "lines":
+        if self._form == "lines" and has_line:
             *lines, rest = self._rest.split(b"\n")
             self._rest = bytearray(rest)
             for line in lines:
