@@ -23,8 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import environment
 from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+import environment
 
 SECONDS = 30  # for one input, on a busy machine
 Law = Callable[..., None]
@@ -44,6 +47,7 @@ def laws(words: list[str]) -> dict[str, Law]:
         for path in sorted(Path(__file__).parents[1].rglob("test_*.py"))
         if "\n@given(" in path.read_text()
     ]
+    sys.path += {str(path.parent) for path in files}
     modules = [
         importlib.import_module(path.stem)
         for path in files
