@@ -32,6 +32,7 @@ import httpx
 from aiml_magic import errors
 from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.api import failures
+from aiml_magic.api.pace import Pace
 from aiml_magic.api.replies import (
     MAX_BODY,
     MAX_ERROR_BODY,
@@ -88,6 +89,7 @@ class Client:
         )
         self._idle: list[httpx.AsyncClient] = []
         self._stops: set[asyncio.Task[None]] = set()
+        self._pace = Pace()
 
     async def aclose(self) -> None:
         await asyncio.gather(*self._stops)
@@ -268,7 +270,13 @@ class Client:
         self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
     ) -> Reply:
         retries, notices = 0, tuple[str, ...]()
+        limit, refused_at = failures.limited(), None
+
+        def tell_wait(seconds: float) -> None:
+            listener.on_retry(limit, seconds)
+
         while True:
+            burst = await self._pace.turn(tell_wait)
             attempts += 1
             if attempts > 1:
                 await listener.on_attempt(attempts)
@@ -279,6 +287,14 @@ class Client:
                 body = {**body, field: False}
                 notices += ("store_refused",) if field == "store" else ()
                 continue
+            if reply.error and failures.is_limit(reply.error):
+                limit, now = reply.error, time.monotonic()
+                refused_at = refused_at or now
+                self._pace.refused(burst, limit.retry_after)
+                if now - refused_at < (self._timeout.read or 0.0):
+                    continue
+            else:
+                self._pace.accepted(burst)
             seconds = failures.seconds_before_retry(reply.error, retries)
             if seconds is None or reply.error is None:
                 return replace(reply, attempts=attempts, notices=notices + reply.notices)

@@ -330,6 +330,25 @@ def not_fetched(
     )
 
 
+def limited() -> errors.RequestFailed:
+    """The server takes no more requests for now; nothing was sent."""
+    return errors.RateLimited(
+        f"The server takes fewer requests at once. {errors.NOTHING_SENT}", retry="auto"
+    )
+
+
+def is_limit(error: errors.RequestFailed) -> bool:
+    """The server refused a request for the number of requests, and did not execute it.
+
+    Waiting helps, however often it comes: 429, and 503 with Retry-After.
+    """
+    if error.retry != "auto" or error.may_cost:
+        return False
+    if isinstance(error, errors.Unavailable):
+        return error.retry_after is not None
+    return isinstance(error, errors.RateLimited) and error.status == 429
+
+
 def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> float | None:
     """Seconds to wait before the request is sent again, or `None` to give up; `retries` counts those already made.
 

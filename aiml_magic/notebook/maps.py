@@ -18,11 +18,12 @@ def gather(
     limit: int,
     *,
     keeps_errors: bool = False,
-    show: Callable[[int | None], None] = lambda _: None,
+    show: Callable[[int | None, float], None] = lambda *_: None,
 ) -> Answers:
     """The answers of jobs that are started one after the other, `limit` of them on their way.
 
-    `show` is called with how many are answered, and at the end with `None`. With `keeps_errors` an
+    `show` is called with how many are answered and for how many seconds the server is waited for,
+    and at the end with `None`. With `keeps_errors` an
     error stands for its answer; else the first one is raised, with an entry for each job as its
     `answers`.
     """
@@ -38,14 +39,14 @@ def gather(
         asked.withdraw()
         raise
     finally:
-        show(None)
+        show(None, 0.0)
     return Answers(asked.answers)
 
 
 class _Asked:
     """The rows of a map that were asked so far: their answers, and the jobs of those that have none yet."""
 
-    def __init__(self, show: Callable[[int | None], None], *, keeps_errors: bool) -> None:
+    def __init__(self, show: Callable[[int | None, float], None], *, keeps_errors: bool) -> None:
         self.answers: list[Answer | errors.AimlMagicError | None] = []
         self.show = show
         self._keeps_errors = keeps_errors
@@ -73,7 +74,8 @@ class _Asked:
         while True:
             for place in [place for place, job in self._running.items() if job.step()]:
                 self.answers[place] = self._outcome(self._running.pop(place))
-            self.show(len(self.answers) - len(self._running))
+            wait = max((job.retry_in for job in self._running.values()), default=0.0)
+            self.show(len(self.answers) - len(self._running), wait)
             if len(self._running) < limit:
                 return
             time.sleep(_TICK)

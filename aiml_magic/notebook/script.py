@@ -12,6 +12,7 @@ unless a chat is named or an answer to continue.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
@@ -358,10 +359,10 @@ def _named(value: Any, name: str, things: dict[str, Any]) -> str:
     return name
 
 
-def _silent(_: int | None) -> None: ...
+def _silent(_: int | None, __: float) -> None: ...
 
 
-def _counter(total: int | None) -> Callable[[int | None], None]:
+def _counter(total: int | None) -> Callable[[int | None, float], None]:
     """Shows how many rows are answered: by tqdm if it is there, else as the front end can.
 
     `None` ends it.
@@ -370,12 +371,16 @@ def _counter(total: int | None) -> Callable[[int | None], None]:
         from tqdm.auto import tqdm
     except ImportError:
         return loaded_or_new().view.counter(total)
-    bar = tqdm(total=total, unit="row")
+    bar, shown = tqdm(total=total, unit="row"), 0
 
-    def show(done: int | None) -> None:
+    def show(done: int | None, wait: float) -> None:
+        nonlocal shown
         if done is None:
             bar.close()
-        else:
-            bar.update(done - bar.n)
+            return
+        if shown != math.ceil(wait):
+            shown = math.ceil(wait)
+            bar.set_postfix_str(f"waiting {shown} s for the server" if shown else "")
+        bar.update(done - bar.n)
 
     return show

@@ -151,6 +151,12 @@ class Job:
     def progress(self) -> Progress:
         return replace(self._progress, seconds=max(0.0, time.time() - self._asked_at))
 
+    @property
+    def retry_in(self) -> float:
+        """Seconds until it is sent again, as far as known; 0 if it does not wait for that."""
+        retry_at = self._progress.retry_at
+        return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.time())
+
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """The progress, at every change and at least every `tick` seconds, until the job is over."""
         while not self._is_over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -28,7 +29,9 @@ _STATES = {
     "in_progress": "The server works on it",
 }
 
-Counter = Callable[[int | None], None]  # is called with how many are done; `None` ends it
+# Is called with how many are done, and for how many seconds the server is waited for; `None` ends
+# it.
+Counter = Callable[[int | None, float], None]
 Outcome = Answer | AimlMagicError
 
 
@@ -200,5 +203,7 @@ def status_line(progress: Progress) -> str:
     return f"{state}, {int(progress.seconds)} s"
 
 
-def counted(done: int, total: int | None) -> str:
-    return f"{done:,} of {'?' if total is None else f'{total:,}'} answered"
+def counted(done: int, total: int | None, wait: float = 0.0) -> str:
+    every = "?" if total is None else f"{total:,}"
+    waiting = f", waiting {math.ceil(wait)} s for the server" if wait else ""
+    return f"{done:,} of {every} answered{waiting}"

@@ -31,9 +31,10 @@ class TerminalView(View):
     def counter(self, total: int | None) -> Counter:
         """A line that is overwritten, unless standard error is redirected."""
 
-        def show(done: int | None) -> None:
+        def show(done: int | None, wait: float = 0.0) -> None:
             if sys.stderr.isatty():
-                sys.stderr.write("\n" if done is None else f"\r{counted(done, total)}")
+                text = "\n" if done is None else f"\r{counted(done, total, wait):<60}"
+                sys.stderr.write(text)
                 sys.stderr.flush()
 
         return show

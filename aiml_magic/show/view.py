@@ -75,11 +75,11 @@ class NotebookView(View):
         """An output that is kept: a line of text, which every front end shows."""
         output, latest = _Output(self._shell), 0.0
 
-        def show(done: int | None) -> None:
+        def show(done: int | None, wait: float = 0.0) -> None:
             nonlocal latest
             if done is not None and (done == total or time.monotonic() - latest >= PERIOD):
                 latest = time.monotonic()
-                output.put({"text/plain": counted(done, total)})
+                output.put({"text/plain": counted(done, total, wait)})
 
         return show
 

@@ -92,7 +92,7 @@ def finish(asker, job, server):
     for progress in job.follow():
         if progress.retry_at is not None and (not waits or waits[-1][0] != progress.retry_at):
             waits.append((progress.retry_at, progress.retry_at - progress.seconds, progress.why))
-            if waits[-1][1] > _LONG:
+            if waits[-1][1] > _LONG or "(429)" in progress.why:  # which is waited for without end
                 job.cancel()
     try:
         answer, error = job.outcome(), None

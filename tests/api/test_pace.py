@@ -1,0 +1,120 @@
+"""A server that limits the number of requests is waited for, and no question is lost to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+import wire
+
+from aiml_magic import ask, errors
+from aiml_magic.api import pace
+from aiml_magic.notebook import script
+
+
+@pytest.fixture(autouse=True)
+def alone(home, monkeypatch):
+    """A script of its own."""
+    script._without_notebook.cache_clear()
+    yield
+    script._without_notebook().session.close(10)
+    script._without_notebook.cache_clear()
+
+
+class Limit:
+    """So many requests in so many seconds."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count, self.seconds = count, seconds
+        self._taken: list[float] = []
+        self._lock = threading.Lock()
+
+    def takes(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            self._taken = [at for at in self._taken if at > now - self.seconds]
+            if len(self._taken) < self.count:
+                self._taken.append(now)
+                return True
+            return False
+
+
+def limited(limit: Limit, **headers: str):
+    def answer(request):
+        if not limit.takes():
+            return wire.json_reply({"error": {"message": "Slow down."}}, status=429, **headers)
+        return wire.json_reply(wire.response(f"On {request.body['input']}"))
+
+    return answer
+
+
+def test_map_waits(monkeypatch):
+    """Each row is answered once, with few requests more than rows, in little more time than the limit takes."""
+    with wire.serve(limited(Limit(10, 0.5), **{"retry-after-ms": "200"})) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        began = time.monotonic()
+        answers = ask.map("{{x}}", range(40), progress=False)
+        assert [f"On {number}" for number in range(40)] == [answer.text for answer in answers]
+        assert len(server.posts) <= 80
+        assert time.monotonic() - began < 15
+        again = ask.map("{{x}}", range(40), progress=False)
+        assert all(answer.replayed for answer in again)
+
+
+def test_timeout_ends_it(monkeypatch):
+    """A server that never takes a question ends it after the timeout, and it was not charged."""
+    never = Limit(0, 1)
+    with wire.serve(limited(never, **{"retry-after-ms": "100"})) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(errors.RateLimited) as failed:
+            ask("Why?", timeout=1)
+        assert not failed.value.may_cost
+        assert len(server.posts) > 2
+
+
+def test_quota_ends_it(monkeypatch):
+    """A quota that is used up is not waited for."""
+
+    def answer(_):
+        return wire.json_reply({"error": {"code": "insufficient_quota"}}, status=429)
+
+    with wire.serve(answer) as server:
+        monkeypatch.setenv("AIML_API_URL", server.url)
+        with pytest.raises(errors.QuotaExceeded):
+            ask.map("{{x}}", ["a"], progress=False)
+        assert 1 == len(server.posts)
+
+
+async def _posts(rows: int, limit: Limit, retry_after: float | None) -> int:
+    learned, posts = pace.Pace(), 0
+
+    async def row() -> None:
+        nonlocal posts
+        while True:
+            burst = await learned.turn(lambda _: None)
+            posts += 1
+            is_taken = limit.takes()
+            await asyncio.sleep(0.01)
+            if is_taken:
+                return learned.accepted(burst)
+            learned.refused(burst, retry_after)
+
+    await asyncio.gather(*(row() for _ in range(rows)))
+    return posts
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.1])
+def test_few_are_refused(monkeypatch, retry_after):
+    """After the first burst hardly a request is refused, whether the server says when to come again or not."""
+    monkeypatch.setattr(pace, "_FIRST", 0.1)
+    posts = asyncio.run(_posts(60, Limit(10, 0.3), retry_after))
+    assert 60 <= posts <= 125
+
+
+def test_no_limit():
+    """Without a refusal nothing waits."""
+    began = time.monotonic()
+    assert 500 == asyncio.run(_posts(500, Limit(1000, 1), None))
+    assert time.monotonic() - began < 5
