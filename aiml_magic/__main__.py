@@ -17,7 +17,8 @@ from pathlib import Path
 from aiml_magic import errors
 from aiml_magic.journal.answer import Answer
 from aiml_magic.sandbox import start as sandbox
-from aiml_magic.session.asking import Question, Session
+from aiml_magic.session.asking import Session
+from aiml_magic.session.question import Question
 from aiml_magic.show.terminal import TerminalPanel, print_answer
 
 _QUESTION = """\

@@ -1,1 +1,1 @@
-"""What is kept: requests and answers in one SQLite file, when one stands for a new question, and recordings of them."""
+"""Requests and answers in one SQLite file, their replay, and recordings of them."""

@@ -49,7 +49,7 @@ class Answer:
     error: str | None = None
 
     def __str__(self) -> str:
-        """The text made plain, for `print` writes it to a terminal; `text` is what the model wrote."""
+        """The text made plain, for `print`; `text` is the text of the model."""
         return plain(self.text)
 
     def __prompt__(self) -> str:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiml_magic import errors
 from aiml_magic.files import databases, make_private_folder, short
@@ -114,6 +114,11 @@ class Database:
             raise errors.JournalError(
                 f"The journal {short(self.path)} cannot be used: {why}.", HINT
             ) from error
+
+    def _execute(self, statement: str, *values: Any) -> int:
+        """Executes one statement; gives the number of rows that it changed."""
+        with self._transaction() as db:
+            return db.execute(statement, values).rowcount
 
     def _connection(self) -> sqlite3.Connection:
         """The connection, which stays open: a new one has to read the schema."""

@@ -6,7 +6,7 @@ Each method is one read transaction, or a part of the transaction that is open.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -276,3 +276,16 @@ class Queries(Database):
         with self._transaction() as db:
             found = db.execute(statement, values).fetchall()
         return [read_row(entry) for entry in found]
+
+    @staticmethod
+    def _asked(db: sqlite3.Connection, keys: Sequence[str]) -> Iterator[Row]:
+        """The rows that were asked here under one of these keys, newest first."""
+        found = db.execute(
+            """
+            SELECT * FROM requests
+            WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
+            ORDER BY id DESC
+            """,
+            (dump(keys),),
+        )
+        return map(read_row, found)

@@ -1,4 +1,4 @@
-"""When an answer of the journal stands for a new one: the key of a request, and what tells two requests apart; pure.
+"""The key of a request, by which its answer is replayed, and the difference of two; pure.
 
 The key is a hash of all that decides the answer: the server, the request (with the hashes of its
 attachments), and the response that it continues. How the request travels does not count: streamed
@@ -26,11 +26,11 @@ _HASHED_TEXT = re.compile(
     r"(.*:) sha256,[0-9a-f]{64}"
 )  # the line that names an attached text, and the text's hash
 _NOT_AT_HAND = "(it is not at hand any more)"
-_TAG = b"aiml_magic request 1\n"  # a hash of another kind of thing, or of another version, is another hash
+_TAG = b"aiml_magic request 1\n"  # no other hash has it
 
 
 def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> str:
-    """The key of a request to `server` that continues the response `parent`; the order of fields does not count."""
+    """The key of a request to `server` that continues the response `parent`."""
     return _key(server, with_hashes(request), parent)
 
 
@@ -62,7 +62,7 @@ def sendable(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request with the hash of each attachment in its place: that decides the answer as well, and is small."""
+    """A request with the hash of each attachment in its place, which is small."""
     hashed: dict[str, Any] = with_file_hashes(request)
     return (
         {**hashed, "input": _with_parts(hashed["input"], _with_text_hash)}
@@ -83,12 +83,12 @@ def with_file_hashes(value: Any) -> Any:
 
 
 def without_hashed(asked: Any) -> Any:
-    """An input without the attachments of which only the hash is known, as in a recording: a word stands for each."""
+    """An input with a placeholder for each attachment of which only the hash is known."""
     return _with_parts(asked, _kept)
 
 
 def _with_parts(asked: Any, change: Callable[[Any], Any]) -> Any:
-    """An input with what goes along in it changed: the parts of a message behind the first, which is the question."""
+    """An input with the parts of each message changed, but for the first: the question."""
     if not isinstance(asked, list | tuple):
         return asked
     return [
@@ -149,7 +149,8 @@ def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[st
         name for name in ours.keys() | recorded.keys() if ours.get(name) != recorded.get(name)
     )
     return [
-        f"{name}: {short_json(recorded.get(name))} is recorded, {short_json(ours.get(name))} is asked"
+        f"{name}: {short_json(recorded.get(name))} is recorded, "
+        f"{short_json(ours.get(name))} is asked"
         for name in names
     ]
 

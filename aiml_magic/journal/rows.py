@@ -135,7 +135,7 @@ class Row:
 
     @property
     def waits_for_tools(self) -> bool:
-        """The model waits for results of tools or an approval: what follows is the same question."""
+        """The model waits for results of tools, or for an approval: the question goes on."""
         return self.state == "done" and Response(self.response).outcome in (
             "tool_calls",
             "approval",

@@ -11,10 +11,9 @@ Each step is one short transaction, so that any number of kernels and runners ma
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -62,7 +61,8 @@ class Journal(Queries):
             cursor = db.execute(
                 """
                 INSERT INTO requests (base_url, server, request, client_request_id, parent, chain,
-                                      session, notebook, chat, cell, before, key, asked_at, alive_at)
+                                      session, notebook, chat, cell, before, key, asked_at,
+                                      alive_at)
                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
                 (
@@ -105,7 +105,7 @@ class Journal(Queries):
         self._execute("UPDATE requests SET alive_at = NULL WHERE id = ? AND state = 'sent'", row_id)
 
     def take_over(self, row: Row) -> bool:
-        """Takes over a row with a stale heartbeat, as sent; `False` if another runner was faster."""
+        """Takes over a row with a stale heartbeat; `False` if another runner was faster."""
         if row.is_alive:
             return False
         changed = self._execute(
@@ -193,7 +193,7 @@ class Journal(Queries):
         )  # fmt: skip
 
     def finish(self, row_id: int, result: Result) -> None:
-        """Keeps the result of a request, before anybody sees it; a row that is over is unchanged."""
+        """Keeps a result, before anybody sees it; a row that is over is unchanged."""
         response, cost, error = Response(result.response), result.cost, result.error
         with self._transaction() as db:
             known = db.execute(
@@ -305,13 +305,13 @@ class Journal(Queries):
         `recorded`, else the newest row if it is unanswered, or may have been charged in vain.
         """
         with self._transaction() as db:
-            rows = _asked(db, keys)
+            rows = self._asked(db, keys)
             newest = next(rows, None)
             if newest is not None and newest.state in ("sent", "failed"):
                 path = rescue.rescue_file(self._folder, newest)
                 if path.exists():  # the runner that wrote it may have ended since
                     self._take_file(path)
-                    rows = _asked(db, keys)
+                    rows = self._asked(db, keys)
                     newest = next(rows)
             asked = [] if newest is None else chain([newest], rows)
             imported = (self.row(recorded[key]) for key in keys if key in recorded)
@@ -386,8 +386,7 @@ class Journal(Queries):
     ) -> int:
         """Adds an answer of a recording, unless this very answer is there; gives the id of its row.
 
-        `parent` is the response id that it continues, or the key of a request without one; `answer`
-        has `response`, `notices`, `cost_usd`, `seconds` and `asked_at`.
+        `parent` is the response id that it continues, else its key; `answer` is a record.
         """
         response = Response(answer["response"])
         with self._transaction() as db:
@@ -440,24 +439,6 @@ class Journal(Queries):
                 """,
                 (notebook, earlier, notebook),
             )
-
-    def _execute(self, statement: str, *values: Any) -> int:
-        """Executes one statement; gives the number of rows that it changed."""
-        with self._transaction() as db:
-            return db.execute(statement, values).rowcount
-
-
-def _asked(db: sqlite3.Connection, keys: Sequence[str]) -> Iterator[Row]:
-    """The rows that were asked here under one of these keys, newest first."""
-    found = db.execute(
-        """
-        SELECT * FROM requests
-        WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
-        ORDER BY id DESC
-        """,
-        (dump(keys),),
-    )
-    return map(read_row, found)
 
 
 def journal_at(path: Path) -> Journal:

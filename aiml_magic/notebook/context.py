@@ -13,7 +13,8 @@ from aiml_magic.text import one_line, printable
 if TYPE_CHECKING:
     from aiml_magic.journal.rows import Row
     from aiml_magic.journal.store import Journal
-    from aiml_magic.session.asking import Asking, Question, Session
+    from aiml_magic.session.asking import Asking, Session
+    from aiml_magic.session.question import Question
     from aiml_magic.show.follow import View
 
 

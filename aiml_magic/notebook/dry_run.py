@@ -9,7 +9,8 @@ from aiml_magic import errors
 from aiml_magic.notebook import params
 
 if TYPE_CHECKING:
-    from aiml_magic.session.asking import Asking, Question
+    from aiml_magic.session.asking import Asking
+    from aiml_magic.session.question import Question
 
 
 def dry_run(question: Question, asking: Asking) -> str:
@@ -31,7 +32,7 @@ def dry_run(question: Question, asking: Asking) -> str:
         for name in params.undescribed(request)
     ]
     if plan.parent is not None:
-        form = "by its id" if asking.chain(question, plan) == "id" else "as a transcript"
+        form = "by its id" if asking.chats.chain(question, plan) == "id" else "as a transcript"
         lines.append(f"It continues answer {plan.parent.id}, sent {form}.")
     if plan.known is not None and plan.known.state == "done":
         lines.append(

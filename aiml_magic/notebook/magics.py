@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from aiml_magic.notebook.answers import Answers
     from aiml_magic.question.schemas import Schema
     from aiml_magic.runner.jobs import Job
-    from aiml_magic.session.asking import Asking, Question, Session
+    from aiml_magic.session.asking import Asking, Session
+    from aiml_magic.session.question import Question
     from aiml_magic.show.follow import View
 
 
@@ -296,7 +297,7 @@ class O3Pro(Magics):
         from aiml_magic.question.attachments import attach, check_size
         from aiml_magic.question.prompts import fill
         from aiml_magic.question.tools import choice, tools_of
-        from aiml_magic.session.asking import NO_ID, Question
+        from aiml_magic.session.question import NO_ID, Question
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
         instructions = given.get("instructions", self.instructions)

@@ -36,7 +36,7 @@ if sys.platform == "win32":
 
 
 class RunnerProcess:
-    """The child process `python -m aiml_magic.runner`, started at the first need and after it died."""
+    """The child process `python -m aiml_magic.runner`, started when needed, again if it died."""
 
     has_keys = False
 
@@ -136,7 +136,8 @@ class RunnerProcess:
                 raise errors.RunnerDied(
                     f"The process that holds the connection did not start ({error}). "
                     f"{errors.NOTHING_SENT}",
-                    "Close files that the notebook has open, or end other processes; then ask again.",
+                    "Close files that the notebook has open, or end other processes; "
+                    "then ask again.",
                     retry="auto",
                 ) from error
         return self._child
@@ -154,7 +155,7 @@ class _Child:
         self._lock = lock
         # -P: a json.py or httpx.py beside the notebook is not for us.
         command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process does
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the process ended
         try:
             self.process = subprocess.Popen(
                 command,

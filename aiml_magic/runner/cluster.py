@@ -37,7 +37,7 @@ _LOOK = 0.5  # seconds between two looks at rows of other runners, and for a val
 
 @dataclass
 class _Task:
-    """A row on its way; `future` is that of its task, and `None` while somebody else has the row."""
+    """A row with the future of its task, which is `None` while another runner has the row."""
 
     row: Row
     key: str
@@ -113,7 +113,7 @@ class Cluster:
         return job
 
     def tell(self, command: Event) -> None:
-        """Cancels or withdraws a row that no worker was allowed to send: a thread of a worker cannot be stopped."""
+        """Cancels a row that no worker has sent: the thread of a worker cannot be stopped."""
         job = self._jobs.get(command["row"])
         with contextlib.suppress(errors.JournalError):
             if job is not None and (
@@ -157,11 +157,11 @@ class Cluster:
         self._client.subscribe_topic(TOPIC, _hear)
 
     def _is_here(self, row: Row) -> bool:
-        """The row was sent from this cluster, and the scheduler may know what came of it."""
+        """The row was sent from this cluster, so the scheduler may have its result."""
         return row.state == "sent" and row.cluster == self._name
 
     def _submit(self, task: _Task) -> None:
-        """Has a task for the row, or waits for the one that there is: a row has one task, whichever kernel asks."""
+        """Submits the task of a row, or waits for it: a row has one task, for all kernels."""
         row = task.row
         told = row.base_url, sendable(row.request), row.client_request_id, task.key, task.timeout
         task.future = self._client.submit(
@@ -178,7 +178,7 @@ class Cluster:
         self._queue.put(partial(self._allow, name, run))
 
     def _allow(self, name: str, run: str) -> None:
-        """Gives a run leave to send its row, if the row is still to be sent; whoever claims it may."""
+        """Gives a run leave to send its row, if the row can be claimed."""
         task = self._tasks.get(name)
         if task is None or task.future is None or task.future.done():
             return
@@ -187,10 +187,10 @@ class Cluster:
             task.row = claimed or self.journal.row(task.row.id)
         except errors.JournalError as error:
             words = f"{error.message} {errors.NOTHING_SENT}"
-            self._say(task.row, {"event": "stuck", "why": words, "hint": error.hint})
+            self._tell(task.row, {"event": "stuck", "why": words, "hint": error.hint})
             return self._leave(task.row, {"event": "over"})
         if claimed:
-            self._say(task.row, {"event": "claimed"})
+            self._tell(task.row, {"event": "claimed"})
             with contextlib.suppress(
                 Exception
             ):  # there is no scheduler any more, as the end of the task will tell
@@ -200,7 +200,7 @@ class Cluster:
             task.future = None
 
     def _take_end(self, name: str) -> None:
-        """The task of a row is over: has it run again, or keeps what came, or tells why there is nothing."""
+        """At the end of a task: runs it again, keeps its result, or gives the row up."""
         task = self._tasks.get(name)
         if task is None or task.future is None or not task.future.done():
             return
@@ -210,11 +210,11 @@ class Cluster:
                 self._run_again(task)
             else:
                 self._end(task, self._result(task.row, why))
-        except Exception as error:  # noqa: BLE001  # neither a journal nor a scheduler that fails may end this thread
+        except Exception as error:  # noqa: BLE001  # nothing may end this thread
             self._give_up(task.row, f"{type(error).__name__}: {error}")
 
     def _may_run_again(self, task: _Task, why: BaseException | None) -> bool:
-        """The end of the task says nothing of its row: the connection broke, workers were restarted, or nobody gave it leave."""
+        """The task ended without its row: a lost connection, a restarted worker, or no leave."""
         while self._client.status == "connecting":
             time.sleep(_LOOK)
         if self._client.status != "running":
@@ -239,7 +239,7 @@ class Cluster:
         self._submit(task)
 
     def _result(self, row: Row, why: BaseException | None) -> Result | None:
-        """What came of a row whose task is over; `None` if nobody can tell, or if another kernel has kept it."""
+        """The result of a row whose task is over; `None` if it is lost, or already kept."""
         if row.state == "sent":
             match self._kept(row) if self._is_here(row) else None:
                 case None:
@@ -260,10 +260,10 @@ class Cluster:
         return Result("failed", error=lost)
 
     def _end(self, task: _Task, came: Result | None) -> None:
-        """Keeps what came of a row, and then has the scheduler keep it no more."""
+        """Keeps the result of a row, and then deletes it at the scheduler."""
         row = task.row
         if row.state == "queued" and self.journal.claim(row.id) is None:
-            task.future = None  # somebody else was faster
+            task.future = None  # another runner was faster
         elif came is None:
             self._give_up(row, "the Dask scheduler cannot tell what came")
         else:
@@ -271,7 +271,7 @@ class Cluster:
                 self._finish(row, came)
             except errors.JournalError as error:
                 unkept, copy = self._unkept.add(row, came)
-                self._say(
+                self._tell(
                     row,
                     {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message},
                 )
@@ -285,28 +285,27 @@ class Cluster:
             self._variable(row).delete()
 
     def _give_up(self, row: Row, why: str) -> None:
-        """Leaves a row as it is: its scheduler may tell another kernel what came."""
+        """Leaves a row as it is: another kernel may get its result from the scheduler."""
         with contextlib.suppress(errors.JournalError):
             self.journal.let_go(row.id)
         self._leave(row, {"event": "gone", "words": why})
 
     def _leave(self, row: Row, event: Event) -> None:
-        """Has no more to do with a row, and says so to its job."""
+        """Drops a row, and ends its job by an event."""
         task = self._tasks.pop(row.client_request_id, None)
         if task is not None and task.future is not None and not task.future.done():
             with contextlib.suppress(Exception):  # there is no scheduler any more
                 task.future.cancel(force=True)
-        if job := self._jobs.pop(
-            row.id, None
-        ):  # before it is told: who asks once more then asks anew
+        # Removed before it is over for its readers: a new question starts a new job.
+        if job := self._jobs.pop(row.id, None):
             job.on_event(event)
 
-    def _say(self, row: Row, event: Event) -> None:
+    def _tell(self, row: Row, event: Event) -> None:
         if job := self._jobs.get(row.id):
             job.on_event(event)
 
     def _look_elsewhere(self) -> None:
-        """Follows the rows that somebody else has sent; takes over those of a kernel that died."""
+        """Follows the rows of other runners; takes over those of a kernel that died."""
         for task in [task for task in list(self._tasks.values()) if task.future is None]:
             with contextlib.suppress(errors.JournalError):
                 task.row = self.journal.row(task.row.id)
@@ -320,7 +319,7 @@ class Cluster:
                     self._leave(task.row, {"event": "gone", "words": ""})
 
     def _keep_what_waits(self, row: Row) -> bool:
-        """Keeps the answer to a row of this cluster that waits at the scheduler; `False` if there is none."""
+        """Keeps the result that waits at the scheduler for a row; `False` if there is none."""
         match self._kept(row) if self._is_here(row) else None:
             case {"came": str(told)}:
                 self._finish(row, result_from(told))
@@ -328,7 +327,7 @@ class Cluster:
         return False
 
     def _kept(self, row: Row) -> Any:
-        """What the scheduler keeps of a row; `None` if it keeps nothing, or if there is no scheduler any more."""
+        """The value that the scheduler keeps for a row; `None` without."""
         try:
             return self._variable(row).get(timeout=_LOOK)
         except Exception:  # noqa: BLE001  # whatever Dask raises
@@ -362,6 +361,6 @@ def _failure(future: Any) -> BaseException | None:
     """What a task that is over raised."""
     try:
         future.result()
-    except Exception as error:  # noqa: BLE001  # whatever Dask raises: a worker died, has no key, or cannot run us
+    except Exception as error:  # noqa: BLE001  # whatever Dask or the task raises
         return error
     return None

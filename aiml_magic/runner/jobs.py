@@ -81,7 +81,7 @@ class Sender(Protocol):
 
 
 class Job:
-    """A question that is being answered: `await job`, `job.wait()`, or `job.answer` once it is done."""
+    """A question that is being answered: `await` it, `job.wait()`, or read `job.answer`."""
 
     def __init__(
         self,
@@ -158,12 +158,13 @@ class Job:
         return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.time())
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
-        """The progress, at every change and at least every `tick` seconds, until the job is over."""
+        """The progress, at each change and at least every `tick` seconds, until the job is over."""
         while not self._is_over:
             seen = self._progress
             yield self.progress
             with self._changed:
-                self._changed.wait_for(lambda: self._is_over or self._progress is not seen, tick)  # noqa: B023  # at once
+                if not self._is_over and self._progress is seen:
+                    self._changed.wait(tick)
 
     def step(self) -> bool:
         """Runs what needs this thread, without waiting; `True` once the job is over."""
@@ -176,7 +177,7 @@ class Job:
             self._runner.tell({"do": do, "row": self.id})
 
     def cancel(self, timeout: float = 1.0) -> None:
-        """Closes the connection and keeps the text that came; waits for that, up to `timeout` seconds.
+        """Closes the connection and keeps the text that came; waits `timeout` seconds for that.
 
         A question that was not sent yet never is; that of another kernel's runner goes on there.
         """

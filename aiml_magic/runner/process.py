@@ -1,22 +1,21 @@
-"""The process that holds the wire: jobs in, events out.
+"""The process that holds the connections: commands in, events out.
 
     python -m aiml_magic.runner JOURNAL
 
 One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of
 the kernel reaches it. It lives while its standard input is open, a request is in flight, or an
-answer is not on the disk: one that nobody keeps is paid and lost. Commands and events are JSON, one
-a line. The API key and other secrets come with a command, and are written nowhere.
+answer is not on the disk: a lost answer would be paid for. Commands and events are JSON, one a
+line. The API key and other secrets come with a command, and are written nowhere.
 
     {"do": "send", "row": 7, "parent": 3, "key": …, "hidden": {…}, "silence": 3600, "limit": 64}
     {"do": "cancel", "row": 7, "hold": 2.0}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 
-A cancel may be held for some seconds: a front end interrupts the kernel just before it restarts it
-or shuts it down. If the pipe closes meanwhile, the request goes on, as if nobody had interrupted;
-so it does if it is to be sent once more. A command that is not one of these is ignored, and harms
-nothing that is in flight.
+A cancellation may be held for some seconds: a front end interrupts the kernel just before it
+restarts it or shuts it down. If the pipe closes meanwhile, or the row is to be sent once more, the
+request goes on. Any other command is ignored, and disturbs no request in flight.
 
-Each says also how the network is reached from the kernel by then: "network": {"HTTPS_PROXY": …}.
+Each command has the variables of the kernel's network: "network": {"HTTPS_PROXY": …}.
 """
 
 from __future__ import annotations
@@ -144,7 +143,7 @@ class Runner:
         with contextlib.suppress(errors.JournalError):
             await listener.keep_text()
         self._outbox.put({"row": row, "event": "held"})
-        while listener.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # a retry would be a new question
+        while listener.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_HOLD_STEP)
         self._tasks[row].cancel()
 
@@ -175,7 +174,7 @@ class Runner:
     async def _stay(self) -> None:
         """Waits until the journal has every answer, or a rescue file has it."""
         since = time.monotonic()
-        while self._unkept.need_time(time.monotonic() - since):  # noqa: ASYNC110  # it ends by the clock, too
+        while self._unkept.need_time(time.monotonic() - since):  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _answer(self, row: int, parent: int | None, secrets: Secrets, timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""The part of a Dask cluster that runs on its workers: asks for leave, sends a row, keeps the result.
+"""The part that runs on the workers of a Dask cluster: asks for leave, sends, keeps the result.
 
 The scheduler keeps for a row, under its client request id:
 
@@ -38,7 +38,7 @@ def task_name(client_request_id: str) -> str:
 def answer_there(
     base_url: str, request: dict[str, Any], client_request_id: str, key: str, timeout: float
 ) -> None:
-    """The work of a task: sends a request with the key of this worker; the scheduler keeps the result.
+    """Sends a request with the key of this worker, as a task; the scheduler keeps the result.
 
     Raises NoKey, and NotAllowed without leave to send.
     """

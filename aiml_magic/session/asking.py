@@ -1,7 +1,7 @@
 """Asks a question: replays its answer, follows it where it is being answered, or has it sent.
 
-A `Session` is that of one kernel; `Session.on` gives its view of one server and one journal. IPython
-is not used here.
+A `Session` is that of one kernel; `Session.on` binds it to a server and a journal. IPython is not
+used here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiml_magic import addresses, credentials, errors, hidden
+from aiml_magic import addresses, errors, hidden
 from aiml_magic.api.models import Catalogue
 from aiml_magic.api.responses import Raw, Response, approval
 from aiml_magic.credentials import Key, Secrets
@@ -30,18 +30,13 @@ from aiml_magic.journal.store import Journal, journal_at
 from aiml_magic.runner.child import RunnerProcess
 from aiml_magic.runner.jobs import Job, Sender
 from aiml_magic.runner.tool_loop import ToolLoop
-from aiml_magic.session import advice, check
+from aiml_magic.session import advice, check, keys
 from aiml_magic.session.budget import Price, price_of
 from aiml_magic.session.chats import Chats
 from aiml_magic.session.misses import replay_miss
-from aiml_magic.session.question import NO_ID, Plan, Question
+from aiml_magic.session.question import SANDBOX, Plan, Question
 from aiml_magic.session.recordings import Recordings
 from aiml_magic.session.spending import Spending
-
-__all__ = ["NO_ID", "SANDBOX", "Asking", "Question", "Session"]
-
-SANDBOX = "sandbox"  # the one server of this name, on whatever port it runs
-_NO_KEY = "no-key-is-needed-here"
 
 
 class Session:
@@ -73,7 +68,8 @@ class Session:
         with self.lock:
             if self._asking is None or self._asking.journal is not journal:
                 self.close()
-                chats, spending = Chats(self.notebook, journal), Spending(self.id, journal)
+                chats = Chats(self.id, self.notebook, journal)
+                spending = Spending(self.id, journal)
                 self._asking = Asking(self, base_url, RunnerProcess(journal), chats, spending, {})
             if self._asking.base_url != base_url:
                 self._asking = replace(self._asking, base_url=base_url)
@@ -147,30 +143,12 @@ class Asking:
         self._check(question)
         return self.journal.decide(partial(self._plan, question))
 
-    def chain(self, question: Question, plan: Plan) -> str | None:
-        """The form of the conversation: "id" where the server has the parent, else "transcript"."""
-        parent = plan.parent
-        if parent is None:
-            return None
-        # A parent that is not over may get an id yet.
-        has_id = parent.response_id is not None or not parent.is_over
-        if question.chain != "auto":
-            return "id" if question.chain == "id" and has_id else "transcript"
-        is_kept = (
-            parent.server == plan.server
-            and has_id
-            and bool(parent.request.get("store", True))
-            and "store_refused" not in parent.notices
-        )
-        is_lost = is_kept and self.journal.has_lost_chain(self.session.id, plan.server)
-        return "id" if is_kept and not is_lost else "transcript"
-
     def get(self, path: str) -> Any:
         """The JSON that the server gives at `path`, free of charge.
 
         Raises RequestFailed, NoKey and ReplayMiss.
         """
-        return self._get(path, self._key)
+        return self._get(path, keys.key_of)
 
     def price(self, model: str) -> Price | None:
         """The price that the server lists for a model, cached; `None` without a price or server."""
@@ -178,7 +156,7 @@ class Asking:
         if known not in self.session.prices:
             path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"
             try:
-                price = price_of(self._get(path, self._key_for_prices), model)
+                price = price_of(self._get(path, keys.key_for_prices), model)
             except errors.AimlMagicError:
                 return None
             if price is None:
@@ -216,7 +194,7 @@ class Asking:
             is_open = may_ask and (row.state == "queued" or row.can_go_on)
             if is_asked or is_open:
                 # With a key, a followed row can be resumed if its runner dies.
-                key = self._key_of(self.runner, is_needed=is_open).text if may_ask else ""
+                key = self._key_for(self.runner, is_needed=is_open).text if may_ask else ""
                 job = self.runner.send(
                     row, Secrets(key, self.session.hidden), timeout, max_concurrency
                 )
@@ -290,25 +268,8 @@ class Asking:
         return changed
 
     def check(self, row: Row) -> check.Finding:
-        """Asks the server for the fate of a request; keeps the answer, if it has it, and the cost.
-
-        Raises RequestFailed if the server keeps no log, and BadInput for a row of another server
-        than the one in use: a journal decides neither whom to ask, nor where a key may go.
-        """
-        if row.server != self.server[0]:
-            way = "Name that server with %config O3Pro.base_url"
-            if row.server == SANDBOX:
-                way = "Use it with %aiml sandbox"
-            raise errors.BadInput(
-                f"Question {row.id} was asked at {row.server[:80]}, which is not the server in use. "
-                "Nothing was sent.",
-                f"{way}, then try again.",
-            )
-        try:
-            return check.check(row, self.journal, self.get)
-        except errors.RequestFailed as error:
-            error.message += f" Question {row.id} stays as it was: it may have been charged."
-            raise
+        """Asks the server for the fate of a request; see `check.check`."""
+        return check.check(row, self.journal, self.server[0], self.get)
 
     def _next_round(self, question: Question, answer: Answer, results: Sequence[Raw]) -> Job:
         """Sends the results of the calls that an answer asked for."""
@@ -340,7 +301,7 @@ class Asking:
             self.session.lookout.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
 
     def _get_of_models(self, path: str) -> Any:
-        return self._get(path, self._key_for_prices if path == advice.FEED else self._key_if_any)
+        return self._get(path, keys.key_for_prices if path == advice.FEED else keys.key_if_any)
 
     def _recorded(self, job: Job) -> Job:
         job.record = partial(self.session.recordings.keep, journal=self.journal)
@@ -391,7 +352,7 @@ class Asking:
             self.chats.check_not_lost(question, plan.parent)
         will_be_sent = row is None or row.state == "queued"
         worst = None
-        key = self._key_of(sender, is_needed=row is None or will_be_sent or row.can_go_on)
+        key = self._key_for(sender, is_needed=row is None or will_be_sent or row.can_go_on)
         if will_be_sent and question.budget_usd is not None:
             if not has_price:
                 return None
@@ -412,13 +373,13 @@ class Asking:
         whole, parent = question.request(), self.chats.parent(question)
         request, secrets = hidden.split(whole)
         identity = parent.identity if parent else None
-        keys = request_keys(server, request, identity)
-        plan = Plan(server, url, request, secrets, parent, keys[0], None)
+        known_as = request_keys(server, request, identity)
+        plan = Plan(server, url, request, secrets, parent, known_as[0], None)
         if question.replay == "off":
             return plan
         if secrets:  # earlier versions kept all but the headers of tools
-            keys += request_keys(server, hidden.with_bare_tools(whole), identity)
-        known = self.journal.known(keys, url, self.replayed)
+            known_as += request_keys(server, hidden.with_bare_tools(whole), identity)
+        known = self.journal.known(known_as, url, self.replayed)
         if known is None and parent is not None and parent.is_over:
             # Asked before that answer was there, and not sent since.
             waiting = request_keys(server, request, f"row {parent.id}")
@@ -432,7 +393,7 @@ class Asking:
             request=plan.request,
             client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
             parent=plan.parent.id if plan.parent else None,
-            chain=self.chain(question, plan),
+            chain=self.chats.chain(question, plan),
             session=self.session.id,
             notebook=self.session.notebook,
             chat=question.chat,
@@ -448,73 +409,23 @@ class Asking:
             raise errors.BadInput(
                 "The question is empty, so nothing was sent.", "Write it below the %%o3pro line."
             )
-        key = self._secret()
+        key = keys.secret(self.session.sandbox_url)
         if key is not None and key.is_in(f"{self.server[1]} {question.request()}"):
             raise errors.BadInput(
                 "The API key is part of what would be sent, so nothing was sent.",
                 "Remove it from the question, the options, the values and the server's address.",
             )
 
-    def _get(self, path: str, key: Callable[[], Key]) -> Any:
+    def _key_for(self, sender: Sender, *, is_needed: bool) -> Key:
+        return keys.key_for_sender(self.session.sandbox_url, sender, is_needed=is_needed)
+
+    def _get(self, path: str, key: Callable[[str | None], Key]) -> Any:
         if self.session.replay() == "only":
             raise errors.ReplayMiss(
                 'Replay is "only", so the server was not asked. Nothing was sent.',
                 '%config O3Pro.replay = "auto" lets it be.',
             )
-        return self.runner.get(self.server[1], path, key().text)
-
-    def _key(self) -> Key:
-        """The API key, or the token of the sandbox, which never gets a real key. Raises NoKey."""
-        url = self.session.sandbox_url
-        if url is None:
-            return credentials.need_key()
-        from aiml_magic.sandbox import start as sandbox
-
-        if (token := sandbox.token(url)) is None:
-            raise errors.NoKey(
-                f"The sandbox is gone. {errors.NOTHING_SENT}", "%aiml sandbox starts it again."
-            )
-        return Key("the sandbox", token)
-
-    def _key_for_prices(self) -> Key:
-        """A price list is public, and gets no key; the sandbox asks for its token all the same."""
-        return Key("nobody", _NO_KEY) if self.session.sandbox_url is None else self._key()
-
-    def _key_if_any(self) -> Key:
-        """The key, which some servers want for their list of models, or none."""
-        with contextlib.suppress(errors.BadInput):
-            return self._key()
-        return self._key_for_prices()
-
-    def _key_of(self, sender: Sender, *, is_needed: bool) -> Key:
-        """The key for a sender, empty if it has its own; raises NoKey if it is needed.
-
-        None is needed to follow a row.
-        """
-        if sender.has_keys and self.session.sandbox_url is None:
-            return Key("where it is sent", "")
-        try:
-            return self._key()
-        except errors.NoKey:
-            if is_needed:
-                raise
-            return Key("nowhere", "")
-
-    def _secret(self) -> Key | None:
-        """The API key that no question may hold, at whatever server.
-
-        The sandbox is asked also where no key can be read.
-        """
-        url = self.session.sandbox_url
-        if url is None:
-            return credentials.find_key()
-        from aiml_magic.sandbox import start as sandbox
-
-        if sandbox.is_in_this_process(url):
-            return None
-        with contextlib.suppress(errors.BadInput):
-            return credentials.find_key()
-        return None
+        return self.runner.get(self.server[1], path, key(self.session.sandbox_url).text)
 
 
 def _needs_nothing(row: Row, sender: Sender, may_fetch: str | None) -> bool:

@@ -15,13 +15,14 @@ from aiml_magic.api.responses import question_text
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.conversation import Conversation
-from aiml_magic.session.question import NO_ID, Question
+from aiml_magic.session.question import NO_ID, Plan, Question
 
 
 class Chats:
-    """The conversations of `notebook`, one for each chat."""
+    """The conversations of a notebook, one for each chat."""
 
-    def __init__(self, notebook: str, journal: Journal) -> None:
+    def __init__(self, session: str, notebook: str, journal: Journal) -> None:
+        self._session = session
         self._notebook = notebook
         self._journal = journal
         self._conversations: dict[str, Conversation] = {}
@@ -50,6 +51,24 @@ class Chats:
         if conversation is None or question.is_new or question.after is not None:
             return None
         return conversation.before(question.cell)
+
+    def chain(self, question: Question, plan: Plan) -> str | None:
+        """The form of the conversation: "id" where the server has the parent, else "transcript"."""
+        parent = plan.parent
+        if parent is None:
+            return None
+        # A parent that is not over may get an id yet.
+        has_id = parent.response_id is not None or not parent.is_over
+        if question.chain != "auto":
+            return "id" if question.chain == "id" and has_id else "transcript"
+        is_kept = (
+            parent.server == plan.server
+            and has_id
+            and bool(parent.request.get("store", True))
+            and "store_refused" not in parent.notices
+        )
+        is_lost = is_kept and self._journal.has_lost_chain(self._session, plan.server)
+        return "id" if is_kept and not is_lost else "transcript"
 
     def note(self, question: Question, parent: Row | None, row_id: int) -> tuple[str, ...]:
         """Gives a row its place; returns the notice if later cells continue an older answer."""

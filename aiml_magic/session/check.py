@@ -1,4 +1,4 @@
-"""The fate of a request whose answer did not come: asked of the server, by response id and by log."""
+"""The fate of a request without an answer: asked of the server, by response id and by log."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from aiml_magic.api.responses import (
 )
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
+from aiml_magic.session.question import SANDBOX
 
 _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
 
@@ -37,11 +38,30 @@ class Finding(NamedTuple):
     cost_usd: float | None
 
 
-def check(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
-    """What the server says of a request by its response id, else by its log.
+def check(row: Row, journal: Journal, server: str, get: Callable[[str], Any]) -> Finding:
+    """What the server in use says of a request; the journal keeps the answer and the cost.
 
-    The journal keeps it. Raises RequestFailed.
+    Raises RequestFailed if the server keeps no log, and BadInput for a row of another server: a
+    journal decides neither whom to ask, nor where a key may go.
     """
+    if row.server != server:
+        way = "Name that server with %config O3Pro.base_url"
+        if row.server == SANDBOX:
+            way = "Use it with %aiml sandbox"
+        raise errors.BadInput(
+            f"Question {row.id} was asked at {row.server[:80]}, which is not the server in use. "
+            "Nothing was sent.",
+            f"{way}, then try again.",
+        )
+    try:
+        return _found(row, journal, get)
+    except errors.RequestFailed as error:
+        error.message += f" Question {row.id} stays as it was: it may have been charged."
+        raise
+
+
+def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
+    """The fate of a request by its response id, else by the server's log."""
     raw = _kept_response(row, get)
     response = Response(raw)
     if response.outcome == "pending":

@@ -17,9 +17,9 @@ from aiml_magic.journal.rows import Row
 
 @dataclass
 class Place:
-    """A cell in a conversation: the cell before it, or the answer from which it forks; and what was asked there.
+    """A cell in a conversation: the cell before it, or the answer from which it forks.
 
-    `rows` are ids of the journal, oldest first.
+    `rows` are the ids of its rows in the journal, oldest first.
     """
 
     before: str | None
@@ -34,12 +34,11 @@ class Conversation:
         self._journal = journal
         self._places: dict[str, Place] = {}
         self._run_order: list[str] = []
-        self._whole: dict[int, int | None] = {}  # the parents of rows that advance
+        self._whole: dict[int, int | None] = {}  # the parents of complete rows
         self._expected: set[int] = set()  # rows that are answered in the background
         self._run_here: set[str] = set()  # cells, by this kernel
-        self._new_ids: set[str] = (
-            set()
-        )  # some front ends give the cells of a notebook new ones whenever it is opened
+        # Some front ends give the cells of a notebook new ids when it is opened.
+        self._new_ids: set[str] = set()
 
     @property
     def has_begun(self) -> bool:
@@ -48,7 +47,7 @@ class Conversation:
 
     @property
     def may_have_new_ids(self) -> bool:
-        """A cell may be one that was asked before by another id: none was run here yet, or others had new ids too.
+        """A cell may have been asked by another id: none was run here yet, or others have new ids.
 
         Else a new cell continues the last one, though its words are not new.
         """
@@ -61,7 +60,7 @@ class Conversation:
         )
 
     def parent(self, cell: str) -> int | None:
-        """The journal id of the answer that `cell` continues, or `None` if it begins the conversation."""
+        """The id of the row that `cell` continues, `None` if it begins the conversation."""
         place = self._places.get(cell)
         if place is not None:
             return place.fork if place.fork is not None else self._answer_at(place.before)
@@ -86,7 +85,7 @@ class Conversation:
         self._run_order.append(cell)
 
     def expect(self, row_id: int) -> None:
-        """Lets later cells continue the answer of `row_id` although it is not there yet, while somebody works on it."""
+        """Lets later cells continue the row `row_id` while it is being answered."""
         self._expected.add(row_id)
 
     def forget(self, row_id: int) -> None:
@@ -103,7 +102,7 @@ class Conversation:
         self._move(cell, Place(None, row_id))
 
     def later_cells(self, cell: str, row_id: int) -> list[str]:
-        """The cells behind `cell` whose answers continue another answer of it than `row_id`: they are stale.
+        """The stale cells behind `cell`: their answers continue another answer of it than `row_id`.
 
         Those that were run before a restart do not count: *Run All* is about to run them again.
         """
@@ -208,9 +207,9 @@ class Conversation:
         return parent
 
     def _fate(self, row_id: int) -> tuple[bool, int | None]:
-        """Whether a row advances or may yet, and its parent.
+        """Whether the row can be continued, now or soon, and its parent.
 
-        One that advances is read once: only `forget` changes it.
+        Complete rows are cached: only `forget` changes them.
         """
         if row_id in self._whole:
             return True, self._whole[row_id]
@@ -221,7 +220,7 @@ class Conversation:
 
 
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
-    """The rows of a notebook as a tree: depth, row, and whether it is stale, each parent before its children.
+    """The rows of a notebook as a tree: depth, row, and whether it is stale; parents first.
 
     Of the rows that continue one, that with the most behind it comes last and stays at its depth,
     so that a long line does not go deeper, and n rows go no deeper than log2(n). An answer is stale

@@ -15,7 +15,7 @@ from aiml_magic.session.question import Plan, Question
 def replay_miss(
     question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
 ) -> errors.ReplayMiss:
-    """The error for a question that may not be sent; `replayed` are the rows of recordings in use."""
+    """The error for a question that may not be sent; `replayed` are rows of recordings."""
     recorded = [row for row in journal.history() if row.state == "done"]
     ours = {"server": plan.server, **plan.request}
     others = [{"server": row.server, **row.request} for row in recorded]

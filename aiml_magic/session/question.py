@@ -14,6 +14,7 @@ from aiml_magic.question.tools import NO_TOOLS, Tools
 if TYPE_CHECKING:
     from aiml_magic.question.schemas import Schema
 
+SANDBOX = "sandbox"  # the one server of this name, on any port
 NO_ID = "run "  # begins a cell without an id of a front end: its place is of this session alone
 
 

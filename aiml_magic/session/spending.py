@@ -12,7 +12,7 @@ from aiml_magic.session.question import Plan, Question
 
 
 class Spending:
-    """The dollars of a session in one journal; a question of unknown cost counts as its worst case."""
+    """The dollars of a session in one journal; an unknown cost counts as the worst case."""
 
     def __init__(self, session: str, journal: Journal) -> None:
         self._session = session
@@ -45,14 +45,14 @@ class Spending:
         worst, budget = self.worst_case(question, plan, price), question.budget_usd or 0.0
         if spent + worst > budget:
             raise errors.BudgetExceeded(
-                f"It may cost up to ${worst:,.2f}; with ${spent:,.2f} spent, that passes the budget "
-                f"of ${budget:,.2f}. Nothing was sent.",
+                f"It may cost up to ${worst:,.2f}; with ${spent:,.2f} spent, that passes the "
+                f"budget of ${budget:,.2f}. Nothing was sent.",
                 "Lower --max-output-tokens, or raise the budget with %config O3Pro.budget_usd.",
             )
         return worst
 
     def worst_case(self, question: Question, plan: Plan, price: Price) -> float:
-        """The dollars that a request costs at most; its conversation counts as input in any form."""
+        """The highest cost of a request; its conversation counts as input, in any form."""
         turns = self._journal.ancestors(plan.parent.id) if plan.parent else []
         told = sum(len(row.question) + len(row.answer().text) for row in turns)
         return price.worst_case(characters(plan.request) + told, question.max_output_tokens)

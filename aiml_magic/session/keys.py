@@ -1,0 +1,67 @@
+"""The key that a server is asked with; the sandbox, at `sandbox_url`, never gets a real one."""
+
+from __future__ import annotations
+
+import contextlib
+
+from aiml_magic import credentials, errors
+from aiml_magic.credentials import Key
+from aiml_magic.runner.jobs import Sender
+
+_NO_KEY = "no-key-is-needed-here"
+
+
+def key_of(sandbox_url: str | None) -> Key:
+    """The API key, or the token of the sandbox. Raises NoKey."""
+    if sandbox_url is None:
+        return credentials.need_key()
+    from aiml_magic.sandbox import start as sandbox
+
+    if (token := sandbox.token(sandbox_url)) is None:
+        raise errors.NoKey(
+            f"The sandbox is gone. {errors.NOTHING_SENT}", "%aiml sandbox starts it again."
+        )
+    return Key("the sandbox", token)
+
+
+def key_for_prices(sandbox_url: str | None) -> Key:
+    """A price list is public, and gets no key; the sandbox asks for its token all the same."""
+    return Key("nobody", _NO_KEY) if sandbox_url is None else key_of(sandbox_url)
+
+
+def key_if_any(sandbox_url: str | None) -> Key:
+    """The key, which some servers want for their list of models, or none."""
+    with contextlib.suppress(errors.BadInput):
+        return key_of(sandbox_url)
+    return key_for_prices(sandbox_url)
+
+
+def key_for_sender(sandbox_url: str | None, sender: Sender, *, is_needed: bool) -> Key:
+    """The key for a sender, empty if it has its own; raises NoKey if it is needed.
+
+    None is needed to follow a row.
+    """
+    if sender.has_keys and sandbox_url is None:
+        return Key("where it is sent", "")
+    try:
+        return key_of(sandbox_url)
+    except errors.NoKey:
+        if is_needed:
+            raise
+        return Key("nowhere", "")
+
+
+def secret(sandbox_url: str | None) -> Key | None:
+    """The API key that no question may hold, at whatever server.
+
+    The sandbox is asked also where no key can be read.
+    """
+    if sandbox_url is None:
+        return credentials.find_key()
+    from aiml_magic.sandbox import start as sandbox
+
+    if sandbox.is_in_this_process(sandbox_url):
+        return None
+    with contextlib.suppress(errors.BadInput):
+        return credentials.find_key()
+    return None
