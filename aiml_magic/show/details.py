@@ -14,7 +14,7 @@ from aiml_magic.api.responses import Raw, is_web_link
 from aiml_magic.journal import offers
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question.attachments import kind_of, labels
-from aiml_magic.show import safe
+from aiml_magic.show import links, safe
 from aiml_magic.show.answers import money, total_tokens
 from aiml_magic.text import dump, plain
 
@@ -275,7 +275,7 @@ def _sources(answer: Answer) -> Iterator[str]:
     for citation in answer.response.citations:
         title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
         file = safe.escape(f" (file {citation.file_id})") if citation.file_id else ""
-        if is_web_link(citation.url) and safe.is_address(citation.url):
+        if is_web_link(citation.url) and links.is_address(citation.url):
             yield f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>'
         else:
             yield f"<li>{title}{file}</li>"

@@ -10,8 +10,11 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
 
 _COMMANDS = frozenset(
@@ -44,56 +47,174 @@ _COMMANDS = frozenset(
     "ulcorner urcorner llcorner lrcorner backslash begin end hline cr nonumber notag tag displaystyle textstyle scriptstyle "
     # letters in another shape, space, dots
     "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal mathfrak mathscr mathnormal "
-    "boldsymbol bm rm bf it sf tt cal quad qquad enspace thinspace phantom hphantom vphantom ldots cdots vdots ddots dots "
-    "dotsc dotsb dotsm dotsi dotso".split()
+    "boldsymbol rm bf it sf tt cal quad qquad enspace thinspace phantom hphantom vphantom ldots cdots vdots ddots dots "
+    "dotsc dotsb dotsm dotsi dotso "
+    # further signs, arrows, accents and shapes that MathJax 3 and KaTeX both know
+    "varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi "
+    "varOmega daleth Finv Game Bbbk circledS circledR yen mho maltese diagup diagdown bigstar "
+    "blacktriangle blacktriangledown blacktriangleleft blacktriangleright triangledown "
+    "vartriangle vartriangleleft vartriangleright blacklozenge sphericalangle leqq geqq lneq "
+    "gneq lneqq gneqq nleq ngeq nless ngtr nleqslant ngeqslant lessapprox gtrapprox lessgtr "
+    "gtrless lesseqgtr gtreqless eqsim eqcirc circeq doteqdot fallingdotseq risingdotseq "
+    "backsim backsimeq thicksim thickapprox bumpeq Bumpeq ncong nsim nprec nsucc npreceq "
+    "nsucceq precsim succsim preccurlyeq succcurlyeq curlyeqprec curlyeqsucc precapprox "
+    "succapprox nsubseteq nsupseteq subseteqq supseteqq subsetneqq supsetneqq varsubsetneq "
+    "Subset Supset sqsubset sqsupset Cap Cup doublecap doublecup curlyvee curlywedge barwedge "
+    "veebar doublebarwedge vDash Vdash Vvdash nvdash nvDash nVdash nVDash frown smile "
+    "smallfrown smallsmile shortmid shortparallel nshortmid nshortparallel pitchfork between "
+    "multimap varpropto ltimes rtimes leftthreetimes rightthreetimes boxplus boxminus boxtimes "
+    "boxdot circledast circledcirc circleddash dotplus divideontimes intercal smallsetminus "
+    "centerdot bigcirc bigodot biguplus unlhd unrhd Join owns And leftrightarrows "
+    "rightleftarrows leftleftarrows rightrightarrows upuparrows downdownarrows "
+    "twoheadrightarrow twoheadleftarrow rightarrowtail leftarrowtail looparrowleft "
+    "looparrowright curvearrowleft curvearrowright circlearrowleft circlearrowright Lsh Rsh "
+    "rightsquigarrow leftrightsquigarrow leftrightharpoons leftharpoondown rightharpoondown "
+    "upharpoonleft upharpoonright downharpoonleft downharpoonright restriction nleftarrow "
+    "nrightarrow nleftrightarrow nLeftarrow nRightarrow nLeftrightarrow Lleftarrow Rrightarrow "
+    "dashrightarrow dashleftarrow injlim projlim varinjlim varprojlim smallint intop lgroup "
+    "rgroup lmoustache rmoustache Diamond Doteq negthinspace negmedspace negthickspace "
+    "nobreakspace space mathstrut eqcolon Coloneqq Colonapprox coloneq eqqcolon dblcolon "
+    "ordinarycolon scriptscriptstyle ket bra Ket Bra braket Braket mathop mathrel mathbin "
+    "mathord mathopen mathclose mathpunct mathinner Bbb fbox textup textnormal pmb "
+    "overleftrightarrow underleftarrow underrightarrow underleftrightarrow xcancel pod Set set "
+    "ddddot xLeftarrow xRightarrow xleftrightarrow xLeftrightarrow xmapsto xhookrightarrow "
+    "xhookleftarrow xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown "
+    "xrightleftharpoons xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak "
+    "overbracket underbracket brace brack hspace".split()
 )
 _ENVIRONMENTS = frozenset(
     "equation align aligned alignat alignedat gather gathered multline split cases rcases array matrix pmatrix bmatrix Bmatrix "
     "vmatrix Vmatrix smallmatrix".split()
 )
-CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}  # by what opens a formula
-_MAX_FORMULA = 4000  # characters
+# By what opens a formula; the content of a bare environment holds its marks itself.
+CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
+_MAX_FORMULA, _MAX_LINES = 4000, 100  # characters, and lines of a formula that begins a line
 
 
 def read_formulas(parser: MarkdownIt) -> None:
     """Has the parser know formulas: tokens of the types `formula` and `formula_block`, whose markup is what opens them."""
     parser.inline.ruler.before("escape", "formula", _inline_formula)
+    parser.core.ruler.before("block", "bars", _bars)
+    parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     parser.block.ruler.before(
         "fence", "formula", _display_formula, {"alt": ["paragraph", "list", "blockquote"]}
     )
 
 
 def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    opener = next((mark for mark in CLOSERS if state.src.startswith(mark, state.pos)), None)
-    if opener is None:
+    found = _formula(state.src, state.pos, state.posMax)
+    if found is None:
         return False
-    start = state.pos + len(opener)
-    end = _end_of_formula(state.src, start, state.posMax, CLOSERS[opener])
-    if end < 0 or (opener == "$" and not _is_between_dollars(state.src, start, end)):
+    opener, content, end = found
+    if opener == "$" and not _is_between_dollars(content, state.src[end : end + 1]):
         return False
     if not silent:
         token = state.push("formula", "", 0)
-        token.content, token.markup = state.src[start:end], opener
-    state.pos = end + len(CLOSERS[opener])
+        token.content, token.markup = content, opener
+    state.pos = end
     return True
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
-    """A formula that begins a line and may go on over many, which would else be read as lists and headings."""
+    """A formula of whole lines, which would else be read as lists and headings."""
     begin = state.bMarks[first] + state.tShift[first]
-    opener = state.src[begin : begin + 2]
-    if opener not in ("$$", "\\["):
+    starts = state.src.startswith(("$$", "\\[", "\\begin{"), begin)
+    if not starts or _formula(state.src, begin, state.eMarks[last - 1]) is None:
         return False
-    end = _end_of_formula(state.src, begin + 2, state.eMarks[last - 1], CLOSERS[opener])
-    after = next((line for line in range(first, last) if state.eMarks[line] >= end + 2), last)
-    if end < 0 or after >= last or state.src[end + 2 : state.eMarks[after]].strip():
+    lines = list(_lines(state, first, last))
+    source = "\n".join(lines)
+    found = _formula(source, 0, len(source))
+    if found is None:
+        return False
+    opener, content, end = found
+    if source[end:].partition("\n")[0].strip():
+        return False
+    count = source.count("\n", 0, end) + 1
+    if silent and _is_lazy(state, first) and not any(map(_BLOCK.match, lines[1:count])):
         return False
     if not silent:
         token = state.push("formula_block", "", 0)
-        token.content, token.markup = state.src[begin + 2 : end], opener
-        token.map = [first, after + 1]
-        state.line = after + 1
+        token.content, token.markup = content, opener
+        token.map = [first, first + count]
+        state.line = first + count
     return True
+
+
+def _bars(state: StateCore) -> None:
+    """Notes the source for tables: bars of formulas are another sign in rows of too many."""
+    state.env["tables"] = state.src
+    if "|" not in state.src or not re.search(r"\$|\\[(\[]", state.src):
+        return
+    lines, columns = state.src.split("\n"), 0
+    for number, line in enumerate(lines):
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if "|" in line and _RULE.fullmatch(following):
+            columns = _count_cells(following)
+        elif not line.strip():
+            columns = 0
+        if columns and _count_cells(line) > columns:
+            lines[number] = _IN_DOLLARS.sub(_without_bars, line)
+    state.env["tables"] = "\n".join(lines)
+
+
+def _count_cells(line: str) -> int:
+    return len(_BAR.findall(_EDGES.sub("", line))) + 1
+
+
+def _without_bars(formula: re.Match[str]) -> str:
+    content = formula[0].strip("$")
+    is_code = formula[0].startswith("`")
+    is_formula = not is_code and (formula[0][0] != "$" or _is_between_dollars(content, ""))
+    return _BAR.sub(_HIDDEN_BAR, formula[0]) if is_formula else formula[0]
+
+
+def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
+    """As the library's table, but a bar of a formula ends no cell."""
+    from markdown_it.rules_block import table
+
+    source, count = state.src, len(state.tokens)
+    state.src = state.env["tables"]
+    is_table = table(state, first, last, silent)
+    state.src = source
+    for token in state.tokens[count:]:
+        token.content = token.content.replace(_HIDDEN_BAR, "|")
+    return is_table
+
+
+_HIDDEN_BAR = "\ufdd0"  # no character, which stands in no text
+_BAR = re.compile(r"(?<!\\)\|")
+_EDGES = re.compile(r"^[\s>]*\||(?<!\\)\|\s*$")
+_RULE = re.compile(r"[\s>]*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
+_IN_DOLLARS = re.compile(r"(\$\$?)(?:[^$\\]|\\.)+?\1(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]|`+[^`]*`+")
+
+
+def _lines(state: StateBlock, first: int, last: int) -> Iterator[str]:
+    """The lines that a formula may have, without the marks of the quotes and lists around."""
+    for line in range(first, min(first + _MAX_LINES, last)):
+        is_outside = line > first and state.sCount[line] < min(state.blkIndent, state.sCount[first])
+        if is_outside or state.isEmpty(line):
+            return
+        yield state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+
+
+def _is_lazy(state: StateBlock, line: int) -> bool:
+    """The line continues the paragraph of a list item, though it is not indented as the item is."""
+    return state.sCount[line] < state.blkIndent
+
+
+def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
+    """What opens the formula that begins here, its content, and where it ends."""
+    environment = _BEGIN.match(source, start, stop)
+    opener = _OPENER.match(source, start, stop)
+    mark = "" if environment else opener and opener[0]
+    if mark is None:
+        return None
+    closer = f"\\end{{{environment[1]}}}" if environment else CLOSERS[mark]
+    end = _end_of_formula(source, start + len(mark), stop, closer)
+    if end < 0:
+        return None
+    after = end + len(closer)
+    return mark, source[start:after] if environment else source[start + len(mark) : end], after
 
 
 def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
@@ -107,18 +228,34 @@ def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
     return -1
 
 
-def _is_between_dollars(source: str, start: int, end: int) -> bool:
-    """`$x$`, not the money in "$5 and $6": no space inside the dollars, no digit behind them, no amount before a space."""
-    content = source[start:end]
-    if content[0].isspace() or content[-1].isspace() or source[end + 1 : end + 2].isdigit():
+_OPENER = re.compile(r"\$\$?|\\[(\[]")
+_BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
+_BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # what could begin a block of another kind
+_AMOUNT = re.compile(r"\d[\d.,]*")
+_MONEY = re.compile(r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[.,]?\s*[^\x00-\u024f])")
+_NAMED = re.compile(r"\\(?:text\w*|mathrm|operatorname)\*?\s*\{[^{}]*\}|\\[A-Za-z]+")
+_WORD = re.compile(r"[^\W\d_]{2}")
+_TEX = re.compile(r"\\[A-Za-z]|[\^_=]")
+
+
+def _is_between_dollars(content: str, after: str) -> bool:
+    """`$x$`, not the money in "$5 and $6": an amount, and more words than mathematics."""
+    if after.isdigit() or not re.search(r"[\x21-\x7e]|[^\W_]", content):
         return False
-    return re.match(r"\d[\d.,]*\s", content) is None
+    has_tex, has_word = _TEX.search(content), _WORD.search(_NAMED.sub(" ", content))
+    if content[0].isspace() or content[-1].isspace():
+        return "\n" not in content and has_tex is not None and has_word is None
+    if _AMOUNT.match(content) is None:
+        return True
+    has_space = re.search(r"\s", content)
+    return not (_MONEY.match(content) or (has_space and has_word and not has_tex))
 
 
 def typeset(content: str, *, in_table: bool = False) -> str | None:
     """The formula on one line, or `None` if it holds anything that does more than set type, or cannot be written here."""
     line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
     line = _ROW_SPACE.sub(r"\\\\ ", line)
+    line = _SYNONYM.sub(lambda found: "\\" + _SYNONYMS[found[1]], line)
     has_bars = in_table and "|" in line
     spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
     if spelt is None or (has_bars and "{array}" in line):  # where a bar may be a rule
@@ -135,15 +272,23 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
         or {name.rstrip("*") for name in environments} - _ENVIRONMENTS
     ):
         return None
+    if "\\hspace" in _SPACE.sub("", spelt):
+        return None
     if re.search(r"\\\\\s*\[|[`$@<>]|://|&#|\\$", spelt) or not _is_balanced(spelt):
         return None
     return spelt.replace("](", "] (").replace("![", "! [")
 
 
 _ROW_SPACE = re.compile(r"(?<!\\)\\\\ ?\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\] ?")
+_SPACE = re.compile(r"\\hspace\*?\s*\{\s*\d{1,2}(?:\.\d{1,2})?\s*(?:pt|px|mu|mm|ex|em)\s*\}")
+_SYNONYMS = {
+    "bm": "boldsymbol", "bold": "mathbf", "mathds": "mathbb", "mathbbm": "mathbb",
+    "mbox": "text", "textmd": "text", "medspace": ":", "thickspace": ";",
+}  # fmt: skip
+_SYNONYM = re.compile(rf"(?<!\\)\\({'|'.join(_SYNONYMS)})(?![A-Za-z])")
 _SPELLINGS = {"<": r"\lt", ">": r"\gt"}
 _SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
-_WORDS = re.compile(r"(?<!\\)(\\text(?:rm|bf|it|tt|sf)?\s*\{)([^{}]*)\}")
+_WORDS = re.compile(r"(?<!\\)(\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{)([^{}]*)\}")
 _DEEP_WORDS = re.compile(_WORDS.pattern.removesuffix(r"\}") + r"\{|\\tag\*?\s*\{[^{}]*[<>|]")
 
 

@@ -22,7 +22,7 @@ from markdown.extensions.toc import TocExtension, slugify_unicode
 from markdown.inlinepatterns import InlineProcessor, SimpleTagInlineProcessor
 from markdown.util import AtomicString
 
-from aiml_magic.show import safe
+from aiml_magic.show import links, safe
 from aiml_magic.text import plain
 
 _TAGS = set(
@@ -201,8 +201,8 @@ def _attribute(_: str, name: str, value: str) -> str | None:
     if name != "href":
         allowed = _ATTRIBUTES.get(name)
         return value if allowed and allowed.fullmatch(value) else None
-    address = safe.encoded(value)
-    return address if safe.is_address(address) else None
+    address = links.encoded(value)
+    return address if links.is_address(address) else None
 
 
 def _each(tokens: Iterable[Any]) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from string import punctuation
 from typing import TYPE_CHECKING, Any
 
 from aiml_magic.show.formulas import CLOSERS, read_formulas, typeset
+from aiml_magic.show.links import BARE_LINK, encoded, is_address, read_links, with_scheme
 from aiml_magic.text import plain
 
 if TYPE_CHECKING:
@@ -35,29 +36,16 @@ if TYPE_CHECKING:
 
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
 _MARKS = re.compile(
-    r"[<>&*`\[\]{~|\\$]|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
+    r"[<>&*`\[\]{~|$]|\\(?!(?!begin|end|ref|eqref)[A-Za-z0-9])|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
 )
+_NO_MATHEMATICS = frozenset(punctuation + " \n") - frozenset("()[]$\\")  # behind a backslash
 _SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
 _LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
-# What words are made of outside ASCII, without the punctuation among it.
-_FOREIGN = (
-    "\u00c0-\u060b\u060d-\u061a\u0620-\u06d3\u06d5-\u0963\u0966-\u1fff\u200c\u200d\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff"
-    "\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
-)
-# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its
-# host ends in ASCII, as Chinese and Japanese go on behind it without a space.
-_BARE_HOST = rf"(?:[\w.~:@!&*+,;=%{_FOREIGN}-]*[.:@])?[\w-]+(?![\w-]|[.:@][\w{_FOREIGN}])"
-_BARE_SIGN = rf"[\w.~:/?#@!&*+,;=%{_FOREIGN}-]"
-_BARE_LINK = re.compile(
-    rf"https?://{_BARE_HOST}(?:[/?#](?:{_BARE_SIGN}|\({_BARE_SIGN}*\))*(?:[\w/#=&%{_FOREIGN}-]|(?<=\)))|/)?",
-    re.ASCII,
-)
-_ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
 _LANGUAGES = frozenset(
-    "bash c c++ clojure cmake console cpp cs csharp css csv dart diff docker dockerfile elixir erlang fortran fsharp go "
-    "graphql haskell haskell html http ini java javascript js json jsonc jsx julia kotlin latex lisp lua make makefile "
+    "bash c c++ clojure cmake console cpp cs csharp css dart diff docker dockerfile elixir erlang fortran fsharp go "
+    "graphql haskell haskell html http ini java javascript js json jsx julia kotlin latex lisp lua make makefile "
     "markdown matlab md nix nim objc ocaml pascal perl php powershell prolog proto ps1 py pycon python python3 r rb rs ruby "
-    "rust sas scala scheme sh shell sql stan swift tcl tex text toml ts tsx typescript vb verilog vhdl vim xml "
+    "rust sas scala scheme sh shell sql stan swift tcl tex text toml ts tsx typescript verilog vhdl vim xml "
     "yaml yml zig".split()
 )
 # Characters: what colours the code of a page takes quadratic time, in some languages, for longer
@@ -122,11 +110,6 @@ def line(text: str) -> str:
     return _begun(_text(" ".join(plain(text).split())))
 
 
-def is_address(url: str) -> bool:
-    """`url` may be linked to."""
-    return _ADDRESS.fullmatch(url) is not None
-
-
 @cache
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
@@ -138,6 +121,7 @@ def _parser() -> MarkdownIt:
     parser.block.ruler.before("table", "depth", _line_too_deep)
     parser.block.ruler.at("reference", _reference, {"alt": []})
     parser.core.ruler.before("text_join", "signs", _plain_signs)
+    read_links(parser)
     read_formulas(parser)
     return parser
 
@@ -402,24 +386,25 @@ def _around(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
 def _text(text: str) -> str:
     """Text in which nothing is a mark, and bare addresses are links."""
     pieces, end = [], 0
-    for found in _BARE_LINK.finditer(text):
+    for found in BARE_LINK.finditer(text):
         pieces += [
             _literal(text[end : found.start()]),
-            _link(_literal(found.group()), _parser().normalizeLink(found.group())),
+            _link(_literal(found[0]), _parser().normalizeLink(with_scheme(found[0]))),
         ]
         end = found.end()
     return _joined([*pieces, _literal(text[end:])])
 
 
 def _literal(text: str) -> str:
-    return _MARKS.sub(lambda mark: _entity(mark.group()), text)
+    """Text in which nothing is a mark. A backslash is as it was, where it can be none for Markdown or MathJax."""
+    return _MARKS.sub(lambda mark: _entity(mark[0], text[mark.end() : mark.end() + 1]), text)
 
 
-def _entity(sign: str) -> str:
+def _entity(sign: str, following: str = "") -> str:
     names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return (
-        _IGNORED.format(f"&#{ord(sign)};") if sign in "$\\" else names.get(sign, f"&#{ord(sign)};")
-    )
+    entity = names.get(sign, f"&#{ord(sign)};")
+    is_mathematics = sign == "$" or (sign == "\\" and following not in _NO_MATHEMATICS)
+    return _IGNORED.format(entity) if is_mathematics else entity
 
 
 def _entity_of_mark(mark: str) -> str:
@@ -448,19 +433,9 @@ def _link(text: str, url: str) -> str:
     return f"[{text}]({encoded(url).replace('&', '&amp;')})"
 
 
-def encoded(url: str) -> str:
-    """`url` in characters that end no address, in Markdown and in HTML."""
-    return re.sub(
-        r"[^\w.~:/?#@!&+,;=%-]",
-        lambda sign: "".join(f"%{byte:02X}" for byte in sign.group().encode()),
-        url,
-        flags=re.ASCII,
-    )
-
-
 def _math(content: str, opener: str, *, in_table: bool = False) -> str:
     line = typeset(content, in_table=in_table)
-    dollars = "$$" if opener in ("$$", "\\[") else "$"
+    dollars = "$$" if opener in ("$$", "\\[", "") else "$"
     return (
         _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
     )

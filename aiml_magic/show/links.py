@@ -1,0 +1,86 @@
+"""Addresses in the Markdown of a model: which may be linked, and where bare ones end."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import StateInline
+
+# What words are made of outside ASCII, without the punctuation among it.
+_FOREIGN = (
+    "\u00c0-\u060b\u060d-\u061a\u0620-\u06d3\u06d5-\u0963\u0966-\u1fff\u200c\u200d\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff"
+    "\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
+)
+# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its
+# host ends in ASCII, as Chinese and Japanese go on behind it without a space.
+_BARE_HOST = rf"(?:[\w.~:@!&*+,;=%{_FOREIGN}-]*[.:@])?[\w-]+(?![\w-]|[.:@][\w{_FOREIGN}])"
+_BARE_SIGN = rf"(?:[\w.:/?#@!&+,;=%{_FOREIGN}-]|\*(?!\*)|~(?!~))"
+BARE_LINK = re.compile(
+    rf"(?:https?://|(?<![\w.@/:-])www\.){_BARE_HOST}(?:[/?#](?:{_BARE_SIGN}|\({_BARE_SIGN}*\))*(?:[\w/#=&%{_FOREIGN}-]|(?<=\)))|/)?",
+    re.ASCII,
+)
+_SOURCE_LINK = re.compile(
+    BARE_LINK.pattern.replace(_BARE_SIGN, rf"(?:{_BARE_SIGN}|\\[_*~&])"), re.ASCII
+)
+_MARKS = frozenset("\n!#$%&*+-:<=>@[\\]^_`{}~")  # with which the parser begins a rule
+_WORDS_END = re.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{}~]|(?<![A-Za-z])https?://|www\.")
+_ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
+
+
+def is_address(url: str) -> bool:
+    """`url` may be linked to."""
+    return _ADDRESS.fullmatch(url) is not None
+
+
+def encoded(url: str) -> str:
+    """`url` in characters that end no address, in Markdown and in HTML."""
+    return re.sub(
+        r"[^\w.~:/?#@!&+,;=%-]",
+        lambda sign: "".join(f"%{byte:02X}" for byte in sign.group().encode()),
+        url,
+        flags=re.ASCII,
+    )
+
+
+def with_scheme(address: str) -> str:
+    """A bare address with the scheme that `www.` leaves out."""
+    return "http://" + address if address.startswith("www.") else address
+
+
+def read_links(parser: MarkdownIt) -> None:
+    """Has the parser keep a bare address together, as text without emphasis."""
+    parser.inline.ruler.before("text", "address", _address)
+    parser.inline.ruler.at("text", _words)
+
+
+def _address(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
+    """A bare address, in which there is no emphasis, but the mark before it ends it."""
+    from markdown_it.common.utils import unescapeAll
+
+    if not state.src.startswith(("http", "www."), state.pos):
+        return False
+    found = _SOURCE_LINK.match(state.src, state.pos, state.posMax)
+    if found is None:
+        return False
+    address, before = found[0], state.src[max(state.pos - 1, 0) : state.pos]
+    if before and before in "*_~":
+        address = address.partition(before)[0] if before != "_" else address.rstrip("_")
+    if not silent:
+        state.pending += unescapeAll(address)
+    state.pos += len(address)
+    return True
+
+
+def _words(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
+    """Text up to what could be a mark, or the beginning of an address."""
+    if state.src[state.pos] in _MARKS:
+        return False
+    found = _WORDS_END.search(state.src, state.pos + 1, state.posMax)
+    end = found.start() if found else state.posMax
+    if not silent:
+        state.pending += state.src[state.pos : end]
+    state.pos = end
+    return True
