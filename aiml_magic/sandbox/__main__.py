@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiml_magic.credentials import new_token
 from aiml_magic.files import raise_open_limit
-from aiml_magic.sandbox import server, start
+from aiml_magic.sandbox import access, server, start
 
 _IDLE = 30 * 60.0  # seconds without a request after which it ends
 
@@ -38,7 +38,7 @@ async def _serve(args: argparse.Namespace, lock: sqlite3.Connection | None = Non
     """Serves on loopback until it is stopped or idle; with a home, a note is left there."""
     sockets, port = server.bind(args.port)
     note = start.Note(port, "" if args.home is None else new_token())
-    state = server.State(*note)
+    state = access.State(*note, has_meta=not args.no_meta)
     running = server.serve(state, sockets)
     print(f"The sandbox listens on {note.url}", flush=True)
     if args.home is None:
@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", type=Path, help=home)
     idle = "seconds without a request after which it ends"
     parser.add_argument("--idle", type=float, default=_IDLE, help=idle)
+    no_meta = (
+        "answer as a plain server of Open Responses: no `meta` with the cost, [DONE] at the end"
+    )
+    parser.add_argument("--no-meta", action="store_true", help=no_meta)
     return parser
 
 

@@ -6,15 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aiml_magic.sandbox.rules import unfinished
+
+_STEPS = {"web_search_call": ("searching", "completed"), "mcp_call": ("completed",)}
 _EMPTY = {"status": "in_progress", "summary": [], "content": [], "arguments": ""}  # a new item's
 
 
 def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The events that stream a response."""
-    begun = {**response, "status": "in_progress", "output": [], "usage": None}
-    found: list[dict[str, Any]] = [
-        {"type": f"response.{kind}", "response": begun} for kind in ("created", "in_progress")
-    ]
+    begun = unfinished(response, "in_progress")
+    queued = unfinished(response, "queued")
+    found: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]
+    if response.get("background"):
+        found = [
+            {"type": "response.created", "response": queued},
+            {"type": "response.queued", "response": queued},
+        ]
+    found.append({"type": "response.in_progress", "response": begun})
     for index, item in enumerate(response["output"]):
         place = {"output_index": index, "item_id": item["id"]}
         empty = {name: _EMPTY.get(name, value) for name, value in item.items()}
@@ -29,9 +37,14 @@ def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _inside(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of an item's arguments or parts."""
-    if item["type"] == "function_call":
-        yield {"type": "response.function_call_arguments.delta", "delta": item["arguments"]}
-        yield {"type": "response.function_call_arguments.done", "arguments": item["arguments"]}
+    kind = f"response.{item['type']}"
+    if item["type"] in _STEPS:
+        yield {"type": f"{kind}.in_progress"}
+    if item["type"] in ("function_call", "mcp_call"):
+        yield {"type": f"{kind}_arguments.delta", "delta": item["arguments"]}
+        yield {"type": f"{kind}_arguments.done", "arguments": item["arguments"]}
+    for step in _STEPS.get(item["type"], ()):
+        yield {"type": f"{kind}.{step}"}
     for number, part in enumerate(item.get("summary", [])):
         names = "reasoning_summary_text", "reasoning_summary_part"
         yield from _part(part, *names, {"summary_index": number})

@@ -23,31 +23,29 @@ class Memory:
         self.turns: dict[str, list[rules.Turn]] = {}
         self.sizes: dict[str, int] = {}  # bytes of each response and its conversation, oldest first
         self.logs: list[dict[str, Any]] = []
-        self._ready_at: dict[str, float] = {}
+        self._times: dict[str, tuple[float, float]] = {}  # of the background: begin and delay
         self._struck: Counter[str] = Counter()
         self._kept = 0  # bytes of all
 
     def conversation(self, body: Mapping[str, Any]) -> tuple[list[rules.Turn], str]:
-        """The turns so far and the new question. Raises KeyError for an unknown response."""
+        """The turns so far and the new question. Raises KeyError for an unknown earlier response."""
         previous = body.get("previous_response_id")
         return rules.conversation(body["input"], self.turns[previous] if previous else [])
 
-    def respond(
-        self, body: Mapping[str, Any], *, fault: str = "", delay: float = 0
-    ) -> dict[str, Any]:
-        """The response to a request, stored if it asks for that; `delay` is of one in background.
+    def respond(self, body: Mapping[str, Any], orders: Mapping[str, str]) -> dict[str, Any]:
+        """The response to a request, stored if that asks for it.
 
         Raises KeyError for an unknown `previous_response_id`.
         """
         turns, question = self.conversation(body)
         answer = rules.answer_to(body, turns, question)
-        response = rules.respond(body, turns, question, answer=answer, fault=fault)
+        response = rules.respond(body, turns, question, answer=answer, orders=orders)
         if body.get("store") or body.get("background"):
             self._keep(response, len(dump(body)) + len(answer))
         if body.get("store"):
             self.turns[response["id"]] = [*turns, (question, answer)]
         if body.get("background"):
-            self._ready_at[response["id"]] = time.monotonic() + delay
+            self._times[response["id"]] = time.monotonic(), float(orders.get("delay", 0))
         return response
 
     def _keep(self, response: dict[str, Any], size: int) -> None:
@@ -61,21 +59,27 @@ class Memory:
         """`False` if there is no such response."""
         self.turns.pop(response_id, None)
         self._kept -= self.sizes.pop(response_id, 0)
-        self._ready_at.pop(response_id, None)
+        self._times.pop(response_id, None)
         return self.responses.pop(response_id, None) is not None
 
+    def seconds_left(self, response_id: str) -> float:
+        """Until a response is there: zero, unless it is made in the background."""
+        begun, delay = self._times.get(response_id, (0.0, 0.0))
+        return max(0.0, begun + delay - time.monotonic()) if delay else 0.0
+
     def seen(self, response_id: str) -> dict[str, Any]:
-        """A stored response as it is now: one in background is queued until its delay is over."""
+        """A stored response as it is now: for its delay one in the background is unfinished."""
         response = self.responses[response_id]
-        if time.monotonic() < self._ready_at.get(response_id, 0):
-            return {**response, "status": "queued", "output": [], "usage": None}
-        return {**response, "meta": {"usage": rules.cost(response["usage"])}}
+        if not (left := self.seconds_left(response_id)):
+            return response
+        is_queued = left > self._times[response_id][1] / 2
+        return rules.unfinished(response, "queued" if is_queued else "in_progress")
 
     def cancel(self, response_id: str) -> None:
-        """Cancels a response that is still queued."""
-        if self.seen(response_id)["status"] == "queued":
-            self.responses[response_id].update(status="cancelled", output=[], usage=None)
-            del self._ready_at[response_id]
+        """Cancels a response that is not there yet."""
+        if self.seconds_left(response_id):
+            self.responses[response_id] = rules.unfinished(self.responses[response_id], "cancelled")
+            del self._times[response_id]
 
     def fault(self, question: str, orders: Mapping[str, str]) -> str:
         """The fault that strikes this request; the empty string for none."""

@@ -6,8 +6,8 @@ sandbox comes out the same each time. A line in the question makes it slow or ma
     sandbox: delay=5 pace=0.02 fault=503 times=1
 
 `delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut,
-silent, incomplete, refusal, failed, empty or error; `times` limits how often the fault strikes.
-Any other order is refused.
+silent, incomplete, refusal, failed, empty or error; `times` limits how often the fault strikes;
+`phase=commentary` adds a message of that phase before the answer. Any other order is refused.
 """
 
 from __future__ import annotations
@@ -17,30 +17,52 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from aiml_magic.sandbox import catalog
+from aiml_magic.sandbox.calls import calls, filled
 from aiml_magic.text import count_of, cut, dump
 
 Turn = tuple[str, str]  # a question and its answer
 
-PRICES = {"input": 21.0, "output": 84.0}  # dollars for a million tokens, as the real one charges
-_CREATED = 1_767_225_600  # the clock of the sandbox stands still, at the beginning of 2026
-_REASONING = {"low": 64, "medium": 256, "high": 1024}  # tokens
+CREATED_AT = 1_767_225_600  # the clock of the sandbox stands still, at the beginning of 2026
+_REASONING = {  # tokens
+    "none": 0,
+    "minimal": 16,
+    "low": 64,
+    "medium": 256,
+    "high": 1024,
+    "xhigh": 4096,
+    "max": 16384,
+}
 _ORDER = re.compile(r"^sandbox:((?:[ \t]+\w+=[\w.-]+)+)[ \t]*$", re.MULTILINE)
 _ORDERS = {  # the values of each
     "delay": r"\d{1,9}(\.\d+)?",
     "pace": r"\d{1,9}(\.\d+)?",
     "fault": r"[45]\d\d|html|reset|cut|silent|incomplete|refusal|failed|empty|error",
     "times": r"\d{1,9}",
+    "phase": r"commentary",
 }
-_EXAMPLES = {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}  # of formats of a string
-# Fields of a request with their types, where they are optional.
-_TYPES = {
-    "instructions": str,
-    "previous_response_id": str,
-    "reasoning": dict,
-    "text": dict,
-    "tools": list,
+_FIELDS: dict[str, Any] = {  # of a response, as they are where the request has nothing of them
+    "background": False,
+    "frequency_penalty": 0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0,
+    "previous_response_id": None,
+    "prompt": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": False,
+    "temperature": 1,
+    "tool_choice": "auto",
+    "top_logprobs": 0,
+    "top_p": 1,
+    "truncation": "disabled",
+    "user": None,
 }
-_JSON = {str: "string", dict: "object", list: "array"}
 
 
 def orders(question: str) -> dict[str, str]:
@@ -62,97 +84,135 @@ def conversation(asked: Any, earlier: list[Turn]) -> tuple[list[Turn], str]:
     """The turns before the newest question, and that question; `asked` is a request's `input`."""
     if isinstance(asked, str):
         return earlier, asked
-    outputs = [
-        str(item.get("output")) for item in asked if item.get("type") == "function_call_output"
-    ]
-    if outputs:
-        return earlier, f"(what came of the tools: {'; '.join(outputs)})"
-    turns, question = list(earlier), ""
+    turns, question, is_open = list(earlier), "", False
+    outputs: list[str] = []
     for item in asked:
-        content = item.get("content") or ""
-        parts = [str(part.get("text") or "") for part in content if isinstance(part, dict)]
-        text = content if isinstance(content, str) else "".join(parts[:1])
-        if item.get("role") == "assistant":
-            turns.append((question, text))
-        else:
-            question = text
+        match item.get("type") or "message":
+            case "function_call" if is_open:
+                turns.append((question, ""))
+                is_open = False
+            case "function_call_output":
+                outputs += _texts(item["output"])[:1]
+                question, is_open = f"(what came of the tools: {'; '.join(outputs)})", True
+            case "message" if "role" in item:
+                text = "".join(_texts(item["content"])[:1])
+                if item["role"] != "assistant":
+                    question, is_open, outputs = text, True, []
+                elif is_open:
+                    turns.append((question, text))
+                    is_open, outputs = False, []
     return turns, question
 
 
 def respond(
-    body: Mapping[str, Any], turns: list[Turn], question: str, *, answer: str, fault: str = ""
+    body: Mapping[str, Any],
+    turns: list[Turn],
+    question: str,
+    *,
+    answer: str,
+    orders: Mapping[str, str],
 ) -> dict[str, Any]:
     """The whole response to a request; it is completed, unless a limit or a fault forbids that."""
     reasoning = body.get("reasoning") or {}
     effort = reasoning.get("effort") or "medium"
     read = [question, body.get("instructions") or "", *(part for turn in turns for part in turn)]
+    given = {name: body[name] for name in _FIELDS if body.get(name) is not None}
     response = {
+        **_FIELDS,
+        **given,
         "id": _response_id(body, turns),
         "object": "response",
-        "created_at": _CREATED,
+        "created_at": CREATED_AT,
+        "completed_at": CREATED_AT,
         "status": "completed",
-        "background": bool(body.get("background")),
         "error": None,
         "incomplete_details": None,
-        "instructions": body.get("instructions"),
-        "max_output_tokens": body.get("max_output_tokens"),
         "model": f"{body['model'].rpartition('/')[2]}-sandbox",
-        "output": [
-            _reasoning(question, reasoning),
-            *(_calls(body, question) or [_message(answer)]),
-        ],
-        "parallel_tool_calls": True,
-        "previous_response_id": body.get("previous_response_id"),
-        "reasoning": {"effort": effort, "summary": reasoning.get("summary")},
-        "store": bool(body.get("store")),
-        "text": body.get("text") or {"format": {"type": "text"}},
-        "tool_choice": body.get("tool_choice") or "auto",
-        "tools": body.get("tools") or [],
-        "truncation": body.get("truncation") or "disabled",
+        "output": _output(body, question, answer, orders),
+        "reasoning": {**reasoning, "effort": effort, "summary": reasoning.get("summary")},
+        "text": _text_options(body.get("text") or {}),
+        "tools": [_without_secrets(tool) for tool in body.get("tools") or []],
         "usage": _usage(sum(map(_tokens, read)), _tokens(answer), _REASONING[effort]),
     }
     _limit(response, body.get("max_output_tokens"))
-    _spoil(response, fault)
+    _spoil(response, orders.get("fault", ""))
+    if response["status"] != "completed":
+        response["completed_at"] = None
     return response
+
+
+def unfinished(response: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """A response before it is answered: queued or in progress."""
+    return {**response, "status": status, "completed_at": None, "output": [], "usage": None}
 
 
 def answer_to(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
     """The text of an answer: an instance of the requested schema, else a report of the request."""
     wanted = (body.get("text") or {}).get("format") or {}
     if wanted.get("type") == "json_schema":
-        return dump(_filled(wanted["schema"], wanted["schema"]))
+        return dump(filled(wanted["schema"], wanted["schema"]))
     return _report(body, turns, _ORDER.sub("", question).strip())
 
 
 def cost(usage: Mapping[str, Any] | None) -> dict[str, Any]:
     """The cost of a response as the vendor reports it; in the sandbox it is play money."""
     tokens = usage or {}
-    usd = sum(tokens.get(f"{kind}_tokens", 0) * price / 1e6 for kind, price in PRICES.items())
+    usd = sum(
+        tokens.get(f"{kind}_tokens", 0) * price / 1e6 for kind, price in catalog.PRICES.items()
+    )
     return {"credits_used": round(usd * 2e6), "usd_spent": round(usd, 6)}
 
 
 def _response_id(body: Mapping[str, Any], turns: list[Turn]) -> str:
-    decisive = [
-        turns, body["input"], body.get("model"), body.get("instructions"), body.get("reasoning") or {},
-    ]  # fmt: skip
+    names = ("input", "model", "instructions")
+    decisive = [turns, *map(body.get, names), body.get("reasoning") or {}]
+    if (choice := body.get("tool_choice") or "auto") != "auto":
+        decisive.append(choice)
     return "sandbox_" + hashlib.sha256(dump(decisive).encode()).hexdigest()[:16]
 
 
-def _reasoning(question: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _output(
+    body: Mapping[str, Any], question: str, answer: str, orders: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The items: reasoning, calls, and a message unless a function is to be run first."""
+    reasoning = body.get("reasoning") or {}
     text = f"**Counting words**\n\nThe question has {len(question.split())}."
-    summary = [{"type": "summary_text", "text": text}]
-    return {"id": "rs_1", "type": "reasoning", "summary": summary if wanted.get("summary") else []}
+    summary = [{"type": "summary_text", "text": text}] if reasoning.get("summary") else []
+    items: list[dict[str, Any]] = []
+    if reasoning.get("effort") != "none":
+        items.append({"id": "rs_1", "type": "reasoning", "summary": summary})
+    if orders.get("phase") == "commentary":
+        items.append(_message("msg_0", "The sandbox counts the words first.", "commentary"))
+    items += calls(body, question)
+    if not any(item["type"] == "function_call" for item in items):
+        items.append(_message("msg_1", answer, "final_answer"))
+    return items
 
 
-def _message(text: str) -> dict[str, Any]:
+def _message(message_id: str, text: str, phase: str) -> dict[str, Any]:
     content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {
-        "id": "msg_1",
+        "id": message_id,
         "type": "message",
         "role": "assistant",
         "status": "completed",
+        "phase": phase,
         "content": [content],
     }
+
+
+def _text_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = given.get("format") or {"type": "text"}
+    if wanted["type"] == "json_schema":
+        wanted = {"description": None, "strict": False, **wanted}
+    return {"verbosity": "medium", **given, "format": wanted}
+
+
+def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as a response shows it: every field of a function, and no header of a server."""
+    if tool["type"] == "function":
+        return {"description": None, "parameters": None, "strict": True, **tool}
+    return {name: tool[name] for name in tool if name not in ("headers", "authorization")}
 
 
 def _report(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
@@ -164,6 +224,8 @@ def _report(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
         "instructions": body.get("instructions") or "none",
         "conversation": f"{len(turns)} earlier, sent {form}" if turns else "it begins here",
     }
+    if mode := (body.get("reasoning") or {}).get("mode"):
+        rows["mode"] = mode
     if attached := _attached(body["input"]):
         rows["attached"] = attached
     table = "".join(
@@ -189,67 +251,21 @@ def _report(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
 
 def _attached(asked: Any) -> str:
     """The attachments of the newest message, by the label before each."""
-    parts = asked[-1].get("content") if isinstance(asked, list) and asked else []
-    if not isinstance(parts, list):
-        return ""
-    texts = [str(part.get("text") or "") for part in parts[1:] if isinstance(part, dict)]
-    names = (text.partition("\n")[0].removesuffix(":") for text in texts if text)
+    newest = asked[-1] if isinstance(asked, list) else {}
+    texts = _texts(newest.get("content") or "")[1:]
+    names = (text.partition("\n")[0].removesuffix(":") for text in texts)
     return "; ".join(name.removeprefix("Attachment ") for name in names)
+
+
+def _texts(content: Any) -> list[str]:
+    """The texts of a message or of a tool's output, which may be one string."""
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content if part.get("text")]
 
 
 def _first_words(text: str) -> str:
     return cut(" ".join(_ORDER.sub("", text).split()))
-
-
-def _calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
-    """A call of each function that the question names; none after the results of earlier calls."""
-    if isinstance(body["input"], list) and any(
-        item.get("type") == "function_call_output" for item in body["input"]
-    ):
-        return []
-    named = [
-        tool
-        for tool in body.get("tools") or []
-        if tool.get("type") == "function" and tool["name"] in question
-    ]
-    return [
-        {
-            "id": f"fc_{number}",
-            "type": "function_call",
-            "call_id": f"call_{number}",
-            "name": tool["name"],
-            "status": "completed",
-            "arguments": dump(_filled(tool.get("parameters"), tool.get("parameters"))),
-        }
-        for number, tool in enumerate(named, start=1)
-    ]
-
-
-def _filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
-    """The simplest value that fits a schema."""
-    if not isinstance(schema, Mapping) or depth > 8:
-        return None
-    if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        return _filled(root.get("$defs", {}).get(name), root, depth + 1)
-    if schema.get("anyOf"):
-        return _filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
-    if schema.get("enum"):
-        return schema["enum"][0]
-    match schema.get("type"):
-        case "object":
-            properties = schema.get("properties") or {}
-            return {name: _filled(entry, root, depth + 1) for name, entry in properties.items()}
-        case "array":
-            return [_filled(schema.get("items"), root, depth + 1)] if depth < 4 else []
-        case "integer" | "number":
-            return 1
-        case "boolean":
-            return True
-        case "string":
-            return _EXAMPLES.get(schema.get("format", ""), "sandbox")
-        case _:
-            return None
 
 
 def _tokens(text: str) -> int:
@@ -272,10 +288,10 @@ def _limit(response: dict[str, Any], limit: int | None) -> None:
     if limit is None or usage["output_tokens"] <= limit:
         return
     reasoned = min(limit, usage["output_tokens_details"]["reasoning_tokens"])
-    message = response["output"][1]
-    if message["type"] == "message":
-        message["content"][0]["text"] = message["content"][0]["text"][: 4 * (limit - reasoned)]
-    message["status"] = "incomplete"
+    last = response["output"][-1]
+    if last["type"] == "message":
+        last["content"][0]["text"] = last["content"][0]["text"][: 4 * (limit - reasoned)]
+    last["status"] = "incomplete"
     response["usage"] = _usage(usage["input_tokens"], limit - reasoned, reasoned)
     response.update(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
 
@@ -286,44 +302,7 @@ def _spoil(response: dict[str, Any], fault: str) -> None:
             _limit(response, response["usage"]["output_tokens_details"]["reasoning_tokens"] + 8)
         case "refusal":
             refusal = {"type": "refusal", "refusal": "The sandbox was told to refuse."}
-            response["output"][1]["content"] = [refusal]
+            response["output"][-1]["content"] = [refusal]
         case "failed":
             error = {"code": "server_error", "message": "The sandbox was told to fail."}
             response.update(status="failed", error=error, output=[], usage=None)
-
-
-def wrong(body: Any) -> str:
-    """The first mistake in a request, in the vendor's words; empty if there is none."""
-    if not isinstance(body, dict):
-        return "Expected object"
-    if not isinstance(body.get("model"), str):
-        return "model: Required"
-    if not isinstance(body.get("input"), str | list) or not body["input"]:
-        return "input: Required"
-    limit = body.get("max_output_tokens")
-    if limit is not None and (not isinstance(limit, int) or limit < 16):
-        return "max_output_tokens: Number must be greater than or equal to 16"
-    for name, kind in _TYPES.items():
-        if not isinstance(body.get(name) or kind(), kind):
-            return f"{name}: Expected {_JSON[kind]}"
-    if str((body.get("reasoning") or {}).get("effort") or "medium") not in _REASONING:
-        return "reasoning.effort: Expected 'low' | 'medium' | 'high'"
-    return _wrong_entry(body)
-
-
-def _wrong_entry(body: Mapping[str, Any]) -> str:
-    """As `wrong`, inside the fields."""
-    for item in body["input"] if isinstance(body["input"], list) else []:
-        if not isinstance(item, dict) or not isinstance(item.get("content") or "", str | list):
-            return "input: Expected messages"
-    for tool in body.get("tools") or []:
-        if not isinstance(tool, dict) or (
-            tool.get("type") == "function" and not isinstance(tool.get("name"), str)
-        ):
-            return "tools: Expected objects, and names of functions"
-    wanted = (body.get("text") or {}).get("format") or {}
-    if not isinstance(wanted, dict) or (
-        wanted.get("type") == "json_schema" and not isinstance(wanted.get("schema"), dict)
-    ):
-        return "text.format: Expected object, and schema"
-    return ""

@@ -1,233 +1,58 @@
-"""The routes of the sandbox, over tornado.
-
-Nobody but its user may read what is asked here. It answers to names of this machine only, so that
-a name whose DNS was changed to lead here is refused; to no web page, since a browser names the page
-in a header; and to requests with its token. A sandbox that is started by hand has no token, and
-takes any key.
-"""
+"""The routes of the sandbox, over tornado."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import re
 import socket
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler, stream_request_body
+from tornado.web import Application
 
-from aiml_magic.addresses import is_loopback
 from aiml_magic.credentials import proof
-from aiml_magic.sandbox import rules
+from aiml_magic.sandbox import catalog, rules, schema
+from aiml_magic.sandbox.access import MAX_BODY, Route, State
+from aiml_magic.sandbox.calls import wrong_choice
 from aiml_magic.sandbox.events import events
-from aiml_magic.sandbox.memory import Memory
 from aiml_magic.text import dump
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
-
-# Limits, in bytes and seconds.
-_MAX_BODY = 32 * 2**20  # one request
-_MAX_BODIES = 128 * 2**20  # all unanswered requests, but for the beginning of each
-_BEGINNING = 64 * 2**10
 _MAX_VALUES = 2**22  # in one request: bounds the memory that few bytes can ask for
 _MAX_CONNECTIONS = 800
-_MAX_WAIT = 60.0  # for the rest of a request that has begun, or for the next one on its connection
-_FLUSH = 2**18  # of a stream, buffered until the client has read it
-_MESSAGES = {
-    400: "Body validation error",
-    401: "This request requires a valid API key.",
-    403: "You've run out of credits.",
-    404: "Not found",
-    409: "Conflict",
-    413: "Payload too large",
-    429: "Too Many Requests",
-    500: "Internal server error",
-    502: "Bad Gateway",
-    503: "Service unavailable",
-    504: "Generation timeout",
-}
+_MAX_WAIT = 60.0  # seconds for the rest of a request, or for the next one on its connection
+_FLUSH = 2**18  # bytes of a stream, buffered until the client has read it
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body>gateway</body></html>"
 
 
-class State:
-    """What all requests to a sandbox share; an empty `token` stands for any key."""
+class Answering(Route):
+    """A request that is answered with a response, whole or as a stream."""
 
-    def __init__(self, port: int, token: str = "") -> None:
-        self.port, self.token = port, token
-        self.memory = Memory()
-        self.unanswered = 0  # bytes of requests
-        self.last_used = time.monotonic()
-        self.stopped = asyncio.Event()
-
-
-@stream_request_body  # so that the body of a refused request is not read
-class Route(RequestHandler):
-    """A request of this user, whose body is read within bounds."""
-
-    def initialize(self, state: State) -> None:
-        self.state = state
-        self.body = bytearray()
-        self.refusal = 0  # the status of a request that is too much
-        self.counted = 0  # bytes of this request in `state.unanswered`
-        self.is_read = False
-        self.is_hung_up = asyncio.Event()
-
-    def prepare(self) -> None:
-        """Refuses everybody but the user of this sandbox."""
-        host = _HOST.fullmatch(self.request.headers.get("Host", ""))
-        if host is None or not is_loopback(host[1]):
-            return self.fail(403, "The sandbox answers to names of this machine only.")
-        if "Origin" in self.request.headers:
-            return self.fail(403, "The sandbox answers to no web page.")
-        if not self.is_known():
-            return self.fail(401)
-        self.state.last_used = time.monotonic()
-        return None
-
-    def is_known(self) -> bool:
-        """The token was sent; without a token, any key."""
-        kind, _, key = self.request.headers.get("Authorization", "").partition(" ")
-        token = self.state.token
-        is_same = hmac.compare_digest(key.encode("utf-8", "replace"), token.encode())
-        return kind == "Bearer" and (is_same if token else bool(key))
-
-    def data_received(self, chunk: bytes) -> None:
-        size = len(self.body) + len(chunk)
-        counted = len(chunk) if size > _BEGINNING else 0
-        if size > _MAX_BODY:
-            self.refusal = 413
-        elif self.state.unanswered + counted > _MAX_BODIES:
-            self.refusal = 503
-        if self.refusal:
-            return self.release()
-        self.body += chunk
-        self.counted += counted
-        self.state.unanswered += counted
-        return None
-
-    def release(self) -> None:
-        """Drops the body of the request."""
-        self.state.unanswered -= self.counted
-        self.counted = 0
-        self.body.clear()
-
-    def on_finish(self) -> None:
-        self.release()
-
-    def on_connection_close(self) -> None:
-        super().on_connection_close()
-        self.is_hung_up.set()
-        if not self.is_read:  # else it is answered all the same, as by the real one
-            self.release()
-
-    def fail(self, status: int, message: str = "") -> None:
-        """An error in the vendor's shape."""
-        self.set_status(status)
-        self.finish({
-            "requestId": "sandbox",
-            "statusCode": status,
-            "path": "/v1/responses",
-            "message": message or _MESSAGES.get(status, "An error"),
-        })  # fmt: skip
-
-    def refuse(self, message: str) -> None:
-        self.fail(400, f"Body validation error\n{message}")
-
-    def hang_up(self) -> None:
-        """Ends the connection without an answer."""
-        stream: IOStream = self.request.connection.stream  # type: ignore[union-attr]  # HTTP1Connection has it
-        stream.close()
-
-
-class Responses(Route):
-    """`POST /v1/responses`."""
-
-    async def post(self) -> None:
-        if self.refusal:
-            return self.fail(self.refusal)
-        self.is_read = True
-        try:
-            body = _read(self.body)
-        except ValueError:
-            return self.refuse("no JSON")
-        if wrong := rules.wrong(body):
-            return self.refuse(wrong)
-        try:
-            _, question = self.state.memory.conversation(body)
-        except KeyError:
-            return self.refuse_previous()
-        orders = rules.orders(question)
-        if wrong := rules.wrong_order(orders):
-            return self.refuse(wrong)
-        await self.answer(body, orders, self.state.memory.fault(question, orders))
-
-    async def answer(self, body: Mapping[str, Any], orders: Mapping[str, str], fault: str) -> None:
-        memory, delay = self.state.memory, float(orders.get("delay", 0))
-        client_request_id = self.request.headers.get("X-Client-Request-Id")
-        await (
-            self.is_hung_up.wait()
-            if fault == "silent"
-            else asyncio.sleep(0 if body.get("background") else delay)
-        )
-        if self.strike(fault):
-            return memory.log(client_request_id, body, None)
-        response = memory.respond(body, fault=fault, delay=delay)
-        memory.log(client_request_id, body, response)
-        if body.get("background"):
-            return await self.finish(memory.seen(response["id"]))
+    def finish_response(self, response: dict[str, Any]) -> None:
+        usage = response["usage"]
         self.set_header("x-inference-id", response["id"])
-        if body.get("stream"):
-            return await self.stream(response, float(orders.get("pace", 0)), is_cut=fault == "cut")
-        return await self.finish({**response, "meta": {"usage": rules.cost(response["usage"])}})
+        if self.state.has_meta and usage is not None:
+            cost = rules.cost(usage)
+            self.set_header("x-aimlapi-credits-used", str(cost["credits_used"]))
+            self.set_header("x-aimlapi-usd-spent", str(cost["usd_spent"]))
+            response = {**response, "meta": {"usage": cost}}
+        self.finish(response)
 
-    def refuse_previous(self) -> None:
-        self.fail_upstream(
-            400,
-            "Previous response not found.",
-            type="invalid_request_error",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
-
-    def fail_upstream(self, status: int, message: str, **fields: str) -> None:
-        """An error in OpenAI's shape, as the vendor passes it on."""
-        self.set_status(status)
-        self.finish({"error": {"message": message, **fields}})
-
-    def strike(self, fault: str) -> bool:
-        """Fails as ordered; `False` if the request is to be answered all the same."""
-        match fault:
-            case "html":
-                self.set_status(502)
-                self.finish(_HTML)
-            case "empty":
-                self.finish()
-            case "error":
-                words = "The upstream is overloaded."
-                self.fail_upstream(200, words, type="server_error", code="server_error")
-            case "reset":
-                self.hang_up()
-            case _ if fault.isdecimal():
-                if fault == "429":
-                    self.set_header("Retry-After", "1")
-                self.fail(int(fault))
-            case _:
-                return False
-        return True
-
-    async def stream(self, response: dict[str, Any], pace: float, *, is_cut: bool) -> None:
+    async def stream(
+        self, response: dict[str, Any], *, pace: float = 0, after: int = -1, is_cut: bool = False
+    ) -> None:
         """Sends the events of a response, `pace` seconds apart for each word."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
-        found, waiting = events(response), 0
+        self.set_header("x-inference-id", response["id"])
+        found, waiting = events(response)[after + 1 :], 0
         with contextlib.suppress(StreamClosedError):
             for event in found[: len(found) // 2] if is_cut else found:
+                if event["type"] not in ("response.created", "response.queued"):
+                    await self.wait_for(response["id"])
                 line = f"event: {event['type']}\ndata: {dump(event)}\n\n"
                 self.write(line)
                 waiting += len(line)
@@ -240,16 +65,113 @@ class Responses(Route):
             if is_cut:
                 await self.flush()
                 return self.hang_up()
-            self.write(f"data: {dump({'meta': {'usage': rules.cost(response['usage'])}})}\n\n")
+            self.write(f"data: {self.last_words(response)}\n\n")
+
+    async def wait_for(self, response_id: str) -> None:
+        """Waits until a response of the background is there."""
+        if left := self.state.memory.seconds_left(response_id):
+            await self.flush()
+            await asyncio.sleep(left)
+
+    def last_words(self, response: Mapping[str, Any]) -> str:
+        """The last chunk of a stream: the vendor's cost, or the mark of Open Responses."""
+        if self.state.has_meta:
+            return dump({"meta": {"usage": rules.cost(response["usage"])}})
+        return "[DONE]"
 
 
-class OneResponse(Route):
+class Responses(Answering):
+    """`POST /v1/responses`."""
+
+    async def post(self) -> None:
+        if self.refusal:
+            return self.fail(self.refusal)
+        self.is_read = True
+        try:
+            body = _read(self.body)
+        except ValueError:
+            return self.refuse("no JSON")
+        if wrong := schema.wrong(body, is_vendors=self.state.has_meta):
+            return self.refuse(wrong)
+        if gone := catalog.withdrawn(body["model"]):
+            return self.fail_upstream(404, gone, "model", "model_not_found")
+        if wrong := wrong_choice(body):
+            return self.fail_upstream(400, wrong, "tool_choice")
+        memory, previous = self.state.memory, body.get("previous_response_id")
+        if previous and previous not in memory.turns:
+            wrong, name = "Previous response not found.", "previous_response_id"
+            return self.fail_upstream(400, wrong, name, "previous_response_not_found")
+        _, question = memory.conversation(body)
+        orders = rules.orders(question)
+        if wrong := rules.wrong_order(orders):
+            return self.refuse(wrong)
+        await self.answer(body, orders, memory.fault(question, orders))
+
+    async def answer(self, body: Mapping[str, Any], orders: Mapping[str, str], fault: str) -> None:
+        memory = self.state.memory
+        client_request_id = self.request.headers.get("X-Client-Request-Id")
+        if fault == "silent":
+            await self.is_hung_up.wait()
+        elif not body.get("background"):
+            await asyncio.sleep(float(orders.get("delay", 0)))
+        if self.strike(fault):
+            return memory.log(client_request_id, body, None)
+        response = memory.respond(body, {**orders, "fault": fault})
+        memory.log(client_request_id, body, response)
+        if body.get("stream"):
+            pace = float(orders.get("pace", 0))
+            return await self.stream(response, pace=pace, is_cut=fault == "cut")
+        if body.get("background"):
+            response = rules.unfinished(response, "queued")
+        return self.finish_response(response)
+
+    def fail_upstream(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+    ) -> None:
+        """An error in OpenAI's shape, as the vendor passes it on."""
+        self.set_status(status)
+        self.finish({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+    def strike(self, fault: str) -> bool:
+        """Fails as ordered; `False` if the request is to be answered all the same."""
+        match fault:
+            case "html":
+                self.set_status(502)
+                self.finish(_HTML)
+            case "empty":
+                self.finish()
+            case "error":
+                kind = "server_error"
+                self.fail_upstream(200, "The upstream is overloaded.", code=kind, kind=kind)
+            case "reset":
+                self.hang_up()
+            case _ if fault.isdecimal():
+                if fault == "429":
+                    self.set_header("Retry-After", "1")
+                self.fail(int(fault))
+            case _:
+                return False
+        return True
+
+
+class OneResponse(Answering):
     """`/v1/responses/{id}`."""
 
-    def get(self, response_id: str) -> None:
-        if response_id not in self.state.memory.responses:
+    async def get(self, response_id: str) -> None:
+        memory = self.state.memory
+        if response_id not in memory.responses:
             return self.fail(404)
-        self.finish(self.state.memory.seen(response_id))
+        if self.get_query_argument("stream", "") != "true":
+            return self.finish_response(memory.seen(response_id))
+        after = self.get_query_argument("starting_after", "-1")
+        if not re.fullmatch(r"-1|\d{1,9}", after, re.ASCII):
+            return self.refuse("starting_after: Expected number")
+        await self.stream(memory.responses[response_id], after=int(after))
 
     def delete(self, response_id: str) -> None:
         if not self.state.memory.forget(response_id):
@@ -257,32 +179,47 @@ class OneResponse(Route):
         self.finish({"id": response_id, "object": "response", "deleted": True})
 
 
-class Cancel(Route):
+class Cancel(Answering):
     """`POST /v1/responses/{id}/cancel`."""
 
     def post(self, response_id: str) -> None:
-        if response_id not in self.state.memory.responses:
+        memory = self.state.memory
+        if response_id not in memory.responses:
             return self.fail(404)
-        self.state.memory.cancel(response_id)
-        self.finish(self.state.memory.seen(response_id))
+        if not memory.responses[response_id]["background"]:
+            return self.refuse("Only a response of the background can be cancelled")
+        memory.cancel(response_id)
+        self.finish_response(memory.seen(response_id))
 
 
-class Models(Route):
+class Public(Route):
+    """A list that the vendor shows without a key; one with a token shows it to its user alone."""
+
+    def is_known(self) -> bool:
+        return not self.state.token or super().is_known()
+
+    def show(self, entries: list[dict[str, Any]], **fields: str) -> None:
+        self.set_header("Cache-Control", "public, max-age=300")
+        self.finish({"object": "list", **fields, "data": entries})  # tornado adds an ETag
+
+
+class Models(Public):
     """`GET /v1/models`."""
 
     def get(self) -> None:
-        units = [
-            {"unit": f"{kind}_token", "price": price, "per": 1_000_000}
-            for kind, price in rules.PRICES.items()
-        ]
-        model = {
-            "id": "openai/o3-pro",
-            "type": "responses",
-            "info": {"name": "o3-pro (sandbox)", "developer": "nobody"},
-            "tags": [],
-            "pricing": {"kind": "fixed", "units": units},
-        }
-        self.finish({"object": "list", "data": [model]})
+        self.show(catalog.models(self.get_query_argument("id", "")))
+
+
+class Deprecations(Public):
+    """`GET /v1/models/deprecations`."""
+
+    def get(self) -> None:
+        status, since = (self.get_query_argument(name, "") for name in ("status", "since"))
+        if status not in ("", *catalog.STATUSES):
+            return self.refuse(f"status: Expected {' | '.join(map(repr, catalog.STATUSES))}")
+        if not re.fullmatch(r"(\d{4}-\d\d-\d\d)?", since, re.ASCII):
+            return self.refuse("since: Expected YYYY-MM-DD")
+        self.show(catalog.deprecations(status, since), generated_at=catalog.GENERATED_AT)
 
 
 class Billing(Route):
@@ -353,6 +290,7 @@ _ROUTES = {
     "/v1/responses/([^/]+)": OneResponse,
     "/v1/responses/([^/]+)/cancel": Cancel,
     "/v1/models": Models,
+    "/v1/models/deprecations": Deprecations,
     "/v2/billing": Billing,
     "/v2/logs": Logs,
     "/sandbox": Self,
@@ -398,7 +336,7 @@ def serve(state: State, sockets: list[socket.socket]) -> HTTPServer:
     )
     # A longer body than is kept is read to its end, so that its sender gets the refusal.
     server = _Server(
-        app, max_body_size=8 * _MAX_BODY, body_timeout=_MAX_WAIT, idle_connection_timeout=_MAX_WAIT
+        app, max_body_size=8 * MAX_BODY, body_timeout=_MAX_WAIT, idle_connection_timeout=_MAX_WAIT
     )
     server.add_sockets(sockets)
     return server

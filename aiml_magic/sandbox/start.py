@@ -96,11 +96,11 @@ def in_this_process() -> Iterator[str]:
 
     Raises OSError.
     """
-    from aiml_magic.sandbox import server
+    from aiml_magic.sandbox import access, server
 
     sockets, port = server.bind(0)
     note, loop = Note(port, new_token()), asyncio.new_event_loop()
-    state = server.State(*note)
+    state = access.State(*note)
 
     async def run() -> None:
         running = server.serve(state, sockets)

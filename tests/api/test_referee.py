@@ -32,7 +32,8 @@ from aiml_magic.sandbox import rules
 from aiml_magic.sandbox.events import events
 from aiml_magic.sandbox.memory import Memory
 
-OF_THE_VENDOR = {"meta", "store"}  # fields of a response that OpenAI's types have not
+# Fields of a response that OpenAI's types have not; its servers send the penalties.
+OF_THE_VENDOR = {"meta", "store", "frequency_penalty", "presence_penalty"}
 REQUEST = TypeAdapter(ResponseCreateParams)
 EVENTS = {
     typing.get_args(kind.model_fields["type"].annotation)[0]: kind
@@ -143,6 +144,25 @@ ASKED = [
     },
     {"input": "The largest?", "text": {"format": of_value(Capital, "Capital").format}},
     {"input": "Why?", "background": True},
+    {
+        "input": "Why?\nsandbox: phase=commentary",
+        "model": "openai/gpt-5.6-sol",
+        "reasoning": {"mode": "pro", "effort": "max"},
+    },
+    {"input": "Why?", "reasoning": {"effort": "none"}},
+    {"input": "Why?", "tools": [{"type": "web_search_preview"}], "tool_choice": "required"},
+    {
+        "input": "Why?",
+        "tools": [{"type": "mcp", "server_label": "docs", "server_url": "https://e.org"}],
+        "tool_choice": {"type": "mcp", "server_label": "docs"},
+    },
+    {
+        "input": "Why?",
+        "temperature": 0.5,
+        "metadata": {"project": "cells"},
+        "max_tool_calls": 3,
+        "service_tier": "flex",
+    },
     *({"input": f"Why?\nsandbox: fault={fault}"} for fault in ("incomplete", "refusal", "failed")),
 ]
 
@@ -151,7 +171,7 @@ ASKED = [
 def test_sandbox_answers(body):
     """Every response and every event of the sandbox has all that the official types need, and nothing that they do not know."""
     body = {"model": "openai/o3-pro", "store": True} | body
-    response = Memory().respond(body, fault=rules.orders(body["input"]).get("fault", ""))
+    response = Memory().respond(body, rules.orders(body["input"]))
     assert unknown(Response.model_validate(response)) <= OF_THE_VENDOR
     told = events(response)
     assert list(range(len(told))) == [event["sequence_number"] for event in told]
@@ -195,6 +215,23 @@ def test_stream(client):
     assert whole.output_text == "".join(
         event.delta for event in seen if event.type == "response.output_text.delta"
     )
+
+
+def test_background_stream(client):
+    """The official client follows a stream of the background, and takes it up again behind any event."""
+    asked = {"model": "openai/o3-pro", "input": "Later?\nsandbox: delay=0.3", "background": True}
+    seen = list(client.responses.create(**asked, stream=True))[
+        :-1
+    ]  # the vendor's last chunk has no type
+    assert ["response.created", "response.queued", "response.in_progress"] == [
+        event.type for event in seen[:3]
+    ]
+    assert ["queued", "queued", "in_progress"] == [event.response.status for event in seen[:3]]
+    assert "completed" == seen[-1].response.status
+    again = client.responses.retrieve(seen[0].response.id, stream=True, starting_after=4)
+    assert [event.sequence_number for event in seen[5:]] == [
+        event.sequence_number for event in again
+    ][:-1]
 
 
 def test_parse(client):

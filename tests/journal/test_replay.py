@@ -239,7 +239,7 @@ def cells(changed: int | None = None) -> list[str]:
 
 
 def posts(url: str) -> int:
-    from requests_by_hand import call
+    from calling import call
 
     return call(f"{url.removesuffix('/v1')}/v2/logs")[1]["pagination"]["total"]
 

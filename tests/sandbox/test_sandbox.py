@@ -17,21 +17,11 @@ from pathlib import Path
 import pytest
 import wire
 from asking import KEY
-from requests_by_hand import call
+from calling import ask, call, text
 
 from aiml_magic import credentials, errors
 from aiml_magic.sandbox import memory
 from aiml_magic.sandbox import start as sandbox
-
-
-def ask(url, text, /, **fields):
-    return call(
-        f"{url}/responses", {"model": "openai/o3-pro", "input": text, "store": True} | fields
-    )
-
-
-def text(response):
-    return response["output"][-1]["content"][0]["text"]
 
 
 def test_says_what_it_is(sandbox_url):
@@ -445,7 +435,9 @@ def test_remembers_in_bounds(monkeypatch):
     monkeypatch.setattr(memory, "_MAX_KEPT", 2**20)
     state = memory.Memory()
     body = {"model": "m", "store": True}
-    ids = [state.respond(body | {"input": f"{number} {'x' * 2**18}"})["id"] for number in range(10)]
+    ids = [
+        state.respond(body | {"input": f"{number} {'x' * 2**18}"}, {})["id"] for number in range(10)
+    ]
     assert [False, True] == [ids[place] in state.turns for place in (0, -1)]
     assert (
         sum(len(text) for turns in state.turns.values() for turn in turns for text in turn) < 2**20

@@ -1,0 +1,136 @@
+"""The tools that an answer of the sandbox calls: those that the question names, or has to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from aiml_magic.text import dump
+
+_EXAMPLES = {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}  # of formats of a string
+
+
+def wrong_choice(body: Mapping[str, Any]) -> str:
+    """Why `tool_choice` cannot be followed; empty if it can."""
+    choice = body.get("tool_choice")
+    if choice == "required" and not body.get("tools"):
+        return "Tool choice 'required' must be specified with 'tools' parameter."
+    if isinstance(choice, Mapping) and not _chosen(body.get("tools") or [], choice):
+        name = choice.get("name") or choice["type"]
+        return f"Tool choice '{name}' not found in 'tools' parameter."
+    return ""
+
+
+def calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
+    """The items with the calls that `tool_choice` asks for or allows."""
+    choice, tools = body.get("tool_choice") or "auto", body.get("tools") or []
+    if choice == "none":
+        return []
+    wanted = (
+        [] if _has_outputs(body["input"]) else [tool for tool in tools if _is_named(tool, question)]
+    )
+    if isinstance(choice, Mapping):
+        allowed = _chosen(tools, choice)
+        wanted = [tool for tool in wanted if tool in allowed]
+        if choice.get("mode") != "auto":
+            wanted = wanted or allowed[:1]
+    elif choice == "required":
+        wanted = wanted or tools[:1]
+    if body.get("parallel_tool_calls") is False:
+        wanted = wanted[:1]
+    return [
+        item
+        for number, tool in enumerate(wanted, start=1)
+        if (item := _call(tool, number, question))
+    ]
+
+
+def filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
+    """The simplest value that fits a schema."""
+    if not isinstance(schema, Mapping) or depth > 8:
+        return None
+    if "$ref" in schema:
+        name = str(schema["$ref"]).rpartition("/")[2]
+        return filled(root.get("$defs", {}).get(name), root, depth + 1)
+    if schema.get("anyOf"):
+        return filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
+    if schema.get("enum"):
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            properties = schema.get("properties") or {}
+            return {name: filled(entry, root, depth + 1) for name, entry in properties.items()}
+        case "array":
+            return [filled(schema.get("items"), root, depth + 1)] if depth < 4 else []
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case "string":
+            return _EXAMPLES.get(schema.get("format", ""), "sandbox")
+        case _:
+            return None
+
+
+def _has_outputs(asked: Any) -> bool:
+    return isinstance(asked, list) and asked[-1].get("type") == "function_call_output"
+
+
+def _is_named(tool: Mapping[str, Any], question: str) -> bool:
+    """The question has the name of a function, or all its longer words, as "weather" of get_weather."""
+    if tool["type"] != "function":
+        return False
+    words = re.findall(r"[a-z]{4,}|[A-Z][a-z]{3,}", tool["name"])
+    return tool["name"] in question or (
+        bool(words) and all(word.lower() in question.lower() for word in words)
+    )
+
+
+def _chosen(tools: list[Any], choice: Mapping[str, Any]) -> list[Any]:
+    """The tools that a choice names; all that it allows, if it names several."""
+    named = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
+    return [tool for tool in tools if any(_is_same(tool, one) for one in named)]
+
+
+def _is_same(tool: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
+    return all(
+        tool.get(field) == named[field]
+        for field in ("type", "name", "server_label")
+        if field in named
+    )
+
+
+def _call(tool: Mapping[str, Any], number: int, question: str) -> dict[str, Any] | None:
+    """The item of a call; `None` for a kind of tool that the sandbox cannot stand in for."""
+    match tool["type"]:
+        case "function":
+            parameters = tool.get("parameters") or {"type": "object"}
+            return {
+                "id": f"fc_{number}",
+                "type": "function_call",
+                "call_id": f"call_{number}",
+                "name": tool["name"],
+                "status": "completed",
+                "arguments": dump(filled(parameters, parameters)),
+            }
+        case "mcp":
+            return {
+                "id": f"mcp_{number}",
+                "type": "mcp_call",
+                "server_label": tool["server_label"],
+                "name": "sandbox",
+                "arguments": "{}",
+                "output": "The sandbox called no server.",
+                "error": None,
+                "status": "completed",
+            }
+        case kind if kind.startswith("web_search"):
+            return {
+                "id": f"ws_{number}",
+                "type": "web_search_call",
+                "status": "completed",
+                "action": {"type": "search", "query": " ".join(question.split())[:80]},
+            }
+        case _:
+            return None
