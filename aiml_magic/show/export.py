@@ -169,7 +169,8 @@ def _html(turns: Sequence[Answer]) -> str:
             below = f"<ul>{inside}</ul>" if inside else ""
             contents.append(_entry(f"turn{number}", one_line(_question(turn), 70), below))
     head = _HEAD.format(version=_VERSION, style=_STYLE + page.style)
-    body = f"<nav><ol>{''.join(contents)}</ol></nav>{''.join(parts)}"
+    title, *rest = parts
+    body = f"{title}<nav><ol>{''.join(contents)}</ol></nav>{''.join(rest)}"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
