@@ -22,7 +22,7 @@ pytestmark = MARKS
 CELLS = [
     "%load_ext aiml_magic\n%aiml sandbox",
     "%%o3pro -b\nWhere do whales sleep?\nsandbox: delay=3",
-    "import time\ntime.sleep(6)\nprint('computed')",
+    "import time\ntime.sleep(12)\nprint('computed')",
 ]
 OUTPUT = "number => document.querySelectorAll('.jp-CodeCell')[number].querySelector('.jp-Cell-outputArea').innerText"
 PROMPT = "number => document.querySelectorAll('.jp-CodeCell')[number].querySelector('.jp-InputPrompt').innerText"

@@ -104,13 +104,18 @@ def open_notebook(page: Page, address: str, name: str, *, place: str = "lab/tree
     page.wait_for_timeout(500)
 
 
+# A promise that is waited for, but not without end: `evaluate` has no timeout of its own.
+_IN_TIME = """promise => Promise.race([promise, new Promise((_, fail) =>
+    setTimeout(() => fail(new Error('JupyterLab took more than a minute')), 60000))])"""
+
+
 def command(page: Page, name: str) -> None:
     """Runs a command of JupyterLab."""
-    page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+    page.evaluate(f"name => ({_IN_TIME})(window.jupyterapp.commands.execute(name))", name)
 
 
 def wait_for_kernel(page: Page, timeout: float = 60) -> None:
-    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate(f"() => ({_IN_TIME})(window.jupyterapp.shell.currentWidget.sessionContext.ready)")
     page.wait_for_function(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
         timeout=timeout * 1000,
