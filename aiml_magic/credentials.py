@@ -31,9 +31,9 @@ _SHORTEST = 8  # characters in a row that reveal a secret; fewer may be a part o
 _ENCODINGS = 3  # nested in one another
 # Words of every response: masked as secrets, they would leave no answer that can be read.
 _OF_THE_API = frozenset(
-    "annotations application/json assistant cancelled completed created_at function_call in_progress"
-    " incomplete incomplete_details input_tokens instructions max_output_tokens metadata output_text"
-    " output_tokens parallel_tool_calls previous_response_id reasoning response summary_text"
+    "annotations application/json assistant cancelled completed created_at function_call"
+    " in_progress incomplete incomplete_details input_tokens instructions max_output_tokens"
+    " metadata output_text output_tokens parallel_tool_calls previous_response_id reasoning response summary_text"
     " text/event-stream tool_choice total_tokens truncation".split()
 )
 

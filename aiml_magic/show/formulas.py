@@ -19,36 +19,44 @@ if TYPE_CHECKING:
 
 _COMMANDS = frozenset(
     # letters
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi omicron pi varpi rho "
-    "varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
-    "aleph beth gimel ell hbar hslash imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda "
+    "mu nu xi omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega aleph beth gimel ell hbar hslash "
+    "imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
     # relations and operators
-    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong equiv propto prec succ preceq "
-    "succeq subset supset subseteq supseteq subsetneq supsetneq sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel "
-    "perp vdash dashv models asymp doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
-    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger diamond triangle triangleleft "
-    "triangleright bigtriangleup bigtriangledown lhd rhd trianglelefteq trianglerighteq square Box blacksquare lozenge angle "
-    "measuredangle therefore because forall exists nexists top bot prime backprime degree checkmark surd flat natural sharp "
-    "clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq lesssim gtrsim "
+    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong "
+    "equiv propto prec succ preceq succeq subset supset subseteq supseteq subsetneq supsetneq "
+    "sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel perp vdash dashv models asymp "
+    "doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
+    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger "
+    "diamond triangle triangleleft triangleright bigtriangleup bigtriangledown lhd rhd "
+    "trianglelefteq trianglerighteq square Box blacksquare lozenge angle measuredangle therefore "
+    "because forall exists nexists top bot prime backprime degree checkmark surd flat natural "
+    "sharp clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq lesssim "
+    "gtrsim "
     # arrows
-    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow longleftarrow longrightarrow "
-    "longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow "
-    "Uparrow Downarrow Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
+    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow "
+    "longleftarrow longrightarrow longleftrightarrow Longleftarrow Longrightarrow "
+    "Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow Uparrow Downarrow "
+    "Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
     "rightharpoonup rightleftharpoons leadsto implies impliedby iff xrightarrow xleftarrow "
     # big operators and functions
-    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes bigsqcup limits nolimits lim limsup "
-    "liminf varlimsup varliminf max min sup inf arg det dim ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos "
-    "arctan sinh cosh tanh coth Pr mod bmod pmod operatorname argmax argmin "
+    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes "
+    "bigsqcup limits nolimits lim limsup liminf varlimsup varliminf max min sup inf arg det dim "
+    "ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
+    "coth Pr mod bmod pmod operatorname argmax argmin "
     # structures
-    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset underset substack overline "
-    "underline overbrace underbrace overrightarrow overleftarrow widehat widetilde hat check tilde acute grave dot ddot dddot "
-    "breve bar vec mathring boxed cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr "
-    "bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil lbrace rbrace lbrack rbrack "
-    "ulcorner urcorner llcorner lrcorner backslash begin end hline cr nonumber notag tag displaystyle textstyle scriptstyle "
+    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset "
+    "underset substack overline underline overbrace underbrace overrightarrow overleftarrow "
+    "widehat widetilde hat check tilde acute grave dot ddot dddot breve bar vec mathring boxed "
+    "cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr "
+    "Biggr bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil "
+    "lbrace rbrace lbrack rbrack ulcorner urcorner llcorner lrcorner backslash begin end hline cr "
+    "nonumber notag tag displaystyle textstyle scriptstyle "
     # letters in another shape, space, dots
-    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal mathfrak mathscr mathnormal "
-    "boldsymbol rm bf it sf tt cal quad qquad enspace thinspace phantom hphantom vphantom ldots cdots vdots ddots dots "
-    "dotsc dotsb dotsm dotsi dotso "
+    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal "
+    "mathfrak mathscr mathnormal boldsymbol rm bf it sf tt cal quad qquad enspace thinspace "
+    "phantom hphantom vphantom ldots cdots vdots ddots dots dotsc dotsb dotsm dotsi dotso "
     # further signs, arrows, accents and shapes that MathJax 3 and KaTeX both know
     "varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi "
     "varOmega daleth Finv Game Bbbk circledS circledR yen mho maltese diagup diagdown bigstar "
@@ -83,8 +91,8 @@ _COMMANDS = frozenset(
     "overbracket underbracket brace brack hspace".split()
 )
 _ENVIRONMENTS = frozenset(
-    "equation align aligned alignat alignedat gather gathered multline split cases rcases array matrix pmatrix bmatrix Bmatrix "
-    "vmatrix Vmatrix smallmatrix".split()
+    "equation align aligned alignat alignedat gather gathered multline split cases rcases array "
+    "matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix".split()
 )
 # By what opens a formula; the content of a bare environment holds its marks itself.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
@@ -92,7 +100,7 @@ _MAX_FORMULA, _MAX_LINES = 4000, 100  # characters, and lines of a formula that 
 
 
 def read_formulas(parser: MarkdownIt) -> None:
-    """Has the parser know formulas: tokens of the types `formula` and `formula_block`, whose markup is what opens them."""
+    """Adds formulas to the parser: tokens `formula`, `formula_block`, with their opening marks."""
     parser.inline.ruler.before("escape", "formula", _inline_formula)
     parser.core.ruler.before("block", "bars", _bars)
     parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
@@ -252,7 +260,7 @@ def _is_between_dollars(content: str, after: str) -> bool:
 
 
 def typeset(content: str, *, in_table: bool = False) -> str | None:
-    """The formula on one line, or `None` if it holds anything that does more than set type, or cannot be written here."""
+    """The formula on one line; `None` if a command in it may do more than set type."""
     line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
     line = _ROW_SPACE.sub(r"\\\\ ", line)
     line = _SYNONYM.sub(lambda found: "\\" + _SYNONYMS[found[1]], line)
@@ -293,7 +301,7 @@ _DEEP_WORDS = re.compile(_WORDS.pattern.removesuffix(r"\}") + r"\{|\\tag\*?\s*\{
 
 
 def _spelt(line: str, spellings: dict[str, str]) -> str | None:
-    """A formula with these signs as commands, which end words and begin them anew; `None` if they cannot be ended."""
+    """A formula with these signs as commands; `None` where a word around them cannot be ended."""
 
     def spell(text: str, before: str = "", after: str = " ") -> str:
         return re.sub(

@@ -26,7 +26,8 @@ from aiml_magic.show import links, safe
 from aiml_magic.text import plain
 
 _TAGS = set(
-    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s table thead tbody tr th td a".split()
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s"
+    " table thead tbody tr th td a".split()
 )
 _PAGE_TAGS = _TAGS | {"div", "span", "sup"}
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -66,12 +67,15 @@ _FOOTNOTE = (
 
 
 def html(text: str) -> str:
-    """The Markdown `text` of a model as HTML in which nothing is active; a formula is as it was written."""
+    """The Markdown of a model as HTML in which nothing is active; formulas stay as written."""
     return _cleaned(_parser().convert(safe.markdown(text, is_for_page=True)), _TAGS, _ALLOWED)
 
 
 class Page:
-    """The answers of a conversation on one page: headings below those of the turns, code in colours, footnotes told apart."""
+    """The answers of a conversation on one page.
+
+    Their headings are below those of the turns, code is highlighted, and footnotes are kept apart.
+    """
 
     def __init__(self) -> None:
         self._turn = 0
@@ -131,7 +135,7 @@ class _Dialect(Extension):
 
 
 class _Footnotes(FootnoteExtension):
-    """Footnotes as safe Markdown writes them; the library's own take quadratic time where there are many."""
+    """Footnotes as safe Markdown writes them; the library's own take quadratic time."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
         super().extendMarkdown(md)

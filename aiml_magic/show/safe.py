@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
     from markdown_it.tree import SyntaxTreeNode
 
-_IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'  # MathJax 3 and 2 read no mathematics here
+# MathJax 3 and 2 read no formulas inside it.
+_IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'
 _MARKS = re.compile(
     r"[<>&*`\[\]{~|$]|\\(?!(?!begin|end|ref|eqref)[A-Za-z0-9])|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
 )
@@ -42,10 +43,11 @@ _NO_MATHEMATICS = frozenset(punctuation + " \n") - frozenset("()[]$\\")  # behin
 _SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
 _LINE_START = re.compile(r"^(\s*)([#+=:-]|\d{1,9}[.)])")
 _LANGUAGES = frozenset(
-    "bash c c++ clojure cmake console cpp cs csharp css dart diff docker dockerfile elixir erlang fortran fsharp go "
-    "graphql haskell haskell html http ini java javascript js json jsx julia kotlin latex lisp lua make makefile "
-    "markdown matlab md nix nim objc ocaml pascal perl php powershell prolog proto ps1 py pycon python python3 r rb rs ruby "
-    "rust sas scala scheme sh shell sql stan swift tcl tex text toml ts tsx typescript verilog vhdl vim xml "
+    "bash c c++ clojure cmake console cpp cs csharp css dart diff docker dockerfile elixir erlang "
+    "fortran fsharp go graphql haskell haskell html http ini java javascript js json jsx julia "
+    "kotlin latex lisp lua make makefile markdown matlab md nix nim objc ocaml pascal perl php "
+    "powershell prolog proto ps1 py pycon python python3 r rb rs ruby rust sas scala scheme sh "
+    "shell sql stan swift tcl tex text toml ts tsx typescript verilog vhdl vim xml "
     "yaml yml zig".split()
 )
 # Characters: what colours the code of a page takes quadratic time, in some languages, for longer
@@ -82,7 +84,7 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
 
 
 def tokens(text: str) -> list[Token]:
-    """The parse of a model's Markdown for a terminal, where formulas, HTML and pictures are text as they were written."""
+    """The tokens of a model's Markdown for a terminal; formulas, HTML and pictures are text."""
     parsed = _parser().parse(plain(text))
     for token in _each(parsed):
         match token.type:
@@ -131,7 +133,7 @@ def _each(tokens: Iterable[Token]) -> Iterator[Token]:
 
 
 def _plain_signs(state: StateCore) -> None:
-    """What an entity stands for is as plain as what is written, and ends no line; code looks like what it is.
+    """Makes decoded entities as plain as typed characters, and replaces what disguises code.
 
     The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which
     there can be no other.
@@ -156,7 +158,7 @@ def _plain_signs(state: StateCore) -> None:
 
 
 def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    """As CommonMark's, but a footnote (`[^1]: …`) is text, which would else name the address of a link and be gone."""
+    """CommonMark's link definitions, but for footnotes (`[^1]: …`), whose text would be lost."""
     from markdown_it.rules_block import reference
 
     return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(
@@ -210,7 +212,7 @@ def _block(node: SyntaxTreeNode) -> str:
 def _blocks(
     nodes: Sequence[SyntaxTreeNode], write: Callable[[SyntaxTreeNode], str] = _block
 ) -> Iterator[str]:
-    """Each block, with what keeps it apart from the next one: a comment between neighbouring lists."""
+    """Each block; between two lists that follow each other a comment keeps them apart."""
     for node, following in zip_longest(
         nodes, nodes[1:]
     ):  # a node looks for its neighbours among all
@@ -255,7 +257,7 @@ def _indented(first: str, rest: str, text: str) -> str:
 
 
 def _fence(node: SyntaxTreeNode, *, has_formula: bool) -> str | None:
-    """Code at the margin, where all agree what is code, unless MathJax could pair a dollar in it with one of a formula."""
+    """Code at the margin as Markdown; `None` where MathJax could pair a dollar in it."""
     if node.type not in ("fence", "code_block") or re.search(r"@@|\\begin|\\end", node.content):
         return None
     return None if has_formula and "$" in node.content else _fenced(node)
@@ -273,7 +275,7 @@ def _fenced(node: SyntaxTreeNode) -> str:
 
 
 def _code_block(node: SyntaxTreeNode) -> str:
-    """Code anywhere: a fence, if it is nothing else where a front end sees no fence, for an export to LaTeX leaves HTML out."""
+    """Code anywhere: a fence where no front end reads it otherwise, since LaTeX drops HTML."""
     return (
         _fenced(node)
         if _HARMLESS.fullmatch(node.content) and "is_for_page" not in node.meta
@@ -314,7 +316,7 @@ def _spans(node: SyntaxTreeNode) -> str:
 
 
 def _joined(spans: Iterable[str]) -> str:
-    """The spans one after the other, with no mark where two meet: two formulas, or a "!" and a link; and with no mark lost."""
+    """The spans in a row, without new marks where two meet, as two formulas, or "!" and a link."""
     text = before = ""
     for span in filter(None, spans):
         joint = text[-1:] + span[0]
@@ -327,7 +329,10 @@ def _joined(spans: Iterable[str]) -> str:
 
 
 def _is_lost_beside(sign: str, emphasis: str) -> bool:
-    """Marks of emphasis between a letter and punctuation, such as a bracket of a link, are none: the letter must be an entity."""
+    """Writes letters next to emphasis as entities where CommonMark would ignore the mark.
+
+    It does so between punctuation inside and a letter outside (flanking rule, 6.2).
+    """
     inside = emphasis.lstrip("*~")
     return (
         inside != emphasis
@@ -396,7 +401,7 @@ def _text(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text in which nothing is a mark. A backslash is as it was, where it can be none for Markdown or MathJax."""
+    """Text without marks; a backslash stays where neither Markdown nor MathJax reads it."""
     return _MARKS.sub(lambda mark: _entity(mark[0], text[mark.end() : mark.end() + 1]), text)
 
 
@@ -412,7 +417,7 @@ def _entity_of_mark(mark: str) -> str:
 
 
 def _entities(text: str) -> str:
-    """`text` as entities but for letters, digits and spaces: it reads the same whatever a front end takes it for."""
+    """`text` as entities, but for letters, digits and spaces: no front end reads a mark in it."""
     return re.sub(r"[^\w \u0080-\U0010ffff]|_", lambda sign: f"&#{ord(sign.group())};", text)
 
 
