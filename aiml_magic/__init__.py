@@ -2,14 +2,14 @@
 
 The rooms of the package, from a person's input down to the wire; each imports only those below it:
 
-    notebook/   magics, options, commands, completion; script: the same from Python
+    notebook/   magics, options, commands, completion; script: from Python; answers: several at once
     session/    asking: replays, follows or sends a question; chats, check, spending, recordings
-    show/       view, terminal: answers and jobs; details, export, charts; safe: no active content
+    show/       view, terminal: answers and jobs; details, several, export; safe: no active content
     runner/     process: the connections, beyond the kernel's life; child: its client; jobs, cluster
     journal/    store: all requests and answers in SQLite; rows, queries, replay, recording
     question/   prompts, attachments, schemas, tools
     sandbox/    the stand-in for the API, without a model
-    api/        responses, sse, failures; client: the only module that imports HTTP
+    api/        responses, stream, failures, models; client: sends, at the pace of the server
     credentials, files, addresses, hidden, errors, text: for every room
 
 The kernel asks, a runner sends, the journal remembers: `session.asking` writes a row,

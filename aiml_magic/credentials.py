@@ -33,7 +33,8 @@ _ENCODINGS = 3  # nested in one another
 _OF_THE_API = frozenset(
     "annotations application/json assistant cancelled completed created_at function_call"
     " in_progress incomplete incomplete_details input_tokens instructions max_output_tokens"
-    " metadata output_text output_tokens parallel_tool_calls previous_response_id reasoning response summary_text"
+    " metadata output_text output_tokens parallel_tool_calls previous_response_id reasoning"
+    " response summary_text"
     " text/event-stream tool_choice total_tokens truncation".split()
 )
 
