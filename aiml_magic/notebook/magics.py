@@ -7,8 +7,6 @@ to nothing.
 from __future__ import annotations
 
 import itertools
-import math
-import os
 import re
 import threading
 import time
@@ -22,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import (
-    Magics,
     line_cell_magic,
     line_magic,
     magics_class,
     needs_local_scope,
     no_var_expand,
 )
-from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, errors
 from aiml_magic.notebook import commands, context, options, params
+from aiml_magic.notebook.lines import TRANSFORMERS
+from aiml_magic.notebook.settings import DECISIVE, HELP, Settings
 from aiml_magic.text import say
 
 if TYPE_CHECKING:
@@ -46,74 +44,14 @@ if TYPE_CHECKING:
 
 
 @magics_class
-class O3Pro(Magics):
+class O3Pro(Settings):
     """The magics %%o3pro, %o3pro and %aiml, and their settings."""
 
     shell: InteractiveShell
 
-    model = Unicode("openai/o3-pro", help="Which model to ask.").tag(config=True)
-    base_url = Unicode(
-        "", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1."
-    ).tag(config=True)
-    effort = Enum(options.EFFORTS, None, allow_none=True, help="How much to reason.").tag(
-        config=True
-    )
-    mode = Enum(options.MODES, None, allow_none=True, help="How to reason.").tag(config=True)
-    summary = Enum(
-        ["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning."
-    ).tag(config=True)
-    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.").tag(
-        config=True
-    )
-    max_output_tokens = Integer(
-        None, min=16, allow_none=True, help="Where to stop, reasoning included."
-    ).tag(config=True)
-    stream = Bool(True, help="Have the text come while it is written.").tag(config=True)
-    store = Bool(
-        True, help="Have the server keep the answer, so that a conversation can go on by its id."
-    ).tag(config=True)
-    timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
-        config=True
-    )
-    replay = Enum(
-        ["auto", "only", "off"], None, allow_none=True,
-        help="Replay an answer of the journal: auto, only (never ask) or off; "
-        "else AIML_MAGIC_REPLAY, else auto.",
-    ).tag(config=True)  # fmt: skip
-    budget_usd = Float(
-        None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
-    ).tag(config=True)
-    max_concurrency = Integer(
-        64, min=1, help="Questions that are on their way at once; the others wait."
-    ).tag(config=True)
-    max_tool_rounds = Integer(
-        8, min=0, help="How many times results of functions are sent back for one question."
-    ).tag(config=True)
-    chain = Enum(
-        ["auto", "id", "transcript"],
-        "auto",
-        help="How a conversation is sent: by the response's id, or whole.",
-    ).tag(config=True)
-    journal = Unicode(
-        "", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory."
-    ).tag(config=True)
-
-    @validate("timeout", "budget_usd")
-    def _finite(self, proposal: Any) -> float | None:
-        value: float | None = proposal["value"]
-        if value is not None and not math.isfinite(value):
-            raise TraitError(f"{proposal['trait'].name} cannot be {value}")
-        return value
-
-    @validate("journal")
-    def _absolute(self, proposal: Any) -> str:
-        """A relative path begins in the folder in which it is set, wherever the notebook goes."""
-        value: str = proposal["value"]
-        return str(addresses.journal_path(value)) if value else value
-
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._configured = {name: getattr(self, name) for name in _DECISIVE if self._is_set(name)}
+        self._configured = {name: getattr(self, name) for name in DECISIVE if self.is_set(name)}
         self._nesting = threading.local()
         self._start_place(None)
 
@@ -121,7 +59,7 @@ class O3Pro(Magics):
     def session(self) -> Session:
         from aiml_magic.session.asking import Session
 
-        return Session(self._replay_mode)
+        return Session(self.replay_mode)
 
     @cached_property
     def view(self) -> View:
@@ -318,31 +256,22 @@ class O3Pro(Magics):
             cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
             tools=tools,
             tool_choice=chosen,
-            max_tool_rounds=self.max_tool_rounds,
-            model=given.get("model", self.model),
-            effort=given.get("effort", self.effort),
-            mode=given.get("mode", self.mode),
-            summary=given.get("summary", self.summary),
             instructions=instructions,
-            max_output_tokens=given.get("max_output_tokens", self.max_output_tokens),
             params=self._merged(given, fields, schema, chosen),
             stream=self.stream and not given.get("no_stream"),
             store=self.store and not given.get("no_store"),
             chat=None if given.get("alone") else given.get("chat", "main"),
             is_new=given.get("new", False),
             after=context.id_of(given["after"], variables) if "after" in given else None,
-            chain=self.chain,
-            replay=self._replay_of(given),
-            budget_usd=self.budget_usd,
-            timeout=given.get("timeout", self.timeout),
+            replay=self.replay_of(given),
             background=given.get("background", False),
-            max_concurrency=self.max_concurrency,
             sample=given.get("sample", 1),
             settings={
                 name: (value, self.traits()[name].default_value)
                 for name, value in self._configured.items()
                 if name not in given and getattr(self, name) == value
             },
+            **{name: given.get(name, getattr(self, name)) for name in _AS_THEY_ARE},
         )
 
     def _merged(
@@ -368,38 +297,11 @@ class O3Pro(Magics):
             together["reasoning"] = {**set_here, **together["reasoning"]}
         return together
 
-    def _is_set(self, name: str) -> bool:
-        return bool(getattr(self, name) != self.traits()[name].default_value)
-
-    def _replay_of(self, given: Mapping[str, Any]) -> str:
-        mode = self._replay_mode()
-        if given.get("fresh") and mode == "only":
-            raise errors.ReplayMiss(
-                'Replay is "only", so nothing is asked afresh, and nothing was sent.',
-                'Leave --fresh out, or set %config O3Pro.replay = "auto".',
-            )
-        return "off" if given.get("fresh") else mode
-
-    def _replay_mode(self) -> str:
-        mode = self.replay or os.environ.get("AIML_MAGIC_REPLAY", "").strip() or "auto"
-        if mode not in ("auto", "only", "off"):
-            raise errors.BadInput(
-                f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.",
-                "It takes auto, only or off.",
-            )
-        return mode
-
     def _bind(self, given: Mapping[str, Any], value: Answer | Answers | Job | None) -> None:
         if value is not None and "out" in given:
             self.shell.push({given["out"]: value})
 
-    _settings: Mapping[str, TraitType[Any, Any]] = {
-        "model": model, "base_url": base_url, "effort": effort, "mode": mode, "summary": summary, "instructions": instructions,
-        "max_output_tokens": max_output_tokens, "stream": stream, "store": store, "timeout": timeout, "replay": replay,
-        "budget_usd": budget_usd, "max_concurrency": max_concurrency, "max_tool_rounds": max_tool_rounds, "chain": chain,
-        "journal": journal,
-    }  # fmt: skip
-    o3pro.__doc__ = options.usage({name: str(setting.help) for name, setting in _settings.items()})
+    o3pro.__doc__ = options.usage(HELP)
     aiml.__doc__ = commands.usage()
 
 
@@ -422,52 +324,13 @@ def _body(rest: str, cell: str | None) -> str:
     return cell.strip("\n")
 
 
-_DECISIVE = (
-    "model",
-    "base_url",
-    "effort",
-    "mode",
-    "summary",
-    "instructions",
-    "max_output_tokens",
-)  # settings that decide the answer
+# What a question takes from an option, else from the setting of the same name.
+_AS_THEY_ARE = (
+    "model", "effort", "mode", "summary", "max_output_tokens", "timeout",
+    "chain", "budget_usd", "max_concurrency", "max_tool_rounds",
+)  # fmt: skip
 _COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines in which completion is ours
 
-_LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
-
-
-def keep_question_marks(lines: list[str]) -> list[str]:
-    """An input transformer that keeps IPython from reading `%o3pro why?` as a call for help."""
-    if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith(
-        "%%"
-    ):
-        return lines
-    kept, is_in_string = [], False
-    for line in lines:
-        found = None if is_in_string else _LINE_QUESTION.match(line)
-        kept.append(
-            f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n"
-            if found
-            else line
-        )
-        is_in_string ^= found is None and (line.count('"""') + line.count("'''")) % 2 == 1
-    return kept
-
-
-def begin_with_magic(lines: list[str]) -> list[str]:
-    """An input transformer that drops comments above `%%o3pro`, else the cell is read as Python."""
-    first = next(
-        (
-            number
-            for number, line in enumerate(lines)
-            if line.strip() and not line.lstrip().startswith("#")
-        ),
-        0,
-    )
-    return lines[first:] if re.match(r"%%o3pro(\s|$)", lines[first] if lines else "") else lines
-
-
-_TRANSFORMERS = (begin_with_magic, keep_question_marks)
 _SHOWN = (
     ("aiml_magic.journal.answer", "Answer"),
     ("aiml_magic.runner.jobs", "Job"),
@@ -486,7 +349,7 @@ def load(shell: InteractiveShell) -> None:
     shell.events.register("pre_run_cell", magics.begin_run)
     shell.events.register("post_run_cell", magics.end_run)
     shell.observe(magics.begin_end, "exit_now")
-    shell.input_transformers_cleanup.extend(_TRANSFORMERS)
+    shell.input_transformers_cleanup.extend(TRANSFORMERS)
     shell.Completer.magic_arg_matchers.append(magics.complete)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
     for module, name in _SHOWN:
@@ -502,7 +365,7 @@ def load(shell: InteractiveShell) -> None:
         shell.events.unregister("pre_run_cell", magics.begin_run)
         shell.events.unregister("post_run_cell", magics.end_run)
         shell.unobserve(magics.begin_end, "exit_now")
-        for transformer in _TRANSFORMERS:
+        for transformer in TRANSFORMERS:
             shell.input_transformers_cleanup.remove(transformer)
         shell.Completer.magic_arg_matchers.remove(magics.complete)
         for module, name in _SHOWN:

@@ -31,7 +31,7 @@ from aiml_magic.errors import BadInput, ConnectionLost, ReplayMiss
 from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
 from aiml_magic.notebook.answers import Answers
-from aiml_magic.notebook.magics import begin_with_magic, keep_question_marks
+from aiml_magic.notebook.lines import begin_with_magic, keep_question_marks
 from aiml_magic.notebook.options import OPTIONS
 
 

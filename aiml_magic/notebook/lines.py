@@ -1,0 +1,41 @@
+"""Lines of a cell that IPython would misread: input transformers."""
+
+from __future__ import annotations
+
+import re
+
+_LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
+
+
+def keep_question_marks(lines: list[str]) -> list[str]:
+    """An input transformer that keeps IPython from reading `%o3pro why?` as a call for help."""
+    if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith(
+        "%%"
+    ):
+        return lines
+    kept, is_in_string = [], False
+    for line in lines:
+        found = None if is_in_string else _LINE_QUESTION.match(line)
+        kept.append(
+            f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n"
+            if found
+            else line
+        )
+        is_in_string ^= found is None and (line.count('"""') + line.count("'''")) % 2 == 1
+    return kept
+
+
+def begin_with_magic(lines: list[str]) -> list[str]:
+    """An input transformer that drops comments above `%%o3pro`, else the cell is read as Python."""
+    first = next(
+        (
+            number
+            for number, line in enumerate(lines)
+            if line.strip() and not line.lstrip().startswith("#")
+        ),
+        0,
+    )
+    return lines[first:] if re.match(r"%%o3pro(\s|$)", lines[first] if lines else "") else lines
+
+
+TRANSFORMERS = (begin_with_magic, keep_question_marks)

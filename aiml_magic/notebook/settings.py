@@ -1,0 +1,113 @@
+"""The settings, as `%config O3Pro.effort = "high"` and IPython's configuration file set them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from IPython.core.magic import Magics
+from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
+
+from aiml_magic import addresses, errors
+from aiml_magic.notebook import options
+
+# Settings that decide the answer.
+DECISIVE = (
+    "model",
+    "base_url",
+    "effort",
+    "mode",
+    "summary",
+    "instructions",
+    "max_output_tokens",
+)
+
+
+class Settings(Magics):
+    """The settings of the magics; each is a trait."""
+
+    model = Unicode("openai/o3-pro", help="Which model to ask.").tag(config=True)
+    base_url = Unicode(
+        "", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1."
+    ).tag(config=True)
+    effort = Enum(options.EFFORTS, None, allow_none=True, help="How much to reason.").tag(
+        config=True
+    )
+    mode = Enum(options.MODES, None, allow_none=True, help="How to reason.").tag(config=True)
+    summary = Enum(
+        ["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning."
+    ).tag(config=True)
+    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.").tag(
+        config=True
+    )
+    max_output_tokens = Integer(
+        None, min=16, allow_none=True, help="Where to stop, reasoning included."
+    ).tag(config=True)
+    stream = Bool(True, help="Have the text come while it is written.").tag(config=True)
+    store = Bool(
+        True, help="Have the server keep the answer, so that a conversation can go on by its id."
+    ).tag(config=True)
+    timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
+        config=True
+    )
+    replay = Enum(
+        ["auto", "only", "off"], None, allow_none=True,
+        help="Replay an answer of the journal: auto, only (never ask) or off; "
+        "else AIML_MAGIC_REPLAY, else auto.",
+    ).tag(config=True)  # fmt: skip
+    budget_usd = Float(
+        None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
+    ).tag(config=True)
+    max_concurrency = Integer(
+        64, min=1, help="Questions that are on their way at once; the others wait."
+    ).tag(config=True)
+    max_tool_rounds = Integer(
+        8, min=0, help="How many times results of functions are sent back for one question."
+    ).tag(config=True)
+    chain = Enum(
+        ["auto", "id", "transcript"],
+        "auto",
+        help="How a conversation is sent: by the response's id, or whole.",
+    ).tag(config=True)
+    journal = Unicode(
+        "", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory."
+    ).tag(config=True)
+
+    @validate("timeout", "budget_usd")
+    def _finite(self, proposal: Any) -> float | None:
+        value: float | None = proposal["value"]
+        if value is not None and not math.isfinite(value):
+            raise TraitError(f"{proposal['trait'].name} cannot be {value}")
+        return value
+
+    @validate("journal")
+    def _absolute(self, proposal: Any) -> str:
+        """A relative path begins in the folder in which it is set, wherever the notebook goes."""
+        value: str = proposal["value"]
+        return str(addresses.journal_path(value)) if value else value
+
+    def is_set(self, name: str) -> bool:
+        return bool(getattr(self, name) != self.traits()[name].default_value)
+
+    def replay_of(self, given: Mapping[str, Any]) -> str:
+        mode = self.replay_mode()
+        if given.get("fresh") and mode == "only":
+            raise errors.ReplayMiss(
+                'Replay is "only", so nothing is asked afresh, and nothing was sent.',
+                'Leave --fresh out, or set %config O3Pro.replay = "auto".',
+            )
+        return "off" if given.get("fresh") else mode
+
+    def replay_mode(self) -> str:
+        mode = self.replay or os.environ.get("AIML_MAGIC_REPLAY", "").strip() or "auto"
+        if mode not in ("auto", "only", "off"):
+            raise errors.BadInput(
+                f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.",
+                "It takes auto, only or off.",
+            )
+        return mode
+
+
+HELP = {name: str(one.help) for name, one in vars(Settings).items() if isinstance(one, TraitType)}
