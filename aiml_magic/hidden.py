@@ -14,18 +14,22 @@ from typing import Any
 KEPT_NOWHERE = "(kept nowhere)"  # stands for a secret in what is kept
 _WORDS = {"model", "input", "instructions", "previous_response_id"}  # fields that name no secret
 _SECRET = re.compile(
-    r"headers$|authoriz|authenticat|(?:^|[_-])auth(?:$|[_-])|token(?!i[sz])|key(?!word)"
-    r"|passw|passphrase|(?:^|[_-])(?:pwd|pass)(?:$|[_-])|secret|credential|cookie|signature",
+    r"headers?$|authoriz|authenticat|(?:^|[_-])o?auth(?:$|[_-])|token(?!i[sz])|bearer|jwt"
+    r"|(?<!mon|tur|hot|don)key(?!word|board|frame|note|pad|stroke)|credential|cookie|signature"
+    r"|passw|passphrase|passcode|(?:^|[_-])(?:pwd|(?:user|db)?pass|pin)(?:$|[_-])|secret(?!ar)",
     re.IGNORECASE,
 )
+_SECRET_NUMBER = re.compile(r"passw|passcode|secret(?!ar)|(?:^|[_-])pin$", re.IGNORECASE)
 _NO_SECRET = {"prompt_cache_key"}
 _SCHEMAS = {  # of a JSON Schema: the names in them are those of properties
     "properties", "patternProperties", "$defs", "definitions", "dependentRequired", "dependentSchemas",
 }  # fmt: skip
 _COMPARISON = {"type", "key", "value"}  # of a filter, whose key names what is compared
-_IN_ADDRESS = re.compile(
-    r"(?<=://)[^/?#\s@]+@"
-    r"|(?<=[?&#;])([^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*=)"
+_IN_TEXT = re.compile(
+    r"(?<=://)[^/?#\s@]+@"  # of an address
+    r"|((?<=[?&#;])[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*="
+    r"|\b(?:password|pwd|account_?key|access_?key)="  # of a database
+    r"|\bauthorization\W{0,2}[:=]\W{0,2}(?:(?:bearer|basic|token)\s+)?|\bbearer\s+(?=\S*\d))"
     r"[^&#;\s]+",
     re.IGNORECASE,
 )
@@ -106,7 +110,9 @@ def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
         public = {}
         for name, entry in value.items():
             is_schema = not are_fields and isinstance(entry, Mapping | list)
-            if not is_schema and _is_secret(str(name), entry, is_comparison=is_comparison):
+            called = value.get("name", value.get("key", "")) if name == "value" else name
+            is_public = is_schema or (is_comparison and name in ("key", "value"))
+            if not is_public and _is_secret(str(called), entry):
                 found.extend(_all_texts(entry))
                 public[name] = KEPT_NOWHERE
             else:
@@ -114,15 +120,18 @@ def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
         return public
     if isinstance(value, list | tuple):
         return [_public(entry, found) for entry in value]
-    return _address(value, found) if isinstance(value, str) and "://" in value else value
+    return _text(value, found) if isinstance(value, str) else value
 
 
-def _is_secret(name: str, entry: Any, *, is_comparison: bool) -> bool:
-    if entry in (None, "", [], {}) or isinstance(entry, bool) or name in _NO_SECRET:
+def _is_secret(name: str, entry: Any) -> bool:
+    if isinstance(entry, Mapping):
+        return any(_is_secret(name, value) for value in entry.values())
+    if isinstance(entry, list | tuple):
+        return any(_is_secret(name, value) for value in entry)
+    if entry in (None, "", KEPT_NOWHERE) or isinstance(entry, bool) or name in _NO_SECRET:
         return False
-    if isinstance(entry, int | float):  # a limit of tokens is none, a PIN may be
-        return re.search("passw|secret|pin$", name, re.IGNORECASE) is not None
-    return _SECRET.search(name) is not None and not (is_comparison and name == "key")
+    signs = _SECRET if isinstance(entry, str) else _SECRET_NUMBER  # a limit of tokens is none
+    return signs.search(name) is not None
 
 
 def _all_texts(value: Any) -> Iterator[str]:
@@ -136,8 +145,8 @@ def _all_texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _address(text: str, found: list[str]) -> str:
-    """A text with the addresses in it stripped of users, passwords and tokens."""
+def _text(text: str, found: list[str]) -> str:
+    """A text stripped of the users, passwords and tokens in its addresses and headers."""
 
     def strip(part: re.Match[str]) -> str:
         name = part[1] or ""
@@ -145,7 +154,7 @@ def _address(text: str, found: list[str]) -> str:
         found.extend([secret, *secret.split(":")])
         return name
 
-    return _IN_ADDRESS.sub(strip, text)
+    return _IN_TEXT.sub(strip, text)
 
 
 def _known(value: Any) -> Any:

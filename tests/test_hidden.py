@@ -7,7 +7,7 @@ import json
 import pytest
 import wire
 from asking import Asker
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiml_magic import errors, hidden
@@ -29,6 +29,12 @@ TOOLS = {
     "camel case": {"type": "x", "accessToken": SECRET},
     "headers inside": {"type": "x", "transport": {"http_headers": {"A": SECRET}}},
     "domain secrets": {"type": "shell", "network_policy": {"domain_secrets": [{"name": "A", "value": SECRET}]}},
+    "name and value": {"type": "x", "env": [{"name": "API_KEY", "value": SECRET}]},
+    "key and value": {"type": "x", "env": [{"key": "Authorization", "value": SECRET}]},
+    "text of a header": {"type": "x", "args": ["--header", f"Authorization: Bearer {SECRET}"]},
+    "bearer": {"type": "x", "bearer": SECRET, "oauth": SECRET, "jwt": SECRET, "passcode": SECRET},
+    "header": {"type": "x", "request_header": {"A": SECRET}},
+    "text of a connection": {"type": "x", "dsn": f"Server=e.example;Password={SECRET};"},
     "parameters of an unknown tool": {"type": "x", "parameters": {"api_key": SECRET}},
 }  # fmt: skip
 FIELDS = {
@@ -85,6 +91,10 @@ def test_words_that_are_no_secrets():
         "input": "my token is https://u:p@example.org",
         "max_output_tokens": 99,
         "prompt_cache_key": "notebook-7",
+        "stop_token_ids": [1, 2],
+        "logit": {"max_tokens": 5, "token_limits": {"a": 7}, "logprobs": True, "pinned": "a", "spin": 3},
+        "animals": {"monkey": "a", "hotkeys": "b", "keyboard": "c", "secretary": "d", "author": "e"},
+        "notes": "Basic understanding; the bearer of it is authorized. Key=value.",
         "tools": [
             {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"api_key": {"type": "string"}}, "required": ["api_key"], "dependentRequired": {"api_key": ["b"]}}},
             {"type": "file_search", "filters": {"type": "eq", "key": "region", "value": "eu"}, "token_limit": 5},
@@ -148,6 +158,9 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@example({"a": None, "key": [None]}, [{"key": "0"}])  # a field and a tool that look alike
+@example({"key": {"password": 0}}, [])  # what is kept has no secret, also below such a name
+@example({"pin": [4711, None], "env": {"name": "token", "value": "x"}}, [])
 @given(st.dictionaries(names, values), st.lists(st.dictionaries(names, values)))
 def test_split_and_restored(fields, tools):
     """Any request comes back whole from what is kept and what is hidden, also by way of JSON, and what is kept has no secret."""
