@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiml_magic.show.formulas import CLOSERS, read_formulas, typeset
 from aiml_magic.show.links import BARE_LINK, encoded, is_address, read_links, with_scheme
-from aiml_magic.text import plain
+from aiml_magic.text import fence_for, plain
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -267,20 +267,17 @@ def _fenced(node: SyntaxTreeNode) -> str:
     content = node.content.removesuffix("\n")
     language = node.info.split()[0].lower() if node.info.split() else ""
     is_long = len(content) > _LONG_CODE or max(map(len, content.split("\n"))) > _LONG_LINE
-    language = (
-        language if language in _LANGUAGES and not ("is_for_page" in node.meta and is_long) else ""
-    )
-    ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", content)), default=0))
+    if language not in _LANGUAGES or ("is_for_page" in node.meta and is_long):
+        language = ""
+    ticks = fence_for(content)
     return f"{ticks}{language}\n{content}\n{ticks}"
 
 
 def _code_block(node: SyntaxTreeNode) -> str:
     """Code anywhere: a fence where no front end reads it otherwise, since LaTeX drops HTML."""
-    return (
-        _fenced(node)
-        if _HARMLESS.fullmatch(node.content) and "is_for_page" not in node.meta
-        else f"<pre><code>{_entities(node.content.removesuffix(chr(10)))}</code></pre>"
-    )
+    if _HARMLESS.fullmatch(node.content) and "is_for_page" not in node.meta:
+        return _fenced(node)
+    return f"<pre><code>{_entities(node.content.removesuffix(chr(10)))}</code></pre>"
 
 
 def _table(node: SyntaxTreeNode) -> str:
