@@ -93,8 +93,12 @@ class Client:
 
     async def aclose(self) -> None:
         await asyncio.gather(*self._stops)
-        for http in self._idle:
-            await http.aclose()
+        await self.drop_idle()
+
+    async def drop_idle(self) -> None:
+        """Closes the connections that are only kept warm."""
+        while self._idle:
+            await self._idle.pop().aclose()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -315,8 +319,7 @@ class Client:
                 or time.monotonic() > until
             ):
                 return reply
-            while self._idle:  # what is only kept warm
-                await self._idle.pop().aclose()
+            await self.drop_idle()
             listener.on_retry(reply.error, _HANDLE_WAIT)
             await asyncio.sleep(_HANDLE_WAIT)
 

@@ -50,6 +50,7 @@ from aiml_magic.runner.sending import reply_to, result_of
 from aiml_magic.text import dump
 
 _LOOK_EVERY = 0.5  # seconds between two looks at a row of another runner
+_WARM_CLIENTS = 8  # servers, or settings of one, whose connections are kept
 _HOLD_STEP = 0.05  # seconds between two looks at a request whose cancellation is held
 _TRY_EVERY = 2.0  # seconds between two attempts to keep an answer in the journal
 
@@ -326,8 +327,17 @@ class Runner:
         """The client for these settings, which has a warm connection if it was used before."""
         settings = (base_url, dump(asdict(secrets)), timeout, *settings_of_network())
         if settings not in self._clients:
+            if len(self._clients) >= _WARM_CLIENTS:
+                self._drop_idle()
             self._clients[settings] = Client(base_url, secrets, timeout)
         return self._clients[settings]
+
+    def _drop_idle(self) -> None:
+        """Closes warm connections: with many servers, one after the other, files run out."""
+        for client in self._clients.values():
+            drop = asyncio.create_task(client.drop_idle())
+            self._calls.add(drop)
+            drop.add_done_callback(self._calls.discard)
 
 
 def _failure(row: Row, why: str, *, is_out: bool) -> errors.RequestFailed:

@@ -10,7 +10,8 @@ import sqlite3
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 import wire
@@ -535,3 +536,20 @@ def test_names_of_an_answer_are_plain(asker):
         answer = asker.ask(server.url)
     assert {"␛]52;c;cm0=␇�2J�"} == {answer.id, answer.model, answer.status}
     assert name == answer.raw["model"]
+
+
+def test_many_servers(asker):
+    """Connections to servers that were asked before are not kept for ever: files would run out."""
+    for _ in range(20):
+        with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
+            asker.ask(server.url, "Why?", chat=None)
+    (runner,) = processes(str(asker.path), parent=os.getpid())
+
+    def sockets() -> int:
+        count = 0
+        for handle in Path(f"/proc/{runner}/fd").iterdir():
+            with suppress(OSError):  # it was closed meanwhile
+                count += "socket:" in str(handle.readlink())
+        return count
+
+    wait_until(lambda: sockets() <= 12, 20)
