@@ -22,7 +22,8 @@ _SECRET = re.compile(
 _SECRET_NUMBER = re.compile(r"passw|passcode|secret(?!ar)|(?:^|[_-])pin$", re.IGNORECASE)
 _NO_SECRET = {"prompt_cache_key"}
 _SCHEMAS = {  # of a JSON Schema: the names in them are those of properties
-    "properties", "patternProperties", "$defs", "definitions", "dependentRequired", "dependentSchemas",
+    "properties", "patternProperties", "$defs", "definitions", "dependentRequired",
+    "dependentSchemas",
 }  # fmt: skip
 _COMPARISON = {"type", "key", "value"}  # of a filter, whose key names what is compared
 _IN_TEXT = re.compile(

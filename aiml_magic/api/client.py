@@ -1,4 +1,4 @@
-"""The only module that knows HTTP: one request of the Responses API, from the first byte out to the last byte in.
+"""One request of the Responses API by HTTP, from the first byte out to the last byte in.
 
 One POST is one question, and costs money. So the policy of `failures` decides what may be sent
 again, each attempt has an id of its own, by which the server's log knows it; redirects are not
@@ -13,31 +13,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import os
 import secrets
-import socket
 import ssl
 import time
 import urllib.parse
 import urllib.request
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from aiml_magic import errors
-from aiml_magic.addresses import CERTIFICATES, is_loopback, network
 from aiml_magic.api import failures
+from aiml_magic.api.bodies import BodyCut, BodyTooLarge, read, read_stream, reason_of
+from aiml_magic.api.network import ssl_context, transport
 from aiml_magic.api.pace import Pace
 from aiml_magic.api.replies import (
     MAX_BODY,
     MAX_ERROR_BODY,
     Listener,
-    Reader,
     Reply,
     Source,
     judged,
@@ -46,31 +42,17 @@ from aiml_magic.api.replies import (
     weighed,
 )
 from aiml_magic.api.responses import Raw, Response, attempt_id, cost, is_response
-from aiml_magic.api.sse import EventTooLarge
 from aiml_magic.api.stream import Created, with_streamed
 from aiml_magic.credentials import Secrets, is_token, proof
 from aiml_magic.files import are_used_up, open_limit
 from aiml_magic.text import dump
 
-_MAX_STREAM = 2**29  # bytes of one stream, most of them envelopes: 128,000 deltas of 4 kB
-_META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
 _STOP_WAIT = 10.0  # seconds
-_HANDLE_WAIT = 0.5  # seconds between two tries for want of a free file handle: nothing was sent, so they cost nothing
+# Seconds between two tries for want of a free file handle: nothing was sent, so they cost nothing.
+_HANDLE_WAIT = 0.5
 _PROOF_WAIT = 10.0  # seconds
 _MAX_STRANGE = 3  # answers to a poll that are 404 or no response, before they are believed
-
-# A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
-_KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
-    (socket.IPPROTO_TCP, getattr(socket, name), value)
-    for name, value in (
-        ("TCP_KEEPIDLE", 45),
-        ("TCP_KEEPALIVE", 45),
-        ("TCP_KEEPINTVL", 15),
-        ("TCP_KEEPCNT", 6),
-    )
-    if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
-]
 
 
 class Client:
@@ -102,7 +84,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A connection for one request at a time, warm if there is one; one that failed is not used again.
+        """A connection for one request at a time, warm if there is one; not one that failed.
 
         Many requests at once in one pool of httpx take it quadratic time.
         """
@@ -117,7 +99,7 @@ class Client:
         self._idle.append(http)
 
     async def _see_proof(self, http: httpx.AsyncClient) -> None:
-        """Has a sandbox prove that it is the one of this token, before it is told the token or a question.
+        """Has a sandbox prove that it is that of this token, before it is told token or question.
 
         Each time: whoever is at its port may be another by now. Raises ConnectError.
         """
@@ -130,8 +112,8 @@ class Client:
                 asyncio.timeout(_PROOF_WAIT),
                 contextlib.aclosing(await http.send(request, stream=True)) as response,
             ):
-                shown = await _read(response, 1000)
-        except (httpx.HTTPError, _BodyTooLarge, _BodyCut, TimeoutError) as error:
+                shown = await read(response, 1000)
+        except (httpx.HTTPError, BodyTooLarge, BodyCut, TimeoutError) as error:
             if are_used_up(error):
                 raise failures.no_handle(open_limit()) from error
         port = urllib.parse.urlsplit(root).port or 80
@@ -140,18 +122,11 @@ class Client:
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext | bool:
-        return _ssl_context(self._base_url)
+        return ssl_context(self._base_url)
 
     def _new_connection(self) -> httpx.AsyncClient:
-        # A transport of our own turns httpx's proxy variables off, so the proxy is looked up here.
-        transport = httpx.AsyncHTTPTransport(
-            verify=self._ssl_context,
-            proxy=_proxy(self._base_url),
-            socket_options=_KEEPALIVE,
-            limits=httpx.Limits(max_connections=1),
-        )
         return httpx.AsyncClient(
-            transport=transport,
+            transport=transport(self._base_url, self._ssl_context),
             timeout=self._timeout,
             follow_redirects=False,
             trust_env=False,
@@ -166,9 +141,10 @@ class Client:
         *,
         attempts: int = 0,
     ) -> Reply:
-        """Sends `body` and waits for its response, however long it takes; `attempts` were made before.
+        """Sends `body` and waits for its response, however long it takes.
 
-        Raises what `listener.on_attempt` raises, and nothing else but for a cancellation.
+        `attempts` were made before. Raises what `listener.on_attempt` raises, and nothing else
+        but for a cancellation.
         """
         reply = await self._ask_with_retries(body, client_request_id, listener, attempts)
         response = Response(reply.response)
@@ -184,7 +160,7 @@ class Client:
         return reply
 
     async def fetch(self, response_id: str, known: Reply, listener: Listener) -> Reply:
-        """Waits for a response that the server works on, and of which `known` came, by asking for it until it has ended.
+        """Asks for a response, of which `known` came, until it has ended.
 
         GET costs nothing, and what it meets says nothing of the question: that stays taken, and may
         be charged.
@@ -236,7 +212,10 @@ class Client:
         return replace(reply, attempts=known.attempts)
 
     async def get(self, path: str) -> Any:
-        """The JSON at `path`, below `base_url`, or below the server's root if it begins with a slash. Raises RequestFailed."""
+        """The JSON at `path`, below `base_url`, or below the server's root after a leading slash.
+
+        Raises RequestFailed.
+        """
         try:
             return await self._get(path)
         except errors.RequestFailed as error:
@@ -250,8 +229,8 @@ class Client:
         )
         try:
             async with self._connection() as http, http.stream("GET", url) as response:
-                raw = await _read(response, MAX_BODY)
-        except _BodyTooLarge as error:
+                raw = await read(response, MAX_BODY)
+        except BodyTooLarge as error:
             raise failures.malformed(
                 f"more than {MAX_BODY // 2**20} MiB", response.status_code
             ) from error
@@ -355,13 +334,13 @@ class Client:
                     if response.is_success:
                         reply = await self._reply(response, source, listener)
                         return weighed(reply, time.monotonic() - sent_at)
-                    raw = self._secrets.clean(await _read(response, MAX_ERROR_BODY, is_cut=True))
+                    raw = self._secrets.clean(await read(response, MAX_ERROR_BODY, is_cut=True))
                     return refused(raw, source, time.monotonic() - sent_at)
         except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
             return Reply({}, error=self._failure(error, is_sent=is_sent))
 
     def _failure(self, error: Exception, *, is_sent: bool) -> errors.RequestFailed:
-        """What it means that a request ended with this error, of which the headers were sent or not."""
+        """The failure of a request that ended with this error, its headers sent or not."""
         if isinstance(error, errors.ConnectError):
             return error
         if not is_sent and are_used_up(error):
@@ -383,18 +362,18 @@ class Client:
     async def _reply(self, response: httpx.Response, source: Source, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
-            return await _read_stream(response, source, listener)
+            return await read_stream(response, source, listener)
         try:
-            return read_whole(await _read(response, MAX_BODY), source)
-        except _BodyCut as error:
+            return read_whole(await read(response, MAX_BODY), source)
+        except BodyCut as error:
             return read_whole(error.body, source, error.reason)
-        except _BodyTooLarge:
+        except BodyTooLarge:
             most = f"more than {MAX_BODY // 2**20} MiB"
             return Reply({}, error=failures.malformed(most, response.status_code))
 
     def _reason(self, error: BaseException) -> str:
         """Why a connection failed; some words of httpx quote what came."""
-        return self._secrets.mask(_reason(error))
+        return self._secrets.mask(reason_of(error))
 
     def _stop(self, response_id: str) -> None:
         """Has the server stop its work on a response; whether it does is not waited for."""
@@ -411,96 +390,8 @@ class Client:
         stop.add_done_callback(self._stops.discard)
 
 
-async def _read_stream(response: httpx.Response, source: Source, listener: Listener) -> Reply:
-    """A streamed answer: events as they come, until the terminal one and, shortly after it, the cost."""
-    reader = Reader(source, listener)
-    ended: str | None = None  # why the stream ended, if not in good order
-    chunks = _decompressed(response, _MAX_STREAM)
-    until: float | None = None
-    try:
-        while not (reader.has_ended and reader.has_cost):
-            if reader.has_ended and until is None:
-                until = time.monotonic() + _META_WAIT
-            wait = None if until is None else max(0.0, until - time.monotonic())
-            try:
-                chunk = await asyncio.wait_for(anext(chunks), wait)
-            except StopAsyncIteration:
-                reader.finish()
-                break
-            reader.feed(chunk)
-    except TimeoutError:
-        pass  # the answer is whole, only its cost did not come
-    except asyncio.CancelledError:
-        if not reader.has_ended:  # else the answer is whole, and paid for
-            raise
-    except _BodyCut as error:
-        ended = source.secrets.mask(error.reason)
-    except (EventTooLarge, _BodyTooLarge):
-        ended = failures.TOO_LARGE
-    finally:
-        await chunks.aclose()
-    return reader.reply(ended)
-
-
-class _BodyCut(Exception):
-    """The connection ended inside the body."""
-
-    def __init__(self, reason: str, body: bytes = b"") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.body = body
-
-
-class _BodyTooLarge(Exception):
-    """The body is larger than an answer may be."""
-
-
-async def _read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
-    """The whole body. Raises _BodyCut and _BodyTooLarge, or with `is_cut` gives what it has."""
-    body = bytearray()
-    try:
-        async for chunk in _decompressed(response, limit):
-            body += chunk
-    except _BodyCut as error:
-        if not is_cut:
-            raise _BodyCut(error.reason, bytes(body)) from error
-    except _BodyTooLarge:
-        if not is_cut:
-            raise
-    return bytes(body)
-
-
-async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
-    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps.
-
-    `limit` is in bytes.
-    """
-    coding = response.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise _BodyCut("a body in a coding that was not asked for")
-    unzip = (
-        None if coding in ("", "identity") else zlib.decompressobj(47)
-    )  # 47: gzip or zlib, whichever it is
-    size = 0
-    try:
-        async for chunk in response.aiter_raw():
-            for piece in [chunk] if unzip is None else _unzipped(unzip, chunk):
-                size += len(piece)
-                if size > limit:
-                    raise _BodyTooLarge
-                yield piece
-    except (httpx.HTTPError, OSError, zlib.error) as error:  # OSError: TLS that breaks
-        raise _BodyCut(_reason(error)) from error
-
-
-def _unzipped(unzip: Any, chunk: bytes) -> Iterator[bytes]:
-    while chunk:
-        yield unzip.decompress(chunk, 2**20)
-        chunk = unzip.unconsumed_tail
-
-
 def _refused_field(reply: Reply, body: Raw) -> str | None:
-    """What a server does not do for this request, and what can be left out: streaming, or keeping the answer."""
+    """A field that the server refuses, and that can be left out: `stream` or `store`."""
     fields = ["stream"] if body.get("background") else ["stream", "store"]
     if reply.error is None or not reply.is_refusal:
         return None
@@ -523,76 +414,3 @@ def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:
             return failures.not_connected(type(error).__name__, is_final=True)
         case _:
             return failures.connection_lost(why)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, httpx.ReadTimeout):
-        return "no byte came for as long as --timeout allows"
-    if str(error).startswith("peer closed connection"):
-        return "the server closed it too early"
-    if isinstance(
-        error, httpx.ProxyError
-    ):  # its other words are the proxy's, and may hold its password
-        status = str(error)[:3]
-        return f"the proxy refused it{f', with {status}' if status.isdecimal() else ''}"
-    return str(error) or type(error).__name__
-
-
-def settings_of_network() -> tuple[Any, ...]:
-    """What a client depends on besides its arguments; one that was made when it was otherwise is not to be used again."""
-    file = os.environ.get(CERTIFICATES[0], "")
-    with contextlib.suppress(OSError):
-        return (*sorted(network().items()), Path(file).stat().st_mtime_ns)
-    return tuple(sorted(network().items()))
-
-
-def _ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """Loading certificates takes 20 ms; plain http to loopback needs none.
-
-    Raises ConnectError for none that can be read.
-    """
-    if not base_url.startswith("https:"):
-        return False
-    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
-    try:
-        match name:  # httpx before 0.28 passes over a file that is not there
-            case "SSL_CERT_FILE":
-                return ssl.create_default_context(cafile=os.environ[name])
-            case "SSL_CERT_DIR":
-                next(
-                    Path(os.environ[name]).iterdir(), None
-                )  # else nobody says that it is not there
-                return ssl.create_default_context(capath=os.environ[name])
-            case _:
-                return httpx.create_ssl_context(trust_env=False)
-    except OSError as error:  # also an SSLError
-        why = error.strerror or str(error)
-        raise failures.unusable(
-            name or "The package certifi", f"names {os.environ.get(name, '')}", why
-        ) from error
-
-
-def _proxy(base_url: str) -> str | None:
-    """The proxy of the environment for this server.
-
-    Loopback is never proxied: its plain http must not leave the machine.
-
-    Raises ConnectError for what is no address of a proxy.
-    """
-    host = urllib.parse.urlsplit(base_url).hostname or ""
-    if is_loopback(host) or urllib.request.proxy_bypass(host):
-        return None
-    proxies = urllib.request.getproxies()
-    kind = "https" if proxies.get("https") else "all"
-    if not (proxy := proxies.get(kind)):
-        return None
-    address = proxy if "://" in proxy else f"http://{proxy}"
-    try:
-        httpx.Proxy(address)
-    except (ValueError, httpx.InvalidURL):  # its words may hold a password
-        name = next(
-            (name for name in os.environ if name.lower() == f"{kind}_proxy"),
-            "The proxy of this system",
-        )
-        raise failures.unusable(name, "is no address of a proxy", "") from None
-    return address

@@ -1,4 +1,4 @@
-"""What a failure means: which error it is, whether it may have cost money, whether it may be sent again; pure.
+"""A failure as an error: its kind, its cost, and whether the request may be sent again; pure.
 
 A request is sent again without asking only if it cannot have been executed: the connection was
 never made, or the server refused it (429, 503, a JSON 502 or 500, a run that failed on a rate
@@ -11,19 +11,15 @@ before.
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
-import html
-import json
 import random
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from aiml_magic import errors
+from aiml_magic.api.error_bodies import ErrorBody, as_status, read_error, read_error_body
 from aiml_magic.api.responses import Raw, Response
-from aiml_magic.text import dump, load, one_line
+from aiml_magic.text import one_line
 
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
@@ -43,14 +39,6 @@ _OF_MONEY = re.compile(
     re.IGNORECASE,
 )
 
-# Where an error may hold another, and its own words.
-_INNER = ("error", "fault", "detail", "message", "metadata", "raw", "response", "body")
-_SPEAKING = (
-    "message", "msg", "detail", "error_description", "error_message", "errormessage", "faultstring",
-    "description", "reason", "error", "fault",
-)  # fmt: skip
-_STATUS = ("statuscode", "status_code", "status")
-_DEEPEST = 6  # errors in one another
 
 _REFUSALS = (200, 400, 403, 404, 405, 406, 409, 410, 415, 422, 500, 501, 502)
 _TOPICS = {
@@ -65,56 +53,8 @@ _NEGATIONS = (
 )
 
 
-@dataclass(frozen=True)
-class ErrorBody:
-    """What an error body says, whichever of the known shapes it has."""
-
-    message: str
-    status: int | None = None
-    code: str | None = None
-    param: str | None = None
-    request_id: str | None = None
-    is_json: bool = True
-
-
-def read_error_body(body: bytes) -> ErrorBody:
-    """The shapes of AI/ML API and OpenAI, of frameworks and gateways, HTML, plain text, nothing.
-
-    Never raises.
-    """
-    try:
-        raw = load(body)
-    except ValueError:
-        return ErrorBody(_page_text(body.decode("utf-8", "replace")), is_json=False)
-    if isinstance(raw, list):
-        raw = next((entry for entry in raw if isinstance(entry, dict)), raw)
-    inner = _object_in(raw)
-    return ErrorBody(_phrase(raw) or dump(raw)[:500]) if inner is None else read_error(inner)
-
-
-def read_error(raw: Raw) -> ErrorBody:
-    """As `read_error_body`, of a JSON object.
-
-    The innermost object that says anything is the origin of the error; those around it relay it.
-    """
-    layers = list(_layers(raw))[::-1]
-    words = next(filter(None, map(_words, layers)), "") or next(_texts_in(raw), "")
-    issues = [issue for layer in layers for issue in _issues(layer)]
-    told = [_issue(issue) for issue in issues]
-    fields = [where for issue in issues if (where := _where(issue))]
-    return ErrorBody(
-        message=" ".join([words, *(issue for issue in told if issue not in words)][:6]),
-        status=next(
-            filter(None, (_status(layer.get(n)) for layer in layers for n in _STATUS)), None
-        ),
-        code=_first_word(layers, ("code", "error_code", "errorcode")),
-        param=_first_word(layers, ("param",)) or next(iter(fields), None),
-        request_id=_word(raw.get("requestId")),
-    )
-
-
 def refuses(error: errors.RequestFailed, field: str, value: str = "") -> bool:
-    """The server's reason for not accepting a request is this field of it, or its value; in any of the shapes of an error.
+    """The server refuses a request for this field of it, or for its value, however it says so.
 
     In an answer that began well only the field's own name tells it.
     """
@@ -160,9 +100,12 @@ def http_error(
 
 
 def error_in_success(raw: Raw) -> errors.RequestFailed:
-    """The error of an error body that came with HTTP 200, or as an event: nobody knows how far the request got."""
+    """The error of an error body that came with HTTP 200, or as an event.
+
+    Nobody knows how far the request got.
+    """
     said = read_error(raw)
-    status = said.status or _status(said.code) or _STATUS_OF_CODE.get(said.code or "", 500)
+    status = said.status or as_status(said.code) or _STATUS_OF_CODE.get(said.code or "", 500)
     kind, _, _ = _judge(status, said)
     return kind(
         f"{_SAID[kind]}, in an answer that began well{_quoted(said.message)}. {_MAYBE}",
@@ -177,7 +120,7 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
 
 
 def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.ResponseFailed:
-    """The error of a response whose status is "failed", before or after the model has worked on it."""
+    """The error of a response that "failed", before or after the model has worked on it."""
     said = read_error(error or {})
     code, words = said.code, said.message or "no reason was given"
     retry: errors.Retry = "ask"
@@ -197,7 +140,7 @@ def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.Respons
 def of_response(
     response: Response, *, has_worked: bool, is_paid: bool
 ) -> errors.RequestFailed | None:
-    """The error of a response that failed, came to nothing, or is worked on and has no id to ask for it by; else `None`.
+    """The error of a response that failed, is empty, or is pending without an id; else `None`.
 
     `has_worked` says that the model has, `is_paid` that the server told of a cost.
     """
@@ -207,7 +150,8 @@ def of_response(
             return in_doubt(failed) if response.has_output or is_paid else failed
         case "pending" if response.id is None:
             return malformed(
-                f'a response that is "{one_line(response.status or "", 40)}" and has no id to ask for its answer by'
+                f'a response that is "{one_line(response.status or "", 40)}"'
+                " and has no id to ask for its answer by"
             )
         case "unknown" if not response.has_begun:
             return no_answer(response)
@@ -219,7 +163,10 @@ def no_answer(response: Response) -> errors.MalformedResponse:
 
 
 def in_doubt(error: errors.RequestFailed) -> errors.RequestFailed:
-    """`error`, of a request on which a model may have worked: it may be charged, and only the person may send it again."""
+    """`error`, of a request on which a model may have worked.
+
+    It may be charged, and only the person may send it again.
+    """
     error.message = error.message.replace(_FREE, _MAYBE)
     error.retry, error.may_cost, error.hint = "ask", True, _CHECK
     return error
@@ -260,7 +207,10 @@ def no_handle(limit: int | None) -> errors.ConnectError:
 def untrusted(reason: str) -> errors.ConnectError:
     """The server's certificate is vouched for by nobody who is trusted here."""
     error = not_connected(reason, is_final=True)
-    error.hint = "If your network vouches for it, set SSL_CERT_FILE to its certificate; then run the cell again."
+    error.hint = (
+        "If your network vouches for it, set SSL_CERT_FILE to its certificate;"
+        " then run the cell again."
+    )
     return error
 
 
@@ -314,13 +264,12 @@ def not_fetched(
     """
     said = one_line(error.message).rstrip(".")
     later = (
-        ""
-        if is_final
-        else " Run the cell again to go on: its answer is fetched, and the question is not sent again."
+        " Run the cell again to go on: its answer is fetched, and the question is not sent again."
     )
     return errors.RetrieveUnsupported(
-        f"The server took the question as {one_line(response_id, 80)}, but its answer could not be fetched. {said}. {_MAYBE}",
-        f"{_remedy(error)}{later} {errors.check()}".strip(),
+        f"The server took the question as {one_line(response_id, 80)},"
+        f" but its answer could not be fetched. {said}. {_MAYBE}",
+        f"{_remedy(error)}{'' if is_final else later} {errors.check()}".strip(),
         retry="never" if is_final else "resume",
         may_cost=True,
         status=error.status,
@@ -350,10 +299,10 @@ def is_limit(error: errors.RequestFailed) -> bool:
 
 
 def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> float | None:
-    """Seconds to wait before the request is sent again, or `None` to give up; `retries` counts those already made.
+    """Seconds to wait before the request is sent again, or `None` to give up.
 
-    The server's Retry-After decides, else 1 s, then 2 s, less up to a quarter so that many clients
-    do not come at once.
+    `retries` counts those already made. The server's Retry-After decides, else 1 s,
+    then 2 s, less up to a quarter so that many clients do not come at once.
     """
     if (
         error is None or error.retry != "auto" or retries >= MAX_RETRIES or error.code == NO_HANDLE
@@ -365,9 +314,10 @@ def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> fl
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else Retry-After as seconds or date (RFC 9110, 10.2.3).
+    """Seconds that the server asks to wait: `retry-after-ms`, else Retry-After.
 
-    A date is read against the server's own Date, since our clock may be wrong.
+    That holds seconds or a date (RFC 9110, 10.2.3). A date is read against the server's own
+    Date, since our clock may be wrong.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -419,63 +369,63 @@ _SAID: dict[type[errors.RequestFailed], str] = {
 _Verdict = tuple[type[errors.RequestFailed], errors.Retry, str]
 
 
+_AGAIN = "Wait a little, then run the cell again."
+_CHANGE = "Change what the message names, then run the cell again."
+_RENEW = "Raise the limit of the account, or wait until it is renewed."
+_TOP_UP = "Top up the account, then run the cell again."
+_OTHER_MODEL = "Ask another model with --model, or come back later."
+
+
 def _judge(status: int, said: ErrorBody) -> _Verdict:
-    """Kind of error, whether to send again, and the next step; the table of the vendor's errors, row by row."""
+    """Kind of error, whether to send again, and the next step."""
     words = f"{said.message} {said.code}".lower()
-    again = "Wait a little, then run the cell again."
+    if 300 <= status < 400:
+        return errors.Redirected, "never", "Set AIML_API_URL to the right address."
+    if 400 <= status < 500:
+        return _judge_4xx(status, words)
+    return _judge_5xx(status, words, is_json=said.is_json)
+
+
+def _judge_4xx(status: int, words: str) -> _Verdict:
     match status:
         case 401:
             return errors.AuthError, "never", _REMEDIES[401]
         case 402:
-            return errors.OutOfCredits, "never", "Top up the account, then run the cell again."
+            return errors.OutOfCredits, "never", _TOP_UP
         case 403 if "credit" in words or "balance" in words:
-            return errors.OutOfCredits, "never", "Top up the account, then run the cell again."
+            return errors.OutOfCredits, "never", _TOP_UP
         case 403:
             return errors.PermissionDenied, "never", _REMEDIES[403]
         case 404:
             return errors.NotFound, "never", "Check --model and %config O3Pro.base_url."
+        case 408:
+            return errors.GatewayTimeout, "ask", _CHECK
+        case 409 | 429 if "quota" in words or "free limit" in words:
+            return errors.QuotaExceeded, "never", _RENEW
+        case 409 | 429:
+            return errors.RateLimited, "auto", _AGAIN
         case 413:
             return errors.PayloadTooLarge, "never", "Send less text, or smaller attachments."
-        case 409 | 429 if any(sign in words for sign in ("quota", "free limit")):
-            return (
-                errors.QuotaExceeded,
-                "never",
-                "Raise the limit of the account, or wait until it is renewed.",
-            )
-        case 409 | 429:
-            return errors.RateLimited, "auto", again
-        case 408 | 504 | 520 | 521 | 522 | 523 | 524:
-            return errors.GatewayTimeout, "ask", _CHECK
-        case 503:
-            return errors.Unavailable, "auto", again
-        case 502:
-            return (
-                errors.BadGateway,
-                "auto" if said.is_json else "ask",
-                again if said.is_json else _CHECK,
-            )
-        case 501 if said.is_json:
-            return (
-                errors.InvalidRequest,
-                "never",
-                "Change what the message names, then run the cell again.",
-            )
+        case _:
+            return errors.InvalidRequest, "never", _CHANGE
+
+
+def _judge_5xx(status: int, words: str, *, is_json: bool) -> _Verdict:
+    match status:
         case 500 if "maintenance" in words:
-            return (
-                errors.ServerError,
-                "never",
-                "Ask another model with --model, or come back later.",
-            )
-        case 500 if said.is_json:
-            return errors.ServerError, "auto", again
-        case _ if 300 <= status < 400:
-            return errors.Redirected, "never", "Set AIML_API_URL to the right address."
-        case _ if 400 <= status < 500:
-            return (
-                errors.InvalidRequest,
-                "never",
-                "Change what the message names, then run the cell again.",
-            )
+            return errors.ServerError, "never", _OTHER_MODEL
+        case 500 if is_json:
+            return errors.ServerError, "auto", _AGAIN
+        case 501 if is_json:
+            return errors.InvalidRequest, "never", _CHANGE
+        case 502 if is_json:
+            return errors.BadGateway, "auto", _AGAIN
+        case 502:
+            return errors.BadGateway, "ask", _CHECK
+        case 503:
+            return errors.Unavailable, "auto", _AGAIN
+        case 504 | 520 | 521 | 522 | 523 | 524:
+            return errors.GatewayTimeout, "ask", _CHECK
         case _:
             return errors.ServerError, "ask", _CHECK
 
@@ -488,106 +438,6 @@ def _quoted(words: str) -> str:
     """A server's words in a message, without what they say of money: our own sentence says that."""
     short = one_line(_OF_MONEY.sub("", words)).rstrip(".")
     return f": {short}" if short else ""
-
-
-def _layers(raw: Raw, depth: int = 0) -> Iterator[Raw]:
-    """The objects of an error, from the outermost in; names in small letters."""
-    layer = {str(name).lower(): value for name, value in raw.items()}
-    yield layer
-    inner = next(filter(None, (_object_in(layer.get(name)) for name in _INNER)), None)
-    if inner and depth < _DEEPEST:
-        yield from _layers(inner, depth + 1)
-
-
-def _object_in(value: Any) -> Raw | None:
-    """An object, also one that is written as JSON in a text, as of a server that relays another's words."""
-    if isinstance(value, str) and "{" in value:
-        with contextlib.suppress(ValueError, RecursionError):
-            value, _ = json.JSONDecoder().raw_decode(value, value.index("{"))
-    return value if isinstance(value, Mapping) else None
-
-
-def _words(layer: Raw) -> str:
-    """What a layer of an error says itself."""
-    said = next(filter(None, (_phrase(layer.get(name)) for name in _SPEAKING)), "")
-    title = _phrase(layer.get("title"))
-    return said if not title or title in said else f"{title}: {said}".removesuffix(": ")
-
-
-def _phrase(value: Any) -> str:
-    if isinstance(value, list):
-        return "; ".join(map(_issue, value[:5]))
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return "" if _object_in(value) else str(value).strip()
-    return ""
-
-
-def _issue(issue: Any) -> str:
-    """What one entry of a validator's list says, as `field: message`."""
-    if not isinstance(issue, Mapping):
-        return _phrase(issue) or dump(issue)
-    layers = list(_layers(issue))
-    constraints = issue.get("constraints")
-    told = list(constraints.values()) if isinstance(constraints, Mapping) else []
-    words = next(filter(None, map(_words, layers)), "") or _phrase(told) or dump(issue)
-    where = _where(issue)
-    return f"{where}: {words}" if where else words
-
-
-def _where(issue: Any) -> str:
-    """The field that an issue is about."""
-    names = ("path", "loc", "field", "property", "param")
-    found = [issue.get(name) for name in names] if isinstance(issue, Mapping) else []
-    place = next(filter(None, found), "")
-    if not isinstance(place, list):
-        return _phrase(place)
-    return ".".join(str(step) for step in place[bool(place[0] == "body") :])
-
-
-def _issues(layer: Raw) -> list[Any]:
-    """Every issue found where a validator may put a list of them."""
-    places = [layer.get(name) for name in ("errors", "issues", "data", "meta", "detail", "message")]
-    found: list[Any] = []
-    for place in places:
-        if isinstance(place, Mapping):
-            issues = place.get("issues")
-            found += issues if isinstance(issues, list) else []
-        elif isinstance(place, list):
-            found += place
-    if isinstance(fields := layer.get("errors"), Mapping):
-        found += [{"path": name, "message": said} for name, said in fields.items()]
-    return [issue for issue in found if issue][:5]
-
-
-def _texts_in(value: Any, depth: int = 0) -> Iterator[str]:
-    """The texts in a JSON value of a shape that nobody knows."""
-    if isinstance(value, str) and value.strip():
-        yield value.strip()
-    elif isinstance(value, Mapping | list) and depth < _DEEPEST:
-        for entry in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts_in(entry, depth + 1)
-
-
-def _first_word(layers: list[Raw], names: tuple[str, ...]) -> str | None:
-    words = (_word(layer.get(name)) for layer in layers for name in names)
-    return next(filter(None, words), None)
-
-
-def _page_text(page: str) -> str:
-    """The words of an HTML page (its title first) or of plain text."""
-    page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", " ", page[:20_000])
-    return one_line(html.unescape(re.sub(r"<[^>]*>", " ", page)))
-
-
-def _status(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _word(value: Any) -> str | None:
-    return None if value is None or isinstance(value, Mapping | list) else str(value)
 
 
 def _date(value: str | None) -> float | None:

@@ -2,8 +2,8 @@
 
 Without a refusal there is no limit. After one, nothing is sent for the time that the server names,
 else for 1 s, doubled with each further refusal up to 60 s. Then one request is the probe. Once it
-is accepted, as many follow as the server took before it refused: a burst. The time from one burst to
-the next is that between the first request that was accepted and the probe. After some bursts
+is accepted, as many follow as the server took before it refused: a burst. The time from one burst
+to the next is that between the first request that was accepted and the probe. After some bursts
 without a refusal they grow by a tenth each, until there is no limit any more.
 """
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.api import failures
+from aiml_magic.api.error_bodies import read_error, read_error_body
 from aiml_magic.api.responses import Cost, Raw, Response, cost, is_error, is_response
 from aiml_magic.api.sse import Decoder, EventTooLarge
 from aiml_magic.api.stream import Event, Stream
@@ -46,7 +47,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request: a response (whole, or the part that came), what it cost, and the error if it failed.
+    """The result of a request: a response, or the part that came; its cost; and any error.
 
     `attempts` is how many times the question was sent. `is_refusal` says that the server refused it
     before a model can have worked on it, so that it may be sent in another form.
@@ -62,7 +63,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an answer comes from: the request, the status and headers of its answer, and the secrets to mask."""
+    """The request, the status and headers of its answer, and the secrets to mask."""
 
     request: Raw
     status: int
@@ -170,7 +171,7 @@ class Reader:
         if stream.error is not None and not stream.has_begun:
             return Reply(raw, spent, notices, failures.error_in_success(stream.error))
         if stream.error is not None:
-            said = failures.read_error(stream.error)
+            said = read_error(stream.error)
             error = {"code": said.code, "message": said.message}
             failed = {**raw, "status": "failed", "error": error}
             reply = judged(failed, request, spent, notices, has_worked=has_worked)
@@ -194,7 +195,7 @@ def read_whole(body: bytes, source: Source, cut: str | None = None) -> Reply:
             return _read_events(body, source, "lines", cut)
         if cut is not None:
             return Reply({}, error=failures.connection_lost(source.secrets.mask(cut)))
-        said = failures.read_error_body(source.secrets.clean(body)[:MAX_ERROR_BODY]).message
+        said = read_error_body(source.secrets.clean(body)[:MAX_ERROR_BODY]).message
         what = f"something that is no response: {one_line(said)}" if said else "an empty body"
         return Reply({}, error=failures.malformed(what, source.status))
     if not isinstance(raw, dict):
@@ -231,7 +232,7 @@ def is_paid(spent: Cost | None) -> bool:
 
 
 def weighed(reply: Reply, seconds: float) -> Reply:
-    """`reply`, which came after `seconds`, with what that means for another attempt: when a model may have worked, none."""
+    """`reply` after `seconds`; no other attempt follows if a model may have worked."""
     is_quick = failures.is_quick(seconds)
     if reply.error is not None and reply.error.retry == "auto" and not is_quick:
         failures.in_doubt(reply.error)
@@ -239,7 +240,10 @@ def weighed(reply: Reply, seconds: float) -> Reply:
 
 
 def refused(body: bytes, source: Source, seconds: float) -> Reply:
-    """An HTTP answer that is not 2xx; with a cost, or anything of an answer, it refused nothing, whatever it says."""
+    """An HTTP answer that is not 2xx.
+
+    With a cost, or anything of an answer, it refused nothing, whatever it says.
+    """
     raw: Any = None
     with contextlib.suppress(ValueError):
         raw = load(body)
@@ -262,7 +266,7 @@ def _read_events(body: bytes, source: Source, form: str, cut: str | None) -> Rep
 
 
 def _form_of(beginning: bytes | bytearray, *, has_line: bool) -> str | None:
-    """The form of a body that begins so; `None` while that is open. `has_line` if a line may have ended."""
+    """The form of a body that begins so, or `None` yet; `has_line` if a line may have ended."""
     start = beginning[:_MAX_BLANK].lstrip(_BLANK)
     if not start:
         return "events" if len(beginning) >= _MAX_BLANK else None

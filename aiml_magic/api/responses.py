@@ -67,7 +67,7 @@ class Usage:
 
 
 def sum_of(usages: Iterable[Usage]) -> Usage:
-    """The tokens of several responses together; what one of them did not report is not known of all."""
+    """The sum of the tokens of several responses; unknown where one did not report them."""
     columns = zip(*(astuple(usage) for usage in usages), strict=True)
     return Usage(*(None if None in column else sum(column) for column in columns))
 
@@ -203,7 +203,7 @@ class Response:
 
     @cached_property
     def reasoning_texts(self) -> tuple[str, ...]:
-        """The reasoning itself, which open models give out; beside the answer in a message, or in an item."""
+        """The reasoning text, which open models give out; in a message, or in an item."""
         items = (*self.of_type("reasoning"), *self.of_type("message"))
         kinds = {"reasoning": _REASONING_PARTS | TEXT_PARTS, "message": _REASONING_PARTS}
         parts = (
@@ -234,12 +234,12 @@ class Response:
 
     @cached_property
     def is_status_inferred(self) -> bool:
-        """Whether the server sent no status that is known, as in the sample of its documentation."""
+        """The server sent no known status, as in the sample of its documentation."""
         return status_of(self.raw.get("status")) is None
 
     @cached_property
     def status(self) -> str | None:
-        """The API's word for how it stands, also where the server has another; one that nobody knows, as it came.
+        """The API's word for the status that the server sent; an unknown one as it came.
 
         Where a response is whole by its status, and not by its error or its details, it is not.
         """
@@ -256,7 +256,11 @@ class Response:
 
     @cached_property
     def outcome(self) -> str:
-        """What came of it: answer, refusal, tool_calls, approval, incomplete, failed, cancelled, pending or unknown."""
+        """The kind of response.
+
+        One of answer, refusal, tool_calls, approval, incomplete, failed, cancelled, pending
+        and unknown.
+        """
         if self.status in ("queued", "in_progress"):
             return "pending"
         if self.status in ("failed", "incomplete", "cancelled"):
@@ -271,7 +275,7 @@ class Response:
 
     @cached_property
     def _may_go_on(self) -> bool:
-        """It has an id, nothing of an answer, and a status that is no end as far as anybody knows."""
+        """It has an id, nothing of an answer, and a status that is not known to be final."""
         is_word = self.status is not None and self.status.lower().replace(" ", "_") not in ENDS
         is_over = bool(self.error or self.raw.get("completed_at"))
         return is_word and self.id is not None and not self.has_begun and not is_over
@@ -313,7 +317,7 @@ class Response:
 
     @cached_property
     def _annotations(self) -> tuple[Raw, ...]:
-        """The notes of all texts; in the form of chat completions their fields are below their type."""
+        """The notes of all texts; in chat completions their fields are below their type."""
         return tuple(
             {**note, **as_object(note.get(as_text(note.get("type"))))}
             for item in self.of_type("message")
@@ -356,7 +360,7 @@ class Response:
 
     @cached_property
     def has_begun(self) -> bool:
-        """The model has worked on it: there is output, or tokens of it were counted, or nobody counted and an item is there."""
+        """The model has worked: there is output, or counted tokens, or an item and no count."""
         counted = self.usage and (
             self.usage.total_tokens
             if self.usage.output_tokens is None
@@ -379,16 +383,11 @@ class Response:
         )
 
     def warnings(self, request: Raw) -> tuple[str, ...]:
-        """What a person should know of this response, as codes, given the `request` that it answers."""
+        """The codes of what to tell of this response, given the `request` that it answers."""
         return tuple(code for code, holds in self._claims(request) if holds)
 
     def _claims(self, request: Raw) -> Iterator[tuple[str, bool]]:
         is_completed = self.status == "completed"
-        written = self.usage.output_tokens if self.usage else None
-        cap, asked_cap = (
-            as_count(self.raw.get("max_output_tokens")),
-            request.get("max_output_tokens"),
-        )
         calls = self.of_type("function_call")
         yield "status_missing", self.is_status_inferred
         yield (
@@ -398,15 +397,7 @@ class Response:
                 item.get("status") not in (None, "completed") for item in self.of_type("message")
             ),
         )
-        yield "usage_missing", is_completed and self.usage is None
-        yield (
-            "usage_exceeds_max_output_tokens",
-            written is not None and cap is not None and written > cap,
-        )
-        yield (
-            "max_output_tokens_changed",
-            asked_cap is not None and cap is not None and cap < asked_cap,
-        )
+        yield from self._claims_of_tokens(request)
         yield (
             "background_not_honoured",
             bool(request.get("background")) and self.outcome != "pending",
@@ -432,8 +423,24 @@ class Response:
             ),
         )
 
+    def _claims_of_tokens(self, request: Raw) -> Iterator[tuple[str, bool]]:
+        written = self.usage.output_tokens if self.usage else None
+        cap, asked_cap = (
+            as_count(self.raw.get("max_output_tokens")),
+            request.get("max_output_tokens"),
+        )
+        yield "usage_missing", self.status == "completed" and self.usage is None
+        yield (
+            "usage_exceeds_max_output_tokens",
+            written is not None and cap is not None and written > cap,
+        )
+        yield (
+            "max_output_tokens_changed",
+            asked_cap is not None and cap is not None and cap < asked_cap,
+        )
+
     def _is_in_text(self, note: Raw) -> bool:
-        """A note that gives no range, or the place of a file in a list (`index`), points nowhere."""
+        """A note without a range, or with a file's place in a list (`index`), points nowhere."""
         start, end = as_count(note.get("start_index")), as_count(note.get("end_index"))
         if as_text(note.get("type")) not in _KNOWN_ANNOTATIONS or (start is None and end is None):
             return True
@@ -443,7 +450,7 @@ class Response:
 
 
 def status_of(value: Any) -> str | None:
-    """The API's word for what a server calls a status; `None` if it says nothing, and what nobody knows as it came."""
+    """The API's word for a server's status; `None` without one, an unknown one as it came."""
     if value is None or value == "":
         return None
     name = _name(value).strip() if isinstance(value, str) else dump(value)[:_MAX_STATUS]
@@ -483,7 +490,7 @@ _CREDITS_PER_DOLLAR = 2_000_000  # as AI/ML API counts them
 
 
 def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost | None:
-    """What the server says it charged: in the response, in the last chunk of a stream (`meta`), or in the headers."""
+    """The charge: in the response, in the last chunk of a stream (`meta`), or in the headers."""
     places = (
         ("meta.usage", _usage_of_meta(raw.get("meta"))),
         ("stream meta", _usage_of_meta(meta)),
@@ -589,7 +596,10 @@ def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
 
 
 def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any]:
-    """The `input` that tells a whole conversation: of each turn its own input, then its answer and calls; then `question`."""
+    """The `input` of a whole conversation.
+
+    Of each turn its own input, then its answer and calls; then `question`.
+    """
     items: list[Any] = []
     for number, (asked, response) in enumerate(turns, start=1):
         items += _as_items(asked)
@@ -651,7 +661,7 @@ def _listed(value: Any, kind: str = "output_text") -> list[Raw]:
 
 
 def _in_own_form(item: Raw) -> Iterator[Raw]:
-    """An output item as the API writes it, and the calls that a message in the form of chat completions holds."""
+    """An output item as the API writes it, and the calls of a message of chat completions."""
     kind = as_text(item.get("type"))
     if kind in TEXT_PARTS or kind == "refusal":
         yield {"type": "message", "content": [item]}
@@ -681,14 +691,14 @@ def _call(call: Raw) -> Raw:
 
 
 def _arguments(value: Any) -> str:
-    """The arguments of a call as JSON text, however they came: some servers send an object, or nothing for none."""
+    """The arguments of a call as JSON text; some servers send an object, or nothing for none."""
     if isinstance(value, str) and value.strip():
         return value
     return dump(value) if isinstance(value, Mapping) else "{}"
 
 
 def _name(value: Any) -> str:
-    """A text that is written where a lone surrogate cannot be: into an address, or a column of the journal."""
+    """A text without lone surrogates, for an address or a column of the journal."""
     return as_text(value).encode("utf-8", "replace").decode()
 
 

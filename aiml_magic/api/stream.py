@@ -254,7 +254,7 @@ class Stream:
         return value
 
     def _key(self, event: Raw) -> object:
-        """One key for an item, whether an event names it by its index, by its id (llama.cpp) or by both."""
+        """One key for an item, named by its index, by its id (llama.cpp) or by both."""
         item = as_object(event.get("item"))
         index: object = as_count(event.get("output_index"))
         known = as_text(event.get("item_id")) or as_text(item.get("id"))
@@ -316,7 +316,7 @@ def with_streamed(response: Raw, streamed: Sequence[Raw]) -> Raw:
 
 
 def _joined(final: Sequence[Raw], streamed: Sequence[Raw]) -> list[Raw]:
-    """The final items, each filled from the streamed one that it stands for, and those that have no other."""
+    """The final items, each filled from its streamed one, and the streamed ones left over."""
     items, unmatched, left = list(final), list(range(len(final))), list(enumerate(streamed))
     finals, streams = (
         [_content({"output": [item]}) for item in some] for some in (final, streamed)
@@ -361,7 +361,8 @@ def _content(response: Raw) -> object:
         if item.get("type") not in ("message", "reasoning")
     ]
     return (
-        read.messages, read.refusal, read.calls, read.summaries, read.reasoning_texts, read.citations,
+        read.messages, read.refusal, read.calls, read.summaries,
+        read.reasoning_texts, read.citations,
         others,
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ def gather(
 
 
 class _Asked:
-    """The rows of a map that were asked so far: their answers, and the jobs of those that have none yet."""
+    """The rows of a map asked so far: their answers, and the jobs of those without one."""
 
     def __init__(self, show: Callable[[int | None, float], None], *, keeps_errors: bool) -> None:
         self.answers: list[Answer | errors.AimlMagicError | None] = []
@@ -70,7 +70,7 @@ class _Asked:
             self.answers.append(None)
 
     def settle(self, limit: int) -> None:
-        """Puts the answers that came in their places, and waits until fewer than `limit` are missing."""
+        """Puts new answers in their places, and waits until fewer than `limit` are missing."""
         while True:
             for place in [place for place, job in self._running.items() if job.step()]:
                 self.answers[place] = self._outcome(self._running.pop(place))

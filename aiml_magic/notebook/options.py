@@ -288,7 +288,8 @@ def usage(settings: Mapping[str, str]) -> str:
 
 The value is the answer: .text .reasoning .usage .cost_usd .seconds .status .id .model .raw
 A cell continues the conversation of the cell run before it; run again, it keeps its place.
-The same question in the same place is not asked again: its answer is replayed from the journal, for $0.
+The same question in the same place is not asked again: its answer is replayed from the journal,
+for $0.
 {{{{name}}}} in the question is replaced by that variable (a table by its CSV, a figure goes along),
 also {{{{table.shape[0]}}}} and {{{{x:.2f}}}}.
 An interrupt of the kernel stops the question and keeps what came.
@@ -305,13 +306,13 @@ Examples:
   %%o3pro -n -i "You are a strict referee."  begin anew, with instructions
   %%o3pro -c ideas -t 4000                   another conversation, at most 4,000 tokens
   %%o3pro --dry-run -e high                  show what would be sent, and what it may cost
-  %%o3pro --after 12 --fresh                 continue answer 12, asked anew even if it was asked before
+  %%o3pro --after 12 --fresh                 continue answer 12, asked anew even if asked before
   %%o3pro -b --timeout 600 -m openai/o3-pro  go on working; give up after ten minutes of silence
   %%o3pro -s Rating --no-stream -q -o rated  the answer as a Rating in rated.parsed, shown nowhere
   %%o3pro -f area --tool-choice required     have the model call the function area of the notebook
   %%o3pro -m openai/gpt-5.6-sol --mode pro   another model, thinking as hard as it can
   %%o3pro --samples 5 -e low -e high         five answers with each effort, side by side
-  %%o3pro --alone --no-store --raw           no conversation, nothing kept there, {{{{braces}}}} as they are
+  %%o3pro --alone --no-store --raw           no conversation, not kept there, {{{{braces}}}} as is
   %%o3pro -a figure -a table.csv             with a figure of the notebook and a file
   %o3pro --param truncation="auto" -- -1 is the square of what?
 

@@ -17,7 +17,10 @@ from aiml_magic.text import cut
 
 
 def rows_of(rows: Any) -> Iterator[Any]:
-    """The rows of an iterable, a table (pandas, polars, Arrow), or a dict of columns. Raises BadInput."""
+    """The rows of an iterable, a table (pandas, polars, Arrow), or a dict of columns.
+
+    Raises BadInput.
+    """
     if isinstance(rows, str | bytes):
         raise BadInput(
             f"The rows are one text, and each letter would be a question. {NOTHING_SENT}",

@@ -71,13 +71,13 @@ class Ask:
         client: Any = None,
         **given: Any,
     ) -> Answers:
-        """One answer for each row, asked at once as far as `max_concurrency` allows, in the order of the rows.
+        """One answer for each row, in their order; as many at once as `max_concurrency` allows.
 
         `{{name}}` in the template is a field of the row, `{{row}}` the row itself, as is each name
-        where a row is a plain value. Rows are dicts, a table, a dict of columns, records, values. With
-        `on_error="keep"` an error takes the place of its answer. Else the first one is raised, with
-        an entry for each row as its `answers`, `None` where none came: what was not sent yet is
-        taken back, and what was sent is answered into the journal. An interrupt stops that too.
+        where a row is a plain value. Rows are dicts, a table, a dict of columns, records, values.
+        With `on_error="keep"` an error takes the place of its answer. Else the first one is raised,
+        with an entry for each row as its `answers`, `None` where none came: what was not sent yet
+        is taken back, and what was sent is answered into the journal. An interrupt stops that too.
         Asked again, the rows that were answered are replayed.
 
         With a `distributed.Client` as `client`, the workers of its cluster send what the journal
@@ -351,7 +351,7 @@ def _json(value: Any) -> str:
 
 
 def _named(value: Any, name: str, things: dict[str, Any]) -> str:
-    """The name under which a thing is then found; a text is a path, an address or a name already."""
+    """The name under which a value is found; a text is a path, an address or a name."""
     if isinstance(value, str):
         return value
     name = getattr(value, "__name__", name) if callable(value) else name

@@ -35,7 +35,8 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.addresses import use_network
 from aiml_magic.api import failures
-from aiml_magic.api.client import Client, settings_of_network
+from aiml_magic.api.client import Client
+from aiml_magic.api.network import settings_of_network
 from aiml_magic.api.replies import Reply
 from aiml_magic.api.responses import Response
 from aiml_magic.credentials import Secrets

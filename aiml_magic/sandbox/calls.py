@@ -78,7 +78,7 @@ def _has_outputs(asked: Any) -> bool:
 
 
 def _is_named(tool: Mapping[str, Any], question: str) -> bool:
-    """The question has the name of a function, or all its longer words, as "weather" of get_weather."""
+    """The question has a function's name, or all its longer words ("weather" of get_weather)."""
     if tool["type"] != "function":
         return False
     words = re.findall(r"[a-z]{4,}|[A-Z][a-z]{3,}", tool["name"])

@@ -28,7 +28,7 @@ class Memory:
         self._kept = 0  # bytes of all
 
     def conversation(self, body: Mapping[str, Any]) -> tuple[list[rules.Turn], str]:
-        """The turns so far and the new question. Raises KeyError for an unknown earlier response."""
+        """The turns so far and the new question. Raises KeyError for an unknown response."""
         previous = body.get("previous_response_id")
         return rules.conversation(body["input"], self.turns[previous] if previous else [])
 

@@ -171,7 +171,8 @@ def _not_started(process: subprocess.Popen[bytes]) -> Exception:
         if not process.poll():
             return SandboxError(
                 "The sandbox did not start in time; another one of this home may hang.",
-                "Try again when the machine has less to do; or set AIML_MAGIC_HOME to another folder.",
+                "Try again when the machine has less to do;"
+                " or set AIML_MAGIC_HOME to another folder.",
             )
         lines = stderr.read().decode("utf-8", "replace").split("\n")
     why = f"it ended with code {process.returncode}"

@@ -1,0 +1,119 @@
+"""The body of an HTTP answer, as it comes: bounded, decompressed, whole or cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import httpx
+
+from aiml_magic.api import failures
+from aiml_magic.api.replies import Listener, Reader, Reply, Source
+from aiml_magic.api.sse import EventTooLarge
+
+_MAX_STREAM = 2**29  # bytes of one stream, most of them envelopes: 128,000 deltas of 4 kB
+_META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
+
+
+class BodyCut(Exception):
+    """The connection ended inside the body."""
+
+    def __init__(self, reason: str, body: bytes = b"") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.body = body
+
+
+class BodyTooLarge(Exception):
+    """The body is larger than an answer may be."""
+
+
+async def read_stream(response: httpx.Response, source: Source, listener: Listener) -> Reply:
+    """A streamed answer: its events until the terminal one and, shortly after it, the cost."""
+    reader = Reader(source, listener)
+    ended: str | None = None  # why the stream ended, if not in good order
+    chunks = _decompressed(response, _MAX_STREAM)
+    until: float | None = None
+    try:
+        while not (reader.has_ended and reader.has_cost):
+            if reader.has_ended and until is None:
+                until = time.monotonic() + _META_WAIT
+            wait = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                chunk = await asyncio.wait_for(anext(chunks), wait)
+            except StopAsyncIteration:
+                reader.finish()
+                break
+            reader.feed(chunk)
+    except TimeoutError:
+        pass  # the answer is whole, only its cost did not come
+    except asyncio.CancelledError:
+        if not reader.has_ended:  # else the answer is whole, and paid for
+            raise
+    except BodyCut as error:
+        ended = source.secrets.mask(error.reason)
+    except (EventTooLarge, BodyTooLarge):
+        ended = failures.TOO_LARGE
+    finally:
+        await chunks.aclose()
+    return reader.reply(ended)
+
+
+async def read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
+    """The whole body. Raises BodyCut and BodyTooLarge, or with `is_cut` gives what it has."""
+    body = bytearray()
+    try:
+        async for chunk in _decompressed(response, limit):
+            body += chunk
+    except BodyCut as error:
+        if not is_cut:
+            raise BodyCut(error.reason, bytes(body)) from error
+    except BodyTooLarge:
+        if not is_cut:
+            raise
+    return bytes(body)
+
+
+async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps.
+
+    `limit` is in bytes.
+    """
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise BodyCut("a body in a coding that was not asked for")
+    unzip = (
+        None if coding in ("", "identity") else zlib.decompressobj(47)
+    )  # 47: gzip or zlib, whichever it is
+    size = 0
+    try:
+        async for chunk in response.aiter_raw():
+            for piece in [chunk] if unzip is None else _unzipped(unzip, chunk):
+                size += len(piece)
+                if size > limit:
+                    raise BodyTooLarge
+                yield piece
+    except (httpx.HTTPError, OSError, zlib.error) as error:  # OSError: TLS that breaks
+        raise BodyCut(reason_of(error)) from error
+
+
+def _unzipped(unzip: Any, chunk: bytes) -> Iterator[bytes]:
+    while chunk:
+        yield unzip.decompress(chunk, 2**20)
+        chunk = unzip.unconsumed_tail
+
+
+def reason_of(error: BaseException) -> str:
+    if isinstance(error, httpx.ReadTimeout):
+        return "no byte came for as long as --timeout allows"
+    if str(error).startswith("peer closed connection"):
+        return "the server closed it too early"
+    if isinstance(
+        error, httpx.ProxyError
+    ):  # its other words are the proxy's, and may hold its password
+        status = str(error)[:3]
+        return f"the proxy refused it{f', with {status}' if status.isdecimal() else ''}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,99 @@
+"""How a server is reached: the proxy and certificates of the environment, and TCP keepalive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from aiml_magic.addresses import CERTIFICATES, is_loopback, network
+from aiml_magic.api import failures
+
+# A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
+_KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", 45),
+        ("TCP_KEEPALIVE", 45),
+        ("TCP_KEEPINTVL", 15),
+        ("TCP_KEEPCNT", 6),
+    )
+    if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
+]
+
+
+def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTransport:  # noqa: FBT001  # as httpx has it
+    # It turns httpx's proxy variables off, so the proxy is looked up here.
+    return httpx.AsyncHTTPTransport(
+        verify=verify,
+        proxy=_proxy(base_url),
+        socket_options=_KEEPALIVE,
+        limits=httpx.Limits(max_connections=1),
+    )
+
+
+def settings_of_network() -> tuple[Any, ...]:
+    """The settings of the environment that a client was made with; it is not used with others."""
+    file = os.environ.get(CERTIFICATES[0], "")
+    with contextlib.suppress(OSError):
+        return (*sorted(network().items()), Path(file).stat().st_mtime_ns)
+    return tuple(sorted(network().items()))
+
+
+def ssl_context(base_url: str) -> ssl.SSLContext | bool:
+    """Loading certificates takes 20 ms; plain http to loopback needs none.
+
+    Raises ConnectError for none that can be read.
+    """
+    if not base_url.startswith("https:"):
+        return False
+    name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
+    try:
+        match name:  # httpx before 0.28 passes over a file that is not there
+            case "SSL_CERT_FILE":
+                return ssl.create_default_context(cafile=os.environ[name])
+            case "SSL_CERT_DIR":
+                next(
+                    Path(os.environ[name]).iterdir(), None
+                )  # else nobody says that it is not there
+                return ssl.create_default_context(capath=os.environ[name])
+            case _:
+                return httpx.create_ssl_context(trust_env=False)
+    except OSError as error:  # also an SSLError
+        why = error.strerror or str(error)
+        raise failures.unusable(
+            name or "The package certifi", f"names {os.environ.get(name, '')}", why
+        ) from error
+
+
+def _proxy(base_url: str) -> str | None:
+    """The proxy of the environment for this server.
+
+    Loopback is never proxied: its plain http must not leave the machine.
+
+    Raises ConnectError for what is no address of a proxy.
+    """
+    host = urllib.parse.urlsplit(base_url).hostname or ""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    kind = "https" if proxies.get("https") else "all"
+    if not (proxy := proxies.get(kind)):
+        return None
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL):  # its words may hold a password
+        name = next(
+            (name for name in os.environ if name.lower() == f"{kind}_proxy"),
+            "The proxy of this system",
+        )
+        raise failures.unusable(name, "is no address of a proxy", "") from None
+    return address
