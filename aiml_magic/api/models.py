@@ -44,12 +44,13 @@ _GONE = re.compile(
     r"\bmodels?\b.{0,120}?\b(?:not found|(?:does not|doesn't|do not) exist|(?:is|was|been) unknown"
     r"|no longer|decommissioned|deprecated|retired|discontinued|removed|withdrawn|sunset"
     r"|shut ?down|not available|unavailable|not a valid)"
+    r"|\bmodels? (?:\S+ )?(?:is|are) not (?:currently )?supported"
     r"|\b(?:unknown|invalid|no such|nonexistent|unrecognized|unsupported) model\b",
     re.IGNORECASE | re.DOTALL,
 )
 _GONE_CODE = re.compile(
     r"model.*(?:not_?found|exist|unknown|invalid|decommission|deprecat|retired|gone|withdrawn"
-    r"|unavailable|not_?available)"
+    r"|unavailable|not_?(?:available|supported))"
     r"|(?:unknown|invalid|unsupported)_model|deployment_?not_?found",
     re.IGNORECASE,
 )
@@ -190,6 +191,8 @@ def is_gone(error: errors.RequestFailed) -> bool:
     """The server says that it has no such model any more."""
     if isinstance(error, errors.RetrieveUnsupported) or (error.status or 0) >= 500:
         return False
+    if isinstance(error, errors.InvalidRequest) and error.param in ("model", "body.model"):
+        return True
     said = error.message.partition(": ")[2]  # what stands before it is ours
     has_code = _GONE_CODE.search(error.code or "") is not None
     return error.status == 410 or has_code or _GONE.search(said) is not None
