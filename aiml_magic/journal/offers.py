@@ -19,10 +19,13 @@ from aiml_magic.text import dump, load
 
 _DAY = 86_400.0  # seconds
 _MAX_SIZE = 4 * 2**20  # bytes
+_unwritten: dict[str, Catalogue] = {}  # by server: what no disk took
 
 
 def kept(server: str) -> Catalogue:
     """What this server said when it was last asked; empty if nothing is known."""
+    if server in _unwritten:
+        return _unwritten[server]
     with contextlib.suppress(OSError, BadInput):
         path = _path(server)
         state = path.stat()
@@ -32,7 +35,8 @@ def kept(server: str) -> Catalogue:
 
 
 def keep(server: str, said: Catalogue) -> None:
-    """Keeps what a server said. Where no disk takes it, it is asked for again."""
+    """Keeps what a server said; in memory where no disk takes it."""
+    _unwritten[server] = said
     told = {
         "server": server,
         "asked_at": said.asked_at,
@@ -43,6 +47,7 @@ def keep(server: str, said: Catalogue) -> None:
         path = _path(server)
         make_private_folder(path.parent)
         write_private(path, dump(told))
+        del _unwritten[server]
 
 
 def is_of_today(said: Catalogue) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import wire
 
 from aiml_magic import errors
+from aiml_magic.question.schemas import of_value
 from aiml_magic.show import answers, details
 
 STREAM = "text/event-stream"
@@ -436,9 +437,9 @@ PHASES = [
 ]
 
 
-def phased() -> wire.Reply:
-    pieces = []
-    for place, item in enumerate(PHASES):
+def phased(first: dict = PHASES[0]) -> wire.Reply:
+    phases, pieces = [first, PHASES[1]], []
+    for place, item in enumerate(phases):
         pieces.append(
             event("response.output_item.added", output_index=place, item=item | {"content": []})
         )
@@ -446,7 +447,7 @@ def phased() -> wire.Reply:
             event("response.output_text.delta", output_index=place, content_index=0, delta=item["content"][0]["text"])
         ]  # fmt: skip
     return stream(
-        CREATED, *pieces, event("response.completed", response=wire.response(output=PHASES))
+        CREATED, *pieces, event("response.completed", response=wire.response(output=phases))
     )
 
 
@@ -465,6 +466,17 @@ def test_phases(module_asker, is_streamed):
         (item["phase"], item["content"][0]["text"]) for item in told if item["role"] == "assistant"
     ]
     assert [("commentary", "Let me look."), ("final_answer", '{"n": 7}')] == said
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_schema_is_of_the_final_answer(module_asker, is_streamed):
+    """A schema reads the final answer alone, also where commentary is JSON that would fit it."""
+    first = message(text('{"n": 1}'), id="m1", phase="commentary")
+    reply = phased(first) if is_streamed else output(first, PHASES[1])
+    with wire.serve(lambda _: reply) as server:
+        schema = of_value({"type": "object", "properties": {"n": {"type": "integer"}}}, "N")
+        answer = module_asker.ask(server.url, chat=None, schema=schema)
+    assert {"n": 7} == answer.parsed
 
 
 def test_interrupted_commentary_is_no_answer(module_asker):

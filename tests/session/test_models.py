@@ -288,6 +288,21 @@ def test_damaged_file(home, content):
     assert Catalogue() == offers.kept("https://another.example")
 
 
+def test_no_disk(asker, tmp_path, monkeypatch):
+    """Where no disk keeps what a server said, it is told and asked for once all the same."""
+    monkeypatch.setattr(advice, "_LOOK_EVERY", 0.02)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "file"))
+    with serving() as server:
+        asker.ask(server.url)
+        assert eventually(lambda: offers.is_of_today(offers.kept(server.url)))
+        assert eventually(lambda: not asker.session.lookout._thread.is_alive())
+        second = asker.ask(server.url)
+        assert not asker.session.lookout._thread.is_alive(), "nothing looks again"
+        assert 2 == len(looks(server))
+        assert "until 2099-12-11" in details.line_with_replay(second)
+
+
 def test_long_lists_are_bounded():
     """A list of a hundred thousand models is read, kept and searched in bounds."""
     said = Catalogue(models.read([{"id": f"m/{number}"} for number in range(100_000)]))
