@@ -45,7 +45,7 @@ class Database:
         self._newest_uncommitted: tuple[int, float] | None = None
         self._obsolete: list[Path] = []  # files that are removed after the commit
         self._is_open = False  # a transaction, of the thread with the lock
-        with _opening:
+        with opening:
             living.add(self)
 
     def take_in(self) -> None:
@@ -235,14 +235,14 @@ class Database:
 
 # The databases of this process; a reload of this module keeps them.
 living: weakref.WeakSet[Database] = globals().get("living", weakref.WeakSet())
-_opening = threading.RLock()
+opening = threading.RLock()
 _inherited: list[sqlite3.Connection] = []
 _paused: list[Database] = []  # while the process forks
 
 
 def find_living(path: Path) -> Database | None:
     """The database of this process in the file `path`, under any name of the file."""
-    with _opening:
+    with opening:
         return next((known for known in living if _is_same(known.path, path)), None)
 
 
@@ -274,14 +274,14 @@ def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:
 
 def _before_fork() -> None:
     """Closes every connection: a child would assume the locks of its parent."""
-    _opening.acquire()
+    opening.acquire()
     _paused.extend(database for database in living if database.pause())
 
 
 def _after_fork() -> None:
     while _paused:
         _paused.pop().resume()
-    _opening.release()
+    opening.release()
 
 
 def _after_fork_in_child() -> None:
@@ -290,7 +290,7 @@ def _after_fork_in_child() -> None:
         database.begin_anew()
     databases.clear()
     _paused.clear()
-    _opening.release()
+    opening.release()
 
 
 if hasattr(os, "register_at_fork"):

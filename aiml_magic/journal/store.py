@@ -23,7 +23,7 @@ from typing import Any, cast
 from aiml_magic import errors
 from aiml_magic.api.responses import Cost, Response
 from aiml_magic.journal import index, rescue
-from aiml_magic.journal.database import find_living
+from aiml_magic.journal.database import find_living, opening
 from aiml_magic.journal.queries import Queries
 from aiml_magic.journal.replay import request_keys
 from aiml_magic.journal.rows import Result, Row, read_row
@@ -443,4 +443,5 @@ class Journal(Queries):
 
 def journal_at(path: Path) -> Journal:
     """The journal in the file `path`: one in a process, under any name, also after a reload."""
-    return cast("Journal | None", find_living(path)) or Journal(path)
+    with opening:  # threads may ask for the first time at once
+        return cast("Journal | None", find_living(path)) or Journal(path)

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -705,3 +707,26 @@ def test_no_key_column(journal):
         for column in columns
         if ("key" in column and column != "key") or "header" in column or "auth" in column
     ]
+
+
+def test_threads_that_open_at_once(tmp_path):
+    """Threads that ask for the journal of a file for the first time at once get one and the same."""
+    code = """
+import sys, threading, time
+from pathlib import Path
+from aiml_magic.journal.store import journal_at
+def give_way(*_):
+    time.sleep(0)
+    return give_way
+threading.settrace(give_way)  # after each line another thread runs
+for number in range(5):
+    path, together, found = Path(sys.argv[1]) / str(number), threading.Barrier(8), []
+    def open_it():
+        together.wait()
+        found.append(journal_at(path))
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert 1 == len(set(map(id, found)))
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

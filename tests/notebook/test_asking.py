@@ -144,19 +144,20 @@ def test_background(echo):
 
 
 def test_threads_that_ask_first(home):
-    """Threads that ask for the first time at once share one session, and so each conversation."""
+    """Threads that ask for the first time at once share one session, one journal, and so each conversation."""
     code = """
 import sys, threading
 from aiml_magic.notebook import script
 sys.setswitchinterval(1e-6)
-together, sessions = threading.Barrier(16), set()
+together, found = threading.Barrier(16), []
 def ask_first():
     together.wait()
-    sessions.add(script.loaded_or_new().session)
+    asking = script.loaded_or_new().asking
+    found.append((asking.session, asking.journal, asking.chats))
 threads = [threading.Thread(target=ask_first) for _ in range(16)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print(len(sessions))
+print(len({tuple(map(id, one)) for one in found}))
 """
     told = [
         subprocess.run(
