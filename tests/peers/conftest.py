@@ -77,7 +77,8 @@ class LLMock:
 
     @property
     def asked(self) -> list[Any]:
-        return self._call("requests")["requests"]
+        """The questions; that its models are looked up costs none."""
+        return [one for one in self._call("requests")["requests"] if one["method"] == "POST"]
 
     @property
     def verdict(self) -> Any:
