@@ -19,7 +19,10 @@ from shells import IN_MEMORY
 
 from aiml_magic import load_ipython_extension, unload_ipython_extension
 
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Few, so that all is run in three minutes; `tests/tools/fuzz.py` tries thousands.
+settings.register_profile(
+    "tests", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("tests")
 
 
