@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -87,7 +87,7 @@ class O3Pro(Settings):
     ) -> Answer | Answers | Job | None:
         given, rest = options.read_line(line)
         text, variables = _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
-        questions = [self.question(one, text, variables) for one in options.each(given)]
+        questions = self.questions(options.each(given), text, variables)
         if given.get("dry_run"):
             from aiml_magic.notebook.dry_run import dry_run
 
@@ -224,6 +224,21 @@ class O3Pro(Settings):
         self._cell_id = getattr(info, "cell_id", None)
         self._run = f"{time.time_ns():x}"
         self._asked = itertools.count(1)
+
+    def questions(
+        self, each: Iterable[Mapping[str, Any]], text: str, variables: Mapping[str, Any]
+    ) -> list[Question]:
+        """A question for each set of options; further samples are copies of the first.
+
+        Raises BadInput.
+        """
+        made: list[Question] = []
+        for given in each:
+            if (sample := given.get("sample", 1)) == 1:
+                made.append(self.question(given, text, variables))
+            else:
+                made.append(replace(made[-1], sample=sample))
+        return made
 
     def question(
         self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]

@@ -55,10 +55,9 @@ class Ask:
 
     def _several(self, question: str, each: Sequence[Mapping[str, Any]]) -> Answers:
         magics = loaded_or_new()
-        chosen = [_chosen(one) for one in each]
-        questions = [
-            magics.question(one | {"raw": True}, question, things) for one, things in chosen
-        ]
+        chosen, things = zip(*map(_chosen, each), strict=True)  # the things are those of each
+        raw = [one | {"raw": True} for one in chosen]
+        questions = magics.questions(raw, question, things[0])
         return gather(magics.starts(questions), magics.max_concurrency)
 
     def map(
@@ -148,9 +147,8 @@ def _without_notebook() -> O3Pro:
     return O3Pro(None)  # type: ignore[arg-type]  # a shell is needed only to show things
 
 
-_first_use = (
-    threading.Lock()
-)  # neither `cache` nor, from Python 3.12 on, `cached_property` keeps two threads apart
+# Neither `cache` nor, from Python 3.12 on, `cached_property` keeps two threads apart.
+_first_use = threading.Lock()
 
 
 def loaded_or_new() -> O3Pro:
@@ -183,9 +181,8 @@ def _question_again(answer: Any, chosen: Mapping[str, Any], things: Mapping[str,
     from aiml_magic.journal.replay import without_delivery
 
     magics = loaded_or_new()
-    asked = answer.request.get("input") if isinstance(answer, Answer) else None
-    text, attached = _text_and_parts(asked)
     kept = without_delivery(answer.request) if isinstance(answer, Answer) else {}
+    text, attached = _text_and_parts(kept.get("input"))
     functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
     if text is None or (functions and "tool" not in chosen):
         what = "calls functions of a notebook" if text else "is not at hand whole"

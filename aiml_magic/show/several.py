@@ -11,16 +11,21 @@ from aiml_magic.show import safe
 from aiml_magic.show.answers import answer_bundle
 from aiml_magic.text import cut, one_line, plain
 
-_MOST = 20  # answers that are folded below the table; it names all up to ten times as many
+_FOLDED, _NAMED = 20, 200  # answers that are whole below the table, and those in it
 _WORDS = 60  # characters of a question, or of an answer, in the table
 
 
 def bundle(answers: Sequence[Any]) -> dict[str, str]:
     """The answers, and the errors among them, as Markdown and as plain text."""
-    return {"text/markdown": _markdown(answers), "text/plain": _text(answers)}
+    shown = list(answers[:_NAMED])  # read once: they may be in the journal
+    rows = _table(shown)
+    return {
+        "text/markdown": _markdown(rows, shown, len(answers)),
+        "text/plain": _text(rows, shown),
+    }
 
 
-def table(answers: Sequence[Any]) -> list[list[str]]:
+def _table(answers: Sequence[Any]) -> list[list[str]]:
     """A header, and a line for each answer: the options that differ, its first words and usage."""
     differing = [
         (name, values)
@@ -32,7 +37,7 @@ def table(answers: Sequence[Any]) -> list[list[str]]:
         [str(number), *(values[number - 1] for _, values in differing), *_told(answer)]
         for number, answer in enumerate(answers, start=1)
     ]
-    return [header, *lines[: 10 * _MOST]]
+    return [header, *lines]
 
 
 def _option(*path: str) -> Callable[[Any], str]:
@@ -67,12 +72,12 @@ def _told(answer: Any) -> list[str]:
     ]
 
 
-def _markdown(answers: Sequence[Any]) -> str:
-    header, *lines = table(answers)
-    rows = [header, ["---"] * len(header), *lines]
-    drawn = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
-    folded = [_folded(line, answer) for line, answer in zip(lines, answers, strict=False)][:_MOST]
-    left = len(answers) - len(folded)
+def _markdown(rows: Sequence[list[str]], answers: Sequence[Any], count: int) -> str:
+    header, *lines = rows
+    ruled = [header, ["---"] * len(header), *lines]
+    drawn = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in ruled)
+    folded = list(map(_folded, lines[:_FOLDED], answers[:_FOLDED]))
+    left = count - len(folded)
     more = [f"{left:,} more are in `to_frame()`, and by their numbers."] if left > 0 else []
     return "\n\n".join([drawn, *folded, *more])
 
@@ -93,11 +98,12 @@ def _folded(line: list[str], answer: Any) -> str:
     return f"<details><summary>{summary}</summary>\n\n{inside}\n\n</details>"
 
 
-def _text(answers: Sequence[Any]) -> str:
-    rows = [[plain(cut(cell, _WORDS)) for cell in row] for row in table(answers)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+def _text(rows: Sequence[list[str]], answers: Sequence[Any]) -> str:
+    cells = [[plain(cut(cell, _WORDS)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     whole = [
-        f"[{number}] {plain(str(answer))}" for number, answer in enumerate(answers[:_MOST], start=1)
+        f"[{number}] {plain(str(answer))}"
+        for number, answer in enumerate(answers[:_FOLDED], start=1)
     ]
     return "\n\n".join(["\n".join(lines), *whole])
