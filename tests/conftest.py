@@ -18,6 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from shells import IN_MEMORY
 
 from aiml_magic import load_ipython_extension, unload_ipython_extension
+from aiml_magic.notebook import script
 
 # Few, so that all is run in three minutes; `tests/tools/fuzz.py` tries thousands.
 settings.register_profile(
@@ -33,6 +34,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AIML_MAGIC_HOME", str(folder))
     monkeypatch.setenv("AIML_API_KEY", KEY)
     return folder
+
+
+@pytest.fixture
+def plain_script(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A script of its own: no notebook, and settings as they come."""
+    script._without_notebook.cache_clear()
+    monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
+    yield
+    script._without_notebook().session.close(10)
+    script._without_notebook.cache_clear()
 
 
 @pytest.fixture

@@ -11,16 +11,8 @@ import wire
 
 from aiml_magic import ask, errors
 from aiml_magic.api import pace
-from aiml_magic.notebook import script
 
-
-@pytest.fixture(autouse=True)
-def alone(home, monkeypatch):
-    """A script of its own."""
-    script._without_notebook.cache_clear()
-    yield
-    script._without_notebook().session.close(10)
-    script._without_notebook.cache_clear()
+pytestmark = pytest.mark.usefixtures("plain_script")
 
 
 class Limit:

@@ -117,21 +117,13 @@ def judge(*bodies: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def script(home):
-    asking._without_notebook.cache_clear()
-    yield
-    asking._without_notebook().session.close(10)
-    asking._without_notebook.cache_clear()
-
-
-@pytest.fixture
 def replies():
     """What the server will say, in turn; then it says that all is fine."""
     return []
 
 
 @pytest.fixture
-def server(script, monkeypatch, replies):
+def server(plain_script, monkeypatch, replies):
     def answer(request: wire.Request) -> wire.Reply:
         number = len(server.posts)
         told = replies.pop(0) if replies else {"text": "Fine."}

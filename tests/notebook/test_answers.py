@@ -12,15 +12,7 @@ from aiml_magic import ask, errors, history
 from aiml_magic.notebook import script
 from aiml_magic.notebook.answers import Answers
 
-
-@pytest.fixture(autouse=True)
-def alone(home, monkeypatch):
-    """A script of its own: no notebook, and settings as they come."""
-    script._without_notebook.cache_clear()
-    monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
-    yield
-    script._without_notebook().session.close(10)
-    script._without_notebook.cache_clear()
+pytestmark = pytest.mark.usefixtures("plain_script")
 
 
 @pytest.fixture

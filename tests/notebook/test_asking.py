@@ -32,14 +32,7 @@ class Rating:
     score: int
 
 
-@pytest.fixture(autouse=True)
-def script(home, monkeypatch):
-    """A script of its own: no notebook, and settings as they come."""
-    asking._without_notebook.cache_clear()
-    monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
-    yield
-    asking._without_notebook().session.close(10)
-    asking._without_notebook.cache_clear()
+pytestmark = pytest.mark.usefixtures("plain_script")
 
 
 @pytest.fixture

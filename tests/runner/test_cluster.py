@@ -20,7 +20,6 @@ from aiml_magic import addresses, ask, errors
 from aiml_magic.api.responses import Cost
 from aiml_magic.journal.rows import Result
 from aiml_magic.journal.store import Journal
-from aiml_magic.notebook import script as asking
 from aiml_magic.runner import worker as worker_module
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
@@ -44,14 +43,11 @@ def cluster():
 
 
 @pytest.fixture
-def client(cluster, home, monkeypatch):
+def client(cluster, plain_script, monkeypatch):
     monkeypatch.delenv("AIML_API_KEY", raising=False)
-    asking._without_notebook.cache_clear()
     with distributed.Client(cluster) as client:
         client.wait_for_workers(4)  # one that was killed comes again
         yield client
-    asking._without_notebook().session.close(10)
-    asking._without_notebook.cache_clear()
 
 
 def echo(request: wire.Request) -> wire.Reply:

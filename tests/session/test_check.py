@@ -22,6 +22,17 @@ def running(home, sandbox_url):
         yield running
 
 
+def cut_off() -> wire.Reply:
+    """A stream that names its response, and then breaks."""
+    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
+    return wire.Reply(
+        200,
+        {"Content-Type": "text/event-stream"},
+        [f"data: {json.dumps(begun)}\n\n".encode()],
+        end="reset",
+    )
+
+
 def test_answer_that_the_server_still_has(running):
     """A stored answer whose stream was cut is fetched, for nothing; its cell then replays it, and the sums know its cost."""
     cut = running.run("%%o3pro\nWhy?\nsandbox: fault=cut", "a")
@@ -37,13 +48,7 @@ def test_answer_that_the_server_still_has(running):
 
 def test_found_answer_is_gone_on_from(asker):
     """What the server still had is kept without the key that it echoes, and the next cell continues it."""
-    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
-    cut = wire.Reply(
-        200,
-        {"Content-Type": "text/event-stream"},
-        [f"data: {json.dumps(begun)}\n\n".encode()],
-        end="reset",
-    )
+    cut = cut_off()
 
     def answer(request):
         if request.method == "GET":
@@ -214,13 +219,7 @@ def test_check_that_is_refused(asker):
 
 def test_answer_that_is_still_made(asker):
     """A question that the server still works on is told so, and its cell then waits for the answer, and sends nothing."""
-    begun = {"type": "response.created", "response": wire.response(status="in_progress", output=[])}
-    cut = wire.Reply(
-        200,
-        {"Content-Type": "text/event-stream"},
-        [f"data: {json.dumps(begun)}\n\n".encode()],
-        end="reset",
-    )
+    cut = cut_off()
     looks = [wire.response(status="in_progress", output=[]), wire.response()]
     with wire.serve(
         lambda r: cut if r.method == "POST" else wire.json_reply(looks.pop(0))
