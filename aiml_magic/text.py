@@ -48,6 +48,11 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
 
 
+def plain_line(text: str) -> str:
+    """`text` made plain, on one line, whole."""
+    return " ".join(plain(text).split())
+
+
 def printable(words: object) -> str:
     """A text in which characters that cannot be printed are blanks; line breaks stay."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))

@@ -24,7 +24,7 @@ from aiml_magic import errors
 from aiml_magic.files import databases, make_private_folder, short
 from aiml_magic.journal.rows import HINT, Row, read_row
 from aiml_magic.journal.schema import BUSY, bring_up_to_date, check_file
-from aiml_magic.text import plain
+from aiml_magic.text import plain_line
 
 _Decided = TypeVar("_Decided")
 
@@ -110,7 +110,7 @@ class Database:
                     self._is_open, self._newest_uncommitted = False, self._newest
         # sqlite3 raises UnicodeError for a text, or an error message, that it cannot decode.
         except (sqlite3.Error, OSError, UnicodeError) as error:
-            why = " ".join(plain(str(error)).split())  # a forged file decides what it says
+            why = plain_line(str(error))  # a forged file decides what it says
             raise errors.JournalError(
                 f"The journal {short(self.path)} cannot be used: {why}.", HINT
             ) from error

@@ -23,9 +23,8 @@ def gather(
     """The answers of jobs that are started one after the other, `limit` of them on their way.
 
     `show` is called with how many are answered and for how many seconds the server is waited for,
-    and at the end with `None`. With `keeps_errors` an
-    error stands for its answer; else the first one is raised, with an entry for each job as its
-    `answers`.
+    and at the end with `None`. With `keeps_errors` an error stands for its answer; else the first
+    one is raised, with an entry for each job as its `answers`.
     """
     asked = _Asked(show, keeps_errors=keeps_errors)
     try:

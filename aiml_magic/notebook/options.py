@@ -10,13 +10,12 @@ import itertools
 import keyword
 import numbers
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.notebook.params import field_and_json
-from aiml_magic.text import did_you_mean
+from aiml_magic.text import as_python_reads, did_you_mean
 
 WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
@@ -73,14 +72,14 @@ def seconds(text: str) -> float:
 
 
 def variable_name(text: str) -> str:
-    name = as_python_reads(text)
+    name = name_of_a_thing(text)
     if not name.isidentifier() or keyword.iskeyword(name):
         raise ValueError("a name that a variable can have")
     return name
 
 
-def as_python_reads(text: str) -> str:
-    return unicodedata.normalize("NFKC", words(text))
+def name_of_a_thing(text: str) -> str:
+    return as_python_reads(words(text))
 
 
 def words(text: str) -> str:
@@ -156,11 +155,11 @@ OPTIONS = (
         "let the model use a function, web_search, or a dict of any tool; repeatable",
         "-f",
         "NAME",
-        as_python_reads,
+        name_of_a_thing,
         is_repeatable=True,
     ),
     Option(
-        "--tool-choice", "auto, none, required, or the tool to use", "", "NAME", as_python_reads
+        "--tool-choice", "auto, none, required, or the tool to use", "", "NAME", name_of_a_thing
     ),
     Option(
         "--param",
@@ -177,7 +176,7 @@ OPTIONS = (
         "continue from that answer: a variable that holds it, its number or its id",
         "",
         "ID",
-        as_python_reads,
+        name_of_a_thing,
     ),
     Option("--alone", "ask outside every conversation"),
     Option("--fresh", "ask again, although the journal has the answer"),

@@ -27,6 +27,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -125,9 +126,7 @@ class Runner:
                 "path": str(path),
                 "key": str(key),
             }:
-                call = asyncio.create_task(self._get(number, base_url, path, key))
-                self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
+                self._call(self._get(number, base_url, path, key))
             case {"do": "send", "row": int(row)} if row not in self._tasks:
                 self._outbox.put({"row": row, "event": "over"})  # else the kernel waits for ever
 
@@ -336,9 +335,13 @@ class Runner:
     def _drop_idle(self) -> None:
         """Closes warm connections: with many servers, one after the other, files run out."""
         for client in self._clients.values():
-            drop = asyncio.create_task(client.drop_idle())
-            self._calls.add(drop)
-            drop.add_done_callback(self._calls.discard)
+            self._call(client.drop_idle())
+
+    def _call(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has it done beside the requests; the end of the runner waits for it."""
+        call = asyncio.create_task(work)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
 
 
 def _failure(row: Row, why: str, *, is_out: bool) -> errors.RequestFailed:

@@ -132,15 +132,18 @@ def _question(turn: Answer) -> str:
 def _chats(turns: Sequence[Answer]) -> Iterator[tuple[str, list[tuple[int, Answer]]]]:
     """The turns of each chat under its title, with their numbers in the whole."""
     numbered = list(enumerate(turns, start=1))
-    for chat in dict.fromkeys(turn.chat for turn in turns):
-        title = "Alone" if chat is None else f"Conversation {chat}"
+    chats = list(dict.fromkeys(turn.chat for turn in turns))
+    if len(chats) < 2:
+        yield "Conversation", numbered
+        return
+    for chat in chats:
         own = [(number, turn) for number, turn in numbered if turn.chat == chat]
-        yield title if len({turn.chat for turn in turns}) > 1 else "Conversation", own
+        yield "Alone" if chat is None else f"Conversation {chat}", own
 
 
 def _markdown(turns: Sequence[Answer]) -> str:
     parts = []
-    for title, numbered in _chats(turns) if turns else [("Conversation", [])]:
+    for title, numbered in _chats(turns):
         parts += [f"# {safe.line(title)}", f"<!-- aiml_magic {_VERSION} -->"]
         for number, turn in numbered:
             quoted = "\n".join(f"> {line}" for line in safe.markdown(_question(turn)).split("\n"))
@@ -159,7 +162,7 @@ def _html(turns: Sequence[Answer]) -> str:
 
     page = Page()
     parts, contents = [], []
-    for title, numbered in _chats(turns) if turns else [("Conversation", [])]:
+    for title, numbered in _chats(turns):
         parts.append(f"<h1>{safe.escape(title)}</h1>")
         for number, turn in numbered:
             question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aiml_magic.show import safe
-from aiml_magic.text import plain
+from aiml_magic.text import plain, plain_line
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -47,7 +47,7 @@ _PREAMBLE = r"""\documentclass{article}
 
 def escape(text: str) -> str:
     """`text` as characters of one paragraph."""
-    return " ".join(plain(text).split()).translate(_SIGNS)
+    return plain_line(text).translate(_SIGNS)
 
 
 def document(body: str) -> str:

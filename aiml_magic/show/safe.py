@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiml_magic.show.formulas import CLOSERS, read_formulas, typeset
 from aiml_magic.show.links import BARE_LINK, encoded, is_address, read_links, with_scheme
-from aiml_magic.text import fence_for, plain
+from aiml_magic.text import fence_for, plain, plain_line
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -109,7 +109,7 @@ def tokens(text: str) -> list[Token]:
 
 def line(text: str) -> str:
     """`text` as one line of Markdown in which nothing is a mark."""
-    return _begun(_text(" ".join(plain(text).split())))
+    return _begun(_text(plain_line(text)))
 
 
 @cache
