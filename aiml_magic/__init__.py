@@ -10,7 +10,7 @@ The rooms of the package, from a person's input down to the wire; each imports o
     question/   prompts, attachments, schemas, tools
     sandbox/    the stand-in for the API, without a model
     api/        responses, stream, failures, models; client: sends, at the pace of the server
-    credentials, files, addresses, hidden, errors, text: for every room
+    credentials, files, addresses, errors, text: for every room
 
 The kernel asks, a runner sends, the journal remembers: `session.asking` writes a row,
 `runner.process` sends it and writes the response, and `show` shows the row. The reasons are in

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiml_magic import credentials, errors
-from aiml_magic.credentials import Secrets
+from aiml_magic.api.masking import Secrets
 
 STREAM = {"Content-Type": "text/event-stream"}
 HEADER = "tool-server-secret-42"

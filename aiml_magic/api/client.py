@@ -28,6 +28,7 @@ import httpx
 from aiml_magic import errors
 from aiml_magic.api import failures
 from aiml_magic.api.bodies import BodyCut, BodyTooLarge, read, read_stream, reason_of
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.network import ssl_context, transport
 from aiml_magic.api.pace import Pace
 from aiml_magic.api.replies import (
@@ -43,7 +44,7 @@ from aiml_magic.api.replies import (
 )
 from aiml_magic.api.responses import Raw, Response, attempt_id, cost, is_response
 from aiml_magic.api.stream import Created, with_streamed
-from aiml_magic.credentials import Secrets, is_token, proof
+from aiml_magic.credentials import is_token, proof
 from aiml_magic.files import are_used_up, open_limit
 from aiml_magic.text import dump
 

@@ -16,10 +16,10 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.api import failures
 from aiml_magic.api.error_bodies import read_error, read_error_body
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.responses import Cost, Raw, Response, cost, is_error, is_response
 from aiml_magic.api.sse import Decoder, EventTooLarge
 from aiml_magic.api.stream import Event, Stream
-from aiml_magic.credentials import Secrets
 from aiml_magic.text import MAX_JSON, load, one_line
 
 MAX_BODY = MAX_JSON  # bytes of one answer, decompressed

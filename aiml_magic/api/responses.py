@@ -14,8 +14,7 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 
-from aiml_magic.credentials import MASK
-from aiml_magic.text import dump
+from aiml_magic.text import MASK, dump
 
 Raw = Mapping[str, Any]
 

@@ -18,13 +18,14 @@ _NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
 
 def status(context: Context, rest: str) -> None:
     from aiml_magic import credentials
+    from aiml_magic.api.masking import Secrets
 
     refuse_more(rest)
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
     server, _ = context.asking.server
     say(f"Key      {f'{key.source}, {key.ending}' if key else _no_key(context)}")
-    say(f"Server   {credentials.Secrets(key.text).mask(server) if key else server}")
+    say(f"Server   {Secrets(key.text).mask(server) if key else server}")
     say(f"Balance  {_balance(context)}")
     say(f"Model    {_model_in_use(context)}")
     say(f"Journal  {short(context.journal_path)}")

@@ -20,7 +20,8 @@ from datetime import date, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic import errors, hidden
+from aiml_magic import errors
+from aiml_magic.api import hidden
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options

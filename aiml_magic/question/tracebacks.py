@@ -13,16 +13,16 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from aiml_magic.credentials import MASK, Secrets, find_key
+from aiml_magic.api import hidden
+from aiml_magic.api.masking import Secrets
+from aiml_magic.credentials import SHORTEST, find_key
 from aiml_magic.files import short
+from aiml_magic.text import MASK
 
 _MAX_FRAMES = 40  # of one exception; a recursion has thousands
 _NOT_THEIRS = re.compile(r"[/\\](IPython|ipykernel|aiml_magic|runpy\.py)([/\\]|$)|^<frozen ")
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>|.*[/\\]ipykernel_\d+[/\\]\d+\.py")
 _GAP = re.compile(r'  File "([\d,]+ frames are left out)", line 0, in …')
-_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-_LOGIN = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # in an address
-_SHORTEST = 8  # characters of a secret: a shorter word may stand anywhere
 
 
 def last_error() -> BaseException | None:
@@ -76,7 +76,7 @@ def _shown(path: str) -> str:
 def _without_secrets(text: str) -> str:
     key = find_key()
     text = Secrets(key.text).mask(text) if key else text
-    named = {value for name, value in os.environ.items() if _SECRET.search(name)}
+    named = {value for name, value in os.environ.items() if hidden.names_secret(name)}
     for secret in sorted(named, key=len, reverse=True):
-        text = text.replace(secret, MASK) if len(secret) >= _SHORTEST else text
-    return _LOGIN.sub(MASK, text)
+        text = text.replace(secret, MASK) if len(secret) >= SHORTEST else text
+    return hidden.without_logins(text)

@@ -21,7 +21,8 @@ from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.addresses import network
-from aiml_magic.credentials import Secrets, environment
+from aiml_magic.api.masking import Secrets
+from aiml_magic.credentials import environment
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.jobs import Event, Job

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.credentials import Secrets
+from aiml_magic.api.masking import Secrets
 from aiml_magic.journal.replay import sendable
 from aiml_magic.journal.rows import HEARTBEAT, Result, Row
 from aiml_magic.journal.store import Journal

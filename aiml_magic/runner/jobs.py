@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aiml_magic import errors
-from aiml_magic.credentials import Secrets
+from aiml_magic.api.masking import Secrets
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.rows import Result, Row, row_of
 from aiml_magic.journal.store import Journal

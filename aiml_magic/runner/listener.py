@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 from aiml_magic import errors
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.replies import Listener
 from aiml_magic.api.responses import Raw, Response
 from aiml_magic.api.stream import Created, Event, TextDelta, Thinking, add_piece
-from aiml_magic.credentials import Secrets
 from aiml_magic.journal.rows import TAIL
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.queues import WriteQueue

@@ -37,10 +37,10 @@ from aiml_magic import errors
 from aiml_magic.addresses import use_network
 from aiml_magic.api import failures
 from aiml_magic.api.client import Client
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.network import settings_of_network
 from aiml_magic.api.replies import Reply
 from aiml_magic.api.responses import Response
-from aiml_magic.credentials import Secrets
 from aiml_magic.files import connections_within, limit_for, raise_open_limit
 from aiml_magic.journal.replay import request_key, request_keys
 from aiml_magic.journal.rows import HEARTBEAT, TAIL, Result, Row

@@ -9,9 +9,9 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.api import failures
 from aiml_magic.api.client import Client
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.replies import Listener, Reply
 from aiml_magic.api.responses import Response, transcript
-from aiml_magic.credentials import Secrets
 from aiml_magic.journal.replay import sendable, without_hashed
 from aiml_magic.journal.rows import Result, Row
 from aiml_magic.journal.store import Journal

@@ -16,8 +16,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from aiml_magic import credentials, errors
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.responses import Cost
-from aiml_magic.credentials import Secrets
 from aiml_magic.journal.rows import Result
 from aiml_magic.text import dump
 

@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiml_magic import addresses, errors, hidden
+from aiml_magic import addresses, errors
+from aiml_magic.api import hidden
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.models import Catalogue
 from aiml_magic.api.responses import Raw, Response, approval
-from aiml_magic.credentials import Key, Secrets
+from aiml_magic.credentials import Key
 from aiml_magic.files import raise_open_limit
 from aiml_magic.journal import offers, recording
 from aiml_magic.journal.answer import Answer

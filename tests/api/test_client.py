@@ -456,7 +456,7 @@ NO_HANDLES = """
 import asyncio, os, resource, sys
 from aiml_magic.api.client import Client
 from aiml_magic.api.replies import Listener
-from aiml_magic.credentials import Secrets
+from aiml_magic.api.masking import Secrets
 
 async def main():
     client = Client(sys.argv[1], Secrets("key"), silence=float(sys.argv[2]))

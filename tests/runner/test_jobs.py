@@ -22,7 +22,7 @@ from processes import processes, wait_until
 from rows import new
 
 from aiml_magic import errors
-from aiml_magic.credentials import Secrets
+from aiml_magic.api.masking import Secrets
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.child import RunnerProcess
 from aiml_magic.runner.jobs import Job

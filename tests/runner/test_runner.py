@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from rows import new
 
 from aiml_magic import errors
+from aiml_magic.api.masking import Secrets
 from aiml_magic.api.stream import TextDelta
-from aiml_magic.credentials import Secrets
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.listener import ProgressListener
 from aiml_magic.runner.process import Runner

@@ -10,7 +10,8 @@ from asking import Asker
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiml_magic import errors, hidden
+from aiml_magic import errors
+from aiml_magic.api import hidden
 from aiml_magic.journal.replay import request_key
 from aiml_magic.question.tools import tools_of
 from aiml_magic.show import details, export

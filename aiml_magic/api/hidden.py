@@ -69,6 +69,16 @@ def texts(value: Any) -> list[str]:
     return found
 
 
+def without_logins(text: str) -> str:
+    """A text without the users, passwords and tokens in its addresses and headers."""
+    return _text(text, [])
+
+
+def names_secret(name: str) -> bool:
+    """Whether a field or a variable of this name holds a secret, such as `DB_PASSWORD`."""
+    return _SECRET.search(name) is not None and name not in _NO_SECRET
+
+
 def with_bare_tools(request: Mapping[str, Any]) -> dict[str, Any]:
     """A request without headers in its tools, but with all other secrets: the earlier form."""
     tools = request.get("tools")
@@ -129,10 +139,11 @@ def _is_secret(name: str, entry: Any) -> bool:
         return any(_is_secret(name, value) for value in entry.values())
     if isinstance(entry, list | tuple):
         return any(_is_secret(name, value) for value in entry)
-    if entry in (None, "", KEPT_NOWHERE) or isinstance(entry, bool) or name in _NO_SECRET:
+    if entry in (None, "", KEPT_NOWHERE) or isinstance(entry, bool):
         return False
-    signs = _SECRET if isinstance(entry, str) else _SECRET_NUMBER  # a limit of tokens is none
-    return signs.search(name) is not None
+    if isinstance(entry, str):
+        return names_secret(name)
+    return _SECRET_NUMBER.search(name) is not None  # `max_tokens` is a limit
 
 
 def _all_texts(value: Any) -> Iterator[str]:
