@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import (
@@ -53,7 +53,17 @@ class O3Pro(Settings):
         super().__init__(shell)
         self._configured = {name: getattr(self, name) for name in DECISIVE if self.is_set(name)}
         self._nesting = threading.local()
+        self.for_this_call: dict[str, Any] = {}
         self._start_place(None)
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """The magics with other settings, for one call of the same session. Raises BadInput."""
+        other = super().changed(values)
+        other.for_this_call = {
+            "replay": other.replay_mode(),
+            "is_elsewhere": bool(values.get("base_url")),
+        }
+        return other
 
     @cached_property
     def session(self) -> Session:
@@ -73,7 +83,8 @@ class O3Pro(Settings):
     @property
     def asking(self) -> Asking:
         """The session at the server and with the journal of the settings."""
-        return self.session.on(self.base_url, self.journal_path)
+        asking = self.session.on(self.base_url, self.journal_path)
+        return replace(asking, **self.for_this_call)
 
     @property
     def journal_path(self) -> Path:
@@ -124,7 +135,8 @@ class O3Pro(Settings):
                 "Ask without -b, or one at a time.",
             )
         starts, counter = self.starts(questions), self.view.counter(len(questions))
-        answers = gather(starts, self.max_concurrency, keeps_errors=True, show=counter)
+        at_once = 2 * self.max_concurrency
+        answers = gather(starts, at_once, keeps_errors=True, show=counter)
         self._bind(given, answers)
         self.view.show_several(answers, is_quiet=given.get("quiet", False))
         for answer in answers:

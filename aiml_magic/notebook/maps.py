@@ -15,12 +15,12 @@ _TICK = 0.005  # seconds between two looks at the jobs
 
 def gather(
     starts: Iterable[Callable[[], Job]],
-    limit: int,
+    at_once: float,
     *,
     keeps_errors: bool = False,
     show: Callable[[int | None, float], None] = lambda *_: None,
 ) -> Answers:
-    """The answers of jobs that are started one after the other, `limit` of them on their way.
+    """The answers of jobs that are started one after the other, at most so many `at_once`.
 
     `show` is called with how many are answered and for how many seconds the server is waited for,
     and at the end with `None`. With `keeps_errors` an error stands for its answer; else the first
@@ -30,7 +30,7 @@ def gather(
     try:
         for start in starts:
             asked.add(start)
-            asked.settle(2 * limit)  # so that those on their way have others behind them
+            asked.settle(at_once)
         asked.settle(1)
     except (errors.AimlMagicError, KeyboardInterrupt) as error:
         raise asked.stopped(error) from error
@@ -68,7 +68,7 @@ class _Asked:
         else:
             self.answers.append(None)
 
-    def settle(self, limit: int) -> None:
+    def settle(self, limit: float) -> None:
         """Puts new answers in their places, and waits until fewer than `limit` are missing."""
         while True:
             for place in [place for place, job in self._running.items() if job.step()]:

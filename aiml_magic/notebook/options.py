@@ -249,6 +249,11 @@ def _several(value: Any) -> list[Any]:
 def check(option: Option, value: Any) -> Any:
     """`value`, given in Python, as the text of this option would be read. Raises BadInput."""
     if option.read is None:
+        if not isinstance(value, bool):
+            raise BadInput(
+                f"{option.long} cannot be a {type(value).__name__}. {NOTHING_SENT}",
+                "It takes True or False.",
+            )
         return value
     if not isinstance(value, str | numbers.Real):
         raise BadInput(

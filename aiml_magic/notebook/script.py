@@ -5,8 +5,8 @@
     answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating, client=dask_client)
 
 The options are those of %%o3pro, by their long names; attachments, schemas and tools are given as
-what they are. The settings are those of the notebook, if there is one. A question stands alone,
-unless a chat is named or an answer to continue.
+what they are. The settings are those of the notebook, if there is one, and keywords too, which hold
+for one call. A question stands alone, unless a chat is named or an answer to continue.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import O3Pro, loaded
 from aiml_magic.notebook.maps import gather
 from aiml_magic.notebook.rows import fields_of, rows_of
+from aiml_magic.notebook.settings import HELP
 from aiml_magic.question.prompts import names_in
-from aiml_magic.runner.jobs import Job, Sender
+from aiml_magic.runner.jobs import Job
 from aiml_magic.text import did_you_mean
 
 if TYPE_CHECKING:
+    from aiml_magic.journal.store import Journal
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
 
@@ -48,18 +50,13 @@ class Ask:
 
         Several models, efforts or samples give `Answers`.
         """
-        each = list(options.each(given))
-        if len(each) > 1:
-            return self._several(_checked(question), each)
-        job = _start(_checked(question), {}, each[0])
+        magics, each, things = _read(given, "ask")
+        raw = [chosen | {"raw": True} for chosen in each]
+        questions = magics.questions(raw, _checked(question), things)
+        if len(questions) > 1:
+            return gather(magics.starts(questions), 2 * magics.max_concurrency)
+        job = magics.asking.ask(questions[0])
         return job if given.get("background") else _waited(job)
-
-    def _several(self, question: str, each: Sequence[Mapping[str, Any]]) -> Answers:
-        magics = loaded_or_new()
-        chosen, things = zip(*map(_chosen, each), strict=True)  # the things are those of each
-        raw = [one | {"raw": True} for one in chosen]
-        questions = magics.questions(raw, question, things[0])
-        return gather(magics.starts(questions), magics.max_concurrency)
 
     def map(
         self,
@@ -86,18 +83,24 @@ class Ask:
         """
         _checked(template)
         _check_on_error(on_error)
-        cluster = None if client is None else _cluster(client, given)
-        names, each = names_in(template), list(options.each(given))
-        starts = (
-            partial(_start, template, fields_of(row, names), one, is_template=True, sender=cluster)
-            for row in rows_of(rows)
-            for one in each
-        )
+        magics, each, things = _read(given, "ask.map", "on_error", "progress", "client")
+        at_once: float = 2 * magics.max_concurrency  # those on their way have others behind them
+        cluster = None if client is None else _cluster(client, given, magics.asking.journal)
+        if cluster is not None:
+            most = magics.max_concurrency if given.get("max_concurrency") else math.inf
+            at_once = min(2 * cluster.capacity, most)
+
+        def start(row: Any, chosen: Mapping[str, Any]) -> Job:
+            variables = {**fields_of(row, names), **things}
+            return magics.asking.ask(magics.question(chosen, template, variables), cluster)
+
+        names = names_in(template)
+        starts = (partial(start, row, chosen) for row in rows_of(rows) for chosen in each)
         total = len(rows) * len(each) if isinstance(rows, Sized) else None
         try:
             return gather(
                 starts,
-                loaded_or_new().max_concurrency if cluster is None else cluster.capacity,
+                at_once,
                 keeps_errors=on_error == "keep",
                 show=_counter(total) if progress else _silent,
             )
@@ -109,14 +112,13 @@ class Ask:
         """The questions of `answers` with other options; see `Answers.again`."""
         on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
         _check_on_error(on_error)
+        magics, each, things = _read(given, "again", "on_error", "progress")
         questions = [
-            _question_again(answer, *_chosen(one))
-            for answer in answers
-            for one in options.each(given)
+            _question_again(magics, answer, chosen, things) for answer in answers for chosen in each
         ]
         return gather(
-            (partial(loaded_or_new().asking.ask, question) for question in questions),
-            loaded_or_new().max_concurrency,
+            (partial(magics.asking.ask, question) for question in questions),
+            2 * magics.max_concurrency,
             keeps_errors=on_error == "keep",
             show=_counter(len(questions)) if progress else _silent,
         )
@@ -160,28 +162,35 @@ def loaded_or_new() -> O3Pro:
     return magics
 
 
-def _start(
-    text: str,
-    variables: Mapping[str, Any],
-    given: Mapping[str, Any],
-    *,
-    is_template: bool = False,
-    sender: Sender | None = None,
-) -> Job:
-    magics = loaded_or_new()
-    chosen, things = _chosen(given)
-    question = magics.question({**chosen, "raw": not is_template}, text, {**variables, **things})
-    return magics.asking.ask(question, sender)
+def _read(
+    given: Mapping[str, Any], function: str, *own: str
+) -> tuple[O3Pro, Sequence[dict[str, Any]], Mapping[str, Any]]:
+    """The magics with the settings of a call, its options for each question, and what these name.
+
+    `own` are parameters of the function besides. Raises BadInput.
+    """
+    known = [option.name for option in options.OPTIONS if option.name not in _NO_OPTIONS]
+    settings = {name: given[name] for name in given if name in HELP and name not in known}
+    for name in given.keys() - settings.keys() - set(known):
+        names = [*known, *HELP, *own]
+        hint = did_you_mean(name, names) or f"There are {', '.join(dict.fromkeys(names))}."
+        raise errors.BadInput(f"{function} has no option {name}. Nothing was sent.", hint)
+    here = {name: value for name, value in settings.items() if value is not None}
+    magics = loaded_or_new().changed(here) if here else loaded_or_new()
+    asked = {name: value for name, value in given.items() if name not in settings}
+    each, things = zip(*map(_chosen, options.each(asked)), strict=True)
+    return magics, each, things[0]
 
 
-def _question_again(answer: Any, chosen: Mapping[str, Any], things: Mapping[str, Any]) -> Question:
+def _question_again(
+    magics: O3Pro, answer: Any, chosen: Mapping[str, Any], things: Mapping[str, Any]
+) -> Question:
     """The question of an answer with the options that are chosen; it continues what it continued.
 
     Raises BadInput if it is not at hand whole.
     """
     from aiml_magic.journal.replay import without_delivery
 
-    magics = loaded_or_new()
     kept = without_delivery(answer.request) if isinstance(answer, Answer) else {}
     text, attached = _text_and_parts(kept.get("input"))
     functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
@@ -231,8 +240,17 @@ def _fields_of(chosen: Mapping[str, Any]) -> set[str]:
 
 
 def _parent_of(answer: Answer, magics: O3Pro) -> int | None:
-    journal = magics.asking.journal
-    return None if answer.journal_id is None else journal.row(answer.journal_id).parent
+    if answer.journal_id is None:
+        return None
+    journal = loaded_or_new().asking.journal
+    parent = journal.row(answer.journal_id).parent
+    if parent is not None and magics.asking.journal is not journal:
+        raise errors.BadInput(
+            f"{answer!r} continues an answer that the other journal does not have. "
+            "Nothing was sent.",
+            "Ask it again without journal.",
+        )
+    return parent
 
 
 def _seconds(since: Any) -> float | None:
@@ -268,7 +286,7 @@ def _checked(question: Any) -> str:
     )
 
 
-def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
+def _cluster(client: Any, given: Mapping[str, Any], journal: Journal) -> Cluster:
     """The cluster of a Dask client. Raises BadInput for what a worker cannot have."""
     from aiml_magic.runner.cluster import Cluster
 
@@ -293,7 +311,7 @@ def _cluster(client: Any, given: Mapping[str, Any]) -> Cluster:
             "The Dask client is not connected. Nothing was sent.",
             "Give client= a distributed.Client that is.",
         )
-    return Cluster(client, loaded_or_new().asking.journal)
+    return Cluster(client, journal)
 
 
 def _waited(job: Job) -> Answer:
@@ -306,13 +324,10 @@ def _waited(job: Job) -> Answer:
 
 def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options as a cell would have them, and the things that they name. Raises BadInput."""
-    known = {option.name: option for option in options.OPTIONS if option.name not in _NO_OPTIONS}
+    known = {option.name: option for option in options.OPTIONS}
     chosen: dict[str, Any] = {}
     things: dict[str, Any] = {}
     for name, value in given.items():
-        if name not in known and name != "sample":
-            hint = did_you_mean(name, known) or f"There are {', '.join(known)}."
-            raise errors.BadInput(f"ask has no option {name}. Nothing was sent.", hint)
         if value is None or value is False:
             continue
         match name:

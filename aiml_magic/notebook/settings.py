@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import numbers
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from IPython.core.magic import Magics
 from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode, validate
 
 from aiml_magic import addresses, errors
 from aiml_magic.notebook import options
+from aiml_magic.text import one_line
 
 # Settings that decide the answer.
 DECISIVE = (
@@ -88,6 +91,19 @@ class Settings(Magics):
         value: str = proposal["value"]
         return str(addresses.journal_path(value)) if value else value
 
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """A copy with other settings, for one call. Raises BadInput for a value of a wrong type."""
+        other = copy.copy(self)
+        for name, value in values.items():
+            try:
+                setattr(other, name, _read(value, self.traits()[name]))
+            except (TraitError, TypeError) as error:
+                raise errors.BadInput(
+                    f"{name} cannot be {one_line(repr(value), 60)}. {errors.NOTHING_SENT}",
+                    f"{HELP[name]} It takes {self.traits()[name].info()}.",
+                ) from error
+        return other
+
     def is_set(self, name: str) -> bool:
         return bool(getattr(self, name) != self.traits()[name].default_value)
 
@@ -108,6 +124,21 @@ class Settings(Magics):
                 "It takes auto, only or off.",
             )
         return mode
+
+
+def _read(value: Any, trait: TraitType[Any, Any]) -> Any:
+    """A number or a path as its trait takes it. Raises TypeError for a truth value as a number."""
+    match value:
+        case bool() if isinstance(trait, Integer | Float):
+            raise TypeError(value)
+        case numbers.Integral() if isinstance(trait, Integer):
+            return int(value)
+        case numbers.Real() if isinstance(trait, Float):
+            return float(value)
+        case os.PathLike():
+            return os.fspath(value)
+        case _:
+            return value
 
 
 HELP = {name: str(one.help) for name, one in vars(Settings).items() if isinstance(one, TraitType)}

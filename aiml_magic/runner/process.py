@@ -27,6 +27,7 @@ import signal
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import asdict, replace
 from functools import partial
@@ -74,7 +75,7 @@ class Runner:
         self._holds: dict[int, asyncio.Task[None]] = {}  # of the rows whose cancellation is held
         self._followed: set[int] = set()
         self._calls: set[asyncio.Task[None]] = set()
-        self._slots = Slots()
+        self._slots: defaultdict[int, Slots] = defaultdict(Slots)  # by the limit of a request
         self._writes = WriteQueue(journal)
         self._unkept = Unkept(journal)
 
@@ -109,11 +110,12 @@ class Runner:
                 "limit": int(max_concurrency),
             }:  # fmt: skip
                 raise_open_limit(limit_for(max_concurrency))
-                self._slots.limit = connections_within(max_concurrency)
+                slots = self._slots[max_concurrency]
+                slots.limit = connections_within(max_concurrency)
                 if row in self._tasks:
                     self._resume(row)
                 else:
-                    answering = self._answer(row, parent, Secrets(key, hidden), timeout)
+                    answering = self._answer(row, parent, Secrets(key, hidden), timeout, slots)
                     self._tasks[row] = asyncio.create_task(answering)
                     # Called even for a task that is cancelled before it begins.
                     self._tasks[row].add_done_callback(partial(self._end, row))
@@ -178,12 +180,14 @@ class Runner:
         while self._unkept.need_time(time.monotonic() - since):  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def _answer(self, row: int, parent: int | None, secrets: Secrets, timeout: float) -> None:
+    async def _answer(
+        self, row: int, parent: int | None, secrets: Secrets, timeout: float, slots: Slots
+    ) -> None:
         """Has the row answered after its parent: sent once, by this runner or another."""
         try:
             if parent is not None and not await self._wait_for_parent(row, parent):
                 return
-            if await self._send(row, secrets, timeout):
+            if await self._send(row, secrets, timeout, slots):
                 return
             # One look decides: between two of them another runner's heartbeat may become stale.
             while (known := self._journal.row(row)).is_alive or (secrets.key and known.can_go_on):
@@ -206,11 +210,11 @@ class Runner:
         del self._tasks[row]
         self._outbox.put({"row": row, "event": "over"})
 
-    async def _send(self, row_id: int, secrets: Secrets, timeout: float) -> bool:
+    async def _send(self, row_id: int, secrets: Secrets, timeout: float, slots: Slots) -> bool:
         """Sends the row when a slot is free; `False` if it may not be sent."""
-        if self._slots.are_used:
+        if slots.are_used:
             self._outbox.put({"row": row_id, "event": "waiting", "parent": None})
-        async with self._slots:
+        async with slots:
             row = await self._writes.run(partial(self._journal.claim, row_id))
             if row is None:
                 return False

@@ -40,6 +40,8 @@ from aiml_magic.session.question import SANDBOX, Plan, Question
 from aiml_magic.session.recordings import Recordings
 from aiml_magic.session.spending import Spending
 
+_MOST_JOURNALS = 4  # whose runners are kept for the next question
+
 
 class Session:
     """The questions of one kernel.
@@ -58,32 +60,32 @@ class Session:
         self.prices: dict[tuple[str, str], Price] = {}  # by server and model
         self.lookout = advice.Lookout()
         self.hidden: dict[str, Any] = {}  # sent, and in no journal: see `hidden`
-        self._asking: Asking | None = None
+        self._askings: dict[Journal, Asking] = {}  # the one used last is the last
 
     def on(self, base_url: str, journal_path: Path) -> Asking:
         """The session at a server, with a journal.
 
-        In another journal ids mean other rows, so it has other conversations and another runner;
-        the former runner finishes the requests in flight and ends.
+        In another journal ids mean other rows, so it has other conversations and another runner,
+        which ends after its last answer when other journals are in use.
         """
         journal = journal_at(journal_path)
         with self.lock:
-            if self._asking is None or self._asking.journal is not journal:
-                self.close()
+            if (asking := self._askings.pop(journal, None)) is None:
                 chats = Chats(self.id, self.notebook, journal)
                 spending = Spending(self.id, journal)
-                self._asking = Asking(self, base_url, RunnerProcess(journal), chats, spending, {})
-            if self._asking.base_url != base_url:
-                self._asking = replace(self._asking, base_url=base_url)
-            return self._asking
+                asking = Asking(self, base_url, RunnerProcess(journal), chats, spending, {})
+            self._askings[journal] = asking = replace(asking, base_url=base_url)
+            for other in list(self._askings.values())[:-_MOST_JOURNALS]:
+                if not other.runner.jobs:
+                    self._askings.pop(other.journal).runner.close()
+            return asking
 
     def close(self, timeout: float = 0.0) -> None:
-        """Closes the pipe to the runner, and waits for its end for `timeout` seconds."""
+        """Closes the pipes to the runners, and waits for each end for `timeout` seconds."""
         self.lookout.end()
         with self.lock:
-            if self._asking is not None:
-                self._asking.runner.close(timeout)
-                self._asking = None
+            while self._askings:
+                self._askings.popitem()[1].runner.close(timeout)
 
 
 class _Decision(NamedTuple):
@@ -100,7 +102,8 @@ class _Decision(NamedTuple):
 class Asking:
     """A session at one server, with one journal.
 
-    `replayed` are the rows of recordings that were replayed in this session, by their keys.
+    `replayed` are the rows of recordings that were replayed in this session, by their keys. A call
+    may have a `replay` mode of its own, and name a server, which `is_elsewhere` than the sandbox.
     """
 
     session: Session
@@ -109,16 +112,26 @@ class Asking:
     chats: Chats
     spending: Spending
     replayed: dict[str, int]
+    replay: str | None = None
+    is_elsewhere: bool = False
 
     @property
     def journal(self) -> Journal:
         return self.runner.journal
 
     @property
+    def sandbox_url(self) -> str | None:
+        return None if self.is_elsewhere else self.session.sandbox_url
+
+    @property
+    def is_replay_only(self) -> bool:
+        return (self.replay or self.session.replay()) == "only"
+
+    @property
     def server(self) -> tuple[str, str]:
         """The server's name and address: the sandbox while it is in use. Raises BadInput."""
-        if self.session.sandbox_url is not None:
-            return SANDBOX, self.session.sandbox_url
+        if self.sandbox_url is not None:
+            return SANDBOX, self.sandbox_url
         url = addresses.base_url(self.base_url)
         return url, url
 
@@ -172,7 +185,7 @@ class Asking:
         Raises RequestFailed, and ReplayMiss, for a list that `is_wanted` and cannot be had.
         """
         server, _ = self.server
-        if self.session.replay() == "only" and not is_wanted:
+        if self.is_replay_only and not is_wanted:
             return offers.kept(server)
         return advice.catalogue(server, self._get_of_models, is_wanted=is_wanted)
 
@@ -188,7 +201,7 @@ class Asking:
         A row for another server than the one in use is left alone, and with replay "only" all that
         were not sent.
         """
-        server, is_only = self.server, self.session.replay() == "only"
+        server, is_only = self.server, self.is_replay_only
         jobs = []
         for row in self.journal.unfinished(self.session.notebook):
             is_asked = row.state == "sent" and row.is_alive and row.server == server[0]
@@ -298,8 +311,7 @@ class Asking:
 
     def _look_out(self) -> None:
         """Has the server asked about its models once a day, when no question is on its way."""
-        server, _ = self.server
-        if not offers.is_of_today(offers.kept(server)):
+        if not offers.is_of_today(offers.kept(server := self.server[0])):
             self.session.lookout.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
 
     def _get_of_models(self, path: str) -> Any:
@@ -411,7 +423,7 @@ class Asking:
             raise errors.BadInput(
                 "The question is empty, so nothing was sent.", "Write it below the %%o3pro line."
             )
-        key = keys.secret(self.session.sandbox_url)
+        key = keys.secret(self.sandbox_url)
         if key is not None and key.is_in(f"{self.server[1]} {question.request()}"):
             raise errors.BadInput(
                 "The API key is part of what would be sent, so nothing was sent.",
@@ -419,15 +431,15 @@ class Asking:
             )
 
     def _key_for(self, sender: Sender, *, is_needed: bool) -> Key:
-        return keys.key_for_sender(self.session.sandbox_url, sender, is_needed=is_needed)
+        return keys.key_for_sender(self.sandbox_url, sender, is_needed=is_needed)
 
     def _get(self, path: str, key: Callable[[str | None], Key]) -> Any:
-        if self.session.replay() == "only":
+        if self.is_replay_only:
             raise errors.ReplayMiss(
                 'Replay is "only", so the server was not asked. Nothing was sent.',
                 '%config O3Pro.replay = "auto" lets it be.',
             )
-        return self.runner.get(self.server[1], path, key(self.session.sandbox_url).text)
+        return self.runner.get(self.server[1], path, key(self.sandbox_url).text)
 
 
 def _needs_nothing(row: Row, sender: Sender, may_fetch: str | None) -> bool:

@@ -436,3 +436,27 @@ def test_any_answer_is_kept_there():
         told = worker_module.result_from(worker_module._dumped(came))
         assert replace(came, error=None) == replace(told, error=None)
         assert (came.error and came.error.as_dict()) == (told.error and told.error.as_dict())
+
+
+def test_settings_of_one_map(client, tmp_path, monkeypatch):
+    """The settings of a map hold on a cluster too: its server, its journal, and how many are sent at once."""
+    monkeypatch.setenv("AIML_API_URL", "http://127.0.0.1:9/v1")
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(request):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        reply = echo(request)
+        with lock:
+            now -= 1
+        return reply
+
+    other, rows = tmp_path / "other.sqlite3", [f"w{number}" for number in range(6)]
+    with wire.serve(answer) as server:
+        given = {"base_url": server.url, "journal": other, "max_concurrency": 2, "progress": False}
+        answers = ask.map("{{row}}", rows, client=client, **given)
+    assert [f"On {row}" for row in rows] == [one.text for one in answers]
+    assert most <= 2
+    assert 6 == len(Journal(other).history())
