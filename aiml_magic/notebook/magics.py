@@ -108,8 +108,8 @@ class O3Pro(Settings):
             return self._several(questions, given)
         job = self.asking.ask(questions[0])
         if given.get("background"):
-            self.view.watch(job)
             self._bind(given, job)
+            self.view.watch(job)
             return job
         try:
             answer = self.view.follow(job, is_quiet=given.get("quiet", False))

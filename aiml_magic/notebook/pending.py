@@ -46,7 +46,6 @@ def resume(context: Context, rest: str) -> None:
     jobs = context.asking.unfinished(question.timeout, question.max_concurrency)
     for job in jobs:
         say(f"Question {job.id} is still being answered.")
-        context.view().watch(job)
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             lost = f"Question {row.id} was sent, and nobody waits for its answer any more."
@@ -54,6 +53,8 @@ def resume(context: Context, rest: str) -> None:
             say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
             say(f"Question {row.id} was not sent; run its cell to ask it.")
+    for job in jobs:
+        context.view().watch(job)
 
 
 def jobs(context: Context, rest: str) -> None:

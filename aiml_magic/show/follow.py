@@ -84,7 +84,14 @@ class View(ABC):
         return answer
 
     def watch(self, job: Job) -> None:
-        """Shows a job in this cell from now on, also while other cells run."""
+        """Shows a job in this cell from now on, also while other cells run.
+
+        Where nobody looks the cell waits instead; an interrupt ends the wait, and not the job.
+        """
+        if not self._is_watched():
+            with suppress(KeyboardInterrupt):
+                for _ in job.follow():
+                    pass
         if job.done:
             self.follow(job)
         else:
@@ -138,12 +145,18 @@ class View(ABC):
     def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
         """Stands for a value that is shown above."""
 
+    def _is_watched(self) -> bool:
+        """Whether outputs that change after the end of their cell are seen."""
+        return True
+
     @abstractmethod
     def _panel(self) -> Panel: ...
 
-    @abstractmethod
     def _begin(self, job: Job) -> Outputs:
-        """The outputs of a job that is watched."""
+        """The outputs of a job that is watched; here a line that says how to look."""
+        commands = f"%aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}"
+        say(f"Job {job.id} goes on in the background: {commands}.")
+        return Outputs()
 
     @abstractmethod
     def _end(self, panel: Panel, answer: Answer | None) -> None:

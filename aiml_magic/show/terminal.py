@@ -13,7 +13,7 @@ from aiml_magic.journal.answer import Answer
 from aiml_magic.runner.jobs import Job, Progress
 from aiml_magic.show.answers import with_banner
 from aiml_magic.show.details import line_with_replay
-from aiml_magic.show.follow import Counter, Outputs, Panel, View, counted, status_line
+from aiml_magic.show.follow import Counter, Panel, View, counted, status_line
 from aiml_magic.show.safe import tokens
 from aiml_magic.text import encodable, plain, say
 
@@ -48,11 +48,6 @@ class TerminalView(View):
 
     def _panel(self) -> Panel:
         return TerminalPanel()
-
-    def _begin(self, job: Job) -> Outputs:
-        commands = f"%aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}"
-        say(f"Job {job.id} goes on in the background: {commands}.")
-        return Outputs()
 
     def _end(self, panel: Panel, answer: Answer | None) -> None:
         panel.close()

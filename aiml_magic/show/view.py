@@ -86,10 +86,20 @@ class NotebookView(View):
     def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
         """Nothing: a notebook has no prompt to stand behind."""
 
+    def _is_watched(self) -> bool:
+        """False under nbclient and all that use it, such as papermill, nbconvert and voila.
+
+        They keep what a cell puts out until it is over, and let no cell ask for input.
+        """
+        parent: Any = getattr(self._shell, "get_parent", dict)()
+        return bool(parent.get("content", {}).get("allow_stdin", True))
+
     def _panel(self) -> NotebookPanel:
         return NotebookPanel(self._shell, "Interrupt the kernel to stop it.")
 
-    def _begin(self, job: Job) -> NotebookOutputs:
+    def _begin(self, job: Job) -> Outputs:
+        if not self._is_watched():
+            return super()._begin(job)
         return NotebookOutputs(self._shell, job, self._saved)
 
     def _end(self, panel: Any, answer: Answer | None) -> None:

@@ -57,7 +57,7 @@ class Kernel:
             "code": code,
             "silent": False,
             "store_history": True,
-            "allow_stdin": False,
+            "allow_stdin": True,
             "stop_on_error": False,
         }
         metadata = {"cellId": cell_id} if cell_id else {}
