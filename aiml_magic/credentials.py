@@ -7,11 +7,13 @@ import hmac
 import os
 import re
 import secrets
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiml_magic import errors
 from aiml_magic.addresses import home
@@ -67,7 +69,7 @@ def proof(token: str, port: int, nonce: str) -> str:
 
 
 def find_key() -> Key | None:
-    """The key of the environment, else the saved one. Raises BadInput if it cannot be used."""
+    """The first key of all sources. Raises BadInput if it cannot be used."""
     for source, text in _sources():
         if text and (stripped := strip(text)):
             if not is_key(stripped):
@@ -107,8 +109,9 @@ def need_key() -> Key:
     """As `find_key`. Raises NoKey if there is none."""
     key = find_key()
     if key is None:
+        why = f" ({told})" if (told := _trouble_of_services()) else ""
         raise errors.NoKey(
-            "No API key was found, so nothing was sent.",
+            f"No API key was found{why}, so nothing was sent.",
             "Run %aiml login, or set AIML_API_KEY; or try it without a key: %aiml sandbox.",
         )
     return key
@@ -146,9 +149,16 @@ def forget_key() -> tuple[list[str], str]:
     return places, why
 
 
-def keyring_trouble() -> str:
-    """The error of the system's keyring; empty if it works, or if there is none."""
-    return _ask_keyring(_kept_in)[1]
+def trouble() -> str:
+    """The sources that did not answer, and why; empty if all did."""
+    why = _ask_keyring(_kept_in)[1]
+    keyring = f"the system's keyring does not answer: {why}" if why else ""
+    return "; ".join(filter(None, [_trouble_of_services(), keyring]))
+
+
+def _trouble_of_services() -> str:
+    told = [f"{name}: {why}" for name, (_, why) in _ask_services().items() if why]
+    return f"{', '.join(told)}; asked again after a restart" if told else ""
 
 
 def _sources() -> Iterator[tuple[str, str | None]]:
@@ -159,6 +169,8 @@ def _sources() -> Iterator[tuple[str, str | None]]:
     for variable in VARIABLES:
         if strip(os.environ.get(variable, "")):
             yield variable, os.environ[variable]
+    for source, (reply, _) in _ask_services().items():
+        yield source, reply if isinstance(reply, str) else None
     path = _key_file()
     with _refusing("The saved key cannot be read"):
         kept = path.read_text("utf-8", "replace") if path.is_file() else None
@@ -182,17 +194,59 @@ def _key_file() -> Path:
 
 
 def _ask_keyring(question: Callable[[ModuleType], _Reply]) -> tuple[_Reply | None, str]:
-    """The reply of the system's keyring, if there is one, and the class of its error, if any.
+    """The reply of the system's keyring, if there is one, and the class of its error, if any."""
+
+    def ask() -> _Reply | None:
+        keyring = _keyring()
+        return None if keyring is None else question(keyring)
+
+    return _try(ask)
+
+
+def _try(ask: Callable[[], _Reply]) -> tuple[_Reply | None, str]:
+    """The reply, or the class of the error.
 
     The message of the error is left out: it could hold the key.
     """
     try:
-        keyring = _keyring()
-        return (None if keyring is None else question(keyring)), ""
+        return ask(), ""
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  # a panic of Rust is not an Exception
         return None, type(error).__name__
+
+
+_replies: dict[str, tuple[Any, str]] = {}
+_asking = threading.Lock()
+
+
+def _ask_services() -> dict[str, tuple[Any, str]]:
+    """The replies of the services that run this notebook and keep secrets for it, by their names.
+
+    Each is asked once in a process: it asks the page, and waits for seconds where there is none.
+    """
+    services: dict[str, Callable[[], Any]] = {}
+    if "google.colab" in sys.modules:
+        services[f"Colab's secret {VARIABLES[0]}"] = _ask_colab
+    if os.environ.get("KAGGLE_USER_SECRETS_TOKEN"):
+        services[f"Kaggle's secret {VARIABLES[0]}"] = _ask_kaggle
+    with _asking:
+        for name, ask in services.items():
+            if name not in _replies:
+                _replies[name] = _try(ask)
+        return {name: _replies[name] for name in services}
+
+
+def _ask_colab() -> Any:
+    from google.colab import userdata
+
+    return userdata.get(VARIABLES[0])
+
+
+def _ask_kaggle() -> Any:
+    from kaggle_secrets import UserSecretsClient
+
+    return UserSecretsClient().get_secret(VARIABLES[0])
 
 
 def _kept_in(keyring: ModuleType) -> str | None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import json
+import signal
+import sys
+import time
 import urllib.parse
+from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import wire
@@ -331,3 +336,107 @@ def test_no_key_at_all(text, home, monkeypatch):
     monkeypatch.setenv("AIML_API_KEY", text)
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     assert "AIMLAPI_API_KEY" == credentials.need_key().source
+
+
+SECRET = "key-among-secrets-0123456789"
+REFUSALS = [
+    type(name, (Exception,), {})
+    for name in ("NotebookAccessError", "SecretNotFoundError", "TimeoutException")
+]
+
+
+@pytest.fixture
+def colab(home, monkeypatch):
+    """Loads the package of Colab, whose page answers by a function; gives the names that it is asked for."""
+    return partial(_service, monkeypatch, "google.colab")
+
+
+@pytest.fixture
+def kaggle(home, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USER_SECRETS_TOKEN", "a.token.of.kaggle")
+    return partial(_service, monkeypatch, "kaggle_secrets")
+
+
+def _service(monkeypatch, module, answer):
+    asked = []
+
+    def get(name):
+        asked.append(name)
+        return answer()
+
+    for variable in credentials.VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(credentials, "_replies", {})
+    made = ModuleType(module)
+    made.userdata = SimpleNamespace(get=get)
+    made.UserSecretsClient = lambda: SimpleNamespace(get_secret=get)
+    monkeypatch.setitem(sys.modules, module, made)
+    return asked
+
+
+def refuse(kind):
+    raise kind(f"No {SECRET}.")
+
+
+@pytest.mark.parametrize("name", ["Colab", "Kaggle"])
+def test_secret_of_a_service(name, request, shell, monkeypatch, capsys):
+    """The secret of Colab or Kaggle is the key: asked for once, after the environment, named in the status, and shown nowhere."""
+    asked = request.getfixturevalue(name.lower())(lambda: f" {SECRET}\n")
+    monkeypatch.setenv("AIML_API_KEY", KEY)
+    assert KEY == credentials.need_key().text
+    assert not asked
+    monkeypatch.delenv("AIML_API_KEY")
+    with wire.serve(lambda _: wire.json_reply({"current_balance": 1, "echo": SECRET})) as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        shell.run_cell("%aiml status\n%aiml status")
+    told = "".join(capsys.readouterr())
+    assert f"Key      {name}'s secret AIML_API_KEY, …6789" in told
+    assert SECRET not in told + repr(credentials.need_key())
+    assert f"Bearer {SECRET}" == server.requests[0].headers["authorization"]
+    assert ["AIML_API_KEY"] == asked
+
+
+@pytest.mark.parametrize("kind", [*REFUSALS, SystemExit])
+def test_service_that_refuses(kind, colab, home, shell, capsys):
+    """A refusal is no key: the next source is looked at, and it is said without the words of the service; nobody asks again."""
+    asked = colab(partial(refuse, kind))
+    with pytest.raises(errors.NoKey, match=f"secret AIML_API_KEY: {kind.__name__}; asked again"):
+        credentials.need_key()
+    shell.run_cell("%aiml status")
+    told = "".join(capsys.readouterr())
+    assert (
+        f"none: %aiml login, or set AIML_API_KEY (Colab's secret AIML_API_KEY: {kind.__name__};"
+        in told
+    )
+    assert SECRET not in told
+    home.mkdir(exist_ok=True)
+    (home / "key").write_text(KEY)
+    assert KEY == credentials.need_key().text
+    assert ["AIML_API_KEY"] == asked
+
+
+@pytest.mark.parametrize("reply", [None, "", " ", 7])
+def test_service_without_a_key(reply, kaggle):
+    """What holds no key is none."""
+    kaggle(lambda: reply)
+    assert credentials.find_key() is None
+
+
+def test_services_elsewhere(monkeypatch, colab, kaggle):
+    """Nobody is asked where the page of Colab or the token of Kaggle is not."""
+    asked = [colab(lambda: SECRET), kaggle(lambda: SECRET)]
+    monkeypatch.delitem(sys.modules, "google.colab")
+    monkeypatch.delenv("KAGGLE_USER_SECRETS_TOKEN")
+    assert credentials.find_key() is None
+    assert [[], []] == asked
+
+
+def test_interrupt_while_a_service_is_asked(colab):
+    """An interrupt ends the wait for the page at once, and is no refusal."""
+    asked = colab(lambda: signal.raise_signal(signal.SIGINT) or time.sleep(10))
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            credentials.find_key()
+    assert time.monotonic() - began < 5
+    assert 2 == len(asked)

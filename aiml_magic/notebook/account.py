@@ -76,9 +76,8 @@ def _no_key(context: Context) -> str:
 
     if context.session.sandbox_url:
         return "none needed"
-    why = credentials.keyring_trouble()
-    trouble = f" (the system's keyring does not answer: {why})" if why else ""
-    return f"none: %aiml login, or set AIML_API_KEY{trouble}"
+    trouble = credentials.trouble()
+    return f"none: %aiml login, or set AIML_API_KEY{f' ({trouble})' if trouble else ''}"
 
 
 def _balance(context: Context) -> str:
