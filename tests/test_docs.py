@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -11,7 +12,7 @@ import committed
 import pytest
 from kernels import kernel
 
-from aiml_magic import errors
+from aiml_magic import __version__, errors
 from aiml_magic.notebook.commands import COMMANDS
 from aiml_magic.notebook.magics import O3Pro
 from aiml_magic.notebook.options import OPTIONS
@@ -128,6 +129,23 @@ def test_promises():
     promises = re.findall(r"^\| (?!promise)[^|]*\| (.*) \|$", page, re.MULTILINE)
     assert promises
     assert all(".py" in held_by for held_by in promises)
+
+
+def test_version():
+    """The README is cited by the version that the package has, and the changelog begins with it."""
+    assert f"version = {{{__version__}}}," in README
+    changes = (ROOT / ".github" / "CHANGELOG.md").read_text()
+    assert __version__ == re.search(r"^## ([\d.]+)", changes, re.MULTILINE)[1]
+
+
+def test_elsewhere():
+    """What other services run is there: the requirements of Binder, the script of the workflow."""
+    extra = (ROOT / ".binder" / "requirements.txt").read_text().strip().removeprefix(".")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extra.strip("[]") in project["optional-dependencies"]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    command = re.search(r"run: (\S+)\n*$", workflow)[1]
+    assert os.access(ROOT / command, os.X_OK)
 
 
 def test_licences():
