@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 from aiml_magic import errors
 from aiml_magic.files import short
 from aiml_magic.journal import index
+from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.database import Database
 from aiml_magic.journal.rows import Row, read_row
 from aiml_magic.text import dump
@@ -130,6 +132,17 @@ class Queries(Database):
                 """,
                 (dump(ids),),
             ).fetchall()
+
+    def answers(self, rows: Sequence[Row]) -> list[Answer]:
+        """The answers of rows; each names, as its key does, the response that it continues."""
+        ids = {row.parent for row in rows if row.parent is not None}
+        parents = {found["id"]: read_row(found) for found in self.found([*ids])} if ids else {}
+        return [
+            replace(row.answer(), continues=parents[row.parent].identity)
+            if row.parent in parents
+            else row.answer()
+            for row in rows
+        ]
 
     def turns(self, notebook: str, chat: str | None) -> list[Row]:
         """The rows of a chat of a notebook, oldest first; without forgotten ones."""

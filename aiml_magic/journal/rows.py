@@ -178,7 +178,6 @@ class Row:
             recorded=self.origin == "recording",
             cell=self.cell,
             key=self.key,
-            continues=self.before,
             error=None if self.error is None else str(self.error.get("message") or self.error),
         )
 

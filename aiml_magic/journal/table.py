@@ -31,13 +31,15 @@ class Kept(Sequence[Answer]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return Kept(self._journal, self._ids[index])
-        return self._journal.row(self._ids[index]).answer()
+        return self._journal.answers([self._journal.row(self._ids[index])])[0]
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __iter__(self) -> Iterator[Answer]:
-        return (read_row(found).answer() for found in self._found())
+        for start in range(0, len(self), _CHUNK):
+            found = self._journal.found(self._ids[start : start + _CHUNK])
+            yield from self._journal.answers(list(map(read_row, found)))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The lines of a table: see `line_of`."""

@@ -126,6 +126,9 @@ COMMANDS = {
     "history": Command("history", "what was asked in this notebook, and what it cost", "past"),
     "search": Command("search WORDS", "answers of any notebook that hold these words", "past"),
     "show": Command("show ID", "show an answer again; asks nothing", "past"),
+    "diff": Command(
+        "diff A B", "what differs between two answers: in their requests and in their texts", "past"
+    ),
     "tree": Command("tree", "the conversations of this notebook, as a tree", "past"),
     "resume": Command(
         "resume [NOTEBOOK]",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,11 +49,23 @@ def id_of(name: str, variables: Mapping[str, Any]) -> str:
     from aiml_magic.journal.answer import Answer
     from aiml_magic.runner.jobs import Job
 
-    match variables.get(name):
+    match held(name, variables):
         case Answer(journal_id=int(number)) | Job(id=number):
             return str(number)
         case _:
             return name
+
+
+def held(name: str, variables: Mapping[str, Any]) -> Any:
+    """The value of a variable, or of one of its entries, as in `answers[0]`; `None` without one."""
+    entry = re.fullmatch(r"(\w+)\[(-?\d{1,9})\]", name)
+    if entry is None:
+        return variables.get(name)
+    several: Any = variables.get(entry[1])
+    position = int(entry[2])
+    if isinstance(several, Sequence) and -len(several) <= position < len(several):
+        return several[position]
+    return None
 
 
 def row_of(context: Context, name: str, command: str) -> Row:

@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiml_magic import addresses, errors
+from aiml_magic.notebook import options
 from aiml_magic.notebook.account import spent
-from aiml_magic.notebook.context import Context, fields_of, line, needed, refuse_more, row_of
+from aiml_magic.notebook.context import (
+    Context,
+    fields_of,
+    held,
+    line,
+    needed,
+    refuse_more,
+    row_of,
+)
 from aiml_magic.text import count_of, did_you_mean, say
 
 if TYPE_CHECKING:
+    from aiml_magic.journal.answer import Answer
     from aiml_magic.journal.rows import Row
 
 
@@ -45,6 +55,33 @@ def show(context: Context, rest: str) -> None:
     context.view().show(row.answer())
     if row.error is not None:
         say(errors.from_dict(row.error))
+
+
+def diff(context: Context, rest: str) -> None:
+    from aiml_magic.show import comparison
+
+    names = [options.unquoted(word.group()) for word in options.WORD.finditer(rest)]
+    if len(names) != 2:
+        raise errors.BadInput(
+            "%aiml diff needs two answers.", "Name both, as in %aiml diff answers[0] answers[1]."
+        )
+    first, second = (_answer(context, name) for name in names)
+    context.view().show_bundle(comparison.bundle(first, second, (names[0], names[1])))
+
+
+def _answer(context: Context, name: str) -> Answer:
+    """The answer of a variable or an id, else the last one of a conversation. Raises BadInput."""
+    from aiml_magic.journal.answer import Answer
+
+    if isinstance(value := held(name, context.variables), Answer):
+        return value
+    try:
+        row = row_of(context, name, "diff")
+    except errors.BadInput:
+        if (head := context.asking.chats.head(name)) is None:
+            raise
+        row = context.journal.row(head)
+    return context.journal.answers([row])[0]
 
 
 def tree(context: Context, rest: str) -> None:
@@ -92,7 +129,7 @@ def export(
 
     name = needed(rest, "export", "a file that ends with .md, .html, .jsonl, .tex or .bib")
     rows = _everything(context) if all else _chat(context, chat)
-    turns = [row.answer() for row in rows]
+    turns = context.journal.answers(rows)
     export.write(Path(name), turns, may_replace=overwrite)
     say(f"{count_of(len(turns), 'turn')} written to {name}.")
 

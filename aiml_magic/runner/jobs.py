@@ -251,7 +251,7 @@ class Job:
         if self._warning:
             say(self._warning)
         if row.is_over:
-            answer = _answer_of(row)
+            answer = _answer_of(row, self._journal)
             answer = dataclasses.replace(
                 answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices)
             )
@@ -334,10 +334,10 @@ class Job:
 def _as_it_is(_: errors.AimlMagicError) -> None: ...
 
 
-def _answer_of(row: Row) -> Answer:
+def _answer_of(row: Row, journal: Journal) -> Answer:
     """The answer of a row that is over. Raises the error of one that failed."""
     if row.state == "done":
-        return row.answer()
+        return journal.answers([row])[0]
     error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
     raise _with_partial_answer(error, row)
 

@@ -7,8 +7,10 @@ import json
 
 import pytest
 import wire
+from shells import run
 
 from aiml_magic import ask, errors, history
+from aiml_magic.journal.replay import request_key
 from aiml_magic.notebook import script
 from aiml_magic.notebook.answers import Answers
 
@@ -182,3 +184,46 @@ def test_models_and_efforts(server):
     assert "| model | effort |" in header
     ask("Why?", model=["a", "b"], effort=["low", "high"])
     assert 4 == len(server.posts)
+
+
+def test_diff(shell, server, capsys):
+    """Two answers are named by variable, entry, number, response id or conversation; what differs is said."""
+    shell.user_ns["rated"] = ask("Rate it.", effort=["low", "high"], chat="ideas")
+    shell.user_ns["one"] = shell.user_ns["rated"][0]
+    for first, second in (
+        ("rated[0]", "rated[-1]"),
+        ("one", "2"),
+        ("1", "rated[1]"),
+        (shell.user_ns["one"].id, "2"),
+        ("ideas", '"2"'),
+    ):
+        assert run(shell, f"%aiml diff {first} {second}") is None
+        out = capsys.readouterr().out
+        assert "reasoning.effort: low -> high" in out.replace("→", "->")
+        assert "text: Rate it. low -> Rate it. high" in out.replace("→", "->")
+    posts = len(server.posts)
+    for line in ("", "one", "one 2 3", "one nobody", "rated[7] one", "rated one", "-x one 2"):
+        refused = run(shell, f"%aiml diff {line}")
+        assert isinstance(refused, errors.BadInput), line
+        assert 2 == len(str(refused).splitlines())
+    assert posts == len(server.posts)
+
+
+def test_entry_that_is_continued(shell, server):
+    """A conversation goes on from the answer that is named among several."""
+    assert run(shell, "%%o3pro -q -o rated -n --samples 2\nRate it.") is None
+    assert run(shell, "%o3pro -q -o next --after rated[1] And why?") is None
+    rated, following = shell.user_ns["rated"], shell.user_ns["next"]
+    assert rated[1].id == following.continues
+
+
+def test_lines_of_an_export(shell, server, tmp_path):
+    """From each line of an export of what was asked here its request can be built again, with the key of its row."""
+    assert run(shell, "%%o3pro -q -n --samples 2\nOne?") is None
+    shell.user_ns["table"] = b"a,b"
+    assert run(shell, "%o3pro -q -a table -e low Two?") is None
+    assert run(shell, f"%aiml export --all {tmp_path}/all.jsonl") is None
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [None, None, lines[0]["id"]] == [line["parent"] for line in lines]
+    for line in lines:
+        assert line["key"] == request_key(line["server"], line["request"], line["parent"])

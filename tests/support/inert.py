@@ -14,7 +14,7 @@ MATHJAX_URL = f"{MATHJAX}/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full" if MATHJ
 
 # Everything inside the outputs is one of these; what is typeset is looked at apart, since its elements are MathJax's own.
 _TAGS = (
-    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i li nobr ol p pre s small span strong style sub summary sup "
+    "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i ins li nobr ol p pre s small span strong style sub summary sup "
     "table tbody td th thead tr ul"
 )
 _OURS = r"^(\.aiml-details\{|\.aiml-news\{display:none\}\.aiml-new \.aiml-news\{[^{}]*\}@keyframes aiml-news\{from\{visibility:hidden\}\}$|#o3pro-[0-9a-f]{12}\{display:none\}$|\.jp-OutputArea-child:has\()"
