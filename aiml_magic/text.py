@@ -94,10 +94,10 @@ def count_of(number: int, noun: str) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A question that names the closest of `names`; empty if none is close."""
+    """A question that names the closest of the other `names`; empty if none is close."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(names), n=1)
+    close = difflib.get_close_matches(name, [other for other in names if other != name], n=1)
     return f"Did you mean {close[0]}?" if close else ""
 
 

@@ -796,6 +796,13 @@ def test_export_of_a_chat(shell, answering, tmp_path, capsys):
     assert "There is no conversation ideaz to export yet.\nDid you mean ideas?" == str(error)
 
 
+def test_export_before_an_answer(shell, home, monkeypatch):
+    """A conversation whose only question failed is none yet, and its own name is no hint."""
+    monkeypatch.delenv("AIML_API_KEY", raising=False)
+    assert "NoKey" == type(run(shell, "%o3pro Why?")).__name__
+    assert "There is no conversation main to export yet.\nAsk something first, or run %aiml resume." == str(run(shell, "%aiml export x.md"))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
