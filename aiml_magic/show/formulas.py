@@ -1,8 +1,4 @@
-"""Formulas of a model: where one begins and ends in Markdown, and which are shown typeset.
-
-A formula passes if every command in it only sets type: MathJax also fetches and covers the page. It
-is written on one line.
-"""
+"""Formulas of a model in Markdown: where each begins and ends, and which dollars are money."""
 
 from __future__ import annotations
 
@@ -17,86 +13,10 @@ if TYPE_CHECKING:
     from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
 
-_COMMANDS = frozenset(
-    # letters
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda "
-    "mu nu xi omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega aleph beth gimel ell hbar hslash "
-    "imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
-    # relations and operators
-    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong "
-    "equiv propto prec succ preceq succeq subset supset subseteq supseteq subsetneq supsetneq "
-    "sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel perp vdash dashv models asymp "
-    "doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
-    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger "
-    "diamond triangle triangleleft triangleright bigtriangleup bigtriangledown lhd rhd "
-    "trianglelefteq trianglerighteq square Box blacksquare lozenge angle measuredangle therefore "
-    "because forall exists nexists top bot prime backprime degree checkmark surd flat natural "
-    "sharp clubsuit diamondsuit heartsuit spadesuit colon coloneqq vcentcolon triangleq lesssim "
-    "gtrsim "
-    # arrows
-    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow "
-    "longleftarrow longrightarrow longleftrightarrow Longleftarrow Longrightarrow "
-    "Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow Uparrow Downarrow "
-    "Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
-    "rightharpoonup rightleftharpoons leadsto implies impliedby iff xrightarrow xleftarrow "
-    # big operators and functions
-    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes "
-    "bigsqcup limits nolimits lim limsup liminf varlimsup varliminf max min sup inf arg det dim "
-    "ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
-    "coth Pr mod bmod pmod operatorname argmax argmin "
-    # structures
-    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset "
-    "underset substack overline underline overbrace underbrace overrightarrow overleftarrow "
-    "widehat widetilde hat check tilde acute grave dot ddot dddot breve bar vec mathring boxed "
-    "cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr "
-    "Biggr bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil "
-    "lbrace rbrace lbrack rbrack ulcorner urcorner llcorner lrcorner backslash begin end hline cr "
-    "nonumber notag tag displaystyle textstyle scriptstyle "
-    # letters in another shape, space, dots
-    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal "
-    "mathfrak mathscr mathnormal boldsymbol rm bf it sf tt cal quad qquad enspace thinspace "
-    "phantom hphantom vphantom ldots cdots vdots ddots dots dotsc dotsb dotsm dotsi dotso "
-    # further signs, arrows, accents and shapes that MathJax 3 and KaTeX both know
-    "varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi "
-    "varOmega daleth Finv Game Bbbk circledS circledR yen mho maltese diagup diagdown bigstar "
-    "blacktriangle blacktriangledown blacktriangleleft blacktriangleright triangledown "
-    "vartriangle vartriangleleft vartriangleright blacklozenge sphericalangle leqq geqq lneq "
-    "gneq lneqq gneqq nleq ngeq nless ngtr nleqslant ngeqslant lessapprox gtrapprox lessgtr "
-    "gtrless lesseqgtr gtreqless eqsim eqcirc circeq doteqdot fallingdotseq risingdotseq "
-    "backsim backsimeq thicksim thickapprox bumpeq Bumpeq ncong nsim nprec nsucc npreceq "
-    "nsucceq precsim succsim preccurlyeq succcurlyeq curlyeqprec curlyeqsucc precapprox "
-    "succapprox nsubseteq nsupseteq subseteqq supseteqq subsetneqq supsetneqq varsubsetneq "
-    "Subset Supset sqsubset sqsupset Cap Cup doublecap doublecup curlyvee curlywedge barwedge "
-    "veebar doublebarwedge vDash Vdash Vvdash nvdash nvDash nVdash nVDash frown smile "
-    "smallfrown smallsmile shortmid shortparallel nshortmid nshortparallel pitchfork between "
-    "multimap varpropto ltimes rtimes leftthreetimes rightthreetimes boxplus boxminus boxtimes "
-    "boxdot circledast circledcirc circleddash dotplus divideontimes intercal smallsetminus "
-    "centerdot bigcirc bigodot biguplus unlhd unrhd Join owns And leftrightarrows "
-    "rightleftarrows leftleftarrows rightrightarrows upuparrows downdownarrows "
-    "twoheadrightarrow twoheadleftarrow rightarrowtail leftarrowtail looparrowleft "
-    "looparrowright curvearrowleft curvearrowright circlearrowleft circlearrowright Lsh Rsh "
-    "rightsquigarrow leftrightsquigarrow leftrightharpoons leftharpoondown rightharpoondown "
-    "upharpoonleft upharpoonright downharpoonleft downharpoonright restriction nleftarrow "
-    "nrightarrow nleftrightarrow nLeftarrow nRightarrow nLeftrightarrow Lleftarrow Rrightarrow "
-    "dashrightarrow dashleftarrow injlim projlim varinjlim varprojlim smallint intop lgroup "
-    "rgroup lmoustache rmoustache Diamond Doteq negthinspace negmedspace negthickspace "
-    "nobreakspace space mathstrut eqcolon Coloneqq Colonapprox coloneq eqqcolon dblcolon "
-    "ordinarycolon scriptscriptstyle ket bra Ket Bra braket Braket mathop mathrel mathbin "
-    "mathord mathopen mathclose mathpunct mathinner Bbb fbox textup textnormal pmb "
-    "overleftrightarrow underleftarrow underrightarrow underleftrightarrow xcancel pod Set set "
-    "ddddot xLeftarrow xRightarrow xleftrightarrow xLeftrightarrow xmapsto xhookrightarrow "
-    "xhookleftarrow xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown "
-    "xrightleftharpoons xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak "
-    "overbracket underbracket brace brack hspace".split()
-)
-_ENVIRONMENTS = frozenset(
-    "equation align aligned alignat alignedat gather gathered multline split cases rcases array "
-    "matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix".split()
-)
 # By what opens a formula; the content of a bare environment holds its marks itself.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
 _MAX_FORMULA, _MAX_LINES = 4000, 100  # characters, and lines of a formula that begins a line
+_MAX_NESTED = 20  # dollars within the braces of a formula
 
 
 def read_formulas(parser: MarkdownIt) -> None:
@@ -161,7 +81,7 @@ def _bars(state: StateCore) -> None:
         elif not line.strip():
             columns = 0
         if columns and _count_cells(line) > columns:
-            lines[number] = _IN_DOLLARS.sub(_without_bars, line)
+            lines[number] = _without_bars(line)
     state.env["tables"] = "\n".join(lines)
 
 
@@ -169,11 +89,17 @@ def _count_cells(line: str) -> int:
     return len(_BAR.findall(_EDGES.sub("", line))) + 1
 
 
-def _without_bars(formula: re.Match[str]) -> str:
-    content = formula[0].strip("$")
-    is_code = formula[0].startswith("`")
-    is_formula = not is_code and (formula[0][0] != "$" or _is_between_dollars(content, ""))
-    return _BAR.sub(_HIDDEN_BAR, formula[0]) if is_formula else formula[0]
+def _without_bars(line: str) -> str:
+    """The line with bars of its formulas as another sign."""
+    text, end, position = "", 0, 0
+    while found := _IN_DOLLARS.search(line, position):
+        position = found.end()
+        if found[1] and not _is_between_dollars(found[2], line[found.end() : found.end() + 1]):
+            position = found.start() + len(found[1])  # the other dollar may begin a formula
+        elif found[0][0] != "`":
+            text += line[end : found.start()] + _BAR.sub(_HIDDEN_BAR, found[0])
+            end = found.end()
+    return text + line[end:]
 
 
 def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
@@ -193,7 +119,9 @@ _HIDDEN_BAR = "\ufdd0"  # no character, which stands in no text
 _BAR = re.compile(r"(?<!\\)\|")
 _EDGES = re.compile(r"^[\s>]*\||(?<!\\)\|\s*$")
 _RULE = re.compile(r"[\s>]*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
-_IN_DOLLARS = re.compile(r"(\$\$?)(?:[^$\\]|\\.)+?\1(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]|`+[^`]*`+")
+_IN_DOLLARS = re.compile(
+    r"(\$\$?)((?:[^$\\]|\\.){1,400}?)\1|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]|`+[^`]*`+"
+)
 
 
 def _lines(state: StateBlock, first: int, last: int) -> Iterator[str]:
@@ -215,25 +143,34 @@ def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
     environment = _BEGIN.match(source, start, stop)
     opener = _OPENER.match(source, start, stop)
     mark = "" if environment else opener and opener[0]
-    if mark is None:
+    if mark is None or (mark[:1] == "$" and "$$$" in source[max(start - 2, 0) : start + 3]):
         return None
     closer = f"\\end{{{environment[1]}}}" if environment else CLOSERS[mark]
     end = _end_of_formula(source, start + len(mark), stop, closer)
     if end < 0:
         return None
     after = end + len(closer)
+    if mark == "$$" and _is_between_prices(source[start + 2 : end]):
+        return None
     return mark, source[start:after] if environment else source[start + len(mark) : end], after
 
 
 def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
+    """Where a formula ends; a dollar within braces, in words of it, does not end it."""
     window = source[start : min(start + _MAX_FORMULA, stop)]
-    for found in re.finditer(re.escape(closer), window):
+    first = -1
+    for count, found in enumerate(re.finditer(re.escape(closer), window)):
         content = window[: found.start()]
-        backslashes = len(content) - len(content.rstrip("\\"))
-        if closer.startswith("$") and backslashes % 2:
+        if closer[0] == "$" and (len(content) - len(content.rstrip("\\"))) % 2:
             continue
-        return start + found.start() if content.strip() and "\n\n" not in content else -1
-    return -1
+        if not content.strip() or "\n\n" in content:
+            break
+        if closer != "$" or content.count("{") <= content.count("}"):
+            return start + found.start()
+        first = start + found.start() if first < 0 else first
+        if count == _MAX_NESTED:
+            break
+    return first
 
 
 _OPENER = re.compile(r"\$\$?|\\[(\[]")
@@ -241,88 +178,33 @@ _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # what could begin a block of another kind
 _AMOUNT = re.compile(r"\d[\d.,]*")
 _MONEY = re.compile(r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[.,]?\s*[^\x00-\u024f])")
-_NAMED = re.compile(r"\\(?:text\w*|mathrm|operatorname)\*?\s*\{[^{}]*\}|\\[A-Za-z]+")
+_NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
+_OTHER = re.compile(r"`|\\[(\[]")  # code, or another formula
 _WORD = re.compile(r"[^\W\d_]{2}")
+_LONG_WORD = re.compile(r"[^\W\d_]{3}")
+_PROSE = re.compile(r"[^\W\d_]{2,}[,;]? +[^\W\d_]{2,}")
+_MARKUP = re.compile(r"\\[A-Za-z]|[\^_]")
 _TEX = re.compile(r"\\[A-Za-z]|[\^_=]")
+
+
+def _is_between_prices(content: str) -> bool:
+    """The words in "$$ is cheap, $$ is not"."""
+    is_spaced = content[0] == " " and "\n" not in content
+    return is_spaced and not _TEX.search(content) and _WORD.search(content) is not None
 
 
 def _is_between_dollars(content: str, after: str) -> bool:
     """`$x$`, not the money in "$5 and $6": an amount, and more words than mathematics."""
     if after.isdigit() or not re.search(r"[\x21-\x7e]|[^\W_]", content):
         return False
-    has_tex, has_word = _TEX.search(content), _WORD.search(_NAMED.sub(" ", content))
-    if content[0].isspace() or content[-1].isspace():
-        return "\n" not in content and has_tex is not None and has_word is None
-    if _AMOUNT.match(content) is None:
+    if _OTHER.search(content) and "\\text" not in content:
+        return False
+    words = _NAMED.sub(" ", content)
+    is_amount = _AMOUNT.match(content) is not None
+    if content[0].isspace() or (content[-1].isspace() and not is_amount):
+        is_text = _PROSE if _MARKUP.search(content) else _LONG_WORD
+        return "\n" not in content and bool(_TEX.search(content)) and not is_text.search(words)
+    if not is_amount:
         return True
-    has_space = re.search(r"\s", content)
-    return not (_MONEY.match(content) or (has_space and has_word and not has_tex))
-
-
-def typeset(content: str, *, in_table: bool = False) -> str | None:
-    """The formula on one line; `None` if a command in it may do more than set type."""
-    line = " ".join(re.sub(r"(?<!\\)%.*", "", content).split())
-    line = _ROW_SPACE.sub(r"\\\\ ", line)
-    line = _SYNONYM.sub(lambda found: "\\" + _SYNONYMS[found[1]], line)
-    has_bars = in_table and "|" in line
-    spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
-    if spelt is None or (has_bars and "{array}" in line):  # where a bar may be a rule
-        return None
-    is_known = all(
-        name in _COMMANDS if name.isalpha() else name in "\\,;:! {}|%#_&"
-        for name in re.findall(r"\\([A-Za-z]+|.)", spelt, re.DOTALL)
-    )
-    environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", spelt)
-    begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", spelt))
-    if (
-        not is_known
-        or begins != len(environments)
-        or {name.rstrip("*") for name in environments} - _ENVIRONMENTS
-    ):
-        return None
-    if "\\hspace" in _SPACE.sub("", spelt):
-        return None
-    if re.search(r"\\\\\s*\[|[`$@<>]|://|&#|\\$", spelt) or not _is_balanced(spelt):
-        return None
-    return spelt.replace("](", "] (").replace("![", "! [")
-
-
-_ROW_SPACE = re.compile(r"(?<!\\)\\\\ ?\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\] ?")
-_SPACE = re.compile(r"\\hspace\*?\s*\{\s*\d{1,2}(?:\.\d{1,2})?\s*(?:pt|px|mu|mm|ex|em)\s*\}")
-_SYNONYMS = {
-    "bm": "boldsymbol", "bold": "mathbf", "mathds": "mathbb", "mathbbm": "mathbb",
-    "mbox": "text", "textmd": "text", "medspace": ":", "thickspace": ";",
-}  # fmt: skip
-_SYNONYM = re.compile(rf"(?<!\\)\\({'|'.join(_SYNONYMS)})(?![A-Za-z])")
-_SPELLINGS = {"<": r"\lt", ">": r"\gt"}
-_SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
-_WORDS = re.compile(r"(?<!\\)(\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{)([^{}]*)\}")
-_DEEP_WORDS = re.compile(_WORDS.pattern.removesuffix(r"\}") + r"\{|\\tag\*?\s*\{[^{}]*[<>|]")
-
-
-def _spelt(line: str, spellings: dict[str, str]) -> str | None:
-    """A formula with these signs as commands; `None` where a word around them cannot be ended."""
-
-    def spell(text: str, before: str = "", after: str = " ") -> str:
-        return re.sub(
-            r"\\.|[<>|]",
-            lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0],
-            text,
-        )
-
-    def spell_in_words(words: re.Match[str]) -> str:
-        spelt = spell(words[2], before="}{", after="}" + words[1])
-        return words[0] if spelt == words[2] else f"{{{words[1]}{spelt}}}}}"
-
-    if spell(line) == line:
-        return line
-    return None if _DEEP_WORDS.search(line) else spell(_WORDS.sub(spell_in_words, line)).rstrip()
-
-
-def _is_balanced(line: str) -> bool:
-    depth = 0
-    for brace in re.findall(r"(?<!\\)[{}]", line.replace("\\\\", "  ")):
-        depth += 1 if brace == "{" else -1
-        if not 0 <= depth <= 40:
-            return False
-    return depth == 0
+    is_prose = re.search(r"\s", content) and _WORD.search(words) and not _TEX.search(content)
+    return not (content[-1].isspace() or _MONEY.match(content) or is_prose)

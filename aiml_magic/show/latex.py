@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aiml_magic.show import safe
+from aiml_magic.show import parse
 from aiml_magic.text import plain, plain_line
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def entry(key: str, fields: Mapping[str, str]) -> str:
 
 def markdown(text: str) -> str:
     """The Markdown `text` of a model."""
-    return "\n\n".join(_blocks(iter(safe.tokens(text)), 0))
+    return "\n\n".join(_blocks(iter(parse.tokens(text)), 0))
 
 
 def _spaced(line: str) -> str:

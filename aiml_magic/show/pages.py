@@ -26,10 +26,10 @@ from aiml_magic.show import links, safe
 from aiml_magic.text import plain
 
 _TAGS = set(
-    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s"
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s sub sup"
     " table thead tbody tr th td a".split()
 )
-_PAGE_TAGS = _TAGS | {"div", "span", "sup"}
+_PAGE_TAGS = _TAGS | {"div", "span"}
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _ALLOWED = {"a": {"href"}, "ol": {"start"}, "th": {"style"}, "td": {"style"}, "code": {"class"}}
 _PAGE_ALLOWED = _ALLOWED | {

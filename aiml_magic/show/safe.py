@@ -18,20 +18,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from itertools import zip_longest
 from string import punctuation
 from typing import TYPE_CHECKING, Any
 
-from aiml_magic.show.formulas import CLOSERS, read_formulas, typeset
-from aiml_magic.show.links import BARE_LINK, encoded, is_address, read_links, with_scheme
+from aiml_magic.show.formulas import CLOSERS
+from aiml_magic.show.links import BARE_LINK, encoded, is_address, with_scheme
+from aiml_magic.show.parse import parser
+from aiml_magic.show.typeset import typeset
 from aiml_magic.text import fence_for, plain, plain_line
 
 if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
-    from markdown_it.rules_block import StateBlock
-    from markdown_it.rules_core import StateCore
-    from markdown_it.token import Token
     from markdown_it.tree import SyntaxTreeNode
 
 # MathJax 3 and 2 read no formulas inside it.
@@ -57,12 +54,8 @@ _LONG_LINE, _LONG_CODE = 1000, 10_000
 _HARMLESS = re.compile(
     r"[\w \n.,;=+*()'\"#%^?/-]*"
 )  # code in which nothing would be active if it were Markdown
-_ISOLATES = dict.fromkeys(
-    range(0x2066, 0x206A), "\ufffd"
-)  # text in right-to-left scripts needs them, code is misread with them
-_CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
+_BREAKS = re.compile(r"(?:\s|<br>)+$")
 _LISTS = ("bullet_list", "ordered_list")
-_MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
 
 
 def markdown(text: str, *, is_for_page: bool = False) -> str:
@@ -73,7 +66,7 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
     """
     from markdown_it.tree import SyntaxTreeNode
 
-    parsed = _parser().parse(plain(text))
+    parsed = parser().parse(plain(text))
     for token in parsed if is_for_page else []:
         token.meta["is_for_page"] = True
     root = SyntaxTreeNode(parsed)
@@ -83,99 +76,9 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
     )
 
 
-def tokens(text: str) -> list[Token]:
-    """The tokens of a model's Markdown for a terminal; formulas, HTML and pictures are text."""
-    parsed = _parser().parse(plain(text))
-    for token in _each(parsed):
-        match token.type:
-            case "formula":
-                token.type, token.content = (
-                    "text",
-                    token.markup + token.content + CLOSERS[token.markup],
-                )
-            case "formula_block":
-                token.type, token.content = (
-                    "fence",
-                    token.markup + token.content + CLOSERS[token.markup],
-                )
-                token.info = "latex"
-            case "image":
-                token.type, token.tag, token.children = "text", "", None
-                token.content = f"picture: {token.content or 'untitled'} ({token.attrs.get('src')})"
-            case _:
-                pass
-    return parsed
-
-
 def line(text: str) -> str:
     """`text` as one line of Markdown in which nothing is a mark."""
     return _begun(_text(plain_line(text)))
-
-
-@cache
-def _parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt
-
-    # It leaves out what is nested more deeply than it may; a list takes two levels.
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2}).enable(
-        ["table", "strikethrough"]
-    )
-    parser.block.ruler.before("table", "depth", _line_too_deep)
-    parser.block.ruler.at("reference", _reference, {"alt": []})
-    parser.core.ruler.before("text_join", "signs", _plain_signs)
-    read_links(parser)
-    read_formulas(parser)
-    return parser
-
-
-def _each(tokens: Iterable[Token]) -> Iterator[Token]:
-    return (token for block in tokens for token in (block, *(block.children or [])))
-
-
-def _plain_signs(state: StateCore) -> None:
-    """Makes decoded entities as plain as typed characters, and replaces what disguises code.
-
-    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which
-    there can be no other.
-    """
-    is_linked = False
-    for token in _each(state.tokens):
-        if token.type == "text_special":
-            token.content = re.sub(r"[\n\t]", " ", plain(token.content))
-        elif token.type in _CODE:
-            token.content = token.content.translate(_ISOLATES)
-        elif token.type in ("link_open", "link_close"):
-            is_linked = is_address(str(token.attrs.get("href", "")))
-        elif token.type == "image" and is_linked:
-            token.type, token.tag, token.content, token.children = (
-                "text",
-                "",
-                f"picture: {token.content or 'untitled'}",
-                None,
-            )
-        elif token.tag in ("em", "strong", "s") and token.level > _MAX_DEPTH:
-            token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
-
-
-def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    """CommonMark's link definitions, but for footnotes (`[^1]: …`), whose text would be lost."""
-    from markdown_it.rules_block import reference
-
-    return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(
-        state, first, last, silent
-    )
-
-
-def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    """A line nested so deeply that it is not read as Markdown any more."""
-    if state.level < _MAX_DEPTH:
-        return False
-    if not silent:
-        token = state.push("code_block", "code", 0)
-        token.content = state.getLines(first, first + 1, state.blkIndent, keepLastLF=False)
-        token.map = [first, first + 1]
-        state.line = first + 1
-    return True
 
 
 def _block(node: SyntaxTreeNode) -> str:
@@ -300,7 +203,8 @@ def _alignment(cell: SyntaxTreeNode) -> str:
 
 
 def _inline(node: SyntaxTreeNode) -> str:
-    return "\n".join(_begun(line.strip(" ")) for line in _spans(node).split("\n"))
+    """A text without a break at its end: a tag alone on its line begins a block of raw HTML."""
+    return "\n".join(_begun(line.strip(" ")) for line in _BREAKS.sub("", _spans(node)).split("\n"))
 
 
 def _begun(line: str) -> str:
@@ -346,11 +250,11 @@ def _span(node: SyntaxTreeNode) -> str:
         case "softbreak":
             return "\n"
         case "hardbreak":
-            return (
-                "<br>"  # with the line going on: a tag alone on its line begins a block of raw HTML
-            )
+            return "<br>"  # with the line going on
         case "code_inline":
             return _code(node.content)
+        case "sub" | "sup":
+            return f"<{node.type}>{_spans(node)}</{node.type}>"
         case "em" | "strong" | "s":
             mark = {"em": "*", "strong": "**", "s": "~~"}[node.type]
             return mark + _spans(node) + mark
@@ -391,7 +295,7 @@ def _text(text: str) -> str:
     for found in BARE_LINK.finditer(text):
         pieces += [
             _literal(text[end : found.start()]),
-            _link(_literal(found[0]), _parser().normalizeLink(with_scheme(found[0]))),
+            _link(_literal(found[0]), parser().normalizeLink(with_scheme(found[0]))),
         ]
         end = found.end()
     return _joined([*pieces, _literal(text[end:])])

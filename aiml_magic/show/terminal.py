@@ -14,7 +14,7 @@ from aiml_magic.runner.jobs import Job, Progress
 from aiml_magic.show.answers import with_banner
 from aiml_magic.show.details import line_with_replay
 from aiml_magic.show.follow import Counter, Panel, View, counted, status_line
-from aiml_magic.show.safe import tokens
+from aiml_magic.show.parse import tokens
 from aiml_magic.text import encodable, plain, say
 
 

@@ -800,7 +800,10 @@ def test_export_before_an_answer(shell, home, monkeypatch):
     """A conversation whose only question failed is none yet, and its own name is no hint."""
     monkeypatch.delenv("AIML_API_KEY", raising=False)
     assert "NoKey" == type(run(shell, "%o3pro Why?")).__name__
-    assert "There is no conversation main to export yet.\nAsk something first, or run %aiml resume." == str(run(shell, "%aiml export x.md"))
+    assert (
+        "There is no conversation main to export yet.\nAsk something first, or run %aiml resume."
+        == str(run(shell, "%aiml export x.md"))
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from elements import Elements, check_inert, rendered
 from kernels import kernel
 
 from aiml_magic.runner.jobs import Progress
-from aiml_magic.show import pages, safe
+from aiml_magic.show import pages, parse, safe
 from aiml_magic.show.view import _panel_html
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -87,7 +87,7 @@ def test_prefixes():
     for end in range(0, len(DOCUMENT), 11):
         check_inert(rendered(safe.markdown(DOCUMENT[:end])))
         check_inert(pages.html(DOCUMENT[:end]))
-        assert all(isinstance(token.content, str) for token in safe.tokens(DOCUMENT[:end]))
+        assert all(isinstance(token.content, str) for token in parse.tokens(DOCUMENT[:end]))
 
 
 def test_long_answer():

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
-from elements import ATTRIBUTES, TAGS, Elements, check_inert, rendered
+from elements import ATTRIBUTES, TAGS, Elements, cells, check_inert, rendered
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiml_magic.api.responses import Response, Usage
-from aiml_magic.show import answers, formulas, pages, safe
+from aiml_magic.show import answers, pages, parse, safe
+from aiml_magic.show.typeset import typeset
 from aiml_magic.text import plain
 
 HOSTILE = [
@@ -165,7 +166,7 @@ def test_math_is_ours(text):
         r"(?ms)^(`{3,}).*?^\1$|<code>.*?</code>|`[^`]*`|<[^>]*>", " ", safe.markdown(text)
     )
     for formula in re.findall(r"\$\$?([^$]*)\$\$?", shown):
-        assert formulas.typeset(formula) is not None
+        assert typeset(formula) is not None
     assert "\\(" not in re.sub(r"\$[^$]*\$", "", shown)
     assert "\\begin" not in re.sub(r"\$[^$]*\$", "", shown)
 
@@ -433,7 +434,7 @@ def test_depth_of_emphasis(text):
     for shown in (
         rendered(safe.markdown(text)),
         pages.html(text),
-        "".join(token.content for token in safe._each(safe.tokens(text))),
+        "".join(token.content for token in parse.each(parse.tokens(text))),
     ):
         assert 4000 <= re.sub(r"<[^>]*>", "", shown).count("a")
         assert not re.search(r"(<(em|strong|s)>[^<>]*){50}", shown)
@@ -477,14 +478,6 @@ def structured(value):
         request=request,
     )
     return answers.answer_bundle(answer)["text/markdown"]
-
-
-def cells(markdown):
-    """The cells of its tables, as they are read."""
-    return [
-        html.unescape(re.sub(r"<[^>]*>", "", cell))
-        for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", rendered(markdown))
-    ]
 
 
 words = st.sampled_from(
@@ -577,7 +570,7 @@ def test_code_is_what_it_looks(sign):
         "> " * 50 + sign,
     ):
         in_terminal = [
-            token.content for token in safe._each(safe.tokens(text)) if token.type != "inline"
+            token.content for token in parse.each(parse.tokens(text)) if token.type != "inline"
         ]
         for shown in (safe.markdown(text), pages.html(text), "".join(in_terminal)):
             assert "\ufffd" in shown
@@ -642,122 +635,3 @@ def test_stable(text):
         == letters(once)
         == letters(safe.markdown(once.replace("<br>", "  ").replace("<!-- -->", "")))
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("$2 + 3 = 5$, $7 \\le n$", "$2 + 3 = 5$, $7 \\le n$"), ("设 $3 \\mid a$，$5 \\mid b$，$x$", "设 $3 \\mid a$，$5 \\mid b$，$x$"),
-        ("$ a = b^2 $", "$a = b^2$"), ("$ \\alpha$", "$\\alpha$"), ("$\\bold{x}\\mathds{R}\\Bbb{R}$", "$\\mathbf{x}\\mathbb{R}\\Bbb{R}$"),
-        ("$\\ket{x}\\hspace{1em}\\fbox{y}$", "$\\ket{x}\\hspace{1em}\\fbox{y}$"), ("> $$\n> a + b\n> $$", "> $$a + b$$"), ("- $$\n  a\n  - b\n  $$", "- $$a - b$$"),
-        ("> - $$\n>   x\n>   $$\n> - b", "> - $$x$$\n> - b"), ("\\begin{align}\na &= b \\\\\nc &= d\n\\end{align}", "$$\\begin{align} a &= b \\\\ c &= d \\end{align}$$"),
-        ("so \\begin{pmatrix} a \\\\ b \\end{pmatrix}.", "so $$\\begin{pmatrix} a \\\\ b \\end{pmatrix}$$."),
-        ("1. Speed:\n\\[ v = s/t \\]\nwith s\n2. Force:", "1. Speed:\n   $$v = s/t$$\n   with s\n2. Force:"),
-        ("1. Speed:\n\\[\nv\n\\]\nwith s\n2. Force:", "1. Speed:\n   $$v$$\n   with s\n2. Force:"),
-        ("So \\alpha + \\beta in C:\\Users\\new", "So \\alpha + \\beta in C:\\Users\\new"), ("\\ a \\- b", "&#92; a - b"),
-    ],
-)  # fmt: skip
-def test_formulas_as_they_were_meant(text, shown):
-    """A formula is set wherever it stands, without the marks of what it stands in; text stays readable."""
-    assert shown == safe.markdown(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "$5", "$5 and $6", "$40 million", "$5 (or US$)", "US$5, CA$x", "花了$5，他付$x", "$5 a day, US$", "$ 5 and $ 6", "$ HOME = $ PATH",
-        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$\\rlap{x}$", "$x$2",
-    ],
-)  # fmt: skip
-def test_dollars_that_are_text(text):
-    """Money is text, and so is a formula that would cover what is around it code."""
-    assert "$" not in re.sub(r"`[^`]*`|<code>.*?</code>", "", safe.markdown(text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\\\\(x",
-        "\\\\[x",
-        "\\\\$x",
-        "\\\\\\\\x",
-        "\\begin{x",
-        "\\ref{x}",
-        "\\eqref{x}",
-        "\\end",
-        "a\\",
-    ],
-)
-def test_backslash_that_mathjax_reads(text):
-    """A backslash that could begin mathematics stands where MathJax reads none."""
-    assert f'ignore">{"&#92;"}</span>' in safe.markdown(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("https://example.org/files/_slow_glass_/12_b", None), ("https://e.org/*a*/b", None), ("https://e.org/~~a~~b", "https://e.org/"),
-        ("www.e.org/_a_b", "http://www.e.org/_a_b"), ("_https://e.org/a_", "https://e.org/a"), ("*https://e.org/a*", "https://e.org/a"),
-        ("https://e.org/a\\_b", "https://e.org/a_b"), ("https://e.org/?a=1&amp;b=2", "https://e.org/?a=1&amp;b=2"),
-    ],
-)  # fmt: skip
-def test_marks_in_bare_addresses(text, address):
-    """There is no emphasis in a bare address, and the mark before it ends it."""
-    assert [address or text] == [
-        unquote(link) for link in re.findall('<a href="([^"]*)"', rendered(safe.markdown(text)))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("row", "texts"),
-    [
-        ("| late | $P(A|B)$ is small |", ["late", "$P(A\\vert B)$ is small"]), ("| \\(|x|\\) | $|y|$ |", ["$\\vert x\\vert$", "$\\vert y\\vert$"]),
-        ("| $5 | $6 |", ["$5", "$6"]), ("|US$|C$|", ["US$", "C$"]), ("| $x$ | $y$ |", ["$x$", "$y$"]),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("before", ["", "> ", "  "])
-def test_bars_of_formulas(row, texts, before):
-    """A bar inside a formula ends no cell, and any other does."""
-    table = "\n".join(before + line for line in (row, "|---|---|", row))
-    assert texts * 2 == cells(safe.markdown(table))
-
-
-def test_languages():
-    """The name of a fence's language is one that colours its code everywhere; where it is none, an export prints it."""
-    from pygments.lexers import get_lexer_by_name
-
-    assert all(map(get_lexer_by_name, safe._LANGUAGES))
-    assert "```\na,b\n```" == safe.markdown("```csv\na,b\n```")
-
-
-def read_by_markdown_it(markdown: str) -> str:
-    return rendered(markdown)
-
-
-def read_by_mistune(markdown: str) -> str:
-    mistune = pytest.importorskip("mistune", reason="mistune is not installed")
-    return mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "math"])(
-        markdown
-    )
-
-
-PIECES = {
-    "$2 + 3 = 5$": "2+3=5", "$ a = b^2 $": "a=b^2", "$5 and more": "$5andmore", "it costs $40 million.": "itcosts$40million.", "\\(x_1\\)": "x_1",
-    "So \\alpha and C:\\new": "So\\alphaandC:\\new", "https://e.org/_a_b_/c": "https://e.org/_a_b_/c", "a \\* b": "a*b", "**bold** text": "boldtext",
-    "www.e.org/a_b": "www.e.org/a_b", "`x_y`": "x_y", "x < y & z": "x<y&z",
-}  # fmt: skip
-BLOCKS = ["{}", "> {}", "- {}\n- b", "1. {}\n2. b", "> - {}", "### {}"]
-
-
-@pytest.mark.parametrize("read", [read_by_markdown_it, read_by_mistune])
-@given(st.lists(st.tuples(st.sampled_from(BLOCKS), st.sampled_from(sorted(PIECES))), max_size=5))
-def test_readers_see_what_was_meant(read, blocks):
-    """On answers of a grammar, each reader sees the text that was meant."""
-    text = "\n\n".join(block.format(piece) for block, piece in blocks)
-    meant = "".join(block.strip(">-# 1.").replace("{}", PIECES[piece]) for block, piece in blocks)
-    seen = html.unescape(
-        re.sub(r"(?s)<[^>]*>|\\[()]|(?<!\d)2\. (?=b)", "", read(safe.markdown(text)))
-    )
-    keep = r"[\s>#-]|\d\. "
-    without_dollars = re.sub(r"\$(?!5and|40)", "", re.sub(keep, "", seen))
-    assert re.sub(keep, "", meant) == without_dollars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import re
 
@@ -49,3 +50,9 @@ def rendered(markdown: str) -> str:
     return (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
+
+
+def cells(markdown: str) -> list[str]:
+    """The cells of its tables, as they are read."""
+    found = re.findall(r"<t[hd]>(.*?)</t[hd]>", rendered(markdown))
+    return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in found]

@@ -1,0 +1,129 @@
+"""Macros of TeX that a front end lacks, written in those that MathJax and KaTeX both have.
+
+What only colours, labels or moves is left out; chemistry is written as mathematics.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiml_magic.show import chemistry
+
+_OPERATORS = (
+    "arcosh arsinh artanh sech csch arccot arcsec arccsc sgn sign tr Tr rank diag grad curl erf "
+    "erfc Var Cov Span supp lcm ord Hom End Aut Gal Res Id id sinc"
+).split()
+_LIMITS = {"argmax": r"arg\,max", "argmin": r"arg\,min", "esssup": r"ess\,sup",
+           "essinf": r"ess\,inf", "plim": "plim"}  # fmt: skip
+_LETTERS = dict(zip("Alpha Beta Epsilon Zeta Eta Iota Kappa Mu Nu Omicron Rho Tau Chi".split(),
+                    "A B E Z H I K M N O P T X".split(), strict=True))  # fmt: skip
+# How many arguments they take, and what is written instead.
+_MACROS = {
+    "bm": (0, r"\boldsymbol"), "bold": (0, r"\mathbf"), "mathds": (0, r"\mathbb"),
+    "mathbbm": (0, r"\mathbb"), "symbf": (0, r"\mathbf"), "mathup": (0, r"\mathrm"),
+    "mathbfit": (0, r"\boldsymbol"), "mbox": (0, r"\text"), "hbox": (0, r"\text"),
+    "textmd": (0, r"\text"), "textsc": (0, r"\text"), "textsl": (0, r"\textit"),
+    "emph": (0, r"\textit"), "medspace": (0, r"\:"), "thickspace": (0, r"\;"),
+    "vcentcolon": (0, r"\mathrel{:}"), "dag": (0, r"\dagger"), "ddag": (0, r"\ddagger"),
+    "dd": (0, r"\mathrm{d}"), "AA": (0, r"\mathring{\mathrm{A}}"), "ohm": (0, r"\Omega"),
+    "micro": (0, r"\mu"), "celsius": (0, r"{}^{\circ}\mathrm{C}"), "perthousand": (0, "‰"),
+    "textdegree": (0, r"{}^{\circ}"), "euro": (0, "€"), "pounds": (0, "£"),
+    "textdollar": (0, r"\$"), "mathdollar": (0, r"\$"), "dollar": (0, r"\$"),
+    "qed": (0, r"\square"), "qedsymbol": (0, r"\square"), "QED": (0, r"\square"),
+    "llbracket": (0, r"[\!["), "rrbracket": (0, r"]\!]"), "iddots": (0, "⋰"), "oiint": (0, "∯"),
+    "idotsint": (0, r"\int\cdots\int"), "indep": (0, r"\perp\!\!\!\perp"),
+    "displaylimits": (0, r"\limits"), "strut": (0, r"\mathstrut"), "newline": (0, r"\\"),
+    "underbar": (0, r"\underline"), "nicefrac": (0, r"\tfrac"), "sfrac": (0, r"\tfrac"),
+    "hfill": (0, r"\quad"), "noindent": (0, ""), "label": (1, ""), "color": (1, ""),
+    "textcolor": (2, "{#2}"), "colorbox": (2, r"\text{#2}"), "smash": (1, "{#1}"),
+    "abs": (1, r"\lvert #1\rvert"), "norm": (1, r"\lVert #1\rVert"), "ref": (1, r"\text{#1}"),
+    "eqref": (1, r"(\text{#1})"), "textsuperscript": (1, r"^{\text{#1}}"),
+    "textsubscript": (1, r"_{\text{#1}}"),
+    **{letter: (0, rf"\mathbb{{{letter}}}") for letter in "RNZQC"},
+    **{name: (0, rf"\operatorname{{{name}}}") for name in _OPERATORS},
+    **{name: (0, rf"\operatorname*{{{written}}}") for name, written in _LIMITS.items()},
+    **{name: (0, rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
+}  # fmt: skip
+_CHEMICAL = {"ce": chemistry.reaction, "pu": chemistry.quantity}
+_MACRO = re.compile(rf"\\(?:{'|'.join([*_MACROS, *_CHEMICAL])})(?![A-Za-z])")
+_TOKEN = re.compile(r"\\(?:([A-Za-z]+)|.)", re.DOTALL)
+_ENVIRONMENTS = {
+    "eqnarray": (r"\begin{array}{rcl}", r"\end{array}"),
+    "flalign": (r"\begin{align}", r"\end{align}"),
+    "multline": (r"\begin{gather}", r"\end{gather}"),
+    "displaymath": (r"\begin{gathered}", r"\end{gathered}"),
+}
+_ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_ENVIRONMENTS)})\*?\}}")
+_LENGTH = r"(-?[\d.]{1,4})\s*(mu|pt|px|mm|ex|em)"
+_SPACE = re.compile(rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?kern)\s*{_LENGTH})")
+
+
+def expanded(line: str) -> str:
+    """The formula without these macros; one whose arguments are not understood stays."""
+    line = _ENVIRONMENT.sub(lambda found: _ENVIRONMENTS[found[2]][found[1] == "end"], line)
+    line = _SPACE.sub(_space, line)
+    if _MACRO.search(line) is None:
+        return line
+    for found in reversed([*_TOKEN.finditer(line)]):
+        name = found[1]
+        if name in _CHEMICAL:
+            arguments, end = _arguments(line, found.end(), 1)
+            written = _CHEMICAL[name](*arguments) if arguments else None
+        elif name in _MACROS:
+            count, template = _MACROS[name]
+            arguments, end = _arguments(line, found.end(), count)
+            written = None if arguments is None else _filled(template, arguments)
+        else:
+            continue
+        if written is not None:
+            follows = line[end : end + 1]
+            gap = " " if written[-1:].isalpha() and "\\" in written and follows.isalpha() else ""
+            line = line[: found.start()] + written + gap + line[end:]
+    return line
+
+
+def _space(found: re.Match[str]) -> str:
+    """A small space: none if it is negative, and else as every front end reads it."""
+    length, unit = found[1] or found[3], found[2] or found[4]
+    try:
+        size = float(length) * (9 if unit in ("em", "ex") else 1)
+    except ValueError:
+        return found[0]
+    if not -20 <= size < 100:
+        return found[0]
+    if size <= 0:
+        return " "
+    return r"\, " if unit == "mu" else rf"\hspace{{{length}{unit}}}"
+
+
+def _filled(template: str, arguments: list[str]) -> str:
+    for number, argument in enumerate(arguments, 1):
+        template = template.replace(f"#{number}", argument)
+    return template
+
+
+def _arguments(line: str, start: int, count: int) -> tuple[list[str] | None, int]:
+    """So many arguments in braces from `start`, and where they end."""
+    arguments = []
+    for _ in range(count):
+        brace = _OPENING.match(line, start)
+        stop = closing_brace(line, brace.end()) if brace else -1
+        if brace is None or stop < 0:
+            return None, start
+        arguments.append(line[brace.end() : stop])
+        start = stop + 1
+    return arguments, start
+
+
+def closing_brace(line: str, start: int) -> int:
+    """Where the braces end that are open at `start`; -1 if nowhere."""
+    depth = 1
+    for brace in _BRACE.finditer(line, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.start()
+    return -1
+
+
+_OPENING = re.compile(r"\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)

@@ -1,0 +1,161 @@
+"""The Markdown of a model as tokens: CommonMark with tables, formulas and bare addresses.
+
+Raw HTML is text, but for the few tags without attributes that only place text. What is nested too
+deeply is not read as Markdown any more, so that the time grows with the text and no faster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+from aiml_magic.show.formulas import CLOSERS, read_formulas
+from aiml_magic.show.links import is_address, read_links
+from aiml_magic.text import plain
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.rules_core import StateCore
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
+
+_ISOLATES = dict.fromkeys(
+    range(0x2066, 0x206A), "\ufffd"
+)  # text in right-to-left scripts needs them, code is misread with them
+_CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
+MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
+
+
+def tokens(text: str) -> list[Token]:
+    """The tokens of a model's Markdown for a terminal; formulas, HTML and pictures are text."""
+    parsed = parser().parse(plain(text))
+    for token in each(parsed):
+        match token.type:
+            case "formula":
+                token.type, token.content = (
+                    "text",
+                    token.markup + token.content + CLOSERS[token.markup],
+                )
+            case "formula_block":
+                token.type, token.content = (
+                    "fence",
+                    token.markup + token.content + CLOSERS[token.markup],
+                )
+                token.info = "latex"
+            case "sub_open" | "sup_open" | "sub_close" | "sup_close":
+                token.content = f"<{'/' * (token.nesting < 0)}{token.tag}>"
+                token.type, token.tag, token.nesting = "text", "", 0
+            case "image":
+                token.type, token.tag, token.children = "text", "", None
+                token.content = f"picture: {token.content or 'untitled'} ({token.attrs.get('src')})"
+            case _:
+                pass
+    return parsed
+
+
+@cache
+def parser() -> MarkdownIt:
+    """The parser of all that models write."""
+    from markdown_it import MarkdownIt
+
+    # It leaves out what is nested more deeply than it may; a list takes two levels.
+    reader = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_DEPTH + 2}).enable(
+        ["table", "strikethrough"]
+    )
+    reader.block.ruler.before("table", "depth", _line_too_deep)
+    reader.block.ruler.at("reference", _reference, {"alt": []})
+    reader.core.ruler.before("text_join", "signs", _plain_signs)
+    reader.inline.ruler.before("autolink", "tag", _tag)
+    read_links(reader)
+    read_formulas(reader)
+    return reader
+
+
+def each(tokens: Iterable[Token]) -> Iterator[Token]:
+    return (token for block in tokens for token in (block, *(block.children or [])))
+
+
+def _plain_signs(state: StateCore) -> None:
+    """Makes decoded entities as plain as typed characters, and replaces what disguises code.
+
+    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which
+    there can be no other.
+    """
+    is_linked = False
+    for token in each(state.tokens):
+        if token.type == "text_special":
+            token.content = re.sub(r"[\n\t]", " ", plain(token.content))
+        elif token.type in _CODE:
+            token.content = token.content.translate(_ISOLATES)
+        elif token.type in ("link_open", "link_close"):
+            is_linked = is_address(str(token.attrs.get("href", "")))
+        elif token.type == "image" and is_linked:
+            token.type, token.tag, token.content, token.children = (
+                "text",
+                "",
+                f"picture: {token.content or 'untitled'}",
+                None,
+            )
+        elif token.tag in ("em", "strong", "s") and token.level > MAX_DEPTH:
+            token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
+
+
+def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    """CommonMark's link definitions, but for footnotes (`[^1]: …`), whose text would be lost."""
+    from markdown_it.rules_block import reference
+
+    return not state.src.startswith("[^", state.bMarks[first] + state.tShift[first]) and reference(
+        state, first, last, silent
+    )
+
+
+def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+    """A line nested so deeply that it is not read as Markdown any more."""
+    if state.level < MAX_DEPTH:
+        return False
+    if not silent:
+        token = state.push("code_block", "code", 0)
+        token.content = state.getLines(first, first + 1, state.blkIndent, keepLastLF=False)
+        token.map = [first, first + 1]
+        state.line = first + 1
+    return True
+
+
+_TAG = re.compile(r"<(?:(br) ?/?>\s*|(sub|sup)>)", re.IGNORECASE)
+_MAX_SCRIPT = 200  # characters of what is raised or lowered
+
+
+def _tag(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
+    """HTML's `<br>`, `<sub>…</sub>` and `<sup>…</sup>`, without attributes, on one line."""
+    found = _TAG.match(state.src, state.pos, state.posMax)
+    if found is None or state.level >= MAX_DEPTH:
+        return False
+    if found[1]:
+        if not silent:
+            state.push("hardbreak", "br", 0)
+        state.pos = found.end()
+        return True
+    name, stop = found[2].lower(), state.posMax
+    end = _end_of_script(state.src[found.end() : min(found.end() + _MAX_SCRIPT, stop)], name)
+    if end <= 0:
+        return False
+    if not silent:
+        state.push(f"{name}_open", name, 1)
+        state.pos, state.posMax = found.end(), found.end() + end
+        state.md.inline.tokenize(state)
+        state.push(f"{name}_close", name, -1)
+    state.pos, state.posMax = found.end() + end + len("</sub>"), stop
+    return True
+
+
+def _end_of_script(text: str, name: str) -> int:
+    """Where what is raised or lowered ends; -1 if not on this line."""
+    depth = 1
+    for tag in re.finditer(rf"\n|<(/?){name}>", text, re.IGNORECASE):
+        depth += 0 if tag[0] == "\n" else -1 if tag[1] else 1
+        if depth == 0 or tag[0] == "\n":
+            return tag.start() if depth == 0 else -1
+    return -1

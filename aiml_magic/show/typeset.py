@@ -1,0 +1,186 @@
+"""Which formulas of a model are shown typeset, and how they are written.
+
+A formula passes if every command in it only sets type: MathJax also fetches and covers the page. It
+is written on one line.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiml_magic.show.macros import closing_brace, expanded
+
+_COMMANDS = frozenset(
+    # letters
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda "
+    "mu nu xi omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega aleph beth gimel ell hbar hslash "
+    "imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
+    # relations and operators
+    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong "
+    "equiv propto prec succ preceq succeq subset supset subseteq supseteq subsetneq supsetneq "
+    "sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel perp vdash dashv models asymp "
+    "doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
+    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger "
+    "diamond triangle triangleleft triangleright bigtriangleup bigtriangledown lhd rhd "
+    "trianglelefteq trianglerighteq square Box blacksquare lozenge angle measuredangle therefore "
+    "because forall exists nexists top bot prime backprime degree checkmark surd flat natural "
+    "sharp clubsuit diamondsuit heartsuit spadesuit colon coloneqq triangleq lesssim "
+    "gtrsim "
+    # arrows
+    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow "
+    "longleftarrow longrightarrow longleftrightarrow Longleftarrow Longrightarrow "
+    "Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow Uparrow Downarrow "
+    "Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
+    "rightharpoonup rightleftharpoons leadsto implies impliedby iff xrightarrow xleftarrow "
+    # big operators and functions
+    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes "
+    "bigsqcup limits nolimits lim limsup liminf varlimsup varliminf max min sup inf arg det dim "
+    "ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
+    "coth Pr mod bmod pmod operatorname "
+    # structures
+    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset "
+    "underset substack overline underline overbrace underbrace overrightarrow overleftarrow "
+    "widehat widetilde hat check tilde acute grave dot ddot dddot breve bar vec mathring boxed "
+    "cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr "
+    "Biggr bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil "
+    "lbrace rbrace lbrack rbrack ulcorner urcorner llcorner lrcorner backslash begin end hline cr "
+    "nonumber notag tag displaystyle textstyle scriptstyle "
+    # letters in another shape, space, dots
+    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal "
+    "mathfrak mathscr mathnormal boldsymbol rm bf it sf tt cal quad qquad enspace thinspace "
+    "phantom hphantom vphantom ldots cdots vdots ddots dots dotsc dotsb dotsm dotsi dotso "
+    # further signs, arrows, accents and shapes that MathJax 3 and KaTeX both know
+    "varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi "
+    "varOmega daleth Finv Game Bbbk circledS circledR yen mho maltese diagup diagdown bigstar "
+    "blacktriangle blacktriangledown blacktriangleleft blacktriangleright triangledown "
+    "vartriangle vartriangleleft vartriangleright blacklozenge sphericalangle leqq geqq lneq "
+    "gneq lneqq gneqq nleq ngeq nless ngtr nleqslant ngeqslant lessapprox gtrapprox lessgtr "
+    "gtrless lesseqgtr gtreqless eqsim eqcirc circeq doteqdot fallingdotseq risingdotseq "
+    "backsim backsimeq thicksim thickapprox bumpeq Bumpeq ncong nsim nprec nsucc npreceq "
+    "nsucceq precsim succsim preccurlyeq succcurlyeq curlyeqprec curlyeqsucc precapprox "
+    "succapprox nsubseteq nsupseteq subseteqq supseteqq subsetneqq supsetneqq varsubsetneq "
+    "Subset Supset sqsubset sqsupset Cap Cup doublecap doublecup curlyvee curlywedge barwedge "
+    "veebar doublebarwedge vDash Vdash Vvdash nvdash nvDash nVdash nVDash frown smile "
+    "smallfrown smallsmile shortmid shortparallel nshortmid nshortparallel pitchfork between "
+    "multimap varpropto ltimes rtimes leftthreetimes rightthreetimes boxplus boxminus boxtimes "
+    "boxdot circledast circledcirc circleddash dotplus divideontimes intercal smallsetminus "
+    "centerdot bigcirc bigodot biguplus unlhd unrhd Join owns And leftrightarrows "
+    "rightleftarrows leftleftarrows rightrightarrows upuparrows downdownarrows "
+    "twoheadrightarrow twoheadleftarrow rightarrowtail leftarrowtail looparrowleft "
+    "looparrowright curvearrowleft curvearrowright circlearrowleft circlearrowright Lsh Rsh "
+    "rightsquigarrow leftrightsquigarrow leftrightharpoons leftharpoondown rightharpoondown "
+    "upharpoonleft upharpoonright downharpoonleft downharpoonright restriction nleftarrow "
+    "nrightarrow nleftrightarrow nLeftarrow nRightarrow nLeftrightarrow Lleftarrow Rrightarrow "
+    "dashrightarrow dashleftarrow injlim projlim varinjlim varprojlim smallint intop lgroup "
+    "rgroup lmoustache rmoustache Diamond Doteq negthinspace negmedspace negthickspace "
+    "nobreakspace space mathstrut eqcolon Coloneqq Colonapprox coloneq eqqcolon dblcolon "
+    "ordinarycolon scriptscriptstyle ket bra Ket Bra braket Braket mathop mathrel mathbin "
+    "mathord mathopen mathclose mathpunct mathinner Bbb fbox textup textnormal pmb "
+    "overleftrightarrow underleftarrow underrightarrow underleftrightarrow xcancel pod Set set "
+    "ddddot xLeftarrow xRightarrow xleftrightarrow xLeftrightarrow xmapsto xhookrightarrow "
+    "xhookleftarrow xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown "
+    "xrightleftharpoons xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak "
+    "overbracket underbracket brace brack hspace tiny small normalsize large Large LARGE huge "
+    "Huge S".split()
+)
+_ENVIRONMENTS = frozenset(
+    "equation align aligned alignat alignedat gather gathered multline split cases rcases array "
+    "matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix dcases drcases subarray".split()
+)
+_ALLOWED = _COMMANDS | frozenset("\\,;:! {}|%#_&$")
+
+
+def typeset(content: str, *, in_table: bool = False) -> str | None:
+    """The formula on one line; `None` if a command in it may do more than set type."""
+    line = " ".join(_COMMENT.sub("", _PERCENT.sub(r"\%", content)).split())
+    if _PLAIN.fullmatch(line):
+        return line
+    line = expanded(_ROW_SPACE.sub(r"\\\\ ", line))
+    line = _ROW_BRACKET.sub(r"\\\\ {}[", line).replace("``", "“").replace("`", "‘")
+    has_bars = in_table and "|" in line
+    spelt = _spelt(line.rstrip("\\ "), _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
+    if not spelt or (has_bars and "{array}" in line):  # where a bar may be a rule
+        return None
+    if not _ALLOWED.issuperset(_COMMAND.findall(spelt)) or not _is_known(spelt):
+        return None
+    return spelt.replace("](", "] (").replace("![", "! [") + "{}" * spelt.endswith("\\$")
+
+
+def _is_known(line: str) -> bool:
+    """Its environments and lengths are known, it is balanced, and no front end ends it early."""
+    bare = _ESCAPE.sub("", line)
+    if re.search(r"[`$<>]|@@|://|&#", bare) or re.search(r"\\\\\s*\[", line):
+        return False
+    if "\\begin" in line or "\\end" in line:
+        environments = re.findall(r"\\(?:begin|end)\s*\{([^}]*)\}?", line)
+        begins = len(re.findall(r"\\(?:begin|end)(?![A-Za-z])", line))
+        if begins != len(environments) or not _ENVIRONMENTS.issuperset(
+            name.rstrip("*") for name in environments
+        ):
+            return False
+    return "\\hspace" not in _SPACE.sub("", line) and _is_balanced(bare)
+
+
+_PLAIN = re.compile(r"[\w +=,.()/-]+")
+_PERCENT = re.compile(r"(?<=\d)%(?=\s*(?:$|[^\sA-Za-z]))")  # no comment begins behind a number
+_COMMENT = re.compile(r"(?<!\\)%.*")
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_LENGTH = r"\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\]"  # behind the end of a row
+_ROW_SPACE = re.compile(rf"(?<!\\)\\\\ ?{_LENGTH} ?")
+_ROW_BRACKET = re.compile(rf"(?<!\\)\\\\ (?!{_LENGTH})\[")
+_SPACE = re.compile(r"\\hspace\{(?:\d{1,2}|\d?\.\d{1,2}|\d\d\.\d)(?:pt|px|mm|ex|em)\}")
+_SPELLINGS = {"<": r"\lt", ">": r"\gt"}
+_SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
+_SPELT = re.compile(r"[<>|$]|\\\(")
+_WORDS = re.compile(r"(?<!\\)\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{")
+_NESTED = re.compile(r"(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)")  # a formula within words
+_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*[<>|$]")
+
+
+def _spelt(line: str, spellings: dict[str, str]) -> str | None:
+    """A formula with these signs as commands; `None` where a word around them cannot be ended."""
+
+    def spell(text: str, before: str = "", after: str = " ") -> str:
+        return re.sub(
+            r"\\.|[<>|]",
+            lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0],
+            text,
+        )
+
+    def spell_in_words(opening: str, words: str) -> str | None:
+        parts = _NESTED.split(words)  # words, and the two groups of a formula, by turns
+        spelt = [spell(part, "}{", "}" + opening) for part in parts[::3]]
+        if spelt == [words]:
+            return f"{opening}{words}}}"
+        if any("{" in part for part in parts[::3]):
+            return None
+        within = (spell(one or other) for one, other in zip(parts[1::3], parts[2::3], strict=True))
+        joints = [f"}}{{{formula}}}{opening}" for formula in within]
+        written = "".join(map(str.__add__, spelt, [*joints, ""]))
+        return f"{{{opening}{written}}}}}"
+
+    if not _SPELT.search(line):
+        return line
+    if _TAG.search(line):
+        return None
+    text, end = "", 0
+    for words in _WORDS.finditer(line):
+        if words.start() < end:
+            continue
+        stop = closing_brace(line, words.end())
+        written = spell_in_words(words[0], line[words.end() : stop])
+        if stop < 0 or written is None:
+            return None
+        text, end = text + spell(line[end : words.start()]) + written, stop + 1
+    return (text + spell(line[end:])).rstrip()
+
+
+def _is_balanced(bare: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"[{}]", bare):
+        depth += 1 if brace == "{" else -1
+        if not 0 <= depth <= 40:
+            return False
+    return depth == 0
