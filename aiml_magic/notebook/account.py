@@ -153,7 +153,8 @@ def sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
         say("A key was found, so the questions go to the API.")
     elif sys.platform == "emscripten":  # a page of JupyterLite
         context.session.sandbox_url = _NOWHERE
-        say("No process can run here, and so no sandbox; its recorded answers can be replayed.")
+        say("A page of JupyterLite cannot start processes, and so no sandbox.")
+        say("Its recorded answers can be replayed: %aiml replay FILE.")
     else:
         context.session.sandbox_url = sandbox.find_or_start(addresses.home())
         say("The sandbox answers from now on: no key, no cost, and no model behind it.")

@@ -35,7 +35,7 @@ from aiml_magic.runner.tool_loop import ToolLoop
 from aiml_magic.session import advice, check, keys
 from aiml_magic.session.budget import Price, price_of
 from aiml_magic.session.chats import Chats
-from aiml_magic.session.misses import replay_miss
+from aiml_magic.session.misses import check_recorded, check_server
 from aiml_magic.session.question import SANDBOX, Plan, Question
 from aiml_magic.session.recordings import Recordings
 from aiml_magic.session.spending import Spending
@@ -355,8 +355,9 @@ class Asking:
         """
         plan = self._plan(question)
         row, is_only = plan.known, question.replay == "only"
-        if is_only and (row is None or row.state == "queued"):
-            raise replay_miss(question, plan, self.journal, self.replayed.values())
+        will_be_sent = row is None or row.state == "queued"
+        if will_be_sent:
+            check_recorded(question, plan, self.journal, self.replayed.values())
         # Only this server may be asked for a response that it took: a sandbox may be gone, and a
         # journal may name any address.
         may_fetch = None if is_only or sender.has_keys else plan.base_url
@@ -364,7 +365,6 @@ class Asking:
             return _Decision(plan, row)
         if row is None:
             self.chats.check_not_lost(question, plan.parent)
-        will_be_sent = row is None or row.state == "queued"
         worst = None
         key = self._key_for(sender, is_needed=row is None or will_be_sent or row.can_go_on)
         if will_be_sent and question.budget_usd is not None:
@@ -434,11 +434,7 @@ class Asking:
         return keys.key_for_sender(self.sandbox_url, sender, is_needed=is_needed)
 
     def _get(self, path: str, key: Callable[[str | None], Key]) -> Any:
-        if self.is_replay_only:
-            raise errors.ReplayMiss(
-                'Replay is "only", so the server was not asked. Nothing was sent.',
-                '%config O3Pro.replay = "auto" lets it be.',
-            )
+        check_server(is_replay_only=self.is_replay_only)
         return self.runner.get(self.server[1], path, key(self.sandbox_url).text)
 
 

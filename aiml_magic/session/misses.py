@@ -1,7 +1,8 @@
-"""The error of a replay without an answer: the nearest recorded request, and the difference."""
+"""The errors of what may not be sent: a replay without an answer, and a page without processes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -12,7 +13,36 @@ from aiml_magic.journal.store import Journal
 from aiml_magic.session.question import Plan, Question
 
 
-def replay_miss(
+def check_recorded(
+    question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
+) -> None:
+    """Raises ReplayMiss for a question without an answer, where it may not or cannot be sent."""
+    if question.replay == "only":
+        raise _replay_miss(question, plan, journal, replayed)
+    _check_runner()
+
+
+def check_server(*, is_replay_only: bool) -> None:
+    """Raises ReplayMiss where the server may not or cannot be asked."""
+    if is_replay_only:
+        raise errors.ReplayMiss(
+            f'Replay is "only", so the server was not asked. {errors.NOTHING_SENT}',
+            '%config O3Pro.replay = "auto" lets it be.',
+        )
+    _check_runner()
+
+
+def _check_runner() -> None:
+    """A page of JupyterLite has no processes, so no runner can start there."""
+    if sys.platform == "emscripten":
+        raise errors.ReplayMiss(
+            "A page of JupyterLite cannot start processes, so it answers only what is recorded. "
+            f"{errors.NOTHING_SENT}",
+            "Run %aiml replay FILE with a recording of it, or ask in Jupyter on a computer.",
+        )
+
+
+def _replay_miss(
     question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
 ) -> errors.ReplayMiss:
     """The error for a question that may not be sent; `replayed` are rows of recordings."""

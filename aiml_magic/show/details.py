@@ -248,13 +248,18 @@ def _rows_of_response(answer: Answer, room: _Room) -> list[tuple[str, Any]]:
 
 def _thoughts(summaries: Iterable[str], room: _Room) -> Iterator[str]:
     """The paragraphs of the reasoning."""
-    from aiml_magic.show import pages
-
     return (
-        pages.html(room.cut(paragraph))
-        for summary in summaries
-        for paragraph in summary.split("\n\n")
+        _html(room.cut(paragraph)) for summary in summaries for paragraph in summary.split("\n\n")
     )
+
+
+def _html(text: str) -> str:
+    """Markdown as HTML; as text where nh3 is missing, as in some versions of Pyodide."""
+    try:
+        from aiml_magic.show import pages
+    except ImportError:
+        return f'<p style="white-space:pre-wrap">{safe.escape(text)}</p>'
+    return pages.html(text)
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:

@@ -158,8 +158,13 @@ def _markdown(turns: Sequence[Answer]) -> str:
 
 
 def _html(turns: Sequence[Answer]) -> str:
-    from aiml_magic.show.pages import Page
-
+    try:
+        from aiml_magic.show.pages import Page
+    except ImportError as error:
+        raise BadInput(
+            f"A page needs {error.name}, which is not installed here. Nothing was written.",
+            f"Run %pip install {error.name}, or write Markdown: its name ends with .md.",
+        ) from error
     page = Page()
     parts, contents = [], []
     for title, numbered in _chats(turns):

@@ -10,10 +10,14 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import IPython
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 MODULES = os.environ.get("AIML_TEST_PYODIDE", "")
 if not (MODULES and shutil.which("node")):
@@ -56,6 +60,39 @@ def test_tutorial():
         if "text/markdown" in output.get("data", {})
     ]
     assert answers
-    told = re.sub(r"\s+", " ", ran.stdout)
+    tutorial, *refused = ran.stdout.split("## ")
+    told = re.sub(r"\s+", " ", tutorial)
     for answer in answers:
         assert re.sub(r"\s+", " ", answer).strip() in told
+    assert 4 == len(refused)
+    for said in refused:
+        _, what, way = said.strip().splitlines()
+        assert "Nothing was" in what
+        assert way.startswith("Run ")
+
+
+def test_requirements():
+    """What is installed there has no compiled code, or is in the lock file of Pyodide, in a version that will do."""
+    lock = json.loads(Path(MODULES, "node_modules", "pyodide", "pyodide-lock.json").read_text())
+    locked = {canonicalize_name(name): each["version"] for name, each in lock["packages"].items()}
+    there = {
+        "sys_platform": "emscripten",
+        "python_version": lock["info"]["python"][:4],
+        "extra": "",
+    }
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    waiting, seen = list(project["dependencies"]), set()
+    while waiting:
+        wanted = Requirement(waiting.pop())
+        name = canonicalize_name(wanted.name)
+        if name in seen or (wanted.marker and not wanted.marker.evaluate(there)):
+            continue
+        seen.add(name)
+        if name in locked:
+            assert wanted.specifier.contains(locked[name]), wanted
+        else:
+            found = distribution(name)
+            assert "Root-Is-Purelib: true" in found.read_text("WHEEL"), wanted
+            waiting += found.requires or []
+    assert {"ipython", "ipywidgets", "nh3", "markdown", "comm"} <= seen
+    assert "tornado" not in seen

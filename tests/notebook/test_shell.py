@@ -523,6 +523,24 @@ def test_sandbox_command(shell, monkeypatch, capsys):
         run(shell, "%aiml sandbox stop")
 
 
+@pytest.mark.parametrize("line", ["%o3pro Why?", "%o3pro -b Why?", "%aiml models"])
+@pytest.mark.parametrize("key", [KEY, ""])
+def test_page_without_processes(line, key, shell, monkeypatch, capsys):
+    """In a page of JupyterLite what is not recorded is an error of two lines, with a key, without one, and with the sandbox."""
+    monkeypatch.setattr(sys, "platform", "emscripten")
+    monkeypatch.setenv("AIML_API_KEY", key)
+    for before in ("", "%aiml sandbox"):
+        assert run(shell, before) is None
+        capsys.readouterr()
+        assert isinstance(run(shell, line), ReplayMiss)
+        what, way = "".join(capsys.readouterr()).strip().splitlines()
+        assert "cannot start processes" in what
+        assert what.endswith("Nothing was sent.")
+        assert "%aiml replay FILE" in way
+    assert run(shell, "%aiml jobs") is None
+    assert "No question of this notebook waits" in capsys.readouterr().out
+
+
 def test_only_means_that_nothing_is_sent(shell, monkeypatch, capsys):
     """With AIML_MAGIC_REPLAY=only nothing is sent: by no option, command, map or round of tools, and nothing is even looked up."""
     wanted = {

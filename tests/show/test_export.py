@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from html import unescape
@@ -19,7 +20,7 @@ from aiml_magic.api.responses import Usage
 from aiml_magic.errors import BadInput
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import request_key
-from aiml_magic.show import export, latex
+from aiml_magic.show import details, export, latex
 
 REQUEST = {
     "model": "openai/o3-pro",
@@ -151,3 +152,19 @@ def test_compiles(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert 0 == ran.returncode, ran.stdout[-2000:]
+
+
+def test_without_nh3(monkeypatch, tmp_path):
+    """Where nh3 is missing the reasoning is shown as text, and a page, which needs it, is an error that says so."""
+    monkeypatch.setitem(sys.modules, "nh3", None)
+    monkeypatch.delitem(sys.modules, "aiml_magic.show.pages", raising=False)
+    monkeypatch.delattr("aiml_magic.show.pages", raising=False)
+    thought = {"type": "summary_text", "text": "*Is* it <b>2 < 3</b>?\n\nYes."}
+    turn = replace(TURN, raw={"output": [{"type": "reasoning", "summary": [thought]}]})
+    for shown in details.details(turn):
+        assert "*Is* it &lt;b&gt;2 &lt; 3&lt;/b&gt;?" in shown
+        assert "Yes." in shown
+    with pytest.raises(BadInput, match="A page needs nh3, which is not installed"):
+        export.write(tmp_path / "talk.html", [turn], may_replace=False)
+    assert not list(tmp_path.iterdir())
+    export.write(tmp_path / "talk.md", [turn], may_replace=False)

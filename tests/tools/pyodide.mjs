@@ -27,6 +27,11 @@ shell = InteractiveShell.instance(colors="NoColor")
 for cell in json.load(open(notebook))["cells"]:
     if cell["cell_type"] == "code":
         assert shell.run_cell("".join(cell["source"])).success, cell["source"]
+for code in ["%config O3Pro.replay = 'auto'", "%aiml sandbox", "%aiml status"]:
+    assert shell.run_cell(code).success, code
+for code in ["%o3pro Recorded?", "%o3pro -b Recorded?", "%aiml models", "%aiml export x.html"]:
+    print("##", code)
+    assert not shell.run_cell(code).success, code
 assert "aiml_magic" in sys.modules
 assert not {"httpx", "tornado", "nh3", "pydantic"} & sys.modules.keys()
 `);
