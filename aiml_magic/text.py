@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 MASK = "…"  # stands for a secret
@@ -93,6 +93,11 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def dollars(usd: float) -> str:
+    """`$8.40`; a sum below a cent with its six places."""
+    return f"${usd:,.6f}" if 0 < usd < 0.01 else f"${usd:,.2f}"
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A question that names the closest of the other `names`; empty if none is close."""
     import difflib
@@ -109,6 +114,15 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
     return text
+
+
+def agreed(words: str, ask: Callable[[str], str] | None = None) -> bool | None:
+    """Whether the person says yes, to `ask` or in the cell; `None` if nobody can answer."""
+    try:
+        said = (ask or input)(encodable(f"{words} [y/N] "))  # `input` is that of this cell
+    except (EOFError, OSError, RuntimeError):  # StdinNotImplementedError is a RuntimeError
+        return None
+    return said.strip().lower() in ("y", "yes")
 
 
 def say(words: object) -> None:

@@ -21,14 +21,14 @@ from aiml_magic.text import dump
 
 # A notebook's rows are those under its name, and of each former name those up to a row: the file
 # was renamed, or copied, and then the original goes on under that name.
-_NAMES = """
+NAMES = """
     WITH names (name, until) AS (
         SELECT :notebook, 9223372036854775807
         UNION ALL
         SELECT earlier, until FROM pasts WHERE notebook = :notebook
     )
 """
-_OF_NOTEBOOK = (
+OF_NOTEBOOK = (
     "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
 )
 
@@ -51,8 +51,8 @@ class Queries(Database):
     def unfinished(self, notebook: str) -> list[Row]:
         """The rows of a notebook that are queued or sent, oldest first."""
         return self._rows(
-            f"""{_NAMES}
-            SELECT requests.* FROM {_OF_NOTEBOOK}
+            f"""{NAMES}
+            SELECT requests.* FROM {OF_NOTEBOOK}
             WHERE state IN ('queued', 'sent') ORDER BY requests.id
             """,  # noqa: S608  # both are ours
             notebook=notebook,
@@ -87,8 +87,8 @@ class Queries(Database):
     def history(self, notebook: str | None = None, limit: int = 1000) -> list[Row]:
         """The newest rows of a notebook, or of all, oldest first; without forgotten ones."""
         newest_first = self._rows(
-            f"""{_NAMES}
-            SELECT requests.* FROM {"requests" if notebook is None else _OF_NOTEBOOK}
+            f"""{NAMES}
+            SELECT requests.* FROM {"requests" if notebook is None else OF_NOTEBOOK}
             WHERE state <> 'forgotten' ORDER BY requests.id DESC LIMIT :limit
             """,  # noqa: S608  # both are ours
             notebook=notebook,
@@ -110,8 +110,8 @@ class Queries(Database):
         """
         with self._transaction() as db:
             found = db.execute(
-                f"""{_NAMES}
-                SELECT requests.id FROM {"requests" if notebook is None else _OF_NOTEBOOK}
+                f"""{NAMES}
+                SELECT requests.id FROM {"requests" if notebook is None else OF_NOTEBOOK}
                 WHERE (:chat IS NULL OR chat = :chat) AND (:since IS NULL OR asked_at >= :since)
                 ORDER BY requests.id
                 """,  # noqa: S608  # both are ours
@@ -147,8 +147,8 @@ class Queries(Database):
     def turns(self, notebook: str, chat: str | None) -> list[Row]:
         """The rows of a chat of a notebook, oldest first; without forgotten ones."""
         return self._rows(
-            f"""{_NAMES}
-            SELECT requests.* FROM {_OF_NOTEBOOK}
+            f"""{NAMES}
+            SELECT requests.* FROM {OF_NOTEBOOK}
             WHERE chat = :chat AND state <> 'forgotten' ORDER BY requests.id
             """,  # noqa: S608  # both are ours
             notebook=notebook,
@@ -159,8 +159,8 @@ class Queries(Database):
         """The names of a notebook's conversations, in the order in which they began."""
         with self._transaction() as db:
             found = db.execute(
-                f"""{_NAMES}
-                SELECT chat FROM {_OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
+                f"""{NAMES}
+                SELECT chat FROM {OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
                 GROUP BY chat ORDER BY MIN(requests.id)
                 """,  # noqa: S608  # both are ours
                 {"notebook": notebook},
@@ -207,8 +207,8 @@ class Queries(Database):
     def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
         """A row was asked in this cell of a chat."""
         found = self._first(
-            f"""{_NAMES}
-            SELECT 1 FROM {_OF_NOTEBOOK} WHERE chat = :chat AND cell = :cell
+            f"""{NAMES}
+            SELECT 1 FROM {OF_NOTEBOOK} WHERE chat = :chat AND cell = :cell
             """,  # noqa: S608  # both are ours
             {"notebook": notebook, "chat": chat, "cell": cell},
         )
@@ -231,8 +231,8 @@ class Queries(Database):
     def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
         """The notebook has an answer to the same request behind another answer."""
         found = self._first(
-            f"""{_NAMES}
-            SELECT 1 FROM {_OF_NOTEBOOK}
+            f"""{NAMES}
+            SELECT 1 FROM {OF_NOTEBOOK}
             WHERE request = :request AND key <> :key AND status = 'completed'
             """,  # noqa: S608  # both are ours
             {"notebook": notebook, "request": dump(request), "key": key},
@@ -250,35 +250,6 @@ class Queries(Database):
             (session, server),
         )
         return found is not None
-
-    def spent(
-        self,
-        server: str,
-        *,
-        session: str | None = None,
-        notebook: str | None = None,
-        since: float = 0.0,
-    ) -> tuple[float, int]:
-        """The dollars that a server charged, and the number of answers of unknown cost.
-
-        In a session, in a notebook, or since a time in seconds since 1970; without any, ever.
-        """
-        with self._transaction() as db:
-            usd, unknown = db.execute(
-                """
-                SELECT coalesce(sum(cost_usd), 0), count(*) FILTER (WHERE cost_usd IS NULL AND (
-                    state IN ('done', 'sent')
-                    OR (state = 'cancelled' AND seconds IS NOT NULL)
-                    OR (state = 'failed'
-                        AND CASE WHEN json_valid(error) THEN json_extract(error, '$.may_cost') END)
-                ))
-                FROM requests
-                WHERE server = ? AND origin = 'asked' AND asked_at >= ?
-                  AND (? IS NULL OR session = ?) AND (? IS NULL OR notebook = ?)
-                """,
-                (server, since, session, session, notebook, notebook),
-            ).fetchone()
-        return float(usd), int(unknown)
 
     def _first(self, statement: str, values: Any) -> sqlite3.Row | None:
         with self._transaction() as db:

@@ -28,7 +28,7 @@ from aiml_magic.text import plain
 HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
 TAIL = 1500  # characters of the newest text that a panel shows
 HEARTBEAT = 5.0  # seconds between two heartbeats of a runner
-_STALE = 4 * HEARTBEAT  # seconds after which a runner without a heartbeat is taken for dead
+STALE = 4 * HEARTBEAT  # seconds after which a runner without a heartbeat is taken for dead
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Row:
     cluster: str | None = None  # the Dask cluster that sent it
     origin: str = "asked"  # or "recording": asked elsewhere, and recorded
     attempts: int | None = None
+    worst_usd: float | None = None  # dollars that it may cost at most
 
     @property
     def is_alive(self) -> bool:
@@ -74,7 +75,7 @@ class Row:
         return (
             not self.is_over
             and self.alive_at is not None
-            and abs(time.time() - self.alive_at) < _STALE
+            and abs(time.time() - self.alive_at) < STALE
         )
 
     @property
@@ -216,6 +217,7 @@ KINDS: Mapping[str, Any] = {
     "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list,
     "cost_usd": float | None, "seconds": float | None, "error": dict | None,
     "alive_at": float | None, "cluster": str | None, "origin": str, "attempts": int | None,
+    "worst_usd": float | None,
 }  # fmt: skip
 _FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
 

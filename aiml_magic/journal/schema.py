@@ -71,6 +71,11 @@ MIGRATIONS = [
     """
     ALTER TABLE requests ADD COLUMN attempts INTEGER;
     """,
+    """
+    ALTER TABLE requests ADD COLUMN worst_usd REAL;
+    ALTER TABLE requests ADD COLUMN reserved_at REAL;
+    CREATE INDEX requests_by_day ON requests (coalesce(reserved_at, asked_at));
+    """,
 ]
 
 

@@ -23,14 +23,14 @@ from typing import Any, cast
 from aiml_magic import errors
 from aiml_magic.api.responses import Cost, Response
 from aiml_magic.journal import index, rescue
+from aiml_magic.journal.costs import IS_UNKNOWN, Costs
 from aiml_magic.journal.database import find_living, opening
-from aiml_magic.journal.queries import Queries
 from aiml_magic.journal.replay import request_keys
 from aiml_magic.journal.rows import Result, Row, read_row
 from aiml_magic.text import dump
 
 
-class Journal(Queries):
+class Journal(Costs):
     """The journal in the file `path`.
 
     Every method raises JournalError if the file cannot be used.
@@ -52,6 +52,7 @@ class Journal(Queries):
         chat: str | None = None,
         cell: str | None = None,
         before: str | None = None,
+        worst_usd: float | None = None,
     ) -> Row:
         """Adds the row of a request that is about to be sent.
 
@@ -62,12 +63,12 @@ class Journal(Queries):
                 """
                 INSERT INTO requests (base_url, server, request, client_request_id, parent, chain,
                                       session, notebook, chat, cell, before, key, asked_at,
-                                      alive_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                      alive_at, worst_usd)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 """,
                 (
-                    base_url, server, dump(request), client_request_id, parent, chain,
-                    session, notebook, chat, cell, before, key, asked_at, time.time(),
+                    base_url, server, dump(request), client_request_id, parent, chain, session,
+                    notebook, chat, cell, before, key, asked_at, time.time(), worst_usd,
                 ),
             )  # fmt: skip
             return self._written(db, int(cursor.lastrowid or 0))
@@ -354,12 +355,14 @@ class Journal(Queries):
                 )
             ids = [(row.id,) for row in self.with_rounds(row_id)]
             db.executemany(
-                """
+                f"""
                 UPDATE requests
-                SET state = 'forgotten', request = '{}', text = NULL, response = NULL, error = NULL,
-                    key = NULL, response_id = NULL, status = NULL, cell = NULL, before = NULL
+                SET state = 'forgotten', request = '{{}}', text = NULL, response = NULL,
+                    error = NULL, key = NULL, response_id = NULL, status = NULL, cell = NULL,
+                    before = NULL,
+                    worst_usd = CASE WHEN state = 'forgotten' OR {IS_UNKNOWN} THEN worst_usd END
                 WHERE id = ?
-                """,
+                """,  # noqa: S608  # ours
                 ids,
             )
             is_sound = index.remove(db, ids)

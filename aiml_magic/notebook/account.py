@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from typing import Any
 
 from aiml_magic import addresses, errors
@@ -30,6 +29,8 @@ def status(context: Context, rest: str) -> None:
     say(f"Model    {_model_in_use(context)}")
     say(f"Journal  {short(context.journal_path)}")
     say(f"Spent    {spent(context)}{', in play money' if is_sandbox else ''}")
+    for limit in context.asking.spending.limits(context.question(), server):
+        say(f"Budget   {limit}")
 
 
 def _model_in_use(context: Context) -> str:
@@ -59,16 +60,15 @@ def models(context: Context, rest: str) -> None:
 
 
 def spent(context: Context) -> str:
-    server, _ = context.asking.server
-    midnight = (
-        datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-    )
-    session, unknown = context.journal.spent(server, session=context.session.id)
-    notebook, _ = context.journal.spent(server, notebook=context.session.notebook)
-    day, _ = context.journal.spent(server, since=midnight)
+    from aiml_magic.session.spending import midnight, purse
+
+    journal, session, servers = context.journal, context.session, purse(context.asking.server[0])
+    here, unknown = journal.spent(servers, session=session.id)
+    notebook, _ = journal.spent(servers, notebook=session.notebook)
+    day, _ = journal.spent(servers, since=midnight())
     of_unknown_cost = f" (and {unknown} of unknown cost)" if unknown else ""
-    here = f"${session:,.4f} in this session{of_unknown_cost}"
-    return f"{here}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
+    told = f"${here:,.4f} in this session{of_unknown_cost}"
+    return f"{told}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
 
 
 def _no_key(context: Context) -> str:

@@ -104,7 +104,7 @@ _ALL = options.Option("--all", "all of this notebook: each chat, what stood alon
 _OVERWRITE = options.Option("--overwrite", "replace a file that is no export")
 COMMANDS = {
     "status": Command(
-        "status", "key, server, balance, journal, and what this session spent", "account"
+        "status", "key, server, balance, journal, what was spent, and what is left", "account"
     ),
     "login": Command(
         "login",

@@ -21,7 +21,6 @@ def dry_run(question: Question, asking: Asking) -> str:
     request = sendable(plan.request)
     body = json.dumps(with_file_hashes(request), indent=1, ensure_ascii=False)
     size = len(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
-    price = asking.price(question.model)
     lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
     if plan.hidden:
         lines.append(
@@ -41,9 +40,10 @@ def dry_run(question: Question, asking: Asking) -> str:
     elif plan.known is not None and plan.known.is_doubtful:
         doubt = f"It would not be sent: question {plan.known.id} may have been charged."
         lines.append(f"{doubt} {errors.check(plan.known.id)}")
-    elif price is None:
-        lines.append("What it may cost is unknown: the server lists no price.")
     else:
-        worst = asking.spending.worst_case(question, plan, price)
-        lines.append(f"It may cost up to ${worst:,.2f}: an estimate, by the server's price list.")
+        price = asking.price(str(request["model"]))
+        worst = asking.spending.worst_case(request, plan.parent_id, price)
+        lines.append(
+            f"{worst}." if price is None else f"{worst}: an estimate, by the server's price list."
+        )
     return "\n".join(lines)

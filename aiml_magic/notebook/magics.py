@@ -354,7 +354,8 @@ def _body(rest: str, cell: str | None) -> str:
 # What a question takes from an option, else from the setting of the same name.
 _AS_THEY_ARE = (
     "model", "effort", "mode", "summary", "max_output_tokens", "timeout",
-    "chain", "budget_usd", "max_concurrency", "max_tool_rounds",
+    "chain", "budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd",
+    "max_concurrency", "max_tool_rounds",
 )  # fmt: skip
 _COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines in which completion is ours
 

@@ -52,21 +52,28 @@ class _Asked:
         self._running: dict[int, Job] = {}  # by the place of the row
 
     def add(self, start: Callable[[], Job]) -> None:
-        """Asks the next row.
-
-        A budget that is used up ends the map, but not before what was sent is answered.
-        """
+        """Asks the next row."""
         try:
-            self._running[len(self.answers)] = start()
-        except errors.BudgetExceeded:
-            self.settle(1)
-            raise
+            self._running[len(self.answers)] = self._started(start)
         except errors.AimlMagicError as error:
             if not self._keeps_errors:
                 raise
             self.answers.append(error)
         else:
             self.answers.append(None)
+
+    def _started(self, start: Callable[[], Job]) -> Job:
+        """The job of a row; without room in a limit it waits for others to cost less than they may.
+
+        Raises BudgetExceeded when none is on its way any more.
+        """
+        while True:
+            try:
+                return start()
+            except errors.BudgetExceeded:
+                if not self._running:
+                    raise
+                self.settle(len(self._running))
 
     def settle(self, limit: float) -> None:
         """Puts new answers in their places, and waits until fewer than `limit` are missing."""

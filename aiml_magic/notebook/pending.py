@@ -43,7 +43,7 @@ def resume(context: Context, rest: str) -> None:
         else "Nothing was asked in this notebook yet."
     )
     question = context.question()
-    jobs = context.asking.unfinished(question.timeout, question.max_concurrency)
+    jobs = context.asking.unfinished(question.timeout, question.max_concurrency, question)
     for job in jobs:
         say(f"Question {job.id} is still being answered.")
     for row in context.journal.unfinished(context.session.notebook):

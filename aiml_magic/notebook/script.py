@@ -92,7 +92,8 @@ class Ask:
 
         def start(row: Any, chosen: Mapping[str, Any]) -> Job:
             variables = {**fields_of(row, names), **things}
-            return magics.asking.ask(magics.question(chosen, template, variables), cluster)
+            question = magics.question(chosen, template, variables)
+            return magics.asking.ask(replace(question, is_attended=False), cluster)
 
         names = names_in(template)
         starts = (partial(start, row, chosen) for row in rows_of(rows) for chosen in each)
@@ -211,6 +212,7 @@ def _question_again(
         attached=[*attached, *question.attached],
         params=params,
         continues=_parent_of(answer, magics),
+        is_attended=False,
         effort=None,
         mode=None,
         summary=None,

@@ -28,6 +28,16 @@ DECISIVE = (
 )
 
 
+class Finite(Float):  # type: ignore[type-arg]  # older ones take no arguments
+    """A number that can be compared with others: neither NaN nor infinite, and no truth value."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        number = super().validate(obj, value)
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise TraitError(f"{self.name} cannot be {value}")
+        return number
+
+
 class Settings(Magics):
     """The settings of the magics; each is a trait."""
 
@@ -52,7 +62,7 @@ class Settings(Magics):
     store = Bool(
         True, help="Have the server keep the answer, so that a conversation can go on by its id."
     ).tag(config=True)
-    timeout = Float(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
+    timeout = Finite(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
         config=True
     )
     replay = Enum(
@@ -60,9 +70,20 @@ class Settings(Magics):
         help="Replay an answer of the journal: auto, only (never ask) or off; "
         "else AIML_MAGIC_REPLAY, else auto.",
     ).tag(config=True)  # fmt: skip
-    budget_usd = Float(
+    budget_usd = Finite(
         None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
     ).tag(config=True)
+    budget_usd_per_notebook = Finite(
+        None, min=0.0, allow_none=True, help="Dollars that this notebook may spend, ever."
+    ).tag(config=True)
+    budget_usd_per_day = Finite(
+        None, min=0.0, allow_none=True,
+        help="Dollars that all notebooks of the journal may spend from one midnight to the next.",
+    ).tag(config=True)  # fmt: skip
+    confirm_above_usd = Finite(
+        None, min=0.0, allow_none=True,
+        help="Ask before a question that may cost more dollars; nobody there means no.",
+    ).tag(config=True)  # fmt: skip
     max_concurrency = Integer(
         64, min=1, help="Questions that are on their way at once; the others wait."
     ).tag(config=True)
@@ -77,13 +98,6 @@ class Settings(Magics):
     journal = Unicode(
         "", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory."
     ).tag(config=True)
-
-    @validate("timeout", "budget_usd")
-    def _finite(self, proposal: Any) -> float | None:
-        value: float | None = proposal["value"]
-        if value is not None and not math.isfinite(value):
-            raise TraitError(f"{proposal['trait'].name} cannot be {value}")
-        return value
 
     @validate("journal")
     def _absolute(self, proposal: Any) -> str:

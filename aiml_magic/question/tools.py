@@ -18,7 +18,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw, ToolCall
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.question import attachments, values
-from aiml_magic.text import did_you_mean, encodable
+from aiml_magic.text import agreed, did_you_mean
 
 _WEB_SEARCH = {"type": "web_search_preview"}
 _CHOICES = ("auto", "none", "required")
@@ -138,7 +138,7 @@ def run(
             wanted = shown(
                 call.name, {name: given.get(name, value) for name, value in arguments.items()}
             )
-            if not _is_allowed(wanted, ask or input):  # that of this cell
+            if not agreed(f"Run {wanted}?", ask):
                 return _error("the person did not allow this call")
         return _told(_returned(function, arguments))
     except KeyboardInterrupt:
@@ -258,14 +258,6 @@ def _check_headers(headers: Any, name: str) -> None:
             f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}",
             'Such as {"Authorization": "…"}.',
         )
-
-
-def _is_allowed(wanted: str, ask: Callable[[str], str]) -> bool:
-    """Whether the person says yes; nobody there is no."""
-    try:
-        return ask(encodable(f"Run {wanted}? [y/N] ")).strip().lower() in ("y", "yes")
-    except (EOFError, RuntimeError, NotImplementedError):
-        return False
 
 
 def _returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

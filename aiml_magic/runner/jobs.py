@@ -34,7 +34,8 @@ class Progress:
 
     `tail` is the newest text, `characters` the length of all text. `state` is queued, waiting (for
     `parent`, else for a free slot), connecting, sent, reasoning, writing, retry, or the server's
-    own word. Texts of a server or a model are made plain.
+    own word; `worst_usd` is what it may cost at most, where that is known. Texts of a server or a
+    model are made plain.
     """
 
     seconds: float = 0.0
@@ -44,6 +45,7 @@ class Progress:
     parent: int | None = None
     retry_at: float | None = None  # on the clock of `seconds`
     why: str = ""
+    worst_usd: float | None = None
 
     def __post_init__(self) -> None:
         made = {
@@ -98,7 +100,7 @@ class Job:
         self._notices = notices
         self._journal = journal
         self._runner = runner
-        self._progress = Progress()
+        self._progress = Progress(worst_usd=row.worst_usd)
         self._changed = threading.Condition()
         self._is_over = runner is None
         self._is_ours = False

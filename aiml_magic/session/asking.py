@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import urllib.parse
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,12 +32,13 @@ from aiml_magic.runner.child import RunnerProcess
 from aiml_magic.runner.jobs import Job, Sender
 from aiml_magic.runner.tool_loop import ToolLoop
 from aiml_magic.session import advice, check, keys
-from aiml_magic.session.budget import Price, price_of
+from aiml_magic.session.budget import Price, WorstCase
 from aiml_magic.session.chats import Chats
 from aiml_magic.session.misses import check_recorded, check_server
+from aiml_magic.session.prices import Prices
 from aiml_magic.session.question import SANDBOX, Plan, Question
 from aiml_magic.session.recordings import Recordings
-from aiml_magic.session.spending import Spending
+from aiml_magic.session.spending import Spending, Terms, asks_first, confirm, needs_price
 
 _MOST_JOURNALS = 4  # whose runners are kept for the next question
 
@@ -57,7 +57,7 @@ class Session:
         self.sandbox_url: str | None = None
         self.lock = threading.RLock()  # threads ask one after the other: each changes the places
         self.recordings = Recordings(self.lock)
-        self.prices: dict[tuple[str, str], Price] = {}  # by server and model
+        self.prices = Prices()
         self.lookout = advice.Lookout()
         self.hidden: dict[str, Any] = {}  # sent, and in no journal: see `hidden`
         self._askings: dict[Journal, Asking] = {}  # the one used last is the last
@@ -72,7 +72,7 @@ class Session:
         with self.lock:
             if (asking := self._askings.pop(journal, None)) is None:
                 chats = Chats(self.id, self.notebook, journal)
-                spending = Spending(self.id, journal)
+                spending = Spending(self.id, self.notebook, journal, self.prices)
                 asking = Asking(self, base_url, RunnerProcess(journal), chats, spending, {})
             self._askings[journal] = asking = replace(asking, base_url=base_url)
             for other in list(self._askings.values())[:-_MOST_JOURNALS]:
@@ -94,7 +94,6 @@ class _Decision(NamedTuple):
     plan: Plan
     row: Row
     key: Key | None = None
-    worst: float | None = None  # dollars, if there is a budget
     is_moved: bool = False  # it was answered before, behind another answer
 
 
@@ -165,19 +164,11 @@ class Asking:
         """
         return self._get(path, keys.key_of)
 
-    def price(self, model: str) -> Price | None:
-        """The price that the server lists for a model, cached; `None` without a price or server."""
-        known = (self.server[1], model)
-        if known not in self.session.prices:
-            path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"
-            try:
-                price = price_of(self._get(path, keys.key_for_prices), model)
-            except errors.AimlMagicError:
-                return None
-            if price is None:
-                return None
-            self.session.prices[known] = price
-        return self.session.prices[known]
+    def price(self, model: str, *, is_needed: bool = True) -> Price | None:
+        """The price that the server lists for a model, `None` without one; asked for if needed."""
+        server, prices = self.server[0], self.session.prices
+        get = partial(self._get, key=keys.key_for_prices)
+        return prices.price(server, model, get) if is_needed else prices.known(server, model)
 
     def models(self, *, is_wanted: bool = False) -> Catalogue:
         """What the server says of its models; with replay "only" what is kept of it.
@@ -195,11 +186,13 @@ class Asking:
             with contextlib.suppress(errors.AimlMagicError):
                 advice.explain(error, model, self.models)
 
-    def unfinished(self, timeout: float, max_concurrency: int) -> list[Job]:
+    def unfinished(
+        self, timeout: float, max_concurrency: int, question: Question | None = None
+    ) -> list[Job]:
         """Has the queued rows of this notebook sent, and follows those that are on their way.
 
         A row for another server than the one in use is left alone, and with replay "only" all that
-        were not sent.
+        were not sent; so is a queued row without room in the limits of `question`.
         """
         server, is_only = self.server, self.is_replay_only
         jobs = []
@@ -207,6 +200,10 @@ class Asking:
             is_asked = row.state == "sent" and row.is_alive and row.server == server[0]
             may_ask = (row.server, row.base_url) == server and not is_only
             is_open = may_ask and (row.state == "queued" or row.can_go_on)
+            if question and is_open and row.state == "queued":
+                price = self.price(str(row.request.get("model")), is_needed=needs_price(question))
+                held = self.runner.jobs
+                is_open = self.spending.reserve_again(row, question, Terms(price), held)
             if is_asked or is_open:
                 # With a key, a followed row can be resumed if its runner dies.
                 key = self._key_for(self.runner, is_needed=is_open).text if may_ask else ""
@@ -301,12 +298,16 @@ class Asking:
         return self._ask(follow_up, self.runner)
 
     def _ask(self, question: Question, sender: Sender) -> Job:
-        with self.session.lock:
-            job = self._job(question, sender)
-            if sender is self.runner and not job.done:
-                self._look_out()
+        model = str(question.request()["model"])
+        terms = Terms(self.price(model, is_needed=False))
+        while not isinstance(job := self._job(question, sender, terms), Job):
+            # Outside of the transaction, which other kernels wait for, and of the lock.
+            if job is None:
+                terms = Terms(self.price(model), is_final=True)
+            else:
+                terms = confirm(question, job, terms)
         job.parse = question.schema.parse if question.schema else None
-        job.explain = partial(self.explain, str(question.request()["model"]))
+        job.explain = partial(self.explain, model)
         return self._recorded(job)
 
     def _look_out(self) -> None:
@@ -321,37 +322,32 @@ class Asking:
         job.record = partial(self.session.recordings.keep, journal=self.journal)
         return job
 
-    def _job(self, question: Question, sender: Sender) -> Job:
+    def _job(self, question: Question, sender: Sender, terms: Terms) -> Job | WorstCase | None:
+        """The job of a question, or the worst case that lacks a yes; `None` without a price."""
         self._check(question)
-        decide = partial(self._decide, question, sender)
-        if (decision := self.journal.decide(decide)) is None:
-            # The price is fetched outside of the transaction, which other kernels wait for.
-            price = self.price(question.model)
-            decision = self.journal.decide(partial(decide, price=price, has_price=True))
-        assert decision is not None
-        plan, row, key, worst, is_moved = decision
-        if worst is not None:
-            self.spending.note(row, worst)
-        notices = self.chats.note(question, plan.parent, row.id)
-        if key is None:
-            return Job(row, self.journal, notices=notices)
-        if is_moved:
-            notices += ("parent_changed",)
-        self.session.hidden |= plan.hidden
-        secrets = Secrets(key.text, self.session.hidden)
-        return sender.send(row, secrets, question.timeout, question.max_concurrency, notices)
+        with self.session.lock:
+            decision = self.journal.decide(partial(self._decide, question, sender, terms))
+            if not isinstance(decision, _Decision):
+                return decision
+            plan, row, key, is_moved = decision
+            notices = self.chats.note(question, plan.parent, row.id)
+            if key is None:
+                return Job(row, self.journal, notices=notices)
+            if is_moved:
+                notices += ("parent_changed",)
+            self.session.hidden |= plan.hidden
+            secrets = Secrets(key.text, self.session.hidden)
+            job = sender.send(row, secrets, question.timeout, question.max_concurrency, notices)
+            if sender is self.runner and not job.done:
+                self._look_out()
+        return job
 
     def _decide(
-        self,
-        question: Question,
-        sender: Sender,
-        *,
-        price: Price | None = None,
-        has_price: bool = False,
-    ) -> _Decision | None:
-        """Finds or adds the row of a question; `None` if a budget needs the price before that.
+        self, question: Question, sender: Sender, terms: Terms
+    ) -> _Decision | WorstCase | None:
+        """Finds or adds the row of a question, or says what is lacking, as `_job` does.
 
-        Within one transaction: no other kernel asks the same meanwhile.
+        Within one transaction: no other kernel asks the same, or spends the same, meanwhile.
         """
         plan = self._plan(question)
         row, is_only = plan.known, question.replay == "only"
@@ -365,13 +361,16 @@ class Asking:
             return _Decision(plan, row)
         if row is None:
             self.chats.check_not_lost(question, plan.parent)
-        worst = None
         key = self._key_for(sender, is_needed=row is None or will_be_sent or row.can_go_on)
-        if will_be_sent and question.budget_usd is not None:
-            if not has_price:
+        if will_be_sent:
+            if needs_price(question) and not terms.is_final:
                 return None
-            worst = self.spending.check(question, plan, price, sender.jobs)
-        row = row or self._add(question, plan)
+            about = plan.server, plan.request, plan.parent_id, terms
+            worst = self.spending.worst_within(question, *about, row=row, held=sender.jobs)
+            if asks_first(question, worst, terms):
+                return worst
+            row = self._reserved(question, plan, worst)
+        assert row is not None
         if not will_be_sent and row.base_url != may_fetch:
             key = replace(key, text="")  # it is followed, which needs none
         is_moved = (
@@ -379,7 +378,7 @@ class Asking:
             and question.replay == "auto"
             and self.journal.has_answered(self.session.notebook, plan.request, plan.key)
         )
-        return _Decision(plan, row, key, worst, is_moved)
+        return _Decision(plan, row, key, is_moved)
 
     def _plan(self, question: Question) -> Plan:
         """The question before it is sent; writes at most a former name of the notebook."""
@@ -400,13 +399,16 @@ class Asking:
             known = self.journal.known(waiting, url, self.replayed)
         return replace(plan, known=known)
 
-    def _add(self, question: Question, plan: Plan) -> Row:
+    def _reserved(self, question: Question, plan: Plan, worst: WorstCase) -> Row:
+        """The row of a question that is to be sent: the queued one, else a new one."""
+        if plan.known is not None:
+            return self.journal.reserve(plan.known.id, self.session.id, worst.usd)
         return self.journal.add(
             base_url=plan.base_url,
             server=plan.server,
             request=plan.request,
             client_request_id=f"aiml-magic-{uuid.uuid4().hex}",
-            parent=plan.parent.id if plan.parent else None,
+            parent=plan.parent_id,
             chain=self.chats.chain(question, plan),
             session=self.session.id,
             notebook=self.session.notebook,
@@ -415,20 +417,13 @@ class Asking:
             before=self.chats.before(question),
             key=plan.key,
             asked_at=time.time(),
+            worst_usd=worst.usd,
         )
 
     def _check(self, question: Question) -> None:
         """Raises BadInput for an empty question, and for one that holds the API key."""
-        if not question.text.strip() and not question.items:
-            raise errors.BadInput(
-                "The question is empty, so nothing was sent.", "Write it below the %%o3pro line."
-            )
-        key = keys.secret(self.sandbox_url)
-        if key is not None and key.is_in(f"{self.server[1]} {question.request()}"):
-            raise errors.BadInput(
-                "The API key is part of what would be sent, so nothing was sent.",
-                "Remove it from the question, the options, the values and the server's address.",
-            )
+        question.check_not_empty()
+        keys.check_absent(f"{self.server[1]} {question.request()}", self.sandbox_url)
 
     def _key_for(self, sender: Sender, *, is_needed: bool) -> Key:
         return keys.key_for_sender(self.sandbox_url, sender, is_needed=is_needed)

@@ -65,3 +65,13 @@ def secret(sandbox_url: str | None) -> Key | None:
     with contextlib.suppress(errors.BadInput):
         return credentials.find_key()
     return None
+
+
+def check_absent(sent: str, sandbox_url: str | None) -> None:
+    """Raises BadInput for what holds the API key."""
+    key = secret(sandbox_url)
+    if key is not None and key.is_in(sent):
+        raise errors.BadInput(
+            "The API key is part of what would be sent, so nothing was sent.",
+            "Remove it from the question, the options, the values and the server's address.",
+        )

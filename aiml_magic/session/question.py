@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from aiml_magic import errors
 from aiml_magic.api.responses import Raw, user_message
 from aiml_magic.journal.replay import SAMPLE
 from aiml_magic.journal.rows import Row
@@ -52,11 +53,22 @@ class Question:
     replay: str = "auto"
     timeout: float = 3600.0  # seconds of silence
     budget_usd: float | None = None
+    budget_usd_per_notebook: float | None = None
+    budget_usd_per_day: float | None = None
+    confirm_above_usd: float | None = None
+    is_attended: bool = True  # somebody waits for it, who can confirm it
     background: bool = False
     max_tool_rounds: int = 8
     max_concurrency: int = 64
     settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     sample: int = 1
+
+    def check_not_empty(self) -> None:
+        """Raises BadInput for a question without words."""
+        if not self.text.strip() and not self.items:
+            raise errors.BadInput(
+                "The question is empty, so nothing was sent.", "Write it below the %%o3pro line."
+            )
 
     def request(self) -> dict[str, Any]:
         """The body of the POST, without the conversation.
@@ -96,3 +108,7 @@ class Plan:
     parent: Row | None
     key: str
     known: Row | None
+
+    @property
+    def parent_id(self) -> int | None:
+        return self.parent.id if self.parent else None

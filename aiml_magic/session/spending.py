@@ -1,58 +1,250 @@
-"""The budget of a session: what was spent, and what the questions on their way may cost."""
+"""The limits in dollars, and whether a question has room in them.
+
+The journal keeps them: what was charged counts, and what is not settled counts as the most that it
+may cost. A day is that of the clock and the time zone of this machine, from midnight on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+import math
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from aiml_magic import errors
+from aiml_magic.api.responses import Response
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
-from aiml_magic.session.budget import Price, characters
-from aiml_magic.session.question import Plan, Question
+from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, tokens_of
+from aiml_magic.session.prices import Prices
+from aiml_magic.session.question import SANDBOX, Question
+from aiml_magic.text import agreed, dollars
 
 
+class Limit(NamedTuple):
+    """A limit in dollars, what of it is spent, and what is reserved: not settled, at most."""
+
+    setting: str
+    usd: float
+    where: str
+    spent: float
+    reserved: float
+
+    def has_room(self, usd: float) -> bool:
+        # Sums of cents are no exact binary numbers.
+        return round(self.spent + self.reserved + usd - self.usd, 9) <= 0
+
+    @property
+    def used(self) -> str:
+        reserved = f", up to {dollars(self.reserved)} not settled" if self.reserved else ""
+        return f"{dollars(self.spent)} spent {self.where}{reserved}"
+
+    def __str__(self) -> str:
+        left = max(0.0, self.usd - self.spent - self.reserved)
+        reserved = f", up to ${self.reserved:,.4f} not settled" if self.reserved else ""
+        return (
+            f"${self.usd:,.4f} {self.where}: ${self.spent:,.4f} spent{reserved}, ${left:,.4f} left"
+        )
+
+
+class Terms(NamedTuple):
+    """The price that a question is asked at, and the dollars that the person agreed to."""
+
+    price: Price | None
+    is_final: bool = False  # the server was asked for the price, if need be
+    agreed_usd: float = -math.inf
+
+
+@dataclass(frozen=True)
 class Spending:
-    """The dollars of a session in one journal; an unknown cost counts as the worst case."""
+    """The money of a session and of its notebook in one journal."""
 
-    def __init__(self, session: str, journal: Journal) -> None:
-        self._session = session
-        self._journal = journal
-        self._at_risk: dict[int, float] = {}  # the worst case of each row on its way
+    session: str
+    notebook: str
+    journal: Journal
+    prices: Prices
 
-    def note(self, row: Row, worst: float) -> None:
-        self._at_risk[row.id] = worst
-
-    def check(
-        self, question: Question, plan: Plan, price: Price | None, running: Container[int]
-    ) -> float:
-        """The worst case of a question.
-
-        Raises BudgetExceeded if it passes the budget, with what was spent and what is `running`.
-        """
+    def worst_case(
+        self, request: Mapping[str, Any], parent: int | None, price: Price | None
+    ) -> WorstCase:
+        """The highest cost of a request; its conversation counts as input, in any form."""
+        written, most = most_output(price, request.get("max_output_tokens"))
         if price is None:
-            raise errors.BudgetExceeded(
-                f"The server lists no price for {question.model}, so a budget cannot be kept. "
-                "Nothing was sent.",
-                "%config O3Pro.budget_usd = None asks without one.",
-            )
-        self._at_risk = {
-            row_id: worst
-            for row_id, worst in self._at_risk.items()
-            if row_id in running or self._journal.row(row_id).has_unknown_cost
-        }
-        spent, _ = self._journal.spent(plan.server, session=self._session)
-        spent += sum(self._at_risk.values())
-        worst, budget = self.worst_case(question, plan, price), question.budget_usd or 0.0
-        if spent + worst > budget:
-            raise errors.BudgetExceeded(
-                f"It may cost up to ${worst:,.2f}; with ${spent:,.2f} spent, that passes the "
-                f"budget of ${budget:,.2f}. Nothing was sent.",
-                "Lower --max-output-tokens, or raise the budget with %config O3Pro.budget_usd.",
-            )
+            return WorstCase(None, most)
+        read = tokens_of(size_of(request)) + self._tokens_before(parent, price)
+        return WorstCase(read * price.input + written * price.output, most)
+
+    def limits(self, question: Question, server: str) -> list[Limit]:
+        """The limits that are set, with what is used of them."""
+        return [self._limit(name, usd, server, None) for name, usd in _set(question)]
+
+    def worst_within(
+        self,
+        question: Question,
+        server: str,
+        request: Mapping[str, Any],
+        parent: int | None,
+        terms: Terms,
+        *,
+        row: Row | None = None,
+        held: Collection[int] = (),
+    ) -> WorstCase:
+        """The worst case of a request, which has room in the limits. Raises BudgetExceeded.
+
+        For the transaction that adds its row, or that sends the queued row `row`. Queued rows of
+        a dead kernel lose their reservations if there is no room else; `held` ones do not.
+        """
+        worst = self.worst_case(request, parent, terms.price)
+        row_id = -1 if row is None else row.id
+        for name, usd in _set(question):
+            if worst.usd is None:
+                raise errors.BudgetExceeded(
+                    f"The server lists no price for {request['model']}, so a budget cannot be "
+                    f"kept. {errors.NOTHING_SENT}",
+                    f"%config O3Pro.{name} = None asks without one.",
+                )
+            limit = self._limit(name, usd, server, terms.price, besides=row_id)
+            if not limit.has_room(worst.usd):
+                self.journal.lapse(purse(server), [*held, row_id], **self._scope(name)[1])
+                limit = self._limit(name, usd, server, terms.price, besides=row_id)
+            if not limit.has_room(worst.usd):
+                raise _exceeded(worst, limit)
         return worst
 
-    def worst_case(self, question: Question, plan: Plan, price: Price) -> float:
-        """The highest cost of a request; its conversation counts as input, in any form."""
-        turns = self._journal.ancestors(plan.parent.id) if plan.parent else []
-        told = sum(len(row.question) + len(row.answer().text) for row in turns)
-        return price.worst_case(characters(plan.request) + told, question.max_output_tokens)
+    def reserve_again(
+        self, row: Row, question: Question, terms: Terms, held: Collection[int]
+    ) -> bool:
+        """Reserves for a queued row that is sent now; `False` if it may not be, or not unasked."""
+
+        def step() -> bool:
+            about = row.server, row.request, row.parent, terms
+            worst = self.worst_within(question, *about, row=row, held=held)
+            if asks_first(question, worst, terms):
+                return False
+            self.journal.reserve(row.id, self.session, worst.usd)
+            return True
+
+        try:
+            return self.journal.decide(step)
+        except errors.BudgetExceeded:
+            return False
+
+    def _limit(
+        self,
+        name: str,
+        usd: float,
+        server: str,
+        price: Price | None,
+        besides: int = -1,
+    ) -> Limit:
+        where, scope = self._scope(name)
+        servers = purse(server)
+        for row in self.journal.unpriced(servers, **scope):  # asked when no price was known
+            listed = self.prices.known(row.server, str(row.request.get("model"))) or price
+            worst = self.worst_case(row.request, row.parent, listed)
+            if worst.usd is not None:
+                self.journal.note_worst(row.id, worst.usd)
+        spent, _ = self.journal.spent(servers, **scope)
+        return Limit(
+            name, usd, where, spent, self.journal.reserved(servers, **scope, besides=besides)
+        )
+
+    def _scope(self, name: str) -> tuple[str, dict[str, Any]]:
+        """What a limit is about: in words, and as the journal selects its rows."""
+        match name:
+            case "budget_usd":
+                return "in this session", {"session": self.session}
+            case "budget_usd_per_notebook":
+                return "in this notebook", {"notebook": self.notebook}
+            case _:
+                return "today", {"since": midnight()}
+
+    def _tokens_before(self, row_id: int | None, price: Price) -> float:
+        """The tokens of the conversation that ends with a row, as its server counted them.
+
+        Where it did not, those of its texts; of an answer that is still to come, the longest.
+        """
+        tokens = 0.0
+        while row_id is not None:
+            row = self.journal.row(row_id)
+            response = Response(row.response)
+            if row.is_over and response.usage and response.usage.total_tokens:
+                return tokens + response.usage.total_tokens
+            tokens += tokens_of(size_of(row.request.get("input", "")))
+            if row.is_over:
+                calls = "".join(call.arguments for call in response.calls)
+                tokens += tokens_of(size_of(row.answer().text + calls))
+            else:
+                tokens += most_output(price, row.request.get("max_output_tokens"))[0]
+            row_id = row.parent
+        return tokens
+
+
+def needs_price(question: Question) -> bool:
+    """A setting wants to know what the question may cost."""
+    return question.confirm_above_usd is not None or any(_set(question))
+
+
+def asks_first(question: Question, worst: WorstCase, terms: Terms) -> bool:
+    """The person must say yes to this worst case."""
+    if question.confirm_above_usd is None:
+        return False
+    return _usd(worst) > max(question.confirm_above_usd, terms.agreed_usd)
+
+
+def confirm(question: Question, worst: WorstCase, terms: Terms) -> Terms:
+    """The terms with the person's yes to a worst case.
+
+    Raises BadInput without a yes, also where nobody can answer.
+    """
+    said = None
+    is_attended = question.is_attended and not question.background
+    if is_attended and threading.current_thread() is threading.main_thread():
+        try:
+            said = agreed(f"{worst}. Send it?")
+        except KeyboardInterrupt as error:
+            raise errors.Interrupted(
+                f"Interrupted: {errors.NOTHING_SENT}", "Run the cell again to be asked once more."
+            ) from error
+    if said:
+        return terms._replace(agreed_usd=_usd(worst))
+    why = "nobody can be asked whether to send it" if said is None else "you did not say yes"
+    raise errors.BadInput(
+        f"{worst}, and {why}. {errors.NOTHING_SENT}",
+        "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd.",
+    )
+
+
+def _usd(worst: WorstCase) -> float:
+    return math.inf if worst.usd is None else worst.usd
+
+
+def purse(server: str) -> str | None:
+    """The server whose dollars count together: the sandbox, or (`None`) all others."""
+    return SANDBOX if server == SANDBOX else None
+
+
+def midnight() -> float:
+    """The beginning of this day, in seconds since 1970; with another clock in summer, too."""
+    today = datetime.now().astimezone().date()
+    return datetime(today.year, today.month, today.day).timestamp()  # noqa: DTZ001  # local
+
+
+def _set(question: Question) -> Iterator[tuple[str, float]]:
+    """The limits that are set, by the names of their settings."""
+    for name in ("budget_usd", "budget_usd_per_notebook", "budget_usd_per_day"):
+        if (usd := getattr(question, name)) is not None:
+            yield name, usd
+
+
+def _exceeded(worst: WorstCase, limit: Limit) -> errors.BudgetExceeded:
+    hint = f"Lower --max-output-tokens, or raise the budget with %config O3Pro.{limit.setting}."
+    if limit.reserved:
+        hint += " %aiml jobs and %aiml check ID tell what is not settled."
+    return errors.BudgetExceeded(
+        f"{worst}; with {limit.used}, that passes the budget of {dollars(limit.usd)}. "
+        f"{errors.NOTHING_SENT}",
+        hint,
+    )

@@ -16,7 +16,7 @@ from aiml_magic.errors import AimlMagicError
 from aiml_magic.journal.answer import Answer
 from aiml_magic.runner.jobs import Job, Progress
 from aiml_magic.show.several import bundle
-from aiml_magic.text import printable, say
+from aiml_magic.text import dollars, printable, say
 
 PERIOD = 0.2  # seconds between two updates of a panel
 
@@ -202,10 +202,12 @@ def _outcome(job: Job) -> Outcome:
 
 
 def status_line(progress: Progress) -> str:
-    """The state of a job and its seconds, on one line."""
+    """The state of a job, its seconds, and what it may cost, on one line."""
+    worst = progress.worst_usd
+    cost = "" if worst is None else f", may cost up to {dollars(worst)}"
     if progress.retry_at is not None:
         left = max(0, round(progress.retry_at - progress.seconds))
-        return f"{progress.why} Sending it again in {left} s"
+        return f"{progress.why} Sending it again in {left} s{cost}"
     state = _STATES.get(progress.state, printable(progress.state).replace("_", " ").capitalize())
     if progress.state == "writing":
         state = f"Writing: {progress.characters:,} characters"
@@ -213,7 +215,7 @@ def status_line(progress: Progress) -> str:
         state = "In line behind other questions"
     elif progress.state == "waiting":
         state = f"Waiting for answer {progress.parent}"
-    return f"{state}, {int(progress.seconds)} s"
+    return f"{state}, {int(progress.seconds)} s{cost}"
 
 
 def counted(done: int, total: int | None, wait: float = 0.0) -> str:

@@ -50,14 +50,14 @@ class Kernel:
         self.updates: list[dict[str, Any]] = []
         self._kept: list[dict[str, Any]] = []  # messages that came while another was waited for
 
-    def start(self, code: str, cell_id: str | None = None) -> str:
-        """Has a cell run, and gives the id of the request."""
+    def start(self, code: str, cell_id: str | None = None, *, allow_stdin: bool = True) -> str:
+        """Has a cell run, and gives the id of the request; nobody answers it without `allow_stdin`."""
         # With stop_on_error the kernel would drop a cell that comes within a moment of an error.
         content = {
             "code": code,
             "silent": False,
             "store_history": True,
-            "allow_stdin": True,
+            "allow_stdin": allow_stdin,
             "stop_on_error": False,
         }
         metadata = {"cellId": cell_id} if cell_id else {}

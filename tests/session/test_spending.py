@@ -1,0 +1,460 @@
+"""Limits in dollars: kept by the journal, over restarts and between kernels; and questions that are confirmed first."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, suppress
+from dataclasses import replace
+
+import pytest
+import wire
+from asking import Asker
+from catalogue import looks
+from processes import wait_until
+from rows import new
+
+from aiml_magic import errors
+from aiml_magic.api import models
+from aiml_magic.api.models import Catalogue
+from aiml_magic.api.responses import Cost
+from aiml_magic.journal import offers
+from aiml_magic.journal.rows import Result
+from aiml_magic.session import budget, spending
+from aiml_magic.session.question import Question
+from aiml_magic.show.follow import status_line
+
+MODEL = "openai/o3-pro"
+PRICED = {"data": [{"id": MODEL, "outputMax": 100_000, "pricing": {"kind": "fixed", "units": [
+    {"unit": "input_token", "price": 21.0, "per": 1_000_000}, {"unit": "output_token", "price": 84.0, "per": 1_000_000}]}}]}  # fmt: skip
+PER = ("budget_usd", "budget_usd_per_notebook", "budget_usd_per_day")
+
+
+def costing(usd: float | None = 0.5, before=lambda: None, **fields):
+    """A server with prices, whose answers cost that much; `None` is not reported."""
+
+    def answer(request):
+        if "/models" in request.path:
+            return wire.json_reply(PRICED)
+        before()
+        meta = {} if usd is None else {"meta": {"usage": {"usd_spent": usd}}}
+        return wire.json_reply(wire.response("Fine.", **meta, **fields))
+
+    return wire.serve(answer, has_models=True)
+
+
+@pytest.fixture
+def another(asker):
+    """Another kernel of the same notebook and journal: after a restart, or beside the first."""
+    another = Asker(asker.path)
+    yield another
+    another.session.close(10)
+
+
+@pytest.mark.parametrize("setting", PER[1:])
+def test_restart(asker, another, setting):
+    """What was spent in a notebook or on a day counts after a restart, and nothing is sent; a higher limit lets it be."""
+    with costing(4.0) as server:
+        asker.ask(server.url, "One?", **{setting: 12.0})
+        with pytest.raises(errors.BudgetExceeded, match=r"\$8\.40 .*\$4\.00 spent") as refused:
+            another.ask(server.url, "Two?", **{setting: 12.0})
+        assert 2 == len(str(refused.value).splitlines())
+        assert f"O3Pro.{setting}." in refused.value.hint
+        assert 1 == len(server.posts)
+        another.ask(server.url, "Two?", **{setting: 13.0})
+        assert 2 == len(server.posts)
+
+
+def test_session_begins_anew(asker, another):
+    """`budget_usd` is for one session: another one has a limit of its own."""
+    with costing(4.0) as server:
+        for one in (asker, another):
+            one.ask(server.url, "One?", budget_usd=12.0)
+            with pytest.raises(errors.BudgetExceeded, match="in this session"):
+                one.ask(server.url, "Two?", budget_usd=12.0)
+
+
+@pytest.mark.parametrize("setting", PER[1:])
+def test_two_kernels(asker, another, setting):
+    """What another kernel has on its way counts at its most, and what it costs once that is known."""
+    go_on = threading.Event()
+    with costing(0.1, lambda: go_on.wait(30)) as server:
+        job = asker.start(server.url, "One?", **{setting: 10.0})
+        with pytest.raises(errors.BudgetExceeded, match="not settled"):
+            another.ask(server.url, "Two?", **{setting: 10.0})
+        go_on.set()
+        job.wait(30)
+        another.ask(server.url, "Two?", **{setting: 10.0})
+        assert 2 == len(server.posts)
+
+
+def test_two_at_once(home):
+    """Processes that ask at the same moment pass no limit together: what all reserve is within it."""
+    ask = (
+        "import sys; sys.path.insert(0, 'tests/support'); from asking import Asker; from pathlib import Path; from aiml_magic import errors\n"
+        "asker = Asker(Path(sys.argv[1]))\n"
+        "asker.session.prices.known(sys.argv[2], 'openai/o3-pro')\n"
+        "print('ready', flush=True); sys.stdin.readline(); jobs = []\n"
+        "for number in range(8):\n"
+        "    try: jobs.append(asker.start(sys.argv[2], f'{sys.argv[3]} {number}?', chat=None, budget_usd_per_day=50.0))\n"
+        "    except errors.BudgetExceeded: pass\n"
+        "for job in jobs: job.wait(60)\n"
+        "asker.session.close(10)\n"
+    )
+    go_on = threading.Event()
+    with costing(0.1, lambda: go_on.wait(60)) as server:
+        offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
+        command = [sys.executable, "-c", ask, str(home / "journal.sqlite3"), server.url]
+        kernels = [
+            subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for name in "ab"
+        ]
+        for one in kernels:
+            assert b"ready\n" == one.stdout.readline()
+        for one in kernels:
+            one.stdin.write(b"go\n")
+            one.stdin.flush()
+        try:
+            wait_until(lambda: len(server.posts) >= 5, 60)
+        finally:
+            go_on.set()
+        assert [0, 0] == [one.wait(90) for one in kernels]
+        assert 5 == len(server.posts), "five times $8.40 are within $50, six times are not"
+        for one in kernels:
+            one.stdin.close()
+            one.stdout.close()
+
+
+def queued(asker, url, **fields):
+    """A row that was about to be sent, and that nobody is sending any more."""
+    question = {"input": "Left?", "model": MODEL}
+    row = asker.journal.add(**new(base_url=url, server=url, request=question, worst_usd=8.4,
+                                  notebook=asker.session.notebook) | fields)  # fmt: skip
+    with asker.journal._transaction() as db:
+        db.execute("UPDATE requests SET alive_at = ? WHERE id = ?", (time.time() - 60, row.id))
+    return row.id
+
+
+def test_dead_kernel(asker):
+    """What a dead kernel never sent holds a limit no longer, and is never sent by a runner that was only asleep."""
+    with costing() as server:
+        left = queued(asker, server.url)
+        asker.ask(server.url, "Room for both?", budget_usd_per_day=20.0)
+        assert "queued" == asker.journal.row(left).state, "there was room"
+        asker.ask(server.url, "And now?", budget_usd_per_day=10.0)
+        assert asker.journal.claim(left) is None
+        lost = errors.from_dict(asker.journal.row(left).error)
+        assert "Nothing was sent" in str(lost)
+        assert 2 == len(str(lost).splitlines())
+
+
+def test_living_kernel(asker, another):
+    """What another kernel is about to send holds its part, and so does what this one holds, even after a sleep."""
+    with costing() as server:
+        left = queued(asker, server.url)
+        asker.journal.reserve(left, "one", 8.4)
+        with pytest.raises(errors.BudgetExceeded):
+            another.ask(server.url, budget_usd_per_day=10.0)
+        asleep = queued(asker, server.url)
+        asker.journal.lapse(None, [asleep])
+        assert "queued" == asker.journal.row(asleep).state
+
+
+def test_resumed(asker):
+    """What is taken up after a restart reserves anew, counts in this session and on this day, and stays where there is no room."""
+    with costing(4.0) as server:
+        yesterday = time.time() - 2 * 86400
+        for number in range(3):
+            queued(asker, server.url, asked_at=yesterday, session="before", cell=f"c{number}")
+        limits = Question("", "c", MODEL, budget_usd=18.0, budget_usd_per_day=18.0)
+        jobs = asker.on(server.url).unfinished(60, 64, limits)
+        assert 2 == len(jobs)
+        for job in jobs:
+            job.wait(30)
+        assert (8.0, 0) == asker.journal.spent(None, session=asker.session.id)
+        assert (8.0, 0) == asker.journal.spent(None, since=spending.midnight())
+        careful = replace(limits, budget_usd=None, budget_usd_per_day=None, confirm_above_usd=1.0)
+        assert [] == asker.on(server.url).unfinished(60, 64, careful)
+
+
+@pytest.mark.parametrize("fate", ["answered", "lost", "killed"])
+def test_unknown_costs(asker, another, fate):
+    """A question that ended without a known cost counts as the most that it may cost, until its cost is known."""
+    reply = wire.json_reply(wire.response()) if fate == "answered" else wire.Reply(end="close")
+    listed = {"/v1/models": wire.json_reply(PRICED)}
+    with wire.serve(lambda request: listed.get(request.path.split("?")[0], reply), has_models=True) as server:  # fmt: skip
+        if fate == "killed":
+            row_id = queued(asker, server.url)
+            asker.journal.claim(row_id)
+        else:
+            with suppress(errors.ConnectionLost):
+                asker.ask(server.url, "One?", budget_usd_per_notebook=10.0)
+            row_id = asker.journal.history()[-1].id
+        with pytest.raises(errors.BudgetExceeded, match=r"up to \$8\.40 not settled") as refused:
+            another.ask(server.url, "Two?", budget_usd_per_notebook=10.0)
+        assert "%aiml check" in refused.value.hint
+        asker.journal.note_free(row_id)
+        with suppress(errors.ConnectionLost):
+            another.ask(server.url, "Two?", budget_usd_per_notebook=10.0)
+        assert (1 if fate == "killed" else 2) == len(server.posts)
+
+
+def test_asked_before_a_price_was_known(asker):
+    """A question of unknown cost that was asked without a limit counts by the price of today."""
+    with costing(None) as server:
+        asker.ask(server.url, "One?")
+        assert asker.journal.history()[0].worst_usd is None
+        with pytest.raises(errors.BudgetExceeded, match="not settled"):
+            asker.ask(server.url, "Two?", budget_usd=10.0)
+
+
+def test_forgotten(asker):
+    """What was forgotten counts as before: its cost, or the most that it may have cost."""
+    with costing(None) as server:
+        row_id = asker.ask(server.url, "One?", budget_usd=10.0).journal_id
+        for _ in range(2):
+            asker.journal.forget(row_id)
+            with pytest.raises(errors.BudgetExceeded):
+                asker.ask(server.url, "Two?", budget_usd=10.0)
+
+
+def test_failed_and_free(asker):
+    """What the server refused, and what was taken back, costs nothing."""
+    journal = asker.journal
+    ids = [journal.add(**new(worst_usd=8.4)).id for _ in range(2)]
+    journal.claim(ids[0])
+    journal.finish(ids[0], Result("failed", seconds=1, error=errors.InvalidRequest("No.", "Mend.")))
+    journal.withdraw(ids[1])
+    assert 0.0 == journal.reserved(None)
+
+
+def test_renamed(asker, another):
+    """A notebook that was renamed has spent what it had spent under its former name."""
+    with costing(4.0) as server:
+        asker.ask(server.url, "One?", budget_usd_per_notebook=12.0)
+        another.session.notebook = "renamed.ipynb"
+        another.journal.note_past("renamed.ipynb", asker.session.notebook)
+        with pytest.raises(errors.BudgetExceeded, match="in this notebook"):
+            another.ask(server.url, "Two?", budget_usd_per_notebook=12.0)
+
+
+def test_purses(asker):
+    """Dollars are dollars at any server; the sandbox's play money is counted apart."""
+    with costing() as server:
+        asker.journal.finish(asker.journal.add(**new(server="sandbox")).id, _paid(90.0))
+        asker.ask(server.url, budget_usd_per_day=10.0)
+        asker.journal.finish(asker.journal.add(**new(server="https://elsewhere")).id, _paid(9.0))
+        with pytest.raises(errors.BudgetExceeded, match=r"\$9\.50 spent today"):
+            asker.ask(server.url, budget_usd_per_day=10.0)
+
+
+def _paid(usd: float) -> Result:
+    return Result("done", {"output_text": "Fine."}, 1.0, cost=Cost(usd, None, "headers"))
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="has no such clock")
+@pytest.mark.parametrize(
+    ("zone", "now", "midnight"),
+    [
+        ("Europe/Berlin", "2026-03-29T12:00+02:00", "2026-03-29T00:00+01:00"),
+        ("Europe/Berlin", "2026-10-25T12:00+01:00", "2026-10-25T00:00+02:00"),
+        ("America/Havana", "2026-03-08T12:00-04:00", "2026-03-08T01:00-04:00"),
+        ("America/Havana", "2026-11-01T12:00-05:00", "2026-11-01T00:00-04:00"),
+        ("Pacific/Kiritimati", "2026-11-26T00:00+14:00", "2026-11-26T00:00+14:00"),
+        ("UTC", "2026-11-26T23:59:59+00:00", "2026-11-26T00:00+00:00"),
+    ],
+)
+def test_midnight(monkeypatch, zone, now, midnight):
+    """A day begins at midnight of this machine's zone, also on a day whose clock is changed."""
+    moment = dt.datetime.fromisoformat(now)
+
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls.fromtimestamp(moment.timestamp(), tz)
+
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        monkeypatch.setattr(spending, "datetime", Clock)
+        assert dt.datetime.fromisoformat(midnight).timestamp() == spending.midnight()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_days(asker):
+    """What was asked before midnight counts no more; what a clock that was set back has in the future does."""
+    journal = asker.journal
+    for when in (-1.0, 1.0, 5 * 86400.0):
+        row = journal.add(**new(asked_at=spending.midnight() + when))
+        journal.finish(row.id, _paid(1.0))
+    assert (2.0, 0) == journal.spent(None, since=spending.midnight())
+
+
+@pytest.mark.parametrize("setting", PER)
+def test_limit_of_zero(asker, setting):
+    """With a limit of 0 nothing is sent, and replays are free."""
+    with costing() as server:
+        asker.ask(server.url, cell="a", replay="auto")
+        assert asker.ask(server.url, cell="a", replay="auto", **{setting: 0.0}).replayed
+        with pytest.raises(errors.BudgetExceeded):
+            asker.ask(server.url, cell="b", **{setting: 0.0})
+        assert 1 == len(server.posts)
+
+
+def test_another_journal(asker, tmp_path):
+    """Another journal counts from zero: the limits are kept there."""
+    with costing(4.0) as server:
+        asker.ask(server.url, budget_usd_per_day=12.0)
+        asker.path = tmp_path / "another.sqlite3"
+        asker.ask(server.url, budget_usd_per_day=12.0)
+        assert 2 == len(server.posts)
+
+
+def test_longest_answer_is_said(asker):
+    """The tokens that are counted for the answer are said, and whence they are: the list, the option, or neither."""
+    with costing() as server:
+        for options, words in (
+            ({}, "100,000 output tokens, the most that its server lists"),
+            ({"max_output_tokens": 50_000}, "50,000 output tokens\\)"),
+            ({"params": {"max_output_tokens": 60_000}}, "60,000 output tokens\\)"),
+        ):
+            with pytest.raises(errors.BudgetExceeded, match=words):
+                asker.ask(server.url, budget_usd=1.0, **options)
+    unlisted = {"data": [{key: value for key, value in PRICED["data"][0].items() if key != "outputMax"}]}  # fmt: skip
+    with (
+        wire.serve(lambda _: wire.json_reply(unlisted), has_models=True) as server,
+        pytest.raises(errors.BudgetExceeded, match="128,000 output tokens, since its server"),
+    ):
+        asker.ask(server.url, budget_usd=1.0)
+
+
+def test_prices_of_the_list(asker):
+    """A list of today has the price, so that it is not asked for; an old one does not."""
+    with costing() as server:
+        offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
+        asker.ask(server.url, budget_usd=10.0)
+        assert [] == looks(server)
+        offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time() - 90_000))
+        asker.ask(server.url, "More?", budget_usd=10.0)
+        assert 1 == len(looks(server))
+
+
+def test_conversation_counts(asker):
+    """The conversation counts as input: as its server counted it, by its texts, and of an answer to come the longest."""
+    price, journal = budget.Price(1.0, 0.0, 1000), asker.journal
+    worst = asker.asking.spending.worst_case
+    request = {"input": "a" * 30, "model": "m"}
+    told = journal.add(**new(request=request))
+    coming = worst(request, told.id, price).usd - worst(request, None, price).usd
+    assert 1000 + 30 / 3 == pytest.approx(coming)
+    journal.finish(told.id, Result("done", {"output_text": "b" * 60}, 1.0))
+    by_text = worst(request, told.id, price).usd - worst(request, None, price).usd
+    assert (30 + 60) / 3 == pytest.approx(by_text)
+    counted = journal.add(**new(request=request, parent=told.id))
+    usage = {"input_tokens": 500, "output_tokens": 70}
+    journal.finish(counted.id, Result("done", {"output_text": "b", "usage": usage}, 1.0))
+    by_server = worst(request, counted.id, price).usd - worst(request, None, price).usd
+    assert 570 == pytest.approx(by_server)
+    assert budget.size_of("日本") == 3 * budget.size_of("jp")
+
+
+def test_of_a_row(asker):
+    """The question of another model, asked again, has that model's price and limit."""
+    with costing() as server, pytest.raises(errors.BudgetExceeded, match="no price for other"):
+        asker.ask(server.url, params={"model": "other"}, budget_usd=100.0)
+
+
+def test_panel(asker):
+    """The line of a running question says what it may cost where a price is known, and nothing is asked for it."""
+    go_on = threading.Event()
+    with costing(0.1, lambda: go_on.wait(30)) as server:
+        job = asker.start(server.url, "One?")
+        assert "may cost" not in status_line(job.progress)
+        offers.keep(server.url, Catalogue(models.read(PRICED), (), 1.0))
+        job = asker.start(server.url, "Two?")
+        wait_until(lambda: job.progress.state == "sent")
+        assert status_line(job.progress).endswith(" s, may cost up to $8.40")
+        go_on.set()
+        job.wait(30)
+        assert [] == looks(server)
+
+
+@pytest.mark.parametrize("said", ["y", "Yes ", "", "n", "maybe", EOFError(), RuntimeError(), OSError(), KeyboardInterrupt()])  # fmt: skip
+def test_confirmed(asker, monkeypatch, said):
+    """A question that may cost more than `confirm_above_usd` is sent after a yes only; nobody there, and an interrupt, are a no."""
+    asked = []
+
+    def answer(words):
+        asked.append(words)
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    monkeypatch.setattr("builtins.input", answer)
+    with costing() as server:
+        if str(said).strip().lower() in ("y", "yes"):
+            asker.ask(server.url, cell="a", confirm_above_usd=8.0, replay="auto")
+            assert asker.ask(server.url, cell="a", confirm_above_usd=8.0, replay="auto").replayed
+            assert 1 == len(server.posts)
+        else:
+            with pytest.raises((errors.BadInput, errors.Interrupted), match=r"(?i)nothing was sent") as refused:  # fmt: skip
+                asker.ask(server.url, confirm_above_usd=8.0)
+            assert 2 == len(str(refused.value).splitlines())
+            assert [] == server.posts
+            assert [] == asker.journal.history()
+        asker.ask(server.url, "Cheap?", confirm_above_usd=8.0, max_output_tokens=1000)
+    assert 1 == len(asked)
+    assert "It may cost up to $8.40 (100,000 output tokens" in asked[0]
+
+
+@pytest.mark.parametrize("options", [{"background": True}, {"is_attended": False}])
+def test_nobody_is_asked(asker, monkeypatch, options):
+    """In the background and in a map nobody is asked: the question is refused in two lines before it is sent."""
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
+    with costing() as server:
+        with pytest.raises(errors.BadInput, match="nobody can be asked") as refused:
+            asker.ask(server.url, confirm_above_usd=8.0, **options)
+        assert 2 == len(str(refused.value).splitlines())
+        assert [] == server.posts
+
+
+def test_unknown_price_is_confirmed(asker, monkeypatch):
+    """Where no price is known a question may cost anything, and is confirmed."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda words: asked.append(words) or "y")
+    with wire.serve(lambda _: wire.json_reply(wire.response("Fine."))) as server:
+        assert "Fine." == asker.ask(server.url, confirm_above_usd=100.0).text
+    assert "unknown" in asked[0]
+
+
+def test_refused_is_not_confirmed(asker, monkeypatch):
+    """What a limit refuses is not asked about."""
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
+    with costing() as server, pytest.raises(errors.BudgetExceeded):
+        asker.ask(server.url, confirm_above_usd=1.0, budget_usd=2.0)
+
+
+def test_old_journal(asker):
+    """A journal of the version before has its costs counted, and what it does not know at its most."""
+    journal = asker.journal
+    journal.finish(journal.add(**new()).id, _paid(1.0))
+    journal.claim(journal.add(**new(request={"input": "Lost?", "model": MODEL})).id)
+    asker.session.close(10)
+    journal._disconnect()
+    with closing(sqlite3.connect(asker.path)) as db:
+        db.execute("DROP INDEX requests_by_day")
+        db.execute("ALTER TABLE requests DROP COLUMN worst_usd")
+        db.execute("ALTER TABLE requests DROP COLUMN reserved_at")
+        db.execute("PRAGMA user_version = 6")
+        db.commit()
+    with (
+        costing() as server,
+        pytest.raises(errors.BudgetExceeded, match=r"\$1\.00 spent today, up to \$8\.40 not"),
+    ):
+        asker.ask(server.url, budget_usd_per_day=10.0)
