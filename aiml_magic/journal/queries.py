@@ -123,13 +123,14 @@ class Queries(Database):
         having = {row.id for row in self.search(words, limit=len(ids))}
         return [row_id for row_id in ids if row_id in having]
 
-    def found(self, ids: Sequence[int]) -> list[sqlite3.Row]:
-        """The rows of these ids as they are in the file."""
+    def found(self, ids: Sequence[int], columns: str = "*") -> list[sqlite3.Row]:
+        """The rows of these ids, or some columns of them, as they are in the file."""
         with self._transaction() as db:
             return db.execute(
-                """
-                SELECT * FROM requests WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
-                """,
+                f"""
+                SELECT {columns} FROM requests
+                WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
+                """,  # noqa: S608  # they are ours
                 (dump(ids),),
             ).fetchall()
 

@@ -145,3 +145,34 @@ def test_usage_without_details():
         == Response({"usage": {"input_tokens": 3, "output_tokens": 4}}).usage
     )
     assert Response({"usage": "none"}).usage is None
+
+
+PARTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["output_text", "output_text", "refusal", "reasoning_text", None])},
+    optional={"text": st.sampled_from(["", "a", "b", {"value": "c"}, 7])},
+)
+ITEMS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["message", "message", "reasoning", "function_call", None])},
+    optional={
+        "content": st.lists(PARTS, max_size=3) | st.just("d"),
+        "phase": st.sampled_from(["commentary", "final_answer", [], None]),
+        "refusal": st.just("No."),
+    },
+)
+
+
+@given(st.lists(ITEMS, max_size=4))
+def test_either_way_to_the_text(items):
+    """An output in the API's own form is read in a short way, and says what it says beside an unknown item."""
+    unknown = {"type": "unheard_of"}
+    short, long = (Response({"output": output}) for output in (items, [*items, unknown]))
+    assert short.text == long.text
+
+
+@given(st.fixed_dictionaries({}, optional={"error": values, "incomplete_details": values}))
+def test_completed_is_believed_alone(fields):
+    """A response calls itself completed in any word; beside an error or details of its end it is not."""
+    own, other = (
+        Response({"status": word, **fields}).status for word in ("completed", "Completed")
+    )
+    assert own == other

@@ -6,11 +6,13 @@ import datetime as dt
 import json
 
 import pytest
+import rows
 import wire
 from shells import run
 
 from aiml_magic import ask, errors, history
 from aiml_magic.journal.replay import request_key
+from aiml_magic.journal.rows import Result
 from aiml_magic.notebook import script
 from aiml_magic.notebook.answers import Answers
 
@@ -68,9 +70,15 @@ def test_lines_are_the_same(server):
         ask("Which?", schema=schema)
         script.loaded_or_new().base_url = ""
     ask("Why?", effort="high")
+    journal = script.loaded_or_new().asking.journal
+    row = journal.add(**rows.new(request={"input": "Half \ud83d?"}))
+    journal.finish(journal.claim(row.id).id, Result("cancelled", text='half of "it"'))
     read, made = history().to_frame(), Answers(list(history())).to_frame()
+    assert ["completed", "completed", "cancelled"] == list(read.pop("status"))
+    assert ["completed", "completed"] == list(made.pop("status").dropna())
     assert read.equals(made)
     assert 7 == read["parsed.id"][0]
+    assert 'half of "it"' == read["text"][2]
     assert 1 == read["id"][0], "no field of a schema stands for one of ours"
 
 
