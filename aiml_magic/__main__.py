@@ -25,15 +25,15 @@ _QUESTION = """\
 A bat and a ball cost $1.10 together. The bat costs $1.00 more than the ball.
 What does the ball cost, and why do most people get it wrong?"""
 _NEXT = """
-No key was needed, nothing was sent to another machine, and nothing is kept: it was a look.
+No key was needed, nothing was sent to another machine, and nothing was saved.
 
 Next, in IPython or in a notebook:
 
     %load_ext aiml_magic         adds %%o3pro, %o3pro and %aiml; it asks nothing and reads no key
-    %aiml sandbox --if-no-key    has the sandbox answer, as here, where no key is found
-    %o3pro Why?                  asks, and keeps the answer: run again, it is replayed for nothing
+    %aiml sandbox --if-no-key    lets the sandbox answer, as here, if no key is found
+    %o3pro Why?                  asks, and keeps the answer: run again, it is replayed for free
 
-%aiml login takes a key, with which o3-pro answers; %%o3pro? and %aiml help show the rest."""
+%aiml login saves an API key: then o3-pro answers. %%o3pro? and %aiml help show the rest."""
 
 _NEEDS = "It needs a folder for temporary files, which TMPDIR may name, and a port of this machine."
 
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _answer() -> Answer:
-    """The answer to the question, asked as any other, with a temporary journal."""
+    """The answer to the question, from a session with a temporary journal."""
     with (
         tempfile.TemporaryDirectory(prefix="aiml_magic", ignore_cleanup_errors=True) as folder,
         sandbox.in_this_process() as url,

@@ -13,8 +13,7 @@ from aiml_magic.errors import NOTHING_SENT, BadInput
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # variables that name trusted certificates
 
-
-# Parsers disagree on what else an address may hold, so nothing else is allowed.
+# URL parsers disagree about all other characters, so none is allowed.
 _PLAIN_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", re.ASCII)
 
 
@@ -25,26 +24,25 @@ def _working_directory() -> Path | None:
         return None
 
 
-_BEGAN = _working_directory()  # of the session when it began; %cd does not change it
+_session_folder = _working_directory()  # when the session began; %cd does not change it
 
 
 def begin_in(folder: str) -> None:
-    """Sets the folder of the session, if it was left before the extension was loaded."""
-    global _BEGAN  # noqa: PLW0603  # one for the process, as its environment is
-    _BEGAN = Path(folder)
+    """Sets the folder in which the session began: %cd may have run before `%load_ext`."""
+    global _session_folder  # noqa: PLW0603  # one for the process, as its environment is
+    _session_folder = Path(folder)
 
 
 def notebook() -> str:
     """The name of the notebook: its path on Jupyter's server, else the folder of the session."""
-    name = os.environ.get("JPY_SESSION_NAME") or _BEGAN or ""
+    name = os.environ.get("JPY_SESSION_NAME") or _session_folder or ""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def base_url(setting: str) -> str:
     """The server's address: the setting, else AIML_API_URL, else AI/ML API's.
 
-    https, or http to this machine. Raises BadInput for any other, since the key travels in a
-    header.
+    https, or http to this machine. Raises BadInput for any other, since a header holds the key.
     """
     url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
     hint = f"Set AIML_API_URL or %config O3Pro.base_url to something like {DEFAULT_BASE_URL}."
@@ -81,11 +79,11 @@ def network() -> dict[str, str]:
     """The environment variables of proxies and certificates; a proxy's may hold a password."""
     found = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     named = {name: os.environ[name] for name in CERTIFICATES if os.environ.get(name)}
-    return found | {name: str((_BEGAN or Path()) / path) for name, path in named.items()}
+    return found | {name: str((_session_folder or Path()) / path) for name, path in named.items()}
 
 
 def use_network(variables: Mapping[str, str]) -> None:
-    """Sets the variables of `network`, as they were in another process."""
+    """Replaces this process's proxies and certificates by the `network` of another process."""
     for name in network().keys() - variables.keys():
         del os.environ[name]
     os.environ.update(variables)
@@ -138,10 +136,10 @@ def _without_folder(path: str, hint: str) -> BadInput:
 
 def _in_session(chosen: str) -> Path:
     path = _path(chosen)
-    if _BEGAN is None and not path.is_absolute():
+    if _session_folder is None and not path.is_absolute():
         hint = "Set AIML_MAGIC_HOME or AIML_MAGIC_JOURNAL by its whole path."
         raise _without_folder(chosen, hint)
-    return (_BEGAN or path) / path
+    return (_session_folder or path) / path
 
 
 def _path(chosen: str) -> Path:

@@ -22,8 +22,8 @@ from aiml_magic.files import make_private_folder, short, write_private
 VARIABLES = ("AIML_API_KEY", "AIMLAPI_API_KEY")
 _SERVICE, _USER = "aiml_magic", "api_key"
 _TOKEN = re.compile(r"sbx~[\w-]{43}", re.ASCII)  # of a sandbox; no API key looks like it
-_Reply = TypeVar("_Reply")
-SHORTEST = 8  # characters in a row that reveal a secret; fewer may be a part of any word
+_Result = TypeVar("_Result")
+SHORTEST = 8  # characters in a row that reveal a secret; fewer may be part of any word
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Key:
 
     @property
     def ending(self) -> str:
-        """The characters by which its owner knows it."""
+        """The last characters, by which its owner recognizes it."""
         return ending(self.text)
 
     def is_in(self, text: str) -> bool:
-        """Whether `text` holds it, unless it is so short that any word may."""
+        """Whether `text` holds the key; False for one so short that any word may hold it."""
         return len(self.text) >= SHORTEST and self.text in text
 
 
@@ -54,17 +54,17 @@ def environment() -> dict[str, str]:
 
 
 def new_token() -> str:
-    """The secret of a sandbox and its user, which takes the place of an API key."""
+    """A secret that a sandbox and its user share, in place of an API key."""
     return f"sbx~{secrets.token_urlsafe(32)}"
 
 
 def is_token(key: str) -> bool:
-    """Whether a key is the token of a sandbox: it goes only to a server that gave its `proof`."""
+    """Whether a key is the token of a sandbox, sent only to a server that returned its `proof`."""
     return _TOKEN.fullmatch(key) is not None
 
 
 def proof(token: str, port: int, nonce: str) -> str:
-    """The reply to a nonce that proves knowledge of the token at this port, and hides the token."""
+    """The HMAC of a nonce and the port: proves knowledge of the token without showing it."""
     return hmac.new(token.encode(), f"{port} {nonce}".encode(), "sha256").hexdigest()
 
 
@@ -82,14 +82,14 @@ def find_key() -> Key | None:
 
 
 def strip(text: str) -> str:
-    """A key without what was copied along: blanks, quotes, invisible characters, `Bearer` …"""
+    """A key without the blanks, quotes, invisible characters, `Bearer` … copied with it."""
     while (shorter := _AROUND.sub("", text)) != text:
         text = shorter
     return text
 
 
 def is_key(text: str) -> bool:
-    """Whether a header can hold a text, and it has no quotes, as a command would."""
+    """Whether a text can be a key: printable ASCII, as headers need, without quotes."""
     return re.fullmatch(r"[!-~]+", text) is not None and not set(text) & set("\"'`")
 
 
@@ -118,14 +118,14 @@ def need_key() -> Key:
 
 
 def save_key(text: str) -> str:
-    """Saves the key in the system's keyring, else in a private file; returns a text for its place.
+    """Saves the key in the system's keyring, else in a private file; returns the name of that.
 
     Raises BadInput.
     """
     with _refusing("The key cannot be saved", text):
-        is_kept, why = _ask_keyring(lambda keyring: _keeps(keyring, text))
+        is_saved, why = _try_keyring(lambda keyring: _save_in(keyring, text))
         path = _key_file()
-        if is_kept:
+        if is_saved:
             path.unlink(missing_ok=True)  # of an earlier login
             return "the system's keyring"
         make_private_folder(path.parent)
@@ -134,24 +134,24 @@ def save_key(text: str) -> str:
 
 
 def forget_key() -> tuple[list[str], str]:
-    """Removes the saved key; returns its sources, and the error of the keyring, if any.
+    """Removes the saved key; returns where it was, and the error of the keyring, if any.
 
     Raises BadInput.
     """
-    places = []
+    removed = []
     with _refusing("The saved key cannot be removed"):
         if _key_file().is_file():
             _key_file().unlink()
-            places.append(short(_key_file()))
-        was_kept, why = _ask_keyring(_removes)
-        if was_kept:
-            places.append("the system's keyring")
-    return places, why
+            removed.append(short(_key_file()))
+        was_saved, why = _try_keyring(_remove_from)
+        if was_saved:
+            removed.append("the system's keyring")
+    return removed, why
 
 
 def trouble() -> str:
-    """The sources that did not answer, and why; empty if all did."""
-    why = _ask_keyring(_kept_in)[1]
+    """The sources of the key that failed, and why; empty if none did."""
+    why = _try_keyring(_saved_in)[1]
     keyring = f"the system's keyring does not answer: {why}" if why else ""
     return "; ".join(filter(None, [_trouble_of_services(), keyring]))
 
@@ -162,7 +162,7 @@ def _trouble_of_services() -> str:
 
 
 def _sources() -> Iterator[tuple[str, str | None]]:
-    """The sources of a key and what each holds, the first one first.
+    """The sources of a key with the text that each holds, in order of precedence.
 
     The file comes before the keyring: it exists only if the keyring did not take the key.
     """
@@ -175,7 +175,7 @@ def _sources() -> Iterator[tuple[str, str | None]]:
     with _refusing("The saved key cannot be read"):
         kept = path.read_text("utf-8", "replace") if path.is_file() else None
     yield short(path), kept
-    yield "the system's keyring", _ask_keyring(_kept_in)[0]
+    yield "the system's keyring", _try_keyring(_saved_in)[0]
 
 
 @contextlib.contextmanager
@@ -193,18 +193,18 @@ def _key_file() -> Path:
     return home() / "key"
 
 
-def _ask_keyring(question: Callable[[ModuleType], _Reply]) -> tuple[_Reply | None, str]:
-    """The reply of the system's keyring, if there is one, and the class of its error, if any."""
+def _try_keyring(operation: Callable[[ModuleType], _Result]) -> tuple[_Result | None, str]:
+    """The result of an operation on the system's keyring, and the class of its error, if any."""
 
-    def ask() -> _Reply | None:
+    def ask() -> _Result | None:
         keyring = _keyring()
-        return None if keyring is None else question(keyring)
+        return None if keyring is None else operation(keyring)
 
     return _try(ask)
 
 
-def _try(ask: Callable[[], _Reply]) -> tuple[_Reply | None, str]:
-    """The reply, or the class of the error.
+def _try(ask: Callable[[], _Result]) -> tuple[_Result | None, str]:
+    """The result of a call, and the class of its error, if any.
 
     The message of the error is left out: it could hold the key.
     """
@@ -221,9 +221,9 @@ _asking = threading.Lock()
 
 
 def _ask_services() -> dict[str, tuple[Any, str]]:
-    """The replies of the services that run this notebook and keep secrets for it, by their names.
+    """The replies of the notebook services that store secrets (Colab, Kaggle), by name.
 
-    Each is asked once in a process: it asks the page, and waits for seconds where there is none.
+    Each is asked once in a process: it needs an open page, and else waits for seconds.
     """
     services: dict[str, Callable[[], Any]] = {}
     if "google.colab" in sys.modules:
@@ -249,21 +249,21 @@ def _ask_kaggle() -> Any:
     return UserSecretsClient().get_secret(VARIABLES[0])
 
 
-def _kept_in(keyring: ModuleType) -> str | None:
-    kept = keyring.get_password(_SERVICE, _USER)
-    return kept if isinstance(kept, str) else None
+def _saved_in(keyring: ModuleType) -> str | None:
+    saved = keyring.get_password(_SERVICE, _USER)
+    return saved if isinstance(saved, str) else None
 
 
-def _keeps(keyring: ModuleType, key: str) -> bool:
+def _save_in(keyring: ModuleType, key: str) -> bool:
     keyring.set_password(_SERVICE, _USER, key)
-    return _kept_in(keyring) == key  # some keyrings fail silently
+    return _saved_in(keyring) == key  # some keyrings fail silently
 
 
-def _removes(keyring: ModuleType) -> bool:
-    is_kept = bool(_kept_in(keyring))
-    if is_kept:
+def _remove_from(keyring: ModuleType) -> bool:
+    was_saved = bool(_saved_in(keyring))
+    if was_saved:
         keyring.delete_password(_SERVICE, _USER)
-    return is_kept
+    return was_saved
 
 
 def _keyring() -> ModuleType | None:

@@ -39,7 +39,7 @@ _FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "reque
 
 
 class AimlMagicError(Exception):
-    """An error that a cell shows as two lines; `answer` is what had come before it, if any."""
+    """An error that a cell shows as two lines; `answer` is the part received before it, if any."""
 
     answer: Answer | None = None
 
@@ -57,7 +57,7 @@ class AimlMagicError(Exception):
 
 
 class BadInput(AimlMagicError):
-    """An option, a name, a value or a question that cannot be sent; nothing was."""
+    """An option, a name, a value or a question cannot be used; nothing was sent."""
 
 
 class ReplayMiss(BadInput):
@@ -81,7 +81,7 @@ class SandboxError(AimlMagicError):
 
 
 class Interrupted(AimlMagicError, KeyboardInterrupt):
-    """The person stopped it."""
+    """The person interrupted the question."""
 
 
 class SchemaMismatch(AimlMagicError):
@@ -93,8 +93,8 @@ class RequestFailed(AimlMagicError):
 
     `retry` says whether it may be sent again: "auto" (it was not executed), "ask" (it may have
     been), "resume" (the server has it; GET may fetch it) or "never" (the same request would fail
-    again). `may_cost` says that it may have been charged, `retry_after` is the server's wish in
-    seconds, `status` the HTTP status; `code` and `param` are the server's own words.
+    again). `may_cost`: it may have been charged. `retry_after`: seconds that the server asks to
+    wait. `status`: of HTTP. `code` and `param`: the server's own words.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class RequestFailed(AimlMagicError):
         )
 
     def name_row(self, row_id: int) -> None:
-        """Puts the id of the row into the hint, which was written before it was known."""
-        self.hint = self.hint.replace(check(), check(row_id))
+        """Puts the id of the row into the hint, which has a placeholder for it."""
+        self.hint = self.hint.replace(hint_to_check(), hint_to_check(row_id))
 
     def as_dict(self) -> dict[str, object]:
         """The error for the journal; `from_dict` makes the same error of it."""
@@ -224,7 +224,7 @@ def refusing(what: str, hint: str, why: Callable[[Exception], str] = reason) -> 
         raise BadInput(f"{what}: {why(error)}. {NOTHING_SENT}", hint) from error
 
 
-def check(row_id: int | str = "ID") -> str:
+def hint_to_check(row_id: int | str = "ID") -> str:
     """The hint of every error after which the question may have been charged."""
     return (
         f"%aiml check {row_id} asks the server what became of it; "
@@ -233,14 +233,14 @@ def check(row_id: int | str = "ID") -> str:
 
 
 def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
-    """The error of an `as_dict`, which may be a stranger's, or of a newer version.
+    """The error from its `as_dict`, which may come from an untrusted file or a newer version.
 
     An unknown class is a plain `RequestFailed`, an unknown field is left out, and message and hint
     are a line each.
     """
     known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
     message = one_line(kept.get("message") or "", _LONGEST)
-    hint = one_line(kept.get("hint", check()) or "", _LONGEST)
+    hint = one_line(kept.get("hint", hint_to_check()) or "", _LONGEST)
     fields = {name: kept[name] for name in _FIELDS if name in kept}
     return known.get(str(kept.get("class")), RequestFailed)(
         message or "The request failed for an unknown reason. It may have been charged.",
@@ -250,7 +250,7 @@ def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
 
 
 def _sentence(words: str) -> str:
-    """A printable text with one full stop, where a quoted message ended with its own."""
+    """A printable text without a second full stop after a quoted message."""
     return _TWO_STOPS.sub(r"\1", printable(words))
 
 

@@ -51,8 +51,7 @@ def check_no_database(path: Path) -> None:
 def write_private(path: Path, text: str) -> None:
     """Replaces a file by one of mode 0600; after a crash it is the old one or the new one.
 
-    A link in its place is replaced, and its target stays as it is. Raises OSError, and BadInput for
-    the journal.
+    A symbolic link is replaced, not followed. Raises OSError, and BadInput for the journal.
     """
     check_no_database(path)
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
@@ -62,7 +61,7 @@ def write_private(path: Path, text: str) -> None:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # before the new name, which else may outlive the content
+            os.fsync(file.fileno())  # else the rename may reach the disk before the content
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -91,7 +90,7 @@ def open_limit() -> int | None:
 def raise_open_limit(wanted: int = 4096) -> None:
     """Raises the soft limit of open files, at most to the hard one.
 
-    The default is low: child processes inherit the limit, and some close all handles up to it.
+    The default is modest: child processes inherit the limit, and some close all handles up to it.
     """
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -103,7 +102,7 @@ def raise_open_limit(wanted: int = 4096) -> None:
 
 
 def limit_for(connections: int) -> int:
-    """The limit of open files that so many connections need."""
+    """The limit of open files that this number of connections needs."""
     return connections + _RESERVE
 
 
@@ -113,10 +112,10 @@ def connections_within(wanted: int) -> int:
     return wanted if most is None else max(1, min(wanted, most - _RESERVE))
 
 
-def are_used_up(error: BaseException) -> bool:
+def is_out_of_handles(error: BaseException) -> bool:
     """Whether an error was caused by a lack of file handles.
 
-    Some libraries hide the cause, as a failed lookup of a name does: then a handle is tried.
+    Some errors hide the cause, such as that of a failed DNS lookup: so a file is opened as a test.
     """
     if any(isinstance(cause, OSError) and cause.errno in _USED_UP for cause in _causes(error)):
         return True

@@ -11,11 +11,11 @@ from typing import Any
 
 MASK = "…"  # stands for a secret
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
-_MAX_VALUES = 2**20  # values in one JSON body: bounds the memory that few bytes can ask for
+_MAX_VALUES = 2**20  # values in one JSON body: each takes far more memory than bytes
 
 _VISIBLE = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
 _VISIBLE |= {0x7F: "\u2421"}
-# Lone surrogates, other control characters, and overrides of the direction of a text.
+# Lone surrogates, C1 control characters and bidirectional overrides.
 _REPLACED = [*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)]
 _VISIBLE |= dict.fromkeys(_REPLACED, "\ufffd")
 _ASCII = str.maketrans(
@@ -43,29 +43,29 @@ def dump(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """`text` with control characters as visible ones, so that none acts on a terminal."""
+    """`text` with control characters made visible, so that a terminal obeys none."""
     if text.isprintable():
         return text
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
 
 
 def plain_line(text: str) -> str:
-    """`text` made plain, on one line, whole."""
+    """`plain(text)` on one line, not shortened."""
     return " ".join(plain(text).split())
 
 
 def printable(words: object) -> str:
-    """A text in which characters that cannot be printed are blanks; line breaks stay."""
+    """The text of `words` with a blank for each unprintable character; line breaks stay."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(words))
 
 
 def one_line(words: object, limit: int = 300) -> str:
-    """A text on one line, of printable characters, at most `limit` of them."""
+    """`printable(words)` on one line, cut to `limit` characters."""
     return cut(" ".join(printable(words).split()), limit)
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; its class if it says nothing, or if reading it fails."""
+    """The message of an error on one line; its class name if that is empty or raises."""
     try:
         said = one_line(error).rstrip(": .")
     except Exception:  # noqa: BLE001  # an error of the notebook may raise another
@@ -74,7 +74,7 @@ def reason(error: BaseException) -> str:
 
 
 def as_python_reads(name: str) -> str:
-    """A name as Python's parser normalizes it."""
+    """A name as Python's parser normalizes it (NFKC)."""
     return unicodedata.normalize("NFKC", name)
 
 
@@ -84,7 +84,7 @@ def cut(text: str, limit: int = 60) -> str:
 
 
 def fence_for(text: str) -> str:
-    """The backticks that fence `text` as code in Markdown: more than it has in a row."""
+    """The fence of a Markdown code block: one backtick more than the longest run in `text`."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
@@ -99,7 +99,7 @@ def dollars(usd: float) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A question that names the closest of the other `names`; empty if none is close."""
+    """`Did you mean …?` with the closest of the other `names`; empty if none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, [other for other in names if other != name], n=1)
@@ -107,7 +107,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def encodable(text: str) -> str:
-    """`text` in the encoding of standard output: other characters as ASCII or as escapes."""
+    """`text` for the encoding of standard output; other characters become ASCII or escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -126,5 +126,5 @@ def agreed(words: str, ask: Callable[[str], str] | None = None) -> bool | None:
 
 
 def say(words: object) -> None:
-    """Prints a text that may be a stranger's, so that it is harmless and always printable."""
+    """Prints an untrusted text: control characters visible, others as the encoding allows."""
     print(encodable(plain(str(words))))

@@ -45,7 +45,7 @@ from aiml_magic.api.replies import (
 from aiml_magic.api.responses import Raw, Response, attempt_id, cost, is_response
 from aiml_magic.api.stream import Created, with_streamed
 from aiml_magic.credentials import is_token, proof
-from aiml_magic.files import are_used_up, open_limit
+from aiml_magic.files import is_out_of_handles, open_limit
 from aiml_magic.text import dump
 
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
@@ -115,7 +115,7 @@ class Client:
             ):
                 shown = await read(response, 1000)
         except (httpx.HTTPError, BodyTooLarge, BodyCut, TimeoutError) as error:
-            if are_used_up(error):
+            if is_out_of_handles(error):
                 raise failures.no_handle(open_limit()) from error
         port = urllib.parse.urlsplit(root).port or 80
         if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
@@ -238,7 +238,7 @@ class Client:
         except errors.RequestFailed:
             raise
         except Exception as error:  # as of a POST
-            if are_used_up(error):
+            if is_out_of_handles(error):
                 raise failures.no_handle(open_limit()) from error
             raise failures.not_connected(self._reason(error)) from error
         if not response.is_success:
@@ -344,7 +344,7 @@ class Client:
         """The failure of a request that ended with this error, its headers sent or not."""
         if isinstance(error, errors.ConnectError):
             return error
-        if not is_sent and are_used_up(error):
+        if not is_sent and is_out_of_handles(error):
             return failures.no_handle(open_limit())
         why = self._reason(error)
         if not isinstance(error, httpx.HTTPError):

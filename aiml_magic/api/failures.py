@@ -269,7 +269,7 @@ def not_fetched(
     return errors.RetrieveUnsupported(
         f"The server took the question as {one_line(response_id, 80)},"
         f" but its answer could not be fetched. {said}. {_MAYBE}",
-        f"{_remedy(error)}{'' if is_final else later} {errors.check()}".strip(),
+        f"{_remedy(error)}{'' if is_final else later} {errors.hint_to_check()}".strip(),
         retry="never" if is_final else "resume",
         may_cost=True,
         status=error.status,
@@ -329,7 +329,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, until - now) if until is not None and now is not None else None
 
 
-_CHECK = f"The journal keeps what came. {errors.check()}"
+_CHECK = f"The journal keeps what came. {errors.hint_to_check()}"
 
 _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,

@@ -39,7 +39,7 @@ def dry_run(question: Question, asking: Asking) -> str:
         )
     elif plan.known is not None and plan.known.is_doubtful:
         doubt = f"It would not be sent: question {plan.known.id} may have been charged."
-        lines.append(f"{doubt} {errors.check(plan.known.id)}")
+        lines.append(f"{doubt} {errors.hint_to_check(plan.known.id)}")
     else:
         price = asking.price(str(request["model"]))
         worst = asking.spending.worst_case(request, plan.parent_id, price)

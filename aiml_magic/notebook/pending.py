@@ -49,7 +49,7 @@ def resume(context: Context, rest: str) -> None:
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             lost = f"Question {row.id} was sent, and nobody waits for its answer any more."
-            what = f"{lost} {errors.check(row.id)}"
+            what = f"{lost} {errors.hint_to_check(row.id)}"
             say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
             say(f"Question {row.id} was not sent; run its cell to ask it.")

@@ -253,7 +253,7 @@ class Cluster:
             if was_sent
             else errors.NOTHING_SENT
         )
-        hint = errors.check(row.id) if was_sent else "Mend that, then ask again."
+        hint = errors.hint_to_check(row.id) if was_sent else "Mend that, then ask again."
         lost = errors.RunnerDied(
             f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent
         )

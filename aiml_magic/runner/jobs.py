@@ -287,7 +287,7 @@ class Job:
         go_on = "Run the cell again to go on: the server has the question. " if row.is_taken else ""
         error = errors.RunnerDied(
             f"The process that held the connection ended{words}. {cost}",
-            go_on + errors.check(row.id) if was_sent else "Run the cell again.",
+            go_on + errors.hint_to_check(row.id) if was_sent else "Run the cell again.",
             retry=("resume" if row.is_taken else "ask") if was_sent else "auto",
             may_cost=was_sent,
         )
@@ -355,7 +355,8 @@ def left_at_cluster(row: Row) -> errors.RunnerDied:
     return errors.RunnerDied(
         f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. "
         "It may be charged.",
-        f"ask.map with a client= of that cluster takes the answer up; else {errors.check(row.id)}",
+        "ask.map with a client= of that cluster fetches the answer; else "
+        f"{errors.hint_to_check(row.id)}",
         retry="ask",
         may_cost=True,
     )
