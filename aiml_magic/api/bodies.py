@@ -1,4 +1,4 @@
-"""The body of an HTTP answer, as it comes: bounded, decompressed, whole or cut off."""
+"""The body of an HTTP response: bounded, decompressed, whole or cut off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiml_magic.api.replies import Listener, Reader, Reply, Source
 from aiml_magic.api.sse import EventTooLarge
 
 _MAX_STREAM = 2**29  # bytes of one stream, most of them envelopes: 128,000 deltas of 4 kB
-_META_WAIT = 2.0  # seconds that the chunk with the cost may come after the terminal event
+_META_WAIT = 2.0  # seconds to wait for the chunk with the cost after the terminal event
 
 
 class BodyCut(Exception):
@@ -32,7 +32,7 @@ class BodyTooLarge(Exception):
 
 
 async def read_stream(response: httpx.Response, source: Source, listener: Listener) -> Reply:
-    """A streamed answer: its events until the terminal one and, shortly after it, the cost."""
+    """The reply of a stream, read until its terminal event and the cost that may follow it."""
     reader = Reader(source, listener)
     ended: str | None = None  # why the stream ended, if not in good order
     chunks = _decompressed(response, _MAX_STREAM)
@@ -49,9 +49,9 @@ async def read_stream(response: httpx.Response, source: Source, listener: Listen
                 break
             reader.feed(chunk)
     except TimeoutError:
-        pass  # the answer is whole, only its cost did not come
+        pass  # the answer is complete; its cost stays unknown
     except asyncio.CancelledError:
-        if not reader.has_ended:  # else the answer is whole, and paid for
+        if not reader.has_ended:  # a complete answer is kept: it was paid for
             raise
     except BodyCut as error:
         ended = source.secrets.mask(error.reason)
@@ -63,7 +63,7 @@ async def read_stream(response: httpx.Response, source: Source, listener: Listen
 
 
 async def read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
-    """The whole body. Raises BodyCut and BodyTooLarge, or with `is_cut` gives what it has."""
+    """The whole body. Raises BodyCut and BodyTooLarge; with `is_cut` returns the part it has."""
     body = bytearray()
     try:
         async for chunk in _decompressed(response, limit):
@@ -78,16 +78,12 @@ async def read(response: httpx.Response, limit: int, *, is_cut: bool = False) ->
 
 
 async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
-    """The chunks of the body; a compressed one, though we ask for none, grows by bounded steps.
-
-    `limit` is in bytes.
-    """
+    """The chunks of the body, up to `limit` bytes; decompressed in steps that bound memory."""
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise BodyCut("a body in a coding that was not asked for")
-    unzip = (
-        None if coding in ("", "identity") else zlib.decompressobj(47)
-    )  # 47: gzip or zlib, whichever it is
+    # 47: zlib detects whether it is gzip or zlib.
+    unzip = None if coding in ("", "identity") else zlib.decompressobj(47)
     size = 0
     try:
         async for chunk in response.aiter_raw():
@@ -96,7 +92,7 @@ async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[
                 if size > limit:
                     raise BodyTooLarge
                 yield piece
-    except (httpx.HTTPError, OSError, zlib.error) as error:  # OSError: TLS that breaks
+    except (httpx.HTTPError, OSError, zlib.error) as error:  # OSError: of TLS
         raise BodyCut(reason_of(error)) from error
 
 
@@ -111,9 +107,7 @@ def reason_of(error: BaseException) -> str:
         return "no byte came for as long as --timeout allows"
     if str(error).startswith("peer closed connection"):
         return "the server closed it too early"
-    if isinstance(
-        error, httpx.ProxyError
-    ):  # its other words are the proxy's, and may hold its password
+    if isinstance(error, httpx.ProxyError):  # its message may hold the proxy's password
         status = str(error)[:3]
         return f"the proxy refused it{f', with {status}' if status.isdecimal() else ''}"
     return str(error) or type(error).__name__

@@ -1,11 +1,9 @@
-"""One request of the Responses API by HTTP, from the first byte out to the last byte in.
+"""The HTTP client of the Responses API.
 
-One POST is one question, and costs money. So the policy of `failures` decides what may be sent
-again, each attempt has an id of its own, by which the server's log knows it; redirects are not
-followed; the key goes to `base_url` and nowhere else; a dead path is found by TCP keepalive instead
-of by a short timeout; and whatever came before a failure is part of the `Reply`. What a server may
-make this process hold in memory is bounded. A server may echo the key: whatever it said is masked
-here, before anything is made of it.
+A POST costs money: the policy of `failures` decides whether it is sent again, each attempt has its
+own id in the server's log, and a `Reply` keeps everything received before a failure. Redirects are
+not followed, so the key goes to `base_url` only. A dead connection is found by TCP keepalive, not
+by a short timeout. Memory is bounded, and secrets that a server echoes are masked.
 """
 
 from __future__ import annotations
@@ -50,17 +48,16 @@ from aiml_magic.text import dump
 
 _POLL_FIRST, _POLL_LAST, _POLL_GROWTH = 2.0, 15.0, 1.5  # seconds, seconds, factor
 _STOP_WAIT = 10.0  # seconds
-# Seconds between two tries for want of a free file handle: nothing was sent, so they cost nothing.
-_HANDLE_WAIT = 0.5
+_HANDLE_WAIT = 0.5  # seconds between two tries to get a file handle
 _PROOF_WAIT = 10.0  # seconds
-_MAX_STRANGE = 3  # answers to a poll that are 404 or no response, before they are believed
+_MAX_STRANGE = 3  # replies to polls that are 404 or malformed, before polling ends
 
 
 class Client:
-    """Sends requests to one server with one key; `secrets` are masked in all that comes back.
+    """Sends requests to one server with one key; `secrets` are masked in its replies.
 
-    `silence` is the time without a byte, in seconds, after which a request is given up; there is no
-    limit to the whole.
+    `silence` is the time without a byte, in seconds, after which a request fails; its total time is
+    not limited.
     """
 
     def __init__(self, base_url: str, secrets: Secrets, silence: float = 3600.0) -> None:
@@ -79,30 +76,30 @@ class Client:
         await self.drop_idle()
 
     async def drop_idle(self) -> None:
-        """Closes the connections that are only kept warm."""
+        """Closes the idle connections."""
         while self._idle:
             await self._idle.pop().aclose()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A connection for one request at a time, warm if there is one; not one that failed.
+        """A connection for one request, idle or new; it is kept for others unless that fails.
 
-        Many requests at once in one pool of httpx take it quadratic time.
+        A client for each connection: httpx's pool takes quadratic time with many requests at once.
         """
         http = self._idle.pop() if self._idle else self._new_connection()
         try:
             if is_token(self._secrets.key):
-                await self._see_proof(http)
+                await self._check_proof(http)
             yield http
         except BaseException:
             await http.aclose()
             raise
         self._idle.append(http)
 
-    async def _see_proof(self, http: httpx.AsyncClient) -> None:
-        """Has a sandbox prove that it is that of this token, before it is told token or question.
+    async def _check_proof(self, http: httpx.AsyncClient) -> None:
+        """Checks that the sandbox knows the token, before token or question are sent.
 
-        Each time: whoever is at its port may be another by now. Raises ConnectError.
+        Before each request: another program may own the port by now. Raises ConnectError.
         """
         root, nonce = self._base_url.removesuffix("/v1"), secrets.token_hex(16)
         request = http.build_request("GET", f"{root}/sandbox/proof?nonce={nonce}")
@@ -144,8 +141,8 @@ class Client:
     ) -> Reply:
         """Sends `body` and waits for its response, however long it takes.
 
-        `attempts` were made before. Raises what `listener.on_attempt` raises, and nothing else
-        but for a cancellation.
+        `attempts` counts those made before. Failures are in the reply; only exceptions of
+        `listener.on_attempt` and CancelledError are raised.
         """
         reply = await self._ask_with_retries(body, client_request_id, listener, attempts)
         response = Response(reply.response)
@@ -161,10 +158,9 @@ class Client:
         return reply
 
     async def fetch(self, response_id: str, known: Reply, listener: Listener) -> Reply:
-        """Asks for a response, of which `known` came, until it has ended.
+        """Polls a response until it has ended; `known` is the part received before.
 
-        GET costs nothing, and what it meets says nothing of the question: that stays taken, and may
-        be charged.
+        GET costs nothing. If it fails, the question may still be running and be charged.
         """
         wait, strange, heard = _POLL_FIRST, 0, time.monotonic()
         listener.on_event(Created(response_id))
@@ -172,14 +168,12 @@ class Client:
             listener.on_poll(known.response)
             try:
                 await asyncio.sleep(wait)
-                known = await self._look(response_id, known)
+                known = await self._poll(response_id, known)
             except asyncio.CancelledError:
                 self._stop(response_id)
                 raise
-            except (
-                errors.NotFound,
-                errors.MalformedResponse,
-            ) as error:  # some gateways answer a page to what they have not
+            # Some gateways reply with a page to unknown paths.
+            except (errors.NotFound, errors.MalformedResponse) as error:
                 strange += 1
                 if strange >= _MAX_STRANGE:
                     return replace(
@@ -200,11 +194,11 @@ class Client:
                     return replace(known, error=failures.no_answer(response))
             wait = min(wait * _POLL_GROWTH, _POLL_LAST)
 
-    async def _look(self, response_id: str, known: Reply) -> Reply:
-        """What has come of a response. Raises RequestFailed."""
+    async def _poll(self, response_id: str, known: Reply) -> Reply:
+        """The response as the server has it now. Raises RequestFailed."""
         raw = await self.get(_path(response_id))
         if not (isinstance(raw, dict) and is_response(raw)):
-            raise failures.malformed("something that is no response", 200)
+            raise failures.malformed("something that is not a response", 200)
         named = raw if Response(raw).id else raw | {"id": response_id}
         streamed = [item for item in known.response.get("output") or [] if isinstance(item, dict)]
         whole = with_streamed(named, streamed)
@@ -213,7 +207,7 @@ class Client:
         return replace(reply, attempts=known.attempts)
 
     async def get(self, path: str) -> Any:
-        """The JSON at `path`, below `base_url`, or below the server's root after a leading slash.
+        """The JSON at `path` below `base_url`; with a leading slash, below the server's root.
 
         Raises RequestFailed.
         """
@@ -248,7 +242,7 @@ class Client:
         try:
             return self._secrets.load(raw)
         except ValueError as error:
-            raise failures.malformed("something that is no JSON", response.status_code) from error
+            raise failures.malformed("something that is not JSON", response.status_code) from error
 
     async def _ask_with_retries(
         self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
@@ -256,15 +250,15 @@ class Client:
         retries, notices = 0, tuple[str, ...]()
         limit, refused_at = failures.limited(), None
 
-        def tell_wait(seconds: float) -> None:
+        def on_wait(seconds: float) -> None:
             listener.on_retry(limit, seconds)
 
         while True:
-            burst = await self._pace.turn(tell_wait)
+            burst = await self._pace.turn(on_wait)
             attempts += 1
             if attempts > 1:
                 await listener.on_attempt(attempts)
-            reply = await self._post_once_there_is_a_handle(
+            reply = await self._post_with_handle(
                 body, attempt_id(client_request_id, attempts), listener
             )
             if field := _refused_field(reply, body):
@@ -286,10 +280,10 @@ class Client:
             await asyncio.sleep(seconds)
             retries += 1
 
-    async def _post_once_there_is_a_handle(
+    async def _post_with_handle(
         self, body: Mapping[str, Any], attempt: str, listener: Listener
     ) -> Reply:
-        """As `_post`, but waits for a file handle where none is free: that is no attempt yet."""
+        """As `_post`, but tries again while no file handle is free: nothing was sent then."""
         until = time.monotonic() + (self._timeout.read or 0.0)
         while True:
             reply = await self._post(body, attempt, listener)
@@ -315,11 +309,10 @@ class Client:
         is_sent = False
         sent_at = time.monotonic()
 
-        async def trace(step: str, told: Mapping[str, Any]) -> None:
+        async def trace(step: str, args: Mapping[str, Any]) -> None:
             nonlocal is_sent, sent_at
-            if (
-                step.endswith("send_request_headers.started") and told["request"].method == b"POST"
-            ):  # a proxy's CONNECT is none
+            is_start = step.endswith("send_request_headers.started")
+            if is_start and args["request"].method == b"POST":  # not the CONNECT to a proxy
                 is_sent = True
                 listener.on_sent()
             sent_at = time.monotonic() if step.endswith("send_request_body.complete") else sent_at
@@ -337,11 +330,11 @@ class Client:
                         return weighed(reply, time.monotonic() - sent_at)
                     raw = self._secrets.clean(await read(response, MAX_ERROR_BODY, is_cut=True))
                     return refused(raw, source, time.monotonic() - sent_at)
-        except Exception as error:  # noqa: BLE001  # a proxy or an address that httpx cannot use; TLS that breaks
+        except Exception as error:  # noqa: BLE001  # also of TLS, of a proxy, of an invalid address
             return Reply({}, error=self._failure(error, is_sent=is_sent))
 
     def _failure(self, error: Exception, *, is_sent: bool) -> errors.RequestFailed:
-        """The failure of a request that ended with this error, its headers sent or not."""
+        """The failure of a POST with this error; `is_sent` once its headers were on their way."""
         if isinstance(error, errors.ConnectError):
             return error
         if not is_sent and is_out_of_handles(error):
@@ -373,11 +366,11 @@ class Client:
             return Reply({}, error=failures.malformed(most, response.status_code))
 
     def _reason(self, error: BaseException) -> str:
-        """Why a connection failed; some words of httpx quote what came."""
+        """Why a connection failed; masked, since httpx may quote the server."""
         return self._secrets.mask(reason_of(error))
 
     def _stop(self, response_id: str) -> None:
-        """Has the server stop its work on a response; whether it does is not waited for."""
+        """Asks the server to cancel a response, in the background."""
 
         async def post() -> None:
             with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed):
@@ -392,7 +385,7 @@ class Client:
 
 
 def _refused_field(reply: Reply, body: Raw) -> str | None:
-    """A field that the server refuses, and that can be left out: `stream` or `store`."""
+    """The optional field that the server refuses, if any: `stream` or `store`."""
     fields = ["stream"] if body.get("background") else ["stream", "store"]
     if reply.error is None or not reply.is_refusal:
         return None

@@ -1,4 +1,4 @@
-"""What an error body says, in any of the shapes of servers, frameworks and gateways; pure."""
+"""Error bodies in the shapes of servers, frameworks and gateways; pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from aiml_magic.api.responses import Raw
 from aiml_magic.text import dump, load, one_line
 
-# Where an error may hold another, and its own words.
+# The fields in which an error may hold another error, and those of its message.
 _INNER = ("error", "fault", "detail", "message", "metadata", "raw", "response", "body")
-_SPEAKING = (
+_MESSAGES = (
     "message", "msg", "detail", "error_description", "error_message", "errormessage", "faultstring",
     "description", "reason", "error", "fault",
 )  # fmt: skip
 _STATUS = ("statuscode", "status_code", "status")
-_DEEPEST = 6  # errors in one another
+_DEEPEST = 6  # levels of nested errors
 
 
 @dataclass(frozen=True)
 class ErrorBody:
-    """What an error body says, whichever of the known shapes it has."""
+    """The content of an error body, whatever its shape."""
 
     message: str
     status: int | None = None
@@ -36,7 +36,7 @@ class ErrorBody:
 
 
 def read_error_body(body: bytes) -> ErrorBody:
-    """The shapes of AI/ML API and OpenAI, of frameworks and gateways, HTML, plain text, nothing.
+    """Reads JSON of AI/ML API, OpenAI, frameworks and gateways, HTML, plain text or nothing.
 
     Never raises.
     """
@@ -53,21 +53,21 @@ def read_error_body(body: bytes) -> ErrorBody:
 def read_error(raw: Raw) -> ErrorBody:
     """As `read_error_body`, of a JSON object.
 
-    The innermost object that says anything is the origin of the error; those around it relay it.
+    The innermost object with a message is the origin of the error; those around it relay it.
     """
     layers = list(_layers(raw))[::-1]
-    words = next(filter(None, map(_words, layers)), "") or next(_texts_in(raw), "")
+    message = next(filter(None, map(_message, layers)), "") or next(_texts_in(raw), "")
     issues = [issue for layer in layers for issue in _issues(layer)]
-    told = [_issue(issue) for issue in issues]
-    fields = [where for issue in issues if (where := _where(issue))]
+    details = [_issue_text(issue) for issue in issues]
+    fields = [field for issue in issues if (field := _field_of(issue))]
     return ErrorBody(
-        message=" ".join([words, *(issue for issue in told if issue not in words)][:6]),
+        message=" ".join([message, *(text for text in details if text not in message)][:6]),
         status=next(
             filter(None, (as_status(layer.get(n)) for layer in layers for n in _STATUS)), None
         ),
-        code=_first_word(layers, ("code", "error_code", "errorcode")),
-        param=_first_word(layers, ("param",)) or next(iter(fields), None),
-        request_id=_word(raw.get("requestId")),
+        code=_first_scalar(layers, ("code", "error_code", "errorcode")),
+        param=_first_scalar(layers, ("param",)) or next(iter(fields), None),
+        request_id=_scalar(raw.get("requestId")),
     )
 
 
@@ -79,7 +79,7 @@ def as_status(value: Any) -> int | None:
 
 
 def _layers(raw: Raw, depth: int = 0) -> Iterator[Raw]:
-    """The objects of an error, from the outermost in; names in small letters."""
+    """The nested objects of an error, outermost first; field names in lower case."""
     layer = {str(name).lower(): value for name, value in raw.items()}
     yield layer
     inner = next(filter(None, (_object_in(layer.get(name)) for name in _INNER)), None)
@@ -88,67 +88,64 @@ def _layers(raw: Raw, depth: int = 0) -> Iterator[Raw]:
 
 
 def _object_in(value: Any) -> Raw | None:
-    """An object, also one written as JSON in a text, as by a server that relays another's words."""
+    """An object, or the one that a text holds as JSON: some servers relay an error that way."""
     if isinstance(value, str) and "{" in value:
         with contextlib.suppress(ValueError, RecursionError):
             value, _ = json.JSONDecoder().raw_decode(value, value.index("{"))
     return value if isinstance(value, Mapping) else None
 
 
-def _words(layer: Raw) -> str:
-    """What a layer of an error says itself."""
-    said = next(filter(None, (_phrase(layer.get(name)) for name in _SPEAKING)), "")
+def _message(layer: Raw) -> str:
+    """The message of one layer of an error, with its title."""
+    said = next(filter(None, (_phrase(layer.get(name)) for name in _MESSAGES)), "")
     title = _phrase(layer.get("title"))
     return said if not title or title in said else f"{title}: {said}".removesuffix(": ")
 
 
 def _phrase(value: Any) -> str:
     if isinstance(value, list):
-        return "; ".join(map(_issue, value[:5]))
+        return "; ".join(map(_issue_text, value[:5]))
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return "" if _object_in(value) else str(value).strip()
     return ""
 
 
-def _issue(issue: Any) -> str:
-    """What one entry of a validator's list says, as `field: message`."""
+def _issue_text(issue: Any) -> str:
+    """One entry of a validator's list as `field: message`."""
     if not isinstance(issue, Mapping):
         return _phrase(issue) or dump(issue)
     layers = list(_layers(issue))
     constraints = issue.get("constraints")
-    told = list(constraints.values()) if isinstance(constraints, Mapping) else []
-    words = next(filter(None, map(_words, layers)), "") or _phrase(told) or dump(issue)
-    where = _where(issue)
-    return f"{where}: {words}" if where else words
+    broken = list(constraints.values()) if isinstance(constraints, Mapping) else []
+    message = next(filter(None, map(_message, layers)), "") or _phrase(broken) or dump(issue)
+    field = _field_of(issue)
+    return f"{field}: {message}" if field else message
 
 
-def _where(issue: Any) -> str:
-    """The field that an issue is about."""
+def _field_of(issue: Any) -> str:
+    """The path of the field that an issue is about."""
     names = ("path", "loc", "field", "property", "param")
     found = [issue.get(name) for name in names] if isinstance(issue, Mapping) else []
-    place = next(filter(None, found), "")
-    if not isinstance(place, list):
-        return _phrase(place)
-    return ".".join(str(step) for step in place[bool(place[0] == "body") :])
+    path = next(filter(None, found), "")
+    if not isinstance(path, list):
+        return _phrase(path)
+    return ".".join(str(step) for step in path[bool(path[0] == "body") :])
 
 
 def _issues(layer: Raw) -> list[Any]:
-    """Every issue found where a validator may put a list of them."""
-    places = [layer.get(name) for name in ("errors", "issues", "data", "meta", "detail", "message")]
+    """The issues in every field in which a validator may put a list of them."""
     found: list[Any] = []
-    for place in places:
-        if isinstance(place, Mapping):
-            issues = place.get("issues")
-            found += issues if isinstance(issues, list) else []
-        elif isinstance(place, list):
-            found += place
+    for name in ("errors", "issues", "data", "meta", "detail", "message"):
+        value = layer.get(name)
+        issues = value.get("issues") if isinstance(value, Mapping) else value
+        found += issues if isinstance(issues, list) else []
     if isinstance(fields := layer.get("errors"), Mapping):
         found += [{"path": name, "message": said} for name, said in fields.items()]
     return [issue for issue in found if issue][:5]
 
 
 def _texts_in(value: Any, depth: int = 0) -> Iterator[str]:
-    """The texts in a JSON value of a shape that nobody knows."""
+    """All texts in a JSON value of unknown shape."""
     if isinstance(value, str) and value.strip():
         yield value.strip()
     elif isinstance(value, Mapping | list) and depth < _DEEPEST:
@@ -156,16 +153,16 @@ def _texts_in(value: Any, depth: int = 0) -> Iterator[str]:
             yield from _texts_in(entry, depth + 1)
 
 
-def _first_word(layers: list[Raw], names: tuple[str, ...]) -> str | None:
-    words = (_word(layer.get(name)) for layer in layers for name in names)
-    return next(filter(None, words), None)
+def _first_scalar(layers: list[Raw], names: tuple[str, ...]) -> str | None:
+    values = (_scalar(layer.get(name)) for layer in layers for name in names)
+    return next(filter(None, values), None)
 
 
 def _page_text(page: str) -> str:
-    """The words of an HTML page (its title first) or of plain text."""
+    """The text of an HTML page (its title first) or of plain text."""
     page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", " ", page[:20_000])
     return one_line(html.unescape(re.sub(r"<[^>]*>", " ", page)))
 
 
-def _word(value: Any) -> str | None:
+def _scalar(value: Any) -> str | None:
     return None if value is None or isinstance(value, Mapping | list) else str(value)

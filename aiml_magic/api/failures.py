@@ -1,12 +1,11 @@
 """A failure as an error: its kind, its cost, and whether the request may be sent again; pure.
 
-A request is sent again without asking only if it cannot have been executed: the connection was
-never made, or the server refused it (429, 503, a JSON 502 or 500, a run that failed on a rate
-limit) before a model can have worked and before anything of an answer came; and at most twice. The
-vendor charges nothing for a request that it saw fail. After anything else (a timeout, a reset, a
-cut-off body, an HTML page of a gateway) the request may have run, and may be charged, so that only
-the person may send it again. A GET is no question: what it meets says nothing of what was asked
-before.
+A request is sent again automatically only if it cannot have been executed: no connection was made,
+or the server refused it (429, 503, a JSON 502 or 500, a run that failed on a rate limit) before a
+model can have worked and before any part of an answer; and at most twice. The vendor charges
+nothing for a request that it saw fail. After anything else (a timeout, a reset, a cut-off body, an
+HTML page of a gateway) the request may have run and be charged: only the person may send it again.
+A failed GET says nothing about the question whose answer it fetches.
 """
 
 from __future__ import annotations
@@ -23,11 +22,9 @@ from aiml_magic.text import one_line
 
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
-_QUICK = (
-    3.0  # seconds within which no model has worked on a question: what fails later may have run
-)
+_QUICK = 3.0  # seconds in which no model can have worked on a question
 
-NO_HANDLE = "EMFILE"  # the code of an error for want of a file handle
+NO_HANDLE = "EMFILE"  # the code of the error that no file handle is free
 
 TOO_LARGE = "the server sent more than an answer may hold"
 
@@ -54,9 +51,9 @@ _NEGATIONS = (
 
 
 def refuses(error: errors.RequestFailed, field: str, value: str = "") -> bool:
-    """The server refuses a request for this field of it, or for its value, however it says so.
+    """Whether the server refused a request because of a field or its value, in whatever words.
 
-    In an answer that began well only the field's own name tells it.
+    An error after HTTP 200 counts only if it names the field.
     """
     if error.status not in _REFUSALS:
         return False
@@ -72,7 +69,7 @@ def refuses(error: errors.RequestFailed, field: str, value: str = "") -> bool:
 def http_error(
     status: int, headers: Mapping[str, str], body: bytes, seconds: float
 ) -> errors.RequestFailed:
-    """The error of an HTTP answer that is not 2xx and came `seconds` after the request."""
+    """The error of an HTTP response that is not 2xx, `seconds` after the request."""
     said = read_error_body(body)
     kind, retry, next_step = _judge(status, said)
     if retry == "auto" and not is_quick(seconds):
@@ -100,10 +97,7 @@ def http_error(
 
 
 def error_in_success(raw: Raw) -> errors.RequestFailed:
-    """The error of an error body that came with HTTP 200, or as an event.
-
-    Nobody knows how far the request got.
-    """
+    """The error of an error body with HTTP 200, or in an event: the request may have run."""
     said = read_error(raw)
     status = said.status or as_status(said.code) or _STATUS_OF_CODE.get(said.code or "", 500)
     kind, _, _ = _judge(status, said)
@@ -120,7 +114,7 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
 
 
 def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.ResponseFailed:
-    """The error of a response that "failed", before or after the model has worked on it."""
+    """The error of a response with the status "failed"; `has_worked`: a model worked on it."""
     said = read_error(error or {})
     code, words = said.code, said.message or "no reason was given"
     retry: errors.Retry = "ask"
@@ -142,7 +136,7 @@ def of_response(
 ) -> errors.RequestFailed | None:
     """The error of a response that failed, is empty, or is pending without an id; else `None`.
 
-    `has_worked` says that the model has, `is_paid` that the server told of a cost.
+    `has_worked`: the model worked on it. `is_paid`: the server reported a cost.
     """
     match response.outcome:
         case "failed":
@@ -163,17 +157,14 @@ def no_answer(response: Response) -> errors.MalformedResponse:
 
 
 def in_doubt(error: errors.RequestFailed) -> errors.RequestFailed:
-    """`error`, of a request on which a model may have worked.
-
-    It may be charged, and only the person may send it again.
-    """
+    """`error`, changed to one that may be charged, and that only the person may send again."""
     error.message = error.message.replace(_FREE, _MAYBE)
     error.retry, error.may_cost, error.hint = "ask", True, _CHECK
     return error
 
 
 def is_quick(seconds: float) -> bool:
-    """What came so soon after a request came before a model can have worked on it."""
+    """Whether a reply came before a model can have worked on the question."""
     return seconds < _QUICK
 
 
@@ -184,17 +175,14 @@ def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
 
 
 def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
-    """No connection was made.
-
-    `is_final` if trying again cannot help (a certificate, a proxy without support).
-    """
+    """The error that no connection was made; `is_final` if trying again cannot help."""
     hint = "Check the network, the proxy and %config O3Pro.base_url; then run the cell again."
     message = f"No connection to the server ({one_line(reason)}). {_UNSENT}"
     return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
 
 
 def no_handle(limit: int | None) -> errors.ConnectError:
-    """As many files and connections are open here as may be; one may come free."""
+    """The error that this process may open no more files and connections for now."""
     most = "" if limit is None else f", which is {limit:,}"
     return errors.ConnectError(
         f"Too many files and connections are open: the limit{most}, is reached. {_UNSENT}",
@@ -205,17 +193,17 @@ def no_handle(limit: int | None) -> errors.ConnectError:
 
 
 def untrusted(reason: str) -> errors.ConnectError:
-    """The server's certificate is vouched for by nobody who is trusted here."""
+    """The error that no trusted authority signed the server's certificate."""
     error = not_connected(reason, is_final=True)
     error.hint = (
-        "If your network vouches for it, set SSL_CERT_FILE to its certificate;"
+        "If your network signs certificates itself, set SSL_CERT_FILE to its own;"
         " then run the cell again."
     )
     return error
 
 
 def sandbox_gone() -> errors.ConnectError:
-    """What is at the sandbox's port did not prove to be the sandbox."""
+    """The error that the server at the sandbox's port did not prove to be the sandbox."""
     return errors.ConnectError(
         f"The sandbox is gone, or something else is at its port. {_UNSENT}",
         "%aiml sandbox starts it again; then run the cell again.",
@@ -224,7 +212,7 @@ def sandbox_gone() -> errors.ConnectError:
 
 
 def unusable(variable: str, what: str, reason: str) -> errors.ConnectError:
-    """A variable of the environment says how to reach the network, and that cannot be done."""
+    """The error of an environment variable for the network with an unusable value."""
     return errors.ConnectError(
         f"{variable} {what}{f' ({one_line(reason)})' if reason else ''}. {_UNSENT}",
         f"Set {variable} to what it should be, or remove it; then run the cell again.",
@@ -247,7 +235,7 @@ def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.Strea
 
 
 def of_get(error: errors.RequestFailed) -> errors.RequestFailed:
-    """`error` as that of a GET, which costs nothing, and of which no cell is run again."""
+    """`error` as one of a GET: without a word on costs or on running a cell again."""
     for cost in (_UNSENT, _FREE, _MAYBE):
         error.message = error.message.replace(f" {cost}", "")
     error.may_cost = False
@@ -258,9 +246,9 @@ def of_get(error: errors.RequestFailed) -> errors.RequestFailed:
 def not_fetched(
     response_id: str, error: errors.RequestFailed, *, is_final: bool = False
 ) -> errors.RetrieveUnsupported:
-    """The error of a question that the server took, when a GET for its answer met `error`.
+    """The error of a question that the server accepted, but whose answer a GET could not fetch.
 
-    `is_final` if the server seems to give out no answers at all.
+    `is_final` if the server does not support GET for answers.
     """
     said = one_line(error.message).rstrip(".")
     later = (
@@ -280,16 +268,16 @@ def not_fetched(
 
 
 def limited() -> errors.RequestFailed:
-    """The server takes no more requests for now; nothing was sent."""
+    """The error that the server accepts no more requests for now; nothing was sent."""
     return errors.RateLimited(
         f"The server takes fewer requests at once. {errors.NOTHING_SENT}", retry="auto"
     )
 
 
 def is_limit(error: errors.RequestFailed) -> bool:
-    """The server refused a request for the number of requests, and did not execute it.
+    """Whether the server refused a request only because there were too many.
 
-    Waiting helps, however often it comes: 429, and 503 with Retry-After.
+    These are 429, and 503 with Retry-After: they are retried without a limit.
     """
     if error.retry != "auto" or error.may_cost:
         return False
@@ -301,12 +289,11 @@ def is_limit(error: errors.RequestFailed) -> bool:
 def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> float | None:
     """Seconds to wait before the request is sent again, or `None` to give up.
 
-    `retries` counts those already made. The server's Retry-After decides, else 1 s,
-    then 2 s, less up to a quarter so that many clients do not come at once.
+    `retries` counts those already made. The server's Retry-After decides, else 1 s, then 2 s, less
+    a random part of up to a quarter, so that many clients do not retry together. A lack of file
+    handles has been waited for before.
     """
-    if (
-        error is None or error.retry != "auto" or retries >= MAX_RETRIES or error.code == NO_HANDLE
-    ):  # that was waited for
+    if error is None or error.retry != "auto" or retries >= MAX_RETRIES or error.code == NO_HANDLE:
         return None
     if error.retry_after is not None:
         return error.retry_after
@@ -316,7 +303,7 @@ def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> fl
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait: `retry-after-ms`, else Retry-After.
 
-    That holds seconds or a date (RFC 9110, 10.2.3). A date is read against the server's own
+    Retry-After holds seconds or a date (RFC 9110, 10.2.3). A date is compared with the server's own
     Date, since our clock may be wrong.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
@@ -377,7 +364,7 @@ _OTHER_MODEL = "Ask another model with --model, or come back later."
 
 
 def _judge(status: int, said: ErrorBody) -> _Verdict:
-    """Kind of error, whether to send again, and the next step."""
+    """The class of the error, whether to send again, and the hint."""
     words = f"{said.message} {said.code}".lower()
     if 300 <= status < 400:
         return errors.Redirected, "never", "Set AIML_API_URL to the right address."
@@ -435,7 +422,7 @@ def _named(status: str | None) -> str:
 
 
 def _quoted(words: str) -> str:
-    """A server's words in a message, without what they say of money: our own sentence says that."""
+    """A server's message without its sentence on money, which ours replaces."""
     short = one_line(_OF_MONEY.sub("", words)).rstrip(".")
     return f": {short}" if short else ""
 

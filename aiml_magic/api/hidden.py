@@ -1,7 +1,7 @@
-"""What may be a secret in a request: known by the name of its field, kept nowhere, and sent; pure.
+"""Secrets in a request, recognized by the names of their fields: sent, but never stored; pure.
 
-A row, a page, an export and a message have the request without it. The runner is told it beside the
-API key, as the tool or the field that is sent, under the JSON of what is kept in its place.
+Journal, pages, exports and messages have the request without them. The runner gets them through the
+pipe, like the API key: each tool or field as it is sent, under the JSON of its public form.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KEPT_NOWHERE = "(kept nowhere)"  # stands for a secret in what is kept
-_WORDS = {"model", "input", "instructions", "previous_response_id"}  # fields that name no secret
+KEPT_NOWHERE = "(kept nowhere)"  # replaces a secret in a stored request
+_WORDS = {"model", "input", "instructions", "previous_response_id"}  # fields without secrets
 _SECRET = re.compile(
     r"headers?$|authoriz|authenticat|(?:^|[_-])o?auth(?:$|[_-])|token(?!i[sz])|bearer|jwt"
     r"|(?<!mon|tur|hot|don)key(?!word|board|frame|note|pad|stroke)|credential|cookie|signature"
@@ -21,11 +21,11 @@ _SECRET = re.compile(
 )
 _SECRET_NUMBER = re.compile(r"passw|passcode|secret(?!ar)|(?:^|[_-])pin$", re.IGNORECASE)
 _NO_SECRET = {"prompt_cache_key"}
-_SCHEMAS = {  # of a JSON Schema: the names in them are those of properties
+_SCHEMAS = {  # keywords of JSON Schema: the names below them are properties, not fields
     "properties", "patternProperties", "$defs", "definitions", "dependentRequired",
     "dependentSchemas",
 }  # fmt: skip
-_COMPARISON = {"type", "key", "value"}  # of a filter, whose key names what is compared
+_COMPARISON = {"type", "key", "value"}  # the fields of a filter: its key is an attribute's name
 _IN_TEXT = re.compile(
     r"(?<=://)[^/?#\s@]+@"  # of an address
     r"|((?<=[?&#;])[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*="
@@ -37,21 +37,21 @@ _IN_TEXT = re.compile(
 
 
 def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request as it may be kept, and the tools and fields that are sent in its stead."""
+    """The public form of a request, and the tools and fields with secrets that are sent instead."""
     hidden: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     for name, value in request.items():
         if name == "tools" and isinstance(value, list):
             bare = ((tool, _without_headers(tool)) for tool in value)
-            kept[name] = [_left({name: tool}, {name: left}, hidden)[name] for tool, left in bare]
+            kept[name] = [_hide({name: tool}, {name: left}, hidden)[name] for tool, left in bare]
         else:
             field = {name: value}
-            kept |= field if name in _WORDS else _left(field, field, hidden)
+            kept |= field if name in _WORDS else _hide(field, field, hidden)
     return kept, hidden
 
 
 def restored(request: Mapping[str, Any], hidden: Mapping[str, Any]) -> dict[str, Any]:
-    """A request as it is sent. A secret that is not known any more is left out."""
+    """A request as it is sent, from its public form; secrets that were lost are left out."""
     whole: dict[str, Any] = {}
     for name, value in request.items():
         if name == "tools" and isinstance(value, list):
@@ -63,7 +63,7 @@ def restored(request: Mapping[str, Any], hidden: Mapping[str, Any]) -> dict[str,
 
 
 def texts(value: Any) -> list[str]:
-    """Every text in a value that may be a secret."""
+    """The secrets in a value."""
     found: list[str] = []
     _public(value, found)
     return found
@@ -80,14 +80,14 @@ def names_secret(name: str) -> bool:
 
 
 def with_bare_tools(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request without headers in its tools, but with all other secrets: the earlier form."""
+    """A request without the headers of its tools: the public form of earlier versions."""
     tools = request.get("tools")
     bare = {"tools": list(map(_without_headers, tools))} if isinstance(tools, list) else {}
     return {**request, **bare}
 
 
 def _without_headers(tool: Any) -> Any:
-    """A tool without its headers, which leave no trace in what is kept."""
+    """A tool without its headers: the public form does not even name them."""
     return (
         {name: entry for name, entry in tool.items() if name != "headers"}
         if isinstance(tool, Mapping)
@@ -95,26 +95,27 @@ def _without_headers(tool: Any) -> Any:
     )
 
 
-def _left(value: Any, bare: Any, hidden: dict[str, Any]) -> Any:
+def _hide(value: Any, bare: Any, hidden: dict[str, Any]) -> Any:
+    """The public form of `bare`; `value` goes into `hidden` under it, if they differ."""
     kept = _public(bare, [])
     if kept != value:
-        hidden[_mark(kept)] = value
+        hidden[_index(kept)] = value
     return kept
 
 
 def _restored(kept: Any, hidden: Mapping[str, Any]) -> Any:
-    sent = hidden.get(_mark(kept)) if hidden else None
-    return _known(kept) if sent is None else sent
+    sent = hidden.get(_index(kept)) if hidden else None
+    return _without_placeholders(kept) if sent is None else sent
 
 
-def _mark(kept: Any) -> str:
+def _index(kept: Any) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
 def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
-    """`value` without its secrets, whose texts go to `found`.
+    """`value` without its secrets, which are added to `found`.
 
-    Unless `are_fields`, its names are those of properties in a JSON Schema.
+    Unless `are_fields`, its names are properties of a JSON Schema.
     """
     if isinstance(value, Mapping):
         is_comparison = value.keys() >= _COMPARISON
@@ -169,10 +170,14 @@ def _text(text: str, found: list[str]) -> str:
     return _IN_TEXT.sub(strip, text)
 
 
-def _known(value: Any) -> Any:
-    """`value` without what stands for secrets."""
+def _without_placeholders(value: Any) -> Any:
+    """`value` without the fields whose secrets are not known."""
     if isinstance(value, Mapping):
-        return {name: _known(entry) for name, entry in value.items() if entry != KEPT_NOWHERE}
+        return {
+            name: _without_placeholders(entry)
+            for name, entry in value.items()
+            if entry != KEPT_NOWHERE
+        }
     if isinstance(value, list):
-        return [_known(entry) for entry in value]
+        return [_without_placeholders(entry) for entry in value]
     return value

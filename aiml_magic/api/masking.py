@@ -1,4 +1,4 @@
-"""Masks the secrets of a request in all that a server sends."""
+"""Masks the secrets of a request in everything that a server sends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from aiml_magic.api import hidden
 from aiml_magic.credentials import SHORTEST
 from aiml_magic.text import MASK, dump, load
 
-_ENCODINGS = 3  # nested in one another
-# Words of every response: masked as secrets, they would leave no answer that can be read.
+_ENCODINGS = 3  # levels of nested escapes that are decoded
+# Words of every response: masked as secrets, they would make every answer unreadable.
 _OF_THE_API = frozenset(
     "annotations application/json assistant cancelled completed created_at function_call"
     " in_progress incomplete incomplete_details input_tokens instructions max_output_tokens"
@@ -30,16 +30,16 @@ _OF_THE_API = frozenset(
 class Secrets:
     """The secrets of a request: the key, and the values that `hidden.split` removed.
 
-    A server may echo them anywhere, in pieces, or encoded as JSON, HTML or a URL. Where the key,
-    most of it, or its beginning at the end of a text is found, every eight characters of it in a
-    row are masked. Elsewhere as many stay: an id or a number may have them by chance.
+    A server may echo them anywhere, in pieces, or encoded as JSON, HTML or a URL. A text that holds
+    a secret, two thirds of the key, or a beginning of the key at its end, loses every run of eight
+    characters of the key. Other texts keep such runs: an id or a number may have one by chance.
     """
 
     key: str = field(repr=False)
     hidden: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def mask(self, text: str) -> str:
-        """`text` without the secrets; decoded, if they are in it as escapes."""
+        """`text` without the secrets; decoded if they were escaped in it."""
         return self._masked(text) if self._are_in(text) else text
 
     def load(self, body: bytes | str) -> Any:
@@ -105,7 +105,7 @@ class Secrets:
 
     @cached_property
     def _signs(self) -> frozenset[str]:
-        """The texts that give the secrets away: each whole and in base64, two thirds of the key."""
+        """The texts that prove an echo: each secret, its base64, and two thirds of the key."""
         values = [text for value in self.hidden.values() for text in hidden.texts(value)]
         secrets = {word for word in {self.key}.union(*map(_words, values)) if len(word) >= SHORTEST}
         secrets -= _OF_THE_API
@@ -118,7 +118,7 @@ class Secrets:
 
     @cached_property
     def _pieces(self) -> tuple[str, ...]:
-        """All texts that are masked, the longest first."""
+        """All texts that are masked, longest first."""
         return tuple(sorted(self._signs | _runs(self.key, SHORTEST), key=len, reverse=True))
 
     @cached_property
@@ -129,7 +129,7 @@ class Secrets:
 
 # Escapes of ASCII in JSON, Python, Markdown and URLs.
 _ESCAPE = re.compile(r"(?:\\u00|\\x|%)([2-7][0-9A-Fa-f])|\\([!-/:-@\[-`{-~])")
-_CHUNK = 2**18  # characters that are decoded at once: each escape takes memory
+_CHUNK = 2**18  # characters decoded at once: each escape takes memory
 
 
 def _read(text: str) -> str:
@@ -173,13 +173,13 @@ def _runs(key: str, length: int) -> set[str]:
 
 
 def _words(value: str) -> set[str]:
-    """The secrets in a header or a field: the whole without its scheme, and words with signs."""
+    """The secrets in a header or a field: all of it without its scheme, and its non-alpha words."""
     words = {word for word in re.split(r"[\s;,=\"]+", value) if not word.isalpha()}
     return words | {re.sub(r"(?i)^(bearer|basic|token)\s+", "", value)}
 
 
 def _in_base64(secret: str) -> set[str]:
-    """Pieces of a secret in base64, at each of the three offsets at which it may begin."""
+    """Pieces of the base64 of a secret, at each of its three possible alignments."""
     parts = set()
     for before, first in ((0, 0), (1, 2), (2, 3)):
         raw = b"\0" * before + secret.encode("utf-8", "replace")
@@ -189,7 +189,7 @@ def _in_base64(secret: str) -> set[str]:
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The spans, ordered by their starts, with those merged that touch."""
+    """The spans, ordered by their starts; those that touch are merged."""
     start, end = 0, -1
     for begin, stop in spans:
         if begin > end:

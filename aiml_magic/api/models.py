@@ -1,8 +1,8 @@
-"""What a server says of its models: its offer, their prices, lengths, ends and successors; pure.
+"""The models of a server: prices, context lengths, shutdown dates and successors; pure.
 
-Two answers are read: the list of models, and the feed of deprecations. Both are read with
-tolerance, since servers name the same things in many ways; what cannot be read is not known. A
-model is suggested only by a name that is harmless wherever a person may copy it to.
+Two documents are read: the list of models, and the feed of deprecations. Servers name the same
+fields in many ways; unreadable values count as unknown. Only models with a safe name are suggested:
+a person may copy it anywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.text import one_line
 
-MAX_MODELS = 5_000  # of one list: bounds what is kept and searched
+MAX_MODELS = 5_000  # of one list: bounds memory and searches
 _LONGEST_NAME = 200  # characters
 _SAFE = re.compile(r"[A-Za-z0-9][\w.:/@+~-]{0,119}", re.ASCII)  # no quotes, no braces, no blanks
 _CONTEXT = {
@@ -58,10 +58,10 @@ _GONE_CODE = re.compile(
 
 @dataclass(frozen=True)
 class Model:
-    """One model. Prices are dollars for a token, lengths are tokens; `None` is unknown.
+    """One model. Prices are dollars per token, lengths are tokens; `None` is unknown.
 
-    `state` is the feed's: deprecated (it still answers), superseded (its name leads to another) or
-    withdrawn (it is gone).
+    `longest` is the longest output, `end` the day of the shutdown. `state` is the feed's:
+    deprecated (it still answers), superseded (another model answers) or withdrawn.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Model:
         return self.state == "withdrawn" or (self.end is not None and self.end <= today)
 
     def as_entry(self) -> dict[str, Any]:
-        """The entry of a list from which the same model is read."""
+        """The entry of a list of models from which `read` makes this one."""
         units = [
             {"unit": f"{kind}_token", "price": dollars, "per": 1}
             for kind, dollars in zip(("input", "output"), self.price or (), strict=False)
@@ -96,14 +96,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a server said of its models, and when: those that it offers, and those that end."""
+    """The models that a server offers, those that end, and when it was asked."""
 
     offered: tuple[Model, ...] = ()
     ending: tuple[Model, ...] = ()
     asked_at: float = 0.0  # seconds since 1970
 
     def find(self, name: str) -> Model | None:
-        """The model of this name, with what both answers say of it."""
+        """The model of this name, from both documents."""
         listed, ends = _found(self._offered_by_name, name), _found(self._ending_by_name, name)
         if listed is None or ends is None:
             return listed or ends
@@ -116,7 +116,7 @@ class Catalogue:
 
     @property
     def all(self) -> list[Model]:
-        """Those that are offered, then those that only the feed knows."""
+        """The offered models, then those that only the feed names."""
         known = self._offered_by_name
         return [*self.offered, *(one for one in self.ending if _found(known, one.id) is None)]
 
@@ -129,7 +129,7 @@ class Catalogue:
         return _by_name(self.ending)
 
     def fate(self, name: str, today: date) -> str:
-        """Until when a model is there and what follows it, on a line; empty if that is unknown."""
+        """The end of a model and its successor, on one line; empty if both are unknown."""
         model = self.find(name)
         if model is None or not (model.end or model.successor or model.state):
             return ""
@@ -141,7 +141,7 @@ class Catalogue:
         return f"{one_line(name, 100)}: {what}{f', then {follower}' if follower else ''}"
 
     def successor(self, name: str, today: date) -> str | None:
-        """The model that follows and is not gone itself; `None` without a safe name for it."""
+        """The first successor that still exists; `None` if there is none with a safe name."""
         seen = {name}
         model = self.find(name)
         while model is not None and model.successor and model.successor not in seen:
@@ -153,7 +153,7 @@ class Catalogue:
         return None
 
     def nearest(self, name: str, today: date) -> str | None:
-        """The offered model whose name is most like this one."""
+        """The offered model whose name is most similar."""
         ids = [
             model.id
             for model in self.offered
@@ -182,24 +182,24 @@ def find(models: Iterable[Model], name: str) -> Model | None:
 
 
 def may_be_gone(error: errors.RequestFailed) -> bool:
-    """The server may mean that it has no such model any more."""
-    is_of_an_answer = isinstance(error, errors.RetrieveUnsupported)
-    return not is_of_an_answer and (error.status == 404 or is_gone(error))
+    """Whether an error may mean that the server has no such model any more."""
+    is_of_get = isinstance(error, errors.RetrieveUnsupported)
+    return not is_of_get and (error.status == 404 or is_gone(error))
 
 
 def is_gone(error: errors.RequestFailed) -> bool:
-    """The server says that it has no such model any more."""
+    """Whether the server says that it has no such model any more."""
     if isinstance(error, errors.RetrieveUnsupported) or (error.status or 0) >= 500:
         return False
     if isinstance(error, errors.InvalidRequest) and error.param in ("model", "body.model"):
         return True
-    said = error.message.partition(": ")[2]  # what stands before it is ours
+    said = error.message.partition(": ")[2]  # our own words come before the colon
     has_code = _GONE_CODE.search(error.code or "") is not None
     return error.status == 410 or has_code or _GONE.search(said) is not None
 
 
 def _entries(raw: Any) -> list[Mapping[str, Any]]:
-    """The first list of objects that have an id, however deep it is."""
+    """The first list of objects with an id, at most three levels deep."""
     waiting: deque[tuple[Any, int]] = deque([(raw, 0)])
     while waiting:
         value, depth = waiting.popleft()
@@ -236,12 +236,12 @@ _STATES = ("deprecated", "superseded", "withdrawn")
 
 
 def _fields(entry: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The fields of an entry, the outer ones first, by their names without signs and capitals."""
+    """The fields of an entry, outer ones first; names in lower case without punctuation."""
     for name, value in entry.items():
         yield re.sub(r"[\W_]", "", str(name)).lower(), value
     if depth < 2:
         for name, value in entry.items():
-            if isinstance(value, Mapping) and name != "pricing":  # an offer may end, too
+            if isinstance(value, Mapping) and name != "pricing":  # a price may expire as well
                 yield from _fields(value, depth + 1)
 
 
@@ -272,7 +272,7 @@ def _date(value: Any) -> date | None:
 
 
 def _price(pricing: Any) -> tuple[float, float] | None:
-    """Dollars for a token of input and of output; a price is for `per` units."""
+    """Dollars per token of input and of output; the server's price is for `per` units."""
     is_fixed = isinstance(pricing, Mapping) and pricing.get("kind") == "fixed"
     units = pricing.get("units") if is_fixed else None
     found: dict[str, float] = {}
@@ -281,16 +281,16 @@ def _price(pricing: Any) -> tuple[float, float] | None:
             name, dollars = str(unit["unit"]).lower(), float(unit["price"]) / float(unit["per"])
         except (KeyError, TypeError, ValueError, ArithmeticError):
             continue
-        if not 0 <= dollars < 1:  # no price of a token, and no number to keep to a budget with
+        if not 0 <= dollars < 1:  # not a price that a budget could use
             continue
         for kind, signs in (("input", ("input", "prompt")), ("output", ("output", "completion"))):
             if "token" in name and "cache" not in name and any(sign in name for sign in signs):
-                found[kind] = abs(dollars)  # -0.0 is none to show
+                found[kind] = abs(dollars)  # -0.0 would be shown
     return (found["input"], found["output"]) if len(found) == 2 else None
 
 
 def _by_name(models: Iterable[Model]) -> dict[str, Model]:
-    """Models by all their names; behind `*/` by the end of a name that begins with its maker's."""
+    """Models by id and aliases; a name with its maker's before it also as `*/name`."""
     several = list(models)
     named = {model.id: model for model in reversed(several)}
     for model in several:

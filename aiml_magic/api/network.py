@@ -30,7 +30,7 @@ _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
 
 
 def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTransport:  # noqa: FBT001  # as httpx has it
-    # It turns httpx's proxy variables off, so the proxy is looked up here.
+    # httpx ignores the proxy variables if it is given a transport, so they are read here.
     return httpx.AsyncHTTPTransport(
         verify=verify,
         proxy=_proxy(base_url),
@@ -40,7 +40,7 @@ def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTr
 
 
 def settings_of_network() -> tuple[Any, ...]:
-    """The settings of the environment that a client was made with; it is not used with others."""
+    """The proxies and certificates of the environment: if they change, a client is replaced."""
     file = os.environ.get(CERTIFICATES[0], "")
     with contextlib.suppress(OSError):
         return (*sorted(network().items()), Path(file).stat().st_mtime_ns)
@@ -48,21 +48,19 @@ def settings_of_network() -> tuple[Any, ...]:
 
 
 def ssl_context(base_url: str) -> ssl.SSLContext | bool:
-    """Loading certificates takes 20 ms; plain http to loopback needs none.
+    """The certificates to trust; `False` for plain http, since loading them takes 20 ms.
 
-    Raises ConnectError for none that can be read.
+    Raises ConnectError if they cannot be read.
     """
     if not base_url.startswith("https:"):
         return False
     name = next((name for name in CERTIFICATES if os.environ.get(name)), "")
     try:
-        match name:  # httpx before 0.28 passes over a file that is not there
+        match name:  # httpx before 0.28 ignores a missing file
             case "SSL_CERT_FILE":
                 return ssl.create_default_context(cafile=os.environ[name])
             case "SSL_CERT_DIR":
-                next(
-                    Path(os.environ[name]).iterdir(), None
-                )  # else nobody says that it is not there
+                next(Path(os.environ[name]).iterdir(), None)  # ssl ignores a missing folder
                 return ssl.create_default_context(capath=os.environ[name])
             case _:
                 return httpx.create_ssl_context(trust_env=False)
@@ -76,9 +74,8 @@ def ssl_context(base_url: str) -> ssl.SSLContext | bool:
 def _proxy(base_url: str) -> str | None:
     """The proxy of the environment for this server.
 
-    Loopback is never proxied: its plain http must not leave the machine.
-
-    Raises ConnectError for what is no address of a proxy.
+    Loopback is never proxied: its plain http must not leave the machine. Raises ConnectError for an
+    invalid address.
     """
     host = urllib.parse.urlsplit(base_url).hostname or ""
     if is_loopback(host) or urllib.request.proxy_bypass(host):
@@ -90,10 +87,10 @@ def _proxy(base_url: str) -> str | None:
     address = proxy if "://" in proxy else f"http://{proxy}"
     try:
         httpx.Proxy(address)
-    except (ValueError, httpx.InvalidURL):  # its words may hold a password
+    except (ValueError, httpx.InvalidURL):  # the error's message may hold a password
         name = next(
             (name for name in os.environ if name.lower() == f"{kind}_proxy"),
             "The proxy of this system",
         )
-        raise failures.unusable(name, "is no address of a proxy", "") from None
+        raise failures.unusable(name, "is not the address of a proxy", "") from None
     return address

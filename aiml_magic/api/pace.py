@@ -1,10 +1,10 @@
 """The pace of requests to one server, learned from its refusals: 429, and 503 with Retry-After.
 
 Without a refusal there is no limit. After one, nothing is sent for the time that the server names,
-else for 1 s, doubled with each further refusal up to 60 s. Then one request is the probe. Once it
-is accepted, as many follow as the server took before it refused: a burst. The time from one burst
-to the next is that between the first request that was accepted and the probe. After some bursts
-without a refusal they grow by a tenth each, until there is no limit any more.
+else for 1 s, doubled with each further refusal up to 60 s. Then one request is sent as a probe.
+Once it is accepted, a burst follows, of as many requests as the server accepted before its refusal.
+Bursts begin as far apart as the first accepted request and the probe. After some bursts without a
+refusal, each is larger by a tenth, until there is no limit any more.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _FIRST, _LAST = 1.0, 60.0  # seconds of a pause
-_PROMPT = 5.0  # seconds after which a probe without a reply is taken for accepted
-_MINUTE = 60.0  # seconds of the longest burst without a limit: most limits are by the minute
-_MARGIN = 1.02  # of the period: clocks and networks are not exact
-_KEPT = 3  # bursts without a refusal, after which they grow
-_NO_LIMIT = 1000  # requests of a burst
+_PROMPT = 5.0  # seconds after which a probe without a reply counts as accepted
+_MINUTE = 60.0  # seconds of the longest burst without a limit: most limits are per minute
+_MARGIN = 1.02  # factor on the period: clocks and networks are not exact
+_KEPT = 3  # bursts without a refusal, after which bursts grow
+_NO_LIMIT = 1000  # requests in a burst: beyond it the limit is dropped
 
 
 @dataclass(eq=False)
 class Burst:
-    """Requests that are sent together; `began` and `ended` are when the first and the last were."""
+    """Requests that are sent together; `began` and `ended`: when the first and last were sent."""
 
     began: float = 0.0
     ended: float = 0.0
@@ -34,30 +34,30 @@ class Burst:
     is_probe: bool = False
 
     @property
-    def taken(self) -> int:
-        """Requests that were not refused: an answer may take minutes, a refusal comes at once."""
+    def accepted(self) -> int:
+        """The number of requests not refused: an answer may take minutes, a refusal is prompt."""
         return self.sent - self.refused
 
 
 class Pace:
-    """Lets requests go as fast as a server takes them.
+    """Sends requests as fast as a server accepts them.
 
-    Each waits for its `turn`, and then is `accepted` or `refused` as one of the burst that it got.
+    Each waits for its `turn`, which returns its burst, and then reports `accepted` or `refused`.
     """
 
     def __init__(self) -> None:
         self._burst = Burst()
-        self._limited: Burst | None = None  # the last one in which the server refused
-        self._quota: int | None = None  # requests of a burst; `None` without a limit
+        self._limited: Burst | None = None  # the last burst with a refusal, other than a probe
+        self._quota: int | None = None  # requests in a burst; `None` without a limit
         self._period: float | None = None  # seconds from one burst to the next
         self._pause = _FIRST
         self._resume_at = 0.0
         self._kept = 0  # bursts in a row without a refusal
-        self._is_used_up = False  # the burst
+        self._is_used_up = False  # whether the burst has sent its quota
         self._changed = asyncio.Event()
 
     async def turn(self, on_wait: Callable[[float], None]) -> Burst:
-        """Waits until a request may be sent; `on_wait` is told for how many seconds at most."""
+        """Waits until a request may be sent; calls `on_wait` with the longest wait in seconds."""
         while (seconds := self._seconds_to_wait(time.monotonic())) > 0:
             on_wait(seconds)
             changed = self._changed
@@ -74,10 +74,10 @@ class Pace:
             self._end_probe()
 
     def refused(self, burst: Burst, retry_after: float | None) -> None:
-        """The server refused a request for the number of requests, not for what it asks."""
+        """Reports a request that the server refused only because there were too many."""
         burst.refused += 1
         if burst is not self._burst or burst.refused > 1:
-            return  # the pause for this burst has begun
+            return  # the pause after this burst has begun
         if retry_after is not None:
             self._pause = retry_after
         else:
@@ -85,9 +85,9 @@ class Pace:
         if not burst.is_probe:
             self._limited = burst
         self._resume_at = time.monotonic() + self._pause
-        if self._period and burst.taken:
+        if self._period and burst.accepted:
             self._resume_at = max(self._resume_at, burst.ended + self._period)
-        self._tell()
+        self._wake_all()
 
     def _seconds_to_wait(self, now: float) -> float:
         if now < self._resume_at:
@@ -110,30 +110,30 @@ class Pace:
         return 0.0
 
     def _begin_next(self) -> None:
-        """Begins a burst where the limit is known, else a probe."""
+        """Begins a burst if the limit is known, else a probe."""
         last, self._is_used_up = self._burst, False
-        if not (self._period and last.taken) or last.is_probe:
+        if not (self._period and last.accepted) or last.is_probe:
             self._burst, self._quota, self._period = Burst(is_probe=True), None, None
             return
         self._burst = Burst()
         self._kept = 0 if last.refused else self._kept + 1
         if last.refused:
-            self._quota = last.taken
+            self._quota = last.accepted
         elif self._quota is not None and self._kept >= _KEPT:
             self._quota += 1 + self._quota // 10
             if self._quota > _NO_LIMIT:
                 self._quota = self._period = None
 
     def _end_probe(self) -> None:
-        """The probe is the first of a burst."""
+        """Makes the probe the first request of a burst."""
         probe, limited = self._burst, self._limited
         probe.is_probe = False
         if limited is not None:
-            self._quota = max(1, limited.taken)
+            self._quota = max(1, limited.accepted)
             self._period = _MARGIN * (probe.began - limited.began)
-        self._tell()
+        self._wake_all()
 
-    def _tell(self) -> None:
-        """Wakes all that wait: they look again."""
+    def _wake_all(self) -> None:
+        """Has every waiting `turn` compute its wait anew."""
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,9 +1,8 @@
-"""What came of a request: the bytes of an answer read, whatever their form, and judged; no HTTP.
+"""The reply to a request, read from bytes in any form, and its error; no HTTP.
 
-The form is told by how the bytes begin, not by their Content-Type: events, JSON, JSON line by
-line, or a page. What a server may make this process hold in memory is bounded: one event, and what
-is kept of all events, but not the sum of their envelopes. A server may echo the key: whatever it
-said is masked here, before anything is made of it.
+The form is recognized by the first bytes, not by the Content-Type: events, JSON, JSON lines, or a
+page. Memory is bounded: by the size of one event, and of what is kept of all events. A server may
+echo the key, so its bytes are masked before anything else reads them.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from aiml_magic.text import MAX_JSON, load, one_line
 
 MAX_BODY = MAX_JSON  # bytes of one answer, decompressed
 MAX_ERROR_BODY = 2**20
-_MAX_BLANK = 1000  # bytes of white space before the form of a body is known
+_MAX_BLANK = 1000  # bytes of white space after which a body counts as events
 _BLANK = b"\xef\xbb\xbf\r\n\t "
 _EVENTS = {"error", "meta", "ping", "keepalive", "heartbeat"}  # besides those of a response
 
 
 class Listener:
-    """Told of what happens while it happens; this one does nothing about it."""
+    """The callbacks of a request; these do nothing."""
 
     async def on_attempt(self, attempt: int) -> None:
-        """Told before the question is sent for the second time, and each time after that."""
+        """Called before the question is sent again, from the second attempt on."""
 
     def on_sent(self) -> None: ...
 
@@ -42,15 +41,15 @@ class Listener:
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None: ...
 
     def on_poll(self, response: Raw) -> None:
-        """Told, before each look, what is known of a response that the server works on."""
+        """Called before each GET with the response so far."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The result of a request: a response, or the part that came; its cost; and any error.
+    """The result of a request: a response, maybe partial; its cost; and any error.
 
-    `attempts` is how many times the question was sent. `is_refusal` says that the server refused it
-    before a model can have worked on it, so that it may be sent in another form.
+    `attempts` is how many times the question was sent. `is_refusal`: the server refused it before a
+    model can have worked on it, so it may be sent in another form.
     """
 
     response: Raw
@@ -63,7 +62,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Source:
-    """The request, the status and headers of its answer, and the secrets to mask."""
+    """A request, the status and headers of its HTTP response, and the secrets to mask."""
 
     request: Raw
     status: int
@@ -74,8 +73,8 @@ class Source:
 class Reader:
     """Reads a streamed answer, chunk by chunk.
 
-    `form` is "events", "lines" (of JSON) or "body" (one JSON value, or a page), `None` until the
-    bytes tell.
+    `form` is "events", "lines" (of JSON) or "body" (one JSON value, or a page); `None` until the
+    first bytes are read.
     """
 
     def __init__(self, source: Source, listener: Listener, form: str | None = None) -> None:
@@ -106,35 +105,35 @@ class Reader:
                 chunk, self._rest = bytes(self._rest), bytearray()
         if self._form == "events":
             for event in self._decoder.feed(chunk):
-                self._take(event)
+                self._add(event)
             return
         self._rest += chunk
         if self._form == "lines" and has_line:
             *lines, rest = self._rest.split(b"\n")
             self._rest = bytearray(rest)
             for line in lines:
-                self._take(bytes(line))
+                self._add(bytes(line))
         if len(self._rest) > MAX_BODY:
             raise EventTooLarge
 
     def finish(self) -> None:
-        """Reads what is left when the stream has ended in good order."""
+        """Reads the rest of a stream that ended without an error."""
         left = self._decoder.flush() if self._form == "events" else None
         if left:
             self._notices.append("salvaged_unterminated_event")
         if self._form == "lines":
             left, self._rest = self._rest.decode("utf-8", "replace"), bytearray()
-        self._take(left or "")
+        self._add(left or "")
 
     def reply(self, ended: str | None = None) -> Reply:
-        """What came of the stream, which ended in good order, or for this reason."""
+        """The reply of the stream; `ended` is why it broke off, if it did."""
         if self._form in (None, "body") and self._rest.strip(_BLANK):
             return read_whole(bytes(self._rest), self._source, ended)
         return self._judged(ended)
 
-    def _take(self, event: str | bytes) -> None:
+    def _add(self, event: str | bytes) -> None:
         if event.strip() in ("[DONE]", b"[DONE]", "", b""):
-            return  # no terminal event of this API, though gateways send it
+            return  # gateways send it, but it is not an event of this API
         try:
             raw = load(event)
         except ValueError:
@@ -143,7 +142,7 @@ class Reader:
             if "event_not_json" not in self._notices:
                 self._notices.append("event_not_json")
             return
-        # A piece is masked with the others: alone it may say nothing.
+        # A delta may hold a part of a secret only: `_judged` masks them all together.
         is_piece = str(raw.get("type")).endswith(".delta")
         seen = self._stream.add(raw if is_piece else self._source.secrets.load(event))
         if seen is not None:
@@ -153,7 +152,7 @@ class Reader:
 
     def _judged(self, ended: str | None) -> Reply:
         stream, request = self._stream, self._source.request
-        # What came in pieces is a secret only now.
+        # Secrets that were split between deltas are whole only here.
         raw = self._source.secrets.without(stream.response())
         has_failed = Response(raw).status == "failed"
         signs = {
@@ -164,7 +163,7 @@ class Reader:
         }
         notices = (*self._notices, *(code for code, holds in signs.items() if holds))
         spent = cost(raw, self._source.headers, stream.meta)
-        # An item that was only announced is in no response.
+        # The response leaves out items that were announced and not filled.
         has_worked = stream.has_worked and Response(raw).usage is None
         if stream.has_ended:
             return judged(raw, request, spent, notices, has_worked=has_worked)
@@ -177,14 +176,14 @@ class Reader:
             reply = judged(failed, request, spent, notices, has_worked=has_worked)
             return replace(reply, response=raw)
         can_resume = bool(raw.get("id") and request.get("background") and request.get("store"))
-        why = ended or "it ended without saying that it was done"
+        why = ended or "it ended without a final event"
         return Reply(raw, spent, notices, failures.stream_interrupted(why, can_resume=can_resume))
 
 
 def read_whole(body: bytes, source: Source, cut: str | None = None) -> Reply:
-    """A JSON answer, or events that came all at once.
+    """The reply of a complete body: JSON, or events all at once.
 
-    What came of one that was cut off, for the reason `cut`, is still an answer if it is whole.
+    `cut` is why the body was cut off, if it was; JSON that is complete is still an answer.
     """
     try:
         raw = source.secrets.load(body)
@@ -196,10 +195,10 @@ def read_whole(body: bytes, source: Source, cut: str | None = None) -> Reply:
         if cut is not None:
             return Reply({}, error=failures.connection_lost(source.secrets.mask(cut)))
         said = read_error_body(source.secrets.clean(body)[:MAX_ERROR_BODY]).message
-        what = f"something that is no response: {one_line(said)}" if said else "an empty body"
+        what = f"something that is not a response: {one_line(said)}" if said else "an empty body"
         return Reply({}, error=failures.malformed(what, source.status))
     if not isinstance(raw, dict):
-        return Reply({}, error=failures.malformed("JSON that is no response", source.status))
+        return Reply({}, error=failures.malformed("JSON that is not a response", source.status))
     if _is_event(raw):
         return _read_events(body, source, "lines", cut)
     spent = cost(raw, source.headers)
@@ -207,7 +206,7 @@ def read_whole(body: bytes, source: Source, cut: str | None = None) -> Reply:
         return judged(raw, source.request, spent, () if cut is None else ("salvaged_after_cut",))
     if is_error(raw):
         return Reply({}, spent, error=failures.error_in_success(raw))
-    error = failures.malformed("JSON that is no response", source.status)
+    error = failures.malformed("JSON that is not a response", source.status)
     return Reply(raw, spent, error=error)
 
 
@@ -219,7 +218,7 @@ def judged(
     *,
     has_worked: bool = False,
 ) -> Reply:
-    """The reply of a response, with the remarks on it, and its error if it failed."""
+    """The reply of a response, with its warnings, and its error if it failed."""
     response = Response(raw)
     error = failures.of_response(
         response, has_worked=has_worked or response.has_begun, is_paid=is_paid(spent)
@@ -232,7 +231,7 @@ def is_paid(spent: Cost | None) -> bool:
 
 
 def weighed(reply: Reply, seconds: float) -> Reply:
-    """`reply` after `seconds`; no other attempt follows if a model may have worked."""
+    """`reply` as one that took `seconds`: if a model may have worked, it is not sent again."""
     is_quick = failures.is_quick(seconds)
     if reply.error is not None and reply.error.retry == "auto" and not is_quick:
         failures.in_doubt(reply.error)
@@ -240,9 +239,9 @@ def weighed(reply: Reply, seconds: float) -> Reply:
 
 
 def refused(body: bytes, source: Source, seconds: float) -> Reply:
-    """An HTTP answer that is not 2xx.
+    """The reply of an HTTP response that is not 2xx.
 
-    With a cost, or anything of an answer, it refused nothing, whatever it says.
+    With a cost, or a part of an answer, it does not count as a refusal.
     """
     raw: Any = None
     with contextlib.suppress(ValueError):
@@ -266,7 +265,7 @@ def _read_events(body: bytes, source: Source, form: str, cut: str | None) -> Rep
 
 
 def _form_of(beginning: bytes | bytearray, *, has_line: bool) -> str | None:
-    """The form of a body that begins so, or `None` yet; `has_line` if a line may have ended."""
+    """The form of a body, or `None` until more is read; `has_line` if a line may have ended."""
     start = beginning[:_MAX_BLANK].lstrip(_BLANK)
     if not start:
         return "events" if len(beginning) >= _MAX_BLANK else None
@@ -281,7 +280,7 @@ def _form_of(beginning: bytes | bytearray, *, has_line: bool) -> str | None:
 
 
 def _first_line(body: bytes | bytearray) -> Any:
-    """The JSON value on the first line of several; `None` if there is none."""
+    """The JSON value on the first of several lines; `None` if there is none."""
     line, end, _ = body.lstrip(_BLANK).partition(b"\n")
     try:
         return load(bytes(line)) if end else None

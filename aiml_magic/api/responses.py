@@ -1,8 +1,8 @@
 """The Responses API as frozen values and events; pure.
 
-Tolerant in reading: every field may be missing, null or of another type, what is unknown is kept
-and named, and nothing here raises on a JSON object. A `Response` is a view of the raw object, which
-stays as it came. A `Stream` folds the events of one stream into such an object.
+Reading is tolerant: every field may be missing, null or of another type; unknown items are kept and
+named; nothing here raises on a JSON object. A `Response` is a view of the raw object, which is
+never changed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from aiml_magic.text import MASK, dump
 
 Raw = Mapping[str, Any]
 
-_MAX_STATUS = 60  # characters of a status that is no text
-_TOO_MUCH = 2.0**62  # of tokens, credits or dollars; a database takes no more
+_MAX_STATUS = 60  # characters of a status that is not a string
+_TOO_MUCH = 2.0**62  # of tokens, credits or dollars: SQLite's integers end there
 
-# The words for a status that servers use, and the API's own for each. What is not among them keeps
-# its own name: it may be an end, as those in `ENDS`, or a name for work that goes on.
+# The API's statuses with the words that servers use for each. Other words stay as they are: some
+# are final, as those in `ENDS`, and others mean that the work goes on.
 _STATUS_OF_WORD = {
     word: status
     for status, words in {
@@ -41,7 +41,6 @@ ENDS = set(
     "expired timeout timed_out moderated blocked rejected refused denied aborted stopped "
     "terminated interrupted deleted lost unknown".split()
 )
-_BADNESS = {"completed": 0, "incomplete": 2, "cancelled": 3, "failed": 4}  # of other ends 1
 
 _KNOWN_ITEMS = {
     "message", "reasoning", "function_call", "web_search_call", "file_search_call", "computer_call",
@@ -56,7 +55,7 @@ _KNOWN_ANNOTATIONS = {"url_citation", "file_citation", "container_file_citation"
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens, as the server counted them; `None` where it did not say."""
+    """Tokens as the server counted them; `None` if it did not report them."""
 
     input_tokens: int | None = None
     cached_tokens: int | None = None
@@ -66,14 +65,14 @@ class Usage:
 
 
 def sum_of(usages: Iterable[Usage]) -> Usage:
-    """The sum of the tokens of several responses; unknown where one did not report them."""
+    """The sum of several usages; `None` where one of them did not report a number."""
     columns = zip(*(astuple(usage) for usage in usages), strict=True)
     return Usage(*(None if None in column else sum(column) for column in columns))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the server says it charged. `source` is the place where it said so."""
+    """The charge as the server reports it; `source` is where it did."""
 
     usd: float
     credits: int | None
@@ -81,7 +80,7 @@ class Cost:
 
 
 def sum_of_costs(costs: Iterable[Cost]) -> Cost | None:
-    """What several charges come to; `None` if there is none."""
+    """The sum of several charges; `None` if there are none."""
     every = list(costs)
     if not every:
         return None
@@ -97,9 +96,8 @@ def sum_of_costs(costs: Iterable[Cost]) -> Cost | None:
 class Citation:
     """A page or a file that the text cites.
 
-    The indices count code points; a server may give some outside the text.
-
-    Of a file there is `file_id`, and no `url`; its `title` is its name, if that is known.
+    The indices count code points, and may lie outside the text. A file has a `file_id` instead of a
+    `url`; its `title` is its name, if known.
     """
 
     title: str
@@ -111,9 +109,9 @@ class Citation:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function that the model wants called.
+    """A function call by the model.
 
-    `arguments` should be JSON; `result` is what the model was told, or `None`.
+    `arguments` should be JSON; `result` is the text sent back to the model, or `None`.
     """
 
     id: str
@@ -124,16 +122,13 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Response:
-    """One response: `raw` as it came, and what can be read from it."""
+    """A view of one response; `raw` is the object as the server sent it."""
 
     raw: Raw
 
     @cached_property
     def id(self) -> str | None:
-        """The id by which the server knows it.
-
-        One that held a secret is masked, and leads nowhere.
-        """
+        """The id at the server; `None` for one that was masked, since it cannot be used."""
         known = _name(self.raw.get("id"))
         return None if MASK in known else known or None
 
@@ -148,10 +143,10 @@ class Response:
 
     @cached_property
     def text(self) -> str:
-        """What the model wrote as its answer; `output_text` of the response if no item holds text.
+        """The text of the answer; the response's `output_text` if no item holds text.
 
-        Where a message is a `final_answer`, other messages are no part of the answer; commentary
-        is, if it is all that came.
+        If a message has the phase `final_answer`, the others are not part of the answer. Commentary
+        is the answer only if there is nothing else.
         """
         if text := _text_in_own_form(self.raw.get("output")):
             return text
@@ -161,7 +156,7 @@ class Response:
 
     @cached_property
     def commentary(self) -> tuple[str, ...]:
-        """What the model wrote beside its answer, message by message."""
+        """The texts of the messages that are not the answer."""
         return tuple(
             text for pair in self.messages if pair not in self._answering for text in pair[1:]
         )
@@ -185,7 +180,7 @@ class Response:
 
     @cached_property
     def refusal(self) -> str | None:
-        """Why the model would not answer, in its words."""
+        """The model's words on why it does not answer."""
         parts = (
             part
             for item in self.of_type("message")
@@ -196,7 +191,7 @@ class Response:
 
     @cached_property
     def summaries(self) -> tuple[str, ...]:
-        """The summaries of the reasoning, Markdown. Raw reasoning text is never among them."""
+        """The summaries of the reasoning, in Markdown, without raw reasoning text."""
         parts = (
             part for item in self.of_type("reasoning") for part in as_objects(item.get("summary"))
         )
@@ -204,7 +199,7 @@ class Response:
 
     @cached_property
     def reasoning_texts(self) -> tuple[str, ...]:
-        """The reasoning text, which open models give out; in a message, or in an item."""
+        """The raw reasoning of open models, from reasoning items and from messages."""
         items = (*self.of_type("reasoning"), *self.of_type("message"))
         kinds = {"reasoning": _REASONING_PARTS | TEXT_PARTS, "message": _REASONING_PARTS}
         parts = (
@@ -240,9 +235,9 @@ class Response:
 
     @cached_property
     def status(self) -> str | None:
-        """The API's word for the status that the server sent; an unknown one as it came.
+        """The API's word for the server's status; an unknown one unchanged.
 
-        Where a response is whole by its status, and not by its error or its details, it is not.
+        An error or incomplete details outweigh the status "completed".
         """
         is_sound = not self.raw.get("error") and not self.raw.get("incomplete_details")
         if is_sound and self.raw.get("status") == "completed":
@@ -279,7 +274,7 @@ class Response:
 
     @cached_property
     def _may_go_on(self) -> bool:
-        """It has an id, nothing of an answer, and a status that is not known to be final."""
+        """It has an id, no output, and a status that is not known to be final."""
         is_word = self.status is not None and self.status.lower().replace(" ", "_") not in ENDS
         is_over = bool(self.error or self.raw.get("completed_at"))
         return is_word and self.id is not None and not self.has_begun and not is_over
@@ -321,7 +316,7 @@ class Response:
 
     @cached_property
     def _annotations(self) -> tuple[Raw, ...]:
-        """The notes of all texts; in chat completions their fields are below their type."""
+        """The annotations of all texts; chat completions nest their fields under their type."""
         return tuple(
             {**note, **as_object(note.get(as_text(note.get("type"))))}
             for item in self.of_type("message")
@@ -331,7 +326,7 @@ class Response:
 
     @cached_property
     def unknown_types(self) -> tuple[str, ...]:
-        """Types of items, parts and notes that this package does not know, each once, sorted."""
+        """The unknown types among items, parts and annotations, each once, sorted."""
         parts = [
             part for item in self.of_type("message") for part in as_objects(item.get("content"))
         ]
@@ -346,7 +341,7 @@ class Response:
 
     @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The functions that the model wants called, in order."""
+        """The function calls of the model, in order."""
         return tuple(
             ToolCall(
                 id=as_text(item.get("call_id")) or as_text(item.get("id")),
@@ -358,13 +353,13 @@ class Response:
 
     @cached_property
     def has_output(self) -> bool:
-        """Something of an answer is there, be it a call, or a summary of the reasoning."""
+        """There is a text, a refusal, reasoning, or any other item such as a call."""
         others = any(item.get("type") not in ("message", "reasoning") for item in self._read)
         return bool(self.text or self.refusal or self.reasoning or others)
 
     @cached_property
     def has_begun(self) -> bool:
-        """The model has worked: there is output, or counted tokens, or an item and no count."""
+        """The model has worked: there is output, or counted tokens, or an uncounted item."""
         counted = self.usage and (
             self.usage.total_tokens
             if self.usage.output_tokens is None
@@ -381,13 +376,13 @@ class Response:
 
     @cached_property
     def _read(self) -> tuple[Raw, ...]:
-        """The output items in the API's own form, whichever known form they came in."""
+        """The output items in the API's own form, also if the server sent another known form."""
         return tuple(
             read for item in _listed(self.raw.get("output")) for read in _in_own_form(item)
         )
 
     def warnings(self, request: Raw) -> tuple[str, ...]:
-        """The codes of what to tell of this response, given the `request` that it answers."""
+        """The codes of the warnings about this response to `request`."""
         return tuple(code for code, holds in self._claims(request) if holds)
 
     def _claims(self, request: Raw) -> Iterator[tuple[str, bool]]:
@@ -444,7 +439,7 @@ class Response:
         )
 
     def _is_in_text(self, note: Raw) -> bool:
-        """A note without a range, or with a file's place in a list (`index`), points nowhere."""
+        """An annotation's range lies in the text; those without a range pass."""
         start, end = as_count(note.get("start_index")), as_count(note.get("end_index"))
         if as_text(note.get("type")) not in _KNOWN_ANNOTATIONS or (start is None and end is None):
             return True
@@ -454,7 +449,7 @@ class Response:
 
 
 def status_of(value: Any) -> str | None:
-    """The API's word for a server's status; `None` without one, an unknown one as it came."""
+    """The API's word for a server's status; an unknown one unchanged; `None` without one."""
     if value is None or value == "":
         return None
     name = _name(value).strip() if isinstance(value, str) else dump(value)[:_MAX_STATUS]
@@ -462,7 +457,7 @@ def status_of(value: Any) -> str | None:
 
 
 def is_response(raw: Raw) -> bool:
-    """A JSON object that is a response, not an error body nor something else."""
+    """Whether a JSON object is a response."""
     return (
         raw.get("object") == "response"
         or isinstance(raw.get("output"), list)
@@ -471,7 +466,7 @@ def is_response(raw: Raw) -> bool:
 
 
 def is_error(raw: Raw) -> bool:
-    """A JSON object that tells of an error, in one of the shapes that servers and gateways have."""
+    """Whether a JSON object is an error, in one of the shapes of servers and gateways."""
     signs = (
         "error",
         "errors",
@@ -494,7 +489,7 @@ _CREDITS_PER_DOLLAR = 2_000_000  # as AI/ML API counts them
 
 
 def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost | None:
-    """The charge: in the response, in the last chunk of a stream (`meta`), or in the headers."""
+    """The charge, from the response, the last chunk of a stream (`meta`), or the headers."""
     places = (
         ("meta.usage", _usage_of_meta(raw.get("meta"))),
         ("stream meta", _usage_of_meta(meta)),
@@ -527,19 +522,19 @@ def log_entries(page: Any) -> tuple[list[Raw], bool]:
 
 
 def logged_cost(entry: Raw) -> Cost | None:
-    """What a log entry says was charged."""
+    """The charge in a log entry."""
     spent = as_object(entry.get("cost"))
     usd = _money(spent.get("usd"))
     return None if usd is None else Cost(usd, as_count(spent.get("credits")), "log")
 
 
 def attempt_id(client_request_id: str, attempt: int) -> str:
-    """The id that goes with an attempt to ask a question; the first has the question's own."""
+    """The client request id of an attempt; the first attempt has the question's own."""
     return client_request_id if attempt == 1 else f"{client_request_id}.{attempt}"
 
 
 def attempt_of(client_request_id: str, entry: Raw) -> int | None:
-    """Which attempt a log entry is of; `None` if it is of another question."""
+    """The number of the attempt in a log entry; `None` if it is of another question."""
     base, _, number = as_text(entry.get("client_request_id")).partition(f"{client_request_id}.")
     if base == client_request_id:
         return 1
@@ -547,7 +542,7 @@ def attempt_of(client_request_id: str, entry: Raw) -> int | None:
 
 
 def user_message(text: str, attached: Iterable[Raw] = ()) -> dict[str, Any]:
-    """An input item: what a person says, and the parts that go with it."""
+    """An input item: a person's text, then the parts attached to it."""
     return {
         "type": "message",
         "role": "user",
@@ -556,7 +551,7 @@ def user_message(text: str, attached: Iterable[Raw] = ()) -> dict[str, Any]:
 
 
 def assistant_message(text: str, item_id: str, phase: str = "") -> dict[str, Any]:
-    """An input item: what the model said before."""
+    """An input item: an earlier answer of the model."""
     part = {"type": "output_text", "text": text, "annotations": []}
     message = {
         "type": "message",
@@ -569,7 +564,7 @@ def assistant_message(text: str, item_id: str, phase: str = "") -> dict[str, Any
 
 
 def input_texts(request: Raw) -> list[str]:
-    """The texts of what was sent: the question, then what is told of its attachments."""
+    """The texts of a request's input: the question, then those of its attachments."""
     asked = request.get("input", "")
     if isinstance(asked, str):
         return [asked]
@@ -581,17 +576,17 @@ def input_texts(request: Raw) -> list[str]:
 
 
 def question_text(request: Raw) -> str:
-    """What was asked, in words, without attachments."""
+    """The question as text, without attachments."""
     return next(iter(input_texts(request)), "(results of tools)")
 
 
 def call_result(call: ToolCall, result: str) -> dict[str, Any]:
-    """An input item: what came of a call."""
+    """An input item: the result of a call."""
     return {"type": "function_call_output", "call_id": call.id, "output": result}
 
 
 def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
-    """An input item: whether a call to an MCP server may be made."""
+    """An input item: whether the person approves a call to an MCP server."""
     return {
         "type": "mcp_approval_response",
         "approval_request_id": as_text(request.get("id")),
@@ -600,10 +595,7 @@ def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
 
 
 def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any]:
-    """The `input` of a whole conversation.
-
-    Of each turn its own input, then its answer and calls; then `question`.
-    """
+    """The `input` of a whole conversation: each turn's input, answer and calls; then `question`."""
     items: list[Any] = []
     for number, (asked, response) in enumerate(turns, start=1):
         items += _as_items(asked)
@@ -635,7 +627,7 @@ def as_text(value: Any) -> str:
 
 
 def _text_of(part: Raw) -> str:
-    """The text of a part; some servers nest it, beside its annotations."""
+    """The text of a part; some servers nest it together with its annotations."""
     text = part.get("text")
     return as_text(text) or as_text(as_object(text).get("value"))
 
@@ -668,7 +660,7 @@ def _text_in_own_form(output: Any) -> str:
 
 
 def _text_parts(item: Raw) -> Iterator[Raw]:
-    """The parts of a message for the person, those of an unknown kind too, except a refusal."""
+    """The parts of a message but reasoning and refusals; unknown kinds may hold text."""
     for part in as_objects(item.get("content")):
         if as_text(part.get("type")) not in _REASONING_PARTS | {"refusal"}:
             yield part
@@ -679,7 +671,7 @@ def _types_of(values: Iterable[Raw]) -> set[str]:
 
 
 def _listed(value: Any, kind: str = "output_text") -> list[Raw]:
-    """A list of objects, whatever came for it: a text alone is one of this type."""
+    """`value` as a list of objects; a text becomes a part of the type `kind`."""
     entries = value if isinstance(value, list) else [value]
     texts = (
         {"type": kind, "text": entry} if isinstance(entry, str) else entry for entry in entries
@@ -688,7 +680,7 @@ def _listed(value: Any, kind: str = "output_text") -> list[Raw]:
 
 
 def _in_own_form(item: Raw) -> Iterator[Raw]:
-    """An output item as the API writes it, and the calls of a message of chat completions."""
+    """An output item in the API's form; a message of chat completions also yields its calls."""
     kind = as_text(item.get("type"))
     if kind in TEXT_PARTS or kind == "refusal":
         yield {"type": "message", "content": [item]}
@@ -713,19 +705,19 @@ def _content_of(message: Raw) -> Iterator[Raw]:
 
 
 def _call(call: Raw) -> Raw:
-    """A call in the form of chat completions, where name and arguments are below `function`."""
+    """A call from the form of chat completions, with name and arguments below `function`."""
     return {**call, **as_object(call.get("function")), "type": "function_call"}
 
 
 def _arguments(value: Any) -> str:
-    """The arguments of a call as JSON text; some servers send an object, or nothing for none."""
+    """The arguments of a call as JSON text; some servers send an object, or nothing."""
     if isinstance(value, str) and value.strip():
         return value
     return dump(value) if isinstance(value, Mapping) else "{}"
 
 
 def _name(value: Any) -> str:
-    """A text without lone surrogates, for an address or a column of the journal."""
+    """A text without lone surrogates, for a URL or a column of the journal."""
     return as_text(value).encode("utf-8", "replace").decode()
 
 

@@ -1,9 +1,8 @@
-"""Bytes to events: the decoder of `text/event-stream`, pure.
+"""The decoder of `text/event-stream`; pure.
 
-After the WHATWG specification (HTML, 9.2.6), with two differences for answers that were paid for:
-lines end at CR LF, LF or CR only (splitting at U+2028, as `str.splitlines` does, breaks JSON), and
-what is left at the end of the stream is not thrown away but handed out by `flush`, so that a last
-event without its blank line is saved.
+It follows the WHATWG specification (HTML, 9.2.6) but for one thing: a last event without its blank
+line is not discarded, since its answer was paid for; `flush` returns it. Lines end at CR LF, LF or
+CR only: splitting at U+2028, as `str.splitlines` does, breaks JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class EventTooLarge(Exception):
 
 
 class Decoder:
-    """Takes the bytes of one stream in any chunks; gives the data of each event, as text.
+    """Decodes one stream, in chunks of any size, into the data of each event as text.
 
     `max_event` is in bytes. Event names, ids and retry times are not kept: the Responses API
     repeats the name inside the data.
@@ -53,7 +52,7 @@ class Decoder:
         return events
 
     def flush(self) -> str | None:
-        """The event that the end of the stream cut off, if any; ask once, at the end."""
+        """The event that the end of the stream cut off, if any; called once, at the end."""
         line, self._buffer = bytes(self._buffer), bytearray()
         events: list[str] = []
         self._take(line, events)

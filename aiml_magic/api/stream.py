@@ -1,8 +1,8 @@
 """The events of a stream, and the response that they make up; pure.
 
-A terminal event decides that a stream has ended. How it ended is the worse of what the event and
-the response inside it say. That response decides what came, but nothing in it that is empty
-overrides what was streamed.
+A stream ends with its terminal event. Its status is the worse one of the event and of the response
+inside it. The output is that of this response, but its empty parts are filled from what was
+streamed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from aiml_magic.api.responses import (
 )
 from aiml_magic.text import dump
 
-# What is streamed piece by piece, by the stem of its events' names: the type of its item, the list
-# in it and the type of the part, if it is one of several; and the field of the text.
+# Texts that are streamed in deltas, by the stem of their events' names: the type of the item, the
+# list in it and the type of the part (both empty outside a list), and the field of the text.
 _PIECES = {
     "output_text": ("message", "content", "output_text", "text"),
     "refusal": ("message", "content", "refusal", "refusal"),
@@ -50,18 +50,18 @@ _STEMS |= dict.fromkeys(TEXT_PARTS, "output_text")
 
 _PENDING = ("queued", "in_progress")
 _BADNESS = {"completed": 0, "incomplete": 2, "cancelled": 3, "failed": 4}  # other ends: 1
-_NEWEST_COUNTS = {"status", "error", "incomplete_details"}  # of a response, also if it is empty
+_NEWEST_COUNTS = {"status", "error", "incomplete_details"}  # fields replaced even by empty values
 _LABELS = {"type", "id", "status", "role", "phase", "name", "call_id", "server_label"}
 _DEEPEST = 8  # levels of an item that are compared
 _MAX_PAIRS = 1_000_000  # of final and streamed items that are compared
-_ENTRY = 100  # bytes that an entry of a dictionary takes
+_ENTRY = 100  # bytes of an entry in a dictionary
 
 _Slot = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A piece of what the model writes for the person (its text or its refusal)."""
+    """A piece of the model's text or of its refusal."""
 
     text: str
 
@@ -87,7 +87,7 @@ Event = TextDelta | Created | Thinking
 class Stream:
     """Folds the events of one stream into its response.
 
-    `has_worked` says that the model did, `size` is of what is held, in bytes.
+    `has_worked`: the model has begun its output. `size`: bytes held in memory.
     """
 
     terminal: str | None = None
@@ -105,23 +105,23 @@ class Stream:
     _last_seen: Event | None = None
 
     def add(self, event: Raw) -> Event | None:
-        """Takes one event; gives what of it a person may want to see at once."""
-        seen = self._take(event)
+        """Adds one event; returns the news for a person in it, if any."""
+        seen = self._fold(event)
         if isinstance(seen, Thinking):
             if seen == self._last_seen:
                 return None
-            self.size += _ENTRY  # the listener may keep it
+            self.size += _ENTRY  # a listener may keep it
         self._last_seen = seen or self._last_seen
         return seen
 
     @property
     def text(self) -> str:
-        """What was streamed for the person so far."""
+        """The model's text so far."""
         return Response({"output": self._items()}).text
 
     @property
     def has_begun(self) -> bool:
-        """Something of an answer was streamed, be it only that there will be one."""
+        """A part of an answer was streamed, or its announcement."""
         return bool(self._response or self.has_worked)
 
     @property
@@ -153,13 +153,13 @@ class Stream:
         status = _worse(self._status, Response(known).status)
         return known if status_of(known.get("status")) == status else {**known, "status": status}
 
-    def _take(self, event: Raw) -> Event | None:
+    def _fold(self, event: Raw) -> Event | None:
         kind, response = as_text(event.get("type")), as_object(event.get("response"))
-        if not kind and is_response(event):  # a response that is no event
+        if not kind and is_response(event):  # a response outside an event
             kind = f"response.{Response(event).status or 'completed'}"
             response = event
         word = kind.removeprefix("response.")
-        self._take_meta(event, word)
+        self._fold_meta(event, word)
         if word == "error" or (not kind and is_error(event)):
             self.error = as_object(event.get("error")) or event
         elif word == "created" or status_of(word) in _PENDING:
@@ -173,10 +173,10 @@ class Stream:
             return self._begin(response)
         elif kind.startswith("response."):
             self.has_worked = True
-            return self._take_output(event, word)
+            return self._fold_output(event, word)
         return None
 
-    def _take_output(self, event: Raw, word: str) -> Event | None:
+    def _fold_output(self, event: Raw, word: str) -> Event | None:
         stem, _, step = word.rpartition(".")
         item, part = as_object(event.get("item")), as_object(event.get("part"))
         match stem, step:
@@ -200,7 +200,7 @@ class Stream:
         return None
 
     def _begin(self, response: Raw) -> Event | None:
-        """Takes the fields of a response, those that are empty only where nothing came before."""
+        """Merges the fields of a response; empty values do not replace earlier ones."""
         fields = {
             name: value
             for name, value in response.items()
@@ -211,14 +211,14 @@ class Stream:
         known = Response(self._response).id
         return Created(known) if is_first and known else None
 
-    def _take_meta(self, event: Raw, word: str) -> None:
-        told = as_object(event.get("meta")) or (event if word == "meta" else {})
-        if told:
+    def _fold_meta(self, event: Raw, word: str) -> None:
+        meta = as_object(event.get("meta")) or (event if word == "meta" else {})
+        if meta:
             self.meta = {} if self.meta is None else self.meta
-            self._merge(self.meta, told)
+            self._merge(self.meta, meta)
 
     def _merge(self, known: dict[str, Any], fields: Raw) -> None:
-        """Takes newer fields; only these are counted, however many are known by now."""
+        """Sets newer fields and counts their size, not that of all known fields again."""
         for name, value in fields.items():
             self.size += 0 if name in known else _ENTRY + len(name)
             known[name] = self._counted(value, known.get(name))
@@ -233,14 +233,14 @@ class Stream:
             return Thinking("commentary")
         return TextDelta(delta)
 
-    def _replace(self, event: Raw, stem: str, told: Raw) -> None:
-        """Takes the whole of a part that was streamed in pieces."""
+    def _replace(self, event: Raw, stem: str, part: Raw) -> None:
+        """Replaces the pieces of a part by the complete part."""
         slot, key = _slot(event, stem), self._key(event)
-        text = as_text(told.get(_PIECES[stem][3])) or as_text(told.get("text"))
+        text = as_text(part.get(_PIECES[stem][3])) or as_text(part.get("text"))
         if text:
             pieces = self._pieces(key, slot)
             pieces[:] = [self._counted(text, "".join(pieces))]
-        if notes := as_objects(told.get("annotations")):
+        if notes := as_objects(part.get("annotations")):
             self._notes[key, slot] = self._counted(notes, self._notes.get((key, slot)))
 
     def _pieces(self, key: object, slot: _Slot) -> list[str]:
@@ -249,12 +249,12 @@ class Stream:
         return self._parts[key].setdefault(slot, [])
 
     def _counted(self, value: Any, former: Any = None) -> Any:
-        """`value`, which is held from now on in place of `former`."""
+        """`value`, after counting its size in place of `former`'s."""
         self.size += len(dump(value)) - (0 if former is None else len(dump(former)))
         return value
 
     def _key(self, event: Raw) -> object:
-        """One key for an item, named by its index, by its id (llama.cpp) or by both."""
+        """The key of an item: its index; else its id, which is all that llama.cpp sends."""
         item = as_object(event.get("item"))
         index: object = as_count(event.get("output_index"))
         known = as_text(event.get("item_id")) or as_text(item.get("id"))
@@ -267,7 +267,7 @@ class Stream:
         return index
 
     def _items(self) -> list[Raw]:
-        """The items that were streamed, in order; one that was only announced is none."""
+        """The items that were streamed, in order, without those that were only announced."""
         items = []
         for key in self._parts:
             pieces = [streamed] if (streamed := self._assembled(key)) else []
@@ -278,7 +278,7 @@ class Stream:
         return [item for _, item in items]
 
     def _assembled(self, key: object) -> Raw:
-        """An item made of what was streamed of it; empty if that is nothing."""
+        """An item made of its streamed pieces; empty if there are none."""
         added = self._added.get(key, {})
         item: dict[str, Any] = {}
         lists: dict[str, list[Raw]] = {}
@@ -296,14 +296,14 @@ class Stream:
 
 
 def add_piece(pieces: list[str], piece: str) -> None:
-    """Adds a piece of a text; neighbours are joined as they grow: a long text is few objects."""
+    """Adds a piece of a text; neighbours of like size are joined, so a long text is few objects."""
     pieces.append(piece)
     while len(pieces) > 1 and len(pieces[-2]) <= len(pieces[-1]):
         pieces[-2:] = [pieces[-2] + pieces[-1]]
 
 
 def with_streamed(response: Raw, streamed: Sequence[Raw]) -> Raw:
-    """`response`, with what was streamed in place of what is empty, or missing, in its output."""
+    """`response`, with empty and missing parts of its output filled from the streamed items."""
     final = as_objects(response.get("output"))
     if not streamed or (response.get("output") and not final):
         return response
@@ -341,8 +341,8 @@ def _joined(final: Sequence[Raw], streamed: Sequence[Raw]) -> list[Raw]:
     text = "".join(text for _, text in Response({"output": items}).messages)
     for position, item in left:
         said = "".join(text for _, text in Response({"output": [item]}).messages)
-        is_told = said in text if item.get("type") == "message" else _is_empty(item)
-        if not is_told or item.get("type") not in ("message", "reasoning"):
+        is_there = said in text if item.get("type") == "message" else _is_empty(item)
+        if not is_there or item.get("type") not in ("message", "reasoning"):
             items.insert(min(position, len(items)), item)
     return items
 
@@ -353,7 +353,7 @@ def _has_same_id(final: Raw, streamed: Raw) -> bool:
 
 
 def _content(response: Raw) -> object:
-    """What a person, or a tool, gets of a response."""
+    """The parts of a response that a person or a tool reads, for comparison."""
     read = Response(response)
     others = [
         (item.get("type"), _is_empty(item))
@@ -368,7 +368,7 @@ def _content(response: Raw) -> object:
 
 
 def _is_empty(value: Any, depth: int = 0) -> bool:
-    """Nothing is said by it: no text, no number, at any place but in a label."""
+    """Whether a value holds no text and no number, except in labels, at any depth."""
     if isinstance(value, str):
         return value.strip() in ("", "{}")
     if depth == _DEEPEST or not isinstance(value, list | Mapping):
@@ -379,7 +379,7 @@ def _is_empty(value: Any, depth: int = 0) -> bool:
 
 
 def _filled(final: Any, streamed: Any, depth: int = 0) -> Any:
-    """`final`, with what was streamed in place of what is empty in it."""
+    """`final`, with its empty parts filled from `streamed`."""
     if depth == _DEEPEST or _is_empty(streamed):
         return streamed if final is None else final
     if isinstance(final, Mapping) and isinstance(streamed, Mapping):
@@ -394,13 +394,13 @@ def _filled(final: Any, streamed: Any, depth: int = 0) -> Any:
 
 
 def _worse(*statuses: str | None) -> str:
-    """The worst of how something ended; what says that it goes on does not count."""
+    """The worst of the final statuses among `statuses`."""
     ends = [status for status in statuses if status and status not in _PENDING]
     return max(ends, key=lambda status: _BADNESS.get(status, 1))
 
 
 def _is_end(word: str, response: Raw) -> bool:
-    """An event of this name ends a stream: by its name, or because its response has ended."""
+    """Whether an event of this name ends a stream: by its name, or by the status inside it."""
     if status_of(word) in _BADNESS:
         return True
     return "." not in word and status_of(response.get("status")) not in (None, *_PENDING)
