@@ -1,4 +1,4 @@
-"""An answer: a response, and how a person came by it."""
+"""An answer: a response with its cost, its duration and its row in the journal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from aiml_magic.text import cut, encodable, one_line, plain
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person gets for a question.
+    """The answer to a question.
 
-    `seconds` counts from the request to the last byte; `cost_usd` is what the server says it
-    charged, `None` if it did not say; `id` is the response's id, `journal_id` that of its row in
-    the journal. `notices` are codes of what to know of it, `calls` the functions of the notebook
-    that were called on the way, `recorded` says that it comes from a recording and was not asked
-    here. `raw` is the response as the server sent it, `request` what was asked, without the
-    conversation.
+    `seconds` counts from the request to the last byte; `cost_usd` is the charge that the server
+    reports, else `None`; `id` is the response's id, `journal_id` that of its row in the journal.
+    `notices` are the codes of its warnings, `calls` the calls of the notebook's functions, and
+    `recorded` marks an answer from a recording. `raw` is the response as the server sent it,
+    `request` the request without the conversation.
     """
 
     text: str
@@ -49,11 +48,11 @@ class Answer:
     error: str | None = None
 
     def __str__(self) -> str:
-        """The text made plain, for `print`; `text` is the text of the model."""
+        """The text for `print`, with control characters made visible."""
         return plain(self.text)
 
     def __prompt__(self) -> str:
-        """What stands for it in a question: the text as the model wrote it."""
+        """The text for `{{answer}}` in a question, unchanged."""
         return self.text
 
     def __repr__(self) -> str:
@@ -63,7 +62,7 @@ class Answer:
 
     @property
     def items(self) -> tuple[Raw, ...]:
-        """Every item of the response, as it came."""
+        """The output items of the response, unchanged."""
         return self.response.items
 
     @property
@@ -72,12 +71,12 @@ class Answer:
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """Images that the model made, as far as they can be read."""
+        """The images that the model made, without damaged ones."""
         return tuple(filter(None, (_decoded(item["result"]) for item in self.response.images)))
 
     @cached_property
     def response(self) -> Response:
-        """The response, read."""
+        """The view of `raw`."""
         return Response(self.raw)
 
 

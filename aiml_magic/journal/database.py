@@ -1,9 +1,9 @@
 """The file of a journal: its connection, its transactions, its locks.
 
-The file, its log and their index are opened by SQLite alone. POSIX drops all locks of a process on
-a file when it closes any handle of that file, and then another process could remove the log under
-an open connection (https://sqlite.org/howtocorrupt.html, 2.2). So a process has one connection for
-each file, which is closed before a fork.
+Only SQLite opens the file, its write-ahead log and their index. POSIX drops all locks of a process
+on a file when it closes any handle of that file; then another process could remove the log under an
+open connection (https://sqlite.org/howtocorrupt.html, 2.2). So a process has one connection to each
+file, and closes it before a fork.
 """
 
 from __future__ import annotations
@@ -44,20 +44,19 @@ class Database:
         self._newest: tuple[int, float] | None = None  # id and time of the last row written
         self._newest_uncommitted: tuple[int, float] | None = None
         self._obsolete: list[Path] = []  # files that are removed after the commit
-        self._is_open = False  # a transaction, of the thread with the lock
+        self._is_open = False  # whether the thread with the lock is in a transaction
         with opening:
             living.add(self)
 
     def take_in(self) -> None:
-        """Takes in the rescue files, each time that the connection is opened."""
+        """Imports the rescue files, each time the connection is opened."""
 
     @contextmanager
     def together(self, sync: str = "FULL", begin: str = "IMMEDIATE") -> Iterator[None]:
         """Makes the steps of the block one transaction.
 
         It is committed even if the block raises, except for a JournalError. IMMEDIATE takes the
-        write lock first. A disk that syncs two hundred times a second takes thousands of answers a
-        second this way.
+        write lock first. With one sync for many steps, a disk takes thousands of answers a second.
         """
         with self._transaction(sync) as db:
             db.execute(f"BEGIN {begin}")
@@ -71,8 +70,8 @@ class Database:
     def decide(self, step: Callable[[], _Decided]) -> _Decided:
         """The result of `step`, which reads first and then may write, as one transaction.
 
-        It waits for no other writer while it reads. If there is one when it writes, the step is
-        rolled back and made again behind it. It is synced with the next step that is.
+        Reading does not wait for other writers. If another one has the lock when it writes, the
+        step is rolled back and repeated after it. It reaches the disk with the next `FULL` step.
         """
         try:
             with self.together("NORMAL", "DEFERRED"):
@@ -85,9 +84,9 @@ class Database:
 
     @contextmanager
     def _transaction(self, sync: str = "FULL") -> Iterator[sqlite3.Connection]:
-        """One step, or a part of the transaction that is open.
+        """One step, or a part of the open transaction.
 
-        Synced in `FULL` it survives a power cut; `NORMAL` leaves that to the next `FULL` one.
+        `FULL` survives a power cut; `NORMAL` survives it after the next `FULL` transaction.
         """
         try:
             with self._lock:
@@ -110,20 +109,20 @@ class Database:
                     self._is_open, self._newest_uncommitted = False, self._newest
         # sqlite3 raises UnicodeError for a text, or an error message, that it cannot decode.
         except (sqlite3.Error, OSError, UnicodeError) as error:
-            why = plain_line(str(error))  # a forged file decides what it says
+            why = plain_line(str(error))  # the message may quote a forged file
             raise errors.JournalError(
                 f"The journal {short(self.path)} cannot be used: {why}.", HINT
             ) from error
 
     def _execute(self, statement: str, *values: Any) -> int:
-        """Executes one statement; gives the number of rows that it changed."""
+        """Executes one statement; returns the number of rows that it changed."""
         with self._transaction() as db:
             return db.execute(statement, values).rowcount
 
     def _connection(self) -> sqlite3.Connection:
-        """The connection, which stays open: a new one has to read the schema."""
+        """The connection, which stays open: a new one would read the schema again."""
         if self._identity and self._identity != self._current_identity():
-            self._disconnect()  # before there is another: the logs of both have one name
+            self._disconnect()  # first: the logs of both files have the same name
         if self._db is None:
             self._db = self._opened()
             databases.append(self.path)
@@ -140,7 +139,7 @@ class Database:
     def pause(self) -> bool:
         """Closes the connection and holds the lock until `resume`.
 
-        `False`, with nothing done, if a transaction of another thread lasts too long.
+        `False`, without an effect, if a transaction of another thread takes too long.
         """
         if not self._lock.acquire(timeout=BUSY):
             return False
@@ -151,20 +150,20 @@ class Database:
     def resume(self) -> None:
         self._lock.release()
 
-    def begin_anew(self) -> None:
-        """In a forked child: the inherited lock and connection are neither used nor closed."""
+    def reset(self) -> None:
+        """Drops the inherited lock and transaction in a forked child."""
         self._lock, self._is_open = threading.RLock(), False
         self._newest_uncommitted = self._newest
 
     def _current_identity(self) -> tuple[int, ...]:
-        """The process and the file: a connection is not used after a fork, nor for another file."""
+        """The process and the file that a connection is for."""
         file = self.path.stat()
         return os.getpid(), file.st_dev, file.st_ino
 
     def _opened(self) -> sqlite3.Connection:
-        """A connection to the file, which is created or migrated if need be.
+        """A connection to the file, after creating or migrating it.
 
-        A file of another program stays as it is.
+        The file of another program is not changed.
         """
         make_private_folder(self.path.parent)
         if os.path.lexists(self.path):
@@ -172,12 +171,12 @@ class Database:
             db = self._connect("rw")
         else:
             with tempfile.NamedTemporaryFile(prefix="journal-", dir=self.path.parent) as private:
-                # SQLite creates the file with the permissions of that one.
+                # SQLite copies the permissions of the file `modeof`.
                 db = self._connect("rwc", modeof=private.name)
         try:
             # A forged file may define functions with side effects.
             db.execute("PRAGMA trusted_schema = OFF")
-            # Forgotten texts may also be on pages that were moved before.
+            # Else forgotten texts would stay in free pages.
             db.execute("PRAGMA secure_delete = ON")
             bring_up_to_date(db)
             self._check_rows(db)
@@ -190,17 +189,17 @@ class Database:
 
     def _check_file(self) -> None:
         """Raises DatabaseError for a file that cannot be a journal, before it is changed."""
-        if not self.path.is_file():  # a pipe would never answer
-            raise sqlite3.DatabaseError("it is no file")
+        if not self.path.is_file():  # opening a pipe would block
+            raise sqlite3.DatabaseError("it is not a file")
         status = self.path.stat()
-        # The permission is checked too: root may write to any file.
+        # The mode too: root may write to any file.
         if not os.access(self.path, os.W_OK) or not status.st_mode & stat.S_IWUSR:
             raise sqlite3.OperationalError("it is read-only")
-        if status.st_nlink > 1:  # SQLite would keep a log for each (howtocorrupt.html, 2.5)
+        if status.st_nlink > 1:  # SQLite would use a log for each name (howtocorrupt.html, 2.5)
             raise sqlite3.DatabaseError(
                 "it has a second name, by a hard link; remove one of the two, or make it a copy"
             )
-        # Without the log, which may belong to another file that had this name before.
+        # `immutable` ignores the log: it may belong to an earlier file of this name.
         with closing(self._connect("ro", immutable="1")) as file:
             check_file(file)
 
@@ -216,7 +215,7 @@ class Database:
         return row
 
     def _check_rows(self, db: sqlite3.Connection) -> None:
-        """Refuses another journal under this name, in which ids mean other rows; a copy passes."""
+        """Refuses another journal under this name, whose ids are of other rows; a copy passes."""
         if (
             self._newest
             and not db.execute(
@@ -229,7 +228,7 @@ class Database:
 
     @property
     def _folder(self) -> Path:
-        """The folder of the file itself, if `path` is a link to it."""
+        """The folder of the file that `path` links to, or of `path` itself."""
         return Path(os.path.realpath(self.path)).parent
 
 
@@ -241,7 +240,7 @@ _paused: list[Database] = []  # while the process forks
 
 
 def find_living(path: Path) -> Database | None:
-    """The database of this process in the file `path`, under any name of the file."""
+    """The database of this process for the file `path`, under any of its names."""
     with opening:
         return next((known for known in living if _is_same(known.path, path)), None)
 
@@ -254,26 +253,25 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def _is_busy(error: BaseException | None) -> bool:
-    """Another process has the write lock, or has written since the transaction began to read."""
+    """Whether another process has the write lock, or wrote after the transaction's first read."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
 
 
-def _nothing() -> None:
-    """Closes no connection."""
+def _nothing() -> None: ...
 
 
 def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:
-    """Closes a connection of this process; an inherited one belongs to the parent."""
+    """Closes a connection; one that was inherited by a fork belongs to the parent."""
     if os.getpid() == pid:
         db.close()
         databases.remove(path)
     else:
-        _inherited.append(db)  # else Python would close it
+        _inherited.append(db)  # a reference, since the garbage collector would close it
 
 
 def _before_fork() -> None:
-    """Closes every connection: a child would assume the locks of its parent."""
+    """Closes every connection: SQLite in the child would rely on locks that only the parent has."""
     opening.acquire()
     _paused.extend(database for database in living if database.pause())
 
@@ -285,9 +283,9 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """The child has none of the threads that could end a transaction."""
+    """Resets every database: the threads that could end its transaction are not in the child."""
     for database in living:
-        database.begin_anew()
+        database.reset()
     databases.clear()
     _paused.clear()
     opening.release()

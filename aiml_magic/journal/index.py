@@ -1,7 +1,7 @@
 """The search index of a journal: a copy of questions and answers in SQLite's FTS5.
 
-A damaged index costs no answer: it is dropped, and the next search builds another from the rows.
-Every function takes the connection of a transaction.
+A damaged index loses no answer: it is dropped, and the next search rebuilds it from the rows. Every
+function takes the connection of an open transaction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
 def add(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
     """Adds a question and its answer to the index; a damaged index is dropped."""
     try:
-        with _apart(db):
+        with _savepoint(db):
             _insert(db, row_id, request, answer)
     except sqlite3.DatabaseError as error:
         if not db.in_transaction or not _is_damage(error):
@@ -47,9 +47,9 @@ def remove(db: sqlite3.Connection, ids: Iterable[tuple[int]]) -> bool:
     `False` if the index was damaged, and was dropped.
     """
     try:
-        with _apart(db):
+        with _savepoint(db):
             db.executemany("DELETE FROM texts WHERE rowid = ?", ids)
-            # This writes the index anew, without the words.
+            # Rewrites the index, without the deleted words.
             db.execute("INSERT INTO texts (texts) VALUES ('optimize')")
             db.execute("INSERT INTO texts (texts) VALUES ('integrity-check')")
     except sqlite3.DatabaseError as error:
@@ -61,9 +61,9 @@ def remove(db: sqlite3.Connection, ids: Iterable[tuple[int]]) -> bool:
 
 
 def search(db: sqlite3.Connection, words: str, limit: int, *, is_sound: bool) -> list[sqlite3.Row]:
-    """The rows with all the words, the best first; a damaged index is built anew.
+    """The rows with all the words, best first; a damaged index is rebuilt.
 
-    An index that is known to be sound is not checked again: that takes a time that grows with it.
+    An index that is known to be sound is not checked again: the check takes time.
     """
     try:
         found = _matching(db, words, limit)
@@ -94,13 +94,13 @@ def _matching(db: sqlite3.Connection, words: str, limit: int) -> list[sqlite3.Ro
             WHERE instr(lower(question || ' ' || answer), lower(value)) = 0
         )
         ORDER BY {order} LIMIT :limit
-        """,  # noqa: S608  # each of the two is one of ours
+        """,  # noqa: S608  # both are constants
         {"query": query, "parts": dump(parts), "limit": limit},
     ).fetchall()
 
 
 def _is_sound(db: sqlite3.Connection) -> bool:
-    """The index passes SQLite's check: a damaged one may just find nothing."""
+    """Whether the index passes SQLite's check: a damaged index may find nothing, without error."""
     try:
         db.execute("INSERT INTO texts (texts) VALUES ('integrity-check')")
     except sqlite3.DatabaseError as error:
@@ -109,7 +109,7 @@ def _is_sound(db: sqlite3.Connection) -> bool:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """The index failed, rather than the disk, or the lock of another process."""
+    """Whether an error is of the index itself, not of the disk or a lock."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF not in _PASSING
 
 
@@ -121,10 +121,10 @@ _PASSING = {
 
 
 def _rebuild(db: sqlite3.Connection) -> None:
-    """Builds the index from the rows, without those that are damaged."""
+    """Builds the index from all undamaged rows."""
     if not db.in_transaction:
         db.execute("BEGIN IMMEDIATE")
-    with _apart(db):
+    with _savepoint(db):
         _drop(db)
         db.execute("CREATE VIRTUAL TABLE texts USING fts5 (question, answer)")
         for found in db.execute(
@@ -137,8 +137,8 @@ def _rebuild(db: sqlite3.Connection) -> None:
 
 
 def _drop(db: sqlite3.Connection) -> None:
-    """Removes the index, however damaged: first its tables, then its name from the schema."""
-    with _apart(db):
+    """Removes the index, even a damaged one: its tables, then its entry in the schema."""
+    with _savepoint(db):
         tables = db.execute(
             """
             SELECT name FROM sqlite_master
@@ -155,12 +155,12 @@ def _drop(db: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _apart(db: sqlite3.Connection) -> Iterator[None]:
-    """A part of a transaction: if it fails, it alone is rolled back."""
+def _savepoint(db: sqlite3.Connection) -> Iterator[None]:
+    """A part of a transaction that is rolled back alone if it fails."""
     db.execute("SAVEPOINT part")
     try:
         yield
-        db.execute("SAVEPOINT written")  # FTS5 writes what it buffers, and must fail here
+        db.execute("SAVEPOINT written")  # makes FTS5 flush its buffer, and fail here if it does
     except BaseException:
         if db.in_transaction:  # a full disk ends the whole transaction
             db.execute("ROLLBACK TO part")

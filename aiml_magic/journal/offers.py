@@ -1,6 +1,6 @@
-"""What servers said of their models, on disk: a private file for each server, good for a day.
+"""A cache of servers' models on disk: a private file for each server, valid for a day.
 
-A file that is damaged, strange or too large says nothing, and is written anew.
+A damaged, foreign or oversized file counts as missing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from aiml_magic.text import dump, load
 
 _DAY = 86_400.0  # seconds
 _MAX_SIZE = 4 * 2**20  # bytes
-_unwritten: dict[str, Catalogue] = {}  # by server: what no disk took
+_unwritten: dict[str, Catalogue] = {}  # by server, if the disk took no file
 
 
 def kept(server: str) -> Catalogue:
-    """What this server said when it was last asked; empty if nothing is known."""
+    """The models of a server when it was last asked; empty if it never was."""
     if server in _unwritten:
         return _unwritten[server]
     with contextlib.suppress(OSError, BadInput):
@@ -34,25 +34,25 @@ def kept(server: str) -> Catalogue:
     return Catalogue()
 
 
-def keep(server: str, said: Catalogue) -> None:
-    """Keeps what a server said; in memory where no disk takes it."""
-    _unwritten[server] = said
-    told = {
+def keep(server: str, catalogue: Catalogue) -> None:
+    """Caches the models of a server; in memory if the disk takes no file."""
+    _unwritten[server] = catalogue
+    content = {
         "server": server,
-        "asked_at": said.asked_at,
-        "offered": [model.as_entry() for model in said.offered],
-        "ending": [model.as_entry() for model in said.ending],
+        "asked_at": catalogue.asked_at,
+        "offered": [model.as_entry() for model in catalogue.offered],
+        "ending": [model.as_entry() for model in catalogue.ending],
     }
     with contextlib.suppress(OSError, BadInput):
         path = _path(server)
         make_private_folder(path.parent)
-        write_private(path, dump(told))
+        write_private(path, dump(content))
         del _unwritten[server]
 
 
-def is_of_today(said: Catalogue) -> bool:
-    """It is less than a day old; a clock that was set back makes it old."""
-    return 0 <= time.time() - said.asked_at < _DAY
+def is_of_today(catalogue: Catalogue) -> bool:
+    """Whether it is less than a day old; after the clock was set back it counts as old."""
+    return 0 <= time.time() - catalogue.asked_at < _DAY
 
 
 def _path(server: str) -> Path:

@@ -1,6 +1,6 @@
-"""The questions that a journal answers: rows by key, by notebook, by conversation, by words.
+"""The queries of a journal: rows by key, by notebook, by conversation, by words.
 
-Each method is one read transaction, or a part of the transaction that is open.
+Each method is one read transaction, or a part of the open transaction.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from aiml_magic.journal.database import Database
 from aiml_magic.journal.rows import Row, read_row
 from aiml_magic.text import dump
 
-# A notebook's rows are those under its name, and of each former name those up to a row: the file
-# was renamed, or copied, and then the original goes on under that name.
+# A notebook's rows are those under its name and, for each former name, those up to a row: the file
+# was renamed, or it is a copy, whose original adds rows under the former name.
 NAMES = """
     WITH names (name, until) AS (
         SELECT :notebook, 9223372036854775807
@@ -34,9 +34,9 @@ OF_NOTEBOOK = (
 
 
 class Queries(Database):
-    """What a journal holds. Every method raises JournalError if the file cannot be used."""
+    """The queries of a journal. Every method raises JournalError if the file cannot be used."""
 
-    _is_index_sound = False  # was checked
+    _is_index_sound = False  # whether the index passed its check
 
     def row(self, row_id: int) -> Row:
         """The row of this id. Raises BadInput if there is none."""
@@ -59,7 +59,7 @@ class Queries(Database):
         )
 
     def sent_by(self, cluster: str) -> list[Row]:
-        """The rows that a cluster sent and that are not over, oldest first."""
+        """The unfinished rows that a cluster sent, oldest first."""
         return self._rows(
             "SELECT * FROM requests WHERE state = 'sent' AND cluster = :cluster ORDER BY id",
             cluster=cluster,
@@ -104,10 +104,7 @@ class Queries(Database):
         words: str | None = None,
         since: float | None = None,
     ) -> list[int]:
-        """The ids of all rows, or of those of a notebook, a chat, with words, since a time.
-
-        In the order in which they were asked.
-        """
+        """The ids of the rows that meet all conditions, in the order in which they were asked."""
         with self._transaction() as db:
             found = db.execute(
                 f"""{NAMES}
@@ -169,10 +166,10 @@ class Queries(Database):
         return [entry["chat"] for entry in found]
 
     def search(self, words: str, limit: int = 20) -> list[Row]:
-        """The rows with all the words in question or answer, the best first.
+        """The rows with all the words in question or answer, best first.
 
-        A word of a script without spaces is looked for in all texts; a search of such words alone
-        gives the newest first.
+        Words of scripts without spaces are not indexed: they are searched for in all texts, and
+        alone they give the newest rows first.
         """
         with self._transaction() as db:
             found = index.search(db, words, limit, is_sound=self._is_index_sound)
@@ -206,7 +203,7 @@ class Queries(Database):
         )
 
     def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
-        """A row was asked in this cell of a chat."""
+        """Whether this cell of a chat has a row."""
         found = self._first(
             f"""{NAMES}
             SELECT 1 FROM {OF_NOTEBOOK} WHERE chat = :chat AND cell = :cell
@@ -230,7 +227,7 @@ class Queries(Database):
         )
 
     def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
-        """The notebook has an answer to the same request behind another answer."""
+        """Whether the notebook has a complete answer to the same request under another key."""
         found = self._first(
             f"""{NAMES}
             SELECT 1 FROM {OF_NOTEBOOK}
@@ -241,7 +238,7 @@ class Queries(Database):
         return found is not None
 
     def has_lost_chain(self, session: str, server: str) -> bool:
-        """In this session the server refused or ignored a response id."""
+        """Whether the server refused or ignored a response id in this session."""
         found = self._first(
             """
             SELECT 1 FROM requests

@@ -1,8 +1,8 @@
-"""A file of answers that travels with a tutorial: JSON, one answer a line.
+"""Recordings: files of answers that are distributed with a tutorial, one JSON object a line.
 
-It holds what decides an answer and what came, in the order in which they were first asked; of an
-attachment its name, its size and its hash; no key, no header, no name of a user and no path. A line
-is believed only if its key is a key of its request.
+A line has the parts of a request that its replay key covers, and its response; an attachment is its
+name, its size and its hash. It has no API key, no header, no user name and no path. A line whose
+key does not fit its request is refused.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from aiml_magic.files import check_no_database, write_private
 from aiml_magic.journal.replay import request_key, request_keys, with_hashes
 from aiml_magic.text import plain
 
-_FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
-# What a file may ask for: bytes of its texts in memory, where the widest character decides, and
-# values.
+_FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
+# Bounds on memory: bytes of a line, bytes of all texts (as wide as their widest character), values.
 _MAX_LINE, _MAX_TEXT, _MAX_VALUES = 16 * 2**20, 64 * 2**20, 2**19
-_ASTRAL = re.compile(
-    rb"[\xf0-\xf4]|\\u[dD][89aAbB]"
-)  # characters of four bytes, plain or as escapes
-_WIDE = re.compile(rb"[\xc4-\xef]|\\u")  # of two
+# Characters that take four bytes in memory, and two; as UTF-8 or as escapes.
+_ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")
+_WIDE = re.compile(rb"[\xc4-\xef]|\\u")
 
 _NAME_ANOTHER = "Name a file that %aiml record has written."
 
@@ -35,8 +33,8 @@ _NAME_ANOTHER = "Name a file that %aiml record has written."
 class Record:
     """One answer.
 
-    `parent` is the id of the response that it continues, `asked_at` seconds since 1970, `seconds`
-    its duration.
+    `parent` is the id of the response that it continues, `asked_at` is in seconds since 1970,
+    `seconds` its duration.
     """
 
     server: str
@@ -54,12 +52,12 @@ class Record:
 
 
 def read(path: Path) -> dict[str, Record]:
-    """The records of a file by key, in order. Raises BadInput for a file that is none."""
+    """The records of a file by key, in order. Raises BadInput for any other file."""
     name = plain(path.name)
     check_no_database(path)
     try:
         if not path.is_file():  # a device never ends
-            raise BadInput(f"{name} is no file.", _NAME_ANOTHER)
+            raise BadInput(f"{name} is not a file.", _NAME_ANOTHER)
         return dict(
             _read_line(line, f"{name}, line {number}")
             for number, line in _lines(path)
@@ -70,18 +68,13 @@ def read(path: Path) -> dict[str, Record]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file by their numbers.
-
-    Raises BadInput for one that would take more memory than any recording.
-    """
+    """The numbered lines of a file. Raises BadInput if they take more memory than a recording."""
     text = values = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
             size = len(line) * (4 if _ASTRAL.search(line) else 2 if _WIDE.search(line) else 1)
             text += size
-            values += 1 + sum(
-                map(line.count, (b"{", b"[", b","))
-            )  # a blank line takes its time, too
+            values += 1 + sum(map(line.count, (b"{", b"[", b",")))  # 1: blank lines take time too
             if size > _MAX_LINE or text > _MAX_TEXT or values > _MAX_VALUES:
                 raise BadInput(
                     f"{plain(path.name)}, line {number}: it is larger than any recording.",
@@ -91,10 +84,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Writes the whole file anew, with hashes where an earlier version wrote texts.
-
-    Raises BadInput if that cannot be.
-    """
+    """Replaces a recording; texts of an earlier version become hashes. Raises BadInput."""
     hashed = {
         record.key: {**vars(record), "request": with_hashes(record.request)}
         for record in records.values()
@@ -102,7 +92,7 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
     lines = (json.dumps({"key": key, **record}) for key, record in hashed.items())
     try:
         write_private(path, "".join(f"{line}\n" for line in lines))
-    except (OSError, ValueError) as error:  # no disk takes such a name
+    except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise BadInput(
             f"{plain(path.name)} cannot be written: {error}.",
             "The answer is in the journal all the same; name another file to record to.",
@@ -125,7 +115,7 @@ def _read_line(line: bytes, where: str) -> tuple[str, Record]:
         key = str(raw["key"])
         is_changed = key not in request_keys(record.server, record.request, record.parent)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadInput(f"{where} is no recorded answer.", _NAME_ANOTHER) from error
+        raise BadInput(f"{where} is not a recorded answer.", _NAME_ANOTHER) from error
     if is_changed:
         raise BadInput(
             f"{where} was changed after it was recorded.",
@@ -135,7 +125,7 @@ def _read_line(line: bytes, where: str) -> tuple[str, Record]:
 
 
 def _text(value: Any) -> str:
-    """`value` as text without lone surrogates, which no column takes. Raises ValueError."""
+    """`value` as text. Raises ValueError for lone surrogates, which SQLite refuses."""
     return str(value).encode().decode()
 
 

@@ -1,9 +1,9 @@
-"""The key of a request, by which its answer is replayed, and the difference of two; pure.
+"""The replay key of a request, and the differences between requests; pure.
 
 The key is a hash of all that decides the answer: the server, the request (with the hashes of its
-attachments), and the response that it continues. How the request travels does not count: streamed
-or not, stored or not, in the background or not, its conversation by id or as a transcript. A
-request has the same key with its attachments as with their hashes in their places.
+attachments), and the response that it continues. Delivery does not count: streaming, storage,
+background mode, and the conversation's form (id or transcript). A request has the same key with
+attachments as with their hashes instead.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from typing import Any
 
 from aiml_magic.text import cut
 
-SAMPLE = "aiml_magic.sample"  # the number of a sample, from 2 on, in a request that is kept
+SAMPLE = "aiml_magic.sample"  # field of a row's request: the number of the sample, from 2 on
 _DELIVERY = {"stream", "store", "background", "previous_response_id"}
 _INLINE = re.compile(r"data:([\w.+/-]+);base64,")
 _HASHED = re.compile(r"data:[\w.+/-]+;sha256,")
-_HASHED_TEXT = re.compile(
-    r"(.*:) sha256,[0-9a-f]{64}"
-)  # the line that names an attached text, and the text's hash
+# An attached text as its heading and its hash.
+_HASHED_TEXT = re.compile(r"(.*:) sha256,[0-9a-f]{64}")
 _NOT_AT_HAND = "(it is not at hand any more)"
-_TAG = b"aiml_magic request 1\n"  # no other hash has it
+_TAG = b"aiml_magic request 1\n"  # makes the hash different from every other kind of hash
 
 
 def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> str:
@@ -35,9 +34,9 @@ def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> 
 
 
 def request_keys(server: str, request: Mapping[str, Any], parent: str | None) -> tuple[str, ...]:
-    """The key of a request, and those that earlier versions gave it.
+    """The key of a request, and those of earlier versions.
 
-    These had the attached texts in it as they are, and no label in the choice of an MCP server.
+    These hashed attached texts as they are, and left out the label of an MCP server's choice.
     """
     forms = (with_hashes(request), with_file_hashes(request))
     choice = request.get("tool_choice")
@@ -57,12 +56,12 @@ def without_delivery(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sendable(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request as the API knows it: the number of a sample decides the answer, and is not sent."""
+    """A request without the number of its sample, which the API does not know."""
     return {name: value for name, value in request.items() if name != SAMPLE}
 
 
 def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request with the hash of each attachment in its place, which is small."""
+    """A request with each attachment replaced by its hash."""
     hashed: dict[str, Any] = with_file_hashes(request)
     return (
         {**hashed, "input": _with_parts(hashed["input"], _with_text_hash)}
@@ -72,7 +71,7 @@ def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_file_hashes(value: Any) -> Any:
-    """`value` with the hash of each attached image or file in its place; attached texts stay."""
+    """`value` with each attached image or file replaced by its hash; attached texts stay."""
     if isinstance(value, Mapping):
         return {name: with_file_hashes(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -84,11 +83,11 @@ def with_file_hashes(value: Any) -> Any:
 
 def without_hashed(asked: Any) -> Any:
     """An input with a placeholder for each attachment of which only the hash is known."""
-    return _with_parts(asked, _kept)
+    return _with_parts(asked, _without_hash)
 
 
 def _with_parts(asked: Any, change: Callable[[Any], Any]) -> Any:
-    """An input with the parts of each message changed, but for the first: the question."""
+    """An input with all parts of each message changed except the first, which is the question."""
     if not isinstance(asked, list | tuple):
         return asked
     return [
@@ -100,13 +99,13 @@ def _with_parts(asked: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _with_text_hash(part: Any) -> Any:
-    """The text behind the line that names it as its hash."""
+    """A part with the text after its heading replaced by its hash."""
     text = _text_of(part)
     name, line_end, rest = text.partition("\n")
     return {**part, "text": f"{name} sha256,{_sha256(rest)}"} if line_end else part
 
 
-def _kept(part: Any) -> Any:
+def _without_hash(part: Any) -> Any:
     if found := _HASHED_TEXT.fullmatch(_text_of(part)):
         return {**part, "text": f"{found[1]} {_NOT_AT_HAND}"}
     is_hashed = isinstance(part, Mapping) and any(
@@ -125,25 +124,23 @@ def _sha256(text: str) -> str:
 
 
 def nearest(request: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> int | None:
-    """The position of the request that is most like `request`; `None` if there is none."""
+    """The index of the request most similar to `request`; `None` if there are none."""
     text = _text(request)
     compared = [_text(other) for other in others]
-    # The letters that two texts share choose a few quickly; their order then decides.
+    # The letters in common select a few quickly; among these the order of the letters decides.
     letters = [
         SequenceMatcher(None, text, other, autojunk=False).quick_ratio() for other in compared
     ]
     few = heapq.nlargest(8, range(len(compared)), key=letters.__getitem__)
     return max(
         few,
-        key=lambda position: SequenceMatcher(
-            None, text, compared[position], autojunk=False
-        ).ratio(),
+        key=lambda at: SequenceMatcher(None, text, compared[at], autojunk=False).ratio(),
         default=None,
     )
 
 
 def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
-    """What differs between two requests, a line for each field."""
+    """The differences between two requests, one line for each field."""
     ours, recorded = (with_hashes(without_delivery(request)) for request in (ours, recorded))
     names = sorted(
         name for name in ours.keys() | recorded.keys() if ours.get(name) != recorded.get(name)
@@ -160,5 +157,5 @@ def _text(request: Mapping[str, Any]) -> str:
 
 
 def short_json(value: Any) -> str:
-    """A value as a message says it."""
+    """A value as short JSON for a message."""
     return cut("nothing" if value is None else json.dumps(value, ensure_ascii=False))

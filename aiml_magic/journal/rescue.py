@@ -1,6 +1,6 @@
-"""Rescue files: each holds one answer that the journal could not take, beside the journal.
+"""Rescue files: private files beside the journal, each with one answer that it could not take.
 
-A file may be anybody's, so it is validated as strictly as a row of the journal.
+A file may be forged, so it is validated as strictly as a row of the journal.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ from aiml_magic.files import check_no_database, write_private
 from aiml_magic.journal.rows import JSON_COLUMNS, KINDS, Result, Row, row_of, wrong_columns
 from aiml_magic.text import MAX_JSON, dump, load
 
-_MAX_BYTES = 4 * MAX_JSON  # of a file: a request with its attachments, and its response
+_MAX_BYTES = 4 * MAX_JSON  # of a file, with request, attachments and response
 
 
 def rescue_file(folder: Path, row: Row) -> Path:
-    """The path of the file for a row, which a forged id cannot move to another folder."""
+    """The path of a row's file; a forged id cannot move it to another folder."""
     name = re.sub(r"[^0-9a-f]", "", row.client_request_id)[-8:]
     return folder / f"answer-{name}.json"
 
 
 def rescue(folder: Path, row: Row, result: Result) -> tuple[Row, str | None]:
-    """The row as `finish` would leave it, and the private file in `folder` that now holds it.
-
-    The file is `None` if it could not be written either.
-    """
+    """The row as `finish` would leave it, and the rescue file that now holds it, else `None`."""
     unkept = replace(
         row,
         state=result.state,
@@ -51,14 +48,14 @@ def rescue(folder: Path, row: Row, result: Result) -> tuple[Row, str | None]:
         if not path.exists():
             write_private(path, content)
         elif _read_bounded(path) != content.encode():
-            return unkept, None  # it holds another answer
+            return unkept, None  # the file holds another answer
     except (OSError, errors.BadInput):
         return unkept, None
     return unkept, str(path)
 
 
 def rescue_files(folder: Path) -> list[Path]:
-    """The files of a folder that have the name of a rescue file."""
+    """The files in a folder that are named as rescue files."""
     try:
         return sorted(folder.glob("answer-*.json"))
     except OSError:
@@ -99,7 +96,7 @@ def _cost(usd: float, found: Mapping[str, Any]) -> Cost:
 
 
 def _fits(value: object) -> bool:
-    """A column can hold the value: no integer over 64 bits, no text with a lone surrogate."""
+    """Whether SQLite can hold a value: no integer over 64 bits, no lone surrogate."""
     if isinstance(value, int):
         return abs(value) < 2**63
     return not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
@@ -108,7 +105,7 @@ def _fits(value: object) -> bool:
 def _read_bounded(path: Path) -> bytes:
     """The content of a regular file that only this user can write.
 
-    Raises OSError or BadInput for any other: a link, a pipe, another user's.
+    Raises OSError or BadInput for any other: a link, a pipe, a file of another user.
     """
     check_no_database(path)
     flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))

@@ -35,8 +35,8 @@ STALE = 4 * HEARTBEAT  # seconds after which a runner without a heartbeat is tak
 class Row:
     """A request in the journal.
 
-    JSON columns are parsed; times are in seconds, `asked_at` since 1970. `attempts` is the highest
-    number of times that the request was sent, `None` if that is unknown.
+    JSON columns are parsed; times are in seconds, `asked_at` since 1970. `attempts` is how many
+    times the request was sent at most, `None` if unknown.
     """
 
     id: int
@@ -62,7 +62,7 @@ class Row:
     error: Mapping[str, Any] | None
     alive_at: float | None
     cluster: str | None = None  # the Dask cluster that sent it
-    origin: str = "asked"  # or "recording": asked elsewhere, and recorded
+    origin: str = "asked"  # or "recording"
     attempts: int | None = None
     worst_usd: float | None = None  # dollars that it may cost at most
 
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def needs_nothing(self) -> bool:
-        """The row needs no more work: it is over, or it was sent and no runner works on it."""
+        """It is over, or it was sent and no runner works on it any more."""
         return not (self.state == "queued" or self.is_alive)
 
     @property
@@ -114,7 +114,7 @@ class Row:
 
     @property
     def identity(self) -> str | None:
-        """What stands for this row in the replay key of a follow-up.
+        """The parent in the replay key of a follow-up.
 
         The response id, else the row's own key; `row N` while it is unfinished, and after `forget`.
         """
@@ -144,19 +144,19 @@ class Row:
 
     @property
     def is_kept(self) -> bool:
-        """The response is replayed, unless a higher limit would give more of it."""
+        """The response is replayed; an incomplete one is not: a higher limit may give more."""
         return self.state == "done" and Response(self.response).outcome != "incomplete"
 
     @property
     def can_continue(self) -> bool:
-        """A conversation can continue from it: a complete answer, without refusal or open calls."""
+        """A conversation can continue from it: it is a complete answer without open calls."""
         response = Response(self.response)
         return (
             self.state == "done" and response.status == "completed" and response.outcome == "answer"
         )
 
     def answer(self) -> Answer:
-        """The answer, or the part of it that came."""
+        """The answer, or the part of it that was received."""
         response = Response(self.response)
         return Answer(
             text=response.text if self.state == "done" else response.text or self.text,
@@ -193,8 +193,8 @@ class Result:
     """The result of a request.
 
     `state` is done, failed or cancelled; `seconds` is the time since the request was sent, `None`
-    if it was not. `response_id` and `text` belong to a response that came in part. `attempts` is
-    how many times it was sent; `None` keeps the known number.
+    if it was not. `response_id` and `text` are of a partial response. `attempts` is how many times
+    it was sent; `None` leaves the column as it is.
     """
 
     state: str
@@ -219,13 +219,13 @@ KINDS: Mapping[str, Any] = {
     "alive_at": float | None, "cluster": str | None, "origin": str, "attempts": int | None,
     "worst_usd": float | None,
 }  # fmt: skip
-_FAR = 5e10  # seconds or dollars: more than there ever are, and still a date
+_FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
 
 
 def read_row(found: sqlite3.Row) -> Row:
     """The row as a value.
 
-    Raises JournalError for values that this package never writes: the file may be anybody's.
+    Raises JournalError for values that this package never writes: the file may be forged.
     """
     try:
         values = {
@@ -251,11 +251,11 @@ def row_of(values: Mapping[str, Any]) -> Row:
 
 
 def wrong_columns(values: Mapping[str, Any]) -> list[str]:
-    """The names of the values that no row of ours can have."""
+    """The names of the columns with values that this package never writes."""
     wrong = [name for name, kind in KINDS.items() if not isinstance(values[name], kind)]
     wrong += [
         name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR
     ]
-    if not wrong and (values["parent"] or 0) >= values["id"]:  # it would be its own ancestor
+    if not wrong and (values["parent"] or 0) >= values["id"]:  # a cycle
         wrong.append("parent")
     return wrong

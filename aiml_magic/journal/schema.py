@@ -1,7 +1,6 @@
-"""The schema of a journal: a list of migrations, of which the file counts those that it has seen.
+"""The schema of a journal: a list of migrations; the file has the number of those applied.
 
-A file may be anybody's: one that is another program's, or newer than this version, is refused
-before anything in it is changed.
+A file of another program, or of a newer version, is refused before it is changed.
 """
 
 from __future__ import annotations
@@ -80,25 +79,25 @@ MIGRATIONS = [
 
 
 def check_file(file: sqlite3.Connection) -> None:
-    """Raises DatabaseError for a file that is no journal.
+    """Raises DatabaseError for a file that is not a journal.
 
-    A torn page passes: the log may hold it whole.
+    A torn page passes: the log may hold the complete one.
     """
     try:
         _version(file)
     except sqlite3.DatabaseError as error:
         if (code := getattr(error, "sqlite_errorcode", None)) == sqlite3.SQLITE_NOTADB:
-            raise sqlite3.DatabaseError("it is no SQLite file") from error
+            raise sqlite3.DatabaseError("it is not an SQLite file") from error
         if code is None:  # raised by `_version`
             raise
 
 
 def _version(db: sqlite3.Connection) -> int:
-    """The number of migrations that the file has seen.
+    """The number of migrations applied to the file.
 
-    Raises DatabaseError for another program's database, and for a newer version's.
+    Raises DatabaseError for a database of another program or of a newer version.
     """
-    # One statement: another kernel may be creating the file at this moment.
+    # One statement, since another kernel may be creating the file now.
     application, version, tables, active = db.execute(
         """
         SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master),
@@ -116,9 +115,9 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> None:
-    """Runs the migrations that the file has not seen.
+    """Runs the missing migrations.
 
-    Switching to WAL does not wait for the lock, so it is retried.
+    SQLite does not wait for the lock when it switches to WAL, so that is retried.
     """
     deadline = time.monotonic() + BUSY
     while _version(db) < len(MIGRATIONS):

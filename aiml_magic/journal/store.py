@@ -54,10 +54,7 @@ class Journal(Costs):
         before: str | None = None,
         worst_usd: float | None = None,
     ) -> Row:
-        """Adds the row of a request that is about to be sent.
-
-        It is synced with the claim, without which it is not sent.
-        """
+        """Adds the row of a request that is about to be sent; the claim syncs it to the disk."""
         with self._transaction("NORMAL") as db:
             cursor = db.execute(
                 """
@@ -74,10 +71,10 @@ class Journal(Costs):
             return self._written(db, int(cursor.lastrowid or 0))
 
     def claim(self, row_id: int, cluster: str | None = None) -> Row | None:
-        """Marks a queued row as sent, from `cluster` if one is named; `None` if it may not be sent.
+        """Marks a queued row as sent (from `cluster`, if named); `None` if it may not be sent.
 
-        It was sent or withdrawn already, or the answer that it continues is missing. The number of
-        attempts of a worker of a cluster is unknown, if the worker dies.
+        That is: it was sent or withdrawn already, or its parent has no answer. If a worker of a
+        cluster dies, its number of attempts is unknown.
         """
         with self._transaction() as db:
             cursor = db.execute(
@@ -119,23 +116,23 @@ class Journal(Costs):
         return changed == 1
 
     def take_up(self, row_id: int) -> Row | None:
-        """Takes a row over whose request the server accepted; `None` if it cannot be resumed."""
+        """Takes over a row whose request the server accepted; `None` if it cannot be resumed."""
         row = self.row(row_id)
         return row if row.can_go_on and self.take_over(row) else None
 
     def withdraw(self, row_id: int) -> bool:
-        """Cancels a row that was not sent yet; `False` if it was."""
+        """Cancels a row that was not sent yet; `False` if it was sent."""
         changed = self._execute(
             "UPDATE requests SET state = 'cancelled' WHERE id = ? AND state = 'queued'", row_id
         )
         return changed == 1
 
     def note_unwanted(self, row_id: int) -> None:
-        """Asks the runner of the row, of any kernel, to cancel it."""
+        """Asks the runner of the row, maybe of another kernel, to cancel it."""
         self._execute("UPDATE requests SET is_unwanted = 1 WHERE id = ?", row_id)
 
     def note_alive(self, row_ids: Collection[int]) -> list[int]:
-        """Writes the heartbeat of these rows; returns those that are to be cancelled."""
+        """Writes the heartbeat of these rows; returns the ids of those to cancel."""
         with self._transaction() as db:
             db.executemany(
                 "UPDATE requests SET alive_at = ? WHERE id = ?",
@@ -147,19 +144,19 @@ class Journal(Costs):
             return [found["id"] for found in unwanted if found["id"] in row_ids]
 
     def note_key(self, row_id: int, key: str) -> None:
-        """Sets the key of a row, which is known when its parent is over."""
+        """Sets the final key of a row, after its parent is over."""
         self._execute(
             "UPDATE requests SET key = ? WHERE id = ? AND state IN ('queued', 'sent')", key, row_id
         )
 
     def note_attempts(self, row_id: int, attempts: int) -> None:
-        """Sets the number of attempts, before the last of them is made."""
+        """Sets the number of attempts, before the last one is made."""
         self._execute(
             "UPDATE requests SET attempts = ? WHERE id = ? AND state = 'sent'", attempts, row_id
         )
 
     def note_pending(self, row_id: int, response: Mapping[str, Any]) -> None:
-        """Keeps a response that the server still works on, so that the row can be resumed."""
+        """Stores an unfinished response, so that the row can be resumed."""
         self._execute(
             """
             UPDATE requests
@@ -177,14 +174,14 @@ class Journal(Costs):
         )  # fmt: skip
 
     def note_text(self, row_id: int, text: str) -> None:
-        """Keeps the text that was streamed so far."""
+        """Stores the text streamed so far."""
         self._execute(
             "UPDATE requests SET text = ? WHERE id = ? AND state IN ('queued', 'sent')",
             dump(text), row_id,
         )  # fmt: skip
 
     def note_chain(self, row_id: int, chain: str, notice: str) -> None:
-        """Keeps the form in which the conversation is sent instead of the planned one, and why."""
+        """Stores a new form of the conversation, and the notice that says why."""
         self._execute(
             """
             UPDATE requests SET chain = ?, notices = json_insert(notices, '$[#]', ?)
@@ -194,7 +191,7 @@ class Journal(Costs):
         )  # fmt: skip
 
     def finish(self, row_id: int, result: Result) -> None:
-        """Keeps a result, before anybody sees it; a row that is over is unchanged."""
+        """Stores a result, before it is shown; a row that is over is not changed."""
         response, cost, error = Response(result.response), result.cost, result.error
         with self._transaction() as db:
             known = db.execute(
@@ -226,15 +223,15 @@ class Journal(Costs):
                 index.add(db, row_id, json.loads(known["request"]), response.text)
 
     def rescue(self, row: Row, result: Result) -> tuple[Row, str | None]:
-        """As `finish`, into a rescue file; see `rescue.rescue`. `take_in` reads it later."""
+        """As `finish`, but into a rescue file, which `take_in` reads later."""
         return rescue.rescue(self._folder, row, result)
 
     def take_in(self) -> None:
-        """Takes in the rescue files of any process, and removes those whose rows are over.
+        """Imports the rescue files of all processes, and removes those whose rows are over.
 
         A file for a row that this journal does not have, or never sent, stays.
         """
-        with suppress(errors.JournalError):  # the next time, then
+        with suppress(errors.JournalError):  # retried when the connection is opened again
             for path in rescue.rescue_files(self._folder):
                 self._take_file(path)
 
@@ -246,7 +243,7 @@ class Journal(Costs):
                     self._obsolete.append(path)
 
     def _take_result(self, row: Row, result: Result) -> bool:
-        """Keeps a result, unless the row has a better one; `False` if it was never sent here."""
+        """Stores a result, unless the row has a better one; `False` if it was never sent here."""
         with self._transaction() as db:
             found = db.execute(
                 """
@@ -264,7 +261,7 @@ class Journal(Costs):
         return True
 
     def recover(self, row_id: int, response: Mapping[str, Any], cost: Cost | None) -> None:
-        """Keeps an answer that the server still had for a request whose connection was lost."""
+        """Stores an answer fetched from the server after its connection was lost."""
         with self._transaction() as db:
             db.execute(
                 """
@@ -276,7 +273,7 @@ class Journal(Costs):
             self.finish(row_id, Result("done", response, cost=cost))
 
     def note_free(self, row_id: int) -> None:
-        """Marks a request as failed and free, as the server says, so that it may be sent again."""
+        """Marks a request as failed and free of charge, so that it may be sent again."""
         error = errors.ServerError(
             "The request failed at the server. Nothing was charged.",
             "Run the cell again.",
@@ -291,7 +288,7 @@ class Journal(Costs):
         )  # fmt: skip
 
     def note_cost(self, row_id: int, cost: Cost) -> None:
-        """Sets the cost, from the server's log, of a request whose answer did not come."""
+        """Sets the cost, from the server's log, of a request without an answer."""
         self._execute(
             "UPDATE requests SET cost_usd = ?, cost_credits = ?, cost_source = ? WHERE id = ?",
             cost.usd, cost.credits, cost.source, row_id,
@@ -300,17 +297,17 @@ class Journal(Costs):
     def known(
         self, keys: Sequence[str], base_url: str, recorded: Mapping[str, int] = MappingProxyType({})
     ) -> Row | None:
-        """The row that stands for a request of these keys to `base_url`.
+        """The row that answers a request, or that may yet.
 
-        The newest answer that was asked here, else that of a recording, by the ids of their rows in
-        `recorded`, else the newest row if it is unanswered, or may have been charged in vain.
+        The newest answer that was asked here; else that of a recording (`recorded`: ids of rows by
+        key); else the newest row, if it is unfinished or may have been charged without an answer.
         """
         with self._transaction() as db:
             rows = self._asked(db, keys)
             newest = next(rows, None)
             if newest is not None and newest.state in ("sent", "failed"):
                 path = rescue.rescue_file(self._folder, newest)
-                if path.exists():  # the runner that wrote it may have ended since
+                if path.exists():  # its runner may have ended before the journal took it
                     self._take_file(path)
                     rows = self._asked(db, keys)
                     newest = next(rows)
@@ -326,9 +323,9 @@ class Journal(Costs):
             return newest if is_open else None
 
     def _is_open_for(self, row: Row, keys: Sequence[str], base_url: str) -> bool:
-        """The row awaits an answer to the request of these keys, or may have been charged in vain.
+        """Whether the row is unfinished, or may have been charged without an answer.
 
-        A queued row must ask what its key says: a forged journal may hold any pair of them.
+        The request of a queued row must fit its key: a forged journal may hold any pair.
         """
         if row.state != "queued":
             return row.is_doubtful or not row.is_over
@@ -342,10 +339,10 @@ class Journal(Costs):
         )
 
     def forget(self, row_id: int) -> None:
-        """Removes the texts of a row, and of the rounds that led to it, from journal and files.
+        """Removes the texts of a row and of its earlier rounds from the journal and its files.
 
-        The time, the cost and the place of the request stay. Raises BadInput while it is being
-        answered, and JournalError while a reader keeps the texts in the log.
+        Time, cost and place of the request stay. Raises BadInput while it is being answered, and
+        JournalError while another reader keeps the texts in the log.
         """
         with self._transaction() as db:
             if self.row(row_id).is_alive:
@@ -366,17 +363,17 @@ class Journal(Costs):
                 ids,
             )
             is_sound = index.remove(db, ids)
-        self.take_in()  # no rescue file may hold more of these rows than the journal
+        self.take_in()  # removes rescue files, which hold the same texts
         with self._transaction() as db:
-            if not is_sound:  # texts of the damaged index may be on pages that belong to nothing
+            if not is_sound:  # a damaged index may leave its texts in unused pages
                 db.execute("VACUUM")
             # The log holds earlier versions of these pages.
             is_busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if is_busy:
             raise errors.JournalError(
                 f"Answer {row_id} is forgotten, but its texts are still in the log beside the "
-                "journal, which somebody reads.",
-                f"Close what reads it, then %aiml forget {row_id} again.",
+                "journal, which another program reads.",
+                f"Close that program, then run %aiml forget {row_id} again.",
             )
 
     def import_recorded(
@@ -387,9 +384,9 @@ class Journal(Costs):
         parent: str | None,
         answer: Mapping[str, Any],
     ) -> int:
-        """Adds an answer of a recording, unless this very answer is there; gives the id of its row.
+        """Adds an answer of a recording, unless it is there already; returns the id of its row.
 
-        `parent` is the response id that it continues, else its key; `answer` is a record.
+        `parent` is the response id or the key of the row that it continues; `answer` is a record.
         """
         response = Response(answer["response"])
         with self._transaction() as db:
@@ -426,7 +423,7 @@ class Journal(Costs):
             return row_id
 
     def note_past(self, notebook: str, earlier: str) -> None:
-        """Keeps that a notebook was named `earlier` until now, or is a copy of that one."""
+        """Stores that a notebook was named `earlier` until now, or is a copy of that one."""
         with self._transaction() as db:
             db.execute(
                 """
@@ -445,6 +442,6 @@ class Journal(Costs):
 
 
 def journal_at(path: Path) -> Journal:
-    """The journal in the file `path`: one in a process, under any name, also after a reload."""
-    with opening:  # threads may ask for the first time at once
+    """The journal in the file `path`: one object per file and process, also after a reload."""
+    with opening:  # two threads may be the first
         return cast("Journal | None", find_living(path)) or Journal(path)

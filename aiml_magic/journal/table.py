@@ -1,4 +1,4 @@
-"""The journal as a table: rows as answers, read when they are wanted, and as lines of a table."""
+"""Rows of the journal as a lazy sequence of answers, and answers as records of a data frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiml_magic.journal.rows import read_row
 from aiml_magic.text import plain
 
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
-_CHUNK = 1000  # rows that are in memory at once
+_CHUNK = 1000  # rows in memory at once
 # Those that a line of a table is made of.
 _COLUMNS = "id, asked_at, chat, cell, cost_usd, seconds, state, error, text, request, response"
 
@@ -49,7 +49,7 @@ class Kept(Sequence[Answer]):
         return (self._ids[start : start + _CHUNK] for start in range(0, len(self), _CHUNK))
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The lines of a table: see `line_of`."""
+        """The records of a data frame: see `line_of`."""
         for found in chain.from_iterable(
             self._journal.found(ids, _COLUMNS) for ids in self._chunks()
         ):
@@ -74,7 +74,7 @@ class Kept(Sequence[Answer]):
 
 
 def line_of(answer: Answer) -> dict[str, Any]:
-    """An answer as a line of a table; its texts are made plain, since a table is looked at."""
+    """An answer as a record of a data frame, with control characters made visible."""
     return line(
         answer.request,
         answer.usage,
@@ -94,24 +94,24 @@ def line_of(answer: Answer) -> dict[str, Any]:
 
 
 def line(
-    request: Raw, usage: Usage | None, *, text: str, parsed: Any, **told: Any
+    request: Raw, usage: Usage | None, *, text: str, parsed: Any, **fields: Any
 ) -> dict[str, Any]:
     made = {
-        **{name: plain(value) if type(value) is str else value for name, value in told.items()},
+        **{name: plain(value) if type(value) is str else value for name, value in fields.items()},
         "effort": _plain(as_object(request.get("reasoning")).get("effort")),
         "question": plain(question_text(request)),
         "text": plain(text),
     }
     for name in TOKENS:
         made[name] = getattr(usage, name, None)
-    for name, value in _fields(request, text, parsed).items():
+    for name, value in _parsed_fields(request, text, parsed).items():
         made[f"parsed.{plain(str(name))}"] = _plain(value)
     return made
 
 
-def _fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
-    """The fields of what was parsed, by name; of a value without fields, `value`."""
-    parsed = _read_again(request, text) if parsed is None else parsed
+def _parsed_fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
+    """The fields of a parsed answer by name; a value without fields has the name `value`."""
+    parsed = _parse_json(request, text) if parsed is None else parsed
     if parsed is None:
         return {}
     if isinstance(parsed, Mapping):
@@ -119,8 +119,8 @@ def _fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
     return getattr(parsed, "__dict__", None) or {"value": parsed}
 
 
-def _read_again(request: Raw, text: str) -> Any:
-    """The JSON of an answer to a schema that is not at hand any more."""
+def _parse_json(request: Raw, text: str) -> Any:
+    """The JSON of an answer to a schema; the class for it may not exist any more."""
     form = as_object(as_object(request.get("text")).get("format"))
     return _loaded(text) if form.get("type") == "json_schema" else None
 
@@ -148,7 +148,7 @@ def _loaded(text: str | None) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value with its texts made plain, however deep in lists and dicts they are."""
+    """A value with control characters made visible in all its texts."""
     match value:
         case str() if type(value) is str:
             return plain(value)

@@ -167,7 +167,7 @@ def test_file_that_is_gone(journal):
     with pytest.raises(errors.JournalError, match="No such file"):
         journal.add(**new())
     journal.path.write_text("something else")
-    with pytest.raises(errors.JournalError, match="no SQLite file"):
+    with pytest.raises(errors.JournalError, match="not an SQLite file"):
         journal.add(**new())
     assert "something else" == journal.path.read_text()
 
