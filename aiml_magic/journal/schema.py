@@ -73,7 +73,12 @@ MIGRATIONS = [
     """
     ALTER TABLE requests ADD COLUMN worst_usd REAL;
     ALTER TABLE requests ADD COLUMN reserved_at REAL;
-    CREATE INDEX requests_by_day ON requests (coalesce(reserved_at, asked_at));
+    DROP INDEX requests_by_session;
+    DROP INDEX requests_by_notebook;
+    CREATE INDEX requests_by_session ON requests (session, origin, server, cost_usd);
+    CREATE INDEX requests_by_notebook ON requests (notebook, id, origin, server, cost_usd);
+    CREATE INDEX requests_by_day
+        ON requests (coalesce(reserved_at, asked_at), origin, server, cost_usd);
     """,
 ]
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from aiml_magic import errors
 from aiml_magic.api.responses import Response
+from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, tokens_of
@@ -107,7 +108,7 @@ class Spending:
                 )
             limit = self._limit(name, usd, server, terms.price, besides=row_id)
             if not limit.has_room(worst.usd):
-                self.journal.lapse(purse(server), [*held, row_id], **self._scope(name)[1])
+                self.journal.lapse(self._scope(name, server)[1], [*held, row_id])
                 limit = self._limit(name, usd, server, terms.price, besides=row_id)
             if not limit.has_room(worst.usd):
                 raise _exceeded(worst, limit)
@@ -139,27 +140,31 @@ class Spending:
         price: Price | None,
         besides: int = -1,
     ) -> Limit:
-        where, scope = self._scope(name)
-        servers = purse(server)
-        for row in self.journal.unpriced(servers, **scope):  # asked when no price was known
+        where, scope = self._scope(name, server)
+        sums = self.journal.sums(scope, besides=besides)
+        if sums.unpriced:
+            self._reserve_unpriced(scope, price)
+            sums = self.journal.sums(scope, besides=besides)
+        return Limit(name, usd, where, sums.usd, sums.reserved_usd)
+
+    def _reserve_unpriced(self, scope: Scope, price: Price | None) -> None:
+        """Reserves for rows that were asked without a known price; `price` is for unlisted models."""
+        for row in self.journal.unpriced(scope):
             listed = self.prices.known(row.server, str(row.request.get("model"))) or price
             worst = self.worst_case(row.request, row.parent, listed)
             if worst.usd is not None:
                 self.journal.note_worst(row.id, worst.usd)
-        spent, _ = self.journal.spent(servers, **scope)
-        return Limit(
-            name, usd, where, spent, self.journal.reserved(servers, **scope, besides=besides)
-        )
 
-    def _scope(self, name: str) -> tuple[str, dict[str, Any]]:
-        """What a limit is about: in words, and as the journal selects its rows."""
+    def _scope(self, name: str, server: str) -> tuple[str, Scope]:
+        """What a limit is about: in words, and as the rows that count."""
+        servers = purse(server)
         match name:
             case "budget_usd":
-                return "in this session", {"session": self.session}
+                return "in this session", Scope(servers, session=self.session)
             case "budget_usd_per_notebook":
-                return "in this notebook", {"notebook": self.notebook}
+                return "in this notebook", Scope(servers, notebook=self.notebook)
             case _:
-                return "today", {"since": midnight()}
+                return "today", Scope(servers, since=midnight())
 
     def _tokens_before(self, row_id: int | None, price: Price) -> float:
         """The tokens of the conversation that ends with a row, as its server counted them.

@@ -23,6 +23,7 @@ from aiml_magic.api import models
 from aiml_magic.api.models import Catalogue
 from aiml_magic.api.responses import Cost
 from aiml_magic.journal import offers
+from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Result
 from aiml_magic.session import budget, spending
 from aiml_magic.session.question import Question
@@ -160,7 +161,7 @@ def test_living_kernel(asker, another):
         with pytest.raises(errors.BudgetExceeded):
             another.ask(server.url, budget_usd_per_day=10.0)
         asleep = queued(asker, server.url)
-        asker.journal.lapse(None, [asleep])
+        asker.journal.lapse(Scope(None), [asleep])
         assert "queued" == asker.journal.row(asleep).state
 
 
@@ -229,7 +230,7 @@ def test_failed_and_free(asker):
     journal.claim(ids[0])
     journal.finish(ids[0], Result("failed", seconds=1, error=errors.InvalidRequest("No.", "Mend.")))
     journal.withdraw(ids[1])
-    assert 0.0 == journal.reserved(None)
+    assert 0.0 == journal.sums(Scope(None)).reserved_usd
 
 
 def test_renamed(asker, another):
