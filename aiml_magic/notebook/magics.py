@@ -147,8 +147,13 @@ class O3Pro(Settings):
     def starts(self, questions: Sequence[Question]) -> Iterator[Callable[[], Job]]:
         """Starts of the questions of one cell: the first stands in it, the others beside it.
 
-        All continue the same answer; the conversation goes on from the first.
+        All continue the same answer; the conversation goes on from the first. Raises BadInput
+        without a yes that the settings want.
         """
+        from aiml_magic.session.spending import confirm_together
+
+        if questions[0].confirm_above_usd is not None:
+            questions = confirm_together(questions, [*map(self.asking.worst_case, questions)])
         first, *others = questions
         job = self.asking.ask(first)
         yield lambda: job

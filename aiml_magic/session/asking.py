@@ -157,11 +157,16 @@ class Asking:
         self._check(question)
         return self.journal.decide(partial(self._plan, question))
 
-    def get(self, path: str) -> Any:
-        """The JSON that the server gives at `path`, free of charge.
+    def worst_case(self, question: Question) -> WorstCase | None:
+        """The most that a question may cost; `None` if it would not be sent. Raises BadInput."""
+        plan = self.plan(question)
+        if plan.known is not None and plan.known.state != "queued":
+            return None
+        price = self.price(str(plan.request["model"]))
+        return self.spending.worst_case(plan.request, plan.parent_id, price)
 
-        Raises RequestFailed, NoKey and ReplayMiss.
-        """
+    def get(self, path: str) -> Any:
+        """The JSON at `path` of the server, free. Raises RequestFailed, NoKey and ReplayMiss."""
         return self._get(path, keys.key_of)
 
     def price(self, model: str, *, is_needed: bool = True) -> Price | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -148,7 +148,7 @@ class Spending:
         return Limit(name, usd, where, sums.usd, sums.reserved_usd)
 
     def _reserve_unpriced(self, scope: Scope, price: Price | None) -> None:
-        """Reserves for rows that were asked without a known price; `price` is for unlisted models."""
+        """Reserves for rows asked without a known price; `price` is for models without one."""
         for row in self.journal.unpriced(scope):
             listed = self.prices.known(row.server, str(row.request.get("model"))) or price
             worst = self.worst_case(row.request, row.parent, listed)
@@ -220,6 +220,22 @@ def confirm(question: Question, worst: WorstCase, terms: Terms) -> Terms:
         f"{worst}, and {why}. {errors.NOTHING_SENT}",
         "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd.",
     )
+
+
+def confirm_together(
+    questions: Sequence[Question], worst_cases: Sequence[WorstCase | None]
+) -> Sequence[Question]:
+    """The questions of one cell, after one yes to all if their sum wants one.
+
+    The worst case of what is replayed is `None`. Raises BadInput without a yes.
+    """
+    known = [_usd(worst) for worst in worst_cases if worst is not None]
+    usd, limit = sum(known), questions[0].confirm_above_usd
+    if limit is None or usd <= limit:
+        return questions
+    together = WorstCase(None if usd == math.inf else usd, f"{len(known)} answers together")
+    confirm(questions[0], together, Terms(None))
+    return [replace(question, confirm_above_usd=None) for question in questions]
 
 
 def _usd(worst: WorstCase) -> float:

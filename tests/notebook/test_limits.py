@@ -155,6 +155,23 @@ def test_samples(server):
     assert 2 == len(stopped.value.answers)
 
 
+def test_samples_are_confirmed_together(server, monkeypatch):
+    """The answers of one cell are confirmed once, by their sum; those that are replayed cost nothing."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda words: asked.append(words) or said)
+    script.loaded_or_new().confirm_above_usd = 10.0
+    said = "n"
+    with pytest.raises(errors.BadInput, match="you did not say yes"):
+        ask("Why?", samples=3)
+    assert [] == server.posts
+    said = "y"
+    assert 3 == len(ask("Why?", samples=3))
+    assert 4 == len(ask("Why?", samples=4)), "one more costs less than the limit"
+    assert 4 == len(server.posts)
+    assert 2 == len(asked)
+    assert "It may cost up to $25.20 (3 answers together)" in asked[0]
+
+
 def test_rounds(plain_script, monkeypatch):
     """Each round of functions is a question of its own: one that could pass the limit is not sent, and the rounds before are kept."""
     call = {"type": "function_call", "id": "f", "call_id": "c", "name": "weigh", "arguments": "{}"}
@@ -176,6 +193,18 @@ def test_rounds(plain_script, monkeypatch):
             ask("How heavy?", tool=weigh)
         assert 2 == len(server.posts)
         assert 2 == len(history())
+
+
+def test_limits_of_one_call(server):
+    """A limit as a keyword holds for that call."""
+    ask("One?", budget_usd_per_day=10)
+    with pytest.raises(errors.BudgetExceeded, match=r"O3Pro\.budget_usd_per_day"):
+        ask("Two?", budget_usd_per_day=1)
+    with pytest.raises(errors.BadInput, match="budget_usd_per_day cannot be"):
+        ask("Two?", budget_usd_per_day=float("nan"))
+    with pytest.raises(errors.BadInput, match="cannot be asked|can be asked"):
+        ask.map("{{row}}", [1], confirm_above_usd=1, progress=False)
+    assert 1 == len(server.posts)
 
 
 def test_map_confirms_nothing(server, monkeypatch):
