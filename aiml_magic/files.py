@@ -79,26 +79,27 @@ def short(path: Path) -> str:
 def open_limit() -> int | None:
     """The soft limit of open files; None if there is none."""
     try:
-        import resource
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft, _ = getrlimit(RLIMIT_NOFILE)
     except (ImportError, OSError):
         return None
-    return None if soft == resource.RLIM_INFINITY else soft
+    return None if soft == RLIM_INFINITY else soft
 
 
 def raise_open_limit(wanted: int = 4096) -> None:
     """Raises the soft limit of open files, at most to the hard one.
 
     The default is modest: child processes inherit the limit, and some close all handles up to it.
+    Windows has no such module, and JupyterLite an empty one.
     """
     with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft != resource.RLIM_INFINITY and soft < most:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft, hard = getrlimit(RLIMIT_NOFILE)
+        most = wanted if hard == RLIM_INFINITY else min(wanted, hard)
+        if soft != RLIM_INFINITY and soft < most:
+            setrlimit(RLIMIT_NOFILE, (most, hard))
 
 
 def limit_for(connections: int) -> int:

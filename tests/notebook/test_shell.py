@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import wire
@@ -528,6 +529,7 @@ def test_sandbox_command(shell, monkeypatch, capsys):
 def test_page_without_processes(line, key, shell, monkeypatch, capsys):
     """In a page of JupyterLite what is not recorded is an error of two lines, with a key, without one, and with the sandbox."""
     monkeypatch.setattr(sys, "platform", "emscripten")
+    monkeypatch.setitem(sys.modules, "resource", ModuleType("resource"))  # as its kernel has it
     monkeypatch.setenv("AIML_API_KEY", key)
     for before in ("", "%aiml sandbox"):
         assert run(shell, before) is None

@@ -14,7 +14,7 @@ for (const [folder, root] of [["/site", site], ["/checkout", checkout]]) {
 pyodide.globals.set("packages", pyodide.toPy(packages));
 pyodide.globals.set("notebook", notebook);
 pyodide.runPython(`
-import json, os, shutil, sys
+import json, os, shutil, sys, types
 os.makedirs("/pure")
 for name in packages:
     os.symlink(f"/site/{name}", f"/pure/{name}")
@@ -22,6 +22,8 @@ sys.path[:0] = ["/pure", "/checkout"]
 shutil.copytree("/checkout/notebooks", "/home/notebooks", ignore=shutil.ignore_patterns("__pycache__"))
 os.chdir("/home/notebooks")
 os.environ["HOME"] = "/home"
+for name in ("fcntl", "pexpect", "resource", "termios"):  # what the kernel of JupyterLite puts in their places
+    sys.modules[name] = types.ModuleType(name)
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance(colors="NoColor")
 for cell in json.load(open(notebook))["cells"]:
