@@ -1,4 +1,4 @@
-"""The process that outlives the kernel and holds the wire, and the kernel's end of its pipe.
+"""The process that outlives the kernel and has the connections, and the kernel's end of its pipe.
 
-`python -m aiml_magic.runner`.
+It runs as `python -m aiml_magic.runner`.
 """

@@ -1,6 +1,6 @@
-"""The runner process of a kernel: started when it is needed, told commands, heard by its events.
+"""The kernel's client of its runner process, which sends commands and reads events.
 
-A thread reads the events and hands each to its job. The result of a job is read from the journal,
+A thread reads the events and passes each to its job. The result of a job is read from the journal,
 never from the pipe.
 """
 
@@ -27,17 +27,16 @@ from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.jobs import Event, Job
 
-# A session or a process group of its own: neither Ctrl-C nor the end of the kernel's process group
-# reaches it.
-_OUT_OF_REACH: dict[str, Any] = {"start_new_session": True}
+# Its own session or process group: no signal to the kernel's process group reaches it.
+_OWN_GROUP: dict[str, Any] = {"start_new_session": True}
 if sys.platform == "win32":
-    _OUT_OF_REACH = {
+    _OWN_GROUP = {
         "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     }
 
 
 class RunnerProcess:
-    """The child process `python -m aiml_magic.runner`, started when needed, again if it died."""
+    """The child process `python -m aiml_magic.runner`, started when needed, also after a crash."""
 
     has_keys = False
 
@@ -57,7 +56,7 @@ class RunnerProcess:
         return dict(self._child.jobs) if self._child else {}
 
     def holds(self, row: Row) -> bool:
-        """A job of this process has the row."""
+        """Whether a job of this process has the row."""
         return row.id in self.jobs
 
     def send(
@@ -68,10 +67,10 @@ class RunnerProcess:
         max_concurrency: int,
         notices: tuple[str, ...] = (),
     ) -> Job:
-        """Has a queued row sent, or a row of another runner followed.
+        """Starts a job for a row: a queued row is sent, a row of another runner is followed.
 
-        `timeout` is in seconds without a byte; `max_concurrency` is the number of requests in
-        flight. The answer has the `notices`.
+        `timeout` is in seconds without a byte; `max_concurrency` limits the requests in flight;
+        `notices` are added to the answer.
         """
         command = {
             "do": "send",
@@ -88,7 +87,7 @@ class RunnerProcess:
                 job = child.jobs[row.id] = Job(row, self._journal, self, notices)
                 try:
                     child.tell(command)
-                except BaseException:  # an interrupt: no process has the row
+                except BaseException:  # an interrupt, before the process has the row
                     del child.jobs[row.id]
                     raise
         return job
@@ -119,7 +118,7 @@ class RunnerProcess:
         return event["value"]
 
     def tell(self, command: Event) -> None:
-        """Writes a command to the runner, if it lives."""
+        """Writes a command to the runner, if there is one."""
         with self._lock:
             if self._child is not None:
                 self._child.tell(command)
@@ -147,16 +146,16 @@ class RunnerProcess:
 class _Child:
     """A process with the jobs and calls that wait for it.
 
-    `lock` is held while one is added, and while all are told that the process ended.
+    `lock` is held while one is added, and while all of them learn that the process ended.
     """
 
     def __init__(self, journal: Path, lock: threading.Lock) -> None:
         self.jobs: dict[int, Job] = {}
         self.calls: dict[int, queue.SimpleQueue[Event]] = {}
         self._lock = lock
-        # -P: a json.py or httpx.py beside the notebook is not for us.
+        # -P: a json.py or httpx.py beside the notebook must not be imported.
         command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the process ended
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed after the process ends
         try:
             self.process = subprocess.Popen(
                 command,
@@ -164,24 +163,24 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 env=environment(),
-                **_OUT_OF_REACH,
+                **_OWN_GROUP,
             )
         except OSError:
             self._stderr.close()
             raise
-        # A kernel may take long to end; requests whose cancellation is held must not wait for that.
+        # Closed early, since a kernel may take long to end: a held cancellation would take effect.
         atexit.register(self.close)
         threading.Thread(target=self._read_events, daemon=True, name="aiml_magic-events").start()
 
     def tell(self, command: Event) -> None:
-        """Writes a command, with the variables of the network as they are now.
+        """Writes a command with the current network variables.
 
-        If the process is gone, the thread that reads its events tells the jobs.
+        If the process has ended, the thread that reads its events ends the jobs.
         """
         assert self.process.stdin is not None
-        told = command | {"network": network()}
+        line = json.dumps(command | {"network": network()})
         with contextlib.suppress(OSError, ValueError):
-            self.process.stdin.write(json.dumps(told).encode() + b"\n")
+            self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
 
     def close(self, timeout: float = 0.0) -> None:
@@ -195,8 +194,7 @@ class _Child:
         assert self.process.stdout is not None
         with self.process.stdout as events:
             for line in events:
-                # Half a line of a process that was killed, or the output of a library: the next
-                # lines count all the same.
+                # Half a line of a killed process, or a line that a library printed, is skipped.
                 with contextlib.suppress(Exception):
                     self._pass_on(json.loads(line))
         self.process.wait()
@@ -218,7 +216,7 @@ class _Child:
             ):
                 pass  # it was asked again
             case {"row": row, "event": what} if row in self.jobs:
-                # Removed before it is over for its readers: a new question starts a new job.
+                # Removed before its readers see that it is over: a new question starts a new job.
                 job = self.jobs.pop(row) if what in ("over", "held") else self.jobs[row]
                 job.on_event(event)
 

@@ -1,12 +1,12 @@
-"""A runner on a Dask cluster: its rows are queued and kept here, and sent by the workers.
+"""A runner on a Dask cluster: the journal is here, and the workers send its rows.
 
-A worker that is free to send a row asks for leave, and only then the row is claimed in the journal.
-So a row that waits for a worker is queued, even if this process or the cluster ends, and only one
-run of a task is allowed: Dask restarts the tasks of a dead worker, and a question must not be paid
-for twice. A worker finds the API key where it runs; none is in the graph.
+A row is claimed in the journal when a worker asks for permission to send it. So a row that waits
+for a worker stays queued, even if this process or the cluster ends, and only one run of a task gets
+permission: Dask restarts the tasks of a dead worker, and a question must not be paid for twice. A
+worker uses the API key of its own machine; the task graph has none.
 
-The result that the scheduler keeps for a row outlives kernel and worker. The tasks of a kernel that
-dies run on: the next kernel that asks the same takes the result, or waits for the same task.
+The scheduler keeps the result of a row, which survives kernel and worker. The tasks of a kernel
+that dies go on: the next kernel that asks the same takes the result, or waits for the same task.
 Another scheduler has no such result: the row may have been charged, and is not sent again.
 """
 
@@ -32,7 +32,7 @@ from aiml_magic.journal.unkept import Unkept
 from aiml_magic.runner.jobs import Event, Job
 from aiml_magic.runner.worker import TOPIC, NotAllowed, answer_there, result_from, task_name
 
-_LOOK = 0.5  # seconds between two looks at rows of other runners, and for a value of the scheduler
+_LOOK = 0.5  # seconds between two polls of other runners' rows, and to wait for a Dask variable
 
 
 @dataclass
@@ -48,8 +48,8 @@ class _Task:
 class Cluster:
     """The cluster of a `distributed.Client`, which sends rows of a journal.
 
-    `capacity` is the number of rows that the workers can answer at once. After `__init__` all
-    answers that waited at the scheduler are in the journal, of whichever kernel.
+    `capacity` is the number of rows that the workers can answer at once. `__init__` writes all
+    results that the scheduler still keeps to the journal, also those of other kernels.
     """
 
     has_keys = True
@@ -63,16 +63,16 @@ class Cluster:
         self._unkept = Unkept(journal)
         self._is_closed = False
         self._name = ""
-        # Before the thread is there: what fails here leaves none behind.
+        # Before the thread starts: if one of these fails, no thread is left.
         self.capacity = self._count_threads()
-        self._meet()
+        self._subscribe()
         for row in journal.sent_by(self._name):
-            self._keep_what_waits(row)
-        # No daemon: a script that ends waits for what it paid for.
+            self._collect(row)
+        # Not a daemon: a script waits at its end for the answers that it paid for.
         threading.Thread(target=self._work, name="aiml_magic-cluster").start()
 
     def close(self) -> None:
-        """No more rows will be sent; what is on its way is kept when it comes."""
+        """Ends the thread after the last answer in flight was written."""
         self._is_closed = True
         self._queue.put(lambda: None)
 
@@ -82,7 +82,7 @@ class Cluster:
         return dict(self._jobs)
 
     def holds(self, row: Row) -> bool:
-        """The row is in its hands, or its scheduler knows what became of it."""
+        """Whether the row has a job here, or was sent from this cluster."""
         return row.id in self._jobs or self._is_here(row)
 
     def send(
@@ -93,9 +93,9 @@ class Cluster:
         max_concurrency: int,  # noqa: ARG002  # here it is the number of threads of the workers
         notices: tuple[str, ...] = (),
     ) -> Job:
-        """Has a queued row sent by a worker.
+        """Starts a job for a row, which a worker sends.
 
-        Of the secrets only the key goes with it: the sandbox's, which is none.
+        The only secret in the task graph is the token of a sandbox, which is the `key` then.
         """
         if row.id in self._jobs:
             return self._jobs[row.id]
@@ -105,7 +105,7 @@ class Cluster:
             job.on_event({"event": "waiting", "parent": None})
             try:
                 self._submit(task)
-            except BaseException as error:  # an interrupt, or no scheduler any more
+            except BaseException as error:  # an interrupt, or the scheduler is gone
                 self.tell({"do": "cancel", "row": row.id})
                 if isinstance(error, Exception):
                     raise _unreachable(error) from error
@@ -122,7 +122,7 @@ class Cluster:
                 self._leave(self.journal.row(job.id), {"event": "over"})
 
     def _work(self) -> None:
-        """Does what comes up, as long as any answer can come; the work of a thread."""
+        """Runs the queued steps until it is closed and no answer is missing; in a thread."""
         looked = alive = time.monotonic()
         while not self._is_closed or self._has_tasks() or self._unkept.need_time(math.inf):
             with contextlib.suppress(queue.Empty):
@@ -132,53 +132,53 @@ class Cluster:
                 looked = time.monotonic()
             if time.monotonic() - alive >= HEARTBEAT:
                 alive = time.monotonic()
-                self._show_life()
+                self._send_heartbeats()
 
     def _has_tasks(self) -> bool:
         return any(task.future for task in list(self._tasks.values()))
 
-    def _show_life(self) -> None:
+    def _send_heartbeats(self) -> None:
         ours = {task.row.id for task in list(self._tasks.values()) if task.future}
         with contextlib.suppress(errors.JournalError):
             self.journal.note_alive(ours | self._unkept.rows)
         if self._unkept.rows:
             self._unkept.try_again()
-        with contextlib.suppress(Exception):  # there is no scheduler any more
+        with contextlib.suppress(Exception):  # the scheduler is gone
             self.capacity = self._count_threads()
 
     def _count_threads(self) -> int:
         return max(1, sum(map(int, self._client.nthreads().values())))
 
-    def _meet(self) -> None:
-        """Learns which scheduler it is, and hears from now on what its workers ask."""
+    def _subscribe(self) -> None:
+        """Reads the name of the scheduler, and subscribes to the messages of its workers."""
         scheduler = self._client.scheduler_info()
         self._name = f"{scheduler['address']} {scheduler['id']}"
-        _met.add(self)
-        self._client.subscribe_topic(TOPIC, _hear)
+        _subscribed.add(self)
+        self._client.subscribe_topic(TOPIC, _on_message)
 
     def _is_here(self, row: Row) -> bool:
-        """The row was sent from this cluster, so the scheduler may have its result."""
+        """Whether the row was sent from this cluster: the scheduler may have its result."""
         return row.state == "sent" and row.cluster == self._name
 
     def _submit(self, task: _Task) -> None:
-        """Submits the task of a row, or waits for it: a row has one task, for all kernels."""
+        """Submits the task of a row, or joins it: all kernels share the one task of a row."""
         row = task.row
-        told = row.base_url, sendable(row.request), row.client_request_id, task.key, task.timeout
+        args = row.base_url, sendable(row.request), row.client_request_id, task.key, task.timeout
         task.future = self._client.submit(
-            answer_there, *told, key=task_name(row.client_request_id), retries=0
+            answer_there, *args, key=task_name(row.client_request_id), retries=0
         )
         self._await_end(task)
 
     def _await_end(self, task: _Task) -> None:
-        step = partial(self._take_end, task.row.client_request_id)
+        step = partial(self._on_end, task.row.client_request_id)
         task.future.add_done_callback(lambda _: self._queue.put(step))
 
-    def hear(self, name: str, run: str) -> None:
-        """Is told that a run asks for leave to send the row of this client request id."""
+    def on_message(self, name: str, run: str) -> None:
+        """Called when a run asks for permission to send the row of this client request id."""
         self._queue.put(partial(self._allow, name, run))
 
     def _allow(self, name: str, run: str) -> None:
-        """Gives a run leave to send its row, if the row can be claimed."""
+        """Permits a run to send its row, if the row can be claimed."""
         task = self._tasks.get(name)
         if task is None or task.future is None or task.future.done():
             return
@@ -191,16 +191,14 @@ class Cluster:
             return self._leave(task.row, {"event": "over"})
         if claimed:
             self._tell(task.row, {"event": "claimed"})
-            with contextlib.suppress(
-                Exception
-            ):  # there is no scheduler any more, as the end of the task will tell
+            with contextlib.suppress(Exception):  # the scheduler is gone: the task ends, too
                 self._variable(task.row).set({"run": run})
         elif not self._is_here(task.row):
             task.future.cancel(force=True)
             task.future = None
 
-    def _take_end(self, name: str) -> None:
-        """At the end of a task: runs it again, keeps its result, or gives the row up."""
+    def _on_end(self, name: str) -> None:
+        """Called when a task ends: runs it again, keeps its result, or gives the row up."""
         task = self._tasks.get(name)
         if task is None or task.future is None or not task.future.done():
             return
@@ -214,14 +212,14 @@ class Cluster:
             self._give_up(task.row, f"{type(error).__name__}: {error}")
 
     def _may_run_again(self, task: _Task, why: BaseException | None) -> bool:
-        """The task ended without its row: a lost connection, a restarted worker, or no leave."""
+        """Whether the task ended before its row: by a lost connection, worker or permission."""
         while self._client.status == "connecting":
             time.sleep(_LOOK)
         if self._client.status != "running":
             return False
-        self._meet()
+        self._subscribe()
         if isinstance(why, NotAllowed) and self._is_here(task.row) and self._kept(task.row) is None:
-            self.journal.release(task.row.id)  # whoever claimed it died before anybody had leave
+            self.journal.release(task.row.id)  # the kernel that claimed it permitted no run
             task.row = self.journal.row(task.row.id)
         is_to_be_sent = task.row.state == "queued" and isinstance(why, NotAllowed)
         return is_to_be_sent or (
@@ -235,7 +233,7 @@ class Cluster:
             task_name(task.row.client_request_id) in self._client.futures
             and time.monotonic() < until
         ):
-            time.sleep(0.01)  # else Dask gives the same future once more
+            time.sleep(0.01)  # else Dask returns the same future
         self._submit(task)
 
     def _result(self, row: Row, why: BaseException | None) -> Result | None:
@@ -244,8 +242,8 @@ class Cluster:
             match self._kept(row) if self._is_here(row) else None:
                 case None:
                     return None
-                case {"came": str(told)}:
-                    return result_from(told)
+                case {"came": str(text)}:
+                    return result_from(text)
         was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
         words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
         cost = (
@@ -259,44 +257,44 @@ class Cluster:
         )
         return Result("failed", error=lost)
 
-    def _end(self, task: _Task, came: Result | None) -> None:
-        """Keeps the result of a row, and then deletes it at the scheduler."""
+    def _end(self, task: _Task, result: Result | None) -> None:
+        """Stores the result of a row, and then deletes it at the scheduler."""
         row = task.row
         if row.state == "queued" and self.journal.claim(row.id) is None:
             task.future = None  # another runner was faster
-        elif came is None:
-            self._give_up(row, "the Dask scheduler cannot tell what came")
+        elif result is None:
+            self._give_up(row, "the Dask scheduler has no result for it")
         else:
             try:
-                self._finish(row, came)
+                self._finish(row, result)
             except errors.JournalError as error:
-                unkept, copy = self._unkept.add(row, came)
+                unkept, copy = self._unkept.add(row, result)
                 self._tell(
                     row,
                     {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message},
                 )
             self._leave(row, {"event": "over"})
 
-    def _finish(self, row: Row, came: Result) -> None:
-        if came.error is not None:
-            came.error.name_row(row.id)
-        self.journal.finish(row.id, came)
-        with contextlib.suppress(Exception):  # there is no scheduler any more
+    def _finish(self, row: Row, result: Result) -> None:
+        if result.error is not None:
+            result.error.name_row(row.id)
+        self.journal.finish(row.id, result)
+        with contextlib.suppress(Exception):  # the scheduler is gone
             self._variable(row).delete()
 
     def _give_up(self, row: Row, why: str) -> None:
-        """Leaves a row as it is: another kernel may get its result from the scheduler."""
+        """Drops a row without a result: another kernel may get it from the scheduler."""
         with contextlib.suppress(errors.JournalError):
             self.journal.let_go(row.id)
         self._leave(row, {"event": "gone", "words": why})
 
     def _leave(self, row: Row, event: Event) -> None:
-        """Drops a row, and ends its job by an event."""
+        """Drops a row, and ends its job with an event."""
         task = self._tasks.pop(row.client_request_id, None)
         if task is not None and task.future is not None and not task.future.done():
-            with contextlib.suppress(Exception):  # there is no scheduler any more
+            with contextlib.suppress(Exception):  # the scheduler is gone
                 task.future.cancel(force=True)
-        # Removed before it is over for its readers: a new question starts a new job.
+        # Removed before its readers see that it is over: a new question starts a new job.
         if job := self._jobs.pop(row.id, None):
             job.on_event(event)
 
@@ -305,11 +303,11 @@ class Cluster:
             job.on_event(event)
 
     def _look_elsewhere(self) -> None:
-        """Follows the rows of other runners; takes over those of a kernel that died."""
+        """Polls the rows of other runners, and takes over those of a dead kernel."""
         for task in [task for task in list(self._tasks.values()) if task.future is None]:
             with contextlib.suppress(errors.JournalError):
                 task.row = self.journal.row(task.row.id)
-                if task.row.is_over or self._keep_what_waits(task.row):
+                if task.row.is_over or self._collect(task.row):
                     self._leave(task.row, {"event": "over"})
                 elif task.row.state == "queued" or (
                     self._is_here(task.row) and self.journal.take_over(task.row)
@@ -318,16 +316,16 @@ class Cluster:
                 elif not (task.row.is_alive or self._is_here(task.row)):
                     self._leave(task.row, {"event": "gone", "words": ""})
 
-    def _keep_what_waits(self, row: Row) -> bool:
-        """Keeps the result that waits at the scheduler for a row; `False` if there is none."""
+    def _collect(self, row: Row) -> bool:
+        """Stores the result that the scheduler keeps for a row; `False` if there is none."""
         match self._kept(row) if self._is_here(row) else None:
-            case {"came": str(told)}:
-                self._finish(row, result_from(told))
+            case {"came": str(text)}:
+                self._finish(row, result_from(text))
                 return True
         return False
 
     def _kept(self, row: Row) -> Any:
-        """The value that the scheduler keeps for a row; `None` without."""
+        """The value that the scheduler keeps for a row, or `None`."""
         try:
             return self._variable(row).get(timeout=_LOOK)
         except Exception:  # noqa: BLE001  # whatever Dask raises
@@ -339,14 +337,14 @@ class Cluster:
         return Variable(row.client_request_id, client=self._client)
 
 
-_met: weakref.WeakSet[Cluster] = weakref.WeakSet()
+_subscribed: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
-def _hear(event: Any) -> None:
-    """Told by Dask, in a thread of its own, that a worker asks for leave."""
+def _on_message(event: Any) -> None:
+    """Called by Dask, in its own thread, when a worker asks for permission."""
     _, (name, run) = event
-    for cluster in list(_met):
-        cluster.hear(name, run)
+    for cluster in list(_subscribed):
+        cluster.on_message(name, run)
 
 
 def _unreachable(error: Exception) -> errors.BadInput:
@@ -358,7 +356,7 @@ def _unreachable(error: Exception) -> errors.BadInput:
 
 
 def _failure(future: Any) -> BaseException | None:
-    """What a task that is over raised."""
+    """The exception that ended a task, if any."""
     try:
         future.result()
     except Exception as error:  # noqa: BLE001  # whatever Dask or the task raises

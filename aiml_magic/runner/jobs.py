@@ -1,7 +1,7 @@
-"""A question that is being answered, as the kernel sees it.
+"""A job: the kernel's view of a question that is being answered.
 
-A job is told the events of its runner, and waited for in the caller's thread, in the main thread as
-a rule, where an interrupt is raised at once. Its result is read from the journal.
+A thread calls `on_event` with the events of the runner. The caller waits in its own thread, mostly
+the main thread, where an interrupt is raised at once. The result is read from the journal.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from aiml_magic.text import encodable, one_line, plain, printable, say
 
 Event = dict[str, Any]  # of a runner; also a command to one
 _LONGEST_STATE = 100  # characters
-# Seconds for which a request goes on after an interrupt: a front end interrupts before a restart.
-HOLD = 2.0
+HOLD = 2.0  # seconds between an interrupt and the cancellation: a restart begins with an interrupt
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Progress:
 
     `tail` is the newest text, `characters` the length of all text. `state` is queued, waiting (for
     `parent`, else for a free slot), connecting, sent, reasoning, writing, retry, or the server's
-    own word; `worst_usd` is what it may cost at most, where that is known. Texts of a server or a
-    model are made plain.
+    own word; `worst_usd` is the highest possible cost, if known. Control characters in texts are
+    made visible.
     """
 
     seconds: float = 0.0
@@ -58,7 +57,7 @@ class Progress:
 
 
 class Sender(Protocol):
-    """Sends the rows of a journal: a runner process, or a cluster, which `has_keys` of its own."""
+    """Sends the rows of a journal: a runner process, or a cluster, whose workers have the key."""
 
     has_keys: bool
 
@@ -92,7 +91,7 @@ class Job:
         runner: Sender | None = None,
         notices: tuple[str, ...] = (),
     ) -> None:
-        """Follows `row` by the events of `runner`; without one its answer is replayed."""
+        """Follows `row` by the events of `runner`; without a runner its answer is replayed."""
         self.id = row.id
         self._row: Row | None = row if row.is_over and runner is None else None
         self._is_replay = runner is None
@@ -111,7 +110,8 @@ class Job:
         self._outcome: Answer | errors.AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
         self.record: Callable[[Answer], None] | None = None  # called with the answer
-        self.explain: Callable[[errors.AimlMagicError], None] = _as_it_is  # called with the error
+        # Called with the error, whose hint it may change.
+        self.explain: Callable[[errors.AimlMagicError], None] = _unexplained
 
     @property
     def done(self) -> bool:
@@ -120,7 +120,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """The state of its progress; in the end completed, failed or cancelled."""
+        """The state of its progress, finally completed, failed or cancelled."""
         if not self.done:
             return self._progress.state
         with contextlib.suppress(errors.AimlMagicError):
@@ -129,7 +129,7 @@ class Job:
 
     @property
     def answer(self) -> Answer | None:
-        """The answer, `None` while there is none. Raises the error of a question that failed."""
+        """The answer, or `None` until it is over. Raises the error of a question that failed."""
         return self.outcome() if self.done else None
 
     def wait(self, timeout: float | None = None) -> Answer:
@@ -155,7 +155,7 @@ class Job:
 
     @property
     def retry_in(self) -> float:
-        """Seconds until it is sent again, as far as known; 0 if it does not wait for that."""
+        """Seconds until the next attempt; 0 if none is waited for."""
         retry_at = self._progress.retry_at
         return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.time())
 
@@ -169,27 +169,27 @@ class Job:
                     self._changed.wait(tick)
 
     def step(self) -> bool:
-        """Runs what needs this thread, without waiting; `True` once the job is over."""
+        """Runs what needs this thread, such as functions, without waiting; `True` once over."""
         return self._is_over
 
     def withdraw(self) -> None:
-        """Cancels a question that was not sent yet; else it goes on."""
+        """Cancels a question that was not sent yet; one that was sent goes on."""
         if self._runner is not None and not self._is_over:
             do = "cancel" if self._withdraw_row() else "withdraw"
             self._runner.tell({"do": do, "row": self.id})
 
     def cancel(self, timeout: float = 1.0) -> None:
-        """Closes the connection and keeps the text that came; waits `timeout` seconds for that.
+        """Closes the connection and keeps the text received; waits `timeout` seconds for that.
 
-        A question that was not sent yet never is; that of another kernel's runner goes on there.
+        An unsent question is never sent. A question of another kernel's runner goes on there.
         """
         self._stop({"do": "cancel", "row": self.id}, timeout)
 
     def interrupt(self, timeout: float = 1.0) -> None:
-        """Stops waiting, and cancels the question: at once if it was not sent, else after `HOLD`.
+        """Stops waiting and cancels the question: at once if it was not sent, else after `HOLD`.
 
         A front end interrupts the kernel before it restarts it or shuts it down. If the kernel ends
-        meanwhile, the question is answered; if it is asked again, it goes on.
+        within `HOLD`, or the question is asked again, the request goes on.
         """
         self._stop({"do": "cancel", "row": self.id, "hold": HOLD}, timeout)
 
@@ -212,7 +212,7 @@ class Job:
         return False
 
     def on_event(self, event: Event) -> None:
-        """Called for each event by the thread that reads them."""
+        """Applies an event; called by the thread that reads them."""
         with self._changed:
             match event["event"]:
                 case "over":
@@ -234,13 +234,13 @@ class Job:
     def outcome(self) -> Answer:
         """The answer of a job that is over.
 
-        Raises the error of a question that failed; its `answer` is the part that came.
+        Raises the error of a question that failed; its `answer` is the part received.
         """
         if self._outcome is None:
             try:
                 self._outcome = self._read()
             except errors.JournalError:
-                raise  # the next look may succeed
+                raise  # and not kept: the next call may succeed
             except errors.AimlMagicError as error:
                 self.explain(error)
                 self._outcome = error
@@ -262,9 +262,9 @@ class Job:
             return self._parsed(answer) if row.can_continue else answer
         if self.is_cancelled:
             is_ours = self._is_ours or row.state == "queued"
-            error = _interrupted(row, is_held=self._is_held) if is_ours else _left_alone()
+            error = _interrupted(row, is_held=self._is_held) if is_ours else _left_running()
             raise _with_partial_answer(error, row)
-        raise self._bury(row)
+        raise self._abandon(row)
 
     def _parsed(self, answer: Answer) -> Answer:
         try:
@@ -277,8 +277,8 @@ class Job:
             error.answer = answer
             raise
 
-    def _bury(self, row: Row) -> errors.RunnerDied:
-        """The error for a row that no runner works on; a row that was sent fails by it."""
+    def _abandon(self, row: Row) -> errors.RunnerDied:
+        """The error for a row whose runner ended; a row that was sent is marked as failed."""
         if row.cluster is not None:
             return left_at_cluster(row)
         was_sent = row.state == "sent"
@@ -291,7 +291,7 @@ class Job:
             retry=("resume" if row.is_taken else "ask") if was_sent else "auto",
             may_cost=was_sent,
         )
-        if was_sent and self._is_ours:  # another runner may just be asleep
+        if was_sent and self._is_ours:  # a runner of another kernel may only be asleep
             self._journal.finish(
                 row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
             )
@@ -300,7 +300,7 @@ class Job:
         return error
 
     async def _awaited(self) -> Answer:
-        while not self.done:  # noqa: ASYNC110  # an Event belongs to one loop
+        while not self.done:  # noqa: ASYNC110  # an asyncio.Event belongs to one loop
             await asyncio.sleep(0.05)
         return self.outcome()
 
@@ -333,7 +333,7 @@ class Job:
         return known
 
 
-def _as_it_is(_: errors.AimlMagicError) -> None: ...
+def _unexplained(_: errors.AimlMagicError) -> None: ...
 
 
 def _answer_of(row: Row, journal: Journal) -> Answer:
@@ -350,7 +350,7 @@ def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlM
 
 
 def left_at_cluster(row: Row) -> errors.RunnerDied:
-    """The error for a row that a Dask cluster has sent, and that no kernel waits for."""
+    """The error for a row that a Dask cluster sent, and that no kernel waits for."""
     where = printable(row.cluster).split(" ")[0]
     return errors.RunnerDied(
         f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. "
@@ -363,27 +363,27 @@ def left_at_cluster(row: Row) -> errors.RunnerDied:
 
 
 def _warning_of_unkept(event: Event) -> str:
-    copy = "No file could take it yet: keep what you see."
+    copy = "No file could be written either: copy the answer from here."
     if event["copy"]:
-        copy = f"It is in {event['copy']} until the journal can."
+        copy = f"It is in {event['copy']} until the journal can be written."
     return f"The answer could not be written to the journal yet: {event['why']}\n{copy}"
 
 
 def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:
     cost = "nothing was charged"
-    if not (row.is_over or is_held):  # its runner has not told its state yet
+    if not (row.is_over or is_held):  # its runner has not written the outcome yet
         cost = "the request may have been sent, and may be charged"
     elif is_held or row.seconds is not None:
         cost = "the request was sent, and may be charged"
-    kept = (
-        f"{len(row.text):,} characters of the answer are kept" if row.text else "no text had come"
-    )
+    kept = "no text had come"
+    if row.text:
+        kept = f"{len(row.text):,} characters of the answer are kept"
     return errors.Interrupted(
         f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more."
     )
 
 
-def _left_alone() -> errors.AimlMagicError:
+def _left_running() -> errors.AimlMagicError:
     return errors.Interrupted(
         "You stopped waiting; the question is still being answered.",
         "Run the cell again to see it.",

@@ -1,4 +1,4 @@
-"""The progress of a request: kept in the journal, and told to the kernel by the pipe."""
+"""The progress of a request: written to the journal, and sent to the kernel through the pipe."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from aiml_magic.text import dump
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
-# Characters that are kept while more come: several times what a model writes; the end keeps all.
+# Characters of the last text written before the end; the result has all. Models write less.
 _KEEP_AT_MOST = 2**21
 
 
 class Outbox:
-    """The events for the kernel, written by a thread: a kernel that does not read stops nothing."""
+    """The events for the kernel, written by a thread: a kernel may stop reading them."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -38,7 +38,7 @@ class Outbox:
         self._queue.put(dump(event).encode("ascii") + b"\n")
 
     def close(self) -> None:
-        """Gives the last events two seconds to leave."""
+        """Waits at most two seconds for the last events to be written."""
         self._queue.put(None)
         self._thread.join(2)
 
@@ -53,7 +53,7 @@ class Outbox:
 
 
 class ProgressListener(Listener):
-    """Keeps the progress of one request in the journal, and tells the kernel."""
+    """Writes the progress of one request to the journal and to the kernel."""
 
     def __init__(
         self, row_id: int, journal: Journal, writes: WriteQueue, outbox: Outbox, secrets: Secrets
@@ -63,14 +63,14 @@ class ProgressListener(Listener):
         self._writes = writes
         self._outbox = outbox
         self._secrets = secrets
-        self._pieces: list[str] = []  # of text, which only together may be a secret
+        self._pieces: list[str] = []  # of text; a secret may be split between them
         self._characters = 0
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._kept: asyncio.Future[Any] | None = None  # the write of the newest text
         self._is_closed = False
         self._pending: Raw = {}
-        self.is_out = False  # in flight: from now on it may be charged
+        self.is_out = False  # in flight, so it may be charged
         self.response_id: str | None = None
         self._tell(event="claimed")
 
@@ -111,23 +111,23 @@ class ProgressListener(Listener):
         self._tell(event="poll", status=Response(response).status or "in_progress")
 
     def close(self) -> None:
-        """Stops the timers: the result is kept as a whole."""
+        """Stops the timers: the result has the whole text."""
         self._is_closed = True
         for timer in self._timers.values():
             timer.cancel()
 
     @property
     def text(self) -> str | None:
-        """The text that was streamed so far, without secrets."""
+        """The text streamed so far, without secrets; `None` if there is none."""
         return self._secrets.mask("".join(self._pieces)) if self._pieces else None
 
     async def keep_text(self) -> None:
-        """Writes the text that came so far to the disk. Raises JournalError."""
+        """Writes the text so far to the disk. Raises JournalError."""
         if self._pieces:
             await self._begin_keeping()
 
     def tell_all(self) -> None:
-        """Tells the state of the request to a kernel that asks for it again."""
+        """Sends the state of the request to a kernel that asks for it again."""
         self._tell(event="claimed")
         if self.is_out:
             self._tell(event="sent")
@@ -149,7 +149,7 @@ class ProgressListener(Listener):
         self._timers.pop("keep", None)
         if self._kept is None or self._kept.done():
             self._begin_keeping()
-        else:  # texts that gather behind a slow disk would each hold the whole answer so far
+        else:  # behind a slow disk, each queued text would hold the whole answer so far
             self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def _begin_keeping(self) -> asyncio.Future[Any]:
@@ -159,7 +159,7 @@ class ProgressListener(Listener):
         return self._kept
 
     def _keep_id(self) -> None:
-        """Keeps the response id, by which the response may be fetched; retries a failed write."""
+        """Writes the response id, by which the response may be fetched; retries a failed write."""
         self._timers.pop("id", None)
         noted = self._writes.put(
             partial(self._journal.note_response_id, self._row_id, self.response_id or "")

@@ -1,21 +1,21 @@
-"""The process that holds the connections: commands in, events out.
+"""The process with the connections: commands come in, events go out.
 
     python -m aiml_magic.runner JOURNAL
 
-One child process of a kernel, in a session of its own, so that neither an interrupt nor the end of
-the kernel reaches it. It lives while its standard input is open, a request is in flight, or an
-answer is not on the disk: a lost answer would be paid for. Commands and events are JSON, one a
-line. The API key and other secrets come with a command, and are written nowhere.
+A kernel has one such child process, in a session of its own, so that neither an interrupt nor the
+end of the kernel reaches it. It lives while its standard input is open, a request is in flight, or
+an answer is not on the disk. Commands and events are JSON, one per line. The API key and other
+secrets come with a command and are never written.
 
     {"do": "send", "row": 7, "parent": 3, "key": …, "hidden": {…}, "silence": 3600, "limit": 64}
     {"do": "cancel", "row": 7, "hold": 2.0}
     {"do": "get", "call": 1, "base_url": …, "path": "/v2/billing", "key": …}
 
 A cancellation may be held for some seconds: a front end interrupts the kernel just before it
-restarts it or shuts it down. If the pipe closes meanwhile, or the row is to be sent once more, the
-request goes on. Any other command is ignored, and disturbs no request in flight.
+restarts it or shuts it down. If the pipe closes meanwhile, or the row is sent again, the request
+goes on. Unknown commands are ignored.
 
-Each command has the variables of the kernel's network: "network": {"HTTPS_PROXY": …}.
+Each command has the kernel's network variables: "network": {"HTTPS_PROXY": …}.
 """
 
 from __future__ import annotations
@@ -52,27 +52,24 @@ from aiml_magic.runner.queues import Slots, WriteQueue
 from aiml_magic.runner.sending import reply_to, result_of
 from aiml_magic.text import dump
 
-_LOOK_EVERY = 0.5  # seconds between two looks at a row of another runner
-_WARM_CLIENTS = 8  # servers, or settings of one, whose connections are kept
-_HOLD_STEP = 0.05  # seconds between two looks at a request whose cancellation is held
-_TRY_EVERY = 2.0  # seconds between two attempts to keep an answer in the journal
+_LOOK_EVERY = 0.5  # seconds between two polls of another runner's row
+_WARM_CLIENTS = 8  # clients with different settings that keep idle connections
+_HOLD_STEP = 0.05  # seconds between two polls of a request whose cancellation is held
+_TRY_EVERY = 2.0  # seconds between two attempts to write an answer to the journal
 
 Command = dict[str, Any]
 
 
 class Runner:
-    """Answers rows of one journal, each in a task.
-
-    Queued rows are sent; rows that another runner has sent are followed.
-    """
+    """Answers rows of one journal, each in a task: sends them, or follows another runner's."""
 
     def __init__(self, journal: Journal, outbox: Outbox) -> None:
         self._journal = journal
         self._outbox = outbox
         self._clients: dict[tuple[Any, ...], Client] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._listeners: dict[int, ProgressListener] = {}  # of the rows that are being sent
-        self._holds: dict[int, asyncio.Task[None]] = {}  # of the rows whose cancellation is held
+        self._listeners: dict[int, ProgressListener] = {}  # of the rows being sent
+        self._holds: dict[int, asyncio.Task[None]] = {}  # of the rows with a held cancellation
         self._followed: set[int] = set()
         self._calls: set[asyncio.Task[None]] = set()
         self._slots: defaultdict[int, Slots] = defaultdict(Slots)  # by the limit of a request
@@ -80,15 +77,15 @@ class Runner:
         self._unkept = Unkept(journal)
 
     async def run(self, commands: asyncio.Queue[Command | None]) -> None:
-        """Obeys commands until the pipe is closed, then finishes the requests in flight."""
+        """Runs commands until the pipe is closed, then finishes the requests in flight."""
         meanwhile = [
             asyncio.create_task(self._send_heartbeats()),
             asyncio.create_task(self._keep_trying()),
         ]
         while (command := await commands.get()) is not None:
-            self._obey(command)
+            self._execute(command)
         for hold in self._holds.values():
-            hold.cancel()  # the kernel was interrupted because it was to end
+            hold.cancel()  # the interrupt was the beginning of a restart
         await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
         await self._writes.done()
         await self._stay()
@@ -97,11 +94,11 @@ class Runner:
         for client in self._clients.values():
             await client.aclose()
 
-    def _obey(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         if isinstance(variables := command.get("network"), dict):
-            with contextlib.suppress(TypeError, ValueError):  # no variables of an environment
+            with contextlib.suppress(TypeError, ValueError):  # invalid names or values
                 use_network(variables)
-        if command.get("headers") == {}:  # of a kernel that has an older version imported
+        if command.get("headers") == {}:  # from a kernel with an older version
             command = {"hidden": {}, **command}
         match command:
             case {
@@ -117,7 +114,7 @@ class Runner:
                 else:
                     answering = self._answer(row, parent, Secrets(key, hidden), timeout, slots)
                     self._tasks[row] = asyncio.create_task(answering)
-                    # Called even for a task that is cancelled before it begins.
+                    # A callback runs even if the task is cancelled before it begins.
                     self._tasks[row].add_done_callback(partial(self._end, row))
             case {"do": "cancel", "row": int(row)} if row in self._tasks:
                 self._cancel(row, command.get("hold"))
@@ -130,7 +127,7 @@ class Runner:
             }:
                 self._call(self._get(number, base_url, path, key))
             case {"do": "send", "row": int(row)} if row not in self._tasks:
-                self._outbox.put({"row": row, "event": "over"})  # else the kernel waits for ever
+                self._outbox.put({"row": row, "event": "over"})  # else the kernel would wait
 
     def _cancel(self, row: int, hold: Any) -> None:
         """Cancels a request: at once if it is not in flight, or without a hold."""
@@ -141,7 +138,7 @@ class Runner:
             self._holds[row] = asyncio.create_task(self._hold(row, listener, hold))
 
     async def _hold(self, row: int, listener: ProgressListener, seconds: float) -> None:
-        """Cancels a request in flight after some seconds, and not before its text is on disk."""
+        """Cancels a request in flight after some seconds, once its text is on the disk."""
         deadline = time.monotonic() + seconds
         with contextlib.suppress(errors.JournalError):
             await listener.keep_text()
@@ -151,14 +148,14 @@ class Runner:
         self._tasks[row].cancel()
 
     def _resume(self, row: int) -> None:
-        """Drops the held cancellation of a row, and tells the kernel its state."""
+        """Drops the held cancellation of a row, and sends its state to the kernel."""
         if hold := self._holds.pop(row, None):
             hold.cancel()
         if listener := self._listeners.get(row):
             listener.tell_all()
 
     async def _send_heartbeats(self) -> None:
-        """Writes the heartbeat of the rows to the journal, and cancels those that are unwanted."""
+        """Writes the heartbeats of the rows, and cancels those that other kernels cancelled."""
         while True:
             await asyncio.sleep(HEARTBEAT)
             if ours := (self._tasks.keys() - self._followed) | self._unkept.rows:
@@ -168,14 +165,14 @@ class Runner:
                             self._tasks[row_id].cancel()
 
     async def _keep_trying(self) -> None:
-        """Tries again to keep the answers that the journal could not take."""
+        """Retries to write the answers that the journal could not take."""
         while True:
             await asyncio.sleep(_TRY_EVERY)
             if self._unkept.rows:
                 await asyncio.get_running_loop().run_in_executor(None, self._unkept.try_again)
 
     async def _stay(self) -> None:
-        """Waits until the journal has every answer, or a rescue file has it."""
+        """Waits until every answer is on the disk."""
         since = time.monotonic()
         while self._unkept.need_time(time.monotonic() - since):  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_LOOK_EVERY)
@@ -183,13 +180,13 @@ class Runner:
     async def _answer(
         self, row: int, parent: int | None, secrets: Secrets, timeout: float, slots: Slots
     ) -> None:
-        """Has the row answered after its parent: sent once, by this runner or another."""
+        """Answers a row after its parent: sends it, or follows the runner that did."""
         try:
             if parent is not None and not await self._wait_for_parent(row, parent):
                 return
             if await self._send(row, secrets, timeout, slots):
                 return
-            # One look decides: between two of them another runner's heartbeat may become stale.
+            # One read for both: between two, another runner's heartbeat may become stale.
             while (known := self._journal.row(row)).is_alive or (secrets.key and known.can_go_on):
                 await self._follow(row)
                 if await self._fetch(row, secrets, timeout):
@@ -202,7 +199,7 @@ class Runner:
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            with contextlib.suppress(errors.JournalError):  # without it, too, it is never sent
+            with contextlib.suppress(errors.JournalError):  # an unclaimed row is never sent anyway
                 self._journal.withdraw(row)
         self._followed.discard(row)
         if hold := self._holds.pop(row, None):
@@ -234,7 +231,7 @@ class Runner:
         return True
 
     async def _wait_for_parent(self, row_id: int, parent_id: int) -> bool:
-        """Waits for the answer that the row continues; `False` if it failed, and so did the row."""
+        """Waits for the parent's answer; `False` if it failed, which fails the row as well."""
         while (parent := self._journal.row(parent_id)).is_alive:
             self._outbox.put({"row": row_id, "event": "waiting", "parent": parent_id})
             if parent_id in self._tasks:
@@ -245,7 +242,7 @@ class Runner:
         if row.state != "queued" or row.key not in request_keys(
             row.server, row.request, f"row {parent_id}"
         ):
-            return True  # another runner has sent it, or it was asked when its parent was over
+            return True  # another runner sent it, or its parent was over when it was asked
         if parent.can_continue:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.identity))
             return True
@@ -259,7 +256,7 @@ class Runner:
         return False
 
     async def _follow(self, row_id: int) -> None:
-        """Tells the kernel the progress of a row that another runner has sent."""
+        """Sends the progress of another runner's row to the kernel."""
         self._followed.add(row_id)
         while (row := self._journal.row(row_id)).is_alive:
             if row.text:
@@ -276,20 +273,20 @@ class Runner:
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask(self, row: Row, secrets: Secrets, timeout: float) -> Result:
-        """The result of a row that is claimed."""
+        """Sends a claimed row and returns its result."""
         listener = self._listeners[row.id] = ProgressListener(
             row.id, self._journal, self._writes, self._outbox, secrets
         )
         listener.is_out = row.can_go_on
         started = time.monotonic() - (row.seconds or 0.0)
         try:
-            # A cancellation that came while the row was claimed is raised here: nothing was sent.
+            # Raises a cancellation during the claim, before anything is sent.
             await asyncio.sleep(0)
             client = self._client(row.base_url, secrets, timeout)
             reply, state = await reply_to(row, self._journal, secrets, client, listener), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
-        except Exception as error:  # noqa: BLE001  # unusable settings, an unreadable conversation
+        except Exception as error:  # noqa: BLE001  # unusable settings, a damaged conversation
             why = secrets.mask(f"{type(error).__name__}: {error}")
             reply, state = Reply({}, error=_failure(row, why, is_out=listener.is_out)), "failed"
         del self._listeners[row.id]
@@ -299,14 +296,14 @@ class Runner:
             reply.error.name_row(row.id)
         was_sent = state != "cancelled" or listener.is_out
         result = result_of(reply, state, time.monotonic() - started if was_sent else None)
-        # The text of a response is not kept a second time, however long it is.
+        # The response has the text already.
         is_whole = state == "done" or Response(reply.response).text
         return replace(
             result, response_id=listener.response_id, text=None if is_whole else listener.text
         )
 
     async def _keep(self, row: Row, result: Result) -> None:
-        """Keeps a result; where the journal fails, the kernel gets it, and it is tried again."""
+        """Stores a result; if the journal fails, sends it to the kernel and retries."""
         try:
             await self._writes.run(partial(self._journal.finish, row.id, result))
         except errors.JournalError as error:
@@ -315,20 +312,20 @@ class Runner:
             self._outbox.put({"row": row.id, **event})
 
     async def _get(self, call: int, base_url: str, path: str, key: str) -> None:
-        told: dict[str, Any] = {"call": call, "event": "over"}
+        event: dict[str, Any] = {"call": call, "event": "over"}
         try:
-            told["value"] = await self._client(base_url, Secrets(key), 30.0).get(path)
+            event["value"] = await self._client(base_url, Secrets(key), 30.0).get(path)
         except Exception as error:  # noqa: BLE001  # unusable settings
             failed = (
                 error
                 if isinstance(error, errors.RequestFailed)
                 else failures.not_connected(f"{type(error).__name__}: {error}")
             )
-            told["error"] = failed.as_dict()
-        self._outbox.put(told)
+            event["error"] = failed.as_dict()
+        self._outbox.put(event)
 
     def _client(self, base_url: str, secrets: Secrets, timeout: float) -> Client:
-        """The client for these settings, which has a warm connection if it was used before."""
+        """The client for these settings, with the idle connections of its earlier requests."""
         settings = (base_url, dump(asdict(secrets)), timeout, *settings_of_network())
         if settings not in self._clients:
             if len(self._clients) >= _WARM_CLIENTS:
@@ -337,19 +334,19 @@ class Runner:
         return self._clients[settings]
 
     def _drop_idle(self) -> None:
-        """Closes warm connections: with many servers, one after the other, files run out."""
+        """Closes idle connections: many servers would use up the limit of open files."""
         for client in self._clients.values():
             self._call(client.drop_idle())
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        """Has it done beside the requests; the end of the runner waits for it."""
+        """Runs a coroutine as a task that the runner waits for at its end."""
         call = asyncio.create_task(work)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
 
 def _failure(row: Row, why: str, *, is_out: bool) -> errors.RequestFailed:
-    """The error of a request that an exception of our own ended; `is_out` if it was in flight."""
+    """The error of a request that an exception here ended; `is_out` if it was in flight."""
     lost = failures.connection_lost(why) if is_out else failures.not_connected(why, is_final=True)
     if row.can_go_on:
         return failures.not_fetched(row.response_id or "", failures.of_get(lost))
@@ -359,9 +356,9 @@ def _failure(row: Row, why: str, *, is_out: bool) -> errors.RequestFailed:
 def _read_commands(
     loop: asyncio.AbstractEventLoop, commands: asyncio.Queue[Command | None]
 ) -> None:
-    """Queues the commands of standard input, then `None`; in a thread, as Windows needs it."""
+    """Queues the commands of standard input, then `None`; in a thread, which Windows needs."""
     for line in sys.stdin.buffer:
-        # A kernel that was killed leaves half a line.
+        # A killed kernel leaves half a line.
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(command := json.loads(line), dict):
                 loop.call_soon_threadsafe(commands.put_nowait, command)
@@ -379,6 +376,6 @@ async def _main(journal: Journal) -> None:
 
 
 def main() -> None:
-    """Runs until standard input is closed and no request is in flight; see the module."""
+    """Runs until standard input is closed and all answers are on the disk."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_main(Journal(Path(sys.argv[1]))))

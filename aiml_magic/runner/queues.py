@@ -1,4 +1,4 @@
-"""What the requests of a runner wait for: the disk of the journal, and a free slot."""
+"""The queues of a runner: writes to the journal, and slots for requests in flight."""
 
 from __future__ import annotations
 
@@ -13,38 +13,35 @@ from aiml_magic.journal.store import Journal
 
 
 class WriteQueue:
-    """Steps of the journal in their order.
-
-    Those that gather while the disk is busy are one transaction, synced once.
-    """
+    """Steps of the journal in order; those queued while the disk is busy share a transaction."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._thread = ThreadPoolExecutor(1)  # the loop's own look up names of hosts
+        self._thread = ThreadPoolExecutor(1)  # not the loop's executor, which DNS lookups occupy
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._work: asyncio.Task[None] | None = None
 
     async def run(self, step: Callable[[], Any]) -> Any:
-        """The result of a step; a cancellation meanwhile takes effect after it."""
-        taken = self.put(step)
+        """The result of a step; a cancellation takes effect after the step."""
+        written = self.put(step)
         is_cancelled = False
-        while not taken.done():
+        while not written.done():
             try:
-                await asyncio.wait([taken])
+                await asyncio.wait([written])
             except asyncio.CancelledError:
                 is_cancelled = True
         if is_cancelled and (task := asyncio.current_task()):
             task.cancel()
-        return taken.result()
+        return written.result()
 
     def put(self, step: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Queues a step; its error is raised where the result is read."""
-        taken = asyncio.get_running_loop().create_future()
-        taken.add_done_callback(asyncio.Future.exception)
-        self._waiting.append((step, taken))
+        """Queues a step; its error is raised by the returned future."""
+        written = asyncio.get_running_loop().create_future()
+        written.add_done_callback(asyncio.Future.exception)  # an unread error is not logged
+        self._waiting.append((step, written))
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._write_all())
-        return taken
+        return written
 
     async def done(self) -> None:
         """Waits until the queue is empty."""
@@ -56,40 +53,40 @@ class WriteQueue:
             waiting, self._waiting = self._waiting, []
             steps = [step for step, _ in waiting]
             results = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._written, steps
+                self._thread, self._write, steps
             )
-            for (_, taken), (result, error) in zip(waiting, results, strict=True):
+            for (_, written), (result, error) in zip(waiting, results, strict=True):
                 if error is None:
-                    taken.set_result(result)
+                    written.set_result(result)
                 else:
-                    taken.set_exception(error)
+                    written.set_exception(error)
 
-    def _written(self, steps: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+    def _write(self, steps: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
         has_begun = False
         try:
             with self._journal.together():
                 has_begun = True
-                return [_tried(step) for step in steps]
+                return [_try(step) for step in steps]
         except errors.JournalError as error:
             if len(steps) == 1 or not has_begun:
                 return [(None, error)] * len(steps)
-            return [result for step in steps for result in self._written([step])]
+            return [result for step in steps for result in self._write([step])]
 
 
-def _tried(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
+def _try(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
         return step(), None
     except errors.JournalError:
         raise
-    except Exception as error:  # noqa: BLE001  # it is raised where the result is read
+    except Exception as error:  # noqa: BLE001  # raised by the future
         return None, error
 
 
 class Slots:
-    """The requests that may be in flight at once, up to a limit that can change; others queue.
+    """A semaphore for requests in flight, whose limit can change.
 
-    AnyIO's CapacityLimiter would serve, but its releases before 4.10 lose a slot if a request is
-    cancelled in the moment in which it gets one, and later ones hand out too many.
+    AnyIO's CapacityLimiter has faults: releases before 4.10 lose a slot if a request is cancelled
+    just when it gets one, and later releases grant too many.
     """
 
     def __init__(self) -> None:
@@ -108,7 +105,7 @@ class Slots:
             try:
                 await turn
             except asyncio.CancelledError:
-                self._call_next()  # its turn may have come at this very moment
+                self._call_next()  # the slot that was granted just now goes to the next
                 raise
         self._used += 1
         self._call_next()  # the limit may have been raised

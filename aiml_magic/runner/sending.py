@@ -1,4 +1,4 @@
-"""Sends a row that is claimed: the request in its planned form, or the fetch of its response."""
+"""Sends a claimed row: its request, or a GET for the response that the server has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from aiml_magic.journal.store import Journal
 async def reply_to(
     row: Row, journal: Journal, secrets: Secrets, client: Client, listener: Listener
 ) -> Reply:
-    """The reply to a row: it is sent, or the response that the server has is fetched by its id."""
+    """The reply to a row; a request that the server accepted before is fetched by its response id.
+
+    If the server refuses the parent's response id, the conversation is sent as a transcript.
+    """
     if row.can_go_on and row.response_id is not None:
         return await client.fetch(row.response_id, Reply(row.response), listener)
     body = secrets.added_to(_body(row, row.chain, journal))
@@ -29,10 +32,10 @@ async def reply_to(
         return reply
     field = "previous_response_id"
     if reply.is_refusal and reply.error and failures.refuses(reply.error, field, body[field]):
-        with contextlib.suppress(errors.JournalError):  # the answer has the notice, too
+        with contextlib.suppress(errors.JournalError):  # the result has the notice as well
             journal.note_chain(row.id, "transcript", "chain_refused")
-        told = secrets.added_to(_body(row, "transcript", journal))
-        reply = await client.ask(told, row.client_request_id, listener, attempts=reply.attempts)
+        body = secrets.added_to(_body(row, "transcript", journal))
+        reply = await client.ask(body, row.client_request_id, listener, attempts=reply.attempts)
         return replace(reply, notices=("chain_refused", *reply.notices))
     if reply.error is None and not reply.response.get("previous_response_id"):
         return replace(reply, notices=(*reply.notices, "chain_ignored"))
@@ -40,7 +43,7 @@ async def reply_to(
 
 
 def result_of(reply: Reply, state: str, seconds: float | None) -> Result:
-    """The result of a request, as the journal keeps it."""
+    """The result of a request for the journal."""
     return Result(
         state,
         reply.response,
@@ -60,7 +63,7 @@ def _body(row: Row, chain: str | None, journal: Journal) -> dict[str, Any]:
     turns = journal.ancestors(row.parent)
     if chain == "id" and turns[-1].response_id is not None:
         return body | {"previous_response_id": turns[-1].response_id}
-    told = (
+    past = (
         (without_hashed(turn.request.get("input", "")), Response(turn.response)) for turn in turns
     )
-    return body | {"input": transcript(told, body["input"])}
+    return body | {"input": transcript(past, body["input"])}

@@ -1,4 +1,4 @@
-"""A question with functions of the notebook: one job for each round, until the model calls none."""
+"""A question with functions of the notebook: a job per round, until the model calls none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiml_magic.runner.jobs import Event, Job, Progress
 
 
 class ToolLoop(Job):
-    """Runs the functions that an answer calls, and asks on with their results.
+    """Runs the functions that an answer calls, and sends their results as the next request.
 
     `ask_on` sends the results of an answer's calls, at most `max_rounds` times.
     """
@@ -44,7 +44,7 @@ class ToolLoop(Job):
         return self._job.progress
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
-        """As of a job; runs the functions in the thread that follows."""
+        """As `Job.follow`; runs the functions in the thread of the caller."""
         while not self._is_over:
             yield from self._job.follow(tick)
             answer = self._answer_of_round()
@@ -74,10 +74,10 @@ class ToolLoop(Job):
 
     def _stop(self, command: Event, timeout: float) -> None:
         """Stops the current round; the answers of earlier ones are in the journal."""
-        self._job._stop(command, timeout)  # noqa: SLF001  # a job too
+        self._job._stop(command, timeout)  # noqa: SLF001  # of the base class
         if not self._is_over and self._job.done:
             self._outcome = errors.Interrupted(
-                "Interrupted between two rounds of functions; what was answered is kept.",
+                "Interrupted between two rounds of functions; the answers so far are kept.",
                 "Run the cell again: it goes on from there.",
             )
         self._is_over = True

@@ -1,8 +1,8 @@
-"""The part that runs on the workers of a Dask cluster: asks for leave, sends, keeps the result.
+"""The task on a worker of a Dask cluster: gets permission, sends a row, stores the result.
 
-The scheduler keeps for a row, under its client request id:
+The scheduler keeps a variable for a row, named by its client request id:
 
-    {"run": …}    the run that may send it
+    {"run": …}    the run that may send the row
     {"came": …}   the result, until it is in the journal
 """
 
@@ -21,14 +21,14 @@ from aiml_magic.api.responses import Cost
 from aiml_magic.journal.rows import Result
 from aiml_magic.text import dump
 
-TOPIC = "aiml_magic"  # under which workers ask for leave
-_LEAVE = 30.0  # seconds that a worker waits for it
-_RETRY = 0.5  # seconds between two attempts to have the scheduler keep a result
+TOPIC = "aiml_magic"  # of the messages in which workers ask for permission
+_PERMISSION_WAIT = 30.0  # seconds
+_RETRY = 0.5  # seconds between two attempts to store a result at the scheduler
 _TRIES = 3
 
 
 class NotAllowed(Exception):
-    """A run got no leave to send its row, so it never sends it."""
+    """A run got no permission to send its row, so it never sends it."""
 
 
 def task_name(client_request_id: str) -> str:
@@ -38,9 +38,9 @@ def task_name(client_request_id: str) -> str:
 def answer_there(
     base_url: str, request: dict[str, Any], client_request_id: str, key: str, timeout: float
 ) -> None:
-    """Sends a request with the key of this worker, as a task; the scheduler keeps the result.
+    """Sends a request with the key of this worker; stores the result at the scheduler.
 
-    Raises NoKey, and NotAllowed without leave to send.
+    Raises NoKey, and NotAllowed without permission to send.
     """
     from distributed import Variable, get_client
 
@@ -57,34 +57,34 @@ def answer_there(
 
     secrets = Secrets(key or credentials.need_key().text)
     kept = Variable(client_request_id, client=get_client())
-    _wait_for_leave(kept)
+    _wait_for_permission(kept)
     started = time.monotonic()
     reply = asyncio.run(ask())
     state = "done" if reply.error is None else "failed"
-    _keep_there(kept, {"came": _dumped(result_of(reply, state, time.monotonic() - started))})
+    _store(kept, {"came": _as_text(result_of(reply, state, time.monotonic() - started))})
 
 
-def _wait_for_leave(kept: Any) -> None:
+def _wait_for_permission(kept: Any) -> None:
     """Waits until this run of a task may send its row.
 
-    Raises NotAllowed, also if another run may, or might have sent it.
+    Raises NotAllowed if nobody answers, and RuntimeError if an earlier run got the permission.
     """
     from distributed import Future, fire_and_forget, get_worker
 
-    # The task must run on if the kernel dies.
+    # Else the task would be cancelled if the kernel dies.
     fire_and_forget(Future(task_name(kept.name), kept.client))
     run = uuid.uuid4().hex
     get_worker().log_event(TOPIC, [kept.name, run])
     try:
-        allowed = kept.get(timeout=_LEAVE)
+        allowed = kept.get(timeout=_PERMISSION_WAIT)
     except TimeoutError as error:
-        raise NotAllowed(f"nobody gave leave to send it within {_LEAVE:g} s") from error
+        raise NotAllowed(f"no kernel let it be sent within {_PERMISSION_WAIT:g} s") from error
     if allowed != {"run": run}:
         raise RuntimeError("the worker that began died")
 
 
-def _keep_there(kept: Any, value: dict[str, str]) -> None:
-    """Has the scheduler keep a paid answer, which survives this worker; tries more than once."""
+def _store(kept: Any, value: dict[str, str]) -> None:
+    """Stores a paid answer at the scheduler, where it survives this worker; retries."""
     for left in reversed(range(_TRIES)):
         try:
             kept.set(value)
@@ -96,14 +96,14 @@ def _keep_there(kept: Any, value: dict[str, str]) -> None:
             return
 
 
-def _dumped(result: Result) -> str:
-    """A result as text: the scheduler takes no lone surrogates, and unpickles nothing."""
+def _as_text(result: Result) -> str:
+    """A result as ASCII text: the scheduler refuses lone surrogates, and must not unpickle."""
     error = result.error and result.error.as_dict()
     return dump(asdict(replace(result, error=None)) | {"error": error})
 
 
 def result_from(text: str) -> Result:
-    """The result that `_dumped` wrote."""
+    """The result that `_as_text` wrote."""
     raw = json.loads(text)
     cost = raw["cost"] and Cost(**raw["cost"])
     error = raw["error"] and errors.from_dict(raw["error"])

@@ -112,7 +112,7 @@ def kept_by(client) -> list[dict[str, str]]:
 
 def wait_for_leave(seconds: float) -> None:
     """Has a worker wait so long for leave."""
-    worker_module._LEAVE = seconds
+    worker_module._PERMISSION_WAIT = seconds
 
 
 def asked(server: wire.Server) -> list[str]:
@@ -433,7 +433,7 @@ def test_any_answer_is_kept_there():
         Result("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
         Result("failed", error=lost),
     ):
-        told = worker_module.result_from(worker_module._dumped(came))
+        told = worker_module.result_from(worker_module._as_text(came))
         assert replace(came, error=None) == replace(told, error=None)
         assert (came.error and came.error.as_dict()) == (told.error and told.error.as_dict())
 

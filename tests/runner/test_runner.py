@@ -355,6 +355,6 @@ def test_one_lock_is_waited_for_once(journal):
         with journal._transaction() as db:
             db.execute("PRAGMA busy_timeout = 200")
         started = time.monotonic()
-        taken = WriteQueue(journal)._written([partial(journal.claim, row) for row in rows])
+        taken = WriteQueue(journal)._write([partial(journal.claim, row) for row in rows])
         assert time.monotonic() - started < 0.4
     assert [errors.JournalError] * 3 == [type(error) for _, error in taken]
