@@ -70,7 +70,7 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
 
 def _bars(state: StateCore) -> None:
     """Notes the source for tables: bars of formulas are another sign in rows of too many."""
-    state.env["tables"] = state.src
+    state.env["tables"] = state.src if "|" in state.src else None
     if "|" not in state.src or not re.search(r"\$|\\[(\[]", state.src):
         return
     lines, columns = state.src.split("\n"), 0
@@ -104,6 +104,8 @@ def _without_bars(line: str) -> str:
 
 def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
     """As the library's table, but a bar of a formula ends no cell."""
+    if state.env["tables"] is None:
+        return False
     from markdown_it.rules_block import table
 
     source, count = state.src, len(state.tokens)
@@ -140,7 +142,9 @@ def _is_lazy(state: StateBlock, line: int) -> bool:
 
 def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
     """What opens the formula that begins here, its content, and where it ends."""
-    environment = _BEGIN.match(source, start, stop)
+    environment = None
+    if source.startswith("\\begin{", start):
+        environment = _BEGIN.match(source, start, stop)
     opener = _OPENER.match(source, start, stop)
     mark = "" if environment else opener and opener[0]
     if mark is None or (mark[:1] == "$" and "$$$" in source[max(start - 2, 0) : start + 3]):
@@ -176,7 +180,7 @@ def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
 _OPENER = re.compile(r"\$\$?|\\[(\[]")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # what could begin a block of another kind
-_AMOUNT = re.compile(r"\d[\d.,]*")
+_VISIBLE = re.compile(r"[\x21-\x7e]|[^\W_]")
 _MONEY = re.compile(r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[.,]?\s*[^\x00-\u024f])")
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
 _OTHER = re.compile(r"`|\\[(\[]")  # code, or another formula
@@ -195,16 +199,16 @@ def _is_between_prices(content: str) -> bool:
 
 def _is_between_dollars(content: str, after: str) -> bool:
     """`$x$`, not the money in "$5 and $6": an amount, and more words than mathematics."""
-    if after.isdigit() or not re.search(r"[\x21-\x7e]|[^\W_]", content):
+    if after.isdigit() or _VISIBLE.search(content) is None:
         return False
     if _OTHER.search(content) and "\\text" not in content:
         return False
+    is_amount, ends_apart = content[0].isdigit(), content[-1].isspace()
+    if not is_amount and not content[0].isspace() and not ends_apart:
+        return True
     words = _NAMED.sub(" ", content)
-    is_amount = _AMOUNT.match(content) is not None
-    if content[0].isspace() or (content[-1].isspace() and not is_amount):
+    if not is_amount:
         is_text = _PROSE if _MARKUP.search(content) else _LONG_WORD
         return "\n" not in content and bool(_TEX.search(content)) and not is_text.search(words)
-    if not is_amount:
-        return True
     is_prose = re.search(r"\s", content) and _WORD.search(words) and not _TEX.search(content)
-    return not (content[-1].isspace() or _MONEY.match(content) or is_prose)
+    return not (ends_apart or _MONEY.match(content) or is_prose)

@@ -25,8 +25,8 @@ BARE_LINK = re.compile(
 _SOURCE_LINK = re.compile(
     BARE_LINK.pattern.replace(_BARE_SIGN, rf"(?:{_BARE_SIGN}|\\[_*~&])"), re.ASCII
 )
-_MARKS = frozenset("\n!#$%&*+-:<=>@[\\]^_`{}~")  # with which the parser begins a rule
-_WORDS_END = re.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{}~]|(?<![A-Za-z])https?://|www\.")
+_WORDS_END = re.compile(r"[\n!$&*<\[\\\]_`~]")  # with which the parser begins a rule
+_ADDRESS_BEGINS = re.compile(r"(?<![A-Za-z])https?://|www\.")
 _ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
 
 
@@ -76,11 +76,15 @@ def _address(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
 
 def _words(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
     """Text up to what could be a mark, or the beginning of an address."""
-    if state.src[state.pos] in _MARKS:
+    source, begin = state.src, state.pos
+    if source[begin] in "\n!$&*<[\\]_`~":
         return False
-    found = _WORDS_END.search(state.src, state.pos + 1, state.posMax)
+    found = _WORDS_END.search(source, begin + 1, state.posMax)
     end = found.start() if found else state.posMax
+    if source.find("http", begin + 1, end) > 0 or source.find("www.", begin + 1, end) > 0:
+        address = _ADDRESS_BEGINS.search(source, begin + 1, end)
+        end = address.start() if address else end
     if not silent:
-        state.pending += state.src[state.pos : end]
+        state.pending += source[begin:end]
     state.pos = end
     return True

@@ -45,7 +45,7 @@ _MACROS = {
     **{name: (0, rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
 }  # fmt: skip
 _CHEMICAL = {"ce": chemistry.reaction, "pu": chemistry.quantity}
-_MACRO = re.compile(rf"\\(?:{'|'.join([*_MACROS, *_CHEMICAL])})(?![A-Za-z])")
+REWRITTEN = frozenset([*_MACROS, *_CHEMICAL, *"begin hspace mspace hskip mskip kern mkern".split()])
 _TOKEN = re.compile(r"\\(?:([A-Za-z]+)|.)", re.DOTALL)
 _ENVIRONMENTS = {
     "eqnarray": (r"\begin{array}{rcl}", r"\end{array}"),
@@ -59,11 +59,9 @@ _SPACE = re.compile(rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?k
 
 
 def expanded(line: str) -> str:
-    """The formula without these macros; one whose arguments are not understood stays."""
+    """The formula without what is `REWRITTEN`; a macro whose arguments are not understood stays."""
     line = _ENVIRONMENT.sub(lambda found: _ENVIRONMENTS[found[2]][found[1] == "end"], line)
     line = _SPACE.sub(_space, line)
-    if _MACRO.search(line) is None:
-        return line
     for found in reversed([*_TOKEN.finditer(line)]):
         name = found[1]
         if name in _CHEMICAL:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from aiml_magic.show.macros import closing_brace, expanded
+from aiml_magic.show.macros import REWRITTEN, closing_brace, expanded
 
 _COMMANDS = frozenset(
     # letters
@@ -93,11 +93,16 @@ _ALLOWED = _COMMANDS | frozenset("\\,;:! {}|%#_&$")
 
 def typeset(content: str, *, in_table: bool = False) -> str | None:
     """The formula on one line; `None` if a command in it may do more than set type."""
-    line = " ".join(_COMMENT.sub("", _PERCENT.sub(r"\%", content)).split())
+    if "%" in content:
+        content = _COMMENT.sub("", _PERCENT.sub(r"\%", content))
+    line = " ".join(content.split())
     if _PLAIN.fullmatch(line):
         return line
-    line = expanded(_ROW_SPACE.sub(r"\\\\ ", line))
-    line = _ROW_BRACKET.sub(r"\\\\ {}[", line).replace("``", "“").replace("`", "‘")
+    if "\\\\" in line:
+        line = _ROW_BRACKET.sub(r"\\\\ {}[", _ROW_SPACE.sub(r"\\\\ ", line))
+    if not REWRITTEN.isdisjoint(_COMMAND.findall(line)):
+        line = expanded(line)
+    line = line.replace("``", "“").replace("`", "‘")
     has_bars = in_table and "|" in line
     spelt = _spelt(line.rstrip("\\ "), _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
     if not spelt or (has_bars and "{array}" in line):  # where a bar may be a rule

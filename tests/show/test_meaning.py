@@ -317,3 +317,13 @@ def test_readers_see_what_was_meant(read: Callable[[str], str], blocks: list[Bot
     markdown = "\n\nThen\n\n".join(one for one, _ in blocks)
     meant = " Then ".join(page for _, page in blocks)
     assert Seen(meant).found == Seen(read(safe.markdown(markdown))).found
+
+
+@given(st.lists(blocks, min_size=1, max_size=4))
+def test_size(blocks: list[Both]):
+    """Made safe, a text grows by 57 for each dollar or backslash that is one, by 7 for another sign, and by its addresses."""
+    text = "\n\n".join(one for one, _ in blocks)
+    dollars, lines = len(re.findall(r"[$\\]", text)), text.count("\n")
+    signs = len(re.findall(r"[^\w\s$\\]|_", text))
+    addresses = sum(map(len, re.findall(r"(?:https?://|www\.)\S+", text)))
+    assert len(safe.markdown(text)) <= len(text) + 57 * dollars + 7 * signs + addresses + 4 * lines

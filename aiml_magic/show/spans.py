@@ -1,0 +1,182 @@
+"""Text of a line, between its blocks, in which every mark is ours: words, links, code, formulas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from string import punctuation
+from typing import TYPE_CHECKING
+
+from aiml_magic.show.formulas import CLOSERS
+from aiml_magic.show.links import BARE_LINK, encoded, is_address, with_scheme
+from aiml_magic.show.parse import parser
+from aiml_magic.show.typeset import typeset
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+# MathJax 3 and 2 read no formulas inside it.
+_IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'
+_MARKS = re.compile(
+    r"[<>&*`\[\]{~|$]|\\(?!(?!begin|end|ref|eqref)[A-Za-z0-9])|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
+)
+_NO_MATHEMATICS = frozenset(punctuation + " \n") - frozenset("()[]$\\")  # behind a backslash
+_SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
+_LINE_START = re.compile(r"(\s*)([#+=:-]|\d{1,9}[.)])")
+_SIGNS = re.compile(r"[<>&*`\[\]{~|$\\_@!:]")  # text without them has no marks
+_ALL_SIGNS = re.compile(r"[^\w \u0080-\U0010ffff]|_")
+_MARKS_OF = {"em": "*", "strong": "**", "s": "~~"}
+
+
+def inline(tokens: Iterable[Token], *, in_table: bool = False) -> str:
+    """The content of a paragraph, a heading or a cell.
+
+    It has no break at its end: a tag alone on its line begins a block of raw HTML.
+    """
+    text = _spans(iter(tokens), in_table=in_table).rstrip()
+    while text.endswith("<br>"):
+        text = text.removesuffix("<br>").rstrip()
+    if "\n" not in text:
+        return begun(text.strip(" "))
+    return "\n".join(begun(line.strip(" ")) for line in text.split("\n"))
+
+
+def begun(line: str) -> str:
+    """A line of inline content, with what begins it kept from beginning a block."""
+    start = None if line[:1].isalpha() else _LINE_START.match(line)
+    if start is None:
+        return line
+    return f"{start[1]}{start[2][:-1]}&#{ord(start[2][-1])};{line[start.end() :]}"
+
+
+def _spans(tokens: Iterator[Token], *, in_link: bool = False, in_table: bool = False) -> str:
+    """All up to the end of what is around."""
+
+    def written() -> Iterator[str]:
+        for token in tokens:
+            if token.nesting < 0:
+                return
+            yield _span(token, tokens, in_link=in_link, in_table=in_table)
+
+    return _joined(written())
+
+
+def _joined(spans: Iterable[str]) -> str:
+    """The spans in a row, without new marks where two meet, as two formulas, or "!" and a link."""
+    text = before = ""
+    for span in spans:
+        if not span:
+            continue
+        if text and (span[0] in "[@/$*~" or text[-1] in "*~"):
+            joint = text[-1] + span[0]
+            if joint in _SIGNS_APART or _is_lost_beside(text[-1], span):
+                text = text[:-1] + entity(text[-1])
+            first = entity(span[0]) if _is_lost_beside(span[0], before[::-1]) else span[0]
+            text += " " * (joint == "$$") + first + span[1:]
+        else:
+            text += span
+        before = span
+    return text
+
+
+def _is_lost_beside(sign: str, emphasis: str) -> bool:
+    """Writes letters next to emphasis as entities where CommonMark would ignore the mark.
+
+    It does so between punctuation inside and a letter outside (flanking rule, 6.2).
+    """
+    inside = emphasis.lstrip("*~")
+    return (
+        inside != emphasis
+        and inside[:1] in punctuation
+        and sign not in punctuation
+        and not sign.isspace()
+    )
+
+
+def _span(token: Token, tokens: Iterator[Token], *, in_link: bool, in_table: bool) -> str:
+    match token.type:
+        case "text" | "text_special":
+            return _literal(token.content) if in_link else linked(token.content)
+        case "formula":
+            return formula(token.content, token.markup, in_table=in_table)
+        case "softbreak":
+            return "\n"
+        case "hardbreak":
+            return "<br>"  # with the line going on
+        case "code_inline":
+            return _code(token.content)
+        case "em_open" | "strong_open" | "s_open":
+            mark = _MARKS_OF[token.type.removesuffix("_open")]
+            return mark + _spans(tokens, in_link=in_link, in_table=in_table) + mark
+        case "sub_open" | "sup_open":
+            inside = _spans(tokens, in_link=in_link, in_table=in_table)
+            return f"<{token.tag}>{inside}</{token.tag}>"
+        case "link_open":
+            address = str(token.attrs.get("href", ""))
+            is_link = in_link or is_address(address)  # in a link there can be no other
+            return _link(_spans(tokens, in_link=is_link, in_table=in_table), address)
+        case "image":
+            words = _literal(f"picture: {token.content or 'untitled'}")
+            return _link(words, str(token.attrs.get("src", "")))
+        case _:
+            return entities(token.content)
+
+
+def linked(text: str) -> str:
+    """Text in which nothing is a mark, and bare addresses are links."""
+    if "http" not in text and "www." not in text:
+        return _literal(text)
+    pieces, end = [], 0
+    for found in BARE_LINK.finditer(text):
+        pieces += [
+            _literal(text[end : found.start()]),
+            _link(_literal(found[0]), parser().normalizeLink(with_scheme(found[0]))),
+        ]
+        end = found.end()
+    return _joined([*pieces, _literal(text[end:])])
+
+
+def _literal(text: str) -> str:
+    """Text without marks; a backslash stays where neither Markdown nor MathJax reads it."""
+    if _SIGNS.search(text) is None:
+        return text
+    return _MARKS.sub(lambda mark: entity(mark[0], text[mark.end() : mark.end() + 1]), text)
+
+
+def entity(sign: str, following: str = "") -> str:
+    """A sign that is no mark, `following` being the one behind it."""
+    names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    entity = names.get(sign, f"&#{ord(sign)};")
+    is_mathematics = sign == "$" or (sign == "\\" and following not in _NO_MATHEMATICS)
+    return _IGNORED.format(entity) if is_mathematics else entity
+
+
+def entities(text: str, signs: re.Pattern[str] = _ALL_SIGNS) -> str:
+    """`text` with all these signs as entities, so that no front end reads a mark in it."""
+    return signs.sub(lambda sign: f"&#{ord(sign[0])};", text)
+
+
+def _code(content: str) -> str:
+    if (
+        re.fullmatch(r"[^`$<>&|\\\n\[\]@]*[^`$<>&|\\\n\[\]@ ][^`$<>&|\\\n\[\]@]*", content)
+        and content == content.strip()
+    ):
+        return f"`{content}`"
+    return f"<code>{entities(content)}</code>"
+
+
+def _link(text: str, url: str) -> str:
+    if not is_address(url):
+        return text
+    # Without angles, so that no tag of ours holds anything of the model's, whatever a front end
+    # takes this for.
+    return f"[{text}]({encoded(url).replace('&', '&amp;')})"
+
+
+def formula(content: str, opener: str, *, in_table: bool = False) -> str:
+    """Mathematics, or code if it may do more than set type."""
+    line = typeset(content, in_table=in_table)
+    dollars = "$$" if opener in ("$$", "\\[", "") else "$"
+    return (
+        _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
+    )
