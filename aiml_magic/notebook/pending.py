@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 _FATES = {
+    "done": "Question {id} is answered, and cost {usd}: %aiml show {id}.",
     "answered": "The server still has the answer to question {id}; "
     "it is in the journal now: %aiml show {id}.",
     "pending": "The server still works on question {id}.\n"
@@ -101,7 +102,7 @@ def _decide(context: Context, row: Row, *, is_approved: bool) -> None:
 
 def check(context: Context, rest: str) -> None:
     row = row_of(context, rest, "check")
-    if row.state == "done":
+    if row.state == "done" and not (row.has_unknown_cost and row.origin == "asked"):
         say(f"Question {row.id} is answered: %aiml show {row.id}.")
     elif row.is_alive:
         say(f"Question {row.id} is being answered: %aiml jobs.")

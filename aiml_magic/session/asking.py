@@ -160,7 +160,8 @@ class Asking:
     def worst_case(self, question: Question) -> WorstCase | None:
         """The most that a question may cost; `None` if it would not be sent. Raises BadInput."""
         plan = self.plan(question)
-        if plan.known is not None and plan.known.state != "queued":
+        is_known = plan.known is not None and plan.known.state != "queued"
+        if is_known or question.replay == "only":
             return None
         price = self.price(str(plan.request["model"]))
         return self.spending.worst_case(plan.request, plan.parent_id, price)

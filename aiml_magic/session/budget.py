@@ -59,11 +59,10 @@ def tokens_of(size: float) -> float:
 def size_of(value: Any) -> int:
     """The bytes of all texts of a request, with a fixed number for each image."""
     if isinstance(value, Mapping):
-        return sum(size_of(entry) for entry in value.values())
+        is_image = value.get("type") == "input_image"
+        return _IMAGE if is_image else sum(size_of(entry) for entry in value.values())
     if isinstance(value, list | tuple):
         return sum(map(size_of, value))
-    if isinstance(value, str) and value.startswith("data:image/"):
-        return _IMAGE
     return len(str(value).encode("utf-8", "replace"))
 
 

@@ -31,7 +31,8 @@ _MAX_LOG = 2000  # entries of the server's log in which a request is looked for
 class Finding(NamedTuple):
     """What a server says of a request, and what it charged.
 
-    `fate` is answered (and the text is kept), pending, charged, failed (and free) or unknown.
+    `fate` is answered (and the text is kept), done (it was kept before), pending, charged, failed
+    (and free) or unknown.
     """
 
     fate: str
@@ -62,6 +63,11 @@ def check(row: Row, journal: Journal, server: str, get: Callable[[str], Any]) ->
 
 def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
     """The fate of a request by its response id, else by the server's log."""
+    if row.state == "done" and row.has_unknown_cost:
+        _, spent = _logged(row, get)
+        if spent is not None:
+            journal.note_cost(row.id, spent)
+        return Finding("done", spent.usd if spent else None)
     raw = _kept_response(row, get)
     response = Response(raw)
     if response.outcome == "pending":

@@ -72,6 +72,8 @@ class Spending:
     ) -> WorstCase:
         """The highest cost of a request; its conversation counts as input, in any form."""
         written, most = most_output(price, request.get("max_output_tokens"))
+        if any(tool.get("type") != "function" for tool in request.get("tools", ())):
+            most += ", without what the server's tools cost"
         if price is None:
             return WorstCase(None, most)
         read = tokens_of(size_of(request)) + self._tokens_before(parent, price)

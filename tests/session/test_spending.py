@@ -204,6 +204,26 @@ def test_unknown_costs(asker, another, fate):
         assert (1 if fate == "killed" else 2) == len(server.posts)
 
 
+def test_check_finds_the_cost(asker):
+    """The cost of an answer whose server did not report it is in its log, and then it counts as that."""
+
+    def answer(request):
+        if "/models" in request.path:
+            return wire.json_reply(PRICED)
+        if "/logs" in request.path:
+            asked = asker.journal.history()[0].client_request_id
+            entry = {"client_request_id": asked, "status": "succeeded", "cost": {"usd": 0.25}}
+            return wire.json_reply({"data": [entry]})
+        return wire.json_reply(wire.response())
+
+    with wire.serve(answer, has_models=True) as server:
+        row_id = asker.ask(server.url, "One?", budget_usd=10.0).journal_id
+        with pytest.raises(errors.BudgetExceeded):
+            asker.ask(server.url, "Two?", budget_usd=10.0)
+        assert ("done", 0.25) == asker.on(server.url).check(asker.journal.row(row_id))
+        asker.ask(server.url, "Two?", budget_usd=10.0)
+
+
 def test_asked_before_a_price_was_known(asker):
     """A question of unknown cost that was asked without a limit counts by the price of today."""
     with costing(None) as server:
@@ -324,6 +344,7 @@ def test_longest_answer_is_said(asker):
             ({}, "100,000 output tokens, the most that its server lists"),
             ({"max_output_tokens": 50_000}, "50,000 output tokens\\)"),
             ({"params": {"max_output_tokens": 60_000}}, "60,000 output tokens\\)"),
+            ({"params": {"tools": [{"type": "web_search"}]}}, "without what the server's tools"),
         ):
             with pytest.raises(errors.BudgetExceeded, match=words):
                 asker.ask(server.url, budget_usd=1.0, **options)
@@ -363,6 +384,10 @@ def test_conversation_counts(asker):
     by_server = worst(request, counted.id, price).usd - worst(request, None, price).usd
     assert 570 == pytest.approx(by_server)
     assert budget.size_of("日本") == 3 * budget.size_of("jp")
+    image = {"type": "input_image", "image_url": "https://example.org/x.png"}
+    assert (
+        9_000 == budget.size_of(image) == budget.size_of(image | {"image_url": "data:image/png,"})
+    )
 
 
 def test_of_a_row(asker):
