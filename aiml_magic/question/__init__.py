@@ -1,4 +1,1 @@
-"""What goes along with a question: `{{names}}`, attachments, schemas and tools.
-
-It asks nothing and keeps nothing.
-"""
+"""The parts of a question: `{{names}}`, attachments, schemas and tools; it sends nothing."""

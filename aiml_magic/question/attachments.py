@@ -1,8 +1,8 @@
 """Attachments of a question: files, URLs of images, and variables, as parts of a message.
 
-The content decides the kind, not the ending of a name. No library is imported: a figure draws
-itself, a table writes itself. Each attachment begins with a line that names it, for the model and
-for the details.
+The kind is recognized by the content, not by the file's extension. No plotting or table library is
+imported: the object's own methods are called. Each attachment begins with a line that names it, for
+the model and for the details.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from aiml_magic.text import as_python_reads, did_you_mean, fence_for
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 _LABEL = "Attachment "
 _ANOTHER_WAY = "Attach a file or the data of it instead."
-# A recording has the hash of a text behind its name.
+# In a recording, the hash of a text follows its name.
 _NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png", "PNG image"),
@@ -44,10 +44,7 @@ _KINDS = (
 
 
 def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
-    """The parts for a name that a person gave: of a variable, the URL of an image, or a path.
-
-    Raises BadInput.
-    """
+    """The parts for a variable's name, the URL of an image, or a path. Raises BadInput."""
     with refusing(f"{_line(named)[:80]} cannot be attached", _ANOTHER_WAY):
         return _found(named, variables)
 
@@ -100,7 +97,7 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
 
 
 def as_csv(value: Any) -> str | None:
-    """A table of pandas or polars as CSV, with row labels that do more than count.
+    """A table of pandas or polars as CSV, with row labels unless they are mere numbers.
 
     None for other values. Raises BadInput for a table that is too long or cannot be written whole.
     """
@@ -118,7 +115,7 @@ def as_csv(value: Any) -> str | None:
         table = str(write(**options))
         if not tells_entries(value, table):
             raise BadInput(
-                f"A cell of the table does not write itself out. {NOTHING_SENT}",
+                f"A cell of the table has no complete text. {NOTHING_SENT}",
                 "Leave out its column, or make it text.",
             )
     return table
@@ -131,7 +128,7 @@ def as_picture(value: Any, name: str) -> bytes | None:
 
 
 def labels(request: Raw) -> list[str]:
-    """The attachments of a request, a line each: name, kind and size."""
+    """Name, kind and size of each attachment in a request, one line each."""
     found = map(_NAMED.match, input_texts(request))
     return [label[1] for label in found if label]
 
@@ -221,7 +218,7 @@ def _of_bytes(content: bytes, name: str) -> Iterator[Raw]:
 
 
 def _of_words(text: str, name: str) -> Iterator[Raw]:
-    """The parts for a text: a URL, a data URL, the name of a file; else the text itself."""
+    """The parts for a URL, a data URL, or the name of a file; else for the text itself."""
     inline = re.fullmatch(r"data:[\w.+/-]+;base64,(\S+)", text)
     if _is_url(text):
         yield from _linked(text)
@@ -233,16 +230,15 @@ def _of_words(text: str, name: str) -> Iterator[Raw]:
         raise BadInput(f"{name} is an empty text. {NOTHING_SENT}", "Check what it is to hold.")
     elif _PATH.fullmatch(text):
         raise BadInput(
-            f"{name} is {text[:80]!r}, which looks like the path of a file, and there is none. "
-            f"{NOTHING_SENT}",
-            f"Check the path; to send its words, write {{{{{name}}}}} into the question.",
+            f"{name} is {text[:80]!r}, which looks like the path of a missing file. {NOTHING_SENT}",
+            f"Check the path; to send the text itself, write {{{{{name}}}}} into the question.",
         )
     else:
         yield from _of_text(text, name, f"{len(text):,} characters")
 
 
 def _is_file(text: str) -> bool:
-    """Whether a file has this name; errors of reading it come later."""
+    """Whether a file has this name; it may still be unreadable."""
     try:
         return len(text) < 4096 and text.isprintable() and Path(text).expanduser().is_file()
     except (OSError, ValueError, RuntimeError):  # an impossible name, or an unknown user
@@ -270,14 +266,14 @@ _ENDINGS = (
     "html?|log|py|ipynb|r|jl|c|cpp|h|js|ts|sql|sh|xlsx?|docx?|pptx?|parquet|feather|pkl|npy|npz|"
     "h5|hdf5|nc|mat|zip|gz"
 )
-# One to four words with a known ending, or any text with a slash and one; or the beginning of a
-# path before one to four words.
+# One to four words with a known extension, any text with a slash and one, or one to four words that
+# begin like a path.
 _PATH = re.compile(
     rf"(?i:\S+(?: \S+){{,3}}\.(?:{_ENDINGS})|[^\n]*/[^\n]*\.(?:{_ENDINGS})|file:\S+)"
     r"|(?:~?/|\.\.?/|[A-Z]:\\)\S+(?: \S+){,3}"
 )
 _BREAKS = dict.fromkeys(map(ord, "\t\n\r\f\v"))
-_UNPRINTABLE = {"Cc", "Cn", "Co", "Cs"}  # control characters, and code points without one
+_UNPRINTABLE = {"Cc", "Cn", "Co", "Cs"}  # control characters, and unassigned or private code points
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
@@ -287,9 +283,8 @@ _MARKS = (
 def _decoded(content: bytes) -> tuple[str | None, str]:
     """The text of a file and its encoding, empty for UTF-8; None for a file without text.
 
-    A byte order mark decides; else NUL bytes mean UTF-16, and bytes that are not UTF-8 are
-    Windows-1252 if they look like Western words: in other scripts, letters are runs of bytes above
-    0x7F.
+    A byte order mark decides. Else NUL bytes mean UTF-16, and bytes that are not UTF-8 are
+    Windows-1252 if they look like a Western language: other scripts have runs of bytes above 0x7F.
     """
     marked = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
     if marked is not None:
@@ -315,7 +310,7 @@ def _text_in(content: bytes, encoding: str) -> str | None:
 
 
 def _is_prose(text: str | None) -> bool:
-    """Whether all characters are printable, and a tenth are ASCII, as spaces are in any script."""
+    """Whether all characters are printable, and a tenth are ASCII: every script has spaces."""
     start = (text or "")[:MAX_TEXT]
     kinds = map(unicodedata.category, start.translate(_BREAKS))
     return sum(map(str.isascii, start)) * 10 > len(start) and _UNPRINTABLE.isdisjoint(kinds)
@@ -343,7 +338,7 @@ def _image(url: str) -> Raw:
 
 
 def _label(name: str, about: str, text: str = "") -> Raw:
-    """The line that names an attachment, and the text of one that is text."""
+    """The line that names an attachment, followed by the `text` of a text attachment."""
     return {"type": "input_text", "text": f"{_LABEL}{_line(name)} ({about}):{text}"}
 
 
@@ -352,7 +347,7 @@ def _line(name: str) -> str:
 
 
 def kind_of(content: bytes) -> tuple[str, str]:
-    """The media type of content by its first bytes, and a word for it; text if they are unknown."""
+    """The media type of content by its first bytes, and a word for it; text if unknown."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp", "WebP image"
     known = ((kind, words) for magic, kind, words in _KINDS if content.startswith(magic))
@@ -381,7 +376,7 @@ def _cell_text(cell: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """The content of a regular file; a pipe or a device may never end."""
+    """The content of a regular file; reading a pipe or a device may never end."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

@@ -1,9 +1,9 @@
 r"""Fills `{{name}}` in a question with variables of the notebook.
 
-A field is that of a format string: a name, then any `.attribute` and `[index]` (a key with quotes
-or without), then `!r`, `!s` or `!a`, then `:format`. It is looked up, never evaluated: a name that
-begins with an underscore is refused, and braces in a value stay as they are. A table is inserted as
-CSV; a figure, an image and an array of bytes become attachments. Single braces, `$x` and
+A field has the syntax of format strings: a name, then any `.attribute` and `[index]` (a key with or
+without quotes), then `!r`, `!s` or `!a`, then `:format`. It is looked up, never evaluated: names
+with a leading underscore are refused, and braces in a value stay as they are. A table is inserted
+as CSV; a figure, an image and an array of bytes become attachments. Single braces, `$x` and
 `\frac{a}{b}` are text.
 """
 
@@ -25,7 +25,7 @@ _QUOTED = r"""'[^'{}]*'(?=\])|"[^"{}]*"(?=\])"""
 _FIELD = re.compile(
     rf"\s*(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[(?>{_QUOTED}|[^\[\]{{}}]+)\])*)\s*"
     r"(?:!(?P<conversion>[rsa]))?"
-    r"(?::(?P<format>(?![^{}]*\d{5})[^{}]*))?"  # a width of five digits would fill the memory
+    r"(?::(?P<format>(?![^{}]*\d{5})[^{}]*))?"  # no width of five digits: it takes memory
 )
 _STEP = re.compile(rf"\.(?P<attribute>\w+)|\[(?P<index>{_QUOTED}|[^\]]+)\]")
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "a": ascii, "s": str}
@@ -33,9 +33,9 @@ _RAW_HINT = "With --raw the question is sent as it is, braces and all."
 
 
 def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
-    """`template` with every `{{field}}` replaced, and the pictures that become attachments.
+    """`template` with every `{{field}}` replaced, and the attachments made of pictures.
 
-    Raises BadInput for a text in braces that is not a field, and for unknown names.
+    Raises BadInput for other texts in double braces, and for unknown names.
     """
     attached: list[Raw] = []
     end = _end_of_braces(template)
@@ -50,13 +50,13 @@ def names_in(template: str) -> set[str]:
 
 
 def _end_of_braces(template: str) -> int:
-    """The end of the last braces; behind it, each opening brace would be searched to the end."""
+    """The end of the last braces: beyond it the search would take quadratic time."""
     return template.rfind("}}") + 2
 
 
 def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
     if _is_column(text.strip(), variables):
-        return _written(variables[text.strip()], text.strip(), attached)
+        return _as_text(variables[text.strip()], text.strip(), attached)
     shown = f"{{{{{one_line(text, 60)}}}}}"
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
@@ -73,21 +73,21 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
         "Insert a field or a part of it; a format after a colon must fit it.",
     ):
         if form or convert:
-            # A conversion alone may fall back to what is written without one.
+            # A conversion without a format may fall back to the plain text.
             with contextlib.suppress(*() if form else (ValueError,)):
                 return values.whole(
                     value, lambda value: format(convert(value) if convert else value, form)
                 )
-        return _written(value, field["name"] + field["path"], attached)
+        return _as_text(value, field["name"] + field["path"], attached)
 
 
 def _is_column(name: str, variables: Mapping[str, Any]) -> bool:
-    """Whether a variable has a name with blanks, as a column of a table may have."""
+    """Whether a variable is a column of a table, whose name may have blanks."""
     return not (name.isidentifier() or name.startswith("_")) and name in variables
 
 
-def _written(value: Any, name: str, attached: list[Raw]) -> str:
-    """A value as text for a question; of some containers, by their entries."""
+def _as_text(value: Any, name: str, attached: list[Raw]) -> str:
+    """A value as text for a question; some containers are written entry by entry."""
     if (table := attachments.as_csv(value)) is not None:
         return f"\n\n{table}\n"
     # Arrays of other types than bytes are inserted as numbers.
@@ -102,7 +102,7 @@ def _written(value: Any, name: str, attached: list[Raw]) -> str:
         if not entries:
             raise
     steps = ((name + values.step_to(value, key), entry) for key, entry in entries)
-    return "".join(f"\n{step}: {_written(entry, step, attached)}" for step, entry in steps) + "\n"
+    return "".join(f"\n{step}: {_as_text(entry, step, attached)}" for step, entry in steps) + "\n"
 
 
 def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
@@ -146,7 +146,7 @@ def _check_public(name: str, shown: str) -> None:
 
 
 def _key(index: str) -> int | str:
-    """The key in brackets: a number, else a text, with quotes around it or without."""
+    """The key in brackets: a number, else a text with or without quotes."""
     if len(index) > 1 and index[0] == index[-1] and index[0] in "'\"":
         return index[1:-1]
     return int(index) if index.strip().isdecimal() else index

@@ -1,7 +1,7 @@
 """Types as JSON Schema for the API, and JSON as instances of these types.
 
-pydantic reads types and validates replies; jsonschema validates replies to a schema that is given
-as a dict. Importing this module imports pydantic.
+pydantic reads types and validates replies; jsonschema validates replies to a schema in a dict.
+Importing this module imports pydantic.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from aiml_magic.question.strict import (
 )
 from aiml_magic.text import did_you_mean, one_line, reason
 
-_WRAPPED = "value"  # the field of an object around another type: the API takes only objects
+_WRAPPED = "value"  # the field of an object around another type: the API accepts only objects
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _READING = threading.RLock()
 _HINT = "Use types that JSON has: text, numbers, booleans, lists and objects."
@@ -44,10 +44,7 @@ _FENCED = re.compile(r"```[\w-]*\s*\n(.*?)\s*```", re.DOTALL)
 
 @dataclass(frozen=True)
 class Schema:
-    """The form that an answer is to have.
-
-    `read` makes an instance of a JSON text; it raises any exception for a text that does not fit.
-    """
+    """The schema of an answer; `read` makes an instance of JSON, or raises any exception."""
 
     name: str
     json_schema: Raw
@@ -64,7 +61,7 @@ class Schema:
         }
 
     def parse(self, text: str) -> Any:
-        """A reply, also behind a BOM or in a fence, as an instance. Raises SchemaMismatch."""
+        """The instance in a reply, which may have a BOM or a code fence. Raises SchemaMismatch."""
         stripped = text.strip("\ufeff \t\r\n")
         fenced = _FENCED.fullmatch(stripped)
         try:
@@ -129,7 +126,7 @@ def _of_value(value: Any, name: str) -> Schema:
     if inspect.isroutine(value) or isinstance(value, str):
         raise TypeError(f"{name} is not a type")
     is_model = isinstance(value, type) and issubclass(value, pydantic.BaseModel)
-    is_strict = None if is_model else True  # a model has a setting of its own
+    is_strict = None if is_model else True  # a model has its own setting
     adapter = _adapter(value)
     schema = _json_schema(adapter, is_model=is_model)
     is_wrapped = schema.get("type") != "object"
@@ -161,7 +158,7 @@ def _of_dict(value: Mapping[str, Any], name: str) -> Schema:
     kind.check_schema(schema)
     for reference in references(schema):
         target(schema, reference)
-    # An empty registry: the default one would fetch references from the network.
+    # The default registry would fetch references from the network.
     validator = kind(schema, registry=Registry())
 
     def read(text: str) -> Any:
@@ -211,9 +208,9 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 
 @contextmanager
 def _any_typed_dict() -> Iterator[None]:
-    """Within it pydantic reads a TypedDict of `typing` before Python 3.12 too.
+    """A context in which pydantic reads a TypedDict of `typing` before Python 3.12.
 
-    It refuses these, since it cannot see the configuration of such a class.
+    pydantic refuses these, since it cannot read the configuration of such a class.
     """
     supported = "_SUPPORTS_TYPEDDICT"
     with _READING:
@@ -228,7 +225,7 @@ def _any_typed_dict() -> Iterator[None]:
 class _Generator(GenerateJsonSchema):
     """pydantic's JSON Schema, with texts of `Annotated` and docstrings as descriptions.
 
-    What JSON cannot hold is marked as not supported.
+    Values that JSON cannot represent are marked as unsupported.
     """
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
@@ -263,7 +260,7 @@ class _Generator(GenerateJsonSchema):
 
 
 class _PlainGenerator(_Generator):
-    """The same for other types: no titles, which only repeat the names, and `enum` for `const`."""
+    """As `_Generator`, for other types than models: without titles, and `enum` for `const`."""
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
         return _untitled(super().dataclass_schema(schema))
@@ -283,7 +280,7 @@ def _untitled(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The schema of a class with its docstring, and with the descriptions of its fields."""
+    """The schema of a class with its docstring and the descriptions of its fields."""
     if kind is None:
         return made
     words = inspect.cleandoc(kind.__doc__ or "")
@@ -292,7 +289,7 @@ def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
     if words and not is_generated and words not in inherited:
         made.setdefault("description", words)
     hints: dict[str, Any] = {}
-    with suppress(NameError):  # the names of a class inside a function are known to pydantic only
+    with suppress(NameError):  # only pydantic resolves the local names of a class in a function
         hints = typing.get_type_hints(kind, include_extras=True)
     for name, field in made.get("properties", {}).items():
         made["properties"][name] = _with_words(field, hints.get(name))
@@ -300,7 +297,7 @@ def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
-    """The schema of a hint, described by the first text of each `Annotated` in it."""
+    """The schema of a hint with the first text of each `Annotated` as description."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         texts = [text for text in inside[1:] if isinstance(text, str)]
@@ -324,7 +321,7 @@ def _of_hashable(made: dict[str, Any], schema: Any) -> dict[str, Any]:
 
 
 def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
-    """A choice with the type of its values, which servers require of every schema."""
+    """A choice with the type of its values, since servers require a type."""
     if not values or not all(type(value) in _PLAIN for value in values):
         return {UNSUPPORTED: "a choice of values that JSON does not have"}
     kinds = sorted({_PLAIN[type(value)] for value in values})
@@ -332,10 +329,10 @@ def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> dict[str, Any]:
-    """The JSON Schema of a type, whose root is not a reference, which the API does not take.
+    """The JSON Schema of a type; its root is not a reference, which the API refuses.
 
-    A replay looks for the schema that was asked for, so these must not change: that of a model is
-    as pydantic writes it; others have no titles, and choices of an Enum where they are used.
+    The replay key covers the schema, so the form must not change: that of a model is as pydantic
+    writes it; others have no titles, and the choices of an Enum in place.
     """
     schema = adapter.json_schema(schema_generator=_Generator if is_model else _PlainGenerator)
     schema = schema if is_model else _with_choices_in_place(schema)
@@ -343,13 +340,13 @@ def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) 
         return schema
     definitions = schema["$defs"]
     root = definitions[reference.rpartition("/")[2]]
-    if reference not in references(definitions):  # else the type holds itself
+    if reference not in references(definitions):  # not a recursive type
         definitions = {name: entry for name, entry in definitions.items() if entry is not root}
     return {**root, "$defs": definitions}
 
 
 def _with_choices_in_place(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with its choices where they are used, instead of references to them."""
+    """A schema with choices in place of the references to them."""
     definitions = schema.get("$defs", {})
     choices = {f"#/$defs/{name}": entry for name, entry in definitions.items() if "enum" in entry}
 
@@ -366,22 +363,22 @@ def _with_choices_in_place(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _why(error: Exception) -> str:
-    """What is wrong and where, on one line."""
+    """The message of a validation error with the path of its value, on one line."""
     try:
         match error:
             case pydantic.ValidationError():
                 issues = error.errors()[:3]
-                told = "; ".join(f"{_at(issue['loc'])}{issue['msg']}" for issue in issues)
+                why = "; ".join(f"{_at(issue['loc'])}{issue['msg']}" for issue in issues)
             case json.JSONDecodeError():
-                told = f"it is not JSON: {error}"
+                why = f"it is not JSON: {error}"
             case ValueError():
                 return reason(error)
             case _:
                 words, _, _ = str(getattr(error, "message", error)).partition("For further info")
-                told = f"{type(error).__name__}: {words}"
-    except Exception:  # noqa: BLE001  # an error of the notebook may fail as it is read
+                why = f"{type(error).__name__}: {words}"
+    except Exception:  # noqa: BLE001  # a class of the notebook may fail to write its text
         return type(error).__name__
-    return one_line(told).rstrip(": .")
+    return one_line(why).rstrip(": .")
 
 
 def _at(path: Sequence[str | int]) -> str:

@@ -1,8 +1,7 @@
-"""JSON Schema in the strict form of the API: every object names all its fields, and needs them all.
+"""JSON Schema in the API's strict form: every object lists all its fields as required.
 
-A keyword that strict mode lacks is refused if it decides what a reply looks like (an object with
-any keys), and left out if it only narrows one (a length): whoever validates the reply still knows
-it.
+A keyword that strict mode lacks is refused if it decides the shape of a reply (an object with any
+keys), and left out if it only narrows values (a length): the reply is validated against it here.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
-UNSUPPORTED = "x-unsupported"  # marks a part of a schema, and says what it asks for
+UNSUPPORTED = "x-unsupported"  # keyword of a part that strict mode lacks; its value says what
 _KEYWORDS = (  # in the order in which they are sent
     "$schema title type description enum const format pattern minimum maximum exclusiveMinimum "
     "exclusiveMaximum multipleOf minItems maxItems items anyOf $ref properties required "
@@ -27,11 +26,11 @@ _UNSUPPORTED_KEYWORDS = {
     ).split()
 } | {"prefixItems": "a tuple of several types", "patternProperties": "an object with any names"}
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
-_LOOKAROUND = re.compile(r"\(\?[^:]")  # servers' patterns look neither ahead nor back
+_LOOKAROUND = re.compile(r"\(\?[^:]")  # servers do not support it
 
 
 def strict(schema: Any, place: str) -> dict[str, Any]:
-    """A schema in strict form. Raises BadInput, which names the place."""
+    """A schema in strict form. Raises BadInput, which names the field by its path, `place`."""
     if not isinstance(schema, Mapping):
         raise _refused(place, "anything")
     simple = _simplified(schema)
@@ -58,12 +57,12 @@ def strict(schema: Any, place: str) -> dict[str, Any]:
 
 
 def nullable(schema: Any, _: str = "") -> Any:
-    """A schema in which every optional field may be null instead, as strict mode needs it."""
+    """A schema whose optional fields may be null, since strict mode requires every field."""
     return nullable_fields(with_parts(schema, nullable)) if isinstance(schema, Mapping) else schema
 
 
 def nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same for the fields of the outermost object only."""
+    """As `nullable`, for the fields of the outermost object only."""
     fields = schema.get("properties")
     if isinstance(fields, Mapping):
         needed = schema.setdefault("required", list(fields))
@@ -75,7 +74,7 @@ def nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """A schema with `change(part, step)` instead of each schema in it.
+    """A schema with each schema in it replaced by `change(part, step)`.
 
     The step to a part is `.field`, `[]`, `#definition`, or empty.
     """
@@ -105,10 +104,7 @@ def references(schema: Any) -> Iterator[str]:
 
 
 def target(root: Any, reference: str) -> Any:
-    """The part of a schema that a reference names (RFC 6901); `#` names the whole.
-
-    Raises ValueError if there is none.
-    """
+    """The part of a schema that a reference (RFC 6901) points to. Raises ValueError."""
     start, *steps = reference.split("/")
     nowhere = ValueError(f"its reference {reference} leads nowhere")
     if start != "#":
@@ -129,7 +125,7 @@ def _or_null(schema: Any) -> Any:
 
 
 def _simplified(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema in the keywords of strict mode, where they can replace others.
+    """A schema with keywords replaced by those of strict mode.
 
     `oneOf` becomes `anyOf`, an `allOf` of one schema that schema, a tuple of one type a list.
     """

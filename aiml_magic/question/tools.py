@@ -1,7 +1,7 @@
-"""Functions of the notebook and tools of the API in a request, and the calls of such functions.
+"""Functions of the notebook and tools of the API in a request, and calls of these functions.
 
-A function is run in the thread that asks, with arguments that were checked against its type hints.
-What it raises goes back to the model as its result; only an interrupt ends the question.
+A function runs in the caller's thread, with arguments validated against its type hints. An
+exception is sent to the model as its result; only an interrupt ends the question.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from aiml_magic.text import agreed, did_you_mean
 
 _WEB_SEARCH = {"type": "web_search_preview"}
 _CHOICES = ("auto", "none", "required")
-_NEEDED = {  # fields of a tool by its type; of some one of several
+_NEEDED = {  # required fields of a tool by its type; one of each group
     "mcp": (("server_label",), ("server_url", "connector_id")),
     "function": (("name",), ("parameters",)),
 }
-_MAX_RESULT = 200_000  # characters of a result that go back to the model
+_MAX_RESULT = 200_000  # characters of a result that are sent to the model
 _MAX_SHOWN = 20_000  # characters of a call that a person is asked about
 _CONFIRM = "__aiml_magic_confirm__"
-# Printable, and yet not seen: fillers, joiners, selectors of variants, a blank of Braille.
-_UNSEEN = re.compile(
+# Invisible characters that `str.isprintable` accepts: fillers, joiners, variation selectors.
+_INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a function that is run as a tool only after the person has said yes to the call."""
+    """Marks a function whose calls by a model run only after the person has confirmed each."""
     setattr(function, _CONFIRM, True)
     return function
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What the model may use: specifications as they are sent, secrets too; functions by name."""
+    """The tools of a question: their specifications with secrets, and the functions by name."""
 
     specifications: tuple[Raw, ...] = field(repr=False)
     functions: Mapping[str, Callable[..., Any]]
@@ -78,7 +78,7 @@ def tools_of(
 
 def _no_tool(name: str, variables: Mapping[str, Any]) -> BadInput:
     functions = [known for known in variables if callable(variables[known]) and known[0] != "_"]
-    # What is no name may be a whole tool, with its secrets.
+    # Another text may be a whole tool with its secrets.
     shown = f" {name[:60]}" if re.fullmatch(r"[\w ]+", name) else " of this name"
     return BadInput(
         f"There is no function and no tool{shown}. {NOTHING_SENT}",
@@ -96,9 +96,9 @@ def choice(named: str, tools: Tools) -> Any:
         return named
     known = [*_CHOICES]
     for tool in tools.specifications:
-        names, told = _named(tool)
+        names, fields = _named(tool)
         if named in names:
-            return {"type": tool["type"], **told}
+            return {"type": tool["type"], **fields}
         known.append(names[0])
     raise BadInput(
         f"--tool-choice cannot be {named[:60]}. {NOTHING_SENT}",
@@ -107,7 +107,7 @@ def choice(named: str, tools: Tools) -> Any:
 
 
 def _named(tool: Raw) -> tuple[list[str], dict[str, str]]:
-    """The names by which a tool may be chosen, the best first, and the other fields of a choice."""
+    """The names by which a tool may be chosen, best first, and the other fields of the choice."""
     kind = str(tool["type"])
     match tool:
         case {"type": "function" | "custom", "name": str(name)}:
@@ -122,9 +122,9 @@ def run(
     functions: Mapping[str, Callable[..., Any]],
     ask: Callable[[str], str] | None = None,
 ) -> str:
-    """The result of a call, as the model gets it: what the function returns, or the error.
+    """The result of a call for the model: the function's value as text, or its error.
 
-    Raises KeyboardInterrupt alone.
+    Raises KeyboardInterrupt only.
     """
     from aiml_magic.question import schemas
 
@@ -140,18 +140,15 @@ def run(
             )
             if not agreed(f"Run {wanted}?", ask):
                 return _error("the person did not allow this call")
-        return _told(_returned(function, arguments))
+        return _result_text(_returned(function, arguments))
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001  # sys.exit too: the model is told
-        return _error(_words(error))
+    except BaseException as error:  # noqa: BLE001  # the model gets it, also a sys.exit
+        return _error(_message(error))
 
 
 def read_arguments(text: str) -> Any:
-    """The arguments of a call.
-
-    Raises ValueError for JSON that others may read otherwise: with a name twice, or NaN.
-    """
+    """The arguments of a call. Raises ValueError for ambiguous JSON: a duplicate name, or NaN."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
@@ -159,7 +156,7 @@ def read_arguments(text: str) -> Any:
         return dict(pairs)
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not JSON")
 
     try:
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
@@ -168,9 +165,9 @@ def read_arguments(text: str) -> Any:
 
 
 def shown(name: str, arguments: Mapping[str, Any]) -> str:
-    """A call as a person can judge it: on one line and whole, with invisible characters escaped.
+    """A whole call on one line for a person to judge, with invisible characters escaped.
 
-    Raises ValueError for one that cannot be shown so.
+    Raises ValueError for one that is too long or too deep.
     """
     try:
         given = ", ".join(f"{_as_name(key)}={_literal(value)}" for key, value in arguments.items())
@@ -183,7 +180,7 @@ def shown(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def shown_request(request: Raw) -> str:
-    """The same of a call that an MCP server is to make, by its item. Raises ValueError."""
+    """As `shown`, for the approval request of an MCP server's call. Raises ValueError."""
     text = request.get("arguments")
     given = read_arguments(text) if isinstance(text, str) and text.strip() else text or {}
     arguments = given if isinstance(given, Mapping) else {"arguments": given}
@@ -196,13 +193,13 @@ def _as_name(text: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    return _UNSEEN.sub(lambda sign: sign[0].encode("unicode_escape").decode(), repr(value))
+    return _INVISIBLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), repr(value))
 
 
-def _words(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001  # it is the user's, and need not have words
+    except Exception:  # noqa: BLE001  # a class of the notebook may fail to write its text
         return type(error).__name__
 
 
@@ -243,19 +240,19 @@ def _of_dict(value: Any, name: str) -> dict[str, Any]:
         return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
-            f"The tool {name} is no JSON: {type(error).__name__}. {NOTHING_SENT}",
+            f"The tool {name} is not JSON: {type(error).__name__}. {NOTHING_SENT}",
             "Give it as the API has it: texts, numbers, lists and dicts.",
-        ) from None  # its frames and its words may hold a secret
+        ) from None  # its frames and its message may hold a secret
 
 
 def _check_headers(headers: Any, name: str) -> None:
-    """Raises BadInput for headers that no request can carry."""
+    """Raises BadInput for headers other than texts by name."""
     if headers and not (
         isinstance(headers, Mapping)
         and all(isinstance(text, str) for pair in headers.items() for text in pair)
     ):
         raise BadInput(
-            f"The headers of {name[:60]} are no texts by their names. {NOTHING_SENT}",
+            f"The headers of {name[:60]} are not a dict of texts. {NOTHING_SENT}",
             'Such as {"Authorization": "…"}.',
         )
 
@@ -266,29 +263,29 @@ def _returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any
 
 
 def _awaited(awaitable: Any) -> Any:
-    """The result of an awaitable, in a loop and thread of its own: the notebook's loop runs."""
-    came: list[Any] = []
+    """The result of an awaitable, from a loop in another thread: that of the notebook is busy."""
+    outcome: list[Any] = []
 
     async def wait() -> Any:
         return await awaitable
 
     def run_it() -> None:
         try:
-            came.append((asyncio.run(wait()), None))
-        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
-            came.append((None, error))
+            outcome.append((asyncio.run(wait()), None))
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+            outcome.append((None, error))
 
     thread = threading.Thread(target=run_it, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(0.1)  # in steps, so that an interrupt is felt
-    value, error = came[0]
+        thread.join(0.1)  # in steps: an interrupt is raised between two
+    value, error = outcome[0]
     if error is not None:
         raise error
     return value
 
 
-def _told(value: Any) -> str:
+def _result_text(value: Any) -> str:
     table = None if isinstance(value, str) else attachments.as_csv(value)
     text = (
         value
@@ -303,9 +300,9 @@ def _told(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for `value`: for a scalar of NumPy its number, else its text.
+    """A JSON value for `value`: the number of a NumPy scalar, else its text.
 
-    Raises ValueError if that says nothing.
+    Raises ValueError for a text that leaves something out.
     """
     return value.item() if getattr(value, "shape", None) == () else values.whole(value)
 

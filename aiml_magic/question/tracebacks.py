@@ -1,7 +1,7 @@
 """An exception of the notebook as text for a model: its traceback as Python prints it.
 
-Frames of IPython and of this package are left out, paths are relative to the working directory,
-and the API key and what is named as a secret in the environment are masked.
+Frames of IPython and of this package are left out, paths are relative to the working directory.
+Masked are the API key and the environment variables whose names are those of secrets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiml_magic.files import short
 from aiml_magic.text import MASK
 
 _MAX_FRAMES = 40  # of one exception; a recursion has thousands
-_NOT_THEIRS = re.compile(r"[/\\](IPython|ipykernel|aiml_magic|runpy\.py)([/\\]|$)|^<frozen ")
+_NOT_OF_USER = re.compile(r"[/\\](IPython|ipykernel|aiml_magic|runpy\.py)([/\\]|$)|^<frozen ")
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>|.*[/\\]ipykernel_\d+[/\\]\d+\.py")
 _GAP = re.compile(r'  File "([\d,]+ frames are left out)", line 0, in …')
 
@@ -32,20 +32,20 @@ def last_error() -> BaseException | None:
 
 def traceback_of(error: BaseException) -> str:
     """The traceback of `error` and of its causes, as text without secrets."""
-    told = traceback.TracebackException.from_exception(error)
-    for each in _chained(told):
-        frames = [frame for frame in each.stack if not _NOT_THEIRS.search(frame.filename)]
+    whole = traceback.TracebackException.from_exception(error)
+    for each in _chained(whole):
+        frames = [frame for frame in each.stack if not _NOT_OF_USER.search(frame.filename)]
         for frame in frames:
             frame.filename = _shown(frame.filename)
         each.stack[:] = frames if len(frames) <= _MAX_FRAMES else _ends(frames)
         if isinstance(place := getattr(each, "filename", None), str):  # of a SyntaxError
             each.filename = _shown(place)
-    return _without_secrets(_GAP.sub(r"  … \1", "".join(told.format())))
+    return _without_secrets(_GAP.sub(r"  … \1", "".join(whole.format())))
 
 
-def _chained(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+def _chained(error: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
     """The exception, its causes, and the members of groups, each once."""
-    waiting, seen = [told], set()
+    waiting, seen = [error], set()
     while waiting:
         each = waiting.pop()
         if id(each) not in seen:
@@ -56,7 +56,7 @@ def _chained(told: traceback.TracebackException) -> Iterator[traceback.Traceback
 
 
 def _ends(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The first and the last frames, with a line between them that counts the others."""
+    """The first and last frames, with the number of the others between them."""
     half = _MAX_FRAMES // 2
     left_out = f"{len(frames) - 2 * half:,} frames are left out"
     gap = traceback.FrameSummary(left_out, 0, "…", lookup_line=False, line="")
@@ -69,7 +69,7 @@ def _shown(path: str) -> str:
         return f"cell {cell[1]}" if cell[1] else "a cell"
     try:
         return str(Path(path).relative_to(Path.cwd()))
-    except (ValueError, OSError):  # it is elsewhere, or the working directory was removed
+    except (ValueError, OSError):  # a path elsewhere, or a removed working directory
         return short(Path(path))
 
 

@@ -1,8 +1,7 @@
-"""A value of the notebook as its whole text; a text that leaves something out is refused.
+"""A value of the notebook as its complete text; an incomplete text is refused.
 
-The text of many values tells nothing of them: a class and an address, or the first and the last of
-many numbers. A question with such a text would be paid for in vain. A text that a class writes in
-words of its own is believed. No library is imported.
+The text of many values is useless in a question: a class and an address, or the first and last of
+many numbers. The text of a class with its own `__str__` is trusted. No library is imported.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _NAMED = (
 )
 _SERIES = (list, tuple, deque, UserList, AbstractSet, ValuesView)
 _ADDRESS = re.compile(r"<([\w.<>\[\], '-]+?)(?: object)?(?: at)? 0x([0-9a-fA-F]+)(?: \[[^\]]*\])?>")
-_CUT = re.compile(r"\.\.\.|…|^\s*:\s+:", re.MULTILINE)  # the last in sparse matrices
+_CUT = re.compile(r"\.\.\.|…|^\s*:\s+:", re.MULTILINE)  # the last: of sparse matrices
 _CUT_LIST = re.compile(r", (?:\.\.\.|…)[,)\]}]|^\s*(?:\.\.\.|…),?$", re.MULTILINE)
 
 
 def whole(value: Any, write: Callable[[Any], str] = format) -> str:
     """The text that `write` makes of a value.
 
-    Raises OverflowError for more than the model can read, and ValueError, with the reason, for a
-    text that leaves something out.
+    Raises OverflowError for more than the model can read, and ValueError with the reason for an
+    incomplete text.
     """
     has_words = write is format and not is_array(value) and _has_words(value)
     if not has_words and _count(value) > MAX_TEXT:
@@ -57,20 +56,20 @@ def whole(value: Any, write: Callable[[Any], str] = format) -> str:
     kind = f"{type(value).__module__}.{type(value).__name__}"
     kind = kind.removeprefix("builtins.").removeprefix("__main__.")
     if _is_nameless(value, text):
-        raise ValueError(f"the text of a {kind} tells only its name or its address")
+        raise ValueError(f"the text of a {kind} is only its name or its address")
     raise ValueError(f"the text of a {kind} leaves out a part of it")
 
 
 def uncut() -> AbstractContextManager[Any]:
-    """Within it numpy, if it is imported, writes all numbers of an array."""
+    """A context in which numpy, if it is imported, writes all numbers of an array."""
     options = getattr(sys.modules.get("numpy"), "printoptions", None)
     return options(threshold=sys.maxsize) if options else nullcontext()
 
 
 def says_all(value: Any, text: str, *, has_words: bool = False) -> bool:
-    """Whether `text`, which a value has written of itself, tells all that it holds.
+    """Whether `text` is the complete text of a value.
 
-    If the value `has_words` of its own, its entries are not looked for.
+    If the class `has_words` (its own `__str__`), the entries are not checked.
     """
     if isinstance(value, _SIMPLE):
         return True
@@ -85,7 +84,7 @@ def says_all(value: Any, text: str, *, has_words: bool = False) -> bool:
 
 
 def tells_entries(value: Any, text: str) -> bool:
-    """Whether each entry whose text is in the text of its container says all; classes do."""
+    """Whether each entry whose `repr` is in the container's text is complete; classes are."""
     held = (
         (entry, repr(entry))
         for _, entry in entries(value)
@@ -97,7 +96,7 @@ def tells_entries(value: Any, text: str) -> bool:
 def entries(value: Any) -> Iterator[tuple[Any, Any]]:
     """The entries of a container with their numbers, keys or names.
 
-    Of a table or an array, only those in columns of Python objects.
+    Of tables and arrays, only entries that are Python objects.
     """
     if isinstance(value, Mapping):
         yield from ((key, entry) for key, entry in value.items())
@@ -123,7 +122,7 @@ def step_to(value: Any, key: Any) -> str:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it has a shape or a length, and numbers: an array, tensor, series or table."""
+    """Whether a value is an array, tensor, series or table, by its attributes."""
     shape = getattr(value, "shape", None)
     if shape is None:
         return hasattr(value, "__array__") and _length(value) is not None
@@ -159,7 +158,7 @@ def _has_words(value: Any) -> bool:
 
 
 def _has_own_text(value: Any) -> bool:
-    """Whether its class writes the text, and not Python from the texts of its entries."""
+    """Whether a class has its own `repr`, other than one that Python makes from the entries."""
     write = type(value).__repr__
     is_of_python = not isinstance(write, types.FunctionType) or write.__module__ == "collections"
     is_record = (
@@ -171,7 +170,7 @@ def _has_own_text(value: Any) -> bool:
 
 
 def _is_nameless(value: Any, text: str) -> bool:
-    """Whether the text tells only a class or a name, and an address in memory."""
+    """Whether the text is only a class or a name, and an address in memory."""
     text, name = text.strip(), re.escape(type(value).__name__)
     is_written = isinstance(type(value).__repr__, types.FunctionType)  # in Python, by its author
     if isinstance(value, _NAMED) or (callable(value) and not is_written):
@@ -183,23 +182,23 @@ def _is_nameless(value: Any, text: str) -> bool:
 
 
 def _is_drawing(value: Any) -> bool:
-    """Whether it is a drawing, or a part of one."""
+    """Whether a value is a figure, a part of one, or an image."""
     of_drawings = ("savefig", "get_figure", "to_plotly_json")
     is_drawn = any(callable(getattr(value, name, None)) for name in of_drawings)
     return is_drawn or type(value).__module__.startswith(("altair.", "PIL."))
 
 
 def _is_lazy(value: Any) -> bool:
-    """Whether it is not computed yet."""
+    """Whether a value is a query or graph that is not computed yet."""
     module = type(value).__module__
     if module.startswith(("polars", "pyspark")) and callable(getattr(value, "collect", None)):
         return True
-    graph = getattr(value, "__dask_graph__", None)  # gives None for a value that only may be lazy
+    graph = getattr(value, "__dask_graph__", None)  # returns None for a computed value
     return callable(graph) and graph() is not None
 
 
 def _length(value: Any) -> int | None:
-    """None for a value without a length; others of its class may have one, as quantities do."""
+    """The length of a value; None without one, as for a scalar quantity with units."""
     try:
         return len(value)
     except TypeError:
@@ -219,19 +218,19 @@ def _listed(array: Any) -> Any:
 
 
 def _is_cut_array(array: Any, text: str) -> bool:
-    """Whether its text has an ellipsis, fewer words than it has values, or none of the values."""
+    """Whether the text has an ellipsis, fewer words than the array has values, or no values."""
     size = _size(array)
     if size > 1 and text.startswith("<") and text.rstrip().endswith(">") and "[" not in text:
         return True
-    is_range = all(hasattr(array, name) for name in ("start", "stop", "step"))  # and tells all
+    is_range = all(hasattr(array, name) for name in ("start", "stop", "step"))  # which is complete
     if len(re.findall(r"[^\s,\[\](){}]+", text)) < size and not is_range:
         return True
-    is_of_numpy = type(array).__module__ == "numpy"  # `uncut` has it write all
+    is_of_numpy = type(array).__module__ == "numpy"  # complete within `uncut`
     return not is_of_numpy and _CUT.search(_without_texts_of(array, text)) is not None
 
 
 def _without_texts_of(array: Any, text: str) -> str:
-    """The text of an array without the texts in it, which may have an ellipsis of their own."""
+    """The text of an array without its strings, which may contain an ellipsis."""
     held = (_listed(array) or []) if _CUT.search(text) else []
     for entry in held:
         for part in entry if isinstance(entry, tuple) else (entry,):
@@ -240,7 +239,7 @@ def _without_texts_of(array: Any, text: str) -> str:
 
 
 def _is_cut(value: Any, text: str) -> bool:
-    """Whether its text has an ellipsis that is not in a text that it holds."""
+    """Whether the text has an ellipsis outside the strings that the value holds."""
     held = [value, *getattr(value, "__dict__", {}).values()]
     for entry in held:
         if isinstance(entry, str):

@@ -1,4 +1,1 @@
-"""What is asked, and where it stands: conversations, replays, budgets.
-
-It knows no IPython and shows nothing.
-"""
+"""Questions of a kernel: conversations, replays, budgets. Without IPython and without output."""

@@ -1,8 +1,8 @@
-"""What a server says of its models: asked for in time, and told in an error that it explains.
+"""The models of a server: when they are requested, and the hints that they give for errors.
 
-It is asked for where a person wants to see it, where it explains an error, and else at most once a
-day, when no question has been on its way for some seconds. Nothing is switched by itself: another
-model is another question.
+They are requested for a person who lists them, for an error that they explain, and else at most
+once a day, after some seconds without a question in flight. The model of a question is never
+changed automatically.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiml_magic.text import one_line
 
 LIST, FEED = "models?include=pricing,capabilities", "models/deprecations"
 _LOOK_EVERY = 1.0  # seconds
-_QUIET = 5  # looks in a row at which no question was on its way
+_QUIET = 5  # checks in a row without a question in flight
 _LEVEL = r"\b(?:none|minimal|low|medium|high|xhigh|max|standard|pro)\b"
 _OFFERED = re.compile(
     r"\b(?:(?:supported|allowed|valid|permitted|possible|available)"
@@ -35,9 +35,9 @@ Get = Callable[[str], Any]  # the JSON at a path of the server; raises AimlMagic
 
 
 def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
-    """What a server says of its models: as it is kept, or asked for if that is a day old.
+    """The models of a server: cached, or requested if the cache is a day old.
 
-    With `is_wanted` the list is asked for anyhow, and its error is raised.
+    With `is_wanted` the list is requested in any case, and its error is raised.
     """
     known = offers.kept(server)
     is_new = offers.is_of_today(known)
@@ -49,50 +49,49 @@ def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
     if not is_new:
         with contextlib.suppress(errors.RequestFailed):  # not every server has one
             ending = models.read(get(FEED))
-    said = Catalogue(offered, ending, known.asked_at if is_new else time.time())
-    offers.keep(server, said)
-    return said
+    found = Catalogue(offered, ending, known.asked_at if is_new else time.time())
+    offers.keep(server, found)
+    return found
 
 
 def explain(error: errors.RequestFailed, model: str, ask: Callable[[], Catalogue]) -> None:
-    """Says in the hint of an error which model to ask instead, or which effort it takes."""
+    """Adds the model to ask instead, or the efforts that it supports, to the hint of an error."""
     if models.may_be_gone(error):
         other = _another_model(error, model, ask())
-        is_settled = models.is_gone(error) and not error.may_cost
-        error.hint = other if other and is_settled else f"{other}\n{error.hint}".strip()
+        is_final = models.is_gone(error) and not error.may_cost
+        error.hint = other if other and is_final else f"{other}\n{error.hint}".strip()
     elif isinstance(error, errors.InvalidRequest) and _concerns_reasoning(error):
         error.hint = _another_way(error.message)
 
 
-def line(name: str, said: Catalogue) -> str:
-    """A model on one line: id, price, context, longest answer, end and successor, where known."""
-    model = said.find(name)
-    told = [one_line(name, 100)]
+def line(name: str, catalogue: Catalogue) -> str:
+    """A model on one line: id, price, context, longest answer, end and successor, if known."""
+    model = catalogue.find(name)
+    facts = [one_line(name, 100)]
     if model is not None and model.price is not None:
         into, out = (f"${dollars * 1e6:,.2f}" for dollars in model.price)
-        told.append(f"{into} in, {out} out for a million tokens")
+        facts.append(f"{into} in, {out} out for a million tokens")
     if model is not None and model.context is not None:
-        told.append(f"context {model.context:,}")
+        facts.append(f"context {model.context:,}")
     if model is not None and model.longest is not None:
-        told.append(f"answer up to {model.longest:,}")
-    _, _, fate = said.fate(name, today()).partition(": ")
-    return " · ".join([*told, fate] if fate else told)
+        facts.append(f"answer up to {model.longest:,}")
+    _, _, fate = catalogue.fate(name, today()).partition(": ")
+    return " · ".join([*facts, fate] if fate else facts)
 
 
 def today() -> date:
     return datetime.now().astimezone().date()
 
 
-def _another_model(error: errors.RequestFailed, model: str, said: Catalogue) -> str:
-    """The model to ask instead, and the line that has it asked; empty if the server names none."""
-    if said.find(model) and not said.fate(model, today()) and not models.is_gone(error):
-        return ""  # it is there: something else was not found
-    fate, other = said.fate(model, today()), said.successor(model, today())
+def _another_model(error: errors.RequestFailed, model: str, catalogue: Catalogue) -> str:
+    """The model to ask instead, and the option and setting for it; empty if there is none."""
+    fate, other = catalogue.fate(model, today()), catalogue.successor(model, today())
+    if catalogue.find(model) and not fate and not models.is_gone(error):
+        return ""  # the model exists: something else was not found
     if other is None:
-        other = said.nearest(model, today())
-        fate = f"{fate}. " * bool(fate) + (
-            f"The nearest that it offers is {other}" if other else ""
-        )
+        other = catalogue.nearest(model, today())
+        nearest = f"The nearest that it offers is {other}" if other else ""
+        fate = f"{fate}. {nearest}" if fate else nearest
     if other is None:
         return fate and f"{fate.rstrip()} %aiml models lists what the server offers."
     return f'{fate}. For one cell -m {other}, for all that follow:\n%config O3Pro.model = "{other}"'
@@ -103,7 +102,7 @@ def _concerns_reasoning(error: errors.RequestFailed) -> bool:
 
 
 def _another_way(message: str) -> str:
-    """How to ask a model that refuses an effort, a mode or `reasoning`, in its server's words."""
+    """The hint for a model that refuses an effort, a mode or `reasoning`."""
     offered = _OFFERED.split(message.partition(": ")[2].lower(), maxsplit=1)[1:]
     words = offered[0].partition("received")[0] if offered else ""
     taken = re.findall(r"['\"`]([\w-]+)['\"`]", words) or re.findall(_LEVEL, words)
@@ -117,18 +116,18 @@ def _another_way(message: str) -> str:
 
 
 class _Ended(Exception):
-    """The session ended: nothing more is asked for."""
+    """The session ended before the next request."""
 
 
 class Lookout:
-    """One thread that asks the server about its models when no question is on its way, and ends."""
+    """A thread that requests the models of a server once no question is in flight."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self, server: str, get: Get, is_busy: Callable[[], bool]) -> None:
-        """Asks once `is_busy` was false for a while, unless that is being waited for already."""
+        """Requests them once `is_busy` was false for a while, unless the thread runs already."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._stop = threading.Event()
@@ -147,7 +146,7 @@ class Lookout:
         self, server: str, get: Get, is_busy: Callable[[], bool], stop: threading.Event
     ) -> None:
         def get_unless_ended(path: str) -> Any:
-            if stop.is_set():  # it would start another runner
+            if stop.is_set():  # the request would start another runner
                 raise _Ended
             return get(path)
 

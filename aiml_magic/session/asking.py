@@ -1,7 +1,6 @@
-"""Asks a question: replays its answer, follows it where it is being answered, or has it sent.
+"""Asking a question: its answer is replayed, its running request followed, or a new one sent.
 
-A `Session` is that of one kernel; `Session.on` binds it to a server and a journal. IPython is not
-used here.
+A kernel has one `Session`; `Session.on` binds it to a server and a journal. Without IPython.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ from aiml_magic.session.question import SANDBOX, Plan, Question
 from aiml_magic.session.recordings import Recordings
 from aiml_magic.session.spending import Spending, Terms, asks_first, confirm, needs_price
 
-_MOST_JOURNALS = 4  # whose runners are kept for the next question
+_MOST_JOURNALS = 4  # journals with a running runner
 
 
 class Session:
     """The questions of one kernel.
 
-    `replay` gives the mode that holds now: with "only" nothing is sent, whatever is asked for.
+    `replay` returns the current mode: with "only" nothing is sent, whatever the options.
     """
 
     def __init__(self, replay: Callable[[], str] = lambda: "auto") -> None:
@@ -55,18 +54,18 @@ class Session:
         self.notebook = addresses.notebook()
         self.replay = replay
         self.sandbox_url: str | None = None
-        self.lock = threading.RLock()  # threads ask one after the other: each changes the places
+        self.lock = threading.RLock()  # threads ask in turn, since each changes the conversation
         self.recordings = Recordings(self.lock)
         self.prices = Prices()
         self.lookout = advice.Lookout()
-        self.hidden: dict[str, Any] = {}  # sent, and in no journal: see `hidden`
-        self._askings: dict[Journal, Asking] = {}  # the one used last is the last
+        self.hidden: dict[str, Any] = {}  # secrets of requests, see `api.hidden`
+        self._askings: dict[Journal, Asking] = {}  # in the order of their last use
 
     def on(self, base_url: str, journal_path: Path) -> Asking:
         """The session at a server, with a journal.
 
-        In another journal ids mean other rows, so it has other conversations and another runner,
-        which ends after its last answer when other journals are in use.
+        Each journal has its own rows, so it has its own conversations and runner. The runner is
+        closed after its last answer if other journals are in use.
         """
         journal = journal_at(journal_path)
         with self.lock:
@@ -81,7 +80,7 @@ class Session:
             return asking
 
     def close(self, timeout: float = 0.0) -> None:
-        """Closes the pipes to the runners, and waits for each end for `timeout` seconds."""
+        """Closes the pipes to the runners, and waits `timeout` seconds for each to end."""
         self.lookout.end()
         with self.lock:
             while self._askings:
@@ -89,20 +88,20 @@ class Session:
 
 
 class _Decision(NamedTuple):
-    """The row of a question, new or known; without a key it needs no more work."""
+    """The row of a question, new or known; with a key it is sent or followed."""
 
     plan: Plan
     row: Row
     key: Key | None = None
-    is_moved: bool = False  # it was answered before, behind another answer
+    is_moved: bool = False  # the same question was answered before, but with another parent
 
 
 @dataclass(frozen=True)
 class Asking:
     """A session at one server, with one journal.
 
-    `replayed` are the rows of recordings that were replayed in this session, by their keys. A call
-    may have a `replay` mode of its own, and name a server, which `is_elsewhere` than the sandbox.
+    `replayed` are the rows of the recordings replayed in this session, by key. A call of `ask` may
+    have its own `replay` mode and server; then it `is_elsewhere`, not at the sandbox.
     """
 
     session: Session
@@ -128,17 +127,17 @@ class Asking:
 
     @property
     def server(self) -> tuple[str, str]:
-        """The server's name and address: the sandbox while it is in use. Raises BadInput."""
+        """The name and the address of the server in use, maybe the sandbox. Raises BadInput."""
         if self.sandbox_url is not None:
             return SANDBOX, self.sandbox_url
         url = addresses.base_url(self.base_url)
         return url, url
 
     def ask(self, question: Question, sender: Sender | None = None) -> Job:
-        """Replays the answer, follows the row that awaits it, or adds a row and has it sent.
+        """The job of a question: it replays an answer, follows a running row, or sends a new one.
 
-        By `sender`, if given, else by this session's runner. Raises BadInput and JournalError, and
-        then nothing is sent.
+        `sender` is by default the runner of this session. Raises BadInput and JournalError; then
+        nothing is sent.
         """
         functions = question.tools.functions
         if question.background and functions:
@@ -171,15 +170,15 @@ class Asking:
         return self._get(path, keys.key_of)
 
     def price(self, model: str, *, is_needed: bool = True) -> Price | None:
-        """The price that the server lists for a model, `None` without one; asked for if needed."""
+        """The price that the server lists for a model, if any; requested only if `is_needed`."""
         server, prices = self.server[0], self.session.prices
         get = partial(self._get, key=keys.key_for_prices)
         return prices.price(server, model, get) if is_needed else prices.known(server, model)
 
     def models(self, *, is_wanted: bool = False) -> Catalogue:
-        """What the server says of its models; with replay "only" what is kept of it.
+        """The models of the server; with replay "only" those in the cache.
 
-        Raises RequestFailed, and ReplayMiss, for a list that `is_wanted` and cannot be had.
+        Raises RequestFailed and ReplayMiss if the list `is_wanted` and cannot be requested.
         """
         server, _ = self.server
         if self.is_replay_only and not is_wanted:
@@ -187,7 +186,7 @@ class Asking:
         return advice.catalogue(server, self._get_of_models, is_wanted=is_wanted)
 
     def explain(self, model: str, error: errors.AimlMagicError) -> None:
-        """Says in an error of the server which model, or which effort, to ask instead."""
+        """Adds the model or effort to use instead to the hint of a server's error."""
         if isinstance(error, errors.RequestFailed):
             with contextlib.suppress(errors.AimlMagicError):
                 advice.explain(error, model, self.models)
@@ -195,10 +194,10 @@ class Asking:
     def unfinished(
         self, timeout: float, max_concurrency: int, question: Question | None = None
     ) -> list[Job]:
-        """Has the queued rows of this notebook sent, and follows those that are on their way.
+        """The jobs of this notebook's unfinished rows: queued ones are sent, others followed.
 
-        A row for another server than the one in use is left alone, and with replay "only" all that
-        were not sent; so is a queued row without room in the limits of `question`.
+        Left out are rows of another server, and queued rows if replay is "only" or the limits of
+        `question` have no room for them.
         """
         server, is_only = self.server, self.is_replay_only
         jobs = []
@@ -220,14 +219,14 @@ class Asking:
         return jobs
 
     def decide(self, row: Row, question: Question, *, is_approved: bool) -> Job:
-        """Answers the approvals that a response waits for, with the settings of its request.
+        """Approves or denies the calls that a response waits for, with its request's settings.
 
-        Raises BadInput without any.
+        Raises BadInput if it waits for none.
         """
         wanted = Response(row.response).of_type("mcp_approval_request")
         if not wanted:
             raise errors.BadInput(
-                f"Answer {row.id} waits for no approval. Nothing was sent.",
+                f"Answer {row.id} does not wait for an approval. Nothing was sent.",
                 "%aiml history lists the answers.",
             )
         follow_up = replace(
@@ -241,7 +240,7 @@ class Asking:
         return self.ask(follow_up)
 
     def cancel(self, row: Row) -> bool:
-        """Stops a question; `False` if another kernel's runner will, within seconds.
+        """Cancels a question; `False` if another kernel's runner will do so within seconds.
 
         Raises BadInput for one that is over.
         """
@@ -251,17 +250,18 @@ class Asking:
         if row.state == "queued" and self.journal.withdraw(row.id):
             return True
         if not row.is_alive:
-            what = "is in nobody's hands any more, and may have been charged"
+            what = "has no runner any more, and may have been charged"
             if row.is_over and not row.is_doubtful:
                 what = "is over"
             raise errors.BadInput(
-                f"Question {row.id} {what}; nothing was cancelled.", "%aiml jobs lists what can be."
+                f"Question {row.id} {what}; nothing was cancelled.",
+                "%aiml jobs lists what can be cancelled.",
             )
         self.journal.note_unwanted(row.id)
         return False
 
     def replay_file(self, path: Path) -> int:
-        """Imports the answers of a recording, which this session then replays; gives their number.
+        """Imports the answers of a recording for replay in this session; returns their number.
 
         Raises BadInput.
         """
@@ -275,8 +275,8 @@ class Asking:
     def forget(self, row: Row) -> list[Path]:
         """Removes the texts of a row from the journal, and from the recordings of this session.
 
-        Gives the recordings that had them. No conversation continues from the row. Raises BadInput
-        if a recording cannot be changed; then the journal is as it was.
+        Returns the recordings that had them. No conversation continues from the row any more.
+        Raises BadInput if a recording cannot be changed; then the journal is not changed either.
         """
         self.chats.forget(row.id)
         with self.session.lock:
@@ -286,12 +286,12 @@ class Asking:
         return changed
 
     def check(self, row: Row) -> check.Finding:
-        """Asks the server for the fate of a request; see `check.check`."""
+        """The fate of a request according to the server; see `check.check`."""
         return check.check(row, self.journal, self.server[0], self.get)
 
     def _next_round(self, question: Question, answer: Answer, results: Sequence[Raw]) -> Job:
-        """Sends the results of the calls that an answer asked for."""
-        # A choice that forces a call would force one in every round.
+        """Sends the results of an answer's calls."""
+        # A forced call would be forced in every round.
         choice = "auto" if question.tool_choice is not None else None
         follow_up = replace(
             question,
@@ -307,7 +307,7 @@ class Asking:
         model = str(question.request()["model"])
         terms = Terms(self.price(model, is_needed=False))
         while not isinstance(job := self._job(question, sender, terms), Job):
-            # Outside of the transaction, which other kernels wait for, and of the lock.
+            # Outside the lock and the transaction, since both make others wait.
             if job is None:
                 terms = Terms(self.price(model), is_final=True)
             else:
@@ -317,7 +317,7 @@ class Asking:
         return self._recorded(job)
 
     def _look_out(self) -> None:
-        """Has the server asked about its models once a day, when no question is on its way."""
+        """Requests the server's models in the background if the cache is a day old."""
         if not offers.is_of_today(offers.kept(server := self.server[0])):
             self.session.lookout.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
 
@@ -329,7 +329,7 @@ class Asking:
         return job
 
     def _job(self, question: Question, sender: Sender, terms: Terms) -> Job | WorstCase | None:
-        """The job of a question, or the worst case that lacks a yes; `None` without a price."""
+        """The job of a question; else the highest cost to confirm, or `None` to get a price."""
         self._check(question)
         with self.session.lock:
             decision = self.journal.decide(partial(self._decide, question, sender, terms))
@@ -351,17 +351,17 @@ class Asking:
     def _decide(
         self, question: Question, sender: Sender, terms: Terms
     ) -> _Decision | WorstCase | None:
-        """Finds or adds the row of a question, or says what is lacking, as `_job` does.
+        """Finds or adds the row of a question; else returns as `_job`.
 
-        Within one transaction: no other kernel asks the same, or spends the same, meanwhile.
+        In one transaction: no other kernel asks the same, or spends the same, meanwhile.
         """
         plan = self._plan(question)
         row, is_only = plan.known, question.replay == "only"
         will_be_sent = row is None or row.state == "queued"
         if will_be_sent:
             check_recorded(question, plan, self.journal, self.replayed.values())
-        # Only this server may be asked for a response that it took: a sandbox may be gone, and a
-        # journal may name any address.
+        # A response is fetched only from the server in use: a forged journal may name any address,
+        # and a sandbox may have ended.
         may_fetch = None if is_only or sender.has_keys else plan.base_url
         if row is not None and _needs_nothing(row, sender, may_fetch):
             return _Decision(plan, row)
@@ -378,7 +378,7 @@ class Asking:
             row = self._reserved(question, plan, worst)
         assert row is not None
         if not will_be_sent and row.base_url != may_fetch:
-            key = replace(key, text="")  # it is followed, which needs none
+            key = replace(key, text="")  # the row is followed, which needs no key
         is_moved = (
             plan.parent is not None
             and question.replay == "auto"
@@ -387,7 +387,7 @@ class Asking:
         return _Decision(plan, row, key, is_moved)
 
     def _plan(self, question: Question) -> Plan:
-        """The question before it is sent; writes at most a former name of the notebook."""
+        """The plan of a question; writes to the journal only former names of the notebook."""
         server, url = self.server
         whole, parent = question.request(), self.chats.parent(question)
         request, secrets = hidden.split(whole)
@@ -396,17 +396,17 @@ class Asking:
         plan = Plan(server, url, request, secrets, parent, known_as[0], None)
         if question.replay == "off":
             return plan
-        if secrets:  # earlier versions kept all but the headers of tools
+        if secrets:  # earlier versions stored all secrets but the headers of tools
             known_as += request_keys(server, hidden.with_bare_tools(whole), identity)
         known = self.journal.known(known_as, url, self.replayed)
         if known is None and parent is not None and parent.is_over:
-            # Asked before that answer was there, and not sent since.
+            # It may have been queued while its parent was unfinished.
             waiting = request_keys(server, request, f"row {parent.id}")
             known = self.journal.known(waiting, url, self.replayed)
         return replace(plan, known=known)
 
     def _reserved(self, question: Question, plan: Plan, worst: WorstCase) -> Row:
-        """The row of a question that is to be sent: the queued one, else a new one."""
+        """The row of a question that is about to be sent: the queued one, else a new one."""
         if plan.known is not None:
             return self.journal.reserve(plan.known.id, self.session.id, worst.usd)
         return self.journal.add(
@@ -440,10 +440,10 @@ class Asking:
 
 
 def _needs_nothing(row: Row, sender: Sender, may_fetch: str | None) -> bool:
-    """The row needs no more work: it is over, or nobody is sending it.
+    """Whether the row needs no more work: it is over, or nobody is sending it.
 
-    A row that our own sender holds always does, even if its heartbeat is stale because the machine
-    slept; so does one that can be fetched from the address `may_fetch`.
+    A row that our own sender holds needs some, even if its heartbeat is stale because the machine
+    slept; so does a row whose response can be fetched from the address `may_fetch`.
     """
     is_left = row.needs_nothing and not (row.can_go_on and row.base_url == may_fetch)
     return is_left and not sender.holds(row)

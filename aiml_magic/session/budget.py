@@ -1,4 +1,4 @@
-"""What a request may cost: an estimate before it is sent, from the server's price list; pure."""
+"""The highest cost of a request, estimated from the server's price list; pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from aiml_magic.api.models import Model, find, read
 from aiml_magic.text import dollars
 
-MAX_OUTPUT = 128_000  # tokens that a model writes at most, where its server does not say
-_IMAGE = 9_000  # bytes that an image counts as: more than the tokens of the largest
-_BYTES_PER_TOKEN = 3  # fewer than in English prose, so that the estimate is rather too high
+MAX_OUTPUT = 128_000  # tokens of the longest answer, if the server lists no limit
+_IMAGE = 9_000  # bytes that an image counts as: more than the largest needs
+_BYTES_PER_TOKEN = 3  # fewer than in English prose, so that the estimate is high
 
 
 class WorstCase(NamedTuple):
-    """The most that a request may cost: `usd` is `None` where its server lists no price."""
+    """The highest cost of a request; `usd` is `None` if its server lists no price."""
 
     usd: float | None
-    most: str  # the tokens that are counted for the answer, and whence that number is
+    most: str  # the output tokens assumed, and the source of that number, for a message
 
     def __str__(self) -> str:
         if self.usd is None:
@@ -28,23 +28,20 @@ class WorstCase(NamedTuple):
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars for one token, and the tokens that the model writes at most, reasoning included.
-
-    `longest` is `None` where the server does not say.
-    """
+    """Dollars per token; `longest` is the model's limit of output tokens, reasoning included."""
 
     input: float
     output: float
     longest: int | None = None
 
     def worst_case(self, size: float, max_output_tokens: int | None) -> float:
-        """Dollars for so many bytes, and for the longest answer that the model may write."""
+        """Dollars for a request of `size` bytes with the longest possible answer."""
         tokens, _ = most_output(self, max_output_tokens)
         return tokens_of(size) * self.input + tokens * self.output
 
 
 def most_output(price: Price | None, max_output_tokens: Any) -> tuple[int, str]:
-    """The tokens that an answer has at most, reasoning included, and this in words."""
+    """The most tokens of an answer, reasoning included, and the same in words."""
     if isinstance(max_output_tokens, int) and max_output_tokens > 0:
         return max_output_tokens, f"{max_output_tokens:,} output tokens"
     if price is not None and price.longest is not None:
@@ -57,7 +54,7 @@ def tokens_of(size: float) -> float:
 
 
 def size_of(value: Any) -> int:
-    """The bytes of all texts of a request, with a fixed number for each image."""
+    """The bytes of all texts in a request, and a fixed number for each image."""
     if isinstance(value, Mapping):
         is_image = value.get("type") == "input_image"
         return _IMAGE if is_image else sum(size_of(entry) for entry in value.values())
@@ -67,12 +64,12 @@ def size_of(value: Any) -> int:
 
 
 def price_of(listed: Any, name: str) -> Price | None:
-    """The price of a model in an answer of `GET /v1/models?include=pricing`; `None` without one."""
+    """The price of a model in the reply to `GET /v1/models?include=pricing`, if it lists one."""
     return price_in(find(read(listed), name))
 
 
 def price_in(model: Model | None) -> Price | None:
-    """The price of a model as its server lists it."""
+    """The price of a model, if its server lists one."""
     if model is None or model.price is None:
         return None
     return Price(*model.price, model.longest)

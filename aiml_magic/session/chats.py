@@ -1,7 +1,7 @@
-"""The conversations of a notebook in one journal: where a question stands, and what it continues.
+"""The conversations of a notebook in one journal, and the parents of its questions.
 
-A cell may have been asked before a restart, by another id, or under another name of its notebook:
-then it takes up the place that it had.
+A cell that was asked before a restart, under another id, or in another name of its notebook keeps
+its place.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class Chats:
         return None if parent is None else self._journal.row(parent)
 
     def before(self, question: Question) -> str | None:
-        """The cell that a question continues, if it continues one."""
+        """The cell that a question continues, if any."""
         conversation = self._conversation(question)
         if conversation is None or question.is_new or question.after is not None:
             return None
         return conversation.before(question.cell)
 
     def chain(self, question: Question, plan: Plan) -> str | None:
-        """The form of the conversation: "id" where the server has the parent, else "transcript"."""
+        """The form of the conversation: "id" if the server has the parent, else "transcript"."""
         parent = plan.parent
         if parent is None:
             return None
-        # A parent that is not over may get an id yet.
+        # An unfinished parent may still get an id.
         has_id = parent.response_id is not None or not parent.is_over
         if question.chain != "auto":
             return "id" if question.chain == "id" and has_id else "transcript"
@@ -71,7 +71,7 @@ class Chats:
         return "id" if is_kept and not is_lost else "transcript"
 
     def note(self, question: Question, parent: Row | None, row_id: int) -> tuple[str, ...]:
-        """Gives a row its place; returns the notice if later cells continue an older answer."""
+        """Adds a row to its cell's place; returns a notice if later cells continue an older row."""
         conversation = self._conversation(question)
         if conversation is None:
             return ()
@@ -86,11 +86,11 @@ class Chats:
         return ("later_cells_stale",) if is_stale else ()
 
     def check_not_lost(self, question: Question, parent: Row | None) -> None:
-        """Raises BadInput if the cell continued a conversation in another notebook, and begins one.
+        """Raises BadInput if a cell begins a conversation that it continued in a lost notebook.
 
-        The notebook may have been renamed and the cell changed, or it may be another one: only the
-        person knows, unless the other still exists. Cells of two notebooks may have one id where
-        one is a copy, and where a program made both.
+        The notebook may have been renamed and the cell edited, or it may be another notebook: only
+        the person knows, unless the other one still exists. Copies, and notebooks made by one
+        program, share the ids of cells.
         """
         conversation = self._conversation(question)
         if conversation is None or conversation.has_begun or parent is not None or question.is_new:
@@ -100,10 +100,10 @@ class Chats:
             return
         name = found[0].notebook
         raise errors.BadInput(
-            f"This cell went on with the conversation of {name}; here it would begin one. "
+            f"This cell continued the conversation of {name}; here it would begin a new one. "
             "Nothing was sent.",
-            f"%aiml resume {name} takes that up, if it is this notebook's earlier name; "
-            "--new begins one.",
+            f"%aiml resume {name} continues that one, if it is this notebook's earlier name; "
+            "--new begins a new one.",
         )
 
     def head(self, chat: str) -> int | None:
@@ -116,7 +116,7 @@ class Chats:
         return next((row.id for row in reversed(turns) if row.can_continue), None)
 
     def names(self) -> list[str]:
-        """The names of the conversations; those of earlier sessions if the journal can be read."""
+        """The names of the conversations, also of earlier sessions if the journal can be read."""
         earlier: list[str] = []
         if self._journal.path.exists():
             with contextlib.suppress(errors.JournalError):
@@ -124,14 +124,14 @@ class Chats:
         return list(dict.fromkeys(["main", *self._conversations, *earlier]))
 
     def resume(self, earlier: str = "") -> dict[str, int]:
-        """Restores the conversations of this notebook; gives the number of answers of each chat.
+        """Restores the conversations of this notebook; returns the number of answers by chat.
 
-        `earlier` is a former name of the notebook. Raises BadInput if nothing was asked in that.
+        `earlier` is a former name of the notebook. Raises BadInput if it has no questions.
         """
         if earlier and not self._journal.chats(earlier):
             raise errors.BadInput(
-                f"Nothing was asked in a notebook {earlier[:200]}.",
-                "Name it as the journal does, by its whole path as a rule.",
+                f"The journal has no question of a notebook {earlier[:200]}.",
+                "Give its name as in the journal, mostly the whole path.",
             )
         if earlier and earlier != self._notebook:
             self._journal.note_past(self._notebook, earlier)
@@ -143,7 +143,7 @@ class Chats:
         return {chat: sum(row.can_continue for row in rows) for chat, rows in chats.items()}
 
     def forget(self, row_id: int) -> None:
-        """Continues no conversation from this row any more."""
+        """Stops all conversations from continuing from this row."""
         for conversation in self._conversations.values():
             conversation.forget(row_id)
 
@@ -153,7 +153,7 @@ class Chats:
         return self._conversations.setdefault(question.chat, Conversation(self._journal))
 
     def _take_up(self, question: Question, conversation: Conversation) -> None:
-        """Takes up the place that a cell had before."""
+        """Restores the place that a cell had before, maybe under another id or notebook name."""
         cell, chat = question.cell, question.chat
         asked = None if question.items else question_text(question.request())
         is_known = self._journal.has_cell(self._notebook, chat, cell)
@@ -179,9 +179,9 @@ class Chats:
 
 
 def _may_be_renamed(cell: str | None, name: str) -> bool:
-    """Whether a cell may have the id `name` by now.
+    """Whether a front end may have changed the id of a cell to `name`.
 
-    VS Code's ids contain the notebook: the cells of one that still exists keep theirs.
+    VS Code's ids contain the notebook: while its file exists, its cells keep their ids.
     """
     notebook = (cell or "").rpartition("#")[0]
     return notebook in ("", name.rpartition("#")[0]) or not _is_file(
@@ -190,4 +190,4 @@ def _may_be_renamed(cell: str | None, name: str) -> bool:
 
 
 def _is_file(notebook: str) -> bool:
-    return os.path.isfile(notebook)  # noqa: PTH113  # of any text, where Path may raise
+    return os.path.isfile(notebook)  # noqa: PTH113  # Path raises for some texts

@@ -1,4 +1,4 @@
-"""The fate of a request without an answer: asked of the server, by response id and by log."""
+"""The fate of a request without an answer, from the server's responses and its log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.question import SANDBOX
 
-_MAX_LOG = 2000  # entries of the server's log in which a request is looked for
+_MAX_LOG = 2000  # entries of the server's log that are searched
 
 
 class Finding(NamedTuple):
@@ -40,10 +40,10 @@ class Finding(NamedTuple):
 
 
 def check(row: Row, journal: Journal, server: str, get: Callable[[str], Any]) -> Finding:
-    """What the server in use says of a request; the journal keeps the answer and the cost.
+    """The fate of a request at the server in use; its answer and cost go into the journal.
 
-    Raises RequestFailed if the server keeps no log, and BadInput for a row of another server: a
-    journal decides neither whom to ask, nor where a key may go.
+    Raises RequestFailed if the server has no log, and BadInput for a row of another server: a
+    journal, which may be forged, must not decide where the key is sent.
     """
     if row.server != server:
         way = "Name that server with %config O3Pro.base_url"
@@ -76,7 +76,7 @@ def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
     if response.outcome != "failed" and (response.has_begun or response.status == "completed"):
         spent = cost(raw, {})
         if spent is None:
-            with contextlib.suppress(errors.RequestFailed):  # not every server keeps a log
+            with contextlib.suppress(errors.RequestFailed):  # not every server has a log
                 spent = _logged(row, get)[1]
         journal.recover(row.id, raw, spent)
         return Finding("answered", spent.usd if spent else None)
@@ -86,7 +86,7 @@ def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
         if response.outcome != "failed" or response.has_output:
             raise
         fate, spent = "failed", None
-    if fate == "failed" and row.cost_usd:  # the response named its cost, and a log says less
+    if fate == "failed" and row.cost_usd:  # the response reported a cost that the log lacks
         return Finding("charged", row.cost_usd)
     if fate == "failed":
         journal.note_free(row.id)
@@ -96,7 +96,7 @@ def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
 
 
 def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw:
-    """The response to a request, if the server returns it by its id; else an empty one."""
+    """The response that the server returns by its id; empty if there is none."""
     if row.response_id is None:
         return {}
     try:
@@ -107,10 +107,10 @@ def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw:
 
 
 def _logged(row: Row, get: Callable[[str], Any]) -> tuple[str, Cost | None]:
-    """The fate of a request by the server's log, and the cost of all attempts.
+    """The fate of a request in the server's log, and the cost of all attempts.
 
-    It was charged if one of them was. It failed, and is free, only if the last failed too: an
-    attempt that is not in the log was refused if another followed, and may yet appear if none did.
+    It was charged if one attempt was. It failed, and is free, only if the last attempt failed too:
+    an earlier one that is not in the log was refused, but the last one may still appear there.
     """
     entries = _log_entries(row, get)
     costs = [logged_cost(entry) for _, entry in entries]
@@ -128,7 +128,7 @@ def _logged(row: Row, get: Callable[[str], Any]) -> tuple[str, Cost | None]:
 
 
 def _log_entries(row: Row, get: Callable[[str], Any]) -> list[tuple[int, Raw]]:
-    """The log's entries for the attempts of a request that are over, by the ids of the attempts."""
+    """The finished attempts of a request in the log: the number and the entry of each."""
     hours_ago = max(0, int((time.time() - row.asked_at) / 3600))  # a clock may have been set back
     hours = min(hours_ago + 2, 92 * 24)
     model = urllib.parse.quote(str(row.request.get("model", "")))

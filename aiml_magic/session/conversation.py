@@ -1,9 +1,9 @@
-"""Which answer a cell continues.
+"""The conversation of a notebook: the answer that each cell continues.
 
-A conversation is a tree of answers, but a notebook is a list of cells, and a cell is run many
-times. So a cell keeps its place: run again, it continues from the same cell as before, whatever
-that cell's newest answer is; a new cell continues from the last one run. "The last answer" would
-make a cell that is run again the child of its own answer.
+A conversation is a tree of answers, but a notebook is a list of cells, each run many times. So a
+cell keeps its place: run again, it continues from the newest answer of the same cell as before; a
+new cell continues from the cell run last. If every cell continued the last answer, a cell that is
+run again would continue its own.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ class Place:
 
 
 class Conversation:
-    """One chat of this session, by cells."""
+    """The cells of one chat in this session."""
 
     def __init__(self, journal: Queries) -> None:
         self._journal = journal
         self._places: dict[str, Place] = {}
         self._run_order: list[str] = []
-        self._whole: dict[int, int | None] = {}  # the parents of complete rows
-        self._expected: set[int] = set()  # rows that are answered in the background
-        self._run_here: set[str] = set()  # cells, by this kernel
-        # Some front ends give the cells of a notebook new ids when it is opened.
+        self._whole: dict[int, int | None] = {}  # the parents of complete rows, by row
+        self._expected: set[int] = set()  # rows being answered in the background
+        self._run_here: set[str] = set()  # cells run by this kernel
+        # Cells with a new id: some front ends change the ids when a notebook is opened.
         self._new_ids: set[str] = set()
 
     @property
     def has_begun(self) -> bool:
-        """A cell was run here, or was taken up."""
+        """A cell was run here, or restored."""
         return bool(self._run_order)
 
     @property
     def may_have_new_ids(self) -> bool:
-        """A cell may have been asked by another id: none was run here yet, or others have new ids.
+        """A cell may have had another id: no cell was run here yet, or others have new ids.
 
-        Else a new cell continues the last one, though its words are not new.
+        Else an unknown id is of a new cell, even if its question was asked before.
         """
         return bool(self._new_ids) or not self._run_here
 
     def has(self, cell: str) -> bool:
-        """The place of this cell is known."""
+        """Whether the place of this cell is known."""
         return cell in self._run_here | self._new_ids or (
             cell in self._places and not self._new_ids
         )
 
     def parent(self, cell: str) -> int | None:
-        """The id of the row that `cell` continues, `None` if it begins the conversation."""
+        """The id of the row that `cell` continues; `None` if it begins the conversation."""
         place = self._places.get(cell)
         if place is not None:
             return place.fork if place.fork is not None else self._answer_at(place.before)
@@ -75,7 +75,7 @@ class Conversation:
         return self._last_answered() if place is None else place.before
 
     def note(self, cell: str, row_id: int) -> None:
-        """Remembers that `row_id` was asked or replayed in `cell`, which has now been run last."""
+        """Notes that `row_id` was asked or replayed in `cell`, which is now the cell run last."""
         if cell not in self._places:
             self._places[cell] = Place(self._last_answered())
         self._places[cell].rows.append(row_id)
@@ -85,32 +85,32 @@ class Conversation:
         self._run_order.append(cell)
 
     def expect(self, row_id: int) -> None:
-        """Lets later cells continue the row `row_id` while it is being answered."""
+        """Lets later cells continue the row while it is being answered."""
         self._expected.add(row_id)
 
     def forget(self, row_id: int) -> None:
-        """Goes on from this row no more: its text is gone."""
+        """Drops the cached parent of a row whose texts were removed."""
         self._whole.pop(row_id, None)
 
     def start_afresh(self, cell: str) -> None:
-        """Makes `cell` the beginning; the cells that were run before no longer lead to it."""
+        """Makes `cell` the beginning of the conversation for all cells run later."""
         self._run_order.clear()
         self._move(cell, Place(None))
 
     def fork(self, cell: str, row_id: int) -> None:
-        """Makes `cell` continue the answer `row_id`, whichever cell or session that is of."""
+        """Makes `cell` continue the answer `row_id` of any cell or session."""
         self._move(cell, Place(None, row_id))
 
     def later_cells(self, cell: str, row_id: int) -> list[str]:
-        """The stale cells behind `cell`: their answers continue another answer of it than `row_id`.
+        """The stale cells after `cell`: their answers continue another answer of it than `row_id`.
 
-        Those that were run before a restart do not count: *Run All* is about to run them again.
+        Only cells run since the restart: *Run All* is about to run the others again.
         """
         stale = []
         for name, place in self._places.items():
             newest = self._newest_answer(name) if place.before == cell else None
             if newest is not None and self._continued(place, newest) != row_id:
-                stale += [name, *self._behind(name)]
+                stale += [name, *self._after(name)]
         return [name for name in stale if name in self._run_here]
 
     def head(self) -> int | None:
@@ -119,11 +119,11 @@ class Conversation:
         return None if cell is None else self._newest_answer(cell)
 
     def restore(self, rows: Iterable[Row]) -> None:
-        """Takes up what a notebook asked in this chat before, oldest first.
+        """Restores places from the rows of earlier sessions, oldest first.
 
-        What is known here stays as it is.
+        Places of cells that were run here stay as they are.
         """
-        rounds: dict[int | None, str] = {}  # the cells of answers that wait for results
+        rounds: dict[int | None, str] = {}  # the cells of rows that wait for results of tools
         known = {row_id for place in self._places.values() for row_id in place.rows}
         order = {cell: None for cell in self._run_order if cell not in self._run_here}
         for row in rows:
@@ -133,7 +133,7 @@ class Conversation:
             if row.waits_for_tools:
                 rounds[row.id] = cell
             if rounds.get(row.parent) == cell:
-                pass  # its place is that of the first round
+                pass  # later rounds have the place of the first
             elif row.before is None or (
                 row.before in self._places and cell not in self._line(row.before)
             ):
@@ -147,17 +147,14 @@ class Conversation:
         self._run_order = [*order, *(cell for cell in self._run_order if cell in self._run_here)]
 
     def find(self, row_ids: Collection[int]) -> str | None:
-        """The cell that asked one of these rows, and was not run here yet."""
+        """The cell of one of these rows that was not run here yet."""
         cells = (cell for cell in self._places if cell not in self._run_here)
         return next(
             (cell for cell in cells if not set(self._places[cell].rows).isdisjoint(row_ids)), None
         )
 
     def rename(self, cell: str, name: str) -> None:
-        """Gives a cell another id.
-
-        A cell that had this id until now keeps its place, without one.
-        """
+        """Gives a cell another id; a cell that has it now keeps its place under a made-up id."""
         if name in self._places:
             self.rename(name, f"{name} earlier")
             self._new_ids.remove(f"{name} earlier")
@@ -171,7 +168,8 @@ class Conversation:
         place.rows = self._places[cell].rows if cell in self._places else []
         self._places[cell] = place
 
-    def _behind(self, cell: str) -> list[str]:
+    def _after(self, cell: str) -> list[str]:
+        """The cells that continue `cell`, directly or not."""
         found = [cell]
         for name in found:
             found += [other for other, place in self._places.items() if place.before == name]
@@ -184,7 +182,7 @@ class Conversation:
         )
 
     def _line(self, cell: str | None) -> Iterator[str]:
-        """The cell, the one that it continues, and so on."""
+        """The cell and its ancestors."""
         while cell is not None:
             yield cell
             cell = self._places[cell].before
@@ -200,7 +198,7 @@ class Conversation:
         )
 
     def _continued(self, place: Place, row_id: int) -> int | None:
-        """What the first of the rounds that ended with this row continues."""
+        """The parent of the first of the rounds that ended with this row."""
         parent = self._fate(row_id)[1]
         while parent in place.rows:
             parent = self._fate(parent)[1]
@@ -222,9 +220,9 @@ class Conversation:
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     """The rows of a notebook as a tree: depth, row, and whether it is stale; parents first.
 
-    Of the rows that continue one, that with the most behind it comes last and stays at its depth,
-    so that a long line does not go deeper, and n rows go no deeper than log2(n). An answer is stale
-    if the cell that it continues has a newer one.
+    Of a row's children, the one with the largest subtree comes last and stays at the row's depth:
+    a long conversation is not indented, and n rows are at most log2(n) deep. An answer is stale if
+    the cell that it continues has a newer one.
     """
     known = {row.id: row for row in rows}
     newest: dict[tuple[str | None, str | None], int] = {
@@ -233,7 +231,7 @@ def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     children: dict[int | None, list[Row]] = {}
     for row in known.values():
         children.setdefault(row.parent if row.parent in known else None, []).append(row)
-    sizes: dict[int, int] = {}  # of each row and all behind it; a parent is older than its children
+    sizes: dict[int, int] = {}  # of each subtree, from the newest row: parents are older
     for row_id in sorted(known, reverse=True):
         sizes[row_id] = 1 + sum(sizes[child.id] for child in children.get(row_id, []))
     found: list[tuple[int, Row, bool]] = []

@@ -1,4 +1,4 @@
-"""The key that a server is asked with; the sandbox, at `sandbox_url`, never gets a real one."""
+"""The key for a server; the sandbox, at `sandbox_url`, gets its token and never an API key."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def key_of(sandbox_url: str | None) -> Key:
 
 
 def key_for_prices(sandbox_url: str | None) -> Key:
-    """A price list is public, and gets no key; the sandbox asks for its token all the same."""
+    """A placeholder for a public price list; for the sandbox, its token."""
     return Key("nobody", _NO_KEY) if sandbox_url is None else key_of(sandbox_url)
 
 
 def key_if_any(sandbox_url: str | None) -> Key:
-    """The key, which some servers want for their list of models, or none."""
+    """The key, if there is one: some servers need it for their list of models."""
     with contextlib.suppress(errors.BadInput):
         return key_of(sandbox_url)
     return key_for_prices(sandbox_url)
 
 
 def key_for_sender(sandbox_url: str | None, sender: Sender, *, is_needed: bool) -> Key:
-    """The key for a sender, empty if it has its own; raises NoKey if it is needed.
+    """The key for a sender, empty if the sender has its own. Raises NoKey if one `is_needed`.
 
-    None is needed to follow a row.
+    To follow a row, none is needed.
     """
     if sender.has_keys and sandbox_url is None:
         return Key("where it is sent", "")
@@ -52,10 +52,7 @@ def key_for_sender(sandbox_url: str | None, sender: Sender, *, is_needed: bool) 
 
 
 def secret(sandbox_url: str | None) -> Key | None:
-    """The API key that no question may hold, at whatever server.
-
-    The sandbox is asked also where no key can be read.
-    """
+    """The API key, which no question may hold; for the sandbox, only if it can be read."""
     if sandbox_url is None:
         return credentials.find_key()
     from aiml_magic.sandbox import start as sandbox
@@ -68,7 +65,7 @@ def secret(sandbox_url: str | None) -> Key | None:
 
 
 def check_absent(sent: str, sandbox_url: str | None) -> None:
-    """Raises BadInput for what holds the API key."""
+    """Raises BadInput for a text that holds the API key."""
     key = secret(sandbox_url)
     if key is not None and key.is_in(sent):
         raise errors.BadInput(

@@ -1,4 +1,4 @@
-"""The errors of what may not be sent: a replay without an answer, and a page without processes."""
+"""The checks before sending: whether replay is "only", and whether a runner can start here."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from aiml_magic.session.question import Plan, Question
 def check_recorded(
     question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
 ) -> None:
-    """Raises ReplayMiss for a question without an answer, where it may not or cannot be sent."""
+    """Raises ReplayMiss for an unanswered question that may not or cannot be sent."""
     if question.replay == "only":
         raise _replay_miss(question, plan, journal, replayed)
     _check_runner()
 
 
 def check_server(*, is_replay_only: bool) -> None:
-    """Raises ReplayMiss where the server may not or cannot be asked."""
+    """Raises ReplayMiss if the server may not or cannot be asked."""
     if is_replay_only:
         raise errors.ReplayMiss(
             f'Replay is "only", so the server was not asked. {errors.NOTHING_SENT}',
-            '%config O3Pro.replay = "auto" lets it be.',
+            '%config O3Pro.replay = "auto" allows it.',
         )
     _check_runner()
 
 
 def _check_runner() -> None:
-    """A page of JupyterLite has no processes, so no runner can start there."""
+    """Raises ReplayMiss in JupyterLite, where no process can start."""
     if sys.platform == "emscripten":
         raise errors.ReplayMiss(
             "A page of JupyterLite cannot start processes, so it answers only what is recorded. "
@@ -51,7 +51,7 @@ def _replay_miss(
     others = [{"server": row.server, **row.request} for row in recorded]
     position = nearest(ours, others)
     lines = ['No answer to this question is recorded, and replay is "only", so nothing was sent.']
-    hint = 'Ask it with %config O3Pro.replay = "auto", or mend what differs.'
+    hint = 'Ask it with %config O3Pro.replay = "auto", or undo the differences.'
     if position is not None:
         row, other = recorded[position], others[position]
         day = datetime.fromtimestamp(row.asked_at, timezone.utc).strftime("%Y-%m-%d")
@@ -68,19 +68,19 @@ def _replay_miss(
 def _settings_to_unset(
     settings: Mapping[str, tuple[Any, Any]], ours: Mapping[str, Any], recorded: Mapping[str, Any]
 ) -> str | None:
-    """The hint that names the settings by which a request differs from the recorded one."""
+    """The hint with the settings that make a request differ from the recorded one."""
     causes = [name for name in settings if _field(name, ours) != _field(name, recorded)]
     if not causes:
         return None
-    told = " and ".join(
+    what = " and ".join(
         f"O3Pro.{name} is set to {short_json(settings[name][0])}" for name in causes
     )
     ways = " and ".join(f"%config O3Pro.{name} = {settings[name][1]!r}" for name in causes)
-    return f"{told} in your configuration; {ways} asks without."
+    return f"{what} in your configuration; {ways} asks without."
 
 
 def _field(setting: str, request: Mapping[str, Any]) -> Any:
-    """The field of a request that a setting decides."""
+    """The value in a request that a setting decides."""
     if setting == "base_url":
         return request.get("server")
     if setting in ("effort", "summary", "mode"):

@@ -1,4 +1,4 @@
-"""The prices of a session: as a server's list is kept, else asked for, model by model."""
+"""The prices of models: from the cached list of a server, else requested for one model."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from aiml_magic.session.budget import Price, price_in, price_of
 
 
 class Prices:
-    """What servers want for a token of their models."""
+    """The prices of servers' models."""
 
     def __init__(self) -> None:
         self._asked: dict[tuple[str, str], Price] = {}  # by server and model
 
     def known(self, server: str, model: str) -> Price | None:
-        """The price as far as it is known without a request."""
+        """The price, if it is known without a request."""
         asked = self._asked.get((server, model))
         return asked or price_in(offers.kept(server).find(model))
 
     def are_new(self, server: str, model: str) -> bool:
-        """The known price is of today, or of this session."""
-        said = offers.kept(server)
-        is_listed = offers.is_of_today(said) and price_in(said.find(model)) is not None
+        """Whether the known price is of today, or of this session."""
+        catalogue = offers.kept(server)
+        is_listed = offers.is_of_today(catalogue) and price_in(catalogue.find(model)) is not None
         return is_listed or (server, model) in self._asked
 
     def price(self, server: str, model: str, get: Callable[[str], Any]) -> Price | None:
-        """The price; asked for with `get` where no new one is known."""
+        """The price, requested by `get` unless a new one is known."""
         if not self.are_new(server, model):
             path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"
             with contextlib.suppress(errors.AimlMagicError):

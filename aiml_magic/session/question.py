@@ -1,4 +1,4 @@
-"""A question of a notebook, and the request that it makes; pure."""
+"""A question of a notebook and its request; pure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from aiml_magic.question.schemas import Schema
 
 SANDBOX = "sandbox"  # the one server of this name, on any port
-NO_ID = "run "  # begins a cell without an id of a front end: its place is of this session alone
+NO_ID = "run "  # prefix of a cell whose front end sends no id: its place ends with the session
 
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask, and how.
+    """A question with its options.
 
-    `text` is filled, `attached` are the parts that go with it, `cell` is its place in the notebook,
-    `chat` is `None` for one that stands alone. With `items`, results of tools say, those are sent
-    instead of the text, and continue the row `continues`. `settings` are those options that come
-    from a setting, by the setting's name: what it is, and what it is if it is not set.
+    `text` has all `{{names}}` filled in, `attached` are the parts of its attachments, `cell` is its
+    place in the notebook, `chat` is `None` outside every conversation. `items` (such as results of
+    tools) are sent instead of the text, and continue the row `continues`. `settings` has the
+    options that come from settings: the value and the default of each, by the setting's name.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Question:
     budget_usd_per_notebook: float | None = None
     budget_usd_per_day: float | None = None
     confirm_above_usd: float | None = None
-    is_attended: bool = True  # somebody waits for it, who can confirm it
+    is_attended: bool = True  # a person waits, and can confirm the cost
     background: bool = False
     max_tool_rounds: int = 8
     max_concurrency: int = 64
@@ -64,7 +64,7 @@ class Question:
     sample: int = 1
 
     def check_not_empty(self) -> None:
-        """Raises BadInput for a question without words."""
+        """Raises BadInput for an empty question."""
         if not self.text.strip() and not self.items:
             raise errors.BadInput(
                 "The question is empty, so nothing was sent.", "Write it below the %%o3pro line."
@@ -73,7 +73,7 @@ class Question:
     def request(self) -> dict[str, Any]:
         """The body of the POST, without the conversation.
 
-        `store` is always said, since its default differs by server.
+        `store` is always sent, since servers' defaults differ.
         """
         reasoning = {"effort": self.effort, "summary": self.summary, "mode": self.mode}
         body: dict[str, Any] = {
@@ -95,10 +95,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """A question before it is sent: its request, its parent, and the row that answers it.
+    """A question before it is sent: its request, its parent, and the known row for it.
 
-    `known` may also be a row that is still to be answered, or may have been charged in vain;
-    `hidden` is the part of the request that is sent, and kept nowhere.
+    `known` is answered, unfinished, or may have been charged without an answer. `hidden` has the
+    secrets of the request, which are sent but never stored.
     """
 
     server: str

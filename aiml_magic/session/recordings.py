@@ -1,4 +1,4 @@
-"""The recordings that a session writes: files of answers, of which the last is the one in use."""
+"""The recordings that a session writes; the last one is in use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Recordings:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._paths: list[Path] = []
-        self._lock = lock  # answers of background jobs come in a thread
+        self._lock = lock  # a thread adds the answers of background jobs
 
     def start(self, path: Path) -> int:
-        """Writes every answer from now on to `path`; gives the number of those in it.
+        """Records every answer from now on in `path`; returns the number of answers in it.
 
         Raises BadInput.
         """
@@ -36,7 +36,7 @@ class Recordings:
     def keep(self, answer: Answer, journal: Journal) -> None:
         """Adds an answer to the recording in use, if there is one.
 
-        A failure is only printed: the answer is in the journal.
+        An error is only printed, since the answer is in the journal.
         """
         row_id = answer.journal_id
         if (
@@ -59,9 +59,9 @@ class Recordings:
                 say(error)
 
     def remove(self, rows: Sequence[Row]) -> list[Path]:
-        """Removes the answers of these rows; gives the files that had any. Raises BadInput.
+        """Removes the answers of these rows; returns the changed files. Raises BadInput.
 
-        The caller has the lock until the journal has forgotten the rows, too.
+        The caller has the lock until the journal has forgotten the rows as well.
         """
         answers = [(with_hashes(row.request), row.response) for row in rows]
         try:
@@ -84,7 +84,7 @@ class Recordings:
 
 
 def _record_of(row: Row, journal: Journal) -> Record | None:
-    """An answer as a recording holds it; `None` if its texts, or those of its parent, are gone."""
+    """The record of an answer; `None` if its texts, or those of its parent, were removed."""
     parent = None if row.parent is None else journal.row(row.parent)
     if row.state != "done" or (parent is not None and parent.state == "forgotten"):
         return None

@@ -1,7 +1,7 @@
-"""The limits in dollars, and whether a question has room in them.
+"""Budgets in dollars, and the check of a question against them.
 
-The journal keeps them: what was charged counts, and what is not settled counts as the most that it
-may cost. A day is that of the clock and the time zone of this machine, from midnight on.
+The journal has the sums: charges count, and an unsettled request counts with its highest cost. A
+day begins at midnight in the time zone of this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aiml_magic.text import agreed, dollars
 
 
 class Limit(NamedTuple):
-    """A limit in dollars, what of it is spent, and what is reserved: not settled, at most."""
+    """A limit in dollars, with the dollars spent, and those reserved for unsettled requests."""
 
     setting: str
     usd: float
@@ -34,7 +34,7 @@ class Limit(NamedTuple):
     reserved: float
 
     def has_room(self, usd: float) -> bool:
-        # Sums of cents are no exact binary numbers.
+        # Rounded, since sums of cents are not exact in binary.
         return round(self.spent + self.reserved + usd - self.usd, 9) <= 0
 
     @property
@@ -51,10 +51,10 @@ class Limit(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The price that a question is asked at, and the dollars that the person agreed to."""
+    """The price for a question, and the dollars that the person agreed to."""
 
     price: Price | None
-    is_final: bool = False  # the server was asked for the price, if need be
+    is_final: bool = False  # whether a missing price was requested from the server
     agreed_usd: float = -math.inf
 
 
@@ -70,7 +70,7 @@ class Spending:
     def worst_case(
         self, request: Mapping[str, Any], parent: int | None, price: Price | None
     ) -> WorstCase:
-        """The highest cost of a request; its conversation counts as input, in any form."""
+        """The highest cost of a request; its whole conversation counts as input."""
         written, most = most_output(price, request.get("max_output_tokens"))
         if any(tool.get("type") != "function" for tool in request.get("tools", ())):
             most += ", without what the server's tools cost"
@@ -80,7 +80,7 @@ class Spending:
         return WorstCase(read * price.input + written * price.output, most)
 
     def limits(self, question: Question, server: str) -> list[Limit]:
-        """The limits that are set, with what is used of them."""
+        """The limits that are set, and their use."""
         return [self._limit(name, usd, server, None) for name, usd in _set(question)]
 
     def worst_within(
@@ -94,10 +94,10 @@ class Spending:
         row: Row | None = None,
         held: Collection[int] = (),
     ) -> WorstCase:
-        """The worst case of a request, which has room in the limits. Raises BudgetExceeded.
+        """The highest cost of a request that fits the limits. Raises BudgetExceeded.
 
-        For the transaction that adds its row, or that sends the queued row `row`. Queued rows of
-        a dead kernel lose their reservations if there is no room else; `held` ones do not.
+        Called in the transaction that adds its row, or that sends the queued row `row`. If there is
+        no room, queued rows of a dead kernel lose their reservations, but not those in `held`.
         """
         worst = self.worst_case(request, parent, terms.price)
         row_id = -1 if row is None else row.id
@@ -119,7 +119,10 @@ class Spending:
     def reserve_again(
         self, row: Row, question: Question, terms: Terms, held: Collection[int]
     ) -> bool:
-        """Reserves for a queued row that is sent now; `False` if it may not be, or not unasked."""
+        """Reserves the cost of a queued row before it is sent.
+
+        `False` if a limit has no room for it, or the person would have to confirm it.
+        """
 
         def step() -> bool:
             about = row.server, row.request, row.parent, terms
@@ -169,9 +172,10 @@ class Spending:
                 return "today", Scope(servers, since=midnight())
 
     def _tokens_before(self, row_id: int | None, price: Price) -> float:
-        """The tokens of the conversation that ends with a row, as its server counted them.
+        """The tokens of the conversation that ends with a row.
 
-        Where it did not, those of its texts; of an answer that is still to come, the longest.
+        As its server counted them, else estimated from the texts; an unfinished answer counts with
+        its highest number.
         """
         tokens = 0.0
         while row_id is not None:
@@ -190,21 +194,21 @@ class Spending:
 
 
 def needs_price(question: Question) -> bool:
-    """A setting wants to know what the question may cost."""
+    """Whether a setting of the question depends on its cost."""
     return question.confirm_above_usd is not None or any(_set(question))
 
 
 def asks_first(question: Question, worst: WorstCase, terms: Terms) -> bool:
-    """The person must say yes to this worst case."""
+    """Whether the person must confirm this highest cost."""
     if question.confirm_above_usd is None:
         return False
     return _usd(worst) > max(question.confirm_above_usd, terms.agreed_usd)
 
 
 def confirm(question: Question, worst: WorstCase, terms: Terms) -> Terms:
-    """The terms with the person's yes to a worst case.
+    """The terms after the person has confirmed the highest cost.
 
-    Raises BadInput without a yes, also where nobody can answer.
+    Raises BadInput if they do not, or if nobody can be asked.
     """
     said = None
     is_attended = question.is_attended and not question.background
@@ -245,12 +249,12 @@ def _usd(worst: WorstCase) -> float:
 
 
 def purse(server: str) -> str | None:
-    """The server whose dollars count together: the sandbox, or (`None`) all others."""
+    """The servers whose dollars are summed: the sandbox, or `None` for all others."""
     return SANDBOX if server == SANDBOX else None
 
 
 def midnight() -> float:
-    """The beginning of this day, in seconds since 1970; with another clock in summer, too."""
+    """The beginning of this day in seconds since 1970, also when daylight saving time begins."""
     today = datetime.now().astimezone().date()
     return datetime(today.year, today.month, today.day).timestamp()  # noqa: DTZ001  # local
 

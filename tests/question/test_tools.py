@@ -461,7 +461,7 @@ def test_approval(home):
         approved = running.run("%aiml approve resp_1")
         assert "Allowed: delete() of docs" in approved.stream
         assert "Deleted." in approved.of_type("text/markdown")[0]
-        assert "waits for no approval" in running.run("%aiml deny 2").error["evalue"]
+        assert "does not wait for an approval" in running.run("%aiml deny 2").error["evalue"]
         assert "And on." in running.run("%%o3pro\nGo on.", "b").of_type("text/markdown")[0]
     second, third = (post.body for post in server.posts[1:])
     assert [

@@ -294,7 +294,7 @@ def test_numpy_and_pandas():
     for many in ([range(2)] * 800_001, np.zeros(10**6), [np.zeros(10**6)], np.zeros((1000, 1000))):
         with pytest.raises(BadInput, match="more than 800,000 values"):
             prompts.fill("{{x}}", {"x": many})
-    with pytest.raises(BadInput, match="A cell of the table does not write itself out"):
+    with pytest.raises(BadInput, match="A cell of the table has no complete text"):
         attach("t", {"t": pd.DataFrame({"a": [Plain()]})})
     with pytest.raises(BadInput, match="DataFrameGroupBy"):
         prompts.fill("{{g}}", {"g": frame.groupby("a")})

@@ -91,7 +91,7 @@ def test_renamed_and_changed(opened, numbered, options):
     later("c", "In c, otherwise?")
     opened("/three.ipynb")("c", "In c, afresh?", is_new=True)
     assert ["resp_2", None] == previous(numbered)[3:]
-    with pytest.raises(errors.BadInput, match="Nothing was asked"):
+    with pytest.raises(errors.BadInput, match="has no question"):
         later.asker.asking.chats.resume("/none.ipynb")
 
 
