@@ -1,1 +1,1 @@
-"""The stand-in for the API: answers by rule, no model behind it. `python -m aiml_magic.sandbox`."""
+"""The sandbox, a stand-in for the API that answers by rule. `python -m aiml_magic.sandbox`."""

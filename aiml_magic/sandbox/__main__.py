@@ -35,7 +35,7 @@ def main() -> None:
 
 
 async def _serve(args: argparse.Namespace, lock: sqlite3.Connection | None = None) -> None:
-    """Serves on loopback until it is stopped or idle; with a home, a note is left there."""
+    """Serves on loopback until it is stopped or idle; with a home, its port and token are there."""
     sockets, port = server.bind(args.port)
     note = start.Note(port, "" if args.home is None else new_token())
     state = access.State(*note, has_meta=not args.no_meta)
@@ -43,10 +43,10 @@ async def _serve(args: argparse.Namespace, lock: sqlite3.Connection | None = Non
     print(f"The sandbox listens on {note.url}", flush=True)
     if args.home is None:
         words = f"To ask it, set AIML_API_URL={note.url} and AIML_API_KEY to anything"
-        print(f"{words}: it takes any key.", flush=True)
+        print(f"{words}: it accepts any key.", flush=True)
     else:
-        note.leave(args.home)
-        print(f"It wants the token that is in {start.path_of(args.home, 'json')}", flush=True)
+        note.write(args.home)
+        print(f"It requires the token in {start.path_of(args.home, 'json')}", flush=True)
         _close_stderr()
     while not state.stopped.is_set() and time.monotonic() - state.last_used < args.idle:
         with contextlib.suppress(TimeoutError):
@@ -54,11 +54,11 @@ async def _serve(args: argparse.Namespace, lock: sqlite3.Connection | None = Non
     if lock is not None:
         lock.close()  # before the port, so that the next sandbox finds the lock free
     running.stop()
-    await asyncio.sleep(0.1)  # the answer to the request that stopped it
+    await asyncio.sleep(0.1)  # for the reply to the request that stopped it
 
 
 def _close_stderr() -> None:
-    """Nobody reads it from now on, and a full pipe would block."""
+    """Redirects stderr: nobody reads it after the start, and a full pipe would block."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -68,9 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiml_magic.sandbox", description="A stand-in for the API; no model."
     )
-    port = "where to listen on 127.0.0.1; 0 takes a free one"
+    port = "the port on 127.0.0.1; 0 takes a free one"
     parser.add_argument("--port", type=int, default=0, help=port)
-    home = "a folder in which to leave a note of the port and a token, which it then wants"
+    home = "a folder for a file with the port and a token, which is then required"
     parser.add_argument("--home", type=Path, help=home)
     idle = "seconds without a request after which it ends"
     parser.add_argument("--idle", type=float, default=_IDLE, help=idle)

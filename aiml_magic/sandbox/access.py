@@ -1,9 +1,8 @@
-"""Who may ask a sandbox, and how much it reads of a request.
+"""Access to a sandbox, and limits on the size of requests.
 
-Nobody but its user may read what is asked here. It answers to names of this machine only, so that
-a name whose DNS was changed to lead here is refused; to no web page, since a browser names the page
-in a header; and to requests with its token. A sandbox that is started by hand has no token, and
-takes any key.
+Only its user may read the questions. So a request needs a host name of this machine, which stops
+DNS rebinding; no Origin header, which stops web pages; and the token. A sandbox that was started by
+hand has no token, and accepts any key.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
 
 # Limits, in bytes.
 MAX_BODY = 32 * 2**20  # one request
-_MAX_BODIES = 128 * 2**20  # all unanswered requests, but for the beginning of each
+_MAX_BODIES = 128 * 2**20  # all unanswered requests, without the beginning of each
 _BEGINNING = 64 * 2**10
 _MESSAGES = {
     400: "Body validation error",
@@ -42,10 +41,10 @@ _MESSAGES = {
 
 
 class State:
-    """What all requests to a sandbox share; an empty `token` stands for any key.
+    """The shared state of all requests; with an empty `token` any key is accepted.
 
-    With `has_meta` it is AI/ML API, which reports the cost of each response as `meta`; else it is
-    a plain server of the Open Responses specification.
+    With `has_meta` it stands for AI/ML API, which reports the cost of each response as `meta`; else
+    for a plain server of the Open Responses specification.
     """
 
     def __init__(self, port: int, token: str = "", *, has_meta: bool = True) -> None:
@@ -58,30 +57,30 @@ class State:
 
 @stream_request_body  # so that the body of a refused request is not read
 class Route(RequestHandler):
-    """A request of this user, whose body is read within bounds."""
+    """A request of the sandbox's user, with a bounded body."""
 
     def initialize(self, state: State) -> None:
         self.state = state
         self.body = bytearray()
-        self.refusal = 0  # the status of a request that is too much
+        self.refusal = 0  # the status for a request that is too large
         self.counted = 0  # bytes of this request in `state.unanswered`
         self.is_read = False
         self.is_hung_up = asyncio.Event()
 
     def prepare(self) -> None:
-        """Refuses everybody but the user of this sandbox."""
+        """Refuses requests of anybody but the user."""
         host = _HOST.fullmatch(self.request.headers.get("Host", ""))
         if host is None or not is_loopback(host[1]):
             return self.fail(403, "The sandbox answers to names of this machine only.")
         if "Origin" in self.request.headers:
             return self.fail(403, "The sandbox answers to no web page.")
-        if not self.is_known():
+        if not self.is_authorized():
             return self.fail(401)
         self.state.last_used = time.monotonic()
         return None
 
-    def is_known(self) -> bool:
-        """The token was sent; without a token, any key."""
+    def is_authorized(self) -> bool:
+        """Whether the request has the token, or any key if there is no token."""
         kind, _, key = self.request.headers.get("Authorization", "").partition(" ")
         token = self.state.token
         is_same = hmac.compare_digest(key.encode("utf-8", "replace"), token.encode())
@@ -113,11 +112,11 @@ class Route(RequestHandler):
     def on_connection_close(self) -> None:
         super().on_connection_close()
         self.is_hung_up.set()
-        if not self.is_read:  # else it is answered all the same, as by the real one
+        if not self.is_read:  # else it is still answered, as by the API
             self.release()
 
     def fail(self, status: int, message: str = "") -> None:
-        """An error in the vendor's shape."""
+        """Sends an error in the vendor's shape."""
         self.set_status(status)
         self.finish({
             "requestId": "sandbox",
@@ -131,6 +130,6 @@ class Route(RequestHandler):
         self.fail(400, f"Body validation error\n{message}")
 
     def hang_up(self) -> None:
-        """Ends the connection without an answer."""
+        """Closes the connection without a reply."""
         stream: IOStream = self.request.connection.stream  # type: ignore[union-attr]  # HTTP1Connection has it
         stream.close()

@@ -1,4 +1,4 @@
-"""The tools that an answer of the sandbox calls: those that the question names, or has to."""
+"""The tool calls of a response: of tools that the question names, or that are required."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def wrong_choice(body: Mapping[str, Any]) -> str:
 
 
 def calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
-    """The items with the calls that `tool_choice` asks for or allows."""
+    """The items of the calls that `tool_choice` requires or allows."""
     choice, tools = body.get("tool_choice") or "auto", body.get("tools") or []
     if choice == "none":
         return []
@@ -78,7 +78,7 @@ def _has_outputs(asked: Any) -> bool:
 
 
 def _is_named(tool: Mapping[str, Any], question: str) -> bool:
-    """The question has a function's name, or all its longer words ("weather" of get_weather)."""
+    """Whether the question has a function's name, or all its longer words, such as "weather"."""
     if tool["type"] != "function":
         return False
     words = re.findall(r"[a-z]{4,}|[A-Z][a-z]{3,}", tool["name"])
@@ -88,7 +88,7 @@ def _is_named(tool: Mapping[str, Any], question: str) -> bool:
 
 
 def _chosen(tools: list[Any], choice: Mapping[str, Any]) -> list[Any]:
-    """The tools that a choice names; all that it allows, if it names several."""
+    """The tools that a choice names."""
     named = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
     return [tool for tool in tools if any(_is_same(tool, one) for one in named)]
 
@@ -102,7 +102,7 @@ def _is_same(tool: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
 
 
 def _call(tool: Mapping[str, Any], number: int, question: str) -> dict[str, Any] | None:
-    """The item of a call; `None` for a kind of tool that the sandbox cannot stand in for."""
+    """The item of a call; `None` for a kind of tool that the sandbox does not know."""
     match tool["type"]:
         case "function":
             parameters = tool.get("parameters") or {"type": "object"}

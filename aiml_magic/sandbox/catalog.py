@@ -1,16 +1,16 @@
-"""The models that the sandbox stands in for, and those whose end the vendor announces.
+"""The lists of models and of deprecations that the sandbox sends.
 
-Any other name is answered too: the sandbox stands in for models that it does not know.
+Questions to models outside the list are answered as well.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-GENERATED_AT = "2026-01-01T00:00:00.000Z"  # the clock of the sandbox stands still
+GENERATED_AT = "2026-01-01T00:00:00.000Z"  # fixed, so that outputs can be compared
 STATUSES = ("deprecated", "superseded", "withdrawn")
 
-# The vendor's prices, in dollars for a million tokens, as a stand-in for real ones.
+# The vendor's prices in dollars per million tokens.
 PRICES = {"input": 21.0, "output": 84.0}
 _UNITS = [
     {"unit": f"{kind}_token", "price": price, "per": 1_000_000} for kind, price in PRICES.items()
@@ -48,7 +48,7 @@ def models(wanted: str = "") -> list[dict[str, Any]]:
 
 
 def deprecations(status: str = "", since: str = "") -> list[dict[str, Any]]:
-    """The entries of the feed with this status, announced on that day (`YYYY-MM-DD`) or later."""
+    """The entries of the feed with this status, announced on the day `since` or later."""
     return [
         dict(entry)
         for entry in _DEPRECATED
@@ -57,7 +57,7 @@ def deprecations(status: str = "", since: str = "") -> list[dict[str, Any]]:
 
 
 def withdrawn(model: str) -> str:
-    """Why a model answers no longer, and what to ask instead; empty if it answers."""
+    """The error for a withdrawn model, with its successor; empty for other models."""
     for entry in deprecations("withdrawn"):
         if model in (entry["id"], *entry["aliases"]):
             return f"The model {model} does not exist any more. {entry['reason']}"

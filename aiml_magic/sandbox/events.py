@@ -1,4 +1,4 @@
-"""A response as the events that stream it."""
+"""The events that stream a response."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from aiml_magic.sandbox.rules import unfinished
 
 _STEPS = {"web_search_call": ("searching", "completed"), "mcp_call": ("completed",)}
-_EMPTY = {"status": "in_progress", "summary": [], "content": [], "arguments": ""}  # a new item's
+_EMPTY = {"status": "in_progress", "summary": [], "content": [], "arguments": ""}  # of a new item
 
 
 def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The events that stream a response."""
+    """The numbered events, from `response.created` to the terminal one."""
     begun = unfinished(response, "in_progress")
     queued = unfinished(response, "queued")
     found: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]

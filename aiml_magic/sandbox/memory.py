@@ -1,4 +1,4 @@
-"""The state of a sandbox: stored responses with their conversations, a log, struck faults."""
+"""The state of a sandbox: stored responses with conversations, a log, and counts of faults."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MAX_LOG = 10_000  # entries
 
 
 class Memory:
-    """Bounded: the oldest response is forgotten first."""
+    """Stored responses and a log, both bounded: the oldest entries are removed first."""
 
     def __init__(self) -> None:
         self.responses: dict[str, dict[str, Any]] = {}
         self.turns: dict[str, list[rules.Turn]] = {}
         self.sizes: dict[str, int] = {}  # bytes of each response and its conversation, oldest first
         self.logs: list[dict[str, Any]] = []
-        self._times: dict[str, tuple[float, float]] = {}  # of the background: begin and delay
+        self._times: dict[str, tuple[float, float]] = {}  # begin and delay in the background
         self._struck: Counter[str] = Counter()
-        self._kept = 0  # bytes of all
+        self._kept = 0  # bytes of all responses
 
     def conversation(self, body: Mapping[str, Any]) -> tuple[list[rules.Turn], str]:
         """The turns so far and the new question. Raises KeyError for an unknown response."""
@@ -33,7 +33,7 @@ class Memory:
         return rules.conversation(body["input"], self.turns[previous] if previous else [])
 
     def respond(self, body: Mapping[str, Any], orders: Mapping[str, str]) -> dict[str, Any]:
-        """The response to a request, stored if that asks for it.
+        """The response to a request, stored if `store` or `background` is set.
 
         Raises KeyError for an unknown `previous_response_id`.
         """
@@ -56,19 +56,19 @@ class Memory:
             self.forget(next(iter(self.sizes)))
 
     def forget(self, response_id: str) -> bool:
-        """`False` if there is no such response."""
+        """Removes a response; `False` if there is none."""
         self.turns.pop(response_id, None)
         self._kept -= self.sizes.pop(response_id, 0)
         self._times.pop(response_id, None)
         return self.responses.pop(response_id, None) is not None
 
     def seconds_left(self, response_id: str) -> float:
-        """Until a response is there: zero, unless it is made in the background."""
+        """Seconds until a response is complete; zero unless it is a background response."""
         begun, delay = self._times.get(response_id, (0.0, 0.0))
         return max(0.0, begun + delay - time.monotonic()) if delay else 0.0
 
     def seen(self, response_id: str) -> dict[str, Any]:
-        """A stored response as it is now: for its delay one in the background is unfinished."""
+        """A stored response as it is now; a background response is unfinished during its delay."""
         response = self.responses[response_id]
         if not (left := self.seconds_left(response_id)):
             return response
@@ -76,13 +76,13 @@ class Memory:
         return rules.unfinished(response, "queued" if is_queued else "in_progress")
 
     def cancel(self, response_id: str) -> None:
-        """Cancels a response that is not there yet."""
+        """Cancels a response that is not complete yet."""
         if self.seconds_left(response_id):
             self.responses[response_id] = rules.unfinished(self.responses[response_id], "cancelled")
             del self._times[response_id]
 
     def fault(self, question: str, orders: Mapping[str, str]) -> str:
-        """The fault that strikes this request; the empty string for none."""
+        """The fault of this request; empty for none."""
         fault = orders.get("fault", "")
         if not fault or "times" not in orders:
             return fault

@@ -1,13 +1,13 @@
-"""A request in, a response out, by rule: no model, no state, no clock.
+"""The response to a request by rule: no model, no state, no clock.
 
-The same conversation always gets the same answer, id and date, so that a notebook that uses the
-sandbox comes out the same each time. A line in the question makes it slow or makes it fail:
+The same conversation always gets the same answer, id and date, so that a notebook with the sandbox
+has the same outputs in every run. A line in the question orders delays and faults:
 
     sandbox: delay=5 pace=0.02 fault=503 times=1
 
 `delay` is in seconds, `pace` in seconds per word; `fault` is an HTTP status, or html, reset, cut,
-silent, incomplete, refusal, failed, empty or error; `times` limits how often the fault strikes;
-`phase=commentary` adds a message of that phase before the answer. Any other order is refused.
+silent, incomplete, refusal, failed, empty or error; `times` limits the number of faults;
+`phase=commentary` adds a message of that phase before the answer. Unknown orders are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aiml_magic.text import count_of, cut, dump
 
 Turn = tuple[str, str]  # a question and its answer
 
-CREATED_AT = 1_767_225_600  # the clock of the sandbox stands still, at the beginning of 2026
+CREATED_AT = 1_767_225_600  # 2026-01-01, fixed so that outputs can be compared
 _REASONING = {  # tokens
     "none": 0,
     "minimal": 16,
@@ -34,14 +34,14 @@ _REASONING = {  # tokens
     "max": 16384,
 }
 _ORDER = re.compile(r"^sandbox:((?:[ \t]+\w+=[\w.-]+)+)[ \t]*$", re.MULTILINE)
-_ORDERS = {  # the values of each
+_ORDERS = {  # the allowed values of each
     "delay": r"\d{1,9}(\.\d+)?",
     "pace": r"\d{1,9}(\.\d+)?",
     "fault": r"[45]\d\d|html|reset|cut|silent|incomplete|refusal|failed|empty|error",
     "times": r"\d{1,9}",
     "phase": r"commentary",
 }
-_FIELDS: dict[str, Any] = {  # of a response, as they are where the request has nothing of them
+_FIELDS: dict[str, Any] = {  # the defaults of a response's fields
     "background": False,
     "frequency_penalty": 0,
     "instructions": None,
@@ -76,12 +76,12 @@ def wrong_order(given: Mapping[str, str]) -> str:
     for name, value in given.items():
         if not re.fullmatch(_ORDERS.get(name, "(?!)"), value):
             rule = "delay and pace are in seconds, times is a number, fault a status or a word"
-            return f"{name}={value} is no order for the sandbox: {rule}"
+            return f"{name}={value} is not an order for the sandbox: {rule}"
     return ""
 
 
 def conversation(asked: Any, earlier: list[Turn]) -> tuple[list[Turn], str]:
-    """The turns before the newest question, and that question; `asked` is a request's `input`."""
+    """The turns before the newest question, and that question, from a request's `input`."""
     if isinstance(asked, str):
         return earlier, asked
     turns, question, is_open = list(earlier), "", False
@@ -112,7 +112,7 @@ def respond(
     answer: str,
     orders: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The whole response to a request; it is completed, unless a limit or a fault forbids that."""
+    """The whole response to a request, completed unless a limit or a fault prevents it."""
     reasoning = body.get("reasoning") or {}
     effort = reasoning.get("effort") or "medium"
     read = [question, body.get("instructions") or "", *(part for turn in turns for part in turn)]
@@ -142,12 +142,12 @@ def respond(
 
 
 def unfinished(response: Mapping[str, Any], status: str) -> dict[str, Any]:
-    """A response before it is answered: queued or in progress."""
+    """A response without output, with a status such as queued or in progress."""
     return {**response, "status": status, "completed_at": None, "output": [], "usage": None}
 
 
 def answer_to(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
-    """The text of an answer: an instance of the requested schema, else a report of the request."""
+    """The text of an answer: an instance of the requested schema, else a report on the request."""
     wanted = (body.get("text") or {}).get("format") or {}
     if wanted.get("type") == "json_schema":
         return dump(filled(wanted["schema"], wanted["schema"]))
@@ -155,7 +155,7 @@ def answer_to(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
 
 
 def cost(usage: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The cost of a response as the vendor reports it; in the sandbox it is play money."""
+    """The cost of a response in the vendor's form; it is play money."""
     tokens = usage or {}
     usd = sum(
         tokens.get(f"{kind}_tokens", 0) * price / 1e6 for kind, price in catalog.PRICES.items()
@@ -174,7 +174,7 @@ def _response_id(body: Mapping[str, Any], turns: list[Turn]) -> str:
 def _output(
     body: Mapping[str, Any], question: str, answer: str, orders: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """The items: reasoning, calls, and a message unless a function is to be run first."""
+    """The items: reasoning, calls, and a message unless a function is called."""
     reasoning = body.get("reasoning") or {}
     text = f"**Counting words**\n\nThe question has {len(question.split())}."
     summary = [{"type": "summary_text", "text": text}] if reasoning.get("summary") else []
@@ -209,14 +209,14 @@ def _text_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool as a response shows it: every field of a function, and no header of a server."""
+    """A tool as a response shows it: with all fields of a function, without headers."""
     if tool["type"] == "function":
         return {"description": None, "parameters": None, "strict": True, **tool}
     return {name: tool[name] for name in tool if name not in ("headers", "authorization")}
 
 
 def _report(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
-    """What the sandbox read: the question, the options and the conversation, as Markdown."""
+    """A report in Markdown on the question, the options and the conversation."""
     form = "by the id of the last answer" if body.get("previous_response_id") else "as a transcript"
     rows = {
         "model": f"`{body['model']}`",
@@ -250,7 +250,7 @@ def _report(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
 
 
 def _attached(asked: Any) -> str:
-    """The attachments of the newest message, by the label before each."""
+    """The labels of the newest message's attachments."""
     newest = asked[-1] if isinstance(asked, list) else {}
     texts = _texts(newest.get("content") or "")[1:]
     names = (text.partition("\n")[0].removesuffix(":") for text in texts)
@@ -258,7 +258,7 @@ def _attached(asked: Any) -> str:
 
 
 def _texts(content: Any) -> list[str]:
-    """The texts of a message or of a tool's output, which may be one string."""
+    """The texts of a message or of a tool's output."""
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content if part.get("text")]
@@ -283,7 +283,7 @@ def _usage(given: int, written: int, reasoned: int) -> dict[str, Any]:
 
 
 def _limit(response: dict[str, Any], limit: int | None) -> None:
-    """Cuts a response at `max_output_tokens`: the reasoning counts first, then the text."""
+    """Cuts a response at `max_output_tokens`, of which the reasoning uses its tokens first."""
     usage = response["usage"]
     if limit is None or usage["output_tokens"] <= limit:
         return

@@ -1,11 +1,11 @@
-"""What a request may hold, as a JSON Schema; the first mistake in one, in the vendor's words.
+"""The JSON Schema of a request, and the first mistake in one, in the vendor's words.
 
-It follows the vendor's description of o3-pro: what that refuses is refused here. What the API of
-other models and servers takes besides, such as more kinds of tools or `metadata`, is let through.
-`open_responses` is the schema of the Open Responses specification, which needs less of a request.
+It follows the vendor's description of o3-pro, but accepts what other models and servers add, such
+as more kinds of tools or `metadata`. `open_responses` is the schema of the Open Responses
+specification, which requires less.
 
-A schema has one keyword of its own: `kinds` holds a schema for each value of the field `by`. Where
-an item has no type, `untyped` says by its fields which kind it is.
+One keyword is ours: `kinds` has a schema for each value of the field `by`. For an item without a
+type, `untyped` finds its kind by its fields.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INCLUDED = (
 _WEB_SEARCH = (
     "web_search web_search_2025_08_26 web_search_preview web_search_preview_2025_03_11".split()
 )
-_HOSTED = (  # tools without a field that every server needs
+_HOSTED = (  # tools without a field that every server requires
     "apply_patch code_interpreter computer computer_use computer_use_preview custom file_search"
     " image_generation local_shell namespace programmatic_tool_calling shell tool_search x_search"
 ).split()
@@ -84,7 +84,7 @@ def _number(kind: str, low: float, high: float | None = None) -> Schema:
 
 
 def _message(content: dict[str, Schema], *, is_answer: bool = False) -> Schema:
-    """A message; one with output of a model has to name it."""
+    """A message; one with output of a model must name the role."""
     parts = {"type": ["string", "array"], "items": _kinds(**content)}
     message = _object(
         "role content",
@@ -242,7 +242,7 @@ def _request(efforts: list[str], *, is_vendors: bool) -> Schema:
 
 
 def wrong(body: Any, *, is_vendors: bool = True) -> str:
-    """The first mistake in a request, as `field: what is expected`; empty if there is none."""
+    """The first mistake in a request, as `field: expectation`; empty if there is none."""
     model = body.get("model") if isinstance(body, dict) else None
     efforts = _EFFORTS.get(model, _ALL_EFFORTS) if isinstance(model, str) else _ALL_EFFORTS
     for error in _validator(tuple(efforts), is_vendors).iter_errors(body):
@@ -274,7 +274,7 @@ def _validator(efforts: tuple[str, ...], is_vendors: bool) -> Any:  # noqa: FBT0
 
 
 def _expected(error: Any) -> str:
-    """What the schema wants, in the words of the vendor's own validation."""
+    """The expectation of the schema, in the words of the vendor's own validation."""
     wanted = error.validator_value
     match error.validator:
         case "type":

@@ -1,4 +1,4 @@
-"""The routes of the sandbox, over tornado."""
+"""The HTTP server of the sandbox, with tornado."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from aiml_magic.sandbox.calls import wrong_choice
 from aiml_magic.sandbox.events import events
 from aiml_magic.text import dump
 
-_MAX_VALUES = 2**22  # in one request: bounds the memory that few bytes can ask for
+_MAX_VALUES = 2**22  # in one request: each takes far more memory than bytes
 _MAX_CONNECTIONS = 800
 _MAX_WAIT = 60.0  # seconds for the rest of a request, or for the next one on its connection
-_FLUSH = 2**18  # bytes of a stream, buffered until the client has read it
+_FLUSH = 2**18  # bytes of a stream after which the client's reading is waited for
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body>gateway</body></html>"
 
 
 class Answering(Route):
-    """A request that is answered with a response, whole or as a stream."""
+    """A route that sends a response, whole or as a stream."""
 
     def finish_response(self, response: dict[str, Any]) -> None:
         usage = response["usage"]
@@ -45,7 +45,7 @@ class Answering(Route):
     async def stream(
         self, response: dict[str, Any], *, pace: float = 0, after: int = -1, is_cut: bool = False
     ) -> None:
-        """Sends the events of a response, `pace` seconds apart for each word."""
+        """Sends the events of a response, with `pace` seconds after each word."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("x-inference-id", response["id"])
         found, waiting = events(response)[after + 1 :], 0
@@ -65,16 +65,16 @@ class Answering(Route):
             if is_cut:
                 await self.flush()
                 return self.hang_up()
-            self.write(f"data: {self.last_words(response)}\n\n")
+            self.write(f"data: {self.last_chunk(response)}\n\n")
 
     async def wait_for(self, response_id: str) -> None:
-        """Waits until a response of the background is there."""
+        """Waits until a background response is complete."""
         if left := self.state.memory.seconds_left(response_id):
             await self.flush()
             await asyncio.sleep(left)
 
-    def last_words(self, response: Mapping[str, Any]) -> str:
-        """The last chunk of a stream: the vendor's cost, or the mark of Open Responses."""
+    def last_chunk(self, response: Mapping[str, Any]) -> str:
+        """The data of a stream's last chunk: the vendor's cost, or `[DONE]` of Open Responses."""
         if self.state.has_meta:
             return dump({"meta": {"usage": rules.cost(response["usage"])}})
         return "[DONE]"
@@ -90,7 +90,7 @@ class Responses(Answering):
         try:
             body = _read(self.body)
         except ValueError:
-            return self.refuse("no JSON")
+            return self.refuse("not JSON")
         if wrong := schema.wrong(body, is_vendors=self.state.has_meta):
             return self.refuse(wrong)
         if gone := catalog.withdrawn(body["model"]):
@@ -114,7 +114,7 @@ class Responses(Answering):
             await self.is_hung_up.wait()
         elif not body.get("background"):
             await asyncio.sleep(float(orders.get("delay", 0)))
-        if self.strike(fault):
+        if self.fail_by(fault):
             return memory.log(client_request_id, body, None)
         response = memory.respond(body, {**orders, "fault": fault})
         memory.log(client_request_id, body, response)
@@ -133,12 +133,12 @@ class Responses(Answering):
         code: str | None = None,
         kind: str = "invalid_request_error",
     ) -> None:
-        """An error in OpenAI's shape, as the vendor passes it on."""
+        """Sends an error in OpenAI's shape, as the vendor relays it."""
         self.set_status(status)
         self.finish({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
-    def strike(self, fault: str) -> bool:
-        """Fails as ordered; `False` if the request is to be answered all the same."""
+    def fail_by(self, fault: str) -> bool:
+        """Fails as ordered; `False` if the request is to be answered."""
         match fault:
             case "html":
                 self.set_status(502)
@@ -187,20 +187,20 @@ class Cancel(Answering):
         if response_id not in memory.responses:
             return self.fail(404)
         if not memory.responses[response_id]["background"]:
-            return self.refuse("Only a response of the background can be cancelled")
+            return self.refuse("Only a background response can be cancelled")
         memory.cancel(response_id)
         self.finish_response(memory.seen(response_id))
 
 
 class Public(Route):
-    """A list that the vendor shows without a key; one with a token shows it to its user alone."""
+    """A list that the vendor sends without a key; a sandbox with a token requires that."""
 
-    def is_known(self) -> bool:
-        return not self.state.token or super().is_known()
+    def is_authorized(self) -> bool:
+        return not self.state.token or super().is_authorized()
 
     def show(self, entries: list[dict[str, Any]], **fields: str) -> None:
         self.set_header("Cache-Control", "public, max-age=300")
-        self.finish({"object": "list", **fields, "data": entries})  # tornado adds an ETag
+        self.finish({"object": "list", **fields, "data": entries})
 
 
 class Models(Public):
@@ -256,7 +256,7 @@ class Logs(Route):
 
 
 class Self(Route):
-    """`DELETE /sandbox`: stops it."""
+    """`DELETE /sandbox`: stops the sandbox."""
 
     def delete(self) -> None:
         self.state.stopped.set()
@@ -264,14 +264,14 @@ class Self(Route):
 
 
 class Proof(Route):
-    """`GET /sandbox/proof`: shows that this sandbox has the token, without telling it."""
+    """`GET /sandbox/proof`: proves that this sandbox has the token, without sending it."""
 
-    def is_known(self) -> bool:
-        return True  # nobody sends the token before this is answered
+    def is_authorized(self) -> bool:
+        return True  # a client sends the token only after this proof
 
     def get(self) -> None:
         state = self.state
-        if state.stopped.is_set() or not state.token:  # nobody should find one that ends
+        if state.stopped.is_set() or not state.token:  # a stopping sandbox is not to be found
             return self.fail(404)
         self.finish(proof(state.token, state.port, self.get_query_argument("nonce", "")))
 
@@ -311,7 +311,7 @@ def _read(body: bytearray) -> Any:
 
 
 def bind(port: int) -> tuple[list[socket.socket], int]:
-    """Listening sockets of loopback, and their port, which is chosen if it is 0."""
+    """Listening sockets on loopback and their port; for port 0 a free one."""
     sockets = bind_sockets(port, "127.0.0.1")
     return sockets, int(sockets[0].getsockname()[1])
 
@@ -326,7 +326,7 @@ class _Server(HTTPServer):
 
 
 def serve(state: State, sockets: list[socket.socket]) -> HTTPServer:
-    """Starts to answer on `sockets`, in the running event loop."""
+    """Starts the server on `sockets`, in the running event loop."""
     shared = {"state": state}
     app = Application(
         [(path, route, shared) for path, route in _ROUTES.items()],
@@ -334,7 +334,7 @@ def serve(state: State, sockets: list[socket.socket]) -> HTTPServer:
         default_handler_class=Unknown,
         default_handler_args=shared,
     )
-    # A longer body than is kept is read to its end, so that its sender gets the refusal.
+    # A body beyond the limit is read and dropped, so that its sender gets the refusal.
     server = _Server(
         app, max_body_size=8 * MAX_BODY, body_timeout=_MAX_WAIT, idle_connection_timeout=_MAX_WAIT
     )

@@ -1,7 +1,7 @@
-"""Finds, starts and stops the sandbox of a home, and proves that it is the one that was started.
+"""Finds, starts and stops the sandbox of a home folder, and checks its identity.
 
-A sandbox leaves a private note of its port and its token at home. Another program may have got its
-port since: so nobody is sent the token who has not proved that they have it.
+A sandbox writes a private file at home with its port and its token. Another program may own the
+port later, so the token is sent only to a server that has proved to know it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from aiml_magic.credentials import environment, new_token, proof
 from aiml_magic.files import make_private_folder, write_private
 from aiml_magic.text import dump, load
 
-_TIMEOUT = 2.0  # seconds in which a running sandbox proves itself
+_TIMEOUT = 2.0  # seconds for the proof of a running sandbox
 _BY_HAND = (
     "Correct that, or set AIML_MAGIC_HOME to a folder that can be written; "
-    "by hand it needs none: python -m aiml_magic.sandbox"
+    "without a folder: python -m aiml_magic.sandbox"
 )
-_started: list[subprocess.Popen[bytes]] = []  # kept: a dropped Popen is a zombie, and warns
-_here: dict[str, str] = {}  # the tokens of the sandboxes in this process, by their addresses
+_started: list[subprocess.Popen[bytes]] = []  # a Popen without a reference warns
+_here: dict[str, str] = {}  # the tokens of the sandboxes in this process, by address
 
 
 class Note(NamedTuple):
-    """Where a sandbox is, and its token: a file at home, for its user alone."""
+    """The port and the token of a sandbox: a private file at home."""
 
     port: int
     token: str
@@ -45,13 +45,13 @@ class Note(NamedTuple):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def leave(self, home: Path) -> None:
+    def write(self, home: Path) -> None:
         _sweep(home)
         write_private(path_of(home, "json"), dump(self._asdict()))
 
 
 def find_or_start(home: Path, timeout: float = 20.0) -> str:
-    """The base URL of this user's sandbox, which is started if none runs. Raises SandboxError."""
+    """The base URL of the home's sandbox, started if none runs. Raises SandboxError."""
     note = _running(home)
     if note is None:
         process = _start(home)
@@ -70,7 +70,7 @@ def is_in_this_process(url: str) -> bool:
 
 
 def token(url: str) -> str | None:
-    """The token of the sandbox of this process or of this home at `url`; `None` if it is gone."""
+    """The token of the sandbox at `url`, in this process or of this home; `None` if it is gone."""
     if url in _here:
         return _here[url]
     note = _note(home())
@@ -78,7 +78,7 @@ def token(url: str) -> str | None:
 
 
 def stop(home: Path) -> bool:
-    """Ends this user's sandbox; `False` if none was running."""
+    """Stops the home's sandbox; `False` if none was running."""
     note = _running(home)
     if note is not None:
         _call(note.port, "DELETE", "/sandbox", f"Authorization: Bearer {note.token}\r\n")
@@ -92,10 +92,7 @@ def stop(home: Path) -> bool:
 
 @contextlib.contextmanager
 def in_this_process() -> Iterator[str]:
-    """The base URL of a sandbox in a thread of this process, which ends with it, however that ends.
-
-    Raises OSError.
-    """
+    """The base URL of a sandbox in a thread of this process. Raises OSError."""
     from aiml_magic.sandbox import access, server
 
     sockets, port = server.bind(0)
@@ -131,13 +128,13 @@ def lock(home: Path) -> sqlite3.Connection | None:
 
 
 def path_of(home: Path, ending: str) -> Path:
-    """The note or the lock of the sandbox that can be reached from here.
+    """The note or the lock of the sandbox on this machine's loopback.
 
-    A home may be shared by machines and by containers, each with a loopback of its own: so the name
-    is made of the host, its boot and its network.
+    Machines and containers may share a home, but each has its own loopback: so the name is a hash
+    of the host, its boot id and its network namespace.
     """
     names = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # only Linux has these; elsewhere the name must do
+    with contextlib.suppress(OSError):  # only Linux has these
         names.append(Path("/proc/sys/kernel/random/boot_id").read_text())
         names.append(str(Path("/proc/self/ns/net").readlink()))
     return home / f"sandbox-{hashlib.sha256(dump(names).encode()).hexdigest()[:12]}.{ending}"
@@ -154,7 +151,7 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment(),
-            start_new_session=True,  # it outlives the kernel, as the API does
+            start_new_session=True,  # so that it outlives the kernel
         )
     except OSError as error:
         raise SandboxError(f"The sandbox did not start: {error}.", _BY_HAND) from error
@@ -163,7 +160,7 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
 
 
 def _not_started(process: subprocess.Popen[bytes]) -> Exception:
-    """The error for a sandbox that ended or is not ready in time, with its last line of stderr."""
+    """The error for a sandbox that ended or is not ready in time, with the last line of stderr."""
     from aiml_magic.errors import SandboxError
 
     assert process.stderr is not None
@@ -181,7 +178,7 @@ def _not_started(process: subprocess.Popen[bytes]) -> Exception:
 
 
 def _running(home: Path) -> Note | None:
-    """The note of the sandbox of this home, if the program at its port has its token."""
+    """The note of the home's sandbox, if the server at its port proves to have the token."""
     note = _note(home)
     if note is None:
         return None
@@ -201,9 +198,9 @@ def _note(home: Path) -> Note | None:
 
 
 def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
-    """The beginning of the body that is answered at a port of this machine, within the timeout.
+    """The beginning of the body of a reply from a port of this machine, within the timeout.
 
-    It is bounded: another program may have got the port, and stream for ever.
+    Bounded, since another program may own the port and stream without end.
     """
     deadline, answer, body = time.monotonic() + _TIMEOUT, b"", b""
     request = (
@@ -224,8 +221,8 @@ def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
 
 
 def _locked(path: Path) -> sqlite3.Connection | None:
-    """A lock that ends with its process however that ends; `None` if another process has it."""
-    # SQLite locks alike on every system.
+    """A lock that the system releases if the process dies; `None` if another process has it."""
+    # SQLite's locks are the same on every system.
     lock = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         lock.execute("BEGIN IMMEDIATE")
@@ -238,7 +235,7 @@ def _locked(path: Path) -> sqlite3.Connection | None:
 
 
 def _sweep(home: Path) -> None:
-    """Removes the notes and locks of sandboxes whose machine or container has ended."""
+    """Removes the notes and locks of ended machines and containers."""
     for path in home.glob("sandbox*.lock"):
         with contextlib.suppress(OSError, sqlite3.Error):
             if path != path_of(home, "lock") and (lock := _locked(path)) is not None:

@@ -576,6 +576,6 @@ def test_stranger_on_the_port(tmp_path: Path, sent):
         ends.append("read to its end")
 
     with wire.serve(lambda _: wire.Reply(chunks=long(), pace=0.02)) as stranger:
-        sandbox.Note(port_of(stranger.url), credentials.new_token()).leave(tmp_path)
+        sandbox.Note(port_of(stranger.url), credentials.new_token()).write(tmp_path)
         assert not sandbox.stop(tmp_path)
         assert [] == ends
