@@ -134,7 +134,7 @@ class O3Pro(Settings):
                 "Several answers are not waited for in the background. Nothing was sent.",
                 "Ask without -b, or one at a time.",
             )
-        starts, counter = self.starts(questions), self.view.counter(len(questions))
+        starts, counter = self.starts(questions), self.view.counter(len(questions), is_kept=False)
         at_once = 2 * self.max_concurrency
         answers = gather(starts, at_once, keeps_errors=True, show=counter)
         self._bind(given, answers)

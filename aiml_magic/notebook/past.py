@@ -135,8 +135,13 @@ def export(
 
 
 def _everything(context: Context) -> list[Row]:
-    """All that was asked in this notebook: each chat, what stood alone, the rows of maps."""
+    """All that was asked in this notebook: each chat, what stood alone, the rows of maps.
+
+    Answers of a recording that stood in for it are among them.
+    """
+    replayed = sorted(context.session.recordings.replayed[context.journal])
     rows = context.journal.history(context.session.notebook, limit=_MOST_ROWS)
+    rows = [*map(context.journal.row, replayed), *rows]
     if not rows:
         raise errors.BadInput("Nothing was asked in this notebook yet.", "Ask something first.")
     return rows

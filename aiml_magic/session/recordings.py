@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from aiml_magic.text import say
 
 
 class Recordings:
-    """The files to which a session has written answers."""
+    """The files to which a session has written answers.
+
+    `replayed` are the ids of recorded rows that were answers in this session, by journal.
+    """
 
     def __init__(self, lock: threading.RLock) -> None:
+        self.replayed: defaultdict[Journal, set[int]] = defaultdict(set)
         self._paths: list[Path] = []
         self._lock = lock  # a thread adds the answers of background jobs
 
@@ -39,6 +44,8 @@ class Recordings:
         An error is only printed, since the answer is in the journal.
         """
         row_id = answer.journal_id
+        if answer.recorded and row_id is not None:
+            self.replayed[journal].add(row_id)
         if (
             not self._paths
             or answer.status != "completed"

@@ -23,14 +23,14 @@ from aiml_magic.show.safe import escape
 from aiml_magic.text import count_of, plain
 
 _SHORT = 60  # characters of a value that stands on one line with another
-_PROSE = 200  # characters of a line that is compared by its sentences
+_PROSE = 200  # characters of a line of prose, which is compared by its sentences
 _LONGEST = 500  # characters of a line; a longer one is several
 _MOST_FIELDS, _MOST_TEXTS = 100, 20  # that are shown
 _MOST_LINES, _MOST_CHARACTERS = 200, 20_000  # of each text that are compared
 _MOST_WORDS = 300, 5000  # that are compared, of a line and of a text
 _MAX_DEPTH = 20  # of values in one another
 _CONTEXT = 2  # equal lines that are shown beside a change
-_ALIKE = 0.3  # of 1: two lines that share less are two lines, not one that was changed
+_ALIKE = 0.5  # of 1: two lines that share less are two lines, not one that was changed
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 _NOTHING = "(none)"
@@ -132,7 +132,7 @@ def _differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[Di
 
 def compared(first: str, second: str) -> list[Line]:
     """The lines of two texts that differ, with some around them."""
-    ours, theirs = _lines_of(first), _lines_of(second)
+    ours, theirs = _lines_of(first, second)
     if ours == theirs:
         return [_about("They differ in line breaks, or in characters that are not seen.")]
     start = _count_equal(ours, theirs)
@@ -146,14 +146,17 @@ def compared(first: str, second: str) -> list[Line]:
     return [*lines, *_same(ours[len(ours) - end :], after=0)]
 
 
-def _lines_of(text: str) -> list[str]:
-    """The lines of a text; of a long line its sentences, of a long sentence its pieces."""
-    found: list[str] = []
-    for line in plain(text).split("\n"):
-        for sentence in _SENTENCE_END.split(line) if len(line) > _PROSE else [line]:
-            starts = range(0, len(sentence) or 1, _LONGEST)
-            found += [sentence[start : start + _LONGEST] for start in starts]
-    return found
+def _lines_of(*texts: str) -> Iterator[list[str]]:
+    """The lines of each text, or their sentences if a line is prose; of what is long its pieces."""
+    every = [plain(text).split("\n") for text in texts]
+    is_prose = any(len(line) > _PROSE for lines in every for line in lines)
+    for lines in every:
+        found: list[str] = []
+        for line in lines:
+            for sentence in _SENTENCE_END.split(line) if is_prose else [line]:
+                starts = range(0, len(sentence) or 1, _LONGEST)
+                found += [sentence[start : start + _LONGEST] for start in starts]
+        yield found
 
 
 def _bounded(lines: Sequence[str]) -> Sequence[str]:
@@ -202,8 +205,14 @@ def _marked(ours: Sequence[str], theirs: Sequence[str], *, can_mark: bool) -> It
         yield _line("+", "".join(theirs))
         return
     codes = matcher.get_opcodes()
-    yield Line("-", [("".join(ours[i:j]), kind != "equal") for kind, i, j, _, _ in codes])
-    yield Line("+", [("".join(theirs[k:m]), kind != "equal") for kind, _, _, k, m in codes])
+    yield Line("-", [_part(ours[i:j], kind) for kind, i, j, _, _ in codes])
+    yield Line("+", [_part(theirs[k:m], kind) for kind, _, _, k, m in codes])
+
+
+def _part(words: Sequence[str], kind: str) -> tuple[str, bool]:
+    """The text of some words, and whether it has changed, as a blank between changes has."""
+    text = "".join(words)
+    return text, kind != "equal" or text.isspace()
 
 
 def _line(sign: str, text: str) -> Line:
@@ -273,6 +282,7 @@ def _html_line(line: Line) -> str:
     inside = "".join(
         f"<{tag}>{escape(text)}</{tag}>" if is_changed else escape(text)
         for text, is_changed in line.parts
+        if text
     )
     sign = {"-": "−", "+": "+"}.get(line.sign, " ")
     style = f"background:{ground};padding-left:1.2em;text-indent:-1em"

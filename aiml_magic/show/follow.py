@@ -52,7 +52,9 @@ class Outputs:
 
 
 class View(ABC):
-    """How one kind of front end shows answers and jobs."""
+    """How one kind of front end shows answers and jobs; what `is_live` is kept nowhere."""
+
+    is_live = False
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -101,7 +103,7 @@ class View(ABC):
     def show_several(self, answers: Sequence[Any], *, is_quiet: bool = False) -> None:
         """Shows several answers in a table, once in a cell."""
         if not is_quiet:
-            self.show_bundle(bundle(answers))
+            self.show_bundle(bundle(answers, is_live=self.is_live))
         self._mark_as_shown(answers)
 
     def show_chart(self, html: str, text: str = "") -> None:
@@ -119,7 +121,7 @@ class View(ABC):
         elif isinstance(value, Answer):
             self.show(value)
         elif isinstance(value, Sequence):
-            self.show_bundle(bundle(value))
+            self.show_bundle(bundle(value, is_live=self.is_live))
         elif value.status in ("completed", "incomplete"):
             self.show(value.outcome())
         else:
@@ -138,8 +140,11 @@ class View(ABC):
         """Shows one output, given as texts of several media types."""
 
     @abstractmethod
-    def counter(self, total: int | None) -> Counter:
-        """A line that counts the answers, out of `total` where that is known."""
+    def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
+        """A line that counts the answers, out of `total` where that is known.
+
+        In a notebook it can be kept, if nothing else shows the answers.
+        """
 
     @abstractmethod
     def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:

@@ -15,17 +15,20 @@ _FOLDED, _NAMED = 20, 200  # answers that are whole below the table, and those i
 _WORDS = 60  # characters of a question, or of an answer, in the table
 
 
-def bundle(answers: Sequence[Any]) -> dict[str, str]:
-    """The answers, and the errors among them, as Markdown and as plain text."""
+def bundle(answers: Sequence[Any], *, is_live: bool = False) -> dict[str, str]:
+    """The answers, and the errors among them, as Markdown and as plain text.
+
+    Only if it `is_live` a replay is told: a notebook is compared with what was saved.
+    """
     shown = list(answers[:_NAMED])  # read once: they may be in the journal
-    rows = _table(shown)
+    rows = _table(shown, is_live=is_live)
     return {
         "text/markdown": _markdown(rows, shown, len(answers)),
         "text/plain": _text(rows, shown),
     }
 
 
-def _table(answers: Sequence[Any]) -> list[list[str]]:
+def _table(answers: Sequence[Any], *, is_live: bool) -> list[list[str]]:
     """A header, and a line for each answer: the options that differ, its first words and usage."""
     differing = [
         (name, values)
@@ -33,9 +36,10 @@ def _table(answers: Sequence[Any]) -> list[list[str]]:
         if len(set(values := [read(answer) for answer in answers])) > 1
     ]
     header = ["", *(name for name, _ in differing), *_TOLD]
+    told = [_told(answer, is_live=is_live) for answer in answers]
     lines = [
-        [str(number), *(values[number - 1] for _, values in differing), *_told(answer)]
-        for number, answer in enumerate(answers, start=1)
+        [str(number + 1), *(values[number] for _, values in differing), *one]
+        for number, one in enumerate(told)
     ]
     return [header, *lines]
 
@@ -59,7 +63,7 @@ _OPTIONS: dict[str, Callable[[Any], str]] = {
 _TOLD = ("answer", "tokens", "dollars", "seconds", "status")
 
 
-def _told(answer: Any) -> list[str]:
+def _told(answer: Any, *, is_live: bool) -> list[str]:
     if not isinstance(answer, Answer):
         return [one_line(answer, _WORDS), "", "", "", "failed" if answer else "not answered"]
     tokens, usd, seconds = answer.usage.total_tokens, answer.cost_usd, answer.seconds
@@ -68,7 +72,7 @@ def _told(answer: Any) -> list[str]:
         "" if tokens is None else f"{tokens:,}",
         "" if usd is None else f"{usd:,.4f}",
         "" if seconds is None else f"{seconds:,.1f}",
-        f"{answer.status or 'unknown'}{', replayed' if answer.replayed else ''}",
+        f"{answer.status or 'unknown'}{', replayed' if answer.replayed and is_live else ''}",
     ]
 
 
@@ -88,7 +92,9 @@ def _cell(text: str) -> str:
 
 def _folded(line: list[str], answer: Any) -> str:
     """One answer, below a line that unfolds it; the blank lines make what is inside Markdown."""
-    title = " · ".join(part for part in (line[0], *line[1:-5], line[-1]) if part)
+    number, *options = line[: -len(_TOLD)]
+    words, status = line[-len(_TOLD)], line[-1]
+    title = " · ".join(filter(None, [number, *options, words or status]))
     inside = (
         answer_bundle(answer)["text/markdown"]
         if isinstance(answer, Answer)

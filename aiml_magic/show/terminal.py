@@ -21,6 +21,8 @@ from aiml_magic.text import encodable, plain, say
 class TerminalView(View):
     """Text, for IPython in a terminal."""
 
+    is_live = True
+
     def show(self, answer: Answer) -> None:
         print_answer(answer)
 
@@ -28,7 +30,7 @@ class TerminalView(View):
         if text := bundle["text/plain"]:
             say(text)
 
-    def counter(self, total: int | None) -> Counter:
+    def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:  # noqa: ARG002
         """A line that is overwritten, unless standard error is redirected."""
 
         def show(done: int | None, wait: float = 0.0) -> None:

@@ -71,8 +71,8 @@ class NotebookView(View):
     def show_bundle(self, bundle: dict[str, str]) -> None:
         display(bundle, raw=True)
 
-    def counter(self, total: int | None) -> Counter:
-        """An output that is kept: a line of text, which every front end shows."""
+    def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
+        """An output: a line of text, which every front end shows; empty at the end, or kept."""
         output, latest = _Output(self._shell), 0.0
 
         def show(done: int | None, wait: float = 0.0) -> None:
@@ -80,6 +80,8 @@ class NotebookView(View):
             if done is not None and (done == total or time.monotonic() - latest >= PERIOD):
                 latest = time.monotonic()
                 output.put({"text/plain": counted(done, total, wait)})
+            elif done is None and not is_kept:
+                output.put({"text/plain": ""})
 
         return show
 

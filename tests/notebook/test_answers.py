@@ -159,6 +159,7 @@ def test_samples(numbered, tmp_path):
     again = ask("Rate it.", samples=3)
     assert [answer.text for answer in three] == [answer.text for answer in again]
     assert all(answer.replayed for answer in again)
+    assert three._repr_mimebundle_() == again._repr_mimebundle_(), "a notebook compares equal"
     five = ask("Rate it.", samples=5)
     assert [answer.text for answer in three] == [answer.text for answer in five[:3]]
     assert 5 == len(numbered.posts)
@@ -235,3 +236,18 @@ def test_lines_of_an_export(shell, server, tmp_path):
     assert [None, None, lines[0]["id"]] == [line["parent"] for line in lines]
     for line in lines:
         assert line["key"] == request_key(line["server"], line["request"], line["parent"])
+
+
+def test_export_of_a_replay(shell, server, tmp_path):
+    """Answers of a recording that stood in for a notebook's questions are in its export, and no others are."""
+    assert run(shell, f"%aiml record {tmp_path}/all.o3pro") is None
+    assert run(shell, "%o3pro -q --samples 2 --alone One?") is None
+    assert run(shell, "%o3pro -q --alone Two?") is None
+    shell.run_line_magic("config", f"O3Pro.journal = '{tmp_path}/other.sqlite3'")
+    assert run(shell, f"%aiml replay {tmp_path}/all.o3pro") is None
+    assert isinstance(run(shell, f"%aiml export --all {tmp_path}/all.jsonl"), errors.BadInput)
+    assert run(shell, "%o3pro -q --samples 2 --alone One?") is None
+    assert 3 == len(server.posts)
+    assert run(shell, f"%aiml export --all {tmp_path}/all.jsonl") is None
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert ["One?", "One?"] == [line["question"] for line in lines]
