@@ -248,31 +248,26 @@ class Client:
         self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
     ) -> Reply:
         retries, notices = 0, tuple[str, ...]()
-        limit, refused_at = failures.limited(), None
+        limit, began = failures.limited(), time.monotonic()
 
         def on_wait(seconds: float) -> None:
             listener.on_retry(limit, seconds)
 
         while True:
-            burst = await self._pace.turn(on_wait)
+            burst = await self._pace.turn(on_wait, began, self._timeout.read or 0.0)
+            if burst is None:
+                return Reply({}, error=limit, attempts=attempts, notices=notices)
             attempts += 1
-            if attempts > 1:
-                await listener.on_attempt(attempts)
-            reply = await self._post_with_handle(
-                body, attempt_id(client_request_id, attempts), listener
-            )
+            reply = await self._post_with_handle(body, client_request_id, attempts, listener)
             if field := _refused_field(reply, body):
                 body = {**body, field: False}
                 notices += ("store_refused",) if field == "store" else ()
                 continue
             if reply.error and failures.is_limit(reply.error):
-                limit, now = reply.error, time.monotonic()
-                refused_at = refused_at or now
+                limit = reply.error
                 self._pace.refused(burst, limit.retry_after)
-                if now - refused_at < (self._timeout.read or 0.0):
-                    continue
-            else:
-                self._pace.accepted(burst)
+                continue
+            self._pace.accepted(burst)
             seconds = failures.seconds_before_retry(reply.error, retries)
             if seconds is None or reply.error is None:
                 return replace(reply, attempts=attempts, notices=notices + reply.notices)
@@ -281,12 +276,13 @@ class Client:
             retries += 1
 
     async def _post_with_handle(
-        self, body: Mapping[str, Any], attempt: str, listener: Listener
+        self, body: Mapping[str, Any], client_request_id: str, attempt: int, listener: Listener
     ) -> Reply:
         """As `_post`, but tries again while no file handle is free: nothing was sent then."""
         until = time.monotonic() + (self._timeout.read or 0.0)
         while True:
-            reply = await self._post(body, attempt, listener)
+            await listener.on_attempt(attempt)
+            reply = await self._post(body, attempt_id(client_request_id, attempt), listener)
             if (
                 reply.error is None
                 or reply.error.code != failures.NO_HANDLE

@@ -270,7 +270,7 @@ def not_fetched(
 def limited() -> errors.RequestFailed:
     """The error that the server accepts no more requests for now; nothing was sent."""
     return errors.RateLimited(
-        f"The server takes fewer requests at once. {errors.NOTHING_SENT}", retry="auto"
+        f"The server takes fewer requests at once. {errors.NOTHING_SENT}", _AGAIN, retry="auto"
     )
 
 

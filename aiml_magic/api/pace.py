@@ -1,10 +1,11 @@
 """The pace of requests to one server, learned from its refusals: 429, and 503 with Retry-After.
 
 Without a refusal there is no limit. After one, nothing is sent for the time that the server names,
-else for 1 s, doubled with each further refusal up to 60 s. Then one request is sent as a probe.
-Once it is accepted, a burst follows, of as many requests as the server accepted before its refusal.
-Bursts begin as far apart as the first accepted request and the probe. After some bursts without a
-refusal, each is larger by a tenth, until there is no limit any more.
+else for 1 s, doubled with each further refusal up to 60 s; a named time below 1 s is doubled
+too, up to that. Then one request is sent as a probe. Once it is accepted, a burst follows, of as
+many requests as the server accepted before its refusal. Bursts begin as far apart as the first
+accepted request and the probe. After some bursts without a refusal, each is larger by a tenth,
+until there is no limit any more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_FIRST, _LAST = 1.0, 60.0  # seconds of a pause
+_LEAST, _FIRST, _LAST = 0.05, 1.0, 60.0  # seconds of a pause
 _PROMPT = 5.0  # seconds after which a probe without a reply counts as accepted
 _MINUTE = 60.0  # seconds of the longest burst without a limit: most limits are per minute
 _MARGIN = 1.02  # factor on the period: clocks and networks are not exact
@@ -52,17 +53,26 @@ class Pace:
         self._period: float | None = None  # seconds from one burst to the next
         self._pause = _FIRST
         self._resume_at = 0.0
+        self._refused_since: float | None = None  # the first refusal after the last acceptance
         self._kept = 0  # bursts in a row without a refusal
         self._is_used_up = False  # whether the burst has sent its quota
         self._changed = asyncio.Event()
 
-    async def turn(self, on_wait: Callable[[float], None]) -> Burst:
-        """Waits until a request may be sent; calls `on_wait` with the longest wait in seconds."""
+    async def turn(
+        self, on_wait: Callable[[float], None], began: float, timeout: float
+    ) -> Burst | None:
+        """Waits until a request may be sent; calls `on_wait` with the longest wait in seconds.
+
+        Returns `None` after `timeout` seconds of refusals alone, counted from when it `began`.
+        """
         while (seconds := self._seconds_to_wait(time.monotonic())) > 0:
+            left = timeout - self._seconds_of_refusals(began)
+            if left <= 0:
+                return None
             on_wait(seconds)
             changed = self._changed
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), seconds)
+                await asyncio.wait_for(changed.wait(), min(seconds, left))
         burst = self._burst
         burst.ended = time.monotonic()
         burst.began = burst.began or burst.ended
@@ -70,24 +80,29 @@ class Pace:
         return burst
 
     def accepted(self, burst: Burst) -> None:
+        self._refused_since = None
         if burst is self._burst and burst.is_probe:
             self._end_probe()
 
     def refused(self, burst: Burst, retry_after: float | None) -> None:
         """Reports a request that the server refused only because there were too many."""
         burst.refused += 1
+        self._refused_since = self._refused_since or time.monotonic()
         if burst is not self._burst or burst.refused > 1:
             return  # the pause after this burst has begun
-        if retry_after is not None:
-            self._pause = retry_after
-        else:
-            self._pause = min(2 * self._pause, _LAST) if burst.is_probe else _FIRST
+        first, last = (_FIRST, _LAST) if retry_after is None else (_LEAST, _FIRST)
+        pause = min(2 * self._pause, last) if burst.is_probe else first
+        self._pause = max(pause, retry_after or 0.0)
         if not burst.is_probe:
             self._limited = burst
         self._resume_at = time.monotonic() + self._pause
         if self._period and burst.accepted:
             self._resume_at = max(self._resume_at, burst.ended + self._period)
         self._wake_all()
+
+    def _seconds_of_refusals(self, began: float) -> float:
+        since = self._refused_since
+        return 0.0 if since is None else time.monotonic() - max(since, began)
 
     def _seconds_to_wait(self, now: float) -> float:
         if now < self._resume_at:

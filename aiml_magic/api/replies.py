@@ -32,7 +32,7 @@ class Listener:
     """The callbacks of a request; these do nothing."""
 
     async def on_attempt(self, attempt: int) -> None:
-        """Called before the question is sent again, from the second attempt on."""
+        """Called before the question is sent, for the first time or again."""
 
     def on_sent(self) -> None: ...
 

@@ -2,7 +2,7 @@
 
 The state of a row:
 
-    queued      on disk, never sent
+    queued      on disk; not sent yet, or refused and to be sent again
     sent        the request is on its way, or was when its runner died
     done        a response came, whatever its status
     failed      no response came; `error` says why, and whether it may be charged

@@ -70,27 +70,31 @@ class Journal(Costs):
             )  # fmt: skip
             return self._written(db, int(cursor.lastrowid or 0))
 
-    def claim(self, row_id: int, cluster: str | None = None) -> Row | None:
+    def claim(
+        self, row_id: int, cluster: str | None = None, attempts: int | None = None
+    ) -> Row | None:
         """Marks a queued row as sent (from `cluster`, if named); `None` if it may not be sent.
 
-        That is: it was sent or withdrawn already, or its parent has no answer. If a worker of a
-        cluster dies, its number of attempts is unknown.
+        That is: it was sent or withdrawn already, or its parent has no answer. `attempts` is the
+        number of this one, else it is the next. If a worker of a cluster dies, it is unknown.
         """
         with self._transaction() as db:
             cursor = db.execute(
                 """
-                UPDATE requests SET state = 'sent', alive_at = ?, cluster = ?, attempts = ?
-                WHERE id = ? AND state = 'queued' AND NOT EXISTS (
+                UPDATE requests
+                SET state = 'sent', alive_at = ?1, cluster = ?2,
+                    attempts = CASE WHEN ?2 IS NULL THEN coalesce(?3, attempts + 1, 1) END
+                WHERE id = ?4 AND state = 'queued' AND NOT EXISTS (
                     SELECT 1 FROM requests AS before
                     WHERE before.id = requests.parent AND before.state <> 'done'
                 )
                 """,
-                (time.time(), cluster, 1 if cluster is None else None, row_id),
+                (time.time(), cluster, attempts, row_id),
             )
             return self._written(db, row_id) if cursor.rowcount == 1 else None
 
     def release(self, row_id: int) -> None:
-        """Marks a claimed row as queued again: its cluster knows that it was never sent."""
+        """Marks a claimed row as queued again: it was not sent, or the server refused it."""
         self._execute(
             """
             UPDATE requests SET state = 'queued', cluster = NULL WHERE id = ? AND state = 'sent'

@@ -52,6 +52,10 @@ class Outbox:
                 return
 
 
+class NotQueued(Exception):
+    """A row that waited to be sent again was sent by another runner, or withdrawn."""
+
+
 class ProgressListener(Listener):
     """Writes the progress of one request to the journal and to the kernel."""
 
@@ -68,6 +72,7 @@ class ProgressListener(Listener):
         self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._kept: asyncio.Future[Any] | None = None  # the write of the newest text
+        self._released: asyncio.Future[Any] | None = None  # the write that queues the row again
         self._is_closed = False
         self._pending: Raw = {}
         self.is_out = False  # in flight, so it may be charged
@@ -75,8 +80,17 @@ class ProgressListener(Listener):
         self._tell(event="claimed")
 
     async def on_attempt(self, attempt: int) -> None:
+        """Claims a row that was queued again. Raises NotQueued, and JournalError."""
+        released, self._released = self._released, None
         self.is_out = False  # the attempt before was refused
-        await self._writes.run(partial(self._journal.note_attempts, self._row_id, attempt))
+        if released is not None:
+            await asyncio.wait([released])
+        if released is not None and released.exception() is None:
+            claim = partial(self._journal.claim, self._row_id, attempts=attempt)
+            if await self._writes.run(claim) is None:
+                raise NotQueued
+        elif attempt > 1:
+            await self._writes.run(partial(self._journal.note_attempts, self._row_id, attempt))
 
     def on_sent(self) -> None:
         self.is_out = True
@@ -100,6 +114,9 @@ class ProgressListener(Listener):
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
         self.is_out = False
+        if self._released is None:
+            release = partial(self._journal.release, self._row_id)
+            self._released = self._writes.put(release)
         self._pieces.clear()  # the answer begins anew
         self._characters, self._tail = 0, ""
         self._tell(event="retry", seconds=seconds, why=error.message)

@@ -47,7 +47,7 @@ from aiml_magic.journal.replay import request_key, request_keys
 from aiml_magic.journal.rows import HEARTBEAT, TAIL, Result, Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.journal.unkept import Unkept
-from aiml_magic.runner.listener import Outbox, ProgressListener
+from aiml_magic.runner.listener import NotQueued, Outbox, ProgressListener
 from aiml_magic.runner.queues import Slots, WriteQueue
 from aiml_magic.runner.sending import reply_to, result_of
 from aiml_magic.text import dump
@@ -215,7 +215,10 @@ class Runner:
             row = await self._writes.run(partial(self._journal.claim, row_id))
             if row is None:
                 return False
-            result = await self._ask(row, secrets, timeout)
+            try:
+                result = await self._ask(row, secrets, timeout)
+            except NotQueued:
+                return False
         await self._keep(row, result)
         return True
 
@@ -273,7 +276,7 @@ class Runner:
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask(self, row: Row, secrets: Secrets, timeout: float) -> Result:
-        """Sends a claimed row and returns its result."""
+        """Sends a claimed row and returns its result. Raises NotQueued."""
         listener = self._listeners[row.id] = ProgressListener(
             row.id, self._journal, self._writes, self._outbox, secrets
         )
@@ -286,11 +289,14 @@ class Runner:
             reply, state = await reply_to(row, self._journal, secrets, client, listener), "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
+        except NotQueued:
+            raise
         except Exception as error:  # noqa: BLE001  # unusable settings, a damaged conversation
             why = secrets.mask(f"{type(error).__name__}: {error}")
             reply, state = Reply({}, error=_failure(row, why, is_out=listener.is_out)), "failed"
-        del self._listeners[row.id]
-        listener.close()
+        finally:
+            del self._listeners[row.id]
+            listener.close()
         if reply.error is not None:
             state = "failed"
             reply.error.name_row(row.id)

@@ -27,7 +27,8 @@ async def reply_to(
     if row.can_go_on and row.response_id is not None:
         return await client.fetch(row.response_id, Reply(row.response), listener)
     body = secrets.added_to(_body(row, row.chain, journal))
-    reply = await client.ask(body, row.client_request_id, listener)
+    earlier = (row.attempts or 1) - 1
+    reply = await client.ask(body, row.client_request_id, listener, attempts=earlier)
     if "previous_response_id" not in body:
         return reply
     field = "previous_response_id"

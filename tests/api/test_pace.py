@@ -55,15 +55,17 @@ def test_map_waits(monkeypatch):
         assert all(answer.replayed for answer in again)
 
 
-def test_timeout_ends_it(monkeypatch):
-    """A server that never takes a question ends it after the timeout, and it was not charged."""
-    never = Limit(0, 1)
-    with wire.serve(limited(never, **{"retry-after-ms": "100"})) as server:
+@pytest.mark.parametrize(("retry_after", "least"), [("0", 3), ("0.1", 3), ("30", 1)])
+def test_timeout_ends_it(monkeypatch, retry_after, least):
+    """A server that never takes a question ends it after the timeout, free, however long or short it asks to wait."""
+    with wire.serve(limited(Limit(0, 1), **{"Retry-After": retry_after})) as server:
         monkeypatch.setenv("AIML_API_URL", server.url)
+        began = time.monotonic()
         with pytest.raises(errors.RateLimited) as failed:
-            ask("Why?", timeout=1)
+            ask("Why?", timeout=0.7)
         assert not failed.value.may_cost
-        assert len(server.posts) > 2
+        assert least <= len(server.posts) <= 6, "it is asked again ever more rarely"
+        assert time.monotonic() - began < 20
 
 
 def test_quota_ends_it(monkeypatch):
@@ -85,7 +87,8 @@ async def _posts(rows: int, limit: Limit, retry_after: float | None) -> int:
     async def row() -> None:
         nonlocal posts
         while True:
-            burst = await learned.turn(lambda _: None)
+            burst = await learned.turn(lambda _: None, 0.0, 1e9)
+            assert burst is not None
             posts += 1
             is_taken = limit.takes()
             await asyncio.sleep(0.01)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,40 @@ def test_what_else_is_printed(asker, held, tmp_path, monkeypatch):
     os.kill(asker.asking.runner._child.process.pid, signal.SIGTERM)
     with pytest.raises(errors.RunnerDied):
         two.wait(10)
+
+
+def test_limited_row_of_a_dead_runner(asker):
+    """A question that the server refused for now is in line: its runner dies, and it is free to be asked, under a new attempt's id; so is a cancellation."""
+    is_full = True
+
+    def answer(request):
+        if is_full and request.body["input"] != "one":
+            return wire.json_reply(
+                {"error": {"message": "Slow down."}}, 429, **{"Retry-After": "60"}
+            )
+        reply = wire.json_reply(wire.response(f"On {request.body['input']}"))
+        return replace(reply, end="silence") if is_full else reply
+
+    with wire.serve(answer) as server:
+        asked = {"replay": "auto", "chat": None}
+        one, two, three = (start(asker, server, text, **asked) for text in ("one", "two", "three"))
+        states = lambda: [asker.journal.row(job.id).state for job in (one, two, three)]  # noqa: E731
+        wait_until(lambda: states() == ["sent", "queued", "queued"] and len(server.posts) == 3)
+        began = time.monotonic()
+        three.interrupt()
+        with pytest.raises(errors.Interrupted, match="nothing was charged"):
+            three.wait(10)
+        assert time.monotonic() - began < 1
+        os.kill(asker.asking.runner._child.process.pid, signal.SIGKILL)
+        with pytest.raises(errors.RunnerDied, match="may be charged"):
+            one.wait(10)
+        with pytest.raises(errors.RunnerDied, match="Nothing was sent"):
+            two.wait(10)
+        is_full = False
+        again = start(asker, server, "two", cell=asker.journal.row(two.id).cell, **asked)
+        assert two.id == again.wait(20).journal_id
+        first, second = (post.headers["x-client-request-id"] for post in server.posts if post.body["input"] == "two")  # fmt: skip
+        assert f"{first}.2" == second
 
 
 def test_queued_row_of_a_dead_runner(asker, held):
