@@ -157,7 +157,7 @@ def trouble() -> str:
 
 
 def _trouble_of_services() -> str:
-    told = [f"{name}: {why}" for name, (_, why) in _ask_services().items() if why]
+    told = [f"{name}: {why}" for name, ask in _services() if (why := _ask_once(name, ask)[1])]
     return f"{', '.join(told)}; asked again after a restart" if told else ""
 
 
@@ -169,7 +169,8 @@ def _sources() -> Iterator[tuple[str, str | None]]:
     for variable in VARIABLES:
         if strip(os.environ.get(variable, "")):
             yield variable, os.environ[variable]
-    for source, (reply, _) in _ask_services().items():
+    for source, ask in _services():
+        reply, _ = _ask_once(source, ask)
         yield source, reply if isinstance(reply, str) else None
     path = _key_file()
     with _refusing("The saved key cannot be read"):
@@ -220,21 +221,20 @@ _replies: dict[str, tuple[Any, str]] = {}
 _asking = threading.Lock()
 
 
-def _ask_services() -> dict[str, tuple[Any, str]]:
-    """The replies of the notebook services that store secrets (Colab, Kaggle), by name.
-
-    Each is asked once in a process: it needs an open page, and else waits for seconds.
-    """
-    services: dict[str, Callable[[], Any]] = {}
-    if "google.colab" in sys.modules:
-        services[f"Colab's secret {VARIABLES[0]}"] = _ask_colab
+def _services() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The notebook services that store secrets (Kaggle, Colab), by the name of the key there."""
     if os.environ.get("KAGGLE_USER_SECRETS_TOKEN"):
-        services[f"Kaggle's secret {VARIABLES[0]}"] = _ask_kaggle
+        yield f"Kaggle's secret {VARIABLES[0]}", _ask_kaggle
+    if sys.modules.get("google.colab"):
+        yield f"Colab's secret {VARIABLES[0]}", _ask_colab
+
+
+def _ask_once(name: str, ask: Callable[[], Any]) -> tuple[Any, str]:
+    """The reply of a service; it needs an open page, and else waits for seconds."""
     with _asking:
-        for name, ask in services.items():
-            if name not in _replies:
-                _replies[name] = _try(ask)
-        return {name: _replies[name] for name in services}
+        if name not in _replies:
+            _replies[name] = _try(ask)
+        return _replies[name]
 
 
 def _ask_colab() -> Any:

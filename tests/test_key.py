@@ -425,7 +425,7 @@ def test_service_without_a_key(reply, kaggle):
 def test_services_elsewhere(monkeypatch, colab, kaggle):
     """Nobody is asked where the page of Colab or the token of Kaggle is not."""
     asked = [colab(lambda: SECRET), kaggle(lambda: SECRET)]
-    monkeypatch.delitem(sys.modules, "google.colab")
+    monkeypatch.setitem(sys.modules, "google.colab", None)
     monkeypatch.delenv("KAGGLE_USER_SECRETS_TOKEN")
     assert credentials.find_key() is None
     assert [[], []] == asked
