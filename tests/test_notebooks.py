@@ -106,6 +106,9 @@ def test_committed(path):
         "as Jupyter writes it, but of whichever version"
     )
     assert "version" not in notebook["metadata"]["language_info"]
+    assert {"render_markdown_format": "myst"} == notebook["metadata"]["mystnb"], (
+        "else MyST-NB reads answers as bare CommonMark, without tables and formulas"
+    )
     assert not {"widgets", "signature", "orig_nbformat"} & notebook["metadata"].keys()
     assert {"tags"} >= {name for cell in notebook["cells"] for name in cell["metadata"]}
     assert all(re.fullmatch(r"cell-\d\d", cell["id"]) for cell in notebook["cells"]), (

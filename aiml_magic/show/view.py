@@ -42,6 +42,9 @@ from aiml_magic.show.terminal import TerminalView
 from aiml_magic.text import plain
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+# Pages that are built from a notebook show a box for an empty text/plain, and none for this; what
+# names a widget without text/html says there that a kernel is needed.
+_EMPTY = {"text/html": "", "text/plain": ""}
 
 Saved = Callable[[int], Answer]
 
@@ -145,7 +148,7 @@ class NotebookPanel(Panel):
     def close(self) -> None:
         if self._widget is not None:
             # A reopened notebook shows an error for a closed widget that an output still names.
-            self.open().put({"text/plain": ""})
+            self.open().put(_EMPTY)
             self._widget.value = ""  # nbclient saves closed widgets too
             self._widget.close()
             self._widget = None
@@ -181,7 +184,7 @@ class _Output:
     def __init__(self, shell: InteractiveShell) -> None:
         self._publish = shell.display_pub.publish  # a later cell may replace it, as %%capture does
         self._transient = {"display_id": uuid.uuid4().hex}
-        self._publish({"text/plain": ""}, transient=self._transient)
+        self._publish(_EMPTY, transient=self._transient)
 
     def put(self, bundle: dict[str, Any]) -> None:
         self._publish(bundle, transient=self._transient, update=True)
@@ -311,7 +314,5 @@ def _layout_and_styles() -> tuple[Any, Any, Any]:
 
 
 def _widget_bundle(widget: Any) -> dict[str, Any]:
-    return {
-        _WIDGET: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id},
-        "text/plain": "",
-    }
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {_WIDGET: view, **_EMPTY}

@@ -19,6 +19,7 @@ from aiml_magic.journal.store import Journal
 from aiml_magic.notebook import context
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+EMPTY = {"text/html": "", "text/plain": ""}
 
 
 @pytest.fixture
@@ -37,16 +38,22 @@ def ask(running, server) -> tuple[int, str]:
 
 
 def test_four_outputs(running, sandbox_url):
-    """A cell gives a panel, the answer, the details and their static copy, in this order, and no fifth for its value."""
+    """A cell gives a panel, the answer, the details and their static copy, in this order, and no fifth for its value.
+
+    What has nothing to show is empty as HTML too: pages that are built of a notebook make a box of an empty text, and a message of a widget.
+    """
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     running.run("%o3pro --alone The first question starts the runner.")
     ran = running.run("%%o3pro\nWhat is 6*7?")
     assert [
-        {"text/plain"},
+        {"text/html", "text/plain"},
         {"text/markdown", "text/plain"},
-        {WIDGET, "text/plain"},
+        {WIDGET, "text/html", "text/plain"},
         {"text/html", "text/plain"},
     ] == [set(display) for display in ran.displays]
+    assert [EMPTY, EMPTY] == [
+        {kind: ran.displays[number][kind] for kind in EMPTY} for number in (0, 2)
+    ]
     assert "What is 6\\*7?" in ran.displays[1]["text/markdown"].replace("&#42;", "\\*")
     assert "tokens" in ran.displays[3]["text/plain"]
     assert [] == updates(ran), "an answer that comes at once needs no panel"
@@ -64,7 +71,7 @@ def test_panel(running, sandbox_url):
     """While one waits, the place before the answer holds a panel; at the end it is empty again, and its widget closed."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     ran = running.run("%%o3pro\nsandbox: delay=1\nWhat is 6*7?")
-    assert [{WIDGET, "text/plain"}, {"text/plain"}] == updates(ran)
+    assert [{WIDGET, *EMPTY}, {*EMPTY}] == updates(ran)
     opened = [message for message in ran.messages if message["msg_type"] == "comm_open"]
     closed = [message for message in ran.messages if message["msg_type"] == "comm_close"]
     opened = [
