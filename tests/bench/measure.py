@@ -1,0 +1,112 @@
+"""A measurement, and what all parts measure with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import wire
+
+from aiml_magic.session.asking import Session
+
+IS_SHORT = "AIML_BENCH_SHORT" in os.environ  # fewer runs, and smaller sizes
+RUNS = 5 if IS_SHORT else 15
+ABSENT = "not installed"
+
+
+class Row(NamedTuple):
+    """One line of the table: `ours` in the unit of `beside`; less is better."""
+
+    name: str
+    ours: float | str
+    unit: str
+    beside: float | str = ""
+    what: str = ""
+    goal: str = ""
+
+    def cells(self) -> list[str]:
+        beside = f"{rounded(self.beside)}, {self.what}" if self.what else ""
+        ours = f"{rounded(self.ours)} {self.unit}".strip()
+        return [self.name, ours, beside, ratio(self.ours, self.beside), self.goal]
+
+
+def rounded(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def ratio(ours: float | str, beside: float | str) -> str:
+    """How many times as much it is; nothing if one of the two was not measured."""
+    if isinstance(ours, str) or isinstance(beside, str) or not beside:
+        return ""
+    return f"{ours / beside:.2f}"
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Milliseconds that it takes."""
+    start = time.perf_counter()
+    act()
+    return 1000 * (time.perf_counter() - start)
+
+
+def median(measure: Callable[[], float], runs: int = RUNS) -> float:
+    return statistics.median(measure() for _ in range(runs))
+
+
+def printed(script: str, *args: str, python: str = sys.executable) -> float | str:
+    """The number that a script prints last; a peer's may be absent, as may its Python."""
+    command = [python, "-c", script, *args]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        return float(done.stdout.split()[-1])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return ABSENT
+
+
+@contextmanager
+def running_script(*args: str) -> Iterator[str]:
+    """The first line that a Python prints, which runs meanwhile."""
+    command = [sys.executable, *args]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline()
+        finally:
+            process.terminate()
+
+
+def by_peer(script: str, *args: str) -> float | str:
+    """The number that a script prints in the Python that has the peers."""
+    return printed(script, *args, python=os.environ.get("AIML_BENCH_PEERS", ""))
+
+
+def resident(pid: int) -> float:
+    """Kilobytes of memory that a process holds."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+@contextmanager
+def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Session, Path]]:
+    """A session with a journal of its own, at a server that always says the same."""
+    folder = Path(tempfile.mkdtemp())
+    with wire.serve(lambda _: reply) as server:
+        session = Session()
+        yield server, session, folder / "journal.sqlite3"
+        child = session.on("", folder / "journal.sqlite3").runner._child
+        if child is not None:  # nothing was asked
+            child.process.kill()
+        session.close()
+    shutil.rmtree(folder)
