@@ -65,8 +65,11 @@ def _tokens(turns: Sequence[Turn]) -> Iterator[str]:
     most = max(sum(turn.stack) for turn in turns)
     silent = sum(turn.output_tokens is None for turn in turns)
     if most:
-        legend = f"{_swatch(REASONING)} reasoning, above it {_swatch(TEXT)} text"
-        yield f"<div>Output tokens by turn, up to {most:,}: {legend}</div>"
+        # The figures too, for front ends that remove drawings.
+        thought, written = (sum(part) for part in zip(*(turn.stack for turn in turns), strict=True))
+        reasoning = f"{_swatch(REASONING)} {thought:,} of reasoning"
+        legend = f"{reasoning}, above it {_swatch(TEXT)} {written:,} of text"
+        yield f"<div>Output tokens by turn: {legend}; up to {most:,} in one turn</div>"
         title = f"Output tokens of {len(turns)} turns, up to {most:,}"
         yield _drawing(title, "".join(_bars(turns, most)))
         yield _scale(turns)
@@ -127,11 +130,11 @@ def _drawing(title: str, shapes: str) -> str:
 def _scale(turns: Sequence[Turn]) -> str:
     """The ids of the first and the last turn, below a drawing."""
     share = 100 * len(turns) * _slot(turns) / WIDTH
-    last = f"<span>{turns[-1].id}</span>" if len(turns) > 1 else ""
+    ends = turns[:: len(turns) - 1] if len(turns) > 1 else turns
+    labels = " ".join(f"<span>turn {turn.id}</span>" for turn in ends)
     return (
-        '<div style="display:flex;justify-content:space-between;'
-        f'width:{share:.1f}%;margin-bottom:.7em">'
-        f"<span>{turns[0].id}</span>{last}</div>"
+        '<div style="display:flex;justify-content:space-between;gap:.7em;min-width:max-content;'
+        f'width:{share:.1f}%;margin-bottom:.7em">{labels}</div>'
     )
 
 

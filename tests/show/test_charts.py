@@ -118,6 +118,18 @@ def test_never_zero_dollars_for_unknown_ones():
     assert "" == charts.usage([])
 
 
+def test_figures_without_drawings():
+    """Where drawings and styles are removed, as on GitHub, the figures are in the words that are left."""
+    nh3 = pytest.importorskip("nh3")
+    turns = [Turn(7, 1500, 1000, 0.25), Turn(8, 100, 60, 0.5), Turn(12, 2000, 1500, 0.125)]
+    left = nh3.clean(charts.usage(turns), tags={"div", "span"}, clean_content_tags={"svg"})
+    words = " ".join(re.sub(r"<[^>]+>", " ", left.replace("</span> <span>", " … ")).split())
+    assert words == (
+        "Output tokens by turn: 2,560 of reasoning, above it 1,040 of text; up to 2,000 in one turn"
+        " turn 7 … turn 12 Dollars, added up: $0.8750 turn 7 … turn 12"
+    )
+
+
 def contrast(one: str, other: str) -> float:
     """As WCAG 2.2 defines it."""
 
