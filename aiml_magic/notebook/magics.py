@@ -109,7 +109,7 @@ class O3Pro(Settings):
         job = self.asking.ask(questions[0])
         if given.get("background"):
             self._bind(given, job)
-            self.view.watch(job)
+            self.view.watch(job, is_quiet=given.get("quiet", False))
             return job
         try:
             answer = self.view.follow(job, is_quiet=given.get("quiet", False))

@@ -85,8 +85,14 @@ class View(ABC):
         self._mark_as_shown(answer)
         return answer
 
-    def watch(self, job: Job) -> None:
-        """Shows a job in this cell from now on, also while other cells run.
+    def watch(self, job: Job, *, is_quiet: bool = False) -> None:
+        """Shows a job in this cell from now on, also while other cells run."""
+        if not is_quiet:
+            self._show_progress(job)
+        self._mark_as_shown(job)
+
+    def _show_progress(self, job: Job) -> None:
+        """Shows a job until it is over.
 
         Where nobody looks the cell waits instead; an interrupt ends the wait, and not the job.
         """
@@ -98,7 +104,6 @@ class View(ABC):
             self.follow(job)
         else:
             self._watcher.add(job, self._begin(job))
-        self._mark_as_shown(job)
 
     def show_several(self, answers: Sequence[Any], *, is_quiet: bool = False) -> None:
         """Shows several answers in a table, once in a cell."""

@@ -21,6 +21,7 @@ CELLS = {
     "two": "%%o3pro -b\ntwo",
     "both": "three = %o3pro -b --alone three\nfour = %o3pro -b --alone four\nprint(three.status)",
     "again": "%%o3pro -b --alone\nthree",
+    "quiet": "%%o3pro -q -b --alone\nfour",
     "bad": "%%o3pro -b -o bad\nbad",
     "bad job": "bad",
     "interrupt": """
@@ -95,6 +96,12 @@ def test_answers_come_into_their_cells(ran):
     assert ["On three", "On four"] == answers(cells["both"])
     assert "completed\n" == next(output.text for output in cells["both"] if "text" in output)
     assert visible(cells["again"]) == visible(cells["both"])[:4], "a replay looks as the first run"
+
+
+def test_quiet(ran):
+    """With -q a background cell shows nothing."""
+    cells, _ = ran
+    assert [] == cells["quiet"]
 
 
 def test_widgets_have_their_state(ran):
