@@ -27,7 +27,7 @@ _SIGNS = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        '"': r"\char34{}",  # in every encoding of fonts
         "`": r"\textasciigrave{}",
         "-": "-{}",  # else two are a dash
     }

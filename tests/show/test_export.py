@@ -72,7 +72,7 @@ HOSTILE = list(payloads.each("http://evil.invalid").values())
 OURS = re.compile(
     r"\\(?:[$&%#_\\ ]|[*]?section|sub(?:sub)?section|text\w+|emph|par|leavevmode|llap|advance|"
     r"leftskip|relax|hrulefill|ttfamily|raggedright|arraybackslash|linewidth|mbox|itshape|"
-    r"allowbreak|(?:begin|end)\{longtable\})"
+    r"allowbreak|char34|(?:begin|end)\{longtable\})"
 )
 
 
@@ -168,3 +168,14 @@ def test_without_nh3(monkeypatch, tmp_path):
         export.write(tmp_path / "talk.html", [turn], may_replace=False)
     assert not list(tmp_path.iterdir())
     export.write(tmp_path / "talk.md", [turn], may_replace=False)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
+def test_entries_in_any_document(tmp_path):
+    """What stands in a `.bib` needs no package and no encoding of fonts: a plain document takes every sign of ASCII."""
+    signs = latex.escape("".join(map(chr, range(33, 127))))
+    document = f"\\documentclass{{article}}\\begin{{document}}{signs}\\end{{document}}"
+    (tmp_path / "plain.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "plain.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert 0 == ran.returncode, ran.stdout[-2000:]
