@@ -19,7 +19,9 @@ from aiml_magic.text import plain
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _CHUNK = 1000  # rows in memory at once
 # Those that a line of a table is made of.
-_COLUMNS = "id, asked_at, chat, cell, cost_usd, seconds, state, error, text, request, response"
+# What a recorded answer cost was paid by others.
+_COST = "CASE WHEN origin = 'asked' THEN cost_usd END AS cost_usd"
+_COLUMNS = f"id, asked_at, chat, cell, {_COST}, seconds, state, error, text, request, response"
 
 
 class Kept(Sequence[Answer]):
@@ -85,7 +87,7 @@ def line_of(answer: Answer) -> dict[str, Any]:
         model=answer.request.get("model") or answer.model,
         chat=answer.chat,
         cell=answer.cell,
-        cost_usd=answer.cost_usd,
+        cost_usd=None if answer.recorded else answer.cost_usd,  # others paid it
         seconds=answer.seconds,
         status=answer.status,
         replayed=answer.replayed,

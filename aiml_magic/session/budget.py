@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aiml_magic.api.models import Model, find, read
+from aiml_magic.api.responses import as_count
 from aiml_magic.text import dollars
 
 MAX_OUTPUT = 128_000  # tokens of the longest answer, if the server lists no limit
@@ -42,8 +43,8 @@ class Price:
 
 def most_output(price: Price | None, max_output_tokens: Any) -> tuple[int, str]:
     """The most tokens of an answer, reasoning included, and the same in words."""
-    if isinstance(max_output_tokens, int) and max_output_tokens > 0:
-        return max_output_tokens, f"{max_output_tokens:,} output tokens"
+    if (set_here := as_count(max_output_tokens) or 0) > 0:
+        return set_here, f"{set_here:,} output tokens"
     if price is not None and price.longest is not None:
         return price.longest, f"{price.longest:,} output tokens, the most that its server lists"
     return MAX_OUTPUT, f"{MAX_OUTPUT:,} output tokens, since its server lists no limit"

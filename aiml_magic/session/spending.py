@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from aiml_magic import errors
-from aiml_magic.api.responses import Response
+from aiml_magic.api.responses import Response, as_objects
 from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
@@ -22,6 +22,8 @@ from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, to
 from aiml_magic.session.prices import Prices
 from aiml_magic.session.question import SANDBOX, Question
 from aiml_magic.text import agreed, dollars
+
+_FAR = 1e9  # dollars: more than any limit, and still a number that a journal takes
 
 
 class Limit(NamedTuple):
@@ -72,12 +74,12 @@ class Spending:
     ) -> WorstCase:
         """The highest cost of a request; its whole conversation counts as input."""
         written, most = most_output(price, request.get("max_output_tokens"))
-        if any(tool.get("type") != "function" for tool in request.get("tools", ())):
+        if any(tool.get("type") != "function" for tool in as_objects(request.get("tools"))):
             most += ", without what the server's tools cost"
         if price is None:
             return WorstCase(None, most)
         read = tokens_of(size_of(request)) + self._tokens_before(parent, price)
-        return WorstCase(read * price.input + written * price.output, most)
+        return WorstCase(min(read * price.input + written * price.output, _FAR), most)
 
     def limits(self, question: Question, server: str) -> list[Limit]:
         """The limits that are set, and their use."""

@@ -16,6 +16,8 @@ from processes import wait_until
 from shells import run
 
 from aiml_magic import ask, errors, history
+from aiml_magic.journal.recording import Record, write
+from aiml_magic.journal.replay import request_key
 from aiml_magic.notebook import script
 
 PRICED = {"data": [{"id": "openai/o3-pro", "outputMax": 100_000, "pricing": {"kind": "fixed", "units": [
@@ -110,16 +112,20 @@ def test_limits_that_are_none(shell, setting, capsys):
     capsys.readouterr()
 
 
-def test_sums(shell, capsys):
-    """What `%aiml status` says that was spent is what the lines of `history()` add up to, forgotten ones and errors too."""
+def test_sums(shell, capsys, tmp_path):
+    """What `%aiml status` says that was spent is what the lines of `history()` add up to: forgotten ones count, recorded ones do not."""
     pytest.importorskip("pandas")
     with costing(0.25) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         for code in ("%o3pro -q --alone One?", "%o3pro -q --samples 2 Two?", "%o3pro -q --alone One?", "%aiml forget 1"):  # fmt: skip
             assert run(shell, code) is None
+        request = {"model": "m", "input": "Theirs?"}
+        write(tmp_path / "theirs.o3pro", {request_key("s", request, None): Record("s", request, None, {"output_text": "x"}, (), 9.0, 1.0, 1.0)})  # fmt: skip
+        run(shell, f"%aiml replay {tmp_path / 'theirs.o3pro'}")
         capsys.readouterr()
         run(shell, "%aiml status")
     told = capsys.readouterr().out
+    assert 4 == len(history())
     assert 0.75 == history().to_frame()["cost_usd"].sum()
     today = dt.datetime.combine(dt.date.today(), dt.time())  # noqa: DTZ011  # the day of this machine
     assert 0.75 == history(since=today).to_frame()["cost_usd"].sum()
