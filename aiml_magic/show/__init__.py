@@ -1,1 +1,1 @@
-"""What is seen of answers and jobs, in every front end. Nothing in it is active."""
+"""Outputs for answers and jobs in every front end, without active content."""

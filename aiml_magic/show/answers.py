@@ -1,4 +1,4 @@
-"""An answer as people read it: its banner and its text, as Markdown in which nothing is active."""
+"""An answer as Markdown without active content: its banner and its text."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def _paragraphs(*parts: str) -> str:
 
 
 def banner(answer: Answer) -> str:
-    """What must be known before an answer is read, as a quote in Markdown; often empty."""
+    """The warnings above an answer, as a quote in Markdown; often empty."""
     notes = [*_notes_on_outcome(answer)]
     notes += (note for code, note in _NOTES.items() if code in answer.notices)
     if not answer.status or answer.status == "in_progress":
-        notes.append("**Not finished.** This is what had come.")
+        notes.append("**Not finished.** This is the part received so far.")
     return "\n".join(f"> {line}" for line in _paragraphs(*notes).split("\n")) if notes else ""
 
 
@@ -67,7 +67,7 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
         case "incomplete":
             yield f"**Incomplete.** {_why_incomplete(answer)}"
         case "refusal":
-            # A paragraph of its own: a list or a heading must begin a line.
+            # Its own paragraph, since a list or a heading must begin a line.
             yield _paragraphs("**Refused.**", safe.markdown(response.refusal or ""))
         case "cancelled":
             yield f"**Cancelled.** The server stopped working on it. {only_fresh}"
@@ -81,7 +81,7 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
             yield f"**Waiting for tools.** The model wants to call {calls}."
         case "approval":
             id_ = _name(answer.id)
-            way_out = f"`%aiml approve {id_}` lets it, `%aiml deny {id_}` does not."
+            way_out = f"`%aiml approve {id_}` allows it, `%aiml deny {id_}` does not."
             yield f"**Waiting for approval.** {way_out} The model wants to use:"
             yield from map(_wanted, response.of_type("mcp_approval_request"))
             return
@@ -95,13 +95,13 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
 def _empty(unknown_types: Iterable[str]) -> str:
     kinds = ", ".join(f"`{_name(kind)}`" for kind in unknown_types)
     if not kinds:
-        return "**Empty.** The answer holds no text; the details show what came."
-    what = f"It holds no text, but {kinds}, which this version does not know"
-    return f"**Unknown kind of answer.** {what}; the details show what came."
+        return "**Empty.** The answer has no text; the details show the whole response."
+    what = f"It has no text, but {kinds}, which this version does not know"
+    return f"**Unknown kind of answer.** {what}; the details show the whole response."
 
 
 def _why_incomplete(answer: Answer) -> str:
-    """Why an answer stopped before its end, and the way to a whole one."""
+    """Why an answer is incomplete, and how to get a complete one."""
     match answer.response.incomplete_reason:
         case "max_output_tokens" | "max_tokens" | "length":
             return _at_limit(answer.usage)
@@ -130,7 +130,7 @@ def _at_limit(usage: Usage) -> str:
 
 
 def _wanted(request: Raw) -> str:
-    """The whole call of an MCP server, as code; or the reason why it is not shown."""
+    """The call of an MCP server as code, or the reason why it is not shown."""
     try:
         shown = shown_request(request)
     except ValueError as error:
@@ -143,10 +143,7 @@ def _wanted(request: Raw) -> str:
 
 
 def _structured(answer: Answer) -> str | None:
-    """An answer that was asked for as JSON: a table if it is flat, else the JSON.
-
-    None for any other answer.
-    """
+    """A JSON answer as a table if it is flat, else as JSON; None for other answers."""
     wanted = answer.request.get("text")
     form = wanted.get("format") if isinstance(wanted, Mapping) else None
     kind = form.get("type") if isinstance(form, Mapping) else None
@@ -161,8 +158,8 @@ def _structured(answer: Answer) -> str | None:
     rows = rows if isinstance(rows, list) else [value]
     if _is_table(rows):
         return _markdown_table(rows)
-    # A notebook file holds a text line by line, at a dozen characters for each. A text that would
-    # grow too much by this stays as it came.
+    # A notebook file has a dozen characters more for each line: a text that would grow too much
+    # is not indented.
     is_longer = len(text) + 12 * text.count("\n") > len(answer.text) + 2000
     return safe.markdown(f"```json\n{answer.text if is_longer else text}\n```")
 
@@ -195,5 +192,5 @@ def _table_row(cells: Iterable[Any]) -> str:
 
 
 def _name(value: Any) -> str:
-    """A tool's name as code: without the characters that no name may hold."""
+    """A tool's name for code in Markdown, reduced to letters, digits and `_-.`."""
     return "".join(sign for sign in str(value)[:64] if sign.isalnum() or sign in "_-.") or "?"

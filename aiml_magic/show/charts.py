@@ -1,8 +1,8 @@
 """Charts of a notebook: tokens and dollars by turn, and conversations as a tree.
 
-They are HTML in which nothing is active. Text is HTML, so that it wraps, follows the theme and
-stays where a front end removes drawings; only shapes are SVG, stretched to the page. Their colours
-have contrast on white and on black. No meaning is in a colour alone.
+They are HTML without active content. Text is HTML, so that it wraps, follows the theme, and stays
+if a front end removes SVG; only shapes are SVG, stretched to the page. Colours have contrast on
+white and on black, and no meaning is in a colour alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiml_magic.text import count_of
 
 REASONING, TEXT, GROUND = "#1f6fc4", "#c87f00", "#808080"
 WIDTH, HEIGHT = 520, 80  # units of the viewBox of a drawing
-_MIN_SLOTS = 12  # of bars, else the first turns would fill the page
+_MIN_SLOTS = 12  # for bars, else the first turns would fill the page
 
 # No formulas here: they are typeset in answers only.
 _BOX = (
@@ -54,7 +54,7 @@ class Leaf(NamedTuple):
 
 
 def usage(turns: Sequence[Turn]) -> str:
-    """Tokens by turn, stacked, and the sum of the dollars; unknown ones are gaps, not zeros."""
+    """Stacked tokens by turn, and the sum of the dollars; unknown numbers are gaps, not zeros."""
     if not turns:
         return ""
     parts = [*_tokens(turns), *_dollars(turns)]
@@ -106,7 +106,7 @@ def _dollars(turns: Sequence[Turn]) -> Iterator[str]:
 
 
 def _line(turns: Sequence[Turn], sums: Sequence[float]) -> str:
-    """The path of a step for each turn whose cost is known."""
+    """The path of a line with a step for each turn of known cost."""
     width, steps, is_drawing = _slot(turns), [], False
     for number, (turn, total) in enumerate(zip(turns, sums, strict=True)):
         if turn.cost_usd is not None:
@@ -148,9 +148,9 @@ def _swatch(colour: str) -> str:
 
 
 def tree(leaves: Sequence[Leaf]) -> str:
-    """The conversations as nested lists: a fork is a list within the list of its parent.
+    """The conversations as nested lists: a fork is a list in the list of its parent.
 
-    A parent comes before its children, and the child that stays in its list comes last.
+    A parent comes before its children; the last child stays in the parent's list.
     """
     if not leaves:
         return ""

@@ -1,9 +1,9 @@
-"""Two answers compared: what differs in their requests, and in what came.
+"""The differences between two answers: in their requests and in their responses.
 
-Requests are compared field by field, down to the single values of schemas and tools. A value of
-more than a line, such as a question or an answer, is compared line by line, prose sentence by
-sentence, and changed lines word by word. All of it is text, in which nothing is active, and no
-meaning is in a colour alone. However long two texts are, a bounded part is compared and shown.
+Requests are compared field by field, down to the single values of schemas and tools. Longer values,
+such as a question or an answer, are compared line by line, prose sentence by sentence, and changed
+lines word by word. The output has no active content, and no meaning is in a colour alone. A bounded
+part of long texts is compared and shown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST = 500  # characters of a line; a longer one is several
 _MOST_FIELDS, _MOST_TEXTS = 100, 20  # that are shown
 _MOST_LINES, _MOST_CHARACTERS = 200, 20_000  # of each text that are compared
 _MOST_WORDS = 300, 5000  # that are compared, of a line and of a text
-_MAX_DEPTH = 20  # of values in one another
+_MAX_DEPTH = 20  # levels of nested values
 _CONTEXT = 2  # equal lines that are shown beside a change
 _ALIKE = 0.5  # of 1: two lines that share less are two lines, not one that was changed
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
@@ -44,9 +44,9 @@ _CHANGED = {"-": "del", "+": "ins"}
 
 
 class Line(NamedTuple):
-    """A line of one (- or +) or of both (a blank), or words about others (an ellipsis).
+    """A line of the first (-), the second (+) or both (a blank), or a remark (an ellipsis).
 
-    Its parts are texts, each with whether it has changed.
+    Its parts are texts, each with a flag whether it is changed.
     """
 
     sign: str
@@ -58,7 +58,7 @@ class Line(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A field whose two values differ; an empty one is not there."""
+    """A field whose two values differ; a missing value is empty."""
 
     name: str
     first: str
@@ -70,7 +70,7 @@ class Difference(NamedTuple):
 
 
 def bundle(first: Answer, second: Answer, names: tuple[str, str]) -> dict[str, str]:
-    """What differs between two answers, which the person calls by `names`, as HTML and as text."""
+    """The differences between two answers, which the person calls `names`, as HTML and as text."""
     told = {
         "requests": _differences(_request(first), _request(second)),
         "answers": _differences(_response(first), _response(second)),
@@ -104,7 +104,7 @@ def _response(answer: Answer) -> dict[str, str]:
 
 
 def _attached(asked: Any) -> list[str]:
-    """The texts of an input behind the question; for a file there is its hash."""
+    """The texts of an input after the question; for a file its hash."""
     if not isinstance(asked, list):
         return []
     kinds = ("type", "role", "detail")
@@ -112,7 +112,7 @@ def _attached(asked: Any) -> list[str]:
 
 
 def _values(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """The single values of an object with the path to each, such as `tools[0].name`."""
+    """The scalar values of an object with their paths, such as `tools[0].name`."""
     if isinstance(value, Mapping) and value and depth < _MAX_DEPTH:
         for name, entry in value.items():
             yield from _values(entry, f"{path}.{name}" if path else str(name), depth + 1)
@@ -131,10 +131,10 @@ def _differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[Di
 
 
 def compared(first: str, second: str) -> list[Line]:
-    """The lines of two texts that differ, with some around them."""
+    """The differing lines of two texts, with some lines of context."""
     ours, theirs = _lines_of(first, second)
     if ours == theirs:
-        return [_about("They differ in line breaks, or in characters that are not seen.")]
+        return [_about("They differ in line breaks, or in invisible characters.")]
     start = _count_equal(ours, theirs)
     end = _count_equal(reversed(ours[start:]), reversed(theirs[start:]))
     changed = [lines[start : len(lines) - end] for lines in (ours, theirs)]
@@ -165,13 +165,13 @@ def _bounded(lines: Sequence[str]) -> Sequence[str]:
 
 
 def _count_equal(ours: Iterable[str], theirs: Iterable[str]) -> int:
-    """The number of lines from the first on that both have."""
+    """The number of equal lines at the beginning."""
     pairs = zip(ours, theirs, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _same(lines: Sequence[str], before: int = _CONTEXT, after: int = _CONTEXT) -> Iterator[Line]:
-    """Lines that both have: some behind a change, some before the next, the number of the rest."""
+    """Equal lines: some after a change, some before the next, and the number of the others."""
     left = len(lines) - before - after
     shown = [_line(" ", line) for line in lines[: None if left <= 1 else before]]
     yield from shown
@@ -181,7 +181,7 @@ def _same(lines: Sequence[str], before: int = _CONTEXT, after: int = _CONTEXT) -
 
 
 def _changes(ours: Sequence[str], theirs: Sequence[str]) -> Iterator[Line]:
-    words = 0  # that were compared so far
+    words = 0  # compared so far
     for kind, i, j, k, m in SequenceMatcher(None, ours, theirs).get_opcodes():
         if kind == "equal":
             yield from _same(ours[i:j])
@@ -198,7 +198,7 @@ def _changes(ours: Sequence[str], theirs: Sequence[str]) -> Iterator[Line]:
 
 
 def _marked(ours: Sequence[str], theirs: Sequence[str], *, can_mark: bool) -> Iterator[Line]:
-    """Two lines, in which the words that differ are marked if they have enough in common."""
+    """Two lines, with the differing words marked if the lines are similar enough."""
     matcher = SequenceMatcher(None, ours, theirs)
     if not can_mark or matcher.ratio() < _ALIKE:
         yield _line("-", "".join(ours))
@@ -224,7 +224,7 @@ def _about(words: str) -> Line:
 
 
 def _shown(differences: list[Difference]) -> tuple[list[Difference], list[Difference], str]:
-    """The fields of a line and the others, as many as are shown; and words about the rest."""
+    """The short fields and the long ones that are shown, and a remark about the rest."""
     short = [one for one in differences if not one.is_long]
     rest = differences[len(short) :]
     left = max(0, len(short) - _MOST_FIELDS) + max(0, len(rest) - _MOST_TEXTS)

@@ -1,4 +1,4 @@
-"""The details of an answer: a line, and HTML in which nothing is active."""
+"""The details of an answer: a line, and HTML without active content."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aiml_magic.show import links, safe
 from aiml_magic.show.answers import money, total_tokens
 from aiml_magic.text import dump, plain
 
-# Limits of long content: bytes of HTML in all, and characters of one value; for the widget, for
-# its copy, and for what the widget fetches, which the notebook file does not hold. With them a cell
-# adds at most the answer twice and 8 kB to the file.
+# Limits of long content, as bytes of HTML in all and characters of one value: for the widget, for
+# its copy, and for the part that the widget fetches, which is not in the notebook file. With them a
+# cell adds at most the answer twice and 8 kB to the file.
 _ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
@@ -32,8 +32,8 @@ _USAGE = {
     "Total": "total_tokens",
 }
 _CAVEATS = {
-    "status_missing": "The server did not say how the answer ended; it looks whole.",
-    "item_not_completed": "The server calls a part of this whole answer unfinished.",
+    "status_missing": "The server sent no status; the answer looks complete.",
+    "item_not_completed": "The server calls a part of this complete answer unfinished.",
     "usage_missing": "The server did not report any usage.",
     "usage_exceeds_max_output_tokens": (
         "The server reports more output tokens than it allowed: these may be credits."
@@ -45,17 +45,17 @@ _CAVEATS = {
     "citation_unsafe_url": "A citation names an address that is not a web link.",
     "mcp_error": "A tool server reported an error.",
     "event_not_json": "The stream held something that is not JSON; it was left out.",
-    "no_terminal_event": "The stream ended without saying that it was done.",
-    "salvaged_unterminated_event": "The stream ended early, but its last event was whole.",
-    "salvaged_after_cut": "The connection ended early, but the answer was whole.",
+    "no_terminal_event": "The stream ended without a final event.",
+    "salvaged_unterminated_event": "The stream ended early, but its last event was complete.",
+    "salvaged_after_cut": "The connection ended early, but the answer was complete.",
     "final_differs_from_stream": (
         "The final text differs from what was streamed; the final one is shown."
     ),
     "final_left_out": (
         "The final response left out a part of what was streamed; that part is shown."
     ),
-    "error_before_end": "The stream told of an error before it ended.",
-    "store_refused": "The server does not keep answers, so it was asked without that.",
+    "error_before_end": "The stream reported an error before it ended.",
+    "store_refused": "The server does not store answers, so it was asked without storage.",
     "not_in_journal": "The journal could not take this answer.",
     "parent_changed": "It was asked again, since the answer that it continues has changed.",
     "chain_refused": (
@@ -79,15 +79,15 @@ _STYLE = (
     "box-shadow:none!important;color:inherit;text-align:left;padding:0 1em;font-size:inherit}"
     "</style>"
 )
-# A screen reader announces text that appears in an element with role=status that is there already,
-# so the text appears a second after the element.
+# A screen reader announces text that appears in an existing element with role=status, so the text
+# appears a second after the element.
 _NEWS = (
     "<style>.aiml-news{display:none}.aiml-new .aiml-news{display:block;height:1px;"
     "margin-bottom:-1px;overflow:hidden;animation:aiml-news 1s step-end}"
     "@keyframes aiml-news{from{visibility:hidden}}</style>"
     '<div role="status"><div class="aiml-news">The answer is there.</div></div>'
 )
-# Hides the line above the copy by which JupyterLab says that a reopened notebook has no widget.
+# Hides JupyterLab's line above the copy, which says that a reopened notebook has no widget.
 _HIDE_DEAD_WIDGET = (
     "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key})"
     " > .jp-OutputArea-output.jupyter-widgets:not(:has(*)){{display:none}}</style>"
@@ -100,7 +100,7 @@ def details_line(answer: Answer) -> str:
 
 
 def line_with_replay(answer: Answer) -> str:
-    """The same, with what a compared notebook must not show: a replay, and the end of the model."""
+    """As `details_line`, with the replay and the model's end, which differ from run to run."""
     then, day = money(answer.cost_usd), f"{answer.asked_at:%Y-%m-%d}"
     match answer.replayed, answer.recorded:
         case True, True:
@@ -125,10 +125,10 @@ def _line(answer: Answer, cost: str) -> str:
 def details(answer: Answer) -> tuple[str, str]:
     """The details as HTML: for a widget, and a static copy for front ends without widgets.
 
-    The former hides the copy while the widget lives, and is announced by a screen reader if the
-    widget has the class `aiml-new`. The copy holds nothing that differs from run to run, so that
-    notebooks can be compared. Both are part of the notebook file, so long content is cut; `opened`
-    has it whole. Images are in the file once, beside the copy, and always shown.
+    The widget hides the copy while it is live; a screen reader announces it if it has the class
+    `aiml-new`. The copy has nothing that differs from run to run, so that notebooks can be
+    compared. Both are in the notebook file, so long content is cut; `opened` has all of it. Images
+    are in the file once, beside the copy, and always shown.
     """
     live, room, key = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_STATIC), _key(answer)
     here = [
@@ -146,7 +146,7 @@ def details(answer: Answer) -> tuple[str, str]:
 
 
 def opened(answer: Answer) -> str:
-    """What `details` left out, as HTML: the sections that were cut, and the raw JSON."""
+    """The sections that `details` cut, and the raw JSON, as HTML."""
     kept, room = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_OPENED)
     cut = {title: html for title, html in _sections(answer, room).items() if html != kept[title]}
     return _box(_folds(cut | {"Raw JSON": _raw_json(answer, room)}, " open"))
@@ -160,7 +160,7 @@ class _Room:
         self._value = value
 
     def cut(self, value: Any) -> str:
-        """A value, or its beginning and its length."""
+        """A value; a long one as its beginning and its length."""
         text = _scalar(value)
         if len(text) <= self._value:
             return text
@@ -169,9 +169,9 @@ class _Room:
     def fill(
         self, pieces: Iterable[str], attribute: str, within: str = "{}", share: float = 1
     ) -> str:
-        """The first pieces of HTML that fit into what is left, or into a `share` of it.
+        """The first pieces of HTML that fit into the space left, or into a `share` of it.
 
-        For the others it names the attribute of the answer that holds them.
+        The rest is replaced by the name of the answer's attribute that has it.
         """
         kept: list[str] = []
         rest = ""
@@ -187,7 +187,7 @@ class _Room:
 
 
 def _folded(line: str, sections: Mapping[str, str]) -> str:
-    # An inline style, for front ends that remove style sheets.
+    # An inline style, since some front ends remove style sheets.
     inside = f'<div style="margin-left:1em">{_folds(sections)}</div>'
     return _box(f"<details><summary>{safe.escape(line)}</summary>{inside}</details>")
 
@@ -205,7 +205,7 @@ def _box(html: str) -> str:
 
 
 def _sections(answer: Answer, room: _Room) -> dict[str, str]:
-    """The folded sections by title, as HTML within the limits; some may be empty."""
+    """The folded sections by title, as HTML within the limits; empty ones are not shown."""
     usage, response, request = answer.usage, answer.response, answer.request
     rows_of_usage = [(title, _tokens(getattr(usage, name))) for title, name in _USAGE.items()]
     hidden = ("input", "reasoning")
@@ -228,7 +228,7 @@ def _sections(answer: Answer, room: _Room) -> dict[str, str]:
 
 
 def _effort(answer: Answer) -> Any:
-    """The effort that was asked for, else the server's, else a word for neither."""
+    """The effort of the request, else the server's, else a word for the default."""
     for raw in (answer.request, answer.response.raw):
         reasoning = raw.get("reasoning")
         if isinstance(reasoning, Mapping) and (effort := reasoning.get("effort")):
@@ -289,11 +289,11 @@ def _sources(answer: Answer) -> Iterator[str]:
 def _remarks(answer: Answer) -> Iterator[str]:
     yield from (_CAVEATS[code] for code in answer.notices if code in _CAVEATS)
     for kind in answer.response.unknown_types:
-        yield f"An item, or a part of one, of a kind unknown to this version: {kind}"
+        yield f"An item or a part of a kind that this version does not know: {kind}"
 
 
 def _images(answer: Answer) -> str:
-    """The images that the model made; the content decides what is one."""
+    """The images that the model made, recognized by their content."""
     return "".join(map(_image, answer.images))
 
 
@@ -318,7 +318,7 @@ def _calls(answer: Answer, room: _Room) -> Iterator[str]:
 
 
 def _call(item: Raw) -> tuple[str, Any] | None:
-    """The name of a call and its result; None for an item that is shown elsewhere."""
+    """The name and the result of a call; None for an item of another section."""
     call = f"{item.get('name')}({item.get('arguments')})"
     match item.get("type"):
         case "function_call" | "mcp_approval_request":

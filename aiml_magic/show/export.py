@@ -1,6 +1,6 @@
-"""Conversations as a file, fit for the appendix of a paper, with every parameter.
+"""Exports of conversations with all parameters, such as for the appendix of a paper.
 
-Markdown, HTML that stands alone, LaTeX, BibTeX, or JSON lines.
+Markdown, self-contained HTML, LaTeX, BibTeX, or JSON lines.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _HEAD = (
     '<meta name="viewport" content="width=device-width">'
     "<title>Conversation</title><style>{style}</style>"
 )
-_VERSION = sys.modules["aiml_magic"].__version__  # an import would be one of every room
+_VERSION = sys.modules["aiml_magic"].__version__  # an import would break the layers
 _HASH = re.compile(r"sha256,([0-9a-f]{64})")
-_MARKED = 4096  # bytes at the beginning of a file, of which some say that it is an export
+_MARKED = 4096  # bytes at the beginning of a file in which the mark of an export is
 _MARKS = (
     b"aiml_magic",
     b"# Conversation\n\n## 1",
@@ -55,10 +55,10 @@ _MARKS = (
 
 
 def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> None:
-    """Writes turns, oldest first, in the format of the ending of `path`; whole, or not at all.
+    """Writes turns, oldest first, in the format of the extension of `path`; all or nothing.
 
-    Raises BadInput for another ending, a file that cannot be written, and one that is no export,
-    unless it may be replaced.
+    Raises BadInput for another extension, for a file that cannot be written, and for one that is
+    not an export, unless `may_replace`.
     """
     form, name = _FORMS.get(path.suffix.lower()), plain(path.name)
     if form is None:
@@ -75,19 +75,19 @@ def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> 
                 "Name another file, or replace this one with --overwrite.",
             )
         write_private(path, text)
-    except (OSError, ValueError, RuntimeError) as error:  # a name that no disk takes, no such user
+    except (OSError, ValueError, RuntimeError) as error:  # an impossible name, an unknown user
         raise BadInput(f"{name} cannot be written: {error}.", "Name another file.") from error
 
 
 def _is_export(path: Path) -> bool:
-    """The file is empty, or begins as one that was written here, also by an earlier version."""
+    """Whether a file is empty or an export, also one of an earlier version."""
     with path.open("rb") as file:
         start = file.read(_MARKED)
     return not start.strip() or any(mark in start for mark in _MARKS)
 
 
 def parameters(turn: Answer) -> dict[str, str]:
-    """All that decided an answer, and what it came to, by name: what a referee asks for."""
+    """The parameters of an answer's request, and its id, tokens, cost and time, by name."""
     request, usage = with_hashes(turn.request), turn.usage
     hashes = ", ".join(dict.fromkeys(_HASH.findall(json.dumps(request.get("input")))))
     given = {
@@ -96,7 +96,7 @@ def parameters(turn: Answer) -> dict[str, str]:
         if name not in ("input", "model")
     }
     counted = {name.removesuffix("_tokens"): count for name, count in vars(usage).items()}
-    told = {
+    rows = {
         "model": str(request.get("model") or ""),
         "answered by": turn.model,
         "server": turn.server,
@@ -114,7 +114,7 @@ def parameters(turn: Answer) -> dict[str, str]:
         "seconds": None if turn.seconds is None else f"{turn.seconds:.1f}",
         "aiml_magic": _VERSION,
     }
-    return {name: plain(value) for name, value in told.items() if value}
+    return {name: plain(value) for name, value in rows.items() if value}
 
 
 def _about(turn: Answer) -> str:
@@ -130,7 +130,7 @@ def _question(turn: Answer) -> str:
 
 
 def _chats(turns: Sequence[Answer]) -> Iterator[tuple[str, list[tuple[int, Answer]]]]:
-    """The turns of each chat under its title, with their numbers in the whole."""
+    """The turns of each chat under its title, numbered through all chats."""
     numbered = list(enumerate(turns, start=1))
     chats = list(dict.fromkeys(turn.chat for turn in turns))
     if len(chats) < 2:
@@ -196,7 +196,7 @@ def _entry(anchor: str, words: str, inside: str = "") -> str:
 
 
 def _json_lines(turns: Sequence[Answer]) -> str:
-    """A line for each turn, with which the request can be built again; `key` is its replay key."""
+    """A line for each turn, with its request; `key` is its replay key."""
     lines = (
         {
             "question": question_text(turn.request),

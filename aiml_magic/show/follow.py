@@ -1,4 +1,4 @@
-"""Follows a job to its answer: what a notebook and a terminal do alike."""
+"""Following a job to its answer: the base of the views for notebooks and terminals."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ _STATES = {
     "in_progress": "The server works on it",
 }
 
-# Is called with how many are done, and for how many seconds the server is waited for; `None` ends
-# it.
+# Called with the number of answers, `None` at the end, and the seconds to wait for the server.
 Counter = Callable[[int | None, float], None]
 Outcome = Answer | AimlMagicError
 
@@ -44,7 +43,7 @@ class Panel:
 
 
 class Outputs:
-    """The outputs of a job whose cell is over; here none, which would be written into a prompt."""
+    """The outputs of a job whose cell is over; none here, since a terminal shows a prompt then."""
 
     def show(self, progress: Progress) -> None: ...
 
@@ -64,7 +63,7 @@ class View(ABC):
     def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
         """Shows the progress of a job, then its answer; an interrupt stops the job.
 
-        Raises the error of a job that failed, after the answer that it left, if any.
+        Raises the error of a job that failed, after showing the part received.
         """
         panel = self._panel()
         try:
@@ -94,7 +93,7 @@ class View(ABC):
     def _show_progress(self, job: Job) -> None:
         """Shows a job until it is over.
 
-        Where nobody looks the cell waits instead; an interrupt ends the wait, and not the job.
+        If later outputs are not shown, the cell waits; an interrupt ends the wait, not the job.
         """
         if not self._is_watched():
             with suppress(KeyboardInterrupt):
@@ -106,18 +105,18 @@ class View(ABC):
             self._watcher.add(job, self._begin(job))
 
     def show_several(self, answers: Sequence[Any], *, is_quiet: bool = False) -> None:
-        """Shows several answers in a table, once in a cell."""
+        """Shows several answers in a table, once per cell."""
         if not is_quiet:
             self.show_bundle(bundle(answers, is_live=self.is_live))
         self._mark_as_shown(answers)
 
     def show_chart(self, html: str, text: str = "") -> None:
-        """Shows a chart, or its text where there are no charts; nothing for empty ones."""
+        """Shows a chart, or its text in a terminal; nothing if both are empty."""
         if html or text:
             self.show_bundle({**({"text/html": html} if html else {}), "text/plain": text})
 
     def show_result(self, value: Answer | Sequence[Any] | Job) -> None:
-        """Shows an answer or a job as the value of a cell, unless this cell has just shown it."""
+        """Shows an answer or a job as the value of a cell, unless the cell has shown it already."""
         count, shown = self._shown or (None, None)
         was_shown = shown is value and count == self._shell.execution_count
         self._shown = None
@@ -133,7 +132,7 @@ class View(ABC):
             say(value)
 
     def _mark_as_shown(self, value: Answer | Sequence[Any] | Job) -> None:
-        """Remembers the value of this cell, which IPython would show a second time."""
+        """Notes the value of this cell, so that IPython does not show it a second time."""
         self._shown = (self._shell.execution_count, value)
 
     @abstractmethod
@@ -153,17 +152,17 @@ class View(ABC):
 
     @abstractmethod
     def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
-        """Stands for a value that is shown above."""
+        """Shows a reference to a value that is shown above."""
 
     def _is_watched(self) -> bool:
-        """Whether outputs that change after the end of their cell are seen."""
+        """Whether the front end shows outputs that change after the end of their cell."""
         return True
 
     @abstractmethod
     def _panel(self) -> Panel: ...
 
     def _begin(self, job: Job) -> Outputs:
-        """The outputs of a job that is watched; here a line that says how to look."""
+        """The outputs of a background job; here a line with the commands for it."""
         commands = f"%aiml jobs, %aiml show {job.id}, %aiml cancel {job.id}"
         say(f"Job {job.id} goes on in the background: {commands}.")
         return Outputs()
@@ -174,9 +173,9 @@ class View(ABC):
 
 
 class _Watcher:
-    """Updates the outputs of background jobs, in a thread, since a cell may compute meanwhile.
+    """Updates the outputs of background jobs in a thread, since other cells may run meanwhile.
 
-    It changes only outputs that exist: a new one would land in the cell that is running.
+    It only updates outputs: a new one would appear in the cell that is running.
     """
 
     def __init__(self) -> None:
@@ -212,7 +211,7 @@ def _outcome(job: Job) -> Outcome:
 
 
 def status_line(progress: Progress) -> str:
-    """The state of a job, its seconds, and what it may cost, on one line."""
+    """The state of a job, its seconds and its highest cost, on one line."""
     worst = progress.worst_usd
     cost = "" if worst is None else f", may cost up to {dollars(worst)}"
     if progress.retry_at is not None:

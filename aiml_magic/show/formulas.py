@@ -1,4 +1,4 @@
-"""Formulas of a model in Markdown: where each begins and ends, and which dollars are money."""
+"""Formulas in the Markdown of a model: their limits, told from dollars of money."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
 
-# By what opens a formula; the content of a bare environment holds its marks itself.
+# The closing mark by the opening mark of a formula; empty for an environment, which has its own.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
 _MAX_FORMULA, _MAX_LINES = 4000, 100  # characters, and lines of a formula that begins a line
 _MAX_NESTED = 20  # dollars within the braces of a formula
 
 
 def read_formulas(parser: MarkdownIt) -> None:
-    """Adds formulas to the parser: tokens `formula`, `formula_block`, with their opening marks."""
+    """Adds the tokens `formula` and `formula_block` to the parser, with their opening marks."""
     parser.inline.ruler.before("escape", "formula", _inline_formula)
     parser.core.ruler.before("block", "bars", _bars)
     parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
@@ -44,7 +44,7 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
-    """A formula of whole lines, which would else be read as lists and headings."""
+    """Reads a formula of whole lines, which else could be read as lists and headings."""
     begin = state.bMarks[first] + state.tShift[first]
     starts = state.src.startswith(("$$", "\\[", "\\begin{"), begin)
     if not starts or _formula(state.src, begin, state.eMarks[last - 1]) is None:
@@ -69,7 +69,7 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
 
 
 def _bars(state: StateCore) -> None:
-    """Notes the source for tables: bars of formulas are another sign in rows of too many."""
+    """Stores the source for tables, with bars of formulas replaced in rows of too many cells."""
     state.env["tables"] = state.src if "|" in state.src else None
     if "|" not in state.src or not re.search(r"\$|\\[(\[]", state.src):
         return
@@ -90,7 +90,7 @@ def _count_cells(line: str) -> int:
 
 
 def _without_bars(line: str) -> str:
-    """The line with bars of its formulas as another sign."""
+    """The line with the bars of its formulas replaced."""
     text, end, position = "", 0, 0
     while found := _IN_DOLLARS.search(line, position):
         position = found.end()
@@ -103,7 +103,7 @@ def _without_bars(line: str) -> str:
 
 
 def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
-    """As the library's table, but a bar of a formula ends no cell."""
+    """As the library's rule for tables, but a bar in a formula does not end a cell."""
     if state.env["tables"] is None:
         return False
     from markdown_it.rules_block import table
@@ -117,7 +117,7 @@ def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # n
     return is_table
 
 
-_HIDDEN_BAR = "\ufdd0"  # no character, which stands in no text
+_HIDDEN_BAR = "\ufdd0"  # a noncharacter, which is in no text
 _BAR = re.compile(r"(?<!\\)\|")
 _EDGES = re.compile(r"^[\s>]*\||(?<!\\)\|\s*$")
 _RULE = re.compile(r"[\s>]*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
@@ -127,7 +127,7 @@ _IN_DOLLARS = re.compile(
 
 
 def _lines(state: StateBlock, first: int, last: int) -> Iterator[str]:
-    """The lines that a formula may have, without the marks of the quotes and lists around."""
+    """The lines that a formula may have, without the markers of quotes and lists around it."""
     for line in range(first, min(first + _MAX_LINES, last)):
         is_outside = line > first and state.sCount[line] < min(state.blkIndent, state.sCount[first])
         if is_outside or state.isEmpty(line):
@@ -136,12 +136,12 @@ def _lines(state: StateBlock, first: int, last: int) -> Iterator[str]:
 
 
 def _is_lazy(state: StateBlock, line: int) -> bool:
-    """The line continues the paragraph of a list item, though it is not indented as the item is."""
+    """Whether a line continues the paragraph of a list item without its indentation."""
     return state.sCount[line] < state.blkIndent
 
 
 def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
-    """What opens the formula that begins here, its content, and where it ends."""
+    """The opening mark, the content and the end of the formula that begins here, if any."""
     environment = None
     if source.startswith("\\begin{", start):
         environment = _BEGIN.match(source, start, stop)
@@ -160,7 +160,7 @@ def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
 
 
 def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
-    """Where a formula ends; a dollar within braces, in words of it, does not end it."""
+    """The position of the closing mark; a dollar within braces, as in words, does not count."""
     window = source[start : min(start + _MAX_FORMULA, stop)]
     first = -1
     for count, found in enumerate(re.finditer(re.escape(closer), window)):
@@ -179,7 +179,7 @@ def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
 
 _OPENER = re.compile(r"\$\$?|\\[(\[]")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
-_BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # what could begin a block of another kind
+_BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # the beginning of another kind of block
 _VISIBLE = re.compile(r"[\x21-\x7e]|[^\W_]")
 _MONEY = re.compile(r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[.,]?\s*[^\x00-\u024f])")
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
@@ -192,13 +192,13 @@ _TEX = re.compile(r"\\[A-Za-z]|[\^_=]")
 
 
 def _is_between_prices(content: str) -> bool:
-    """The words in "$$ is cheap, $$ is not"."""
+    """Whether the content is words, as in "$$ is cheap, $$ is not"."""
     is_spaced = content[0] == " " and "\n" not in content
     return is_spaced and not _TEX.search(content) and _WORD.search(content) is not None
 
 
 def _is_between_dollars(content: str, after: str) -> bool:
-    """`$x$`, not the money in "$5 and $6": an amount, and more words than mathematics."""
+    """Whether the content is a formula as in `$x$`, not words as in "$5 and $6"."""
     if after.isdigit() or _VISIBLE.search(content) is None:
         return False
     if _OTHER.search(content) and "\\text" not in content:

@@ -1,7 +1,7 @@
-"""Text of others as LaTeX in which no command is theirs, and answers as entries of BibTeX.
+"""Untrusted text as LaTeX without its commands, and answers as entries of BibTeX.
 
-Formulas are shown as they were written. Lists are indented paragraphs, since LaTeX refuses lists
-that are nested deeply. With pdfLaTeX a character that its fonts lack is shown by its number.
+Formulas are shown as source text. Lists are indented paragraphs, since LaTeX refuses deeply nested
+lists. pdfLaTeX shows a character that its fonts lack by its number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SIGNS = str.maketrans(
     {sign: rf"\{sign}" for sign in "$&%#_"}
     | {
         "\\": r"\textbackslash{}",
-        "{": r"\textbraceleft{}",  # BibTeX counts each brace, also behind a backslash
+        "{": r"\textbraceleft{}",  # BibTeX counts each brace, even after a backslash
         "}": r"\textbraceright{}",
         "^": r"\textasciicircum{}",
         "~": r"\textasciitilde{}",
@@ -29,7 +29,7 @@ _SIGNS = str.maketrans(
         "|": r"\textbar{}",
         '"': r"\char34{}",  # in every encoding of fonts
         "`": r"\textasciigrave{}",
-        "-": "-{}",  # else two are a dash
+        "-": "-{}",  # two would be a dash
     }
 )
 _MARKS = {"strong": r"\textbf{", "em": r"\emph{", "s": "{"}
@@ -51,7 +51,7 @@ def escape(text: str) -> str:
 
 
 def document(body: str) -> str:
-    """A document that each LaTeX compiles."""
+    """A document for pdfLaTeX, XeLaTeX and LuaLaTeX."""
     beyond = sorted({sign for sign in body if ord(sign) > 0xFF and sign not in _IN_FONTS})
     declared = (
         rf"\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{[U+{ord(sign):04X}]}}" for sign in beyond
@@ -64,7 +64,7 @@ def heading(text: str, level: int = 1) -> str:
 
 
 def preformatted(text: str) -> str:
-    """Lines as they are, in a font of equal widths."""
+    """Lines in a monospaced font, with all blanks."""
     lines = [_spaced(line) or r"\mbox{}" for line in plain(text).rstrip("\n").split("\n")]
     return "{\\ttfamily\\raggedright " + "\\\\*{}\n".join(lines) + "\\par}"
 
@@ -80,7 +80,7 @@ def preserved(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of escaped cells; it goes on over pages."""
+    """Rows of escaped cells, as a table that may span pages."""
     columns = max(map(len, rows), default=1)
     width = rf">{{\raggedright\arraybackslash}}p{{{0.9 / columns:.3f}\linewidth}}"
     lines = (" & ".join(f"{{}}{cell}" for cell in row) + r" \\" for row in rows)
@@ -90,13 +90,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def breakable(text: str) -> str:
-    """`text` as one paragraph that may be broken at each eighth character of a long word."""
+    """`text` as one paragraph; long words may break at each eighth character."""
     words = (re.findall(".{1,8}", word) for word in plain(text).split())
     return " ".join(r"\allowbreak{}".join(map(escape, pieces)) for pieces in words)
 
 
 def entry(key: str, fields: Mapping[str, str]) -> str:
-    """An entry of BibTeX; its texts are as they are written."""
+    """An entry of BibTeX; double braces keep the capitals of its texts."""
     lines = "".join(f"  {name} = {{{{{escape(text)}}}}},\n" for name, text in fields.items())
     return f"@misc{{{key},\n{lines}}}\n"
 

@@ -1,4 +1,4 @@
-"""Addresses in the Markdown of a model: which may be linked, and where bare ones end."""
+"""URLs in the Markdown of a model: those that may be linked, and the end of bare ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.rules_inline import StateInline
 
-# What words are made of outside ASCII, without the punctuation among it.
+# Word characters outside ASCII.
 _FOREIGN = (
     "\u00c0-\u060b\u060d-\u061a\u0620-\u06d3\u06d5-\u0963\u0966-\u1fff\u200c\u200d\u2c00-\u2dff\u3005-\u3007\u3041-\ud7ff"
     "\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
 )
-# It ends as in GitHub's Markdown: no punctuation ends it, and parentheses are in pairs. But its
-# host ends in ASCII, as Chinese and Japanese go on behind it without a space.
+# It ends as in GitHub's Markdown: before final punctuation, and with balanced parentheses. But its
+# host ends in ASCII, since Chinese and Japanese continue after it without a space.
 _BARE_HOST = rf"(?:[\w.~:@!&*+,;=%{_FOREIGN}-]*[.:@])?[\w-]+(?![\w-]|[.:@][\w{_FOREIGN}])"
 _BARE_SIGN = rf"(?:[\w.:/?#@!&+,;=%{_FOREIGN}-]|\*(?!\*)|~(?!~))"
 BARE_LINK = re.compile(
@@ -31,12 +31,12 @@ _ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
 
 
 def is_address(url: str) -> bool:
-    """`url` may be linked to."""
+    """Whether a link to `url` is allowed."""
     return _ADDRESS.fullmatch(url) is not None
 
 
 def encoded(url: str) -> str:
-    """`url` in characters that end no address, in Markdown and in HTML."""
+    """`url` with all characters encoded that could end it, in Markdown or in HTML."""
     return re.sub(
         r"[^\w.~:/?#@!&+,;=%-]",
         lambda sign: "".join(f"%{byte:02X}" for byte in sign.group().encode()),
@@ -46,18 +46,18 @@ def encoded(url: str) -> str:
 
 
 def with_scheme(address: str) -> str:
-    """A bare address with the scheme that `www.` leaves out."""
+    """A bare URL with `http://` before `www.`."""
     return "http://" + address if address.startswith("www.") else address
 
 
 def read_links(parser: MarkdownIt) -> None:
-    """Has the parser keep a bare address together, as text without emphasis."""
+    """Adds rules to the parser that read a bare URL as text without emphasis."""
     parser.inline.ruler.before("text", "address", _address)
     parser.inline.ruler.at("text", _words)
 
 
 def _address(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
-    """A bare address, in which there is no emphasis, but the mark before it ends it."""
+    """Reads a bare URL without emphasis; it ends at the emphasis mark before it."""
     from markdown_it.common.utils import unescapeAll
 
     if not state.src.startswith(("http", "www."), state.pos):
@@ -75,7 +75,7 @@ def _address(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
 
 
 def _words(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
-    """Text up to what could be a mark, or the beginning of an address."""
+    """Reads text up to a possible mark or the beginning of a URL."""
     source, begin = state.src, state.pos
     if source[begin] in "\n!$&*<[\\]_`~":
         return False

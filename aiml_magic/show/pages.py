@@ -1,8 +1,8 @@
-"""Safe Markdown as HTML: the reasoning in the details, and an exported page.
+"""Safe Markdown as HTML, for the reasoning in the details and for exported pages.
 
-One way leads from a model's text to every page: `safe.markdown`, then Python-Markdown, then nh3.
-Python-Markdown lets HTML through and is slow on hostile marks, but in safe Markdown there are none:
-every mark is ours, and every stray one is an entity. Importing this module imports both libraries.
+The only pipeline is `safe.markdown`, then Python-Markdown, then nh3. Python-Markdown lets HTML
+through and is slow on hostile marks, but safe Markdown has neither: every mark is ours, and all
+others are entities. Importing this module imports both libraries.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _PAGE_ALLOWED = _ALLOWED | {
     "sup": {"id"},
     "li": {"id"},
 }
-# What an attribute may hold; nh3 would keep paths, which are addresses of the server that shows
-# them.
+# The allowed values of attributes. (nh3 alone would allow relative paths, which lead to the server
+# of the page.)
 _ATTRIBUTES = {
     "start": re.compile(r"\d+"),
     "style": re.compile(r"text-align: ?(left|center|right);?"),
@@ -48,8 +48,8 @@ _ATTRIBUTES = {
     "id": re.compile(r"(turn|fn|fnref)[\w.:-]*"),
     "rel": re.compile(r"noopener noreferrer"),
 }
-# Patterns that find nothing in safe Markdown, and entities, which may stay as they are: one by one
-# they take quadratic time.
+# Patterns that find nothing in safe Markdown, and that of entities, which need no change: they take
+# quadratic time.
 _NEEDLESS = (
     "entity",
     "escape",
@@ -61,52 +61,50 @@ _NEEDLESS = (
     "autolink",
     "automail",
 )
-_FOOTNOTE = (
-    r"&#91;\^([\w-]{1,40})&#93;"  # a bracket that is written so is text, or begins a footnote
-)
+_FOOTNOTE = r"&#91;\^([\w-]{1,40})&#93;"  # safe Markdown writes brackets of text as entities
 
 
 def html(text: str) -> str:
-    """The Markdown of a model as HTML in which nothing is active; formulas stay as written."""
+    """The Markdown of a model as HTML without active content; formulas stay source text."""
     return _cleaned(_parser().convert(safe.markdown(text, is_for_page=True)), _TAGS, _ALLOWED)
 
 
 class Page:
     """The answers of a conversation on one page.
 
-    Their headings are below those of the turns, code is highlighted, and footnotes are kept apart.
+    Their headings are of a lower level than the turns', code is highlighted, and each answer has
+    its own footnotes.
     """
 
     def __init__(self) -> None:
         self._turn = 0
         self._parser = _parser(
             CodeHiliteExtension(guess_lang=False, css_class="highlight"),
-            _Footnotes(UNIQUE_IDS=True, PLACE_MARKER="\x02here\x03"),  # as no text is
+            _Footnotes(UNIQUE_IDS=True, PLACE_MARKER="\x02here\x03"),  # which no text contains
             TocExtension(baselevel=3, slugify=self._id),
         )
 
     def html(self, text: str) -> str:
-        """As the function `html`, of the next turn."""
+        """As the function `html`, for the next turn."""
         self._turn += 1
         self._parser.reset()
         page = self._parser.convert(safe.markdown(text, is_for_page=True))
         cleaned = _cleaned(
             page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS}
         )
-        return re.sub(
-            "<(pre|table)>", r'<\1 tabindex="0">', cleaned
-        )  # by keyboard too they scroll where they are wide
+        # With a tabindex, the keyboard can scroll wide ones.
+        return re.sub("<(pre|table)>", r'<\1 tabindex="0">', cleaned)
 
     @property
     def style(self) -> str:
-        """The rules of the page's code."""
+        """The style rules of highlighted code."""
         from pygments.formatters import HtmlFormatter
 
         return str(HtmlFormatter(style="xcode").get_style_defs(".highlight"))
 
     @property
     def headings(self) -> list[tuple[str, str]]:
-        """The id and the words of each heading of the turn that was made last, if it has any."""
+        """The id and the text of each heading in the last turn."""
         tokens = _each(self._parser.toc_tokens)  # type: ignore[attr-defined]
         named = ((token["id"], plain(entities.unescape(token["name"]))) for token in tokens)
         return [(place, words) for place, words in named if words.strip()]
@@ -116,7 +114,7 @@ class Page:
 
 
 class _Formula(InlineProcessor):
-    """A formula is shown as it was written: nothing on a page sets it."""
+    """Shows a formula as source text, since pages have no MathJax."""
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[Element, int, int]:  # type: ignore[override]  # noqa: ARG002, N802
         code = Element("code")
@@ -125,7 +123,7 @@ class _Formula(InlineProcessor):
 
 
 class _Dialect(Extension):
-    """What our Markdown has beside the common kind: formulas, and what is ~~struck out~~."""
+    """The extensions of safe Markdown: formulas and ~~strikethrough~~."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802  # the library's name
         for name in _NEEDLESS:
@@ -135,7 +133,7 @@ class _Dialect(Extension):
 
 
 class _Footnotes(FootnoteExtension):
-    """Footnotes as safe Markdown writes them; the library's own take quadratic time."""
+    """Footnotes in the form of safe Markdown; the library's own patterns take quadratic time."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
         super().extendMarkdown(md)
@@ -147,7 +145,7 @@ class _Footnotes(FootnoteExtension):
         self.numbers: dict[str, int] = {}
 
     def setFootnote(self, id: str, text: str) -> None:  # noqa: A002, N802
-        """Keeps a text whose name is that of another one too."""
+        """Adds a footnote; a duplicate name gets a number."""
         name = f"{id}.{len(self.numbers)}" if id in self.numbers else id
         self.numbers[name] = len(self.numbers) + 1
         super().setFootnote(name, text)
@@ -160,7 +158,7 @@ class _Footnotes(FootnoteExtension):
 
 
 class _FootnoteMark(InlineProcessor):
-    """What leads to a footnote, if there is one of that name."""
+    """The reference to a footnote, if there is one of that name."""
 
     def __init__(self, footnotes: _Footnotes) -> None:
         super().__init__(_FOOTNOTE)

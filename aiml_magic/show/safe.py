@@ -1,4 +1,4 @@
-"""Model text to Markdown and HTML in which nothing is active.
+"""Model text as Markdown and HTML without active content.
 
 A notebook that was just run is trusted: JupyterLab executes what its `text/markdown` and
 `text/html` hold. So the answer's Markdown is parsed, and written anew from what was understood. One
@@ -47,7 +47,7 @@ _LISTS = ("bullet_list_open", "ordered_list_open")
 
 
 def markdown(text: str, *, is_for_page: bool = False) -> str:
-    """The Markdown `text` of a model as Markdown in which nothing is active.
+    """The Markdown `text` of a model as Markdown without active content.
 
     For a page, where Python-Markdown reads it, lists are four columns wide, and code inside them
     and in quotes is HTML.
@@ -58,12 +58,12 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
 
 
 def line(text: str) -> str:
-    """`text` as one line of Markdown in which nothing is a mark."""
+    """`text` as one line of Markdown without marks."""
     return begun(linked(plain_line(text)))
 
 
 def escape(value: Any) -> str:
-    """Any scalar as HTML text: nothing in it is a mark for HTML."""
+    """Any scalar as escaped HTML text."""
     import html
 
     return html.escape(plain(str(value)), quote=True)

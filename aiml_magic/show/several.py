@@ -1,4 +1,4 @@
-"""Several answers at once: a table of what differs, with the answers folded below it."""
+"""Several answers: a table of their differing options, with the answers folded below it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiml_magic.show import safe
 from aiml_magic.show.answers import answer_bundle
 from aiml_magic.text import cut, one_line, plain
 
-_FOLDED, _NAMED = 20, 200  # answers that are whole below the table, and those in it
+_FOLDED, _NAMED = 20, 200  # answers below the table, and rows in it
 _WORDS = 60  # characters of a question, or of an answer, in the table
 
 
@@ -29,7 +29,7 @@ def bundle(answers: Sequence[Any], *, is_live: bool = False) -> dict[str, str]:
 
 
 def _table(answers: Sequence[Any], *, is_live: bool) -> list[list[str]]:
-    """A header, and a line for each answer: the options that differ, its first words and usage."""
+    """A header and a row for each answer: its differing options, first words and usage."""
     differing = [
         (name, values)
         for name, read in _OPTIONS.items()
@@ -91,7 +91,7 @@ def _cell(text: str) -> str:
 
 
 def _folded(line: list[str], answer: Any) -> str:
-    """One answer, below a line that unfolds it; the blank lines make what is inside Markdown."""
+    """One folded answer; the blank lines make its content Markdown."""
     number, *options = line[: -len(_TOLD)]
     words, status = line[-len(_TOLD)], line[-1]
     title = " · ".join(filter(None, [number, *options, words or status]))

@@ -1,4 +1,4 @@
-"""Answers and jobs in a terminal: an answer is text, and its details are a line."""
+"""Answers and jobs in a terminal, as text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TerminalView(View):
         return show
 
     def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
-        """A word behind the prompt Out[n], which is printed already."""
+        """Prints a reference after the prompt Out[n], which IPython has printed already."""
         if isinstance(value, Sequence):
             say(f"<{len(value)} answers>")
         else:
@@ -107,7 +107,7 @@ def _print_rich(text: str) -> bool:
 
 
 def _wrapped(text: str) -> str:
-    """`text` with long lines of prose broken at spaces, unless the output is redirected."""
+    """`text` with long lines of prose wrapped, unless the output is redirected."""
     if not sys.stdout.isatty():
         return text
     lines: list[str] = []
@@ -123,5 +123,5 @@ def _wrapped(text: str) -> str:
 
 
 def _width() -> int:
-    """The columns of the terminal but the last, in which some terminals break the line."""
+    """The columns of the terminal without the last, after which some terminals wrap."""
     return shutil.get_terminal_size().columns - 1

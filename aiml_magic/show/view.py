@@ -1,9 +1,8 @@
-"""Answers and jobs in a notebook, and the view that fits a shell.
+"""Answers and jobs in a notebook, and the choice of the view for a shell.
 
-A cell gives four outputs: the panel, which is empty once the answer is there; the answer, as
-Markdown that is displayed once and never updated; the details, a widget; and a static copy of the
-details. A live widget hides the copy; a reopened notebook, an exported page and a front end without
-widgets show it.
+A cell has four outputs: the panel, which is empty at the end; the answer, as Markdown that is never
+updated; the details, a widget; and a static copy of the details. A live widget hides the copy; a
+reopened notebook, an exported page and a front end without widgets show it.
 """
 
 from __future__ import annotations
@@ -89,12 +88,12 @@ class NotebookView(View):
         return show
 
     def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
-        """Nothing: a notebook has no prompt to stand behind."""
+        """Does nothing, since the answer is above."""
 
     def _is_watched(self) -> bool:
         """False under nbclient and all that use it, such as papermill, nbconvert and voila.
 
-        They keep what a cell puts out until it is over, and let no cell ask for input.
+        They show outputs only at the end of the run, and allow no input from the person.
         """
         parent: Any = getattr(self._shell, "get_parent", dict)()
         return bool(parent.get("content", {}).get("allow_stdin", True))
@@ -115,9 +114,9 @@ class NotebookView(View):
 
 
 class NotebookPanel(Panel):
-    """An output that is empty, a widget while the cell waits for long, and empty again at the end.
+    """An output that has a widget while the cell waits, and is empty before and after.
 
-    `how_to_stop` is a sentence that the widget shows.
+    `how_to_stop` is a sentence in the widget.
     """
 
     def __init__(self, shell: InteractiveShell, how_to_stop: str) -> None:
@@ -179,7 +178,7 @@ class NotebookOutputs(Outputs):
 
 
 class _Output:
-    """An output of a cell that can be updated later, by another thread, while another cell runs."""
+    """An output of a cell that another thread can update while another cell runs."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._publish = shell.display_pub.publish  # a later cell may replace it, as %%capture does
@@ -215,7 +214,7 @@ def _error_bundle(error: AimlMagicError) -> dict[str, str]:
 
 @contextmanager
 def _streams_flushed_once() -> Iterator[None]:
-    """Within it the streams are not flushed: one flush before keeps the order of the outputs.
+    """Flushes the streams once for all displays in the block, which keeps the order of outputs.
 
     The kernel flushes both before each display, which takes longer than the display itself.
     """
@@ -254,7 +253,7 @@ def _html_widget(value: str) -> Any:
 
 
 def _details_widget(live: str, answer: Answer, saved: Saved) -> Any:
-    """The details, and a button below that shows what they leave out, read from the journal."""
+    """The details, and a button that shows the parts left out, from the journal."""
     import ipywidgets
 
     shown = _html_widget(live)
@@ -299,7 +298,7 @@ _shared: list[Any] = []  # layout, style, and style of a button
 
 
 def _layout_and_styles() -> tuple[Any, Any, Any]:
-    """The layout and the styles that all widgets share: three times as fast as two models each."""
+    """The layout and the styles that all widgets share: three times as fast as one set each."""
     import ipywidgets
 
     # `Widget.close_all()` closes these too, and then new ones are needed.
