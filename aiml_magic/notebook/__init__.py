@@ -1,1 +1,1 @@
-"""What a person types: magics, options, commands, completion, and the same from Python."""
+"""The input of a person: magics, options, commands, completion, and the Python interface."""

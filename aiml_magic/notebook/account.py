@@ -1,4 +1,4 @@
-"""Commands of %aiml about the key, the server, its models and the money."""
+"""Commands of %aiml for the key, the server, its models and the spending."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from aiml_magic.files import short
 from aiml_magic.notebook.context import Context, refuse_more
 from aiml_magic.text import did_you_mean, say
 
-_FAR = 5e10  # dollars: more than anybody has
-_MOST_MODELS = 200  # lines that one look at a list may have
+_FAR = 5e10  # dollars: an upper bound
+_MOST_MODELS = 200  # lines of one list
 _NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
 
 
@@ -34,29 +34,29 @@ def status(context: Context, rest: str) -> None:
 
 
 def _model_in_use(context: Context) -> str:
-    """The model that is asked, until when it is there, and what follows it."""
+    """The model in use, with its end and its successor if known."""
     from aiml_magic.session import advice
 
     model = context.question().model
     try:
-        said = context.asking.models()
+        catalogue = context.asking.models()
     except errors.AimlMagicError:
         return model
-    return said.fate(model, advice.today()) or model
+    return catalogue.fate(model, advice.today()) or model
 
 
 def models(context: Context, rest: str) -> None:
-    """Says what the server offers, a line for each model."""
+    """Prints the models of the server, a line for each."""
     from aiml_magic.session import advice
 
     words = rest.lower().split()
-    said = context.asking.models(is_wanted=True)
-    lines = [advice.line(model.id, said) for model in said.all]
+    catalogue = context.asking.models(is_wanted=True)
+    lines = [advice.line(model.id, catalogue) for model in catalogue.all]
     found = [line for line in lines if all(word in line.lower() for word in words)]
-    say("\n".join(found[:_MOST_MODELS]) or "The server lists no model of these words.")
+    say("\n".join(found[:_MOST_MODELS]) or "The server lists no model with these words.")
     if len(found) > _MOST_MODELS:
         more = len(found) - _MOST_MODELS
-        say(f"{more:,} more; %aiml models WORDS shows those that hold the words.")
+        say(f"{more:,} more; %aiml models WORDS shows those with the words.")
 
 
 def spent(context: Context) -> str:
@@ -87,11 +87,11 @@ def _balance(context: Context) -> str:
     except errors.AimlMagicError as error:
         return f"unknown ({error.message.split('. ')[0].rstrip('.')})"
     except (KeyError, TypeError, ValueError):
-        return "unknown (the server's answer holds none)"
+        return "unknown (the server did not report it)"
 
 
 def _dollars(value: Any) -> str:
-    """A sum of money as a person writes it. Raises TypeError and ValueError for what is none."""
+    """A sum of money for a message. Raises TypeError and ValueError for other values."""
     if isinstance(value, bool) or not abs(value) < _FAR:
         raise ValueError(value)
     return f"{'-' * (value < 0)}${abs(value):,.2f}"
@@ -105,21 +105,18 @@ def login(context: Context, rest: str) -> None:
     refuse_more(rest)
     try:
         text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
-    except (
-        EOFError,
-        OSError,
-        RuntimeError,
-    ) as error:  # IPython's StdinNotImplementedError is a RuntimeError or NotImplementedError
+    # IPython's StdinNotImplementedError is a RuntimeError.
+    except (EOFError, OSError, RuntimeError) as error:
         raise errors.BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
     if not credentials.is_key(text):
         raise errors.BadInput(
-            "That is no API key; nothing was saved.",
+            "That is not an API key; nothing was saved.",
             "Copy one from https://aimlapi.com/app/keys: it has no blanks.",
         )
     say(f"Saved in {credentials.save_key(text)}: {credentials.ending(text)}")
     used = credentials.find_key()
     if used is not None and used.text != text:
-        say(f"{used.source} is set, and goes before it.")
+        say(f"{used.source} is set, and takes precedence.")
     context.session.sandbox_url = None
 
 
@@ -132,7 +129,7 @@ def logout(_: Context, rest: str) -> None:
     if why:
         say(f"The system's keyring does not answer ({why}); a key in it stays there.")
     if (left := credentials.find_key()) is not None:
-        say(f"{left.source} still holds one.")
+        say(f"{left.source} still has a key.")
 
 
 def sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Several answers as one value: in order, as a table, and asked again with other options."""
+"""Several answers as one sequence, with a data frame and a way to ask them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AFTER = (*TOKENS, "cost_usd", "seconds", "status", "replayed", "error")
 
 
 class Answers(Sequence[Any]):
-    """Answers in order; an error stands for the answer of a row that failed and was kept."""
+    """Answers in order; with `on_error="keep"` an error is in the place of its answer."""
 
     def __init__(self, entries: Sequence[Any]) -> None:
         self._entries = entries
@@ -49,9 +49,9 @@ class Answers(Sequence[Any]):
         """A DataFrame (pandas) with a line for each answer.
 
         Columns: id (in the journal), asked_at (UTC), model, effort, chat, cell, question, text,
-        `parsed.NAME` for each field of what was parsed, tokens (input, cached, output, reasoning),
-        cost_usd, seconds, status, replayed, error. What is not known is empty. Texts are made
-        plain, since a table is looked at; those of each answer are what the model wrote.
+        `parsed.NAME` for each field of a parsed answer, tokens (input, cached, output, reasoning),
+        cost_usd, seconds, status, replayed, error. Unknown values are empty. In texts, control
+        characters are made visible; `text` of each answer has them unchanged.
         """
         import pandas as pd
 
@@ -60,13 +60,13 @@ class Answers(Sequence[Any]):
         return pd.DataFrame(lines, columns=[*_BEFORE, *parsed, *_AFTER])
 
     def again(self, **options: Any) -> Answers:
-        """The same questions, asked with other options, as a map; each where it stood.
+        """The same questions with other options; each continues the same answer as before.
 
         Options are those of `ask`, and of `ask.map` (on_error, progress). Raises BadInput before
-        anything is sent for questions that are not at hand whole: attachments of a recording,
-        functions of a notebook.
+        anything is sent for incomplete questions: with attachments of a recording, or functions of
+        a notebook.
         """
-        ask = sys.modules["aiml_magic"].ask  # an import would go round: asking makes answers
+        ask = sys.modules["aiml_magic"].ask  # an import would be circular
         again: Answers = ask.again(self, **options)
         return again
 

@@ -1,6 +1,6 @@
-"""The commands of %aiml, which ask nothing: how each is written, and how its line is read.
+"""The commands of %aiml: their usage, and the parser of a command line.
 
-The function of a command has its name, and is imported with its theme when it is first used.
+The function of a command has the command's name; its module is imported at the first use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiml_magic.text import did_you_mean, say
 
 
 def run(line: str, context: Context) -> None:
-    """Carries out one command line. Raises BadInput for one that there is not."""
+    """Runs one command line. Raises BadInput for an unknown command."""
     name, _, rest = line.strip().partition(" ")
     name = name or "help"
     if name not in COMMANDS:
@@ -29,12 +29,10 @@ def run(line: str, context: Context) -> None:
 
 
 def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
-    """The options of a command by name, wherever they stand, and what else was typed.
+    """The options of a command by name, anywhere in its line, and the rest. Raises BadInput.
 
-    Raises BadInput.
-
-    A word in quotes and what follows `--` are no options; nor are words to search for, but the
-    first.
+    Words in quotes and those after `--` are not options; for `search`, only the first word can be
+    one.
     """
     known = {
         flag: option
@@ -68,7 +66,7 @@ def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
 
 
 def _option(rest: str, *, is_first: bool) -> re.Match[str] | None:
-    """The first option of a line, if it has one; with `is_first` only as its first word."""
+    """The first option of a line, if any; with `is_first` it must be the first word."""
     words = takewhile(lambda word: word.group() != "--", options.WORD.finditer(rest))
     found = next((word for word in words if re.match(r"--?[A-Za-z]", word.group())), None)
     return None if found is not None and is_first and found.start() > 0 else found
@@ -82,13 +80,13 @@ def usage() -> str:
 
 
 def help(_: Context, rest: str) -> None:  # noqa: A001  # the command's name
-    """Says how every command is written."""
+    """Prints the usage of every command."""
     refuse_more(rest)
     say(usage())
 
 
 class Command(NamedTuple):
-    """One command: how it is written, what it is for, and the module of its function."""
+    """One command: its usage, its purpose, and the module of its function."""
 
     usage: str
     help: str

@@ -1,7 +1,7 @@
-"""What may stand where Tab was pressed: options, their values, commands, chats and variables.
+"""Completions for Tab: options, their values, commands, chats and variables; without IPython.
 
-It reads the line as `options` does, up to the cursor, and knows no IPython. Where nothing of ours
-fits, as in the words of a question, it offers nothing, so that IPython goes on.
+The line up to the cursor is read as by `options`. In the words of a question there are none, so
+that IPython completes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MAGIC = re.compile(r"(?:^|[=\s])%%?(o3pro|aiml)\s+(.*)$")
 def candidates(
     before: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
 ) -> list[str]:
-    """What may stand in the place of `token`, the end of `before`, the line up to the cursor.
+    """The completions of `token`, which ends `before`, the line up to the cursor.
 
-    `chats` gives the names of the conversations; it is called only if one may stand there.
+    `chats` returns the names of the conversations; it is called only if they are needed.
     """
     magic = _MAGIC.search(before)
     if _OPEN_BRACES.search(before):
@@ -66,9 +66,8 @@ def _of_line(
     flag, equals, _ = last.partition("=")
     if not equals or flag not in FLAGS:
         return FLAGS
-    before = (
-        f"{flag}=" if token.startswith(f"{flag}=") else ""
-    )  # some front ends take both for one word
+    # Some front ends treat the flag and its value as one word.
+    before = f"{flag}=" if token.startswith(f"{flag}=") else ""
     return [
         before + text for text in _values(FLAGS[flag], token.removeprefix(before), variables, chats)
     ]
@@ -117,7 +116,7 @@ def _public(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _those(named: Mapping[str, Any], fits: Callable[[Any], bool]) -> list[str]:
-    """The names of those that fit; not of one that raises when it is looked at, as proxies may."""
+    """The names of the values that fit; values such as proxies may raise, and do not fit."""
     found = []
     for name, value in named.items():
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What a command of %aiml works on, and how it reads an id and says a row."""
+"""The context of a command of %aiml, and what several commands share: ids, rows, refusals."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """What a command works on.
+    """The session, settings and notebook that a command works on.
 
-    `view` gives the view, which is made when it is first needed; `variables` are the notebook's.
+    `view` returns the view, which is made at its first use; `variables` are the notebook's.
     """
 
     session: Session
@@ -42,9 +42,9 @@ class Context(NamedTuple):
 
 
 def id_of(name: str, variables: Mapping[str, Any]) -> str:
-    """The id of the answer or the job that a variable holds, else what the person wrote.
+    """The id of the answer or job in the variable `name`, else `name` itself.
 
-    A number holds in one journal only; a notebook that others run names the variable.
+    Numbers are valid in one journal only, so notebooks for others name variables.
     """
     from aiml_magic.journal.answer import Answer
     from aiml_magic.runner.jobs import Job
@@ -57,7 +57,7 @@ def id_of(name: str, variables: Mapping[str, Any]) -> str:
 
 
 def held(name: str, variables: Mapping[str, Any]) -> Any:
-    """The value of a variable, or of one of its entries, as in `answers[0]`; `None` without one."""
+    """The value of a variable, or of an entry as in `answers[0]`; `None` if there is none."""
     entry = re.fullmatch(r"(\w+)\[(-?\d{1,9})\]", name)
     if entry is None:
         return variables.get(name)
@@ -80,7 +80,7 @@ def line(row: Row) -> str:
 
 
 def fields_of(row: Row) -> tuple[str, str, str, str]:
-    """Of a row its time, status, cost, and the question's first words."""
+    """The time, the status and the cost of a row, and the question's first words."""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.asked_at))
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:,.4f}"
     words = one_line(row.question, 60)

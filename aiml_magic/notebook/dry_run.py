@@ -1,4 +1,4 @@
-"""A question that is not sent: its exact request, its size, its cost, and its replay."""
+"""The dry run of a question: its exact request, its size, its highest cost, and its replay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def dry_run(question: Question, asking: Asking) -> str:
-    """What would be sent, how large it is, what it may cost, and whether it would be replayed."""
+    """The request of a question, its size, its highest cost, and whether it would be replayed."""
     from aiml_magic.journal.replay import sendable, with_file_hashes
 
     plan = asking.plan(question)
@@ -23,9 +23,7 @@ def dry_run(question: Question, asking: Asking) -> str:
     size = len(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
     lines = [body, f"{size:,} bytes to {plan.server}; nothing was sent."]
     if plan.hidden:
-        lines.append(
-            "Headers, keys, tokens and passwords in it would be sent, and are shown nowhere."
-        )
+        lines.append("Headers, keys, tokens and passwords in it would be sent, but are not shown.")
     lines += [
         f"The vendor's description of a request has no field {name}; it would be sent all the same."
         for name in params.undescribed(request)

@@ -1,4 +1,4 @@
-"""Lines of a cell that IPython would misread: input transformers."""
+"""Input transformers for lines of a cell that IPython would misread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+
 
 
 def keep_question_marks(lines: list[str]) -> list[str]:
-    """An input transformer that keeps IPython from reading `%o3pro why?` as a call for help."""
+    """Rewrites `%o3pro why?`, which IPython would read as a request for help."""
     if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith(
         "%%"
     ):
@@ -26,7 +26,7 @@ def keep_question_marks(lines: list[str]) -> list[str]:
 
 
 def begin_with_magic(lines: list[str]) -> list[str]:
-    """An input transformer that drops comments above `%%o3pro`, else the cell is read as Python."""
+    """Drops comments above `%%o3pro`, with which IPython would read the cell as Python."""
     first = next(
         (
             number

@@ -1,7 +1,6 @@
-"""Cell and line magics: options and settings in, a shown answer out.
+"""The cell and line magics: they turn options and settings into a question, and show its answer.
 
-What a question needs is imported with the first question, so that loading the extension costs next
-to nothing.
+The other rooms are imported with the first question, so that loading the extension is fast.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ class O3Pro(Settings):
         except errors.AimlMagicError as error:
             self._bind(given, error.answer)
             raise
-        except Exception:  # it cannot be shown, and was paid for all the same
+        except Exception:  # the answer could not be shown, but was paid for
             self._bind(given, job.answer)
             raise
         self._bind(given, answer)
@@ -125,7 +124,7 @@ class O3Pro(Settings):
     def _several(self, questions: Sequence[Question], given: Mapping[str, Any]) -> Answers:
         """Asks several questions of one cell, and shows their answers in a table.
 
-        Raises the first error, after all that came is shown.
+        Raises the first error, after all answers are shown.
         """
         from aiml_magic.notebook.maps import gather
 
@@ -145,10 +144,10 @@ class O3Pro(Settings):
         return answers
 
     def starts(self, questions: Sequence[Question]) -> Iterator[Callable[[], Job]]:
-        """Starts of the questions of one cell: the first stands in it, the others beside it.
+        """Functions that ask the questions of one cell; only the first gets the cell's place.
 
-        All continue the same answer; the conversation goes on from the first. Raises BadInput
-        without a yes that the settings want.
+        All continue the same answer; later cells continue the first. Raises BadInput if the person
+        does not confirm the cost.
         """
         from aiml_magic.session.spending import confirm_together
 
@@ -181,13 +180,13 @@ class O3Pro(Settings):
         )
 
     def show_result(self, value: Answer | Answers | Job) -> None:
-        """Told by IPython that an answer or a job is the value of a cell."""
+        """Called by IPython if an answer or a job is the value of a cell."""
         self.view.show_result(value)
 
     def complete(self, context: Any) -> Any:
-        """Called by IPython when Tab is pressed; gives the only completions that are offered then.
+        """Called by IPython for Tab; suppresses all other completions.
 
-        Before IPython 8.6 `context` is the line, and a list is wanted.
+        Before IPython 8.6 `context` is the line, and the result is a list.
         """
         is_old = isinstance(context, str)
         completer: Any = self.shell.Completer
@@ -205,7 +204,7 @@ class O3Pro(Settings):
             "ordered": True,
         }
 
-    complete.matcher_api_version = 2  # type: ignore[attr-defined]  # how IPython tells new ones from old
+    complete.matcher_api_version = 2  # type: ignore[attr-defined]  # an attribute for IPython
 
     def _candidates(self, before: str, token: str) -> list[str]:
         from aiml_magic.notebook.completion import candidates
@@ -217,22 +216,22 @@ class O3Pro(Settings):
         return candidates(before, token, variables, lambda: self.asking.chats.names())  # noqa: PLW0108  # only if a chat is wanted
 
     def begin_run(self, info: Any) -> None:
-        """Told by IPython that a cell begins.
+        """Called by IPython when a cell begins.
 
-        Front ends that have cell ids send them; else each run is a place of its own.
+        Without a cell id from the front end, each run is its own place.
         """
         depth = self._nesting.depth = getattr(self._nesting, "depth", 0) + 1
-        if depth == 1:  # a cell that a cell runs, as %%capture does, has the place of that cell
+        if depth == 1:  # a nested cell, as in %%capture, has the place of the outer one
             self._start_place(info)
 
     def end_run(self, _: Any) -> None:
-        """Told by IPython that a cell is over."""
+        """Called by IPython when a cell is over."""
         self._nesting.depth = max(0, getattr(self._nesting, "depth", 0) - 1)
 
     def begin_end(self, change: Any) -> None:
-        """Called by IPython when the kernel is to end, which threads and exit functions may delay.
+        """Called by IPython when the kernel begins to end, which threads may delay.
 
-        Requests that were interrupted for that need not wait for it.
+        Closes the pipes early, so that requests that the front end interrupted go on.
         """
         if change["new"] and "session" in vars(self):
             self.session.close()
@@ -260,10 +259,7 @@ class O3Pro(Settings):
     def question(
         self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]
     ) -> Question:
-        """What is asked: a text, the options that were given, and else the settings.
-
-        Raises BadInput.
-        """
+        """The question made of a text, the options given, and the settings. Raises BadInput."""
         from aiml_magic.question.attachments import attach, check_size
         from aiml_magic.question.prompts import fill
         from aiml_magic.question.tools import choice, tools_of
@@ -315,7 +311,7 @@ class O3Pro(Settings):
     ) -> dict[str, Any]:
         """The fields of --param, merged with those of the options, then of the settings.
 
-        Raises BadInput for what both a --param and an option set.
+        Raises BadInput for a field that both a --param and an option set.
         """
         reasoning = ("effort", "mode", "summary")
         made: dict[str, Any] = {
@@ -344,25 +340,25 @@ def _schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
 
 
 def _body(rest: str, cell: str | None) -> str:
-    """The question: of a line magic the rest of its line, of a cell magic the cell."""
+    """The question: the rest of the line of a line magic, or the cell."""
     if cell is None:
         return rest
     if rest:
         raise errors.BadInput(
-            f"{rest[:60]!r} is no option, and the question of a cell goes below its first line. "
-            "Nothing was sent.",
+            f"{rest[:60]!r} is not an option, and the question of a cell goes below its first "
+            "line. Nothing was sent.",
             'Values with spaces go in quotes, as in -i "be brief".',
         )
     return cell.strip("\n")
 
 
-# What a question takes from an option, else from the setting of the same name.
+# Fields of a question from an option, else from the setting of the same name.
 _AS_THEY_ARE = (
     "model", "effort", "mode", "summary", "max_output_tokens", "timeout",
     "chain", "budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd",
     "max_concurrency", "max_tool_rounds",
 )  # fmt: skip
-_COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines in which completion is ours
+_COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines that are completed here
 
 _SHOWN = (
     ("aiml_magic.journal.answer", "Answer"),
@@ -373,7 +369,7 @@ _loaded: dict[int, tuple[O3Pro, Callable[[], None]]] = {}
 
 
 def load(shell: InteractiveShell) -> None:
-    """Registers the magics, once for each shell."""
+    """Registers the magics, once per shell."""
     if id(shell) in _loaded:
         return
     addresses.begin_in(shell.starting_dir)
@@ -408,11 +404,11 @@ def load(shell: InteractiveShell) -> None:
 
 
 def loaded() -> O3Pro | None:
-    """The magics that are loaded in this process, if any are."""
+    """The magics loaded in this process, if any."""
     return next((magics for magics, _ in _loaded.values()), None)
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Undoes `load`; what is in flight is finished."""
+    """Undoes `load`; requests in flight are finished."""
     if id(shell) in _loaded:
         _loaded.pop(id(shell))[1]()

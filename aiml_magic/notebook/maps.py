@@ -1,4 +1,4 @@
-"""Many questions at once: their jobs, followed to their answers in order."""
+"""Many questions at once: their jobs and their answers in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiml_magic.journal.answer import Answer
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.runner.jobs import Job
 
-_TICK = 0.005  # seconds between two looks at the jobs
+_TICK = 0.005  # seconds between two polls of the jobs
 
 
 def gather(
@@ -20,11 +20,11 @@ def gather(
     keeps_errors: bool = False,
     show: Callable[[int | None, float], None] = lambda *_: None,
 ) -> Answers:
-    """The answers of jobs that are started one after the other, at most so many `at_once`.
+    """The answers of jobs that are started in order, at most `at_once` at a time.
 
-    `show` is called with how many are answered and for how many seconds the server is waited for,
-    and at the end with `None`. With `keeps_errors` an error stands for its answer; else the first
-    one is raised, with an entry for each job as its `answers`.
+    `show` is called with the number of answers and the seconds to wait for the server, and at the
+    end with `None`. With `keeps_errors` an error is in the place of its answer; else the first
+    error is raised, with an entry for each job as its `answers`.
     """
     asked = _Asked(show, keeps_errors=keeps_errors)
     try:
@@ -49,7 +49,7 @@ class _Asked:
         self.answers: list[Answer | errors.AimlMagicError | None] = []
         self.show = show
         self._keeps_errors = keeps_errors
-        self._running: dict[int, Job] = {}  # by the place of the row
+        self._running: dict[int, Job] = {}  # by the index of the row
 
     def add(self, start: Callable[[], Job]) -> None:
         """Asks the next row."""
@@ -63,9 +63,9 @@ class _Asked:
             self.answers.append(None)
 
     def _started(self, start: Callable[[], Job]) -> Job:
-        """The job of a row; without room in a limit it waits for others to cost less than they may.
+        """The job of a row; without room in a limit it waits until others are charged.
 
-        Raises BudgetExceeded when none is on its way any more.
+        Raises BudgetExceeded if no other job is running.
         """
         while True:
             try:
@@ -76,10 +76,10 @@ class _Asked:
                 self.settle(len(self._running))
 
     def settle(self, limit: float) -> None:
-        """Puts new answers in their places, and waits until fewer than `limit` are missing."""
+        """Stores new answers, and waits until fewer than `limit` jobs are running."""
         while True:
-            for place in [place for place, job in self._running.items() if job.step()]:
-                self.answers[place] = self._outcome(self._running.pop(place))
+            for index in [index for index, job in self._running.items() if job.step()]:
+                self.answers[index] = self._outcome(self._running.pop(index))
             wait = max((job.retry_in for job in self._running.values()), default=0.0)
             self.show(len(self.answers) - len(self._running), wait)
             if len(self._running) < limit:
@@ -87,27 +87,24 @@ class _Asked:
             time.sleep(_TICK)
 
     def stopped(self, error: errors.AimlMagicError | KeyboardInterrupt) -> errors.AimlMagicError:
-        """The error with which the map ends.
-
-        What is on its way goes on, unless the person interrupted it.
-        """
+        """The error of the whole map; jobs that were sent go on, unless the person interrupted."""
         stopped: errors.AimlMagicError
         if isinstance(error, errors.AimlMagicError):
             stopped = error
             self.withdraw()
         else:
             count = sum(isinstance(answer, Answer) for answer in self.answers)
-            again = "Ask again: what was answered is replayed."
+            again = "Ask again: the answered rows are replayed."
             stopped = errors.Interrupted(
                 f"Interrupted after {count} answers; they are kept.", again
             )
             for job in self._running.values():
                 job.interrupt(0)
-        stopped.answers = Answers(self.answers)  # type: ignore[attr-defined]  # only here there are several
+        stopped.answers = Answers(self.answers)  # type: ignore[attr-defined]  # of a map only
         return stopped
 
     def withdraw(self) -> None:
-        """Takes back what was not sent yet."""
+        """Cancels the jobs that were not sent yet."""
         for job in self._running.values():
             job.withdraw()
 

@@ -1,7 +1,7 @@
-"""The options of %%o3pro: a table, and a line of text read by it.
+"""The options of %%o3pro: their table, and the parser of a line.
 
-A line is options, then the question. The question is everything from the first word that is no
-option, exactly as typed: quotes, apostrophes and braces in it mean nothing here.
+A line has options, then the question. The question is everything from the first word that is not an
+option, exactly as typed: quotes, apostrophes and braces have no meaning in it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
 
 class Option(NamedTuple):
-    """One option.
+    """One option; without `read` it is a flag.
 
-    `read` turns its text into a value, and raises ValueError with what is wanted; without it, it is
-    a flag.
-
-    If there are `choices`, the value is one of these.
+    `read` parses its value, and raises ValueError with the expected form. `choices`, if any, are
+    the allowed values.
     """
 
     long: str
@@ -47,7 +45,7 @@ class Option(NamedTuple):
         return f"{flags} {self.metavar}".rstrip()
 
     def value(self, text: str) -> Any:
-        """What `text` stands for. Raises ValueError with what is wanted."""
+        """The value that `text` stands for. Raises ValueError with the expected form."""
         assert self.read is not None
         if self.choices and text not in self.choices:
             raise ValueError(
@@ -199,7 +197,7 @@ FLAGS = {flag: option for option in OPTIONS for flag in (option.long, option.sho
 
 
 def read_line(line: str) -> tuple[dict[str, Any], str]:
-    """The options at the front of `line` by name, and the question behind them. Raises BadInput."""
+    """The options at the beginning of `line` by name, and the question. Raises BadInput."""
     values: dict[str, Any] = {}
     found = list(WORD.finditer(line))
     while found and found[0].group().startswith("-"):
@@ -232,7 +230,7 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
 
 
 def each(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The options of each single question: every model with every effort, each in K samples."""
+    """The options of each question: every model with every effort, each in K samples."""
     whole = dict(given)
     samples = whole.pop("samples", None)
     count = 1 if samples is None else check(FLAGS["--samples"], samples)
@@ -247,7 +245,7 @@ def _several(value: Any) -> list[Any]:
 
 
 def check(option: Option, value: Any) -> Any:
-    """`value`, given in Python, as the text of this option would be read. Raises BadInput."""
+    """The value of an option that was given in Python, validated as text. Raises BadInput."""
     if option.read is None:
         if not isinstance(value, bool):
             raise BadInput(

@@ -1,4 +1,4 @@
-"""`--param KEY=JSON`: fields of the API, and how they join those that the options make; pure."""
+"""`--param KEY=JSON`: fields of the API, merged with those of the options; pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DESCRIBED = (  # by AI/ML API, for o3-pro
 )  # fmt: skip
 FIELDS = (
     *_DESCRIBED,
-    # Of other models and servers, so that none of them is taken for a misspelt one.
+    # Of other models and servers: these are not misspelt.
     "background_options", "context_management", "conversation", "frequency_penalty", "logprobs",
     "max_tool_calls", "metadata", "min_p", "moderation", "presence_penalty", "prompt_cache_key",
     "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "seed", "service_tier",
@@ -47,12 +47,12 @@ _MADE_BY = {
     "text.format": "--schema",
     "tool_choice": "--tool-choice",
 }
-_CLOSE = 0.8  # of 1: a letter or two are wrong
+_CLOSE = 0.8  # similarity of a misspelt name: a letter or two are wrong
 _WANTED = 'KEY=JSON, such as truncation="auto" or include=["reasoning.encrypted_content"]'
 
 
 def field_and_json(text: str) -> tuple[str, Any]:
-    """The name of a field and its value. Raises ValueError with what is wanted."""
+    """The name of a field and its value. Raises ValueError with the expected form."""
     name, _, value = text.partition("=")
     if name in _OF_OPTIONS:
         raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
@@ -69,12 +69,12 @@ def field_and_json(text: str) -> tuple[str, Any]:
 
 
 def undescribed(request: Mapping[str, Any]) -> list[str]:
-    """The fields of a request that AI/ML API's description of it does not have."""
+    """The fields of a request that AI/ML API does not describe."""
     return [name for name in request if name not in (*_DESCRIBED, *_OF_OPTIONS)]
 
 
 def joined(params: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Fields that were given one by one as one object. Raises BadInput for what was given twice."""
+    """The fields of several --param as one object. Raises BadInput for duplicates."""
     together: dict[str, Any] = {}
     for name, value in params:
         together = merged(together, {name: value}, twice="by --param twice")
@@ -84,9 +84,9 @@ def joined(params: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def merged(
     made: Mapping[str, Any], given: Mapping[str, Any], path: str = "", *, twice: str = ""
 ) -> dict[str, Any]:
-    """`made`, which the options make, with what `given`, by --param, has besides.
+    """The fields `made` by options merged with those `given` by --param.
 
-    Objects are merged, lists joined. Raises BadInput for what both have.
+    Objects are merged, lists joined. Raises BadInput for a value in both.
     """
     together = dict(made)
     for name, value in given.items():
@@ -111,7 +111,7 @@ def _maker(where: str) -> str:
 def _check(name: str, value: Any) -> None:
     """Raises ValueError for a value that the API's schema does not allow in this field.
 
-    Values of other fields are the server's to judge.
+    The server validates the values of other fields.
     """
     match name:
         case "background" | "parallel_tool_calls" if not isinstance(value, bool):

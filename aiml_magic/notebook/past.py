@@ -1,4 +1,4 @@
-"""Commands of %aiml about what was asked: shown, drawn, recorded, exported and forgotten."""
+"""Commands of %aiml for earlier answers: show, chart, record, export and forget them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def history(context: Context, rest: str) -> None:
 
 def search(context: Context, rest: str) -> None:
     found = context.journal.search(needed(rest, "search", "some words"))
-    say("\n".join(map(line, found)) or "No question and no answer holds these words.")
+    say("\n".join(map(line, found)) or "No question and no answer has these words.")
 
 
 def show(context: Context, rest: str) -> None:
@@ -106,7 +106,7 @@ def tree(context: Context, rest: str) -> None:
 def record(context: Context, rest: str) -> None:
     name = needed(rest, "record", "a file, such as tutorial.o3pro")
     known = context.session.recordings.start(_path(name))
-    held = f"; it holds {known} already" if known else ""
+    held = f"; it has {known} already" if known else ""
     say(f"Every answer is also written to {name} from now on{held}.")
 
 

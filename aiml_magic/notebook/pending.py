@@ -49,7 +49,7 @@ def resume(context: Context, rest: str) -> None:
         say(f"Question {job.id} is still being answered.")
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
-            lost = f"Question {row.id} was sent, and nobody waits for its answer any more."
+            lost = f"Question {row.id} was sent, but its runner has ended."
             what = f"{lost} {errors.hint_to_check(row.id)}"
             say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
@@ -67,7 +67,7 @@ def jobs(context: Context, rest: str) -> None:
 def cancel(context: Context, rest: str) -> None:
     row = row_of(context, rest, "cancel")
     if not context.asking.cancel(row):
-        say(f"Question {row.id} is in the hands of another kernel; it stops within seconds.")
+        say(f"Question {row.id} is run by another kernel; it stops within seconds.")
         return
     is_sent = context.journal.row(row.id).seconds is not None
     cost = "it was sent, and may be charged" if is_sent else "nothing was charged"

@@ -1,8 +1,8 @@
-"""The rows of a map, whatever they are in, and the fields that a template names of each.
+"""The rows of a map, from any container, and the fields of each for the template.
 
 A row is a mapping (a dict, a Series, a row of SQLite), a record (a named tuple, a dataclass, a
-model of pydantic, an object with attributes), or a value that stands for every name. `row` is the
-row itself, unless a field has that name.
+model of pydantic, an object with attributes), or a plain value for every name. `row` is the row
+itself, unless a field has that name.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def rows_of(rows: Any) -> Iterator[Any]:
         return _rows_of_columns(rows)
     if hasattr(rows, "iter_rows"):  # polars
         return iter(rows.iter_rows(named=True))
-    if hasattr(rows, "itertuples") and hasattr(
-        rows, "columns"
-    ):  # pandas; each column keeps its type
+    if hasattr(rows, "itertuples") and hasattr(rows, "columns"):  # pandas; columns keep their types
         names = [str(name) for name in rows.columns]
         return (
             dict(zip(names, values, strict=True))
@@ -45,12 +43,12 @@ def rows_of(rows: Any) -> Iterator[Any]:
     except TypeError as error:
         raise BadInput(
             f"The rows are a {type(rows).__name__}, which has none. {NOTHING_SENT}",
-            "Give a list, a table, or anything else that can be gone through.",
+            "Give a list, a table, or another iterable.",
         ) from error
 
 
 def fields_of(row: Any, names: Iterable[str]) -> Mapping[str, Any]:
-    """The fields of a row by name; a plain value stands for each of `names`."""
+    """The fields of a row by name; a plain value is the field of each of `names`."""
     if isinstance(row, Mapping):
         return {"row": row, **row}
     if hasattr(row, "keys") and hasattr(row, "__getitem__"):  # a Series, a row of SQLite
@@ -84,7 +82,7 @@ def _column(values: Any) -> list[Any]:
 
 
 def _has_field(row: Any, name: str) -> bool:
-    """`name` is an attribute that the row's author gave it, not one that all of its kind have."""
+    """Whether `name` is a field of the record, not a method or another attribute of its class."""
     if name.startswith("_") or isinstance(row, os.PathLike):
         return False
     kind = type(row)

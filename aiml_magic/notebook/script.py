@@ -1,12 +1,12 @@
-"""The same from Python: one question, or one for each row of a table.
+"""The Python interface: one question, or one for each row of a table.
 
     answer = ask("Why is the sky dark at night?", effort="high")
     answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating)
     answers = ask.map("Rate {{title}} by {{author}}", rows, schema=Rating, client=dask_client)
 
-The options are those of %%o3pro, by their long names; attachments, schemas and tools are given as
-what they are. The settings are those of the notebook, if there is one, and keywords too, which hold
-for one call. A question stands alone, unless a chat is named or an answer to continue.
+Options have the long names of %%o3pro; attachments, schemas and tools are objects. Settings are
+those of the notebook, if there is one; as keywords they are valid for one call. A question is
+outside every conversation, unless a chat or an answer to continue is named.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
 
-_NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # these are of a cell
+_NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # options of a cell only
 
 
 class Ask:
     """Asks from Python; see the module."""
 
     def __call__(self, question: str, **given: Any) -> Any:
-        """The answer to a question; with `background=True` its job. Raises what a cell would.
+        """The answer to a question; with `background=True` its job. Raises the errors of a cell.
 
         Several models, efforts or samples give `Answers`.
         """
@@ -68,23 +68,23 @@ class Ask:
         client: Any = None,
         **given: Any,
     ) -> Answers:
-        """One answer for each row, in their order; as many at once as `max_concurrency` allows.
+        """One answer for each row, in order; at most `max_concurrency` at once.
 
-        `{{name}}` in the template is a field of the row, `{{row}}` the row itself, as is each name
-        where a row is a plain value. Rows are dicts, a table, a dict of columns, records, values.
-        With `on_error="keep"` an error takes the place of its answer. Else the first one is raised,
-        with an entry for each row as its `answers`, `None` where none came: what was not sent yet
-        is taken back, and what was sent is answered into the journal. An interrupt stops that too.
-        Asked again, the rows that were answered are replayed.
+        `{{name}}` in the template is a field of the row, `{{row}}` the row itself; for a plain
+        value, each name is the value. Rows are dicts, a table, a dict of columns, records, values.
+        With `on_error="keep"` an error is in the place of its answer. Else the first one is raised,
+        with an entry for each row as its `answers`, `None` for missing ones: unsent rows are
+        cancelled, and answers to sent rows go into the journal. An interrupt stops these as well.
+        Asked again, answered rows are replayed.
 
-        With a `distributed.Client` as `client`, the workers of its cluster send what the journal
-        lacks, as many at once as they have threads. Each finds the API key where it runs, in
-        AIML_API_KEY say; the answers are kept in the journal here.
+        With a `distributed.Client` as `client`, the workers of its cluster send the rows that the
+        journal lacks, one per thread. Each uses the API key of its machine, such as AIML_API_KEY;
+        the answers go into the journal here.
         """
         _checked(template)
         _check_on_error(on_error)
         magics, each, things = _read(given, "ask.map", "on_error", "progress", "client")
-        at_once: float = 2 * magics.max_concurrency  # those on their way have others behind them
+        at_once: float = 2 * magics.max_concurrency  # half of them are queued at the runner
         cluster = None if client is None else _cluster(client, given, magics.asking.journal)
         if cluster is not None:
             most = magics.max_concurrency if given.get("max_concurrency") else math.inf
@@ -131,11 +131,11 @@ def history(
     words: str | None = None,
     since: Any = None,
 ) -> Answers:
-    """All that the journal holds, oldest first: of a notebook, of a chat, with words, since a time.
+    """The journal's answers, oldest first: of a notebook, of a chat, with words, since a time.
 
-    An answer is read when it is looked at. `since` is a date, a datetime, a text of ISO 8601, or
-    seconds since 1970; without a time zone it is local time. What did not come, or not whole, is
-    there too: `status` and `error` say so. Sends nothing. Raises BadInput.
+    Answers are read from the journal when they are used. `since` is a date, a datetime, a text of
+    ISO 8601, or seconds since 1970; without a time zone it is local time. Failed and incomplete
+    questions are included, with their `status` and `error`. Sends nothing. Raises BadInput.
     """
     magics = loaded_or_new()
     journal = magics.asking.journal
@@ -148,10 +148,10 @@ ask = Ask()
 
 @cache
 def _without_notebook() -> O3Pro:
-    return O3Pro(None)  # type: ignore[arg-type]  # a shell is needed only to show things
+    return O3Pro(None)  # type: ignore[arg-type]  # only outputs need a shell
 
 
-# Neither `cache` nor, from Python 3.12 on, `cached_property` keeps two threads apart.
+# Neither `cache` nor, since Python 3.12, `cached_property` is locked against two threads.
 _first_use = threading.Lock()
 
 
@@ -166,9 +166,9 @@ def loaded_or_new() -> O3Pro:
 def _read(
     given: Mapping[str, Any], function: str, *own: str
 ) -> tuple[O3Pro, Sequence[dict[str, Any]], Mapping[str, Any]]:
-    """The magics with the settings of a call, its options for each question, and what these name.
+    """The magics with the settings of a call, the options of each question, and their objects.
 
-    `own` are parameters of the function besides. Raises BadInput.
+    `own` are further parameters of the function. Raises BadInput.
     """
     known = [option.name for option in options.OPTIONS if option.name not in _NO_OPTIONS]
     settings = {name: given[name] for name in given if name in HELP and name not in known}
@@ -186,9 +186,9 @@ def _read(
 def _question_again(
     magics: O3Pro, answer: Any, chosen: Mapping[str, Any], things: Mapping[str, Any]
 ) -> Question:
-    """The question of an answer with the options that are chosen; it continues what it continued.
+    """The question of an answer with the chosen options; it continues the same answer as before.
 
-    Raises BadInput if it is not at hand whole.
+    Raises BadInput for an incomplete question.
     """
     from aiml_magic.journal.replay import without_delivery
 
@@ -196,7 +196,7 @@ def _question_again(
     text, attached = _text_and_parts(kept.get("input"))
     functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
     if text is None or (functions and "tool" not in chosen):
-        what = "calls functions of a notebook" if text else "is not at hand whole"
+        what = "calls functions of a notebook" if text else "is incomplete"
         raise errors.BadInput(
             f"The question of {answer!r} {what}. Nothing was sent.",
             "Ask it again in its cell, or leave it out.",
@@ -222,7 +222,7 @@ def _question_again(
 
 
 def _text_and_parts(asked: Any) -> tuple[str | None, list[Any]]:
-    """The text of a question and what was attached to it; `None` if it is none, or not whole."""
+    """The text of a question and its attachments; `None` for an incomplete question."""
     match asked:
         case str():
             return asked, []
@@ -283,13 +283,13 @@ def _checked(question: Any) -> str:
     if isinstance(question, str):
         return question
     raise errors.BadInput(
-        f"The question is a {type(question).__name__}, and no text. Nothing was sent.",
-        "Write one, and give what it is about with attach=.",
+        f"The question is a {type(question).__name__}, not a text. Nothing was sent.",
+        "Write a text, and attach other objects with attach=.",
     )
 
 
 def _cluster(client: Any, given: Mapping[str, Any], journal: Journal) -> Cluster:
-    """The cluster of a Dask client. Raises BadInput for what a worker cannot have."""
+    """The cluster of a Dask client. Raises BadInput for options that a worker cannot use."""
     from aiml_magic.runner.cluster import Cluster
 
     if {"chat", "after", "new", "background"} & given.keys() or given.get(
@@ -305,13 +305,13 @@ def _cluster(client: Any, given: Mapping[str, Any], journal: Journal) -> Cluster
         )
     if hidden.texts(given.get("param")):
         raise errors.BadInput(
-            "On a cluster there is no way for the secrets in param. Nothing was sent.",
+            "The secrets in param cannot be sent to a cluster. Nothing was sent.",
             "Leave them out, or leave out client.",
         )
     if getattr(client, "status", None) != "running":
         raise errors.BadInput(
             "The Dask client is not connected. Nothing was sent.",
-            "Give client= a distributed.Client that is.",
+            "Give client= a connected distributed.Client.",
         )
     return Cluster(client, journal)
 
@@ -325,7 +325,7 @@ def _waited(job: Job) -> Answer:
 
 
 def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options as a cell would have them, and the things that they name. Raises BadInput."""
+    """The options as a cell would have them, and the objects that they name. Raises BadInput."""
     known = {option.name: option for option in options.OPTIONS}
     chosen: dict[str, Any] = {}
     things: dict[str, Any] = {}
@@ -362,11 +362,11 @@ def _json(value: Any) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError):
-        return "?"  # which no field takes
+        return "?"  # invalid for every field
 
 
 def _named(value: Any, name: str, things: dict[str, Any]) -> str:
-    """The name under which a value is found; a text is a path, an address or a name."""
+    """The name under which a value is stored in `things`; a text is a path, a URL or a name."""
     if isinstance(value, str):
         return value
     name = getattr(value, "__name__", name) if callable(value) else name
@@ -378,10 +378,7 @@ def _silent(_: int | None, __: float) -> None: ...
 
 
 def _counter(total: int | None) -> Callable[[int | None, float], None]:
-    """Shows how many rows are answered: by tqdm if it is there, else as the front end can.
-
-    `None` ends it.
-    """
+    """A callback that shows the number of answered rows, by tqdm if installed; `None` ends it."""
     try:
         from tqdm.auto import tqdm
     except ImportError:

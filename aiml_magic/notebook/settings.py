@@ -1,4 +1,4 @@
-"""The settings, as `%config O3Pro.effort = "high"` and IPython's configuration file set them."""
+"""The settings, set by `%config O3Pro.effort = "high"` or IPython's configuration file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DECISIVE = (
 
 
 class Finite(Float):  # type: ignore[type-arg]  # older ones take no arguments
-    """A number that can be compared with others: neither NaN nor infinite, and no truth value."""
+    """A finite number, not a boolean."""
 
     def validate(self, obj: Any, value: Any) -> Any:
         number = super().validate(obj, value)
@@ -101,7 +101,7 @@ class Settings(Magics):
 
     @validate("journal")
     def _absolute(self, proposal: Any) -> str:
-        """A relative path begins in the folder in which it is set, wherever the notebook goes."""
+        """Makes a path absolute when it is set, so that %cd does not change it."""
         value: str = proposal["value"]
         return str(addresses.journal_path(value)) if value else value
 
@@ -141,7 +141,7 @@ class Settings(Magics):
 
 
 def _read(value: Any, trait: TraitType[Any, Any]) -> Any:
-    """A number or a path as its trait takes it. Raises TypeError for a truth value as a number."""
+    """A number or a path in the type of its trait. Raises TypeError for a boolean as a number."""
     match value:
         case bool() if isinstance(trait, Integer | Float):
             raise TypeError(value)

@@ -115,11 +115,11 @@ def test_again_without_settings(server):
 
 
 def test_again_with_attachments(server):
-    """What was attached goes along again; what is not at hand whole is refused before anything is sent."""
+    """What was attached goes along again; what is incomplete is refused before anything is sent."""
     ask.map("Sum up.", [{"it": "words " * 9}], attach="it", progress=False)
     history().again(effort="low", progress=False)
     assert server.posts[0].body["input"] == server.posts[1].body["input"]
-    with pytest.raises(errors.BadInput, match="not at hand"):
+    with pytest.raises(errors.BadInput, match="is incomplete"):
         Answers([errors.ConnectionLost("It is gone.")]).again()
     assert 2 == len(server.posts)
 

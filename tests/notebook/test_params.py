@@ -128,7 +128,7 @@ def test_dry_run_tells_what_nobody_describes(shell, server, capsys):
     assert run(shell, '%o3pro --dry-run --param metadata={"token":"s3cret-of-mine"} Why?') is None
     out = capsys.readouterr().out
     assert "s3cret" not in out
-    assert "would be sent, and are shown nowhere" in out
+    assert "would be sent, but are not shown" in out
     assert [] == server.posts
 
 
