@@ -54,14 +54,22 @@ _ENVIRONMENTS = {
     "displaymath": (r"\begin{gathered}", r"\end{gathered}"),
 }
 _ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_ENVIRONMENTS)})\*?\}}")
-_LENGTH = r"(-?[\d.]{1,4})\s*(mu|pt|px|mm|ex|em)"
+_PLACE = re.compile(
+    r"\\(begin|end)\s*\{(\w+\*?)\}(?:(?:(?<=array\})|(?<=igned\})|(?<=hered\}))\s*\[[tbc]\])?"
+)
+_LENGTH = r"(-?[\d.]{1,5})\s*(mu|pt|px|mm|ex|em|cm|in)"
 _SPACE = re.compile(rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?kern)\s*{_LENGTH})")
+_EMS = {"mu": 1 / 18, "pt": 0.1, "px": 0.075, "mm": 0.28, "ex": 0.43, "em": 1, "cm": 2.8, "in": 7.2}
+_MAX_SPACE = 10  # ems; what moves further to the left than one covers what is there
+_COLUMNS = re.compile(r"\\begin\s*\{array\}\s*\{((?:[lcr|:\s]|[@!]\{[^{}]*\})*)\}")
 
 
 def expanded(line: str) -> str:
     """The formula without what is `REWRITTEN`; a macro whose arguments are not understood stays."""
+    line = _PLACE.sub(r"\\\1{\2}", line)
     line = _ENVIRONMENT.sub(lambda found: _ENVIRONMENTS[found[2]][found[1] == "end"], line)
     line = _SPACE.sub(_space, line)
+    line = _COLUMNS.sub(_columns, line)
     for found in reversed([*_TOKEN.finditer(line)]):
         name = found[1]
         if name in _CHEMICAL:
@@ -81,17 +89,19 @@ def expanded(line: str) -> str:
 
 
 def _space(found: re.Match[str]) -> str:
-    """A small space: none if it is negative, and else as every front end reads it."""
-    length, unit = found[1] or found[3], found[2] or found[4]
+    """A small space in ems, or none if it is negative; any other stays."""
     try:
-        size = float(length) * (9 if unit in ("em", "ex") else 1)
+        ems = float(found[1] or found[3]) * _EMS[found[2] or found[4]]
     except ValueError:
         return found[0]
-    if not -20 <= size < 100:
+    if not -1 <= ems <= _MAX_SPACE:
         return found[0]
-    if size <= 0:
-        return " "
-    return r"\, " if unit == "mu" else rf"\hspace{{{length}{unit}}}"
+    return rf"\hspace{{{round(ems, 2):g}em}}" if ems > 0 else " "
+
+
+def _columns(found: re.Match[str]) -> str:
+    """The beginning of an array, without what stands between its columns."""
+    return rf"\begin{{array}}{{{re.sub(r'[@!]{[^{}]*}', '', found[1])}}}"
 
 
 def _filled(template: str, arguments: list[str]) -> str:

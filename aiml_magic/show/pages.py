@@ -128,7 +128,7 @@ class _Dialect(Extension):
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802  # the library's name
         for name in _NEEDLESS:
             md.inlinePatterns.deregister(name)
-        md.inlinePatterns.register(_Formula(r"(\$\$?)[^$]+\1", md), "formula", 185)
+        md.inlinePatterns.register(_Formula(r"(\$\$?)(?:\\.|[^$\\])+\1", md), "formula", 185)
         md.inlinePatterns.register(SimpleTagInlineProcessor(r"(~~)(.+?)~~", "s"), "struck", 65)
 
 

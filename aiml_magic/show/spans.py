@@ -176,7 +176,8 @@ def _link(text: str, url: str) -> str:
 def formula(content: str, opener: str, *, in_table: bool = False) -> str:
     """Mathematics, or code if it may do more than set type."""
     line = typeset(content, in_table=in_table)
-    dollars = "$$" if opener in ("$$", "\\[", "") else "$"
+    is_displayed = opener in ("$$", "\\[", "") or "\\tag" in content
+    dollars = "$$" if is_displayed else "$"
     return (
         _code(opener + content + CLOSERS[opener]) if line is None else f"{dollars}{line}{dollars}"
     )

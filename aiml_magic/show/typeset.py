@@ -101,7 +101,7 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
     if "\\\\" in line:
         line = _ROW_BRACKET.sub(r"\\\\ {}[", _ROW_SPACE.sub(r"\\\\ ", line))
     if not REWRITTEN.isdisjoint(_COMMAND.findall(line)):
-        line = expanded(line)
+        line = expanded(line).strip()
     line = line.replace("``", "“").replace("`", "‘")
     has_bars = in_table and "|" in line
     spelt = _spelt(line.rstrip("\\ "), _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
@@ -109,6 +109,8 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
         return None
     if not _ALLOWED.issuperset(_COMMAND.findall(spelt)) or not _is_known(spelt):
         return None
+    if "\\\\" in spelt:
+        spelt = _ROW_BRACE.sub(r"\1 ", spelt)
     return spelt.replace("](", "] (").replace("![", "! [") + "{}" * spelt.endswith("\\$")
 
 
@@ -124,7 +126,11 @@ def _is_known(line: str) -> bool:
             name.rstrip("*") for name in environments
         ):
             return False
-    return "\\hspace" not in _SPACE.sub("", line) and _is_balanced(bare)
+        if re.search(r"\\begin\{(?:sub)?array|\\begin\{alignat", _ARRAY.sub("", line)):
+            return False
+    if len(_BACK.findall(line)) > _MAX_BACK or "\\hspace" in _SPACE.sub("", line):
+        return False
+    return _is_balanced(bare)
 
 
 _PLAIN = re.compile(r"[\w +=,.()/-]+")
@@ -135,7 +141,11 @@ _ESCAPE = re.compile(r"\\.", re.DOTALL)
 _LENGTH = r"\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\]"  # behind the end of a row
 _ROW_SPACE = re.compile(rf"(?<!\\)\\\\ ?{_LENGTH} ?")
 _ROW_BRACKET = re.compile(rf"(?<!\\)\\\\ (?!{_LENGTH})\[")
-_SPACE = re.compile(r"\\hspace\{(?:\d{1,2}|\d?\.\d{1,2}|\d\d\.\d)(?:pt|px|mm|ex|em)\}")
+_SPACE = re.compile(r"\\hspace\{(?:\d(?:\.\d{1,2})?|10)em\}")
+_ARRAY = re.compile(r"\\begin\{(?:(?:array|subarray)\}\{[lcr|: ]*|alignat(?:ed)?\*?\}\{\d)\}")
+_ROW_BRACE = re.compile(r"(?<!\\)((?:\\\\)+)(?=[{}])")  # which JupyterLab takes for an escaped one
+_BACK = re.compile(r"\\(?:!|neg[a-z]+space)")
+_MAX_BACK = 20  # spaces to the left: more could cover what is there
 _SPELLINGS = {"<": r"\lt", ">": r"\gt"}
 _SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
 _SPELT = re.compile(r"[<>|$]|\\\(")

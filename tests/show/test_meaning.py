@@ -134,7 +134,7 @@ def test_tags_that_only_place_text(text, shown):
         ("\\pu{1.2e3 J mol^-1}", "1.2\\times 10^{3}\\,\\mathrm{J}\\,\\mathrm{mol}^{-1}"), ("\\pu{5 m/s}", "5\\,\\mathrm{m}/\\mathrm{s}"), ("\\pu{5 <}", None),
         ("\\abs{x}\\R\\argmin_x", "\\lvert x\\rvert\\mathbb{R}\\operatorname*{arg\\,min}_x"), ("\\textcolor{red}{x}\\color{blue}y", "{x}y"),
         ("x\\label{a}\\tag{1}", "x\\tag{1}"), ("\\text{if $x<0$ or \\(y\\)}", "{\\text{if }{x\\lt 0}\\text{ or }{y}\\text{}}"),
-        ("\\begin{eqnarray*}a&=&b\\end{eqnarray*}", "\\begin{array}{rcl}a&=&b\\end{array}"), ("a\\kern-2pt b\\mkern3mu c", "a b\\, c"), ("a \\\\ [0,1]", "a \\\\ {}[0,1]"),
+        ("\\begin{eqnarray*}a&=&b\\end{eqnarray*}", "\\begin{array}{rcl}a&=&b\\end{array}"), ("a\\kern-2pt b\\mkern3mu c", "a b\\hspace{0.17em} c"), ("a \\\\ [0,1]", "a \\\\ {}[0,1]"),
         ("\\hspace{1e9em}x", None), ("\\hspace{400em}x", None), ("\\kern-99em x", None), ("\\rule{9em}{9em}", None), ("\\raise9em{x}", None), ("\\text{``x''}", "\\text{“x''}"),
         ("p = 5%", "p = 5\\%"), ("5 \\$", "5 \\${}"), ("x \\\\", "x"), ("% a", None), ("a % b", "a"),
     ],

@@ -138,6 +138,19 @@ fragments = st.lists(
             "@",
             "https:",
             "/",
+            "<sub>",
+            "</sub>",
+            "<br>",
+            "{",
+            "}",
+            "\\$",
+            "\\ce{",
+            "\\text{",
+            "\\color{",
+            "\\hspace{",
+            "\\begin{",
+            "array}",
+            "\\href{javascript:1}{x}",
         ]
     )
 ).map("".join)
@@ -155,7 +168,9 @@ def test_any_text_is_inert(text):
 def test_tags_are_ours(text):
     """Whatever begins with an angle is a tag of ours, which holds nothing of the model's, even where all of it is read as raw HTML."""
     shown = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", safe.markdown(text))
-    ours = r"</?(pre|code|span)>|<br>|<!-- -->|<span class=\"mathjax_ignore tex2jax_ignore\">"
+    ours = (
+        r"</?(pre|code|span|sub|sup)>|<br>|<!-- -->|<span class=\"mathjax_ignore tex2jax_ignore\">"
+    )
     assert "<" not in re.sub(ours, "", shown)
 
 
@@ -165,10 +180,11 @@ def test_math_is_ours(text):
     shown = re.sub(
         r"(?ms)^(`{3,}).*?^\1$|<code>.*?</code>|`[^`]*`|<[^>]*>", " ", safe.markdown(text)
     )
-    for formula in re.findall(r"\$\$?([^$]*)\$\$?", shown):
-        assert typeset(formula) is not None
-    assert "\\(" not in re.sub(r"\$[^$]*\$", "", shown)
-    assert "\\begin" not in re.sub(r"\$[^$]*\$", "", shown)
+    formula = r"\$\$?((?:\\.|[^$\\])*)\$\$?"
+    for found in re.findall(formula, shown):
+        assert typeset(found) is not None
+        assert "href" not in found
+    assert not re.search(r"\$|\\\(|\\begin", re.sub(formula, "", shown))
 
 
 FAITHFUL = [
