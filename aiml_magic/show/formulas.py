@@ -182,6 +182,10 @@ _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # the beginning of another kind of block
 _VISIBLE = re.compile(r"[\x21-\x7e]|[^\W_]")
 _MONEY = re.compile(r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[.,]?\s*[^\x00-\u024f])")
+# "5 kg", not "5 US$".
+_QUANTITY = re.compile(
+    r"\d(?:[\d.,]*\d)?\s(?!(?:US|CA|AU|NZ|HK|SG|NT)D?)[A-Za-zµ]{1,4}(?:[\^/]\S+)?"
+)
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
 _OTHER = re.compile(r"`|\\[(\[]")  # code, or another formula
 _WORD = re.compile(r"[^\W\d_]{2}")
@@ -210,5 +214,7 @@ def _is_between_dollars(content: str, after: str) -> bool:
     if not is_amount:
         is_text = _PROSE if _MARKUP.search(content) else _LONG_WORD
         return "\n" not in content and bool(_TEX.search(content)) and not is_text.search(words)
+    if _QUANTITY.fullmatch(content):
+        return True
     is_prose = re.search(r"\s", content) and _WORD.search(words) and not _TEX.search(content)
-    return not (ends_apart or _MONEY.match(content) or is_prose)
+    return not (ends_apart or content[-1] in "([/=:;–—+-" or _MONEY.match(content) or is_prose)

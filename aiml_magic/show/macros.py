@@ -6,6 +6,7 @@ What only colours, labels or moves is left out; chemistry is written as mathemat
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from aiml_magic.show import chemistry
 
@@ -18,7 +19,7 @@ _LIMITS = {"argmax": r"arg\,max", "argmin": r"arg\,min", "esssup": r"ess\,sup",
 _LETTERS = dict(zip("Alpha Beta Epsilon Zeta Eta Iota Kappa Mu Nu Omicron Rho Tau Chi".split(),
                     "A B E Z H I K M N O P T X".split(), strict=True))  # fmt: skip
 # How many arguments they take, and what is written instead.
-_MACROS = {
+_MACROS: dict[str, tuple[int, str | Callable[[str], str | None]]] = {
     "bm": (0, r"\boldsymbol"), "bold": (0, r"\mathbf"), "mathds": (0, r"\mathbb"),
     "mathbbm": (0, r"\mathbb"), "symbf": (0, r"\mathbf"), "mathup": (0, r"\mathrm"),
     "mathbfit": (0, r"\boldsymbol"), "mbox": (0, r"\text"), "hbox": (0, r"\text"),
@@ -39,13 +40,14 @@ _MACROS = {
     "abs": (1, r"\lvert #1\rvert"), "norm": (1, r"\lVert #1\rVert"), "ref": (1, r"\text{#1}"),
     "eqref": (1, r"(\text{#1})"), "textsuperscript": (1, r"^{\text{#1}}"),
     "textsubscript": (1, r"_{\text{#1}}"),
+    "ce": (1, chemistry.reaction), "pu": (1, chemistry.quantity),
     **{letter: (0, rf"\mathbb{{{letter}}}") for letter in "RNZQC"},
     **{name: (0, rf"\operatorname{{{name}}}") for name in _OPERATORS},
     **{name: (0, rf"\operatorname*{{{written}}}") for name, written in _LIMITS.items()},
     **{name: (0, rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
 }  # fmt: skip
-_CHEMICAL = {"ce": chemistry.reaction, "pu": chemistry.quantity}
-REWRITTEN = frozenset([*_MACROS, *_CHEMICAL, *"begin hspace mspace hskip mskip kern mkern".split()])
+_COLOURED, _COLOUR = ("color", "textcolor", "colorbox"), re.compile(r"[\w#!.,-]{1,30}")
+REWRITTEN = frozenset([*_MACROS, *"begin hspace mspace hskip mskip kern mkern".split()])
 _TOKEN = re.compile(r"\\(?:([A-Za-z]+)|.)", re.DOTALL)
 _ENVIRONMENTS = {
     "eqnarray": (r"\begin{array}{rcl}", r"\end{array}"),
@@ -71,21 +73,25 @@ def expanded(line: str) -> str:
     line = _SPACE.sub(_space, line)
     line = _COLUMNS.sub(_columns, line)
     for found in reversed([*_TOKEN.finditer(line)]):
-        name = found[1]
-        if name in _CHEMICAL:
-            arguments, end = _arguments(line, found.end(), 1)
-            written = _CHEMICAL[name](*arguments) if arguments else None
-        elif name in _MACROS:
-            count, template = _MACROS[name]
-            arguments, end = _arguments(line, found.end(), count)
-            written = None if arguments is None else _filled(template, arguments)
-        else:
-            continue
-        if written is not None:
-            follows = line[end : end + 1]
-            gap = " " if written[-1:].isalpha() and "\\" in written and follows.isalpha() else ""
-            line = line[: found.start()] + written + gap + line[end:]
+        if found[1] in _MACROS:
+            written, end = _written(found[1], line, found.end())
+            if written is not None:
+                ends_in_name = re.search(r"\\[A-Za-z]+$", written) and line[end : end + 1].isalpha()
+                line = f"{line[: found.start()]}{written}{' ' if ends_in_name else ''}{line[end:]}"
     return line
+
+
+def _written(name: str, line: str, start: int) -> tuple[str | None, int]:
+    """What says the same as a macro whose arguments begin at `start`, and where they end."""
+    count, template = _MACROS[name]
+    arguments, end = _arguments(line, start, count)
+    if arguments is None or (name in _COLOURED and not _COLOUR.fullmatch(arguments[0])):
+        return None, start
+    if not isinstance(template, str):
+        return template(*arguments), end
+    for number, argument in enumerate(arguments, 1):
+        template = template.replace(f"#{number}", argument)
+    return template, end
 
 
 def _space(found: re.Match[str]) -> str:
@@ -102,12 +108,6 @@ def _space(found: re.Match[str]) -> str:
 def _columns(found: re.Match[str]) -> str:
     """The beginning of an array, without what stands between its columns."""
     return rf"\begin{{array}}{{{re.sub(r'[@!]{[^{}]*}', '', found[1])}}}"
-
-
-def _filled(template: str, arguments: list[str]) -> str:
-    for number, argument in enumerate(arguments, 1):
-        template = template.replace(f"#{number}", argument)
-    return template
 
 
 def _arguments(line: str, start: int, count: int) -> tuple[list[str] | None, int]:

@@ -67,7 +67,7 @@ def _joined(spans: Iterable[str]) -> str:
     for span in spans:
         if not span:
             continue
-        if text and (span[0] in "[@/$*~" or text[-1] in "*~"):
+        if text and (span[0] in "[@/$*~" or text[-1] in "*~$"):
             joint = text[-1] + span[0]
             if joint in _SIGNS_APART or _is_lost_beside(text[-1], span):
                 text = text[:-1] + entity(text[-1])
@@ -79,14 +79,17 @@ def _joined(spans: Iterable[str]) -> str:
     return text
 
 
-def _is_lost_beside(sign: str, emphasis: str) -> bool:
-    """Writes letters next to emphasis as entities where CommonMark would ignore the mark.
+def _is_lost_beside(sign: str, span: str) -> bool:
+    """Whether the marks of a span are ignored beside this letter, which then is an entity.
 
-    It does so between punctuation inside and a letter outside (flanking rule, 6.2).
+    VS Code ignores the dollars of a formula there; CommonMark those of emphasis with punctuation
+    inside (flanking rule, 6.2).
     """
-    inside = emphasis.lstrip("*~")
+    if span[0] == "$":
+        return sign.isascii() and (sign.isalnum() or sign == "_")
+    inside = span.lstrip("*~")
     return (
-        inside != emphasis
+        inside != span
         and inside[:1] in punctuation
         and sign not in punctuation
         and not sign.isspace()

@@ -186,7 +186,7 @@ def cells_for(names: list[str], hostile: list[str]) -> list[tuple[str, bool]]:
     several = "from aiml_magic import history\nhistory()"
     cells += [(f"{several}[{start}:{start + 20}]", False) for start in range(0, len(names), 20)]
     cells.append(("%aiml export conversation.html", False))
-    cells.append((f"%%o3pro --alone -b\n{QUESTION} refused 1", False))
+    cells.append((f"%%o3pro --alone -b\n{QUESTION} refused 1", True))  # where its cell waits for it
     return cells
 
 

@@ -25,13 +25,14 @@ from aiml_magic.show.typeset import typeset
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("$2 + 3 = 5$, $7 \\le n$", "$2 + 3 = 5$, $7 \\le n$"), ("设 $3 \\mid a$，$5 \\mid b$，$x$", "设 $3 \\mid a$，$5 \\mid b$，$x$"),
+        ("$2 + 3 = 5$, $7 \\le n$", "$2 + 3 = 5$, $7 \\le n$"), ("$5 kg$, $3 cm^2$", "$5 kg$, $3 cm^2$"), ("设 $3 \\mid a$，$5 \\mid b$，$x$", "设 $3 \\mid a$，$5 \\mid b$，$x$"),
         ("$ a = b^2 $", "$a = b^2$"), ("$ \\alpha$", "$\\alpha$"), ("$\\bold{x}\\mathds{R}\\Bbb{R}$", "$\\mathbf{x}\\mathbb{R}\\Bbb{R}$"),
         ("$\\ket{x}\\hspace{1em}\\fbox{y}$", "$\\ket{x}\\hspace{1em}\\fbox{y}$"), ("> $$\n> a + b\n> $$", "> $$a + b$$"), ("- $$\n  a\n  - b\n  $$", "- $$a - b$$"),
         ("> - $$\n>   x\n>   $$\n> - b", "> - $$x$$\n> - b"), ("\\begin{align}\na &= b \\\\\nc &= d\n\\end{align}", "$$\\begin{align} a &= b \\\\ c &= d \\end{align}$$"),
         ("so \\begin{pmatrix} a \\\\ b \\end{pmatrix}.", "so $$\\begin{pmatrix} a \\\\ b \\end{pmatrix}$$."),
         ("1. Speed:\n\\[ v = s/t \\]\nwith s\n2. Force:", "1. Speed:\n   $$v = s/t$$\n   with s\n2. Force:"),
         ("1. Speed:\n\\[\nv\n\\]\nwith s\n2. Force:", "1. Speed:\n   $$v$$\n   with s\n2. Force:"),
+        ("$n$th, 2$\\pi$, 函数$f$在", "$n$&#116;h, &#50;$\\pi$, 函数$f$在"), ("$x\\tag{1}$", "$$x\\tag{1}$$"),
         ("So \\alpha + \\beta in C:\\Users\\new", "So \\alpha + \\beta in C:\\Users\\new"), ("\\ a \\- b", "&#92; a - b"),
     ],
 )  # fmt: skip
@@ -43,7 +44,7 @@ def test_formulas_as_they_were_meant(text, shown):
 @pytest.mark.parametrize(
     "text",
     [
-        "$5", "$5 and $6", "$40 million", "$5 (or US$)", "US$5, CA$x", "花了$5，他付$x", "$5 a day, US$", "$ 5 and $ 6", "$ HOME = $ PATH",
+        "$5", "$5 and $6", "$40 million", "$5 (or US$)", "US$5, CA$x", "花了$5，他付$x", "$5 a day, US$", "$ 5 and $ 6", "$ HOME = $ PATH", "$5 CA$, US$6", "$5/$10 or $6+$7", "$5 (or $6), $7 (or $8)",
         "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$\\rlap{x}$", "$x$2",
     ],
 )  # fmt: skip
@@ -146,7 +147,7 @@ def test_macros(formula, shown):
 
 
 PIECES = {
-    "it costs $5": "it costs {$}5", "$40 million.": "{$}40 million.", "($1,299.99)": "({$}1,299.99)", "US$7, $3–$4": "US{$}7, {$}3–{$}4", "$$ or $$$": "{$}{$} or {$}{$}{$}",
+    "it costs $5": "it costs {$}5", "$5 ($x=5$), $10/$n$": "{$}5 ($x=5$), {$}10/$n$", "$40 million.": "{$}40 million.", "($1,299.99)": "({$}1,299.99)", "US$7, $3–$4": "US{$}7, {$}3–{$}4", "$$ or $$$": "{$}{$} or {$}{$}{$}",
     "https://example.org/files/_slow_glass_/12_b": '<a href="https://example.org/files/_slow_glass_/12_b">https://example.org/files/_slow_glass_/12_b</a>',
     "www.example.org/a*b*": '<a href="http://www.example.org/a*b">www.example.org/a*b</a>*', "[a link](https://e.org/a_b)": '<a href="https://e.org/a_b">a link</a>',
     "CO<sub>2</sub>": "CO<sub>2</sub>", "10<sup>-3</sup> m<br>or so": "10<sup>-3</sup> m<br>or so", "<b>no tag</b>": "&lt;b&gt;no tag&lt;/b&gt;", "a < b & c > d": "a &lt; b &amp; c &gt; d",
