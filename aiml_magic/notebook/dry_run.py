@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def dry_run(question: Question, asking: Asking) -> str:
     """The request of a question, its size, its highest cost, and whether it would be replayed."""
     from aiml_magic.journal.replay import sendable, with_file_hashes
+    from aiml_magic.session.spending import Terms, asks_first
 
     plan = asking.plan(question)
     request = sendable(plan.request)
@@ -44,4 +45,11 @@ def dry_run(question: Question, asking: Asking) -> str:
         lines.append(
             f"{worst}." if price is None else f"{worst}: an estimate, by the server's price list."
         )
+        lines += [
+            f"It would be refused by the budget of {limit}."
+            for limit in asking.spending.limits(question, plan.server)
+            if worst.usd is None or not limit.has_room(worst.usd)
+        ]
+        if asks_first(question, worst, Terms(price)):
+            lines.append("You would be asked whether to send it.")
     return "\n".join(lines)

@@ -50,7 +50,7 @@ def answered(running, code: str, said: str) -> Ran:
 def test_kernel_that_dies(home):
     """A kernel spends to the limits and is killed with -9; the next one refuses, sends nothing, says what is left, and asks first."""
     go_on = threading.Event()
-    with costing(4.0, lambda: go_on.wait(60)) as server:
+    with costing(4.0, lambda: go_on.wait(600)) as server:
         limits = (
             f"%config O3Pro.base_url = {server.url!r}\n"
             "%config O3Pro.budget_usd_per_day = 12\n%config O3Pro.budget_usd_per_notebook = 100"
@@ -130,6 +130,22 @@ def test_sums(shell, capsys, tmp_path):
     today = dt.datetime.combine(dt.date.today(), dt.time())  # noqa: DTZ011  # the day of this machine
     assert 0.75 == history(since=today).to_frame()["cost_usd"].sum()
     assert "$0.7500 in this session, $0.7500 in this notebook, $0.7500 today" in told
+
+
+def test_dry_run(shell, capsys):
+    """A dry run says which limit would refuse the question, and whether it would be confirmed first; it asks nobody."""
+    with costing() as server:
+        shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
+        for setting in ("budget_usd_per_day = 1", "budget_usd = 10", "confirm_above_usd = 8"):
+            shell.run_line_magic("config", f"O3Pro.{setting}")
+        assert run(shell, "%o3pro --dry-run Why?") is None
+        told = capsys.readouterr().out
+        assert run(shell, "%o3pro --dry-run -t 1000 Why?") is None
+    assert "refused by the budget of $1.0000 today: $0.0000 spent, $1.0000 left." in told
+    assert "in this session" not in told
+    assert "You would be asked whether to send it." in told
+    assert not {"refused", "asked"} & set(re.findall(r"\w+", capsys.readouterr().out))
+    assert [] == server.posts
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_session_begins_anew(asker, another):
 def test_two_kernels(asker, another, setting):
     """What another kernel has on its way counts at its most, and what it costs once that is known."""
     go_on = threading.Event()
-    with costing(0.1, lambda: go_on.wait(30)) as server:
+    with costing(0.1, lambda: go_on.wait(600)) as server:
         job = asker.start(server.url, "One?", **{setting: 10.0})
         with pytest.raises(errors.BudgetExceeded, match="not settled"):
             another.ask(server.url, "Two?", **{setting: 10.0})
@@ -107,7 +107,7 @@ def test_two_at_once(home):
         "asker.session.close(10)\n"
     )
     go_on = threading.Event()
-    with costing(0.1, lambda: go_on.wait(60)) as server:
+    with costing(0.1, lambda: go_on.wait(600)) as server:
         offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
         command = [sys.executable, "-c", ask, str(home / "journal.sqlite3"), server.url]
         kernels = [
@@ -399,7 +399,7 @@ def test_of_a_row(asker):
 def test_panel(asker):
     """The line of a running question says what it may cost where a price is known, and nothing is asked for it."""
     go_on = threading.Event()
-    with costing(0.1, lambda: go_on.wait(30)) as server:
+    with costing(0.1, lambda: go_on.wait(600)) as server:
         job = asker.start(server.url, "One?")
         assert "may cost" not in status_line(job.progress)
         offers.keep(server.url, Catalogue(models.read(PRICED), (), 1.0))
