@@ -46,11 +46,9 @@ _HEAD = (
 _VERSION = sys.modules["aiml_magic"].__version__  # an import would break the layers
 _HASH = re.compile(r"sha256,([0-9a-f]{64})")
 _MARKED = 4096  # bytes at the beginning of a file in which the mark of an export is
-_MARKS = (
-    b"aiml_magic",
-    b"# Conversation\n\n## 1",
-    b"<title>Conversation</title>",
-    b'{"question": ',
+_MARK = re.compile(
+    rb"# [^\n]*\n\n<!-- aiml_magic |# Conversation\n\n## 1\n|"
+    rb'<!doctype html>.*<title>Conversation</title>|\{"question": |% aiml_magic '
 )
 
 
@@ -83,7 +81,7 @@ def _is_export(path: Path) -> bool:
     """Whether a file is empty or an export, also one of an earlier version."""
     with path.open("rb") as file:
         start = file.read(_MARKED)
-    return not start.strip() or any(mark in start for mark in _MARKS)
+    return not start.strip() or _MARK.match(start) is not None
 
 
 def parameters(turn: Answer) -> dict[str, str]:
@@ -223,7 +221,7 @@ def _json_lines(turns: Sequence[Answer]) -> str:
 
 
 def _tex(turns: Sequence[Answer]) -> str:
-    parts = [f"% aiml_magic {_VERSION}"]
+    parts = []
     for title, numbered in _chats(turns):
         parts.append(latex.heading(title))
         for number, turn in numbered:
@@ -233,7 +231,7 @@ def _tex(turns: Sequence[Answer]) -> str:
             ]
             question, answer = latex.quote(_question(turn)), latex.markdown(turn.text)
             parts += [latex.heading(str(number), 2), question, answer, latex.table(rows)]
-    return latex.document("\n\n".join(parts))
+    return f"% aiml_magic {_VERSION}\n" + latex.document("\n\n".join(parts))
 
 
 def _bib(turns: Sequence[Answer]) -> str:

@@ -111,12 +111,14 @@ def test_chats_are_apart(tmp_path):
 def test_other_files_stay(tmp_path, ending):
     """An export is replaced by the next; another file stays as it is, unless it may be replaced."""
     path = tmp_path / f"talk.{ending}"
-    export.write(path, [TURN, ALONE])
+    signs = "".join(map(chr, range(0x4E00, 0x4F00)))
+    export.write(path, [TURN, replace(ALONE, text=signs)])
     export.write(path, [TURN])
-    path.write_text("My own notes.")
+    own = "My own notes on aiml_magic."
+    path.write_text(own)
     with pytest.raises(BadInput, match="is there already"):
         export.write(path, [TURN])
-    assert "My own notes." == path.read_text()
+    assert own == path.read_text()
     export.write(path, [TURN], may_replace=True)
     assert "Vega" in path.read_text() or ending == "bib"
 
