@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from itertools import chain
 from typing import Any, overload
@@ -118,6 +119,8 @@ def _parsed_fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
         return {}
     if isinstance(parsed, Mapping):
         return parsed
+    if is_dataclass(parsed):  # also one with slots
+        return {field.name: getattr(parsed, field.name) for field in fields(parsed)}
     return getattr(parsed, "__dict__", None) or {"value": parsed}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import make_dataclass
 
 import pytest
 import rows
@@ -11,6 +12,7 @@ import wire
 from shells import run
 
 from aiml_magic import ask, errors, history
+from aiml_magic.journal import table
 from aiml_magic.journal.replay import request_key
 from aiml_magic.journal.rows import Result
 from aiml_magic.notebook import script
@@ -122,6 +124,13 @@ def test_again_with_attachments(server):
     with pytest.raises(errors.BadInput, match="is incomplete"):
         Answers([errors.ConnectionLost("It is gone.")]).again()
     assert 2 == len(server.posts)
+
+
+def test_fields_of_a_dataclass_with_slots():
+    """A parsed dataclass with slots has a column for each field, as any other."""
+    parsed = make_dataclass("Rating", ["id", "score"], slots=True)(7, 9)
+    shown = table.line({}, None, text="", parsed=parsed, id=1)
+    assert (1, 7, 9) == (shown["id"], shown["parsed.id"], shown["parsed.score"])
 
 
 def test_as_a_table(server):
