@@ -128,11 +128,6 @@ class O3Pro(Settings):
         """
         from aiml_magic.notebook.maps import gather
 
-        if given.get("background"):
-            raise errors.BadInput(
-                "Several answers are not waited for in the background. Nothing was sent.",
-                "Ask without -b, or one at a time.",
-            )
         starts, counter = self.starts(questions), self.view.counter(len(questions), is_kept=False)
         at_once = 2 * self.max_concurrency
         answers = gather(starts, at_once, keeps_errors=True, show=counter)
@@ -146,11 +141,16 @@ class O3Pro(Settings):
     def starts(self, questions: Sequence[Question]) -> Iterator[Callable[[], Job]]:
         """Functions that ask the questions of one cell; only the first gets the cell's place.
 
-        All continue the same answer; later cells continue the first. Raises BadInput if the person
-        does not confirm the cost.
+        All continue the same answer; later cells continue the first. Raises BadInput in the
+        background, and if the person does not confirm the cost.
         """
         from aiml_magic.session.spending import confirm_together
 
+        if questions[0].background:
+            raise errors.BadInput(
+                "Several answers are not waited for in the background. Nothing was sent.",
+                "Ask without -b, or one at a time.",
+            )
         if questions[0].confirm_above_usd is not None:
             questions = confirm_together(questions, [*map(self.asking.worst_case, questions)])
         first, *others = questions

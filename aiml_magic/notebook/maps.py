@@ -9,8 +9,11 @@ from aiml_magic import errors
 from aiml_magic.journal.answer import Answer
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.runner.jobs import Job
+from aiml_magic.text import count_of
 
 _TICK = 0.005  # seconds between two polls of the jobs
+_UNSENT = ("queued", "waiting", "retry")  # states of a job
+_FREE = "nothing else was charged"
 
 
 def gather(
@@ -94,9 +97,11 @@ class _Asked:
             self.withdraw()
         else:
             count = sum(isinstance(answer, Answer) for answer in self.answers)
-            again = "Ask again: the answered rows are replayed."
+            sent = sum(job.progress.state not in _UNSENT for job in self._running.values())
+            cost = f"{count_of(sent, 'question')} under way may be charged" if sent else _FREE
             stopped = errors.Interrupted(
-                f"Interrupted after {count} answers; they are kept.", again
+                f"Interrupted after {count_of(count, 'answer')}; {cost}.",
+                "Ask again: the answered rows are replayed.",
             )
             for job in self._running.values():
                 job.interrupt(0)

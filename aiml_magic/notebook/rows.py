@@ -8,7 +8,7 @@ itself, unless a field has that name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ def rows_of(rows: Any) -> Iterator[Any]:
 
     Raises BadInput.
     """
-    if isinstance(rows, str | bytes):
+    if isinstance(rows, str | bytes | bytearray):
         raise BadInput(
             f"The rows are one text, and each letter would be a question. {NOTHING_SENT}",
             "Put it into a list, or split it: text.splitlines().",
@@ -32,6 +32,11 @@ def rows_of(rows: Any) -> Iterator[Any]:
         return iter(rows.iter_rows(named=True))
     if hasattr(rows, "itertuples") and hasattr(rows, "columns"):  # pandas; columns keep their types
         names = [str(name) for name in rows.columns]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise BadInput(
+                f"More than one column is named {cut(twice[0], 60)}. {NOTHING_SENT}",
+                "Rename or drop all but one of them.",
+            )
         return (
             dict(zip(names, values, strict=True))
             for values in rows.itertuples(index=False, name=None)
@@ -47,13 +52,20 @@ def rows_of(rows: Any) -> Iterator[Any]:
         ) from error
 
 
-def fields_of(row: Any, names: Iterable[str]) -> Mapping[str, Any]:
-    """The fields of a row by name; a plain value is the field of each of `names`."""
+def fields_of(row: Any, names: Collection[str], columns: Collection[str] = ()) -> Mapping[str, Any]:
+    """The fields of a row by name; a value without any of `names` is the field of each of them.
+
+    `columns` are further names, of which it is none.
+    """
     if isinstance(row, Mapping):
         return {"row": row, **row}
     if hasattr(row, "keys") and hasattr(row, "__getitem__"):  # a Series, a row of SQLite
         return {"row": row, **{str(name): row[name] for name in row.keys()}}  # noqa: SIM118
-    return {name: getattr(row, name) if _has_field(row, name) else row for name in names}
+    if own := getattr(getattr(row, "dtype", None), "names", None):  # of a structured array
+        return {"row": row, **{name: row[name] for name in own}}
+    found = {name: getattr(row, name) for name in {*names, *columns} if _has_field(row, name)}
+    whole = () if any(name in found for name in names) else names
+    return {"row": row, **dict.fromkeys(whole, row), **found}
 
 
 def _rows_of_columns(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -61,8 +73,8 @@ def _rows_of_columns(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         values = [_column(column) for column in columns.values()]
     except TypeError as error:
         raise BadInput(
-            f"A dict of rows is read as columns, and one of them is a single value. {NOTHING_SENT}",
-            "Put one row into a list: ask.map(template, [row]).",
+            f"A dict of rows is read as columns, and one of them is a {error}. {NOTHING_SENT}",
+            "Put one row into a list, [row]; of a dict of rows take its values().",
         ) from error
     if len({len(column) for column in values}) > 1:
         lengths = ", ".join(
@@ -76,8 +88,10 @@ def _rows_of_columns(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _column(values: Any) -> list[Any]:
-    if isinstance(values, str | bytes):
-        raise TypeError("a text is one value")
+    if isinstance(values, Mapping | set | frozenset):
+        raise TypeError(f"{type(values).__name__}, which has no order of rows")
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError("single value")
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
@@ -86,7 +100,8 @@ def _has_field(row: Any, name: str) -> bool:
     if name.startswith("_") or isinstance(row, os.PathLike):
         return False
     kind = type(row)
-    if name in getattr(row, "__dict__", ()) or name in getattr(kind, "_fields", ()):
+    declared = getattr(row, "_fields", ())
+    if name in getattr(row, "__dict__", ()) or (isinstance(declared, tuple) and name in declared):
         return True
     own = [vars(base) for base in kind.__mro__]
     slots = {slot for base in own for slot in _slots(base)}

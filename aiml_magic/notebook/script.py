@@ -91,7 +91,8 @@ class Ask:
             at_once = min(2 * cluster.capacity, most)
 
         def start(row: Any, chosen: Mapping[str, Any]) -> Job:
-            variables = {**fields_of(row, names), **things}
+            columns = [name for name in chosen.get("attach", ()) if name not in things]
+            variables = {**fields_of(row, names, columns), **things}
             question = magics.question(chosen, template, variables)
             return magics.asking.ask(replace(question, is_attended=False), cluster)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import signal
 import sqlite3
@@ -132,8 +131,11 @@ def test_wrong_options(echo, wrong):
 
 
 def test_background(echo):
-    """In the background it is a job."""
+    """In the background it is a job; several answers are not, and that is told before anything is sent."""
     assert "On Why?" == ask("Why?", background=True).wait(10).text
+    with pytest.raises(errors.BadInput, match="Nothing was sent"):
+        ask("Why not?", background=True, samples=2)
+    assert 1 == len(echo.posts)
 
 
 def test_threads_that_ask_first(home):
@@ -222,6 +224,21 @@ class Slotted:
         return self._year
 
 
+class Named:
+    """As a row of SQLAlchemy: its names are a property, its values no attributes of their own."""
+
+    __slots__ = ("_values",)
+    _fields = property(lambda self: ("title", "year"))
+
+    def __init__(self, *values):
+        self._values = values
+
+    def __getattr__(self, name):
+        if name not in self._fields:
+            raise AttributeError(name)
+        return self._values[self._fields.index(name)]
+
+
 def _rows_of_every_kind():
     pairs = [("Stars", 1998), ("Dust", 2001)]
     dicts = [{"title": title, "year": year} for title, year in pairs]
@@ -231,6 +248,7 @@ def _rows_of_every_kind():
     yield "dataclasses", [dataclass_of(title=title, year=year) for title, year in pairs]
     yield "objects", [SimpleNamespace(**row) for row in dicts]
     yield "slots and properties", [Slotted(*pair) for pair in pairs]
+    yield "names in a property", [Named(*pair) for pair in pairs]
     database = sqlite3.connect(":memory:")
     database.row_factory = sqlite3.Row
     yield (
@@ -247,6 +265,7 @@ def _rows_of_every_kind():
     frame = pd.DataFrame(dicts)
     frame["rating"] = [0.5, 0.25]
     yield "pandas, beside a column of floats", frame
+    yield "a structured array", frame[["title", "year"]].to_records(index=False)
     yield "columns of NumPy", {name: frame[name].to_numpy() for name in ("title", "year")}
     yield "Series", [row for _, row in frame[["title", "year"]].astype(object).iterrows()]
 
@@ -262,6 +281,12 @@ def test_map_of_rows_of_every_kind(echo):
         answers = ask.map("Of {{title}}, {{year}}", rows, progress=False)
         assert expected == [answer.text for answer in answers], kind
     assert "On Stars" == ask.map("{{row.title}}", [Paper("Stars", 1998)], progress=False)[0].text
+    assert "On Paper" == ask.map("{{paper}}", [Paper("Stars", 1998)], progress=False)[0].text[:8]
+    with pytest.raises(errors.BadInput, match="no variable yaer"):
+        ask.map("{{title}}, {{yaer}}", [Paper("Stars", 1998)], progress=False)
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(errors.BadInput, match="More than one column is named a"):
+        ask.map("{{a}}", pd.DataFrame([[1, 2]], columns=["a", "a"]))
 
 
 def test_map_of_values(echo):
@@ -285,10 +310,13 @@ def test_column_of_files(echo, tmp_path):
     """A column named by `attach` is a file for each row."""
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(f"of {name}")
-    rows = {"file name": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]}
-    ask.map("Sum up.", rows, attach="file name", progress=False)
-    sent = [json.dumps(post.body["input"]) for post in echo.posts]
-    assert [True, True] == sorted(any(f"of {name}" in one for one in sent) for name in ("a", "b"))
+    paths = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    files = [SimpleNamespace(file=path) for path in paths]
+    for rows, named in [({"file name": paths}, "file name"), (files, "file"), (paths, "row")]:
+        sent = len(echo.posts)
+        ask.map(f"Sum up, by {named}.", rows, attach=named, progress=False)
+        texts = sorted(post.body["input"][0]["content"][1]["text"] for post in echo.posts[sent:])
+        assert [True, True] == ["of a" in texts[0], "of b" in texts[1]]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +328,9 @@ def test_column_of_files(echo, tmp_path):
         ({"title": "one"}, "single value"),
         ({"title": 7}, "single value"),
         ({"a": [1, 2], "b": [1]}, "different lengths"),
+        ({"one": {"title": "Stars"}, "two": {"title": "Dust"}}, "a dict, which has no order"),
+        ({"title": {"Stars", "Dust"}}, "a set, which has no order"),
+        (bytearray(b"bytes"), "each letter"),
     ],
 )
 def test_rows_that_are_none(echo, rows, words):
@@ -485,7 +516,10 @@ def test_interrupt_of_a_map(home):
         time.sleep(1.0)  # for the kernel to hear of it
         os.kill(running.manager.provisioner.process.pid, signal.SIGINT)
         told = running.finish(request).stream
-    assert "['On w0', None, None] Interrupted after 1 answers" in told
+    assert (
+        "['On w0', None, None] Interrupted after 1 answer; 2 questions under way may be charged."
+        in told
+    )
 
 
 def test_settings_of_the_notebook(home, sandbox_url):
