@@ -18,7 +18,7 @@ from aiml_magic import errors
 from aiml_magic.journal.answer import Answer
 from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session.asking import Session
-from aiml_magic.session.question import Question
+from aiml_magic.session.question import Place, Question
 from aiml_magic.show.terminal import TerminalPanel, print_answer
 
 _QUESTION = """\
@@ -69,7 +69,7 @@ def _answer() -> Answer:
         session.sandbox_url = url
         try:
             job = session.on("", Path(folder) / "journal.sqlite3").ask(
-                Question(_QUESTION, cell="first", model="openai/o3-pro")
+                Question(_QUESTION, "openai/o3-pro", Place("first"))
             )
             for progress in job.follow():
                 panel.show(progress)

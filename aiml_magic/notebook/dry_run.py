@@ -47,9 +47,9 @@ def dry_run(question: Question, asking: Asking) -> str:
         )
         lines += [
             f"It would be refused by the budget of {limit}."
-            for limit in asking.spending.limits(question, plan.server)
+            for limit in asking.spending.limits(question.delivery, plan.server)
             if worst.usd is None or not limit.has_room(worst.usd)
         ]
-        if asks_first(question, worst, Terms(price)):
+        if asks_first(question.delivery, worst, Terms(price)):
             lines.append("You would be asked whether to send it.")
     return "\n".join(lines)

@@ -144,23 +144,24 @@ class O3Pro(Settings):
         All continue the same answer; later cells continue the first. Raises BadInput in the
         background, and if the person does not confirm the cost.
         """
+        from aiml_magic.session.question import Place
         from aiml_magic.session.spending import confirm_together
 
-        if questions[0].background:
+        delivery = questions[0].delivery
+        if delivery.background:
             raise errors.BadInput(
                 "Several answers are not waited for in the background. Nothing was sent.",
                 "Ask without -b, or one at a time.",
             )
-        if questions[0].confirm_above_usd is not None:
-            questions = confirm_together(questions, [*map(self.asking.worst_case, questions)])
+        if delivery.confirm_above_usd is not None:
+            delivery = confirm_together(delivery, map(self.asking.worst_case, questions))
+            questions = [replace(question, delivery=delivery) for question in questions]
         first, *others = questions
         job = self.asking.ask(first)
         yield lambda: job
         parent = self.asking.journal.row(job.id).parent
         for other in others:
-            beside = replace(
-                other, cell=first.cell, chat=None, continues=parent, is_new=False, after=None
-            )
+            beside = replace(other, place=Place(first.place.cell, chat=None, continues=parent))
             yield partial(self.asking.ask, beside)
 
     @no_var_expand
@@ -263,7 +264,7 @@ class O3Pro(Settings):
         from aiml_magic.question.attachments import attach, check_size
         from aiml_magic.question.prompts import fill
         from aiml_magic.question.tools import choice, tools_of
-        from aiml_magic.session.question import NO_ID, Question
+        from aiml_magic.session.question import NO_ID, Delivery, Place, Question
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
         instructions = given.get("instructions", self.instructions)
@@ -281,26 +282,35 @@ class O3Pro(Settings):
             text=filled,
             attached=attached,
             schema=schema,
-            cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
+            place=Place(
+                cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
+                chat=None if given.get("alone") else given.get("chat", "main"),
+                is_new=given.get("new", False),
+                after=context.id_of(given["after"], variables) if "after" in given else None,
+            ),
+            delivery=Delivery(
+                replay=self.replay_of(given),
+                stream=self.stream and not given.get("no_stream"),
+                store=self.store and not given.get("no_store"),
+                background=given.get("background", False),
+                **self._as_they_are(given, _OF_DELIVERY),
+            ),
             tools=tools,
             tool_choice=chosen,
             instructions=instructions,
             params=self._merged(given, fields, schema, chosen),
-            stream=self.stream and not given.get("no_stream"),
-            store=self.store and not given.get("no_store"),
-            chat=None if given.get("alone") else given.get("chat", "main"),
-            is_new=given.get("new", False),
-            after=context.id_of(given["after"], variables) if "after" in given else None,
-            replay=self.replay_of(given),
-            background=given.get("background", False),
             sample=given.get("sample", 1),
             settings={
                 name: (value, self.traits()[name].default_value)
                 for name, value in self._configured.items()
                 if name not in given and getattr(self, name) == value
             },
-            **{name: given.get(name, getattr(self, name)) for name in _AS_THEY_ARE},
+            **self._as_they_are(given, _OF_ANSWER),
         )
+
+    def _as_they_are(self, given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """The options of these names, else the settings of the same names."""
+        return {name: given.get(name, getattr(self, name)) for name in names}
 
     def _merged(
         self,
@@ -352,11 +362,11 @@ def _body(rest: str, cell: str | None) -> str:
     return cell.strip("\n")
 
 
-# Fields of a question from an option, else from the setting of the same name.
-_AS_THEY_ARE = (
-    "model", "effort", "mode", "summary", "max_output_tokens", "timeout",
-    "chain", "budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd",
-    "max_concurrency", "max_tool_rounds",
+# Fields of a question, and of its delivery, from an option, else from the setting of that name.
+_OF_ANSWER = ("model", "effort", "mode", "summary", "max_output_tokens")
+_OF_DELIVERY = (
+    "chain", "timeout", "max_concurrency", "max_tool_rounds",
+    "budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd",
 )  # fmt: skip
 _COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines that are completed here
 

@@ -43,8 +43,7 @@ def resume(context: Context, rest: str) -> None:
         if chats
         else "Nothing was asked in this notebook yet."
     )
-    question = context.question()
-    jobs = context.asking.unfinished(question.timeout, question.max_concurrency, question)
+    jobs = context.asking.unfinished(context.question().delivery)
     for job in jobs:
         say(f"Question {job.id} is still being answered.")
     for row in context.journal.unfinished(context.session.notebook):

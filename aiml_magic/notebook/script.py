@@ -94,7 +94,7 @@ class Ask:
             columns = [name for name in chosen.get("attach", ()) if name not in things]
             variables = {**fields_of(row, names, columns), **things}
             question = magics.question(chosen, template, variables)
-            return magics.asking.ask(replace(question, is_attended=False), cluster)
+            return magics.asking.ask(question.unattended(), cluster)
 
         names = names_in(template)
         starts = (partial(start, row, chosen) for row in rows_of(rows) for chosen in each)
@@ -209,11 +209,10 @@ def _question_again(
         made["reasoning"] = {**kept.get("reasoning", {}), **reasoning}
     params = {name: value for name, value in (kept | made).items() if name != "input"}
     return replace(
-        question,
+        question.unattended(),
         attached=[*attached, *question.attached],
         params=params,
-        continues=_parent_of(answer, magics),
-        is_attended=False,
+        place=replace(question.place, continues=_parent_of(answer, magics)),
         effort=None,
         mode=None,
         summary=None,

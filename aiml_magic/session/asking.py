@@ -35,7 +35,7 @@ from aiml_magic.session.budget import Price, WorstCase
 from aiml_magic.session.chats import Chats
 from aiml_magic.session.misses import check_recorded, check_server
 from aiml_magic.session.prices import Prices
-from aiml_magic.session.question import SANDBOX, Plan, Question
+from aiml_magic.session.question import SANDBOX, Delivery, Place, Plan, Question
 from aiml_magic.session.recordings import Recordings
 from aiml_magic.session.spending import Spending, Terms, asks_first, confirm, needs_price
 
@@ -140,7 +140,7 @@ class Asking:
         nothing is sent.
         """
         functions = question.tools.functions
-        if question.background and functions:
+        if question.delivery.background and functions:
             raise errors.BadInput(
                 "A function of the notebook cannot be called in the background. Nothing was sent.",
                 "Ask without -b, or without the function.",
@@ -149,7 +149,7 @@ class Asking:
         if not functions:
             return job
         ask_on = partial(self._next_round, question)
-        return ToolLoop(job, ask_on, functions, question.max_tool_rounds)
+        return ToolLoop(job, ask_on, functions, question.delivery.max_tool_rounds)
 
     def plan(self, question: Question) -> Plan:
         """The question before it is sent, for a dry run. Raises BadInput."""
@@ -160,7 +160,7 @@ class Asking:
         """The most that a question may cost; `None` if it would not be sent. Raises BadInput."""
         plan = self.plan(question)
         is_known = plan.known is not None and plan.known.state != "queued"
-        if is_known or question.replay == "only":
+        if is_known or question.delivery.replay == "only":
             return None
         price = self.price(str(plan.request["model"]))
         return self.spending.worst_case(plan.request, plan.parent_id, price)
@@ -191,13 +191,11 @@ class Asking:
             with contextlib.suppress(errors.AimlMagicError):
                 advice.explain(error, model, self.models)
 
-    def unfinished(
-        self, timeout: float, max_concurrency: int, question: Question | None = None
-    ) -> list[Job]:
+    def unfinished(self, delivery: Delivery) -> list[Job]:
         """The jobs of this notebook's unfinished rows: queued ones are sent, others followed.
 
-        Left out are rows of another server, and queued rows if replay is "only" or the limits of
-        `question` have no room for them.
+        Left out are rows of another server, and queued rows if replay is "only" or the limits
+        have no room for them.
         """
         server, is_only = self.server, self.is_replay_only
         jobs = []
@@ -205,16 +203,15 @@ class Asking:
             is_asked = row.state == "sent" and row.is_alive and row.server == server[0]
             may_ask = (row.server, row.base_url) == server and not is_only
             is_open = may_ask and (row.state == "queued" or row.can_go_on)
-            if question and is_open and row.state == "queued":
-                price = self.price(str(row.request.get("model")), is_needed=needs_price(question))
+            if is_open and row.state == "queued":
+                price = self.price(str(row.request.get("model")), is_needed=needs_price(delivery))
                 held = self.runner.jobs
-                is_open = self.spending.reserve_again(row, question, Terms(price), held)
+                is_open = self.spending.reserve_again(row, delivery, Terms(price), held)
             if is_asked or is_open:
                 # With a key, a followed row can be resumed if its runner dies.
                 key = self._key_for(self.runner, is_needed=is_open).text if may_ask else ""
-                job = self.runner.send(
-                    row, Secrets(key, self.session.hidden), timeout, max_concurrency
-                )
+                secrets = Secrets(key, self.session.hidden)
+                job = self.runner.send(row, secrets, delivery.timeout, delivery.max_concurrency)
                 jobs.append(self._recorded(job))
         return jobs
 
@@ -232,9 +229,7 @@ class Asking:
         follow_up = replace(
             question,
             items=[approval(request, is_approved=is_approved) for request in wanted],
-            continues=row.id,
-            chat=row.chat,
-            cell=row.cell or question.cell,
+            place=Place(row.cell or question.place.cell, row.chat, continues=row.id),
             params={name: value for name, value in row.request.items() if name != "input"},
         )
         return self.ask(follow_up)
@@ -296,9 +291,7 @@ class Asking:
         follow_up = replace(
             question,
             items=results,
-            continues=answer.journal_id,
-            after=None,
-            is_new=False,
+            place=Place(question.place.cell, question.place.chat, continues=answer.journal_id),
             tool_choice=choice,
         )
         return self._ask(follow_up, self.runner)
@@ -311,7 +304,7 @@ class Asking:
             if job is None:
                 terms = Terms(self.price(model), is_final=True)
             else:
-                terms = confirm(question, job, terms)
+                terms = confirm(question.delivery, job, terms)
         job.parse = question.schema.parse if question.schema else None
         job.explain = partial(self.explain, model)
         return self._recorded(job)
@@ -343,7 +336,9 @@ class Asking:
                 notices += ("parent_changed",)
             self.session.hidden |= plan.hidden
             secrets = Secrets(key.text, self.session.hidden)
-            job = sender.send(row, secrets, question.timeout, question.max_concurrency, notices)
+            job = sender.send(
+                row, secrets, question.delivery.timeout, question.delivery.max_concurrency, notices
+            )
             if sender is self.runner and not job.done:
                 self._look_out()
         return job
@@ -356,7 +351,7 @@ class Asking:
         In one transaction: no other kernel asks the same, or spends the same, meanwhile.
         """
         plan = self._plan(question)
-        row, is_only = plan.known, question.replay == "only"
+        row, is_only = plan.known, question.delivery.replay == "only"
         will_be_sent = row is None or row.state == "queued"
         if will_be_sent:
             check_recorded(question, plan, self.journal, self.replayed.values())
@@ -369,11 +364,11 @@ class Asking:
             self.chats.check_not_lost(question, plan.parent)
         key = self._key_for(sender, is_needed=row is None or will_be_sent or row.can_go_on)
         if will_be_sent:
-            if needs_price(question) and not terms.is_final:
+            if needs_price(question.delivery) and not terms.is_final:
                 return None
             about = plan.server, plan.request, plan.parent_id, terms
-            worst = self.spending.worst_within(question, *about, row=row, held=sender.jobs)
-            if asks_first(question, worst, terms):
+            worst = self.spending.worst_within(question.delivery, *about, row=row, held=sender.jobs)
+            if asks_first(question.delivery, worst, terms):
                 return worst
             row = self._reserved(question, plan, worst)
         assert row is not None
@@ -381,7 +376,7 @@ class Asking:
             key = replace(key, text="")  # the row is followed, which needs no key
         is_moved = (
             plan.parent is not None
-            and question.replay == "auto"
+            and question.delivery.replay == "auto"
             and self.journal.has_answered(self.session.notebook, plan.request, plan.key)
         )
         return _Decision(plan, row, key, is_moved)
@@ -394,7 +389,7 @@ class Asking:
         identity = parent.identity if parent else None
         known_as = request_keys(server, request, identity)
         plan = Plan(server, url, request, secrets, parent, known_as[0], None)
-        if question.replay == "off":
+        if question.delivery.replay == "off":
             return plan
         if secrets:  # earlier versions stored all secrets but the headers of tools
             known_as += request_keys(server, hidden.with_bare_tools(whole), identity)
@@ -418,8 +413,8 @@ class Asking:
             chain=self.chats.chain(question, plan),
             session=self.session.id,
             notebook=self.session.notebook,
-            chat=question.chat,
-            cell=question.cell,
+            chat=question.place.chat,
+            cell=question.place.cell,
             before=self.chats.before(question),
             key=plan.key,
             asked_at=time.time(),

@@ -29,28 +29,28 @@ class Chats:
 
     def parent(self, question: Question) -> Row | None:
         """The row that a question continues. Raises BadInput for one that does not exist."""
-        conversation = self._conversation(question)
+        conversation, place = self._conversation(question), question.place
         if (
             conversation is not None
-            and not conversation.has(question.cell)
-            and not question.cell.startswith(NO_ID)
+            and not conversation.has(place.cell)
+            and not place.cell.startswith(NO_ID)
         ):
             self._take_up(question, conversation)
-        if question.continues is not None:
-            return self._journal.row(question.continues)
-        if question.after is not None:
-            return self._journal.row(self._journal.find_id(question.after))
-        if conversation is None or question.is_new:
+        if place.continues is not None:
+            return self._journal.row(place.continues)
+        if place.after is not None:
+            return self._journal.row(self._journal.find_id(place.after))
+        if conversation is None or place.is_new:
             return None
-        parent = conversation.parent(question.cell)
+        parent = conversation.parent(place.cell)
         return None if parent is None else self._journal.row(parent)
 
     def before(self, question: Question) -> str | None:
         """The cell that a question continues, if any."""
-        conversation = self._conversation(question)
-        if conversation is None or question.is_new or question.after is not None:
+        conversation, place = self._conversation(question), question.place
+        if conversation is None or place.is_new or place.after is not None:
             return None
-        return conversation.before(question.cell)
+        return conversation.before(place.cell)
 
     def chain(self, question: Question, plan: Plan) -> str | None:
         """The form of the conversation: "id" if the server has the parent, else "transcript"."""
@@ -59,8 +59,8 @@ class Chats:
             return None
         # An unfinished parent may still get an id.
         has_id = parent.response_id is not None or not parent.is_over
-        if question.chain != "auto":
-            return "id" if question.chain == "id" and has_id else "transcript"
+        if question.delivery.chain != "auto":
+            return "id" if question.delivery.chain == "id" and has_id else "transcript"
         is_kept = (
             parent.server == plan.server
             and has_id
@@ -72,17 +72,17 @@ class Chats:
 
     def note(self, question: Question, parent: Row | None, row_id: int) -> tuple[str, ...]:
         """Adds a row to its cell's place; returns a notice if later cells continue an older row."""
-        conversation = self._conversation(question)
+        conversation, place = self._conversation(question), question.place
         if conversation is None:
             return ()
-        if question.after is not None and parent is not None:
-            conversation.fork(question.cell, parent.id)
-        elif question.is_new:
-            conversation.start_afresh(question.cell)
-        conversation.note(question.cell, row_id)
-        if question.background:
+        if place.after is not None and parent is not None:
+            conversation.fork(place.cell, parent.id)
+        elif place.is_new:
+            conversation.start_afresh(place.cell)
+        conversation.note(place.cell, row_id)
+        if question.delivery.background:
             conversation.expect(row_id)
-        is_stale = conversation.later_cells(question.cell, row_id)
+        is_stale = conversation.later_cells(place.cell, row_id)
         return ("later_cells_stale",) if is_stale else ()
 
     def check_not_lost(self, question: Question, parent: Row | None) -> None:
@@ -92,10 +92,10 @@ class Chats:
         the person knows, unless the other one still exists. Copies, and notebooks made by one
         program, share the ids of cells.
         """
-        conversation = self._conversation(question)
-        if conversation is None or conversation.has_begun or parent is not None or question.is_new:
+        conversation, place = self._conversation(question), question.place
+        if conversation is None or conversation.has_begun or parent is not None or place.is_new:
             return
-        found = self._journal.elsewhere(self._notebook, question.chat, question.cell, limit=1)
+        found = self._journal.elsewhere(self._notebook, place.chat, place.cell, limit=1)
         if not found or found[0].parent is None or _is_file(found[0].notebook):
             return
         name = found[0].notebook
@@ -148,13 +148,13 @@ class Chats:
             conversation.forget(row_id)
 
     def _conversation(self, question: Question) -> Conversation | None:
-        if question.chat is None:
+        if question.place.chat is None:
             return None
-        return self._conversations.setdefault(question.chat, Conversation(self._journal))
+        return self._conversations.setdefault(question.place.chat, Conversation(self._journal))
 
     def _take_up(self, question: Question, conversation: Conversation) -> None:
         """Restores the place that a cell had before, maybe under another id or notebook name."""
-        cell, chat = question.cell, question.chat
+        cell, chat = question.place.cell, question.place.chat
         asked = None if question.items else question_text(question.request())
         is_known = self._journal.has_cell(self._notebook, chat, cell)
         if not is_known:

@@ -17,7 +17,7 @@ def check_recorded(
     question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
 ) -> None:
     """Raises ReplayMiss for an unanswered question that may not or cannot be sent."""
-    if question.replay == "only":
+    if question.delivery.replay == "only":
         raise _replay_miss(question, plan, journal, replayed)
     _check_runner()
 

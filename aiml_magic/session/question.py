@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aiml_magic import errors
@@ -20,48 +20,69 @@ NO_ID = "run "  # prefix of a cell whose front end sends no id: its place ends w
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question with its options.
+class Place:
+    """The place of a question in its notebook, and the answer that it continues.
 
-    `text` has all `{{names}}` filled in, `attached` are the parts of its attachments, `cell` is its
-    place in the notebook, `chat` is `None` outside every conversation. `items` (such as results of
-    tools) are sent instead of the text, and continue the row `continues`. `settings` has the
-    options that come from settings: the value and the default of each, by the setting's name.
+    `chat` is `None` outside every conversation. Without `after`, the id of an answer, and
+    `continues`, the id of its row, the conversation decides.
+    """
+
+    cell: str
+    chat: str | None = "main"
+    is_new: bool = False
+    after: str | None = None
+    continues: int | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a question is sent, awaited and paid; no part of it decides the answer."""
+
+    replay: str = "auto"
+    stream: bool = True
+    store: bool = True
+    chain: str = "auto"
+    background: bool = False
+    timeout: float = 3600.0  # seconds of silence
+    max_concurrency: int = 64
+    max_tool_rounds: int = 8
+    budget_usd: float | None = None
+    budget_usd_per_notebook: float | None = None
+    budget_usd_per_day: float | None = None
+    confirm_above_usd: float | None = None
+    is_attended: bool = True  # a person waits, and can confirm the cost
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: all that decides its answer, its place, and its delivery.
+
+    `text` is filled, `attached` are the parts that go with it. `items`, such as results of tools,
+    are sent instead of them. `settings` are those options that come from a setting, by the
+    setting's name: its value and its default.
     """
 
     text: str
-    cell: str
     model: str
+    place: Place
+    delivery: Delivery = Delivery()
     attached: Sequence[Raw] = ()
+    items: Sequence[Raw] = ()
     schema: Schema | None = None
     tools: Tools = NO_TOOLS
     tool_choice: Any = None
-    items: Sequence[Raw] = ()
-    continues: int | None = None
     effort: str | None = None
     mode: str | None = None
     summary: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
-    stream: bool = True
-    store: bool = True
-    chat: str | None = "main"
-    is_new: bool = False
-    after: str | None = None
-    chain: str = "auto"
-    replay: str = "auto"
-    timeout: float = 3600.0  # seconds of silence
-    budget_usd: float | None = None
-    budget_usd_per_notebook: float | None = None
-    budget_usd_per_day: float | None = None
-    confirm_above_usd: float | None = None
-    is_attended: bool = True  # a person waits, and can confirm the cost
-    background: bool = False
-    max_tool_rounds: int = 8
-    max_concurrency: int = 64
     settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     sample: int = 1
+
+    def unattended(self) -> Question:
+        """The question without a person who could confirm its cost."""
+        return replace(self, delivery=replace(self.delivery, is_attended=False))
 
     def check_not_empty(self) -> None:
         """Raises BadInput for an empty question."""
@@ -86,11 +107,11 @@ class Question:
             "text": {"format": self.schema.format} if self.schema else None,
             "tools": list(self.tools.specifications) or None,
             "tool_choice": self.tool_choice,
-            "stream": self.stream or None,
+            "stream": self.delivery.stream or None,
             SAMPLE: self.sample if self.sample > 1 else None,
         }
         given = {name: value for name, value in body.items() if value is not None}
-        return {**given, "store": self.store, **self.params}
+        return {**given, "store": self.delivery.store, **self.params}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, tokens_of
 from aiml_magic.session.prices import Prices
-from aiml_magic.session.question import SANDBOX, Question
+from aiml_magic.session.question import SANDBOX, Delivery
 from aiml_magic.text import agreed, dollars
 
 _FAR = 1e9  # dollars: more than any limit, and still a number that a journal takes
@@ -81,13 +81,13 @@ class Spending:
         read = tokens_of(size_of(request)) + self._tokens_before(parent, price)
         return WorstCase(min(read * price.input + written * price.output, _FAR), most)
 
-    def limits(self, question: Question, server: str) -> list[Limit]:
+    def limits(self, delivery: Delivery, server: str) -> list[Limit]:
         """The limits that are set, and their use."""
-        return [self._limit(name, usd, server, None) for name, usd in _set(question)]
+        return [self._limit(name, usd, server, None) for name, usd in _set(delivery)]
 
     def worst_within(
         self,
-        question: Question,
+        delivery: Delivery,
         server: str,
         request: Mapping[str, Any],
         parent: int | None,
@@ -103,7 +103,7 @@ class Spending:
         """
         worst = self.worst_case(request, parent, terms.price)
         row_id = -1 if row is None else row.id
-        for name, usd in _set(question):
+        for name, usd in _set(delivery):
             if worst.usd is None:
                 raise errors.BudgetExceeded(
                     f"The server lists no price for {request['model']}, so a budget cannot be "
@@ -119,7 +119,7 @@ class Spending:
         return worst
 
     def reserve_again(
-        self, row: Row, question: Question, terms: Terms, held: Collection[int]
+        self, row: Row, delivery: Delivery, terms: Terms, held: Collection[int]
     ) -> bool:
         """Reserves the cost of a queued row before it is sent.
 
@@ -128,8 +128,8 @@ class Spending:
 
         def step() -> bool:
             about = row.server, row.request, row.parent, terms
-            worst = self.worst_within(question, *about, row=row, held=held)
-            if asks_first(question, worst, terms):
+            worst = self.worst_within(delivery, *about, row=row, held=held)
+            if asks_first(delivery, worst, terms):
                 return False
             self.journal.reserve(row.id, self.session, worst.usd)
             return True
@@ -195,25 +195,25 @@ class Spending:
         return tokens
 
 
-def needs_price(question: Question) -> bool:
+def needs_price(delivery: Delivery) -> bool:
     """Whether a setting of the question depends on its cost."""
-    return question.confirm_above_usd is not None or any(_set(question))
+    return delivery.confirm_above_usd is not None or any(_set(delivery))
 
 
-def asks_first(question: Question, worst: WorstCase, terms: Terms) -> bool:
+def asks_first(delivery: Delivery, worst: WorstCase, terms: Terms) -> bool:
     """Whether the person must confirm this highest cost."""
-    if question.confirm_above_usd is None:
+    if delivery.confirm_above_usd is None:
         return False
-    return _usd(worst) > max(question.confirm_above_usd, terms.agreed_usd)
+    return _usd(worst) > max(delivery.confirm_above_usd, terms.agreed_usd)
 
 
-def confirm(question: Question, worst: WorstCase, terms: Terms) -> Terms:
+def confirm(delivery: Delivery, worst: WorstCase, terms: Terms) -> Terms:
     """The terms after the person has confirmed the highest cost.
 
     Raises BadInput if they do not, or if nobody can be asked.
     """
     said = None
-    is_attended = question.is_attended and not question.background
+    is_attended = delivery.is_attended and not delivery.background
     if is_attended and threading.current_thread() is threading.main_thread():
         try:
             said = agreed(f"{worst}. Send it?")
@@ -230,20 +230,18 @@ def confirm(question: Question, worst: WorstCase, terms: Terms) -> Terms:
     )
 
 
-def confirm_together(
-    questions: Sequence[Question], worst_cases: Sequence[WorstCase | None]
-) -> Sequence[Question]:
-    """The questions of one cell, after one yes to all if their sum wants one.
+def confirm_together(delivery: Delivery, worst_cases: Iterable[WorstCase | None]) -> Delivery:
+    """The delivery of the questions of one cell, after one yes to all if their sum wants one.
 
     The worst case of what is replayed is `None`. Raises BadInput without a yes.
     """
     known = [_usd(worst) for worst in worst_cases if worst is not None]
-    usd, limit = sum(known), questions[0].confirm_above_usd
+    usd, limit = sum(known), delivery.confirm_above_usd
     if limit is None or usd <= limit:
-        return questions
+        return delivery
     together = WorstCase(None if usd == math.inf else usd, f"{len(known)} answers together")
-    confirm(questions[0], together, Terms(None))
-    return [replace(question, confirm_above_usd=None) for question in questions]
+    confirm(delivery, together, Terms(None))
+    return replace(delivery, confirm_above_usd=None)
 
 
 def _usd(worst: WorstCase) -> float:
@@ -261,10 +259,10 @@ def midnight() -> float:
     return datetime(today.year, today.month, today.day).timestamp()  # noqa: DTZ001  # local
 
 
-def _set(question: Question) -> Iterator[tuple[str, float]]:
+def _set(delivery: Delivery) -> Iterator[tuple[str, float]]:
     """The limits that are set, by the names of their settings."""
     for name in ("budget_usd", "budget_usd_per_notebook", "budget_usd_per_day"):
-        if (usd := getattr(question, name)) is not None:
+        if (usd := getattr(delivery, name)) is not None:
             yield name, usd
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pytest
 import wire
-from asking import KEY, Asker
+from asking import KEY, Asker, question
 from certificates import certificate
 from processes import wait_until
 
@@ -33,7 +33,7 @@ from aiml_magic.api.responses import Response
 from aiml_magic.api.stream import Stream
 from aiml_magic.notebook.dry_run import dry_run
 from aiml_magic.runner.jobs import Job
-from aiml_magic.session.asking import Question
+from aiml_magic.session.question import Delivery
 from aiml_magic.show.answers import banner
 
 STREAM = "text/event-stream"
@@ -567,9 +567,7 @@ def test_poll_that_finds_nothing(asker):
     with polled([said(404)] * 3) as server:
         with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged"):
             asker.ask(server.url, "1", cell="a", replay="auto")
-        assert "It would not be sent" in dry_run(
-            Question("1", "a", "openai/o3-pro"), asker.on(server.url)
-        )
+        assert "It would not be sent" in dry_run(question("1", "a"), asker.on(server.url))
         assert "Fine." == asker.ask(server.url, "1", cell="a", replay="auto").text
         assert 1 == len(server.posts)
 
@@ -597,7 +595,7 @@ def test_runner_of_another_kernel_that_dies(asker):
             wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")  # noqa: B023
         os.kill(other.asking.runner._child.process.pid, signal.SIGKILL)
         again = asker.start(server.url, "1", cell="1", **options)
-        followed = asker.on(server.url).unfinished(60, 64)
+        followed = asker.on(server.url).unfinished(Delivery())
         assert [again.id, jobs[1].id] == [job.id for job in followed]
         wait_until(lambda: all(job.progress.state == "in_progress" for job in followed))
         with contextlib.closing(sqlite3.connect(asker.path)) as db, db:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import httpx
 import wire
+from asking import question
 from kernels import kernel
 from many import row
 from measure import (
@@ -25,7 +26,6 @@ from measure import (
 )
 
 from aiml_magic.journal.rows import Result
-from aiml_magic.session.asking import Question
 from aiml_magic.show import details
 from aiml_magic.show.answers import answer_bundle
 
@@ -170,10 +170,8 @@ def conversations() -> Iterator[Row]:
 
             def turn(parent: int | None = parent) -> None:
                 text = f"Why {os.urandom(8).hex()}?"
-                question = Question(
-                    text, "c", "m", after=str(parent), chain="transcript", stream=False
-                )
-                job = session.on(server.url, path).ask(question)
+                how = {"after": str(parent), "chain": "transcript", "stream": False}
+                job = session.on(server.url, path).ask(question(text, "c", **how))
                 for _ in job.follow():
                     pass
                 job.outcome()

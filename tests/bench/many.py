@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import wire
+from asking import question
 from measure import (
     IS_SHORT,
     Row,
@@ -31,7 +32,6 @@ from measure import (
 from aiml_magic import ask
 from aiml_magic.journal.replay import request_key
 from aiml_magic.journal.store import Journal
-from aiml_magic.session.asking import Question
 
 
 def journals() -> Iterator[Row]:
@@ -113,17 +113,8 @@ def jobs() -> Iterator[Row]:
             asking = session.on(server.url, path)
 
             def ask_one(number: int, asking=asking, count=count) -> None:
-                limit = count + 1
-                asking.ask(
-                    Question(
-                        f"q{number}",
-                        str(number),
-                        "m",
-                        chat=None,
-                        background=True,
-                        max_concurrency=limit,
-                    )
-                )
+                how = {"chat": None, "background": True, "max_concurrency": count + 1}
+                asking.ask(question(f"q{number}", str(number), **how))
 
             def arrived(posts: int, server=server) -> None:
                 while len(server.posts) < posts:

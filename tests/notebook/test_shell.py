@@ -84,10 +84,8 @@ def test_settings_hold(shell, tmp_path):
     """
     assert run(shell, lines) is None
     magics = shell.find_line_magic("aiml").__self__
-    question = magics.question({}, "Why?", {})
-    assert ("transcript", 3, 2, False, 60.0) == (
-        question.chain, question.max_concurrency, question.max_tool_rounds, question.store, question.timeout,
-    )  # fmt: skip
+    how = magics.question({}, "Why?", {}).delivery
+    assert ("transcript", 3, 2, False, 60.0) == (how.chain, how.max_concurrency, how.max_tool_rounds, how.store, how.timeout)
     shell.run_cell(f"%config O3Pro.journal = {str(tmp_path / 'mine.sqlite3')!r}\n%aiml history")
     assert (tmp_path / "mine.sqlite3").exists()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import wire
-from asking import Asker
+from asking import Asker, question
 from calls import price, wanting
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,6 @@ from aiml_magic.journal import recording
 from aiml_magic.question import tools
 from aiml_magic.question.tools import confirm, tools_of
 from aiml_magic.session import conversation
-from aiml_magic.session.asking import Question
 
 
 async def later(seconds: float) -> str:
@@ -585,8 +584,7 @@ def test_approval_after_a_restart(asker):
         asker.ask(server.url, "Do it?", cell="b", replay="auto")
         later = Asker(asker.path)
         try:
-            question = Question("", "z", "openai/o3-pro")
-            later.on(server.url).decide(later.journal.row(2), question, is_approved=True).wait(10)
+            later.on(server.url).decide(later.journal.row(2), question(""), is_approved=True).wait(10)
             later.ask(server.url, "Do it?", cell="b", replay="auto")
         finally:
             later.session.close(10)

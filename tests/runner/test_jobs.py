@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import wire
-from asking import Asker
+from asking import Asker, question
 from environment import files_at_once
 from kernels import kernel
 from processes import processes, wait_until
@@ -28,6 +28,7 @@ from aiml_magic.journal.store import Journal
 from aiml_magic.runner.child import RunnerProcess
 from aiml_magic.runner.jobs import Job
 from aiml_magic.session.asking import Session
+from aiml_magic.session.question import Delivery
 
 
 class Held:
@@ -377,7 +378,7 @@ def test_queued_row_of_a_dead_runner(asker, held):
     held.held.let_go("one", "two", "alone")
     alone = start(asker, held, "alone", chat=None)
     assert two.id + 1 == alone.wait().journal_id
-    resumed = asker.on(held.url).unfinished(60, 64)
+    resumed = asker.on(held.url).unfinished(Delivery())
     assert two.id in {job.id for job in resumed}
     with pytest.raises(errors.ParentFailed):
         next(job for job in resumed if job.id == two.id).wait()
@@ -391,20 +392,14 @@ def test_sleep_is_no_death(asker, held):
     with closing(sqlite3.connect(asker.path)) as db, db:
         db.execute("UPDATE requests SET alive_at = alive_at - 3600")
     other = Session()
-    doubtful = other.on(held.url, asker.path).ask(question_of(asker, "one"))
+    doubtful = other.on(held.url, asker.path).ask(question("one", "cell 1"))
     with pytest.raises(errors.RunnerDied, match="may be charged"):
         doubtful.wait()
     held.held.let_go("one")
     assert "On one" == job.wait().text
-    assert other.on(held.url, asker.path).ask(question_of(asker, "one")).wait().replayed
+    assert other.on(held.url, asker.path).ask(question("one", "cell 1")).wait().replayed
     other.close(10)
     assert 1 == len(held.posts)
-
-
-def question_of(asker, text):
-    from aiml_magic.session.asking import Question
-
-    return Question(text, cell="cell 1", model="openai/o3-pro")
 
 
 @pytest.fixture
@@ -513,8 +508,9 @@ def test_upgrade_while_a_runner_lives(home, held, tmp_path, monkeypatch):
 import sys, time
 sys.path.insert(0, {str(package.parent)!r})
 from pathlib import Path
-from aiml_magic.session.asking import Question, Session
-job = Session().on({held.url!r}, Path({str(home / "journal.sqlite3")!r})).ask(Question("one", cell="a", model="m"))
+from aiml_magic.session.asking import Session
+from aiml_magic.session.question import Place, Question
+job = Session().on({held.url!r}, Path({str(home / "journal.sqlite3")!r})).ask(Question("one", "m", Place("a")))
 while job.status != "sent": time.sleep(0.01)
 """
     subprocess.run(

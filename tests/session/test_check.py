@@ -13,6 +13,7 @@ from kernels import kernel
 
 from aiml_magic import errors
 from aiml_magic.sandbox import start as sandbox
+from aiml_magic.session.question import Delivery
 
 
 @pytest.fixture
@@ -314,7 +315,7 @@ def test_rows_of_another_sandbox(asker, in_use):
             )
         for url in (in_use, None):
             asker.session.sandbox_url = url
-            assert [] == asker.on(elsewhere.url).unfinished(60, 64)
+            assert [] == asker.on(elsewhere.url).unfinished(Delivery())
         asker.session.sandbox_url = in_use
         assert "Why?" in asker.ask(in_use, "Why?", cell="a", replay="auto").text
         assert not elsewhere.requests
@@ -345,6 +346,6 @@ def test_queued_row_of_another_server(asker):
                 "UPDATE requests SET state = 'queued', base_url = ?, response = NULL, status = NULL",
                 (elsewhere.url,),
             )
-        assert [] == asker.on(here.url).unfinished(60, 64)
+        assert [] == asker.on(here.url).unfinished(Delivery())
         assert "Fine." == asker.ask(here.url, cell="a", replay="auto").text
         assert not elsewhere.requests

@@ -26,7 +26,7 @@ from aiml_magic.journal import offers
 from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Result
 from aiml_magic.session import budget, spending
-from aiml_magic.session.question import Question
+from aiml_magic.session.question import Delivery
 from aiml_magic.show.follow import status_line
 
 MODEL = "openai/o3-pro"
@@ -171,15 +171,15 @@ def test_resumed(asker):
         yesterday = time.time() - 2 * 86400
         for number in range(3):
             queued(asker, server.url, asked_at=yesterday, session="before", cell=f"c{number}")
-        limits = Question("", "c", MODEL, budget_usd=18.0, budget_usd_per_day=18.0)
-        jobs = asker.on(server.url).unfinished(60, 64, limits)
+        limits = Delivery(budget_usd=18.0, budget_usd_per_day=18.0)
+        jobs = asker.on(server.url).unfinished(limits)
         assert 2 == len(jobs)
         for job in jobs:
             job.wait(30)
         assert (8.0, 0) == asker.journal.spent(None, session=asker.session.id)
         assert (8.0, 0) == asker.journal.spent(None, since=spending.midnight())
         careful = replace(limits, budget_usd=None, budget_usd_per_day=None, confirm_above_usd=1.0)
-        assert [] == asker.on(server.url).unfinished(60, 64, careful)
+        assert [] == asker.on(server.url).unfinished(careful)
 
 
 @pytest.mark.parametrize("fate", ["answered", "lost", "killed"])

@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from aiml_magic.journal.answer import Answer
-from aiml_magic.session.asking import Asking, Question, Session
+from aiml_magic.session.asking import Asking, Session
+from aiml_magic.session.question import Delivery, Place, Question
 
 KEY = "test-key-0123456789abcdef"
+
+
+def question(
+    text: str = "Why?", cell: str = "a cell", model: str = "openai/o3-pro", **options
+) -> Question:
+    """A question of the options, whichever of its parts they belong to."""
+    place, delivery = (
+        {name: options.pop(name) for name in part.__dataclass_fields__ if name in options}
+        for part in (Place, Delivery)
+    )
+    return Question(text, model, Place(cell, **place), Delivery(**delivery), **options)
 
 
 class Asker:
@@ -20,12 +32,8 @@ class Asker:
 
     def start(self, url: str, text: str = "Why?", **options):
         self.cells += 1
-        options = {
-            "cell": f"cell {self.cells}",
-            "model": "openai/o3-pro",
-            "replay": "off",
-        } | options
-        return self.on(url).ask(Question(text, **options))
+        options = {"cell": f"cell {self.cells}", "replay": "off"} | options
+        return self.on(url).ask(question(text, **options))
 
     def ask(self, url: str, text: str = "Why?", **options) -> Answer:
         job = self.start(url, text, **options)
