@@ -88,7 +88,7 @@ def line_of(answer: Answer) -> dict[str, Any]:
         model=answer.request.get("model") or answer.model,
         chat=answer.chat,
         cell=answer.cell,
-        cost_usd=None if answer.recorded else answer.cost_usd,  # others paid it
+        cost_usd=answer.cost_usd,
         seconds=answer.seconds,
         status=answer.status,
         replayed=answer.replayed,
