@@ -85,7 +85,13 @@ def test_settings_hold(shell, tmp_path):
     assert run(shell, lines) is None
     magics = shell.find_line_magic("aiml").__self__
     how = magics.question({}, "Why?", {}).delivery
-    assert ("transcript", 3, 2, False, 60.0) == (how.chain, how.max_concurrency, how.max_tool_rounds, how.store, how.timeout)
+    assert ("transcript", 3, 2, False, 60.0) == (
+        how.chain,
+        how.max_concurrency,
+        how.max_tool_rounds,
+        how.store,
+        how.timeout,
+    )
     shell.run_cell(f"%config O3Pro.journal = {str(tmp_path / 'mine.sqlite3')!r}\n%aiml history")
     assert (tmp_path / "mine.sqlite3").exists()
 

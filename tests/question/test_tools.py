@@ -584,7 +584,9 @@ def test_approval_after_a_restart(asker):
         asker.ask(server.url, "Do it?", cell="b", replay="auto")
         later = Asker(asker.path)
         try:
-            later.on(server.url).decide(later.journal.row(2), question(""), is_approved=True).wait(10)
+            later.on(server.url).decide(later.journal.row(2), question(""), is_approved=True).wait(
+                10
+            )
             later.ask(server.url, "Do it?", cell="b", replay="auto")
         finally:
             later.session.close(10)
