@@ -69,9 +69,8 @@ def test_commands_of_the_tutorial(command, folder, monkeypatch):
         pytest.skip(f"{module} is not installed")
     monkeypatch.delenv("AIML_API_KEY")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv(
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1"
-    )  # one that shuffles tests shuffles cells too
+    # A plugin that shuffles tests would shuffle cells.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_PLUGINS", "nbval.plugin")
     done = subprocess.run(
         ["bash", "-c", command],

@@ -316,7 +316,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, until - now) if until is not None and now is not None else None
 
 
-_CHECK = f"The journal keeps what came. {errors.hint_to_check()}"
+_CHECK = f"The journal keeps the part received. {errors.hint_to_check()}"
 
 _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,

@@ -146,7 +146,7 @@ class Stream:
         return has_output and _content(filled) != _content(self._response)
 
     def response(self) -> Raw:
-        """The response as far as it is known; empty if nothing of it came."""
+        """The response so far; empty if nothing was received."""
         known = with_streamed(self._response, self._items())
         if not self.has_ended:
             return known

@@ -1,8 +1,8 @@
-"""The money of a journal: what rows cost, and what those that are not settled may cost at most.
+"""The costs of a journal's rows, and reservations for unsettled ones.
 
-A row reserves its worst case in the transaction that adds it, so that no two kernels pass a limit
-together. The reservation counts until the cost is known, and no longer than the row may be sent.
-The sandbox's play money is counted apart.
+A row reserves its highest cost in the transaction that adds it, so that two kernels cannot pass a
+limit together. The reservation counts until the cost is known, or the row cannot be sent any more.
+The sandbox's play money is counted separately.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from aiml_magic.journal.queries import NAMES, OF_NOTEBOOK, Queries
 from aiml_magic.journal.rows import STALE, Row
 from aiml_magic.text import dump
 
-# The request may have been charged, and its cost is unknown. The cost comes first: it is in the
-# indexes, and the rest of a row is read only without it.
+# The request may have been charged, and its cost is unknown. The cost comes first, since it is in
+# the indexes: the rest of the row is read only if it is NULL.
 IS_UNKNOWN = """
     cost_usd IS NULL AND (
         state IN ('done', 'sent')
@@ -25,7 +25,7 @@ IS_UNKNOWN = """
             AND CASE WHEN json_valid(error) THEN json_extract(error, '$.may_cost') END)
     )
 """
-# What was forgotten keeps its reservation only if its cost was unknown.
+# A forgotten row keeps its reservation only if its cost was unknown.
 _IS_RESERVED = f"""
     cost_usd IS NULL AND requests.id <> :besides
     AND (state = 'queued' OR (state = 'forgotten' AND worst_usd IS NOT NULL) OR ({IS_UNKNOWN}))
@@ -39,9 +39,9 @@ _LAPSED = errors.RunnerDied(
 
 
 class Scope(NamedTuple):
-    """Rows of one server, or (`None`) of all but the sandbox.
+    """The rows of a server, or for `None` of all servers but the sandbox.
 
-    Those of a session, of a notebook, or asked since a time in seconds since 1970; else all.
+    Of a session, of a notebook, or since a time in seconds since 1970; else all.
     """
 
     server: str | None
@@ -65,9 +65,9 @@ _NO_SANDBOX = "server <> 'sandbox'"
 
 
 class Sums(NamedTuple):
-    """Dollars that were charged, and that are reserved; answers of unknown cost, and unpriced rows.
+    """Dollars charged and reserved, and the numbers of rows of unknown cost and of unpriced rows.
 
-    An unpriced row should have a reservation, and was asked when no price was known.
+    An unpriced row lacks its reservation, since no price was known when it was asked.
     """
 
     usd: float
@@ -77,7 +77,7 @@ class Sums(NamedTuple):
 
 
 class Costs(Queries):
-    """What the rows of a journal cost."""
+    """The costs of a journal's rows."""
 
     def spent(
         self,
@@ -87,12 +87,12 @@ class Costs(Queries):
         notebook: str | None = None,
         since: float | None = None,
     ) -> tuple[float, int]:
-        """The dollars that were charged, and the number of answers of unknown cost; see `Scope`."""
+        """The dollars charged, and the number of answers of unknown cost; see `Scope`."""
         sums = self.sums(Scope(server, session, notebook, since))
         return sums.usd, sums.unknown
 
     def sums(self, scope: Scope, *, besides: int = -1) -> Sums:
-        """The sums of the rows of a scope; one row counts in no reservation."""
+        """The sums of the rows of a scope, without the reservation of the row `besides`."""
         with self._transaction() as db:
             found = db.execute(
                 f"""{NAMES}
@@ -107,7 +107,7 @@ class Costs(Queries):
         return Sums(*found)
 
     def unpriced(self, scope: Scope) -> list[Row]:
-        """The rows without a known cost that were asked when no price was known."""
+        """The unpriced rows of a scope."""
         return self._rows(
             f"""{NAMES}
             SELECT requests.* FROM {scope.rows} AND worst_usd IS NULL AND {_IS_RESERVED}
@@ -117,11 +117,11 @@ class Costs(Queries):
         )
 
     def note_worst(self, row_id: int, usd: float) -> None:
-        """Keeps what a row may cost at most."""
+        """Stores the highest cost of a row."""
         self._execute("UPDATE requests SET worst_usd = ? WHERE id = ?", usd, row_id)
 
     def reserve(self, row_id: int, session: str, usd: float | None) -> Row:
-        """Reserves anew for a queued row that a session sends now; it counts there and then."""
+        """Reserves the cost of a queued row for the session that sends it now."""
         self._execute(
             """
             UPDATE requests SET session = ?, worst_usd = ?, reserved_at = ?, alive_at = ?
@@ -132,9 +132,9 @@ class Costs(Queries):
         return self.row(row_id)
 
     def lapse(self, scope: Scope, held: list[int]) -> None:
-        """Ends the reservations of queued rows whose runner or kernel is gone, except `held` ones.
+        """Ends the reservations of queued rows without a live runner, except `held` ones.
 
-        Such a row fails, so that a runner that was only asleep does not send it all the same.
+        These rows fail, so that a runner that was only asleep does not send them.
         """
         with self._transaction() as db:
             db.execute(

@@ -131,7 +131,7 @@ def _parse_json(request: Raw, text: str) -> Any:
 
 
 def _part(found: Any) -> str:
-    """The text that came of an answer that is not done."""
+    """The text received of an unfinished answer."""
     return "" if found["state"] == "done" else as_text(_loaded(found["text"]))
 
 
@@ -141,7 +141,7 @@ def _object(text: str | None) -> Mapping[str, Any]:
 
 
 def _loaded(text: str | None) -> Any:
-    """The value of a JSON text; `None` without one, and where somebody else wrote it."""
+    """The value of a JSON text; `None` for an empty or invalid one."""
     try:
         return from_json(text) if text else None
     except ValueError:  # it takes no lone surrogates

@@ -294,7 +294,7 @@ The same question in the same place is not asked again: its answer is replayed f
 for $0.
 {{{{name}}}} in the question is replaced by that variable (a table by its CSV, a figure goes along),
 also {{{{table.shape[0]}}}} and {{{{x:.2f}}}}.
-An interrupt of the kernel stops the question and keeps what came.
+An interrupt of the kernel stops the question and keeps the text received.
 
 Options:
 {rows}

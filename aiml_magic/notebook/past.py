@@ -166,14 +166,14 @@ def forget(context: Context, rest: str) -> None:
         places = " and ".join(["the journal", *(path.name for path in changed)])
         removed = f"its texts are removed from {places}, what it cost is kept"
         say(f"Answer {row.id} is forgotten: {removed}.")
-    say("Notebooks, exports, and recordings that were made earlier hold what they held.")
+    say("Notebooks, exports, and recordings made earlier are not changed.")
 
 
 def _path(name: str) -> Path:
-    """The file that is meant, wherever the notebook goes from here."""
+    """The absolute path of a file, which %cd does not change. Raises BadInput."""
     try:
         return addresses.absolute(Path(name).expanduser())
     except RuntimeError as error:
         raise errors.BadInput(
-            f"{name[:60]} is in the home of nobody.", "Name the file by its whole path."
+            f"{name[:60]} names an unknown user.", "Name the file by its whole path."
         ) from error

@@ -29,7 +29,7 @@ _MAX_LOG = 2000  # entries of the server's log that are searched
 
 
 class Finding(NamedTuple):
-    """What a server says of a request, and what it charged.
+    """The fate of a request, and its cost.
 
     `fate` is answered (and the text is kept), done (it was kept before), pending, charged, failed
     (and free) or unknown.

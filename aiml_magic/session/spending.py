@@ -231,9 +231,9 @@ def confirm(delivery: Delivery, worst: WorstCase, terms: Terms) -> Terms:
 
 
 def confirm_together(delivery: Delivery, worst_cases: Iterable[WorstCase | None]) -> Delivery:
-    """The delivery of the questions of one cell, after one yes to all if their sum wants one.
+    """The delivery of the questions of one cell, after one confirmation of their summed cost.
 
-    The worst case of what is replayed is `None`. Raises BadInput without a yes.
+    The worst case of a replayed question is `None`. Raises BadInput if it is not confirmed.
     """
     known = [_usd(worst) for worst in worst_cases if worst is not None]
     usd, limit = sum(known), delivery.confirm_above_usd

@@ -1,7 +1,7 @@
 r"""Chemistry as mathematics: `\ce` and `\pu` of mhchem, which few front ends have.
 
-Written are formulas, charges, isotopes, bonds, states and arrows, and quantities with units; `None`
-stands for what is not understood.
+Supported are formulas, charges, isotopes, bonds, states and arrows, and quantities with units; the
+result is `None` for anything else.
 """
 
 from __future__ import annotations

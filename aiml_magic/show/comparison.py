@@ -30,7 +30,7 @@ _MOST_LINES, _MOST_CHARACTERS = 200, 20_000  # of each text that are compared
 _MOST_WORDS = 300, 5000  # that are compared, of a line and of a text
 _MAX_DEPTH = 20  # levels of nested values
 _CONTEXT = 2  # equal lines that are shown beside a change
-_ALIKE = 0.5  # of 1: two lines that share less are two lines, not one that was changed
+_ALIKE = 0.5  # similarity below which two lines are shown as different, not as one changed
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 _NOTHING = "(none)"
@@ -147,7 +147,7 @@ def compared(first: str, second: str) -> list[Line]:
 
 
 def _lines_of(*texts: str) -> Iterator[list[str]]:
-    """The lines of each text, or their sentences if a line is prose; of what is long its pieces."""
+    """The lines of each text, or its sentences if it is prose; long ones are split into pieces."""
     every = [plain(text).split("\n") for text in texts]
     is_prose = any(len(line) > _PROSE for lines in every for line in lines)
     for lines in every:

@@ -51,7 +51,7 @@ class Outputs:
 
 
 class View(ABC):
-    """How one kind of front end shows answers and jobs; what `is_live` is kept nowhere."""
+    """Shows answers and jobs in one kind of front end; if `is_live`, outputs are not saved."""
 
     is_live = False
 
@@ -145,9 +145,9 @@ class View(ABC):
 
     @abstractmethod
     def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
-        """A line that counts the answers, out of `total` where that is known.
+        """A line that counts the answers, out of `total` if known.
 
-        In a notebook it can be kept, if nothing else shows the answers.
+        With `is_kept` it stays in the notebook, since nothing else shows the answers.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Formulas in the Markdown of a model: their limits, told from dollars of money."""
+"""Formulas in the Markdown of a model: their marks, in contrast to dollars of money."""
 
 from __future__ import annotations
 

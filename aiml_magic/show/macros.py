@@ -1,6 +1,6 @@
-"""Macros of TeX that a front end lacks, written in those that MathJax and KaTeX both have.
+"""TeX macros that a front end lacks, expanded to those that MathJax and KaTeX both have.
 
-What only colours, labels or moves is left out; chemistry is written as mathematics.
+Macros that only colour, label or move are dropped; chemistry becomes mathematics.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _COLUMNS = re.compile(r"\\begin\s*\{array\}\s*\{((?:[lcr|:\s]|[@!]\{[^{}]*\})*)\
 
 
 def expanded(line: str) -> str:
-    """The formula without what is `REWRITTEN`; a macro whose arguments are not understood stays."""
+    """The formula with the macros in `REWRITTEN` expanded, if their arguments can be read."""
     line = _PLACE.sub(r"\\\1{\2}", line)
     line = _ENVIRONMENT.sub(lambda found: _ENVIRONMENTS[found[2]][found[1] == "end"], line)
     line = _SPACE.sub(_space, line)
@@ -111,7 +111,7 @@ def _columns(found: re.Match[str]) -> str:
 
 
 def _arguments(line: str, start: int, count: int) -> tuple[list[str] | None, int]:
-    """So many arguments in braces from `start`, and where they end."""
+    """The `count` arguments in braces from `start`, and their end."""
     arguments = []
     for _ in range(count):
         brace = _OPENING.match(line, start)
@@ -124,7 +124,7 @@ def _arguments(line: str, start: int, count: int) -> tuple[list[str] | None, int
 
 
 def closing_brace(line: str, start: int) -> int:
-    """Where the braces end that are open at `start`; -1 if nowhere."""
+    """The position of the brace that closes the one before `start`; -1 if there is none."""
     depth = 1
     for brace in _BRACE.finditer(line, start):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

@@ -1,7 +1,7 @@
 """The Markdown of a model as tokens: CommonMark with tables, formulas and bare addresses.
 
-Raw HTML is text, but for the few tags without attributes that only place text. What is nested too
-deeply is not read as Markdown any more, so that the time grows with the text and no faster.
+Raw HTML is text, except for a few tags without attributes that only place text. Blocks beyond a
+depth are read as code, so that the time grows linearly with the text.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _UNCHANGED = ("text", "softbreak", "inline", "paragraph_open", "paragraph_close")
-_ISOLATES = dict.fromkeys(
-    range(0x2066, 0x206A), "\ufffd"
-)  # text in right-to-left scripts needs them, code is misread with them
+# Bidirectional isolates: right-to-left text needs them, but in code they can deceive.
+_ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")
 _CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
-MAX_DEPTH = 40  # of quotes and lists in one another, where a list counts twice
+MAX_DEPTH = 40  # levels of nested quotes and lists, where a list counts twice
 
 
 def tokens(text: str) -> list[Token]:
@@ -59,10 +58,10 @@ def tokens(text: str) -> list[Token]:
 
 @cache
 def parser() -> MarkdownIt:
-    """The parser of all that models write."""
+    """The parser of models' Markdown."""
     from markdown_it import MarkdownIt
 
-    # It leaves out what is nested more deeply than it may; a list takes two levels.
+    # markdown-it drops blocks beyond maxNesting; a list takes two levels.
     reader = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_DEPTH + 2}).enable(
         ["table", "strikethrough"]
     )
@@ -78,7 +77,7 @@ def parser() -> MarkdownIt:
     return reader
 
 
-# The rules for what begins with a sign; all else is an address or words.
+# The rules that may match at each character; at others only text can begin.
 _BY_SIGN = {
     "\n": ("newline",), "\\": ("formula", "escape"), "$": ("formula",), "`": ("backticks",),
     "~": ("strikethrough",), "*": ("emphasis",), "_": ("emphasis",), "[": ("link",),
@@ -88,7 +87,7 @@ _BY_SIGN = {
 
 
 def _read_by_sign(reader: MarkdownIt) -> None:
-    """Tries the rules that a sign may begin, instead of all: this takes a third of the time."""
+    """Has the parser try only the rules for a character: this takes a third of the time."""
     ruler = reader.inline.ruler
     known = dict(zip(ruler.get_active_rules(), ruler.getRules(""), strict=True))
     by_sign = {sign: [known[name] for name in names] for sign, names in _BY_SIGN.items()}
@@ -109,10 +108,10 @@ def each(tokens: Iterable[Token]) -> Iterator[Token]:
 
 
 def _plain_signs(state: StateCore) -> None:
-    """Makes decoded entities as plain as typed characters, and replaces what disguises code.
+    """Makes control characters of decoded entities visible, and replaces isolates in code.
 
-    The marks of emphasis in too much emphasis are text, and so is a picture in a link, in which
-    there can be no other.
+    Emphasis nested too deeply becomes text, and so does a picture in a link, since its link would
+    be nested.
     """
     is_linked = False
     for token in each(state.tokens):
@@ -136,7 +135,7 @@ def _plain_signs(state: StateCore) -> None:
 
 
 def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    """CommonMark's link definitions, but for footnotes (`[^1]: …`), whose text would be lost."""
+    """Reads CommonMark's link definitions, but not footnotes (`[^1]: …`): their text is kept."""
     begin = state.bMarks[first] + state.tShift[first]
     if not state.src.startswith("[", begin) or state.src.startswith("[^", begin):
         return False
@@ -146,7 +145,7 @@ def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool: 
 
 
 def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    """A line nested so deeply that it is not read as Markdown any more."""
+    """Reads a line that is nested too deeply as code."""
     if state.level < MAX_DEPTH:
         return False
     if not silent:
@@ -158,7 +157,7 @@ def _line_too_deep(state: StateBlock, first: int, _: int, silent: bool) -> bool:
 
 
 def _line_of_words(state: StateBlock, first: int, _: int, silent: bool) -> bool:  # noqa: FBT001
-    """A paragraph of one line that begins with a letter: most are, and can be nothing else."""
+    """Reads a paragraph of one line that begins with a letter, without trying other rules."""
     begin = state.bMarks[first] + state.tShift[first]
     is_last = first + 1 >= state.lineMax or state.isEmpty(first + 1)
     if silent or not is_last or not state.src[begin : begin + 1].isalpha():
@@ -175,11 +174,11 @@ def _line_of_words(state: StateBlock, first: int, _: int, silent: bool) -> bool:
 
 
 _TAG = re.compile(r"<(?:(br) ?/?>\s*|(sub|sup)>)", re.IGNORECASE)
-_MAX_SCRIPT = 200  # characters of what is raised or lowered
+_MAX_SCRIPT = 200  # characters in a superscript or subscript
 
 
 def _tag(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
-    """HTML's `<br>`, `<sub>…</sub>` and `<sup>…</sup>`, without attributes, on one line."""
+    """Reads `<br>`, `<sub>…</sub>` and `<sup>…</sup>`, without attributes, on one line."""
     found = _TAG.match(state.src, state.pos, state.posMax)
     if found is None or state.level >= MAX_DEPTH:
         return False
@@ -202,7 +201,7 @@ def _tag(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
 
 
 def _end_of_script(text: str, name: str) -> int:
-    """Where what is raised or lowered ends; -1 if not on this line."""
+    """The end of a superscript or subscript; -1 if it is not on this line."""
     depth = 1
     for tag in re.finditer(rf"\n|<(/?){name}>", text, re.IGNORECASE):
         depth += 0 if tag[0] == "\n" else -1 if tag[1] else 1

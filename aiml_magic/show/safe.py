@@ -1,17 +1,16 @@
 """Model text as Markdown and HTML without active content.
 
 A notebook that was just run is trusted: JupyterLab executes what its `text/markdown` and
-`text/html` hold. So the answer's Markdown is parsed, and written anew from what was understood. One
-rule decides what survives: every mark in the result is ours, and every character of the model's is
-one of four things.
+`text/html` contain. So the answer's Markdown is parsed, and new Markdown is written from the
+tokens. Every mark in the result is ours, and each character of the model's is part of one of these:
 
-* Text, in which each character that Markdown, HTML or MathJax could take for a mark is an entity.
-* Code, in a fence where no front end can misread it, else in entities.
-* An address that begins with https, http, mailto or #, in characters that cannot end it.
-* Mathematics made of known commands that only set type; any other formula is shown as code.
+* Text, with an entity for each character that Markdown, HTML or MathJax could read as a mark.
+* Code, in a fence if all front ends read it alike, else in entities.
+* A URL that begins with https, http, mailto or #, with all characters encoded that could end it.
+* Mathematics of known commands that only set type; any other formula is shown as code.
 
-Raw HTML is text, a picture is a link (showing it would fetch it), and a language name that makes a
-front end draw is dropped.
+Raw HTML is text, a picture is a link (showing it would fetch it), and the names of languages that
+make a front end draw are dropped.
 """
 
 from __future__ import annotations
@@ -35,13 +34,11 @@ _LANGUAGES = frozenset(
     "shell sql stan swift tcl tex text toml ts tsx typescript verilog vhdl vim xml "
     "yaml yml zig".split()
 )
-# Characters: what colours the code of a page takes quadratic time, in some languages, for longer
-# lines, and for more. (For Terraform it takes longer still, which is why that is not among the
-# languages.)
+# Characters up to which code of a page is highlighted: Pygments takes quadratic time for longer
+# lines or code in some languages. (In Terraform it is slower still, so that is not in the list.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000
-_HARMLESS = re.compile(
-    r"[\w \n.,;=+*()'\"#%^?/-]*"
-)  # code in which nothing would be active if it were Markdown
+# Code that would be harmless if it were read as Markdown.
+_HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")
 _SIGNS_IN_CODE = re.compile(r"[^\w ,;()'\"?%\u0080-\U0010ffff]|_|(?<=\d)\)")  # could be marks
 _LISTS = ("bullet_list_open", "ordered_list_open")
 
@@ -49,8 +46,8 @@ _LISTS = ("bullet_list_open", "ordered_list_open")
 def markdown(text: str, *, is_for_page: bool = False) -> str:
     """The Markdown `text` of a model as Markdown without active content.
 
-    For a page, where Python-Markdown reads it, lists are four columns wide, and code inside them
-    and in quotes is HTML.
+    For a page, which Python-Markdown reads, lists are indented by four columns, and code in lists
+    and quotes is HTML.
     """
     tokens = parser().parse(plain(text))
     writer = _Writer(tokens, is_for_page=is_for_page)
@@ -76,7 +73,7 @@ class _Block(NamedTuple):
 
 
 class _Writer:
-    """Writes the blocks of an answer anew, from its tokens in their order."""
+    """Writes safe Markdown for the blocks of an answer, from its tokens in order."""
 
     def __init__(self, tokens: Sequence[Token], *, is_for_page: bool) -> None:
         self._tokens = iter(tokens)
@@ -88,7 +85,7 @@ class _Writer:
         )
 
     def blocks(self, *, at_margin: bool = False) -> list[_Block]:
-        """The blocks up to the end of what is around them."""
+        """The blocks up to the end of their container."""
         blocks = []
         for token in self._tokens:
             if token.nesting < 0:
@@ -102,7 +99,7 @@ class _Writer:
                 return self._content()
             case "heading_open":
                 text = self._content().replace("\n", " ")
-                # A sign at its end would be the heading's end.
+                # A # at its end would be dropped.
                 return "#" * int(token.tag[1]) + " " + re.sub("#$", entity("#"), text)
             case "bullet_list_open" | "ordered_list_open":
                 return self._list(token)
@@ -133,7 +130,7 @@ class _Writer:
         first = int(token.attrs.get("start", 1)) if token.type == "ordered_list_open" else None
         lines = []
         for number, blocks in enumerate(items, first or 0):
-            # Nine digits at most.
+            # CommonMark allows nine digits.
             mark = "- " if first is None else f"{min(number, 999_999_999)}. "
             mark = mark.ljust(4 if self._is_for_page else 0)
             lines.append(_indented(mark, " " * len(mark), _item(blocks)))
@@ -157,10 +154,10 @@ class _Writer:
         return "\n".join([rows[0], f"|{'|'.join(alignments)}|", *rows[1:]])
 
     def _code(self, token: Token, at_margin: bool) -> str:  # noqa: FBT001
-        """Code, in a fence where no front end reads it otherwise, since LaTeX drops HTML."""
+        """Code in a fence if all front ends read it alike, else as HTML, which LaTeX drops."""
         content = token.content
         if at_margin and not re.search(r"@@|\\begin|\\end", content):
-            # MathJax could pair a dollar in it with one of a formula.
+            # MathJax could match a dollar in the code with one of a formula.
             if not (self._has_formula and "$" in content):
                 return self._fenced(token)
         elif _HARMLESS.fullmatch(content) and not self._is_for_page:
@@ -178,7 +175,7 @@ class _Writer:
 
 
 def _apart(blocks: Sequence[_Block]) -> Iterator[str]:
-    """Each block; between two lists that follow each other a comment keeps them apart."""
+    """Each block, with a comment between adjacent lists, which would else be one."""
     for number, block in enumerate(blocks, 1):
         following = blocks[number].kind if number < len(blocks) else ""
         is_apart = block.kind in _LISTS and following in (*_LISTS, "code_block")

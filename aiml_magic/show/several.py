@@ -18,7 +18,7 @@ _WORDS = 60  # characters of a question, or of an answer, in the table
 def bundle(answers: Sequence[Any], *, is_live: bool = False) -> dict[str, str]:
     """The answers, and the errors among them, as Markdown and as plain text.
 
-    Only if it `is_live` a replay is told: a notebook is compared with what was saved.
+    Replays are marked only if `is_live`: a saved notebook is compared with a new run.
     """
     shown = list(answers[:_NAMED])  # read once: they may be in the journal
     rows = _table(shown, is_live=is_live)

@@ -1,4 +1,4 @@
-"""Text of a line, between its blocks, in which every mark is ours: words, links, code, formulas."""
+"""Inline content as safe Markdown: text, links, code and formulas."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from aiml_magic.show.typeset import typeset
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-# MathJax 3 and 2 read no formulas inside it.
+# MathJax 3 and 2 ignore its content.
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'
 _MARKS = re.compile(
     r"[<>&*`\[\]{~|$]|\\(?!(?!begin|end|ref|eqref)[A-Za-z0-9])|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
 )
-_NO_MATHEMATICS = frozenset(punctuation + " \n") - frozenset("()[]$\\")  # behind a backslash
-_SIGNS_APART = {"![", "@@", ":/", "//"}  # two signs that are, or begin, a mark
+_NO_MATHEMATICS = frozenset(punctuation + " \n") - frozenset("()[]$\\")  # after a backslash
+_SIGNS_APART = {"![", "@@", ":/", "//"}  # two characters that are, or begin, a mark
 _LINE_START = re.compile(r"(\s*)([#+=:-]|\d{1,9}[.)])")
 _SIGNS = re.compile(r"[<>&*`\[\]{~|$\\_@!:]")  # text without them has no marks
 _ALL_SIGNS = re.compile(r"[^\w \u0080-\U0010ffff]|_")
@@ -31,7 +31,7 @@ _MARKS_OF = {"em": "*", "strong": "**", "s": "~~"}
 def inline(tokens: Iterable[Token], *, in_table: bool = False) -> str:
     """The content of a paragraph, a heading or a cell.
 
-    It has no break at its end: a tag alone on its line begins a block of raw HTML.
+    Without a break at its end, since a tag alone on its line begins a block of raw HTML.
     """
     text = _spans(iter(tokens), in_table=in_table).rstrip()
     while text.endswith("<br>"):
@@ -42,7 +42,7 @@ def inline(tokens: Iterable[Token], *, in_table: bool = False) -> str:
 
 
 def begun(line: str) -> str:
-    """A line of inline content, with what begins it kept from beginning a block."""
+    """A line of inline content; an entity at its start if it would begin a block."""
     start = None if line[:1].isalpha() else _LINE_START.match(line)
     if start is None:
         return line
@@ -50,7 +50,7 @@ def begun(line: str) -> str:
 
 
 def _spans(tokens: Iterator[Token], *, in_link: bool = False, in_table: bool = False) -> str:
-    """All up to the end of what is around."""
+    """The spans up to the end of their container."""
 
     def written() -> Iterator[str]:
         for token in tokens:
@@ -62,7 +62,7 @@ def _spans(tokens: Iterator[Token], *, in_link: bool = False, in_table: bool = F
 
 
 def _joined(spans: Iterable[str]) -> str:
-    """The spans in a row, without new marks where two meet, as two formulas, or "!" and a link."""
+    """The joined spans, without new marks between two, as between "!" and a link."""
     text = before = ""
     for span in spans:
         if not span:
@@ -116,7 +116,7 @@ def _span(token: Token, tokens: Iterator[Token], *, in_link: bool, in_table: boo
             return f"<{token.tag}>{inside}</{token.tag}>"
         case "link_open":
             address = str(token.attrs.get("href", ""))
-            is_link = in_link or is_address(address)  # in a link there can be no other
+            is_link = in_link or is_address(address)  # links cannot be nested
             return _link(_spans(tokens, in_link=is_link, in_table=in_table), address)
         case "image":
             words = _literal(f"picture: {token.content or 'untitled'}")
@@ -126,7 +126,7 @@ def _span(token: Token, tokens: Iterator[Token], *, in_link: bool, in_table: boo
 
 
 def linked(text: str) -> str:
-    """Text in which nothing is a mark, and bare addresses are links."""
+    """Text without marks, with bare URLs as links."""
     if "http" not in text and "www." not in text:
         return _literal(text)
     pieces, end = [], 0
@@ -140,14 +140,14 @@ def linked(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text without marks; a backslash stays where neither Markdown nor MathJax reads it."""
+    """Text without marks; a backslash stays if neither Markdown nor MathJax reads it."""
     if _SIGNS.search(text) is None:
         return text
     return _MARKS.sub(lambda mark: entity(mark[0], text[mark.end() : mark.end() + 1]), text)
 
 
 def entity(sign: str, following: str = "") -> str:
-    """A sign that is no mark, `following` being the one behind it."""
+    """A character as an entity; `following` is the next character."""
     names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
     entity = names.get(sign, f"&#{ord(sign)};")
     is_mathematics = sign == "$" or (sign == "\\" and following not in _NO_MATHEMATICS)
@@ -155,7 +155,7 @@ def entity(sign: str, following: str = "") -> str:
 
 
 def entities(text: str, signs: re.Pattern[str] = _ALL_SIGNS) -> str:
-    """`text` with all these signs as entities, so that no front end reads a mark in it."""
+    """`text` with all these characters as entities, so that no front end reads a mark in it."""
     return signs.sub(lambda sign: f"&#{ord(sign[0])};", text)
 
 
@@ -171,8 +171,7 @@ def _code(content: str) -> str:
 def _link(text: str, url: str) -> str:
     if not is_address(url):
         return text
-    # Without angles, so that no tag of ours holds anything of the model's, whatever a front end
-    # takes this for.
+    # Without angle brackets, which a front end could read as a tag.
     return f"[{text}]({encoded(url).replace('&', '&amp;')})"
 
 

@@ -1,7 +1,7 @@
-"""Which formulas of a model are shown typeset, and how they are written.
+"""The formulas of a model that may be typeset, on one line.
 
-A formula passes if every command in it only sets type: MathJax also fetches and covers the page. It
-is written on one line.
+Every command of a formula must be known to only set type: MathJax has others that fetch URLs or
+cover the page.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
 
 
 def _is_known(line: str) -> bool:
-    """Its environments and lengths are known, it is balanced, and no front end ends it early."""
+    """Whether environments and lengths are known, and no front end could end the formula early."""
     bare = _ESCAPE.sub("", line)
     if re.search(r"[`$<>]|@@|://|&#", bare) or re.search(r"\\\\\s*\[", line):
         return False
@@ -155,7 +155,7 @@ _TAG = re.compile(r"\\tag\*?\s*\{[^{}]*[<>|$]")
 
 
 def _spelt(line: str, spellings: dict[str, str]) -> str | None:
-    """A formula with these signs as commands; `None` where a word around them cannot be ended."""
+    """A formula with these characters as commands; `None` if they are in words with braces."""
 
     def spell(text: str, before: str = "", after: str = " ") -> str:
         return re.sub(

@@ -74,7 +74,7 @@ class NotebookView(View):
         display(bundle, raw=True)
 
     def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
-        """An output: a line of text, which every front end shows; empty at the end, or kept."""
+        """An output of plain text, which every front end shows; at the end empty, or kept."""
         output, latest = _Output(self._shell), 0.0
 
         def show(done: int | None, wait: float = 0.0) -> None:

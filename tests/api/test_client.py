@@ -352,9 +352,8 @@ def test_memory_is_bounded(asker, reply):
         with pytest.raises(errors.RequestFailed) as failed:
             asker.ask(server.url)
         runner = asker.asking.runner._child.process.pid
-        status = Path(
-            f"/proc/{runner}/status"
-        )  # where there is none, the rest of the claim is tested
+        # Without /proc, the rest of the claim is tested.
+        status = Path(f"/proc/{runner}/status")
         lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     assert peak < 300_000

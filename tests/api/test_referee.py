@@ -208,9 +208,8 @@ def test_stream(client):
     }
     whole = client.responses.create(**asked)
     with client.responses.stream(**asked) as stream:
-        seen = [
-            event for event in stream if getattr(event, "type", None)
-        ]  # the vendor's last chunk has none
+        # The vendor's last chunk has none.
+        seen = [event for event in stream if getattr(event, "type", None)]
         assert whole.output_text == stream.get_final_response().output_text
     assert whole.output_text == "".join(
         event.delta for event in seen if event.type == "response.output_text.delta"
@@ -220,9 +219,8 @@ def test_stream(client):
 def test_background_stream(client):
     """The official client follows a stream of the background, and takes it up again behind any event."""
     asked = {"model": "openai/o3-pro", "input": "Later?\nsandbox: delay=0.3", "background": True}
-    seen = list(client.responses.create(**asked, stream=True))[
-        :-1
-    ]  # the vendor's last chunk has no type
+    # The vendor's last chunk has no type.
+    seen = list(client.responses.create(**asked, stream=True))[:-1]
     assert ["response.created", "response.queued", "response.in_progress"] == [
         event.type for event in seen[:3]
     ]

@@ -66,9 +66,8 @@ def start(asker, vector, stack):
             server = stack.enter_context(wire.serve(lambda _: wire.Reply(), read_only=1000))
             return asker.start(server.url, "long " * 400_000, **options), server
     reply = wire.reply_of(http, vector.body)
-    if (
-        http["method"] == "GET" and http["status"] != 200
-    ):  # a poll for an answer that the server works on
+    # It polls for an unfinished answer.
+    if http["method"] == "GET" and http["status"] != 200:
         queued = wire.json_reply(
             {"id": "V1StGXR8Z5jdHi6BmyT8k", "object": "response", "status": "queued", "output": []}
         )
@@ -121,9 +120,8 @@ def test_vector(case, outcomes):
         assert ("Polled.", "completed") == (got.answer.text, got.answer.status)
         assert 1 == got.posts
         return
-    if not isinstance(
-        got.error, errors.RetrieveUnsupported
-    ):  # then what is known is the queued response of this test
+    # Else the known response is the queued one of this test.
+    if not isinstance(got.error, errors.RetrieveUnsupported):
         check_response(expected, got)
     check_error(expected, got)
     check_posts(expected, got)

@@ -63,9 +63,8 @@ def test_answered_while_another_cell_computes(opened):
     shoot(page, "background-waiting")
     wait_for(page, 1, "This is the sandbox")
     assert "*" in page.evaluate(PROMPT, 2)
-    page.wait_for_function(
-        f"() => !({OUTPUT})(1).includes('waiting for the answer')", timeout=1000
-    )  # the panel goes next
+    # Then the panel disappears.
+    page.wait_for_function(f"() => !({OUTPUT})(1).includes('waiting for the answer')", timeout=1000)
     assert "*" in page.evaluate(PROMPT, 2)
     shoot(page, "background-answered")
     wait_for(page, 2, "computed")

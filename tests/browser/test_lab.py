@@ -71,9 +71,8 @@ def answer(request: wire.Request) -> wire.Reply:
         return wire.Reply(404)
     match request.body["input"]:
         case "Is it finite?":
-            return streamed(
-                DOCUMENT, chunks=2, pace=60
-            )  # half of it, and the rest when it is released
+            # One half at once, the other when it is released.
+            return streamed(DOCUMENT, chunks=2, pace=60)
         case "In brief?":
             cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
             return wire.json_reply(wire.response("Yes, since", **cut))

@@ -119,9 +119,8 @@ def fork_and_do_nothing(path):
 
 
 @needs_locks
-@pytest.mark.filterwarnings(
-    "ignore:This process:DeprecationWarning"
-)  # it is multi-threaded, and forks
+# Python warns of a fork in a multi-threaded process.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize(
     "act",
     [

@@ -319,9 +319,8 @@ cuts = st.lists(
 
 @settings(max_examples=25)
 @example([(25, b"\x00\x00\x00"), (1284, b"A\x0b")], 4097)  # SQLite's own message is two lines then
-@example(
-    [(JOURNAL.index(b"REAL NOT NULL") + 9, b"\x80")], len(JOURNAL)
-)  # SQLite's own message is no text then
+# Then SQLite's own message is not UTF-8.
+@example([(JOURNAL.index(b"REAL NOT NULL") + 9, b"\x80")], len(JOURNAL))
 @given(
     st.binary(max_size=200).map(lambda rest: b"SQLite format 3\0" + rest) | cuts,
     st.integers(0, len(JOURNAL)),
@@ -483,7 +482,7 @@ def test_private_under_any_umask(tmp_path, monkeypatch, mask):
         journal = Journal(tmp_path / "home" / "journal.sqlite3")
         row = journal.add(**new())
         credentials.save_key("test-key-0123456789")
-        sandbox.Note(1, credentials.new_token()).leave(tmp_path / "home")
+        sandbox.Note(1, credentials.new_token()).write(tmp_path / "home")
         journal.rescue(row, Result("done"))
         recording.write(tmp_path / "home" / "x.jsonl", {})
         for ending in ("md", "html", "jsonl"):

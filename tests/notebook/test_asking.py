@@ -437,9 +437,8 @@ def test_few_file_handles(home, monkeypatch, soft, hard):
 
     code = "from aiml_magic import ask; from aiml_magic.notebook import script as asking; asking.loaded_or_new().max_concurrency = 200; "
     code += "print(len(ask.map('{{x}}', range(100), progress=False)))"
-    hard = min(
-        hard, environment.files_at_once()
-    )  # nobody may raise what the person's system allows
+    # A process cannot raise its hard limit.
+    hard = min(hard, environment.files_at_once())
     command = [
         "bash",
         "-c",

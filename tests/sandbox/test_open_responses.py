@@ -203,9 +203,8 @@ def test_previous_response(plain_url):
     assert (400, "previous_response_not_found") == (status, gone["error"]["code"])
 
 
-@pytest.mark.parametrize(
-    "name", sorted(REQUESTS.keys() - {"a schema"})
-)  # there they know no schema but null
+# The specification has no schema but null there.
+@pytest.mark.parametrize("name", sorted(REQUESTS.keys() - {"a schema"}))
 def test_judged_by_others(plain_url, name):
     """Others' types of the specification take every response, too."""
     types = pytest.importorskip("openresponses_types", reason="those types are not installed")

@@ -195,9 +195,8 @@ def test_attempts_that_nobody_counted(asker):
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url)
         with closing(sqlite3.connect(asker.path)) as db, db:
-            db.execute(
-                "UPDATE requests SET attempts = NULL"
-            )  # of an older version, or of a worker that died
+            # As in a row of an older version, or of a dead worker.
+            db.execute("UPDATE requests SET attempts = NULL")
         answer.write(asker.journal.row(1), 1, "failed")
         assert "unknown" == asker.on(server.url).check(asker.journal.row(1)).fate
         answer.write(asker.journal.row(1), 3, "succeeded", 2.0)

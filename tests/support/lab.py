@@ -130,9 +130,8 @@ def run_all(page: Page, timeout: float = 60) -> None:
 
 def start_all(page: Page, timeout: float = 60) -> None:
     wait_for_kernel(page, timeout)
-    page.evaluate(
-        "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
-    )  # which is not waited for
+    # The end of the run is not waited for.
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
 
 def finish_all(page: Page, timeout: float = 60) -> None:

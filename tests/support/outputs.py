@@ -14,9 +14,8 @@ REQUIRED = "browser" in os.environ.get("AIML_TEST_REQUIRE", "")
 
 MARKS = [
     pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium on this machine"),
-    pytest.mark.filterwarnings(
-        "ignore::pytest.PytestUnraisableExceptionWarning"
-    ),  # playwright's own sockets
+    # Playwright leaves its own sockets open.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 

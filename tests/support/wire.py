@@ -144,9 +144,8 @@ def _read_request(lines: Any) -> Request | None:
         method, path, _ = first.split()
         length = int(headers.get("content-length", 0))
         body = lines.read(length)
-        return (
-            Request(method, path, headers, body) if len(body) == length else None
-        )  # the client has left
+        # A shorter body means that the client has disconnected.
+        return Request(method, path, headers, body) if len(body) == length else None
     except (OSError, ValueError):  # ValueError: no HTTP
         return None
 

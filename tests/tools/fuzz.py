@@ -68,9 +68,8 @@ def bounded(law: Law) -> Law:
 
     def run(*args: object, **kwargs: object) -> None:
         signal.alarm(SECONDS)
-        faulthandler.dump_traceback_later(
-            2 * SECONDS, exit=True
-        )  # no signal is heard inside one long statement of SQLite
+        # Python handles no signal during a long statement of SQLite.
+        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)
         try:
             law(*args, **kwargs)
         finally:

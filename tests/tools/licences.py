@@ -12,10 +12,11 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
+# The extras for users; lab and test are for development only.
 EXTRAS = (
     "rich",
     "keyring",
-)  # those that a user may install; lab and test are for this machine alone
+)
 
 
 def requirements(name: str, extras: tuple[str, ...]) -> Iterator[str]:
