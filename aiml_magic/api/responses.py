@@ -594,31 +594,31 @@ def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
     }
 
 
-def transcript(turns: Iterable[tuple[Any, Response]], question: Any) -> list[Any]:
-    """The `input` of a whole conversation: each turn's input, answer and calls; then `question`."""
-    items: list[Any] = []
-    for number, (asked, response) in enumerate(turns, start=1):
-        items += _as_items(asked)
-        if any(phase for phase, _ in response.messages):
-            items += [
-                assistant_message(text, f"msg_{number}_{place}", phase)
-                for place, (phase, text) in enumerate(response.messages, start=1)
-            ]
-        elif response.text or not response.calls:
-            items.append(assistant_message(response.text, f"msg_{number}"))
+def turn_items(number: int, asked: Any, response: Response) -> list[Any]:
+    """A turn of a conversation as items of an `input`: what was asked, the answer, the calls.
+
+    `number` is its place in the conversation, from 1.
+    """
+    items = as_items(asked)
+    if any(phase for phase, _ in response.messages):
         items += [
-            {
-                "type": "function_call",
-                "call_id": call.id,
-                "name": call.name,
-                "arguments": call.arguments,
-            }
-            for call in response.calls
+            assistant_message(text, f"msg_{number}_{place}", phase)
+            for place, (phase, text) in enumerate(response.messages, start=1)
         ]
-    return items + _as_items(question)
+    elif response.text or not response.calls:
+        items.append(assistant_message(response.text, f"msg_{number}"))
+    return items + [
+        {
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": call.arguments,
+        }
+        for call in response.calls
+    ]
 
 
-def _as_items(asked: Any) -> list[Any]:
+def as_items(asked: Any) -> list[Any]:
     return [user_message(asked)] if isinstance(asked, str) else as_objects(asked)
 
 

@@ -32,6 +32,16 @@ OF_NOTEBOOK = (
     "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
 )
 
+_LINE = """
+    WITH RECURSIVE line (id) AS (
+        SELECT :row
+        UNION ALL
+        SELECT requests.parent FROM line JOIN requests ON requests.id = line.id
+        WHERE requests.parent < requests.id  -- a forged file may have circles
+    )
+"""
+_OF_LINE = "FROM line JOIN requests ON requests.id = line.id ORDER BY requests.id"
+
 
 class Queries(Database):
     """The queries of a journal. Every method raises JournalError if the file cannot be used."""
@@ -188,19 +198,13 @@ class Queries(Database):
 
     def ancestors(self, row_id: int) -> list[Row]:
         """The conversation that ends with this row, oldest first, the row included."""
-        return self._rows(
-            """
-            WITH RECURSIVE line (id, depth) AS (
-                SELECT :row, 0
-                UNION
-                SELECT requests.parent, depth + 1
-                FROM line JOIN requests ON requests.id = line.id
-                WHERE requests.parent < requests.id  -- a forged file may have circles
-            )
-            SELECT requests.* FROM line JOIN requests ON requests.id = line.id ORDER BY depth DESC
-            """,
-            row=row_id,
-        )
+        return self._rows(f"{_LINE} SELECT requests.* {_OF_LINE}", row=row_id)
+
+    def states(self, row_id: int) -> dict[int, str]:
+        """The states of the same rows, by id: the texts of a long conversation are not read."""
+        with self._transaction() as db:
+            statement = f"{_LINE} SELECT requests.id, state {_OF_LINE}"
+            return dict(map(tuple, db.execute(statement, {"row": row_id})))
 
     def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
         """Whether this cell of a chat has a row."""

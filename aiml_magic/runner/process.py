@@ -49,7 +49,7 @@ from aiml_magic.journal.store import Journal
 from aiml_magic.journal.unkept import Unkept
 from aiml_magic.runner.listener import NotQueued, Outbox, ProgressListener
 from aiml_magic.runner.queues import Slots, WriteQueue
-from aiml_magic.runner.sending import reply_to, result_of
+from aiml_magic.runner.sending import Conversations, reply_to, result_of
 from aiml_magic.text import dump
 
 _LOOK_EVERY = 0.5  # seconds between two polls of another runner's row
@@ -74,6 +74,7 @@ class Runner:
         self._calls: set[asyncio.Task[None]] = set()
         self._slots: defaultdict[int, Slots] = defaultdict(Slots)  # by the limit of a request
         self._writes = WriteQueue(journal)
+        self._conversations = Conversations(journal)
         self._unkept = Unkept(journal)
 
     async def run(self, commands: asyncio.Queue[Command | None]) -> None:
@@ -286,7 +287,8 @@ class Runner:
             # Raises a cancellation during the claim, before anything is sent.
             await asyncio.sleep(0)
             client = self._client(row.base_url, secrets, timeout)
-            reply, state = await reply_to(row, self._journal, secrets, client, listener), "done"
+            reply = await reply_to(row, self._conversations, secrets, client, listener)
+            state = "done"
         except asyncio.CancelledError:
             reply, state = Reply({}), "cancelled"
         except NotQueued:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from json_values import KINDS, objects, values
 
-from aiml_magic.api.responses import Cost, Response, Usage, cost, transcript
+from aiml_magic.api.responses import Cost, Response, Usage, cost, turn_items
 from aiml_magic.api.stream import Created, Stream, TextDelta
 from aiml_magic.sandbox.events import events
 from aiml_magic.text import MAX_JSON, dump, load
@@ -130,10 +130,9 @@ def said(text: str) -> Response:
 
 def test_transcript():
     """A transcript tells every turn with typed parts, the assistant's with an id and a status, as the vendor's schema wants it."""
-    items = transcript(
-        [("One?", said("1")), ([{"role": "user", "content": "Two?"}], said("2"))], "Three?"
-    )
-    assert ["user", "assistant", "user", "assistant", "user"] == [item["role"] for item in items]
+    two = [{"role": "user", "content": "Two?"}]
+    items = turn_items(1, "One?", said("1")) + turn_items(2, two, said("2"))
+    assert ["user", "assistant", "user", "assistant"] == [item["role"] for item in items]
     assert {"type": "message", "role": "assistant", "id": "msg_2", "status": "completed",
             "content": [{"type": "output_text", "text": "2", "annotations": []}]} == items[3]  # fmt: skip
 

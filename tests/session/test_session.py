@@ -323,15 +323,30 @@ def steps_of(asker, act) -> tuple[int, int]:
 
 
 def test_steps_of_a_question(asker, keeper):
-    """A question is looked up and written in one transaction, its answer read in another; a replay alone is one statement."""
+    """A question is looked up and written in one transaction, its answer and the parent of it are read in two more; a replay alone is one statement."""
     asker.ask(keeper.url, "One?", cell="a")
     asker.ask(keeper.url, "Two?", cell="b")
     asked = {"cell": "c", "replay": "auto"}
-    assert (2, 11) == steps_of(asker, lambda: asker.ask(keeper.url, "Three?", **asked))
-    assert (1, 2) == steps_of(asker, lambda: asker.ask(keeper.url, "Three?", **asked))
+    assert (3, 12) == steps_of(asker, lambda: asker.ask(keeper.url, "Three?", **asked))
+    assert (2, 3) == steps_of(asker, lambda: asker.ask(keeper.url, "Three?", **asked))
     alone = {"chat": None, "replay": "auto"}
     assert (2, 4) == steps_of(asker, lambda: asker.ask(keeper.url, "Alone?", **alone))
     assert (1, 1) == steps_of(asker, lambda: asker.ask(keeper.url, "Alone?", **alone))
+
+
+def test_forgotten_turn_of_a_transcript(asker, keeper):
+    """A runner that has told a conversation reads its turns once; one that is forgotten meanwhile is told no more."""
+    told = {"chain": "transcript", "replay": "auto"}
+    first = asker.ask(keeper.url, "The secret?", cell="a", **told)
+    asker.ask(keeper.url, "Two?", cell="b", **told)
+    asker.ask(keeper.url, "Three?", cell="c", **told)
+    assert "The secret?" in str(keeper.posts[-1].body)
+    asker.journal.forget(first.journal_id)
+    asker.ask(keeper.url, "Four?", cell="d", **told)
+    assert ("The secret?" in str(body := keeper.posts[-1].body), "Two?" in str(body)) == (
+        False,
+        True,
+    )
 
 
 def test_a_writer_between_look_and_write(asker, keeper):
