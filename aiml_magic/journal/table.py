@@ -9,8 +9,6 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import Any, overload
 
-from pydantic_core import from_json  # three times as fast as json
-
 from aiml_magic.api.responses import Raw, Response, Usage, as_object, as_text, question_text
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.queries import Queries
@@ -143,8 +141,10 @@ def _object(text: str | None) -> Mapping[str, Any]:
 def _loaded(text: str | None) -> Any:
     """The value of a JSON text; `None` for an empty or invalid one."""
     try:
+        from pydantic_core import from_json  # three times as fast as json
+
         return from_json(text) if text else None
-    except ValueError:  # it takes no lone surrogates
+    except (ImportError, ValueError):  # not in Pyodide by itself; it takes no lone surrogates
         pass
     try:
         return json.loads(text or "")
