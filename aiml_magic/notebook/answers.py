@@ -79,4 +79,6 @@ class Answers(Sequence[Any]):
 def _line(answer: Any) -> dict[str, Any]:
     if isinstance(answer, Answer):
         return line_of(answer)
-    return {"replayed": False, "error": plain(str(answer or "not answered"))}
+    came = getattr(answer, "answer", None)  # one that does not fit its schema was paid for, too
+    known = {"replayed": False} if came is None else line_of(came)
+    return known | {"error": plain(str(answer or "not answered"))}

@@ -132,10 +132,11 @@ class O3Pro(Settings):
         at_once = 2 * self.max_concurrency
         answers = gather(starts, at_once, keeps_errors=True, show=counter)
         self._bind(given, answers)
-        self.view.show_several(answers, is_quiet=given.get("quiet", False))
-        for answer in answers:
-            if isinstance(answer, errors.AimlMagicError):
-                raise answer
+        failed = [answer for answer in answers if isinstance(answer, errors.AimlMagicError)]
+        if len(failed) < len(answers) or any(error.answer for error in failed):
+            self.view.show_several(answers, is_quiet=given.get("quiet", False))
+        for error in failed:
+            raise error
         return answers
 
     def starts(self, questions: Sequence[Question]) -> Iterator[Callable[[], Job]]:
@@ -157,9 +158,9 @@ class O3Pro(Settings):
             delivery = confirm_together(delivery, map(self.asking.worst_case, questions))
             questions = [replace(question, delivery=delivery) for question in questions]
         first, *others = questions
-        job = self.asking.ask(first)
-        yield lambda: job
-        parent = self.asking.journal.row(job.id).parent
+        row = self.asking.chats.parent(first)
+        parent = None if row is None else row.id
+        yield partial(self.asking.ask, first)
         for other in others:
             beside = replace(other, place=Place(first.place.cell, chat=None, continues=parent))
             yield partial(self.asking.ask, beside)

@@ -122,7 +122,7 @@ class Job:
     def status(self) -> str:
         """The state of its progress, finally completed, failed or cancelled."""
         if not self.done:
-            return self._progress.state
+            return self.progress.state
         with contextlib.suppress(errors.AimlMagicError):
             return one_line(self.outcome().status or "completed", _LONGEST_STATE)
         return "cancelled" if isinstance(self._outcome, errors.Interrupted) else "failed"
@@ -156,8 +156,8 @@ class Job:
     @property
     def retry_in(self) -> float:
         """Seconds until the next attempt; 0 if none is waited for."""
-        retry_at = self._progress.retry_at
-        return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.time())
+        progress = self.progress
+        return 0.0 if progress.retry_at is None else max(0.0, progress.retry_at - progress.seconds)
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """The progress, at each change and at least every `tick` seconds, until the job is over."""

@@ -65,7 +65,9 @@ _TOLD = ("answer", "tokens", "dollars", "seconds", "status")
 
 def _told(answer: Any, *, is_live: bool) -> list[str]:
     if not isinstance(answer, Answer):
-        return [one_line(answer, _WORDS), "", "", "", "failed" if answer else "not answered"]
+        status, came = "failed" if answer else "not answered", getattr(answer, "answer", None)
+        usage = ["", "", ""] if came is None else _told(came, is_live=is_live)[1:-1]
+        return [one_line(answer, _WORDS), *usage, status]
     tokens, usd, seconds = answer.usage.total_tokens, answer.cost_usd, answer.seconds
     return [
         one_line(answer.text, _WORDS),
@@ -95,13 +97,20 @@ def _folded(line: list[str], answer: Any) -> str:
     number, *options = line[: -len(_TOLD)]
     words, status = line[-len(_TOLD)], line[-1]
     title = " · ".join(filter(None, [number, *options, words or status]))
-    inside = (
-        answer_bundle(answer)["text/markdown"]
-        if isinstance(answer, Answer)
-        else safe.markdown(str(answer))
+    inside = "\n\n".join(
+        answer_bundle(part)["text/markdown"] if isinstance(part, Answer) else safe.markdown(part)
+        for part in _parts(answer)
     )
     summary = safe.escape(cut(title, 2 * _WORDS))
     return f"<details><summary>{summary}</summary>\n\n{inside}\n\n</details>"
+
+
+def _parts(answer: Any) -> list[Answer | str]:
+    """An answer; an error's words, behind the answer that came all the same."""
+    if isinstance(answer, Answer):
+        return [answer]
+    came = getattr(answer, "answer", None)
+    return [str(answer)] if came is None else [came, str(answer)]
 
 
 def _text(rows: Sequence[list[str]], answers: Sequence[Any]) -> str:
@@ -109,7 +118,7 @@ def _text(rows: Sequence[list[str]], answers: Sequence[Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     whole = [
-        f"[{number}] {plain(str(answer))}"
+        f"[{number}] {plain(chr(10).join(map(str, _parts(answer))))}"
         for number, answer in enumerate(answers[:_FOLDED], start=1)
     ]
     return "\n\n".join(["\n".join(lines), *whole])

@@ -204,6 +204,25 @@ def test_models_and_efforts(server):
     assert 4 == len(server.posts)
 
 
+def test_answer_beside_an_error(shell, server):
+    """An answer is kept and bound beside a question that was refused; one that misses its schema is shown, with what it cost."""
+    pytest.importorskip("pandas")
+    assert run(shell, f"%config O3Pro.base_url = {server.url!r}") is None
+    assert run(shell, "%o3pro -q --alone -m good Why?") is None
+    run(shell, "%config O3Pro.replay = 'only'")
+    missed = run(shell, "%%o3pro -q --alone -m gone -m good -o both\nWhy?")
+    assert isinstance(missed, errors.ReplayMiss)
+    assert "Why? None" == shell.user_ns["both"][1].text
+    run(shell, "%config O3Pro.replay = 'auto'")
+    kept = ask.map("{{x}}", ["Rate it."], schema=list[int], on_error="keep", progress=False)
+    (line,) = kept.to_frame().to_dict("records")
+    assert ("Rate it. None", 5, 7) == (line["text"], line["input_tokens"], line["output_tokens"])
+    assert "does not fit" in line["error"]
+    for shown in kept._repr_mimebundle_().values():
+        assert "Rate it. None" in shown
+        assert "It was paid for" in shown
+
+
 def test_diff(shell, server, capsys):
     """Two answers are named by variable, entry, number, response id or conversation; what differs is said."""
     shell.user_ns["rated"] = ask("Rate it.", effort=["low", "high"], chat="ideas")

@@ -108,6 +108,7 @@ def test_things(echo):
 
     ask("Look.", tool=look)
     assert "look" == echo.posts[-1].body["tools"][0]["name"]
+    assert 4 == len(ask.map("Look at {{x}}.", "a b".split(), tool=look, samples=2, progress=False))
 
 
 @pytest.mark.parametrize(
