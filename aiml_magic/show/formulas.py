@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The closing mark by the opening mark of a formula; empty for an environment, which has its own.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
 _MAX_FORMULA, _MAX_LINES = 4000, 100  # characters, and lines of a formula that begins a line
-_MAX_NESTED = 20  # dollars within the braces of a formula
+_MAX_CLOSERS = 40  # dollars that are escaped, or within the braces of a formula
 
 
 def read_formulas(parser: MarkdownIt) -> None:
@@ -161,19 +161,17 @@ def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
 
 def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
     """The position of the closing mark; a dollar within braces, as in words, does not count."""
-    window = source[start : min(start + _MAX_FORMULA, stop)]
-    first = -1
-    for count, found in enumerate(re.finditer(re.escape(closer), window)):
-        content = window[: found.start()]
-        if closer[0] == "$" and (len(content) - len(content.rstrip("\\"))) % 2:
-            continue
+    limit, first, at = min(start + _MAX_FORMULA, stop), -1, start - 1
+    for _ in range(_MAX_CLOSERS):
+        at = source.find(closer, at + 1, limit)
+        content = source[start : max(at, start)]
         if not content.strip() or "\n\n" in content:
             break
+        if closer[0] == "$" and (len(content) - len(content.rstrip("\\"))) % 2:
+            continue
         if closer != "$" or content.count("{") <= content.count("}"):
-            return start + found.start()
-        first = start + found.start() if first < 0 else first
-        if count == _MAX_NESTED:
-            break
+            return at
+        first = at if first < 0 else first
     return first
 
 
