@@ -10,8 +10,10 @@ from contextlib import contextmanager
 import httpx
 import wire
 from asking import question
+from document import DOCUMENT
 from kernels import kernel
 from many import row
+from markdown_it import MarkdownIt
 from measure import (
     ABSENT,
     IS_SHORT,
@@ -26,7 +28,7 @@ from measure import (
 )
 
 from aiml_magic.journal.rows import Result
-from aiml_magic.show import details
+from aiml_magic.show import details, safe
 from aiml_magic.show.answers import answer_bundle
 
 LOAD = """
@@ -207,3 +209,10 @@ def answers() -> Iterator[Row]:
     for size, took in found.items():
         name = f"an answer of {size // 1000:,} kB, made safe and written"
         yield Row(name, took / size * 1000, "ms/kB", found[1000], "of 1 kB")
+    text, bare = DOCUMENT * 10, MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    safe.markdown(text)
+    turns = [
+        (timed(lambda: safe.markdown(text)), timed(lambda: bare.parse(text))) for _ in range(RUNS)
+    ]
+    ours, parsed = map(statistics.median, zip(*turns, strict=True))
+    yield Row("an answer made safe", ours, "ms", parsed, "markdown-it-py's parse", "≤ 1.35")
