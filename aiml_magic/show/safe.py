@@ -16,7 +16,7 @@ make a front end draw are dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic.show.parse import parser
@@ -38,9 +38,10 @@ _LANGUAGES = frozenset(
 # lines or code in some languages. (In Terraform it is slower still, so that is not in the list.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000
 # Code that would be harmless if it were read as Markdown.
-_HARMLESS = re.compile(r"[\w \n.,;=+*()'\"#%^?/-]*")
+_HARMLESS = re.compile(r"(?:[\w \n.,;=+*()'\"#%^?/>{}\[|!~-]|\](?![(\[:])|@(?!@)|:(?!//))*")
 _SIGNS_IN_CODE = re.compile(r"[^\w ,;()'\"?%\u0080-\U0010ffff]|_|(?<=\d)\)")  # could be marks
 _LISTS = ("bullet_list_open", "ordered_list_open")
+_CONTAINERS = (*_LISTS, "blockquote_open")
 
 
 def markdown(text: str, *, is_for_page: bool = False) -> str:
@@ -78,6 +79,7 @@ class _Writer:
     def __init__(self, tokens: Sequence[Token], *, is_for_page: bool) -> None:
         self._tokens = iter(tokens)
         self._is_for_page = is_for_page
+        self._tagged = set() if is_for_page else _tagged(tokens)
         self._has_formula = any(
             token.type in ("formula", "formula_block")
             for block in tokens
@@ -103,6 +105,8 @@ class _Writer:
                 return "#" * int(token.tag[1]) + " " + re.sub("#$", entity("#"), text)
             case "bullet_list_open" | "ordered_list_open":
                 return self._list(token)
+            case "blockquote_open" if id(token) in self._tagged:
+                return self._within("blockquote")
             case "blockquote_open":
                 return _indented("> ", "> ", "\n\n".join(_apart(self.blocks())))
             case "fence" | "code_block":
@@ -121,7 +125,13 @@ class _Writer:
         next(self._tokens)  # the end of the paragraph, heading or cell
         return text
 
+    def _within(self, tag: str) -> str:
+        """The blocks at the margin, between tags of HTML."""
+        return "\n\n".join([f"<{tag}>", *_apart(self.blocks(at_margin=True)), f"</{tag}>"])
+
     def _list(self, token: Token) -> str:
+        if id(token) in self._tagged:
+            return self._tagged_list(token)
         items = []
         for item in self._tokens:
             if item.nesting < 0:
@@ -138,6 +148,15 @@ class _Writer:
             block.is_tight for item in items for block in item if block.kind == "paragraph_open"
         )
         return ("\n" if is_tight else "\n\n").join(lines)
+
+    def _tagged_list(self, token: Token) -> str:
+        start = f' start="{int(token.attrs["start"])}"' if "start" in token.attrs else ""
+        items = []
+        for item in self._tokens:
+            if item.nesting < 0:
+                break
+            items.append(self._within("li"))
+        return "\n".join([f"<{token.tag}{start}>", *items, f"</{token.tag}>"])
 
     def _table(self) -> str:
         rows, alignments, cells = [], [], []
@@ -172,6 +191,25 @@ class _Writer:
             language = ""
         ticks = fence_for(content)
         return f"{ticks}{language}\n{content}\n{ticks}"
+
+
+def _tagged(tokens: Iterable[Token]) -> set[int]:
+    """The quotes and lists, by identity, that hold a table, or code that cannot be a fence there.
+
+    They are written as tags of HTML with their blocks at the margin: nbconvert reads no table in a
+    quote or list, and LaTeX drops code that is HTML.
+    """
+    around: list[Token] = []
+    tagged: set[int] = set()
+    for token in tokens:
+        is_code = token.type in ("fence", "code_block")
+        if token.type in _CONTAINERS:
+            around.append(token)
+        elif token.type.replace("_close", "_open") in _CONTAINERS:
+            around.pop()
+        elif token.type == "table_open" or (is_code and not _HARMLESS.fullmatch(token.content)):
+            tagged.update(map(id, around))
+    return tagged
 
 
 def _apart(blocks: Sequence[_Block]) -> Iterator[str]:

@@ -222,14 +222,19 @@ items = texts | st.tuples(texts, displays).map(
     lambda both: ("\n".join(one for one, _ in both), " ".join(other for _, other in both))
 )
 in_cells = formulas | pieces.filter(lambda both: "$$" not in both[0])
+tables = st.lists(st.lists(in_cells, min_size=2, max_size=2), min_size=2, max_size=3).map(a_table)
+CODE = ("```sh\necho `x` <y> [a](b)\n```", "<pre>echo `x` &lt;y&gt; [a](b)</pre>")
+held = items | st.tuples(texts, tables | st.just(CODE)).map(
+    lambda both: ("\n\n".join(one for one, _ in both), " ".join(other for _, other in both))
+)
 blocks = st.deferred(
     lambda: texts | followed | displays
     | texts.map(lambda both: ("## " + both[0].replace("<br>", " "), f"<h2>{both[1].replace('<br>', ' ')}</h2>"))
     | st.just(("```csv\na,$b\n```", "<pre>a,$b</pre>"))
-    | st.tuples(st.lists(items, min_size=1, max_size=3), st.sampled_from([("- ", "ul"), ("1. ", "ol")])).map(lambda both: a_list(both[0], *both[1]))
+    | st.tuples(st.lists(held, min_size=1, max_size=3), st.sampled_from([("- ", "ul"), ("1. ", "ol")])).map(lambda both: a_list(both[0], *both[1]))
     | texts.map(lambda both: ("1. Speed:\n\\[ v \\]\nwith s\n2. " + both[0], f"<ol><li>Speed: $v$ with s</li><li>{both[1]}</li></ol>"))
-    | st.lists(st.lists(in_cells, min_size=2, max_size=2), min_size=2, max_size=3).map(a_table)
-    | st.lists(items, min_size=1, max_size=2).map(
+    | tables
+    | st.lists(held, min_size=1, max_size=2).map(
         lambda both: ("\n>\n".join(within("> ", "> ", one) for one, _ in both), f"<blockquote>{' '.join(page for _, page in both)}</blockquote>")
     )
 )  # fmt: skip

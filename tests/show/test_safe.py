@@ -169,7 +169,8 @@ def test_tags_are_ours(text):
     """Whatever begins with an angle is a tag of ours, which holds nothing of the model's, even where all of it is read as raw HTML."""
     shown = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", safe.markdown(text))
     ours = (
-        r"</?(pre|code|span|sub|sup)>|<br>|<!-- -->|<span class=\"mathjax_ignore tex2jax_ignore\">"
+        r"</?(pre|code|span|sub|sup|ul|ol|li|blockquote)>|<ol start=\"\d+\">|<br>|<!-- -->"
+        r"|<span class=\"mathjax_ignore tex2jax_ignore\">"
     )
     assert "<" not in re.sub(ours, "", shown)
 
