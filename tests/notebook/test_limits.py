@@ -22,7 +22,7 @@ from aiml_magic.notebook import script
 
 PRICED = {"data": [{"id": "openai/o3-pro", "outputMax": 100_000, "pricing": {"kind": "fixed", "units": [
     {"unit": "input_token", "price": 21.0, "per": 1_000_000}, {"unit": "output_token", "price": 84.0, "per": 1_000_000}]}}]}  # fmt: skip
-WIDGET = "application/vnd.jupyter.widget-view+json"
+LIMITS = ("budget_usd", "budget_usd_per_notebook", "budget_usd_per_day")
 
 
 def costing(usd: float = 0.5, before=lambda: None):
@@ -97,18 +97,19 @@ def _panel(running, asked: str) -> str:
     pytest.fail("no panel")
 
 
-@pytest.mark.parametrize("setting", ["budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd"])  # fmt: skip
-def test_limits_that_are_none(shell, setting, capsys):
+def test_limits_that_are_none(shell, capsys):
     """A limit is dollars or None: NaN, an infinite one, a negative one and a text change nothing; 0 is a limit."""
     magics = shell.find_line_magic("aiml").__self__
-    shell.run_line_magic("config", f"O3Pro.{setting} = 3")
-    for value in ("float('nan')", "float('inf')", "-1", "'five'", "'5'", "[5]", "True", "1j"):
-        run(shell, f"%config O3Pro.{setting} = {value}")
-        assert 3.0 == getattr(magics, setting), value
-    shell.run_line_magic("config", f"O3Pro.{setting} = 0")
-    assert 0.0 == getattr(magics, setting)
-    shell.run_line_magic("config", f"O3Pro.{setting} = None")
-    assert getattr(magics, setting) is None
+    wrong = ("float('nan')", "float('inf')", "-1", "'five'", "'5'", "[5]", "True", "1j")
+    for setting in (*LIMITS, "confirm_above_usd"):
+        shell.run_line_magic("config", f"O3Pro.{setting} = 3")
+        for value in wrong:
+            run(shell, f"%config O3Pro.{setting} = {value}")
+            assert 3.0 == getattr(magics, setting), (setting, value)
+        shell.run_line_magic("config", f"O3Pro.{setting} = 0")
+        assert 0.0 == getattr(magics, setting)
+        shell.run_line_magic("config", f"O3Pro.{setting} = None")
+        assert getattr(magics, setting) is None
     capsys.readouterr()
 
 

@@ -317,14 +317,14 @@ def test_days(asker):
     assert (2.0, 0) == journal.spent(None, since=spending.midnight())
 
 
-@pytest.mark.parametrize("setting", PER)
-def test_limit_of_zero(asker, setting):
+def test_limit_of_zero(asker):
     """With a limit of 0 nothing is sent, and replays are free."""
     with costing() as server:
         asker.ask(server.url, cell="a", replay="auto")
-        assert asker.ask(server.url, cell="a", replay="auto", **{setting: 0.0}).replayed
-        with pytest.raises(errors.BudgetExceeded):
-            asker.ask(server.url, cell="b", **{setting: 0.0})
+        for setting in PER:
+            assert asker.ask(server.url, cell="a", replay="auto", **{setting: 0.0}).replayed
+            with pytest.raises(errors.BudgetExceeded):
+                asker.ask(server.url, cell="b", **{setting: 0.0})
         assert 1 == len(server.posts)
 
 
@@ -411,31 +411,34 @@ def test_panel(asker):
         assert [] == looks(server)
 
 
-@pytest.mark.parametrize("said", ["y", "Yes ", "", "n", "maybe", EOFError(), RuntimeError(), OSError(), KeyboardInterrupt()])  # fmt: skip
-def test_confirmed(asker, monkeypatch, said):
+REFUSALS = ("", "n", "maybe", EOFError(), RuntimeError(), OSError(), KeyboardInterrupt())
+
+
+def test_confirmed(asker, monkeypatch):
     """A question that may cost more than `confirm_above_usd` is sent after a yes only; nobody there, and an interrupt, are a no."""
-    asked = []
+    asked, answers = [], iter([*REFUSALS, "y", "Yes "])
 
     def answer(words):
         asked.append(words)
+        said = next(answers)
         if isinstance(said, BaseException):
             raise said
         return said
 
     monkeypatch.setattr("builtins.input", answer)
     with costing() as server:
-        if str(said).strip().lower() in ("y", "yes"):
-            asker.ask(server.url, cell="a", confirm_above_usd=8.0, replay="auto")
-            assert asker.ask(server.url, cell="a", confirm_above_usd=8.0, replay="auto").replayed
-            assert 1 == len(server.posts)
-        else:
+        for said in REFUSALS:
             with pytest.raises((errors.BadInput, errors.Interrupted), match=r"(?i)nothing was sent") as refused:  # fmt: skip
                 asker.ask(server.url, confirm_above_usd=8.0)
-            assert 2 == len(str(refused.value).splitlines())
-            assert [] == server.posts
-            assert [] == asker.journal.history()
+            assert 2 == len(str(refused.value).splitlines()), said
+        assert [] == server.posts
+        assert [] == asker.journal.history()
+        for cell in "ab":
+            asker.ask(server.url, cell=cell, confirm_above_usd=8.0, replay="auto")
+            assert asker.ask(server.url, cell=cell, confirm_above_usd=8.0, replay="auto").replayed
         asker.ask(server.url, "Cheap?", confirm_above_usd=8.0, max_output_tokens=1000)
-    assert 1 == len(asked)
+        assert 3 == len(server.posts)
+    assert len(REFUSALS) + 2 == len(asked)
     assert "It may cost up to $8.40 (100,000 output tokens" in asked[0]
 
 
