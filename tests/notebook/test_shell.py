@@ -679,15 +679,18 @@ shell = InteractiveShell()
 before = set(sys.modules)
 shell.run_line_magic("load_ext", "aiml_magic")
 import json; print(json.dumps(sorted(set(sys.modules) - before)))
+from aiml_magic import ask
+print(json.dumps(sorted(sys.modules)))
 """
 
 
 def test_loading_is_light(home):
-    """Loading the extension imports neither HTTP nor widgets nor Markdown, and touches no file."""
+    """Loading the extension imports neither HTTP nor widgets nor Markdown, and touches no file; `ask` imports nothing compiled."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, env=os.environ
     )
-    loaded = json.loads(done.stdout.splitlines()[-1])
+    loaded, with_ask = map(json.loads, done.stdout.splitlines())
+    assert not {"httpx", "nh3", "pydantic", "pydantic_core", "tornado"} & set(with_ask)
     assert not {
         "httpx",
         "ipywidgets",
