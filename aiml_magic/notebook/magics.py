@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aiml_magic.question.schemas import Schema
     from aiml_magic.runner.jobs import Job
     from aiml_magic.session.asking import Asking, Session
-    from aiml_magic.session.question import Question
+    from aiml_magic.session.question import Delivery, Place, Question
     from aiml_magic.show.follow import View
 
 
@@ -265,7 +265,7 @@ class O3Pro(Settings):
         from aiml_magic.question.attachments import attach, check_size
         from aiml_magic.question.prompts import fill
         from aiml_magic.question.tools import choice, tools_of
-        from aiml_magic.session.question import NO_ID, Delivery, Place, Question
+        from aiml_magic.session.question import Question
 
         filled, attached = (text, []) if given.get("raw") else fill(text, variables)
         instructions = given.get("instructions", self.instructions)
@@ -283,19 +283,8 @@ class O3Pro(Settings):
             text=filled,
             attached=attached,
             schema=schema,
-            place=Place(
-                cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
-                chat=None if given.get("alone") else given.get("chat", "main"),
-                is_new=given.get("new", False),
-                after=context.id_of(given["after"], variables) if "after" in given else None,
-            ),
-            delivery=Delivery(
-                replay=self.replay_of(given),
-                stream=self.stream and not given.get("no_stream"),
-                store=self.store and not given.get("no_store"),
-                background=given.get("background", False),
-                **self._as_they_are(given, _OF_DELIVERY),
-            ),
+            place=self._place(given, variables),
+            delivery=self._delivery(given),
             tools=tools,
             tool_choice=chosen,
             instructions=instructions,
@@ -307,6 +296,27 @@ class O3Pro(Settings):
                 if name not in given and getattr(self, name) == value
             },
             **self._as_they_are(given, _OF_ANSWER),
+        )
+
+    def _place(self, given: Mapping[str, Any], variables: Mapping[str, Any]) -> Place:
+        from aiml_magic.session.question import NO_ID, Place
+
+        return Place(
+            cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
+            chat=None if given.get("alone") else given.get("chat", "main"),
+            is_new=given.get("new", False),
+            after=context.id_of(given["after"], variables) if "after" in given else None,
+        )
+
+    def _delivery(self, given: Mapping[str, Any]) -> Delivery:
+        from aiml_magic.session.question import Delivery
+
+        return Delivery(
+            replay=self.replay_of(given),
+            stream=self.stream and not given.get("no_stream"),
+            store=self.store and not given.get("no_store"),
+            background=given.get("background", False),
+            **self._as_they_are(given, _OF_DELIVERY),
         )
 
     def _as_they_are(self, given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -70,16 +70,13 @@ class Ask:
     ) -> Answers:
         """One answer for each row, in order; at most `max_concurrency` at once.
 
-        `{{name}}` in the template is a field of the row, `{{row}}` the row itself; for a plain
-        value, each name is the value. Rows are dicts, a table, a dict of columns, records, values.
-        With `on_error="keep"` an error is in the place of its answer. Else the first one is raised,
-        with an entry for each row as its `answers`, `None` for missing ones: unsent rows are
-        cancelled, and answers to sent rows go into the journal. An interrupt stops these as well.
-        Asked again, answered rows are replayed.
-
-        With a `distributed.Client` as `client`, the workers of its cluster send the rows that the
-        journal lacks, one per thread. Each uses the API key of its machine, such as AIML_API_KEY;
-        the answers go into the journal here.
+        Rows are dicts, a table, a dict of columns, records or values. `{{name}}` in the template is
+        a field of the row, `{{row}}` the row itself, and any name a plain value. Answered rows are
+        replayed. With `on_error="keep"` an error takes the place of its answer; else the first is
+        raised, with an entry for each row as its `answers`: unsent rows are cancelled, sent ones
+        answered into the journal. An interrupt stops these as well. With a `distributed.Client` as
+        `client`, the workers of its cluster send what the journal lacks, a row per thread, with the
+        API key of their machine.
         """
         _checked(template)
         _check_on_error(on_error)
@@ -87,8 +84,7 @@ class Ask:
         at_once: float = 2 * magics.max_concurrency  # half of them are queued at the runner
         cluster = None if client is None else _cluster(client, given, magics.asking.journal)
         if cluster is not None:
-            most = magics.max_concurrency if given.get("max_concurrency") else math.inf
-            at_once = min(2 * cluster.capacity, most)
+            at_once = min(2 * cluster.capacity, given.get("max_concurrency") or math.inf)
 
         def start(row: Any, chosen: Mapping[str, Any]) -> Job:
             columns = [name for name in chosen.get("attach", ()) if name not in things]
@@ -99,13 +95,9 @@ class Ask:
         names = names_in(template)
         starts = (partial(start, row, chosen) for row in rows_of(rows) for chosen in each)
         total = len(rows) * len(each) if isinstance(rows, Sized) else None
+        show = _counter(total) if progress else _silent
         try:
-            return gather(
-                starts,
-                at_once,
-                keeps_errors=on_error == "keep",
-                show=_counter(total) if progress else _silent,
-            )
+            return gather(starts, at_once, keeps_errors=on_error == "keep", show=show)
         finally:
             if cluster is not None:
                 cluster.close()
