@@ -265,7 +265,8 @@ class Client:
                 continue
             if reply.error and failures.is_limit(reply.error):
                 limit = reply.error
-                self._pace.refused(burst, limit.retry_after)
+                is_outage = isinstance(limit, errors.Unavailable)
+                self._pace.refused(burst, limit.retry_after, is_outage=is_outage)
                 continue
             self._pace.accepted(burst)
             seconds = failures.seconds_before_retry(reply.error, retries)

@@ -33,6 +33,7 @@ class Burst:
     sent: int = 0
     refused: int = 0
     is_probe: bool = False
+    is_outage: bool = False  # the server was unavailable, which tells nothing of its limit
 
     @property
     def accepted(self) -> int:
@@ -84,9 +85,10 @@ class Pace:
         if burst is self._burst and burst.is_probe:
             self._end_probe()
 
-    def refused(self, burst: Burst, retry_after: float | None) -> None:
+    def refused(self, burst: Burst, retry_after: float | None, *, is_outage: bool = False) -> None:
         """Reports a request that the server refused only because there were too many."""
         burst.refused += 1
+        burst.is_outage |= is_outage
         self._refused_since = self._refused_since or time.monotonic()
         if burst is not self._burst or burst.refused > 1:
             return  # the pause after this burst has begun
@@ -127,7 +129,7 @@ class Pace:
     def _begin_next(self) -> None:
         """Begins a burst if the limit is known, else a probe."""
         last, self._is_used_up = self._burst, False
-        if not (self._period and last.accepted) or last.is_probe:
+        if not (self._period and last.accepted) or last.is_probe or last.is_outage:
             self._burst, self._quota, self._period = Burst(is_probe=True), None, None
             return
         self._burst = Burst()
@@ -143,8 +145,8 @@ class Pace:
         """Makes the probe the first request of a burst."""
         probe, limited = self._burst, self._limited
         probe.is_probe = False
-        if limited is not None:
-            self._quota = max(1, limited.accepted)
+        if limited is not None and limited.accepted and not limited.is_outage:
+            self._quota = limited.accepted
             self._period = _MARGIN * (probe.began - limited.began)
         self._wake_all()
 

@@ -108,6 +108,32 @@ def test_few_are_refused(monkeypatch, retry_after):
     assert 60 <= posts <= 125
 
 
+@pytest.mark.parametrize("accepted", [0, 7])
+def test_outage(monkeypatch, accepted):
+    """A server that was unavailable for a while has no limit afterwards: the rest goes on at once."""
+    monkeypatch.setattr(pace, "_FIRST", 0.1)
+
+    async def ask_all() -> None:
+        learned, ends, count = pace.Pace(), time.monotonic() + 0.5, 0
+
+        async def row() -> None:
+            nonlocal count
+            burst = await learned.turn(lambda _: None, 0.0, 1e9)
+            count += 1
+            is_taken = count <= accepted or time.monotonic() > ends
+            await asyncio.sleep(0.01)
+            if is_taken:
+                return learned.accepted(burst)
+            learned.refused(burst, None, is_outage=accepted > 0)
+            await row()
+
+        await asyncio.gather(*(row() for _ in range(60)))
+
+    began = time.monotonic()
+    asyncio.run(ask_all())
+    assert time.monotonic() - began < 3
+
+
 def test_no_limit():
     """Without a refusal nothing waits."""
     began = time.monotonic()
