@@ -117,9 +117,9 @@ def encodable(text: str) -> str:
 
 
 def agreed(words: str, ask: Callable[[str], str] | None = None) -> bool | None:
-    """Whether the person says yes, to `ask` or in the cell; `None` if nobody can answer."""
+    """Whether the person answers yes, asked by `ask` or `input`; `None` if nobody can answer."""
     try:
-        said = (ask or input)(encodable(f"{words} [y/N] "))  # `input` is that of this cell
+        said = (ask or input)(encodable(f"{words} [y/N] "))
     except (EOFError, OSError, RuntimeError):  # StdinNotImplementedError is a RuntimeError
         return None
     return said.strip().lower() in ("y", "yes")

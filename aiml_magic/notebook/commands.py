@@ -95,15 +95,11 @@ class Command(NamedTuple):
 
 
 _IF_NO_KEY = options.Option("--if-no-key", "use it only where no key is found")
-_CHAT = options.Option(
-    "--chat", "the conversation that is meant (default main)", "-c", "NAME", options.words
-)
-_ALL = options.Option("--all", "all of this notebook: each chat, what stood alone, maps")
-_OVERWRITE = options.Option("--overwrite", "replace a file that is no export")
+_CHAT = options.Option("--chat", "the conversation (default main)", "-c", "NAME", options.words)
+_ALL = options.Option("--all", "all of this notebook: each chat, single questions, maps")
+_OVERWRITE = options.Option("--overwrite", "replace a file that is not an export")
 COMMANDS = {
-    "status": Command(
-        "status", "key, server, balance, journal, what was spent, and what is left", "account"
-    ),
+    "status": Command("status", "key, server, balance, journal, spending and budgets", "account"),
     "login": Command(
         "login",
         "give the API key; it is not shown, and kept in the system's keyring or a private file",
@@ -118,11 +114,11 @@ COMMANDS = {
     ),
     "models": Command(
         "models [WORDS]",
-        "what the server offers: price, context, longest answer, until when, and what follows",
+        "the models of the server: price, context, longest answer, end and successor",
         "account",
     ),
-    "history": Command("history", "what was asked in this notebook, and what it cost", "past"),
-    "search": Command("search WORDS", "answers of any notebook that hold these words", "past"),
+    "history": Command("history", "the questions of this notebook, and their cost", "past"),
+    "search": Command("search WORDS", "answers of any notebook with these words", "past"),
     "show": Command("show ID", "show an answer again; asks nothing", "past"),
     "diff": Command(
         "diff A B", "what differs between two answers: in their requests and in their texts", "past"
@@ -130,7 +126,7 @@ COMMANDS = {
     "tree": Command("tree", "the conversations of this notebook, as a tree", "past"),
     "resume": Command(
         "resume [NOTEBOOK]",
-        "go on with this notebook's conversations, or those of its earlier name",
+        "continue this notebook's conversations, or those of its earlier name",
         "pending",
     ),
     "jobs": Command("jobs", "the questions of this notebook that wait for their answer", "pending"),
@@ -140,7 +136,7 @@ COMMANDS = {
     ),
     "deny": Command("deny ID", "do not let it, and go on", "pending"),
     "check": Command(
-        "check ID", "ask the server what became of a request whose connection died", "pending"
+        "check ID", "ask the server for the fate of a request whose connection was lost", "pending"
     ),
     "record": Command(
         "record FILE", "also write every answer to a file, for readers without a key", "past"

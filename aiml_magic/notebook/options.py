@@ -161,7 +161,7 @@ OPTIONS = (
     ),
     Option(
         "--param",
-        "any other field of the API, merged into what the options make; repeatable",
+        "any other field of the API, merged with those of the options; repeatable",
         "",
         "KEY=JSON",
         field_and_json,
@@ -189,9 +189,9 @@ OPTIONS = (
         seconds,
     ),
     Option("--raw", "send the question as it is, {{...}} included"),
-    Option("--no-stream", "have the answer come in one piece"),
+    Option("--no-stream", "receive the answer in one piece"),
     Option("--no-store", "ask the server not to keep the answer"),
-    Option("--dry-run", "show what would be sent and what it may cost; send nothing"),
+    Option("--dry-run", "show the request and its highest cost; send nothing"),
 )
 FLAGS = {flag: option for option in OPTIONS for flag in (option.long, option.short) if flag}
 

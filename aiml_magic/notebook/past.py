@@ -135,7 +135,7 @@ def export(
 
 
 def _everything(context: Context) -> list[Row]:
-    """All that was asked in this notebook: each chat, what stood alone, the rows of maps.
+    """All answers of this notebook: of each chat, of single questions, of maps.
 
     Answers of a recording that stood in for it are among them.
     """

@@ -58,9 +58,9 @@ class Settings(Magics):
     max_output_tokens = Integer(
         None, min=16, allow_none=True, help="Where to stop, reasoning included."
     ).tag(config=True)
-    stream = Bool(True, help="Have the text come while it is written.").tag(config=True)
+    stream = Bool(True, help="Receive the text while it is written.").tag(config=True)
     store = Bool(
-        True, help="Have the server keep the answer, so that a conversation can go on by its id."
+        True, help="Let the server store the answer, so that a conversation can go on by its id."
     ).tag(config=True)
     timeout = Finite(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
         config=True
@@ -82,11 +82,11 @@ class Settings(Magics):
     ).tag(config=True)  # fmt: skip
     confirm_above_usd = Finite(
         None, min=0.0, allow_none=True,
-        help="Ask before a question that may cost more dollars; nobody there means no.",
+        help="Ask before a question that may cost more dollars; without a person it is not sent.",
     ).tag(config=True)  # fmt: skip
-    max_concurrency = Integer(
-        64, min=1, help="Questions that are on their way at once; the others wait."
-    ).tag(config=True)
+    max_concurrency = Integer(64, min=1, help="Questions in flight at once; the others wait.").tag(
+        config=True
+    )
     max_tool_rounds = Integer(
         8, min=0, help="How many times results of functions are sent back for one question."
     ).tag(config=True)

@@ -55,11 +55,11 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Question:
-    """A question: all that decides its answer, its place, and its delivery.
+    """A question: the fields that decide its answer, its place, and its delivery.
 
-    `text` is filled, `attached` are the parts that go with it. `items`, such as results of tools,
-    are sent instead of them. `settings` are those options that come from a setting, by the
-    setting's name: its value and its default.
+    `text` has all `{{names}}` filled in, `attached` are the parts of its attachments. `items`, such
+    as results of tools, are sent instead of both. `settings` has the options that come from
+    settings: the value and the default of each, by the setting's name.
     """
 
     text: str
