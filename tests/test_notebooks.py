@@ -83,6 +83,33 @@ def test_commands_of_the_tutorial(command, folder, monkeypatch):
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("extension", "settings"),
+    [
+        ("myst_nb", {"myst_enable_extensions": ["dollarmath"], "nb_execution_mode": "off"}),
+        ("nbsphinx", {"nbsphinx_execute": "never"}),
+    ],
+)
+def test_sphinx(extension, settings, tmp_path, monkeypatch):
+    """Sphinx makes pages of all notebooks without a warning: tables are tables, and what is empty leaves no box."""
+    if importlib.util.find_spec(extension) is None:
+        pytest.skip(f"{extension} is not installed")
+    pandoc = Path(pytest.importorskip("pypandoc").get_pandoc_path()).parent
+    monkeypatch.setenv("PATH", str(pandoc), prepend=os.pathsep)
+    for path in NOTEBOOKS:
+        shutil.copy(path, tmp_path)
+    pages = "".join(f"\n   {path.stem}" for path in NOTEBOOKS)
+    (tmp_path / "index.rst").write_text(f"Notebooks\n=========\n\n.. toctree::\n{pages}\n")
+    lines = [f"{name} = {value!r}" for name, value in settings.items()]
+    (tmp_path / "conf.py").write_text("\n".join([f"extensions = [{extension!r}]", *lines]))
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", ".", "made"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+    made = "".join((tmp_path / "made" / f"{path.stem}.html").read_text() for path in NOTEBOOKS)
+    assert '<th class="head"><p>sent with it</p></th>' in made, "of an answer"
+    assert not re.search(r"<pre[^>]*>(\s|<span></span>)*</pre>", made)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_committed(path):
     """What is committed was run in order, without an error and without a trace of who ran it; nothing is longer than a reader's patience."""
@@ -98,6 +125,8 @@ def test_committed(path):
         for output in cell["outputs"]
         if output["output_type"] == "error" or output.get("name") == "stderr"
     ]
+    outputs = [output.get("data") for cell in code for output in cell["outputs"]]
+    assert {"text/plain": []} not in outputs, "pages show it as an empty box"
     assert {"display_name": "Python 3", "language": "python", "name": "python3"} == notebook[
         "metadata"
     ]["kernelspec"]

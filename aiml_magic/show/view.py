@@ -83,7 +83,7 @@ class NotebookView(View):
                 latest = time.monotonic()
                 output.put({"text/plain": counted(done, total, wait)})
             elif done is None and not is_kept:
-                output.put({"text/plain": ""})
+                output.put(_EMPTY)
 
         return show
 
