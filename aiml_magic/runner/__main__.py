@@ -1,5 +1,11 @@
 """`python -m aiml_magic.runner JOURNAL`."""
 
-from aiml_magic.runner.process import main
+import sys
+
+# The command line of httpx, without which it is imported as well: it takes click, rich and pygments
+# where they are installed, a third of the time in which a runner starts.
+sys.modules["httpx._main"] = None  # type: ignore[assignment]
+
+from aiml_magic.runner.process import main  # noqa: E402
 
 main()
