@@ -24,6 +24,8 @@ _ASCII = str.maketrans(
     | dict.fromkeys("“”„", '"')
 )
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # `json.dumps` makes one for each text
+
 
 def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
     """The value of a JSON text. Raises ValueError, also for a text that is too large or deep."""
@@ -39,7 +41,7 @@ def load(body: bytes | str, max_size: int = MAX_JSON) -> Any:
 
 def dump(value: Any) -> str:
     """A value as compact JSON in ASCII, in which a lone surrogate stays as its escape."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def plain(text: str) -> str:

@@ -162,7 +162,7 @@ class Stream:
         self._fold_meta(event, word)
         if word == "error" or (not kind and is_error(event)):
             self.error = as_object(event.get("error")) or event
-        elif word == "created" or status_of(word) in _PENDING:
+        elif word == "created" or ("." not in word and status_of(word) in _PENDING):
             return self._begin(response)
         elif kind.startswith("response.") and _is_end(word, response):
             self.terminal = kind
@@ -401,9 +401,11 @@ def _worse(*statuses: str | None) -> str:
 
 def _is_end(word: str, response: Raw) -> bool:
     """Whether an event of this name ends a stream: by its name, or by the status inside it."""
+    if "." in word:  # most events: an item, or a part of one
+        return False
     if status_of(word) in _BADNESS:
         return True
-    return "." not in word and status_of(response.get("status")) not in (None, *_PENDING)
+    return status_of(response.get("status")) not in (None, *_PENDING)
 
 
 def _slot(event: Raw, stem: str) -> _Slot:
