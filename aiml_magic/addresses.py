@@ -14,7 +14,7 @@ DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # variables that name trusted certificates
 
 # URL parsers disagree about all other characters, so none is allowed.
-_PLAIN_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?", re.ASCII)
+_PLAIN_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?"
 
 
 def _working_directory() -> Path | None:
@@ -46,7 +46,7 @@ def base_url(setting: str) -> str:
     """
     url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
     hint = f"Set AIML_API_URL or %config O3Pro.base_url to something like {DEFAULT_BASE_URL}."
-    is_plain = _PLAIN_URL.fullmatch(url) is not None
+    is_plain = re.fullmatch(_PLAIN_URL, url, re.ASCII) is not None
     try:
         parts = urllib.parse.urlsplit(url)
         is_plain = is_plain and parts.port != 0

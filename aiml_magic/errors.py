@@ -251,10 +251,10 @@ def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
 
 def _sentence(words: str) -> str:
     """A printable text without a second full stop after a quoted message."""
-    return _TWO_STOPS.sub(r"\1", printable(words))
+    return re.sub(_TWO_STOPS, r"\1", printable(words))
 
 
-_TWO_STOPS = re.compile(r"(?<![.?!])([.?!])\.(?=\s|$)")
+_TWO_STOPS = r"(?<![.?!])([.?!])\.(?=\s|$)"
 
 
 def _subclasses(kind: type[RequestFailed]) -> Iterable[type[RequestFailed]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 
-_LINE_QUESTION = re.compile(r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$")
+_LINE_QUESTION = r"^(\s*(?:[\w., ]+=\s*)?)%(o3pro|aiml)\s+(.*\S\s*\?+)\s*$"
 
 
 def keep_question_marks(lines: list[str]) -> list[str]:
     """Rewrites `%o3pro why?`, which IPython would read as a request for help."""
-    if not any(_LINE_QUESTION.match(line) for line in lines) or "".join(lines).lstrip().startswith(
-        "%%"
-    ):
+    if not any(re.match(_LINE_QUESTION, line) for line in lines) or "".join(
+        lines
+    ).lstrip().startswith("%%"):
         return lines
     kept, is_in_string = [], False
     for line in lines:
-        found = None if is_in_string else _LINE_QUESTION.match(line)
+        found = None if is_in_string else re.match(_LINE_QUESTION, line)
         kept.append(
             f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n"
             if found

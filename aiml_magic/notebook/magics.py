@@ -195,7 +195,7 @@ class O3Pro(Settings):
         before = completer.text_until_cursor if is_old else context.text_until_cursor
         found = (
             self._candidates(before, completer.splitter.split_line(before))
-            if _COMPLETED.search(before)
+            if re.search(_COMPLETED, before)
             else []
         )
         if is_old:
@@ -379,7 +379,7 @@ _OF_DELIVERY = (
     "chain", "timeout", "max_concurrency", "max_tool_rounds",
     "budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd",
 )  # fmt: skip
-_COMPLETED = re.compile(r"%(o3pro|aiml)\s|\{\{")  # lines that are completed here
+_COMPLETED = r"%(o3pro|aiml)\s|\{\{"  # lines that are completed here
 
 _SHOWN = (
     ("aiml_magic.journal.answer", "Answer"),
