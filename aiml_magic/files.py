@@ -68,6 +68,23 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
+def append_private(path: Path, line: str) -> None:
+    """Adds a line to a file that `write_private` wrote, on the disk when it returns.
+
+    Raises OSError, and then the file is as it was, and BadInput for the journal.
+    """
+    check_no_database(path)
+    with path.open("ab", buffering=0) as file:
+        size, content = file.tell(), line.encode()
+        try:
+            while content:  # of a full disk the next step says so
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
+
+
 def short(path: Path) -> str:
     """A path for messages: `~` for the home directory."""
     try:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiml_magic.errors import BadInput
-from aiml_magic.files import check_no_database, write_private
+from aiml_magic.files import append_private, check_no_database, write_private
 from aiml_magic.journal.replay import request_key, request_keys, with_hashes
 from aiml_magic.text import plain
 
@@ -83,15 +84,30 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Replaces a recording; texts of an earlier version become hashes. Raises BadInput."""
-    hashed = {
-        record.key: {**vars(record), "request": with_hashes(record.request)}
-        for record in records.values()
-    }
-    lines = (json.dumps({"key": key, **record}) for key, record in hashed.items())
+def write(path: Path, records: Mapping[str, Record]) -> dict[str, str]:
+    """Replaces a recording; returns its lines by key. Raises BadInput."""
+    lines = {record.key: line_of(record) for record in records.values()}
+    with _as_bad_input(path):
+        write_private(path, "".join(lines.values()))
+    return lines
+
+
+def append(path: Path, line: str) -> None:
+    """Adds the line of one record to a file. Raises BadInput if it cannot be written."""
+    with _as_bad_input(path):
+        append_private(path, line)
+
+
+def line_of(record: Record) -> str:
+    """A record as a line; texts of an earlier version become hashes."""
+    request = with_hashes(record.request)
+    return json.dumps({"key": record.key, **vars(record), "request": request}) + "\n"
+
+
+@contextmanager
+def _as_bad_input(path: Path) -> Iterator[None]:
     try:
-        write_private(path, "".join(f"{line}\n" for line in lines))
+        yield
     except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise BadInput(
             f"{plain(path.name)} cannot be written: {error}.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aiml_magic import errors
@@ -26,6 +26,8 @@ class Recordings:
     def __init__(self, lock: threading.RLock) -> None:
         self.replayed: defaultdict[Journal, set[int]] = defaultdict(set)
         self._paths: list[Path] = []
+        # The files as this session left them, with the hashes of their lines.
+        self._left: dict[Path, tuple[tuple[int, ...] | None, dict[str, int]]] = {}
         self._lock = lock  # a thread adds the answers of background jobs
 
     def start(self, path: Path) -> int:
@@ -34,7 +36,7 @@ class Recordings:
         Raises BadInput.
         """
         records = recording.read(path) if path.exists() else {}
-        recording.write(path, records)
+        self._write(path, records)
         self._paths = [*(other for other in self._paths if other != path), path]
         return len(records)
 
@@ -59,9 +61,7 @@ class Recordings:
                 return
             path = self._paths[-1]
             try:
-                # Another kernel may write to the same file.
-                others = recording.read(path) if path.exists() else {}
-                recording.write(path, others | {record.key: record})
+                self._add(path, record)
             except errors.BadInput as error:
                 say(error)
 
@@ -83,11 +83,42 @@ class Recordings:
             }
             changed = [path for path in held if len(left[path]) < len(held[path])]
             for path in changed:
-                recording.write(path, left[path])
+                self._write(path, left[path])
         except errors.BadInput as error:
             hint = "Mend or remove that recording, then try again."
             raise errors.BadInput(f"Nothing was forgotten: {error.message}", hint) from error
         return changed
+
+    def _add(self, path: Path, record: Record) -> None:
+        """Appends a record.
+
+        The file is written anew if another kernel has changed it, or for a record that differs.
+        """
+        line = recording.line_of(record)
+        state, lines = self._left.get(path, (None, {}))
+        is_ours = state is not None and state == _state_of(path)
+        if is_ours and lines.get(record.key) == hash(line):
+            return
+        if is_ours and record.key not in lines:
+            recording.append(path, line)
+            lines[record.key] = hash(line)
+            self._left[path] = _state_of(path), lines
+        else:
+            others = recording.read(path) if path.exists() else {}
+            self._write(path, others | {record.key: record})
+
+    def _write(self, path: Path, records: Mapping[str, Record]) -> None:
+        lines = recording.write(path, records)
+        self._left[path] = _state_of(path), {key: hash(line) for key, line in lines.items()}
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """The identity, size and time of a file; `None` if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _record_of(row: Row, journal: Journal) -> Record | None:

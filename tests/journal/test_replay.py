@@ -372,6 +372,29 @@ def test_recording_can_be_gone_on_with(asker, numbered, tmp_path):
     ]
 
 
+def test_recording_grows_by_its_lines(asker, numbered, tmp_path):
+    """An answer is a line behind the others, written once; what another kernel wrote between stays."""
+    path, other = tmp_path / "a.jsonl", Asker(tmp_path / "other" / "journal.sqlite3")
+    for one in (asker, other):
+        one.session.recordings.start(path)
+
+    def keep(one, text):
+        answer = one.ask(numbered.url, text, chat=None, replay="auto")
+        one.session.recordings.keep(answer, one.journal)
+        return path.stat().st_ino, len(path.read_text().splitlines())
+
+    kept = [keep(asker, "One?")]
+    kept += [keep(asker, text) for text in ("Two?", "Two?", "Three?")]
+    assert [(kept[0][0], lines) for lines in (1, 2, 2, 3)] == kept
+    assert [4, 5, 6] == [
+        keep(one, text)[1] for one, text in ((other, "4?"), (asker, "5?"), (asker, "6?"))
+    ]
+    other.session.close(10)
+    assert ["One?", "Two?", "Three?", "4?", "5?", "6?"] == [
+        record.request["input"] for record in recording.read(path).values()
+    ]
+
+
 def test_miss_under_only_asks_nothing(home, sandbox_url, tmp_path):
     """With `replay only` a question that is not recorded fails its cell, and nothing is sent."""
     before = posts(sandbox_url)
