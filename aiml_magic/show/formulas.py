@@ -185,6 +185,7 @@ _QUANTITY = re.compile(
     r"\d(?:[\d.,]*\d)?\s(?!(?:US|CA|AU|NZ|HK|SG|NT)D?)[A-Za-zµ]{1,4}(?:[\^/]\S+)?"
 )
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
+_WORDS = re.compile(r"\\text[a-z]*\s*\{[^{}]*\}")
 _OTHER = re.compile(r"`|\\[(\[]")  # code, or another formula
 _WORD = re.compile(r"[^\W\d_]{2}")
 _LONG_WORD = re.compile(r"[^\W\d_]{3}")
@@ -203,7 +204,7 @@ def _is_between_dollars(content: str, after: str) -> bool:
     """Whether the content is a formula as in `$x$`, not words as in "$5 and $6"."""
     if after.isdigit() or _VISIBLE.search(content) is None:
         return False
-    if _OTHER.search(content) and "\\text" not in content:
+    if _OTHER.search(content) and _OTHER.search(_WORDS.sub("", content)):
         return False
     is_amount, ends_apart = content[0].isdigit(), content[-1].isspace()
     if not is_amount and not content[0].isspace() and not ends_apart:

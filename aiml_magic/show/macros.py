@@ -16,6 +16,9 @@ _OPERATORS = (
 ).split()
 _LIMITS = {"argmax": r"arg\,max", "argmin": r"arg\,min", "esssup": r"ess\,sup",
            "essinf": r"ess\,inf", "plim": "plim"}  # fmt: skip
+_BREAKS = (
+    "allowbreak nobreak linebreak nolinebreak displaybreak smallskip medskip bigskip par centering"
+).split()
 _LETTERS = dict(zip("Alpha Beta Epsilon Zeta Eta Iota Kappa Mu Nu Omicron Rho Tau Chi".split(),
                     "A B E Z H I K M N O P T X".split(), strict=True))  # fmt: skip
 # How many arguments they take, and what is written instead.
@@ -40,8 +43,25 @@ _MACROS: dict[str, tuple[int, str | Callable[[str], str | None]]] = {
     "abs": (1, r"\lvert #1\rvert"), "norm": (1, r"\lVert #1\rVert"), "ref": (1, r"\text{#1}"),
     "eqref": (1, r"(\text{#1})"), "textsuperscript": (1, r"^{\text{#1}}"),
     "textsubscript": (1, r"_{\text{#1}}"),
+    "cancelto": (2, r"\cancel{#2}^{#1}"), "prescript": (3, "{}^{#1}_{#2}{#3}"),
+    "dv": (2, r"\frac{\mathrm{d}#1}{\mathrm{d}#2}"), "vb": (1, r"\mathbf{#1}"),
+    "pdv": (2, r"\frac{\partial #1}{\partial #2}"), "order": (1, r"\mathcal{O}(#1)"),
+    "ketbra": (2, r"\lvert #1\rangle\langle #2\rvert"), "expval": (1, r"\langle #1\rangle"),
+    "innerproduct": (2, r"\langle #1\vert #2\rangle"), "num": (1, "{#1}"),
+    "ang": (1, r"{#1}^{\circ}"), "unit": (1, r"\mathrm{#1}"), "si": (1, r"\mathrm{#1}"),
+    "SI": (2, r"{#1}\,\mathrm{#2}"), "qty": (2, r"{#1}\,\mathrm{#2}"), "vspace": (1, ""),
+    "overparen": (1, r"\overset{\frown}{#1}"), "wideparen": (1, r"\overset{\frown}{#1}"),
+    "overarc": (1, r"\overset{\frown}{#1}"), "utilde": (1, r"\underset{\sim}{#1}"),
+    "intertext": (1, r"\text{#1}\\ "), "shortintertext": (1, r"\text{#1}\\ "),
+    "ensuremath": (1, "{#1}"), "vcenter": (1, "{#1}"), "raisebox": (2, r"\text{#2}"),
+    "scr": (0, r"\mathscr"), "enskip": (0, r"\enspace"), "hdots": (0, r"\ldots"),
+    "mathellipsis": (0, r"\ldots"), "iiiint": (0, r"\iint\!\!\iint"), "copyright": (0, "©"),
+    "texteuro": (0, "€"), "textmu": (0, r"\mu"), "textasciitilde": (0, r"\sim"),
+    "textbackslash": (0, r"\backslash"), "textbar": (0, r"\vert"), "textless": (0, r"\lt"),
+    "textgreater": (0, r"\gt"),
     "ce": (1, chemistry.reaction), "pu": (1, chemistry.quantity),
-    **{letter: (0, rf"\mathbb{{{letter}}}") for letter in "RNZQC"},
+    **{letter: (0, rf"\mathbb{{{letter}}}") for letter in "RNZQCEP"},
+    **dict.fromkeys(_BREAKS, (0, "")),
     **{name: (0, rf"\operatorname{{{name}}}") for name in _OPERATORS},
     **{name: (0, rf"\operatorname*{{{written}}}") for name, written in _LIMITS.items()},
     **{name: (0, rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
@@ -89,9 +109,7 @@ def _written(name: str, line: str, start: int) -> tuple[str | None, int]:
         return None, start
     if not isinstance(template, str):
         return template(*arguments), end
-    for number, argument in enumerate(arguments, 1):
-        template = template.replace(f"#{number}", argument)
-    return template, end
+    return re.sub(r"#(\d)", lambda number: arguments[int(number[1]) - 1], template), end
 
 
 def _space(found: re.Match[str]) -> str:

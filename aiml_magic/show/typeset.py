@@ -82,7 +82,7 @@ _COMMANDS = frozenset(
     "xhookleftarrow xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown "
     "xrightleftharpoons xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak "
     "overbracket underbracket brace brack hspace tiny small normalsize large Large LARGE huge "
-    "Huge S".split()
+    "Huge S xlongequal xtofrom".split()
 )
 _ENVIRONMENTS = frozenset(
     "equation align aligned alignat alignedat gather gathered multline split cases rcases array "
@@ -109,6 +109,8 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
         return None
     if not _ALLOWED.issuperset(_COMMAND.findall(spelt)) or not _is_known(spelt):
         return None
+    if not spelt.isascii():
+        spelt = _ONLY_IN_WORDS.sub(lambda found: found[1] or rf"\text{{{found[0]}}}", spelt)
     if "\\\\" in spelt:
         spelt = _ROW_BRACE.sub(r"\1 ", spelt)
     return spelt.replace("](", "] (").replace("![", "! [") + "{}" * spelt.endswith("\\$")
@@ -133,7 +135,7 @@ def _is_known(line: str) -> bool:
     return _is_balanced(bare)
 
 
-_PLAIN = re.compile(r"[\w +=,.()/-]+")
+_PLAIN = re.compile(r"[\w +=,.()/-]+", re.ASCII)
 _PERCENT = re.compile(r"(?<=\d)%(?=\s*(?:$|[^\sA-Za-z]))")  # no comment begins behind a number
 _COMMENT = re.compile(r"(?<!\\)%.*")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -148,7 +150,14 @@ _BACK = re.compile(r"\\(?:!|neg[a-z]+space)")
 _MAX_BACK = 20  # spaces to the left: more could cover what is there
 _SPELLINGS = {"<": r"\lt", ">": r"\gt"}
 _SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
-_SPELT = re.compile(r"[<>|$]|\\\(")
+_SPELT = re.compile(r"[<>|$]|\\\(|\\text[a-z]*\s*\{[^{}]*_")
+_UNDERSCORE = re.compile(r"(?<!\\)_")
+# Currencies, phonetic letters, symbols of control characters: MathJax 3 fails at them in formulas.
+_ONLY_IN_WORDS = re.compile(
+    r"(\\text[a-z]*\s*\{[^{}]*\})|"
+    "[\u0250-\u02af\u1a20-\u1aaf\u20a0-\u20ff\u2400-\u245f\u2de0-\u2dff\u2fe0-\u2fef\ua4a0-\ua4cf"
+    "\ue000-\uf8ff\U0001d260-\U0001d35f\U0001d380-\U0001d3ff\U0001d800-\U0001deff\U0001fa00-\U0010ffff]+"
+)
 _WORDS = re.compile(r"(?<!\\)\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{")
 _NESTED = re.compile(r"(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)")  # a formula within words
 _TAG = re.compile(r"\\tag\*?\s*\{[^{}]*[<>|$]")
@@ -166,7 +175,7 @@ def _spelt(line: str, spellings: dict[str, str]) -> str | None:
 
     def spell_in_words(opening: str, words: str) -> str | None:
         parts = _NESTED.split(words)  # words, and the two groups of a formula, by turns
-        spelt = [spell(part, "}{", "}" + opening) for part in parts[::3]]
+        spelt = [spell(_UNDERSCORE.sub(r"\\_", part), "}{", "}" + opening) for part in parts[::3]]
         if spelt == [words]:
             return f"{opening}{words}}}"
         if any("{" in part for part in parts[::3]):

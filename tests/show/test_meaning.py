@@ -25,7 +25,7 @@ from aiml_magic.show.typeset import typeset
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("$2 + 3 = 5$, $7 \\le n$", "$2 + 3 = 5$, $7 \\le n$"), ("$5 kg$, $3 cm^2$", "$5 kg$, $3 cm^2$"), ("设 $3 \\mid a$，$5 \\mid b$，$x$", "设 $3 \\mid a$，$5 \\mid b$，$x$"),
+        ("$2 + 3 = 5$, $7 \\le n$", "$2 + 3 = 5$, $7 \\le n$"), ("$5 kg$, $3 cm^2$", "$5 kg$, $3 cm^2$"), ("US$x, \\(x_{\\text{max}}\\) $y$", 'US<span class="mathjax_ignore tex2jax_ignore">&#36;</span>x, $x_{\\text{max}}$ $y$'), ("设 $3 \\mid a$，$5 \\mid b$，$x$", "设 $3 \\mid a$，$5 \\mid b$，$x$"),
         ("$ a = b^2 $", "$a = b^2$"), ("$ \\alpha$", "$\\alpha$"), ("$\\bold{x}\\mathds{R}\\Bbb{R}$", "$\\mathbf{x}\\mathbb{R}\\Bbb{R}$"),
         ("$\\ket{x}\\hspace{1em}\\fbox{y}$", "$\\ket{x}\\hspace{1em}\\fbox{y}$"), ("> $$\n> a + b\n> $$", "> $$a + b$$"), ("- $$\n  a\n  - b\n  $$", "- $$a - b$$"),
         ("> - $$\n>   x\n>   $$\n> - b", "> - $$x$$\n> - b"), ("\\begin{align}\na &= b \\\\\nc &= d\n\\end{align}", "$$\\begin{align} a &= b \\\\ c &= d \\end{align}$$"),
@@ -136,6 +136,8 @@ def test_tags_that_only_place_text(text, shown):
         ("\\abs{x}\\R\\argmin_x", "\\lvert x\\rvert\\mathbb{R}\\operatorname*{arg\\,min}_x"), ("\\textcolor{red}{x}\\color{blue}y", "{x}y"),
         ("x\\label{a}\\tag{1}", "x\\tag{1}"), ("\\text{if $x<0$ or \\(y\\)}", "{\\text{if }{x\\lt 0}\\text{ or }{y}\\text{}}"),
         ("\\begin{eqnarray*}a&=&b\\end{eqnarray*}", "\\begin{array}{rcl}a&=&b\\end{array}"), ("a\\kern-2pt b\\mkern3mu c", "a b\\hspace{0.17em} c"), ("a \\\\ [0,1]", "a \\\\ {}[0,1]"),
+        ("\\dv{x}{t}\\cancelto{0}{y}", "\\frac{\\mathrm{d}x}{\\mathrm{d}t}\\cancel{y}^{0}"), ("\\SI{5}{m}\\medskip", "{5}\\,\\mathrm{m}"), ("\\raisebox{99em}{x}", "\\text{x}"),
+        ("5€+\\text{5€}", "5\\text{€}+\\text{5€}"), ("\\text{max_it}", "{\\text{max\\_it}}"), ("质量=\\mu", "质量=\\mu"),
         ("\\hspace{1e9em}x", None), ("\\hspace{400em}x", None), ("\\kern-99em x", None), ("\\rule{9em}{9em}", None), ("\\raise9em{x}", None), ("\\text{``x''}", "\\text{“x''}"),
         ("p = 5%", "p = 5\\%"), ("5 \\$", "5 \\${}"), ("x \\\\", "x"), ("% a", None), ("a % b", "a"),
     ],
