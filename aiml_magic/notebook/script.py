@@ -32,7 +32,7 @@ from aiml_magic.notebook.rows import fields_of, rows_of
 from aiml_magic.notebook.settings import HELP
 from aiml_magic.question.prompts import names_in
 from aiml_magic.runner.jobs import Job
-from aiml_magic.text import did_you_mean
+from aiml_magic.text import did_you_mean, one_line
 
 if TYPE_CHECKING:
     from aiml_magic.journal.store import Journal
@@ -249,19 +249,28 @@ def _parent_of(answer: Answer, magics: O3Pro) -> int | None:
 
 def _seconds(since: Any) -> float | None:
     """Seconds since 1970. Raises BadInput."""
+    if since is None:
+        return None
+    try:
+        seconds = _since_1970(since)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise errors.BadInput(
+            f"since cannot be {one_line(repr(since), 40)}.", "It takes a date, such as 2026-11-25."
+        )
+    return seconds
+
+
+def _since_1970(since: Any) -> float:
     match since:
-        case None | int() | float():
-            return since
+        case int() | float():
+            return float(since)
         case datetime():
             return since.timestamp()
         case date():
             return datetime(since.year, since.month, since.day).timestamp()  # noqa: DTZ001  # local
-    try:
-        return datetime.fromisoformat(since).timestamp()
-    except (TypeError, ValueError) as error:
-        raise errors.BadInput(
-            f"since cannot be {str(since)[:40]!r}.", "It takes a date, such as 2026-11-25."
-        ) from error
+    return datetime.fromisoformat(since).timestamp()
 
 
 def _check_on_error(on_error: str) -> None:

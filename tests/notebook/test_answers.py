@@ -84,7 +84,7 @@ def test_lines_are_the_same(server):
     assert 1 == read["id"][0], "no field of a schema stands for one of ours"
 
 
-@pytest.mark.parametrize("since", ["yesterday", [], object()])
+@pytest.mark.parametrize("since", ["yesterday", [], object(), float("nan"), 10**400, dt.date.min])
 def test_times_that_are_none(since):
     """What is no time is told in two lines."""
     with pytest.raises(errors.BadInput, match="since cannot be"):
