@@ -448,7 +448,7 @@ def test_background_error(running, home):
         assert "InvalidRequest" == waited.error["ename"]
         assert not asked.error
         assert "failed" in running.run("job").stream
-        shown = running.wait_for_update(lambda update: "text/html" in update["data"])["data"][
+        shown = running.wait_for_update(lambda update: update["data"].get("text/html"))["data"][
             "text/html"
         ]
         assert 'role="alert"' in shown
