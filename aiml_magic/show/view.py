@@ -41,8 +41,8 @@ from aiml_magic.show.terminal import TerminalView
 from aiml_magic.text import plain
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-# Pages that are built from a notebook show a box for an empty text/plain, and none for this; what
-# names a widget without text/html says there that a kernel is needed.
+# Pages built from a notebook show a box for an empty text/plain, but nothing for this. They say
+# that a kernel is needed for an output with a widget and no text/html.
 _EMPTY = {"text/html": "", "text/plain": ""}
 
 Saved = Callable[[int], Answer]
