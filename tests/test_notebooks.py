@@ -86,8 +86,23 @@ def test_commands_of_the_tutorial(command, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("extension", "settings"),
     [
-        ("myst_nb", {"myst_enable_extensions": ["dollarmath"], "nb_execution_mode": "off"}),
-        ("nbsphinx", {"nbsphinx_execute": "never"}),
+        (
+            "myst_nb",
+            {
+                "myst_enable_extensions": ["dollarmath"],
+                "myst_dmath_double_inline": True,
+                "nb_execution_mode": "off",
+            },
+        ),
+        (
+            "nbsphinx",
+            {
+                "nbsphinx_execute": "never",
+                "mathjax3_config": {
+                    "options": {"ignoreHtmlClass": "document", "processHtmlClass": "math"}
+                },
+            },
+        ),
     ],
 )
 def test_sphinx(extension, settings, tmp_path, monkeypatch):
