@@ -142,6 +142,8 @@ def test_committed(path):
     ]
     outputs = [output.get("data") for cell in code for output in cell["outputs"]]
     assert {"text/plain": []} not in outputs, "pages show it as an empty box"
+    widgets = [data for data in outputs if data and any("widget-view" in kind for kind in data)]
+    assert all("text/html" in data for data in widgets), "else Thebe says that it needs a kernel"
     assert {"display_name": "Python 3", "language": "python", "name": "python3"} == notebook[
         "metadata"
     ]["kernelspec"]
