@@ -595,7 +595,7 @@ def approval(request: Raw, *, is_approved: bool) -> dict[str, Any]:
 
 
 def turn_items(number: int, asked: Any, response: Response) -> list[Any]:
-    """A turn of a conversation as items of an `input`: what was asked, the answer, the calls.
+    """A turn of a conversation as items of an `input`: its question, answer and calls.
 
     `number` is its place in the conversation, from 1.
     """

@@ -79,6 +79,6 @@ class Answers(Sequence[Any]):
 def _line(answer: Any) -> dict[str, Any]:
     if isinstance(answer, Answer):
         return line_of(answer)
-    came = getattr(answer, "answer", None)  # one that does not fit its schema was paid for, too
-    known = {"replayed": False} if came is None else line_of(came)
+    paid = getattr(answer, "answer", None)  # of an error, such as a reply that its schema refuses
+    known = {"replayed": False} if paid is None else line_of(paid)
     return known | {"error": plain(str(answer or "not answered"))}

@@ -82,7 +82,7 @@ _PLACE = re.compile(
 _LENGTH = r"(-?[\d.]{1,5})\s*(mu|pt|px|mm|ex|em|cm|in)"
 _SPACE = re.compile(rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?kern)\s*{_LENGTH})")
 _EMS = {"mu": 1 / 18, "pt": 0.1, "px": 0.075, "mm": 0.28, "ex": 0.43, "em": 1, "cm": 2.8, "in": 7.2}
-_MAX_SPACE = 10  # ems; what moves further to the left than one covers what is there
+_MAX_SPACE = 10  # ems; a larger space to the left would cover other text
 _COLUMNS = re.compile(r"\\begin\s*\{array\}\s*\{((?:[lcr|:\s]|[@!]\{[^{}]*\})*)\}")
 
 
@@ -102,7 +102,7 @@ def expanded(line: str) -> str:
 
 
 def _written(name: str, line: str, start: int) -> tuple[str | None, int]:
-    """What says the same as a macro whose arguments begin at `start`, and where they end."""
+    """The expansion of a macro whose arguments begin at `start`, and their end."""
     count, template = _MACROS[name]
     arguments, end = _arguments(line, start, count)
     if arguments is None or (name in _COLOURED and not _COLOUR.fullmatch(arguments[0])):
@@ -124,7 +124,7 @@ def _space(found: re.Match[str]) -> str:
 
 
 def _columns(found: re.Match[str]) -> str:
-    """The beginning of an array, without what stands between its columns."""
+    """The beginning of an array, without separators between its columns."""
     return rf"\begin{{array}}{{{re.sub(r'[@!]{[^{}]*}', '', found[1])}}}"
 
 

@@ -106,7 +106,7 @@ def _folded(line: list[str], answer: Any) -> str:
 
 
 def _parts(answer: Any) -> list[Answer | str]:
-    """An answer; an error's words, behind the answer that came all the same."""
+    """An answer, or the message of an error after the answer that it has, if any."""
     if isinstance(answer, Answer):
         return [answer]
     came = getattr(answer, "answer", None)
