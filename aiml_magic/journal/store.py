@@ -143,9 +143,14 @@ class Journal(Costs):
                 [(time.time(), row_id) for row_id in row_ids],
             )
             unwanted = db.execute(
-                "SELECT id FROM requests WHERE is_unwanted AND state IN ('queued', 'sent')"
+                """
+                SELECT id FROM requests
+                WHERE id IN (SELECT value FROM json_each(?))
+                  AND (state = 'cancelled' OR is_unwanted AND state IN ('queued', 'sent'))
+                """,
+                (dump(list(row_ids)),),
             )
-            return [found["id"] for found in unwanted if found["id"] in row_ids]
+            return [found["id"] for found in unwanted]
 
     def note_key(self, row_id: int, key: str) -> None:
         """Sets the final key of a row, after its parent is over."""

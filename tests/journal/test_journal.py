@@ -60,6 +60,16 @@ def test_life_of_a_row(journal):
     assert (0.5, 0) == journal.spent("s", session="one")
 
 
+def test_rows_to_cancel(journal):
+    """A heartbeat tells which of its rows are to be cancelled: those that a person stopped from elsewhere, sent or in line."""
+    one, two, three, other = (journal.claim(journal.add(**new()).id).id for _ in range(4))
+    journal.note_unwanted(two)
+    journal.note_unwanted(other)
+    journal.release(three)
+    assert journal.withdraw(three)
+    assert [two, three] == journal.note_alive({one, two, three})
+
+
 def test_error_is_kept(journal):
     """The error of a failed row is raised again as it was."""
     row_id = journal.add(**new()).id
