@@ -81,6 +81,11 @@ def _answer(context: Context, name: str) -> Answer:
         if (head := context.asking.chats.head(name)) is None:
             raise
         row = context.journal.row(head)
+    if row.state == "forgotten":
+        raise errors.BadInput(
+            f"Answer {row.id} is forgotten: there is nothing to compare.",
+            "%aiml history lists the others.",
+        )
     return context.journal.answers([row])[0]
 
 

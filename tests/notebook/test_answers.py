@@ -239,7 +239,8 @@ def test_diff(shell, server, capsys):
         assert "reasoning.effort: low -> high" in out.replace("→", "->")
         assert "text: Rate it. low -> Rate it. high" in out.replace("→", "->")
     posts = len(server.posts)
-    for line in ("", "one", "one 2 3", "one nobody", "rated[7] one", "rated one", "-x one 2"):
+    run(shell, "%aiml forget 1")
+    for line in ("", "2", "2 2 3", "2 nobody", "rated[7] 2", "rated 2", "-x 2 2", "1 2"):
         refused = run(shell, f"%aiml diff {line}")
         assert isinstance(refused, errors.BadInput), line
         assert 2 == len(str(refused).splitlines())
