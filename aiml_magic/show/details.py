@@ -289,7 +289,7 @@ def _sources(answer: Answer) -> Iterator[str]:
 def _remarks(answer: Answer) -> Iterator[str]:
     yield from (_CAVEATS[code] for code in answer.notices if code in _CAVEATS)
     for kind in answer.response.unknown_types:
-        yield f"An item or a part of a kind that this version does not know: {kind}"
+        yield f"An item, or a part of one, of a kind unknown to this version: {kind}"
 
 
 def _images(answer: Answer) -> str:

@@ -272,7 +272,7 @@ SEEN = {  # how many elements of an answer, and words that are in the first of t
     "tbody tr": (3, "direct sum"),
     "td[align=right], td[style*=right]": (3, "1,000"),
     "td code": (2, "1e-12"),
-    "pre code.language-python": (1, "return sum(n**-s for n in range(1, terms + 1))"),
+    "pre code.language-python": (2, "return sum(n**-s for n in range(1, terms + 1))"),
     "pre code.language-python span[class]": (None, ""),
     "li pre code.language-bash": (1, 'echo "inside a list"'),
     "ol > li": (2, "First, compare."),
