@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import committed
+import kernels
 import nbformat
+import nbval.kernel
 import nbval.plugin
 import pytest
 from nbval.kernel import RunningKernel
@@ -86,6 +88,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             nbval.plugin,
             "RunningKernel",
             lambda name, **given: RunningKernel(name, **given | {"cwd": str(folder / "cells")}),
+        )
+        _patch.setattr(
+            nbval.kernel,
+            "KernelManager",
+            partial(nbval.kernel.KernelManager, **kernels.without_ports(folder)),
         )
 
 

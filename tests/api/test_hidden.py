@@ -6,7 +6,6 @@ import json
 
 import pytest
 import wire
-from asking import Asker
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -53,21 +52,19 @@ FIELDS = {
     [*({"tools": tools_of(["t"], {"t": tool})} for tool in TOOLS.values()), *({"params": field} for field in FIELDS.values())],
     ids=[*(f"tool: {name}" for name in TOOLS), *(f"field: {name}" for name in FIELDS)],
 )  # fmt: skip
-def test_secrets_are_sent_and_nowhere(module_asker, tmp_path, options, monkeypatch):
+def test_secrets_are_sent_and_nowhere(module_asker, tmp_path, options):
     """A secret reaches the wire whole, in its place; no file, page or answer has it, not even if the server echoes it; a replay finds it."""
-    asker = Asker(tmp_path / "journal.sqlite3")
+    asker = module_asker
+    kept_in = asker.path.parent
 
     def answer(request):
         kept = {name: request.body[name] for name in ("tools", "metadata") if name in request.body}
         return wire.json_reply(wire.response(f"You sent {SECRET}", **kept))
 
-    try:
-        with wire.serve(answer) as server:
-            asker.session.recordings.start(tmp_path / "a.jsonl")
-            got = asker.ask(server.url, chat=None, **options)
-            again = asker.ask(server.url, chat=None, replay="auto", **options)
-    finally:
-        asker.session.close(10)
+    with wire.serve(answer) as server:
+        asker.session.recordings.start(kept_in / "a.jsonl")
+        got = asker.ask(server.url, chat=None, **options)
+        again = asker.ask(server.url, chat=None, replay="auto", **options)
     sent = server.posts[0].body
     expected = (
         [dict(tool) for tool in options["tools"].specifications] if "tools" in options else None
@@ -80,9 +77,9 @@ def test_secrets_are_sent_and_nowhere(module_asker, tmp_path, options, monkeypat
     export.write(tmp_path / "a.html", [got])
     assert SECRET not in json.dumps([got.request, got.raw]) + got.text + repr(got)
     assert SECRET not in "".join([*details.details(got), details.opened(got)])
-    assert not any(
-        SECRET.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
-    )
+    files = [*tmp_path.rglob("*"), *kept_in.rglob("*")]
+    assert {"a.md", "a.html", "a.jsonl", "journal.sqlite3"} <= {file.name for file in files}
+    assert not any(SECRET.encode() in file.read_bytes() for file in files if file.is_file())
 
 
 def test_words_that_are_no_secrets():
