@@ -73,6 +73,9 @@ _STYLE = (
     "{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
     ".aiml-details pre{font-family:var(--jp-code-font-family,monospace);"
     "max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    # On paper, the copy's sections are open, but not the last one, the raw JSON.
+    "@media print{[id^=o3pro-] details:not(details>div>:last-child)::details-content"
+    "{content-visibility:visible}}"
     # The button below the details, and what it fetches, show while the details are open.
     ".aiml-box:not(:has(.aiml-details>details[open]))>.aiml-more{display:none}"
     ".aiml-more{width:auto;max-width:100%;background:none!important;border:0;"

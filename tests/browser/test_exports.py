@@ -76,9 +76,16 @@ def executed(server, tmp_path_factory):
     return nbformat.read(folder / "asked.ipynb", as_version=4)
 
 
+# Whether the first and the last section of the copy are open on paper.
+ON_PAPER = """() => {
+    const tables = document.querySelectorAll("[id^=o3pro-] details > div > details > :not(summary)");
+    return [tables[0], tables[tables.length - 1]].map(each => each.checkVisibility());
+}"""
+
+
 @pytest.mark.parametrize("has_state", [True, False])
 def test_page_without_network(executed, tmp_path, has_state):
-    """A page shows the answer once and its details once, also where nothing can be fetched; formulas are then as they were written."""
+    """A page shows the answer once and its details once, also where nothing can be fetched; formulas are then as they were written. Paper has the details, but for the raw JSON."""
     notebook = nbformat.from_dict(dict(executed))
     assert "widgets" in notebook.metadata
     notebook.metadata = {
@@ -105,6 +112,9 @@ def test_page_without_network(executed, tmp_path, has_state):
             assert part in answer
         assert [] == page.evaluate(TOO_WIDE)
         assert [] == barriers(page)
+        page.emulate_media(media="print")
+        assert [True, False] == page.evaluate(ON_PAPER)
+        page.emulate_media(media="screen")
         unfold_by_keyboard(page, COPIES)
         shoot(page, f"nbconvert-{'with' if has_state else 'without'}-state-open")
 
