@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import wire
@@ -93,10 +94,13 @@ def test_two_kernels(asker, another, setting):
         assert 2 == len(server.posts)
 
 
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
 def test_two_at_once(home):
     """Processes that ask at the same moment pass no limit together: what all reserve is within it."""
     ask = (
-        "import sys; sys.path.insert(0, 'tests/support'); from asking import Asker; from pathlib import Path; from aiml_magic import errors\n"
+        f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); from asking import Asker; from pathlib import Path; from aiml_magic import errors\n"
         "asker = Asker(Path(sys.argv[1]))\n"
         "asker.session.prices.known(sys.argv[2], 'openai/o3-pro')\n"
         "print('ready', flush=True); sys.stdin.readline(); jobs = []\n"
