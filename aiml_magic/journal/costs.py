@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 from aiml_magic import errors
+from aiml_magic.api.responses import Cost
 from aiml_magic.journal.queries import NAMES, OF_NOTEBOOK, Queries
 from aiml_magic.journal.rows import STALE, Row
 from aiml_magic.text import dump
@@ -115,6 +116,13 @@ class Costs(Queries):
             **scope._asdict(),
             besides=-1,
         )
+
+    def note_cost(self, row_id: int, cost: Cost) -> None:
+        """Sets the cost, from the server's log, of a request without an answer."""
+        self._execute(
+            "UPDATE requests SET cost_usd = ?, cost_credits = ?, cost_source = ? WHERE id = ?",
+            cost.usd, cost.credits, cost.source, row_id,
+        )  # fmt: skip
 
     def note_worst(self, row_id: int, usd: float) -> None:
         """Stores the highest cost of a row."""

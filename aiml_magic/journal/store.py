@@ -296,13 +296,6 @@ class Journal(Costs):
             dump(error.as_dict()), row_id,
         )  # fmt: skip
 
-    def note_cost(self, row_id: int, cost: Cost) -> None:
-        """Sets the cost, from the server's log, of a request without an answer."""
-        self._execute(
-            "UPDATE requests SET cost_usd = ?, cost_credits = ?, cost_source = ? WHERE id = ?",
-            cost.usd, cost.credits, cost.source, row_id,
-        )  # fmt: skip
-
     def known(
         self, keys: Sequence[str], base_url: str, recorded: Mapping[str, int] = MappingProxyType({})
     ) -> Row | None:
