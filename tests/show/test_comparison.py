@@ -5,15 +5,14 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from xml.etree import ElementTree as ET
 
 import payloads
 import pytest
+from asking import ANSWER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.api.responses import Usage
 from aiml_magic.journal.answer import Answer
 from aiml_magic.show.comparison import bundle, compared
 from aiml_magic.text import plain
@@ -29,22 +28,7 @@ REQUEST = {
     "tools": [{"type": "function", "name": "area"}],
     "store": True,
 }
-ONE = Answer(
-    text="Vega.\nIt is blue.",
-    reasoning="",
-    usage=Usage(10, 0, 30, 20, 40),
-    cost_usd=0.0125,
-    seconds=61.5,
-    status="completed",
-    id="resp_1",
-    model="openai/o3-pro-2025-06-10",
-    parsed=None,
-    replayed=False,
-    asked_at=datetime(2026, 11, 26, 10, 30, tzinfo=timezone.utc),
-    raw={},
-    request=REQUEST,
-    server="https://api.aimlapi.com/v1",
-)
+ONE = replace(ANSWER, text="Vega.\nIt is blue.", request=REQUEST)
 NAMES = ("one", "two")
 HOSTILE = list(payloads.each("http://evil.invalid").values())
 TAGS = {"div", "strong", "small", "span", "table", "tr", "th", "td", "del", "ins"}

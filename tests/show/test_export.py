@@ -8,17 +8,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime, timezone
 from html import unescape
 
 import payloads
 import pytest
+from asking import ANSWER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.api.responses import Usage
 from aiml_magic.errors import BadInput
-from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import request_key
 from aiml_magic.show import details, export, latex
 
@@ -46,24 +44,13 @@ REQUEST = {
     "seed": 7,
     "store": True,
 }
-TURN = Answer(
+TURN = replace(
+    ANSWER,
     text="Vega, at $25.04$ light years.",
-    reasoning="",
-    usage=Usage(10, 0, 30, 20, 40),
-    cost_usd=0.0125,
-    seconds=61.5,
-    status="completed",
-    id="resp_1",
-    model="openai/o3-pro-2025-06-10",
-    parsed=None,
-    replayed=False,
-    asked_at=datetime(2026, 11, 26, 10, 30, tzinfo=timezone.utc),
-    raw={},
     request=REQUEST,
     journal_id=7,
-    server="https://api.aimlapi.com/v1",
     chat="main",
-    key=request_key("https://api.aimlapi.com/v1", REQUEST, "resp_0"),
+    key=request_key(ANSWER.server, REQUEST, "resp_0"),
     continues="resp_0",
 )
 ALONE = replace(TURN, chat=None, journal_id=8, text="Alone.")

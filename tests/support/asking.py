@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 
+from aiml_magic.api.responses import Usage
 from aiml_magic.journal.answer import Answer
 from aiml_magic.session.asking import Asking, Session
 from aiml_magic.session.question import Delivery, Place, Question
 
 KEY = "test-key-0123456789abcdef"
+ANSWER = Answer(  # every field of a server is known; `replace` gives it a request and a text
+    text="Vega.",
+    reasoning="",
+    usage=Usage(10, 0, 30, 20, 40),
+    cost_usd=0.0125,
+    seconds=61.5,
+    status="completed",
+    id="resp_1",
+    model="openai/o3-pro-2025-06-10",
+    parsed=None,
+    replayed=False,
+    asked_at=datetime(2026, 11, 26, 10, 30, tzinfo=timezone.utc),
+    raw={},
+    request={},
+    server="https://api.aimlapi.com/v1",
+)
 
 
 def question(
