@@ -176,11 +176,6 @@ def read(raw: Any) -> tuple[Model, ...]:
     return tuple(model for entry in _entries(raw) if (model := _model(entry)))
 
 
-def find(models: Iterable[Model], name: str) -> Model | None:
-    """The model of this name, with or without its maker's before it."""
-    return _found(_by_name(models), name)
-
-
 def may_be_gone(error: errors.RequestFailed) -> bool:
     """Whether an error may mean that the server has no such model any more."""
     is_of_get = isinstance(error, errors.RetrieveUnsupported)

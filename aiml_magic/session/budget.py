@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from aiml_magic.api.models import Model, find, read
+from aiml_magic.api.models import Catalogue, Model, read
 from aiml_magic.api.responses import as_count
 from aiml_magic.text import dollars
 
@@ -27,18 +26,12 @@ class WorstCase(NamedTuple):
         return f"It may cost up to {dollars(self.usd)} ({self.most})"
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(NamedTuple):
     """Dollars per token; `longest` is the model's limit of output tokens, reasoning included."""
 
     input: float
     output: float
     longest: int | None = None
-
-    def worst_case(self, size: float, max_output_tokens: int | None) -> float:
-        """Dollars for a request of `size` bytes with the longest possible answer."""
-        tokens, _ = most_output(self, max_output_tokens)
-        return tokens_of(size) * self.input + tokens * self.output
 
 
 def most_output(price: Price | None, max_output_tokens: Any) -> tuple[int, str]:
@@ -66,7 +59,7 @@ def size_of(value: Any) -> int:
 
 def price_of(listed: Any, name: str) -> Price | None:
     """The price of a model in the reply to `GET /v1/models?include=pricing`, if it lists one."""
-    return price_in(find(read(listed), name))
+    return price_in(Catalogue(read(listed)).find(name))
 
 
 def price_in(model: Model | None) -> Price | None:

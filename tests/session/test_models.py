@@ -19,7 +19,7 @@ from aiml_magic.api import models
 from aiml_magic.api.models import Catalogue
 from aiml_magic.journal import offers
 from aiml_magic.session import advice
-from aiml_magic.session.budget import MAX_OUTPUT, price_of
+from aiml_magic.session.budget import most_output, price_of
 from aiml_magic.show import details
 
 TODAY = date(2026, 11, 26)
@@ -239,10 +239,9 @@ def test_longest_answer():
         price_of(LISTED, PRO),
         price_of({"data": [{"id": "m", "pricing": LISTED["data"][0]["pricing"]}]}, "m"),
     )
-    assert 100_000 * 80e-6 == pytest.approx(known.worst_case(0, None))
-    assert 128_000 * 80e-6 == pytest.approx(unknown.worst_case(0, None))
-    assert 1_000 * 80e-6 == pytest.approx(known.worst_case(0, 1_000))
-    assert 128_000 == MAX_OUTPUT
+    assert 100_000 == most_output(known, None)[0]
+    assert 128_000 == most_output(unknown, None)[0]
+    assert 1_000 == most_output(known, 1_000)[0]
 
 
 scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | st.sampled_from(
