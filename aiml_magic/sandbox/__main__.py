@@ -68,16 +68,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiml_magic.sandbox", description="A stand-in for the API; no model."
     )
-    port = "the port on 127.0.0.1; 0 takes a free one"
-    parser.add_argument("--port", type=int, default=0, help=port)
-    home = "a folder for a file with the port and a token, which is then required"
-    parser.add_argument("--home", type=Path, help=home)
-    idle = "seconds without a request after which it ends"
-    parser.add_argument("--idle", type=float, default=_IDLE, help=idle)
-    no_meta = (
-        "answer as a plain server of Open Responses: no `meta` with the cost, [DONE] at the end"
+    parser.add_argument(
+        "--port", type=int, default=0, help="the port on 127.0.0.1; 0 takes a free one"
     )
-    parser.add_argument("--no-meta", action="store_true", help=no_meta)
+    parser.add_argument(
+        "--home",
+        type=Path,
+        help="a folder for a file with the port and a token, which is then required",
+    )
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=_IDLE,
+        help="seconds without a request after which it ends",
+    )
+    parser.add_argument(
+        "--no-meta",
+        action="store_true",
+        help="answer as a plain server of Open Responses: "
+        "no `meta` with the cost, [DONE] at the end",
+    )
     return parser
 
 

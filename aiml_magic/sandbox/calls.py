@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.text import dump
 
 _EXAMPLES = {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}  # of formats of a string
 
 
-def wrong_choice(body: Mapping[str, Any]) -> str:
+def wrong_choice(body: Raw) -> str:
     """Why `tool_choice` cannot be followed; empty if it can."""
     choice = body.get("tool_choice")
     if choice == "required" and not body.get("tools"):
@@ -22,7 +23,7 @@ def wrong_choice(body: Mapping[str, Any]) -> str:
     return ""
 
 
-def calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
+def calls(body: Raw, question: str) -> list[Raw]:
     """The items of the calls that `tool_choice` requires or allows."""
     choice, tools = body.get("tool_choice") or "auto", body.get("tools") or []
     if choice == "none":
@@ -46,7 +47,7 @@ def calls(body: Mapping[str, Any], question: str) -> list[dict[str, Any]]:
     ]
 
 
-def filled(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
+def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
     """The simplest value that fits a schema."""
     if not isinstance(schema, Mapping) or depth > 8:
         return None
@@ -77,7 +78,7 @@ def _has_outputs(asked: Any) -> bool:
     return isinstance(asked, list) and asked[-1].get("type") == "function_call_output"
 
 
-def _is_named(tool: Mapping[str, Any], question: str) -> bool:
+def _is_named(tool: Raw, question: str) -> bool:
     """Whether the question has a function's name, or all its longer words, such as "weather"."""
     if tool["type"] != "function":
         return False
@@ -87,13 +88,13 @@ def _is_named(tool: Mapping[str, Any], question: str) -> bool:
     )
 
 
-def _chosen(tools: list[Any], choice: Mapping[str, Any]) -> list[Any]:
+def _chosen(tools: list[Any], choice: Raw) -> list[Any]:
     """The tools that a choice names."""
     named = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
     return [tool for tool in tools if any(_is_same(tool, one) for one in named)]
 
 
-def _is_same(tool: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
+def _is_same(tool: Raw, named: Raw) -> bool:
     return all(
         tool.get(field) == named[field]
         for field in ("type", "name", "server_label")
@@ -101,7 +102,7 @@ def _is_same(tool: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
     )
 
 
-def _call(tool: Mapping[str, Any], number: int, question: str) -> dict[str, Any] | None:
+def _call(tool: Raw, number: int, question: str) -> Raw | None:
     """The item of a call; `None` for a kind of tool that the sandbox does not know."""
     match tool["type"]:
         case "function":

@@ -5,7 +5,7 @@ Questions to models outside the list are answered as well.
 
 from __future__ import annotations
 
-from typing import Any
+from aiml_magic.api.responses import Raw
 
 GENERATED_AT = "2026-01-01T00:00:00.000Z"  # fixed, so that outputs can be compared
 STATUSES = ("deprecated", "superseded", "withdrawn")
@@ -37,7 +37,7 @@ _DEPRECATED = (
 )
 
 
-def models(wanted: str = "") -> list[dict[str, Any]]:
+def models(wanted: str = "") -> list[Raw]:
     """The entries of the list of models; of one model, if an id is wanted."""
     entries = [
         _entry("openai/o3-pro", 200_000, 100_000, shutdown_date="2026-12-11"),
@@ -47,7 +47,7 @@ def models(wanted: str = "") -> list[dict[str, Any]]:
     return [entry for entry in entries if wanted in ("", entry["id"])]
 
 
-def deprecations(status: str = "", since: str = "") -> list[dict[str, Any]]:
+def deprecations(status: str = "", since: str = "") -> list[Raw]:
     """The entries of the feed with this status, announced on the day `since` or later."""
     return [
         dict(entry)
@@ -64,9 +64,7 @@ def withdrawn(model: str) -> str:
     return ""
 
 
-def _entry(
-    model: str, context: int, longest: int, shutdown_date: str | None = None
-) -> dict[str, Any]:
+def _entry(model: str, context: int, longest: int, shutdown_date: str | None = None) -> Raw:
     name = model.rpartition("/")[2]
     return {
         "id": model,

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.sandbox.rules import unfinished
 
 _STEPS = {"web_search_call": ("searching", "completed"), "mcp_call": ("completed",)}
 _EMPTY = {"status": "in_progress", "summary": [], "content": [], "arguments": ""}  # of a new item
 
 
-def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
+def events(response: Raw) -> list[Raw]:
     """The numbered events, from `response.created` to the terminal one."""
     begun = unfinished(response, "in_progress")
     queued = unfinished(response, "queued")
-    found: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]
+    found: list[Raw] = [{"type": "response.created", "response": begun}]
     if response.get("background"):
         found = [
             {"type": "response.created", "response": queued},
@@ -30,12 +30,10 @@ def events(response: Mapping[str, Any]) -> list[dict[str, Any]]:
         found += [{**event, **place} for event in _inside(item)]
         found.append({"type": "response.output_item.done", "output_index": index, "item": item})
     found.append({"type": f"response.{response['status']}", "response": response})
-    for number, event in enumerate(found):
-        event["sequence_number"] = number
-    return found
+    return [{**event, "sequence_number": number} for number, event in enumerate(found)]
 
 
-def _inside(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _inside(item: Raw) -> Iterator[Raw]:
     """The events of an item's arguments or parts."""
     kind = f"response.{item['type']}"
     if item["type"] in _STEPS:
@@ -52,9 +50,7 @@ def _inside(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _part(part, part["type"], "content_part", {"content_index": number})
 
 
-def _part(
-    part: Mapping[str, Any], kind: str, kind_of_part: str, place: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _part(part: Raw, kind: str, kind_of_part: str, place: Raw) -> Iterator[Raw]:
     """The events of one part, word by word."""
     field = "refusal" if kind == "refusal" else "text"
     place_of_text = {**place, "logprobs": []} if kind == "output_text" else place

@@ -6,8 +6,8 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.sandbox import rules
 from aiml_magic.text import dump
 
@@ -19,20 +19,20 @@ class Memory:
     """Stored responses and a log, both bounded: the oldest entries are removed first."""
 
     def __init__(self) -> None:
-        self.responses: dict[str, dict[str, Any]] = {}
+        self.responses: dict[str, Raw] = {}
         self.turns: dict[str, list[rules.Turn]] = {}
         self.sizes: dict[str, int] = {}  # bytes of each response and its conversation, oldest first
-        self.logs: list[dict[str, Any]] = []
+        self.logs: list[Raw] = []
         self._times: dict[str, tuple[float, float]] = {}  # begin and delay in the background
         self._struck: Counter[str] = Counter()
         self._kept = 0  # bytes of all responses
 
-    def conversation(self, body: Mapping[str, Any]) -> tuple[list[rules.Turn], str]:
+    def conversation(self, body: Raw) -> tuple[list[rules.Turn], str]:
         """The turns so far and the new question. Raises KeyError for an unknown response."""
         previous = body.get("previous_response_id")
         return rules.conversation(body["input"], self.turns[previous] if previous else [])
 
-    def respond(self, body: Mapping[str, Any], orders: Mapping[str, str]) -> dict[str, Any]:
+    def respond(self, body: Raw, orders: Mapping[str, str]) -> Raw:
         """The response to a request, stored if `store` or `background` is set.
 
         Raises KeyError for an unknown `previous_response_id`.
@@ -48,7 +48,7 @@ class Memory:
             self._times[response["id"]] = time.monotonic(), float(orders.get("delay", 0))
         return response
 
-    def _keep(self, response: dict[str, Any], size: int) -> None:
+    def _keep(self, response: Raw, size: int) -> None:
         self.forget(response["id"])
         self.responses[response["id"]], self.sizes[response["id"]] = response, size
         self._kept += size
@@ -67,7 +67,7 @@ class Memory:
         begun, delay = self._times.get(response_id, (0.0, 0.0))
         return max(0.0, begun + delay - time.monotonic()) if delay else 0.0
 
-    def seen(self, response_id: str) -> dict[str, Any]:
+    def seen(self, response_id: str) -> Raw:
         """A stored response as it is now; a background response is unfinished during its delay."""
         response = self.responses[response_id]
         if not (left := self.seconds_left(response_id)):
@@ -93,8 +93,8 @@ class Memory:
     def log(
         self,
         client_request_id: str | None,
-        body: Mapping[str, Any],
-        response: Mapping[str, Any] | None,
+        body: Raw,
+        response: Raw | None,
     ) -> None:
         """Adds an entry for a request; `response` is `None` if it failed."""
         usage = (response or {}).get("usage") or {}

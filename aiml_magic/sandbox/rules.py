@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.sandbox import catalog
 from aiml_magic.sandbox.calls import calls, filled
 from aiml_magic.text import count_of, cut, dump
@@ -105,13 +106,13 @@ def conversation(asked: Any, earlier: list[Turn]) -> tuple[list[Turn], str]:
 
 
 def respond(
-    body: Mapping[str, Any],
+    body: Raw,
     turns: list[Turn],
     question: str,
     *,
     answer: str,
     orders: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Raw:
     """The whole response to a request, completed unless a limit or a fault prevents it."""
     reasoning = body.get("reasoning") or {}
     effort = reasoning.get("effort") or "medium"
@@ -141,12 +142,12 @@ def respond(
     return response
 
 
-def unfinished(response: Mapping[str, Any], status: str) -> dict[str, Any]:
+def unfinished(response: Raw, status: str) -> Raw:
     """A response without output, with a status such as queued or in progress."""
     return {**response, "status": status, "completed_at": None, "output": [], "usage": None}
 
 
-def answer_to(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
+def answer_to(body: Raw, turns: list[Turn], question: str) -> str:
     """The text of an answer: an instance of the requested schema, else a report on the request."""
     wanted = (body.get("text") or {}).get("format") or {}
     if wanted.get("type") == "json_schema":
@@ -154,7 +155,7 @@ def answer_to(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
     return _report(body, turns, _ORDER.sub("", question).strip())
 
 
-def cost(usage: Mapping[str, Any] | None) -> dict[str, Any]:
+def cost(usage: Raw | None) -> Raw:
     """The cost of a response in the vendor's form; it is play money."""
     tokens = usage or {}
     usd = sum(
@@ -163,7 +164,7 @@ def cost(usage: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"credits_used": round(usd * 2e6), "usd_spent": round(usd, 6)}
 
 
-def _response_id(body: Mapping[str, Any], turns: list[Turn]) -> str:
+def _response_id(body: Raw, turns: list[Turn]) -> str:
     names = ("input", "model", "instructions")
     decisive = [turns, *map(body.get, names), body.get("reasoning") or {}]
     if (choice := body.get("tool_choice") or "auto") != "auto":
@@ -171,14 +172,12 @@ def _response_id(body: Mapping[str, Any], turns: list[Turn]) -> str:
     return "sandbox_" + hashlib.sha256(dump(decisive).encode()).hexdigest()[:16]
 
 
-def _output(
-    body: Mapping[str, Any], question: str, answer: str, orders: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _output(body: Raw, question: str, answer: str, orders: Mapping[str, str]) -> list[Raw]:
     """The items: reasoning, calls, and a message unless a function is called."""
     reasoning = body.get("reasoning") or {}
     text = f"**Counting words**\n\nThe question has {len(question.split())}."
     summary = [{"type": "summary_text", "text": text}] if reasoning.get("summary") else []
-    items: list[dict[str, Any]] = []
+    items: list[Raw] = []
     if reasoning.get("effort") != "none":
         items.append({"id": "rs_1", "type": "reasoning", "summary": summary})
     if orders.get("phase") == "commentary":
@@ -189,7 +188,7 @@ def _output(
     return items
 
 
-def _message(message_id: str, text: str, phase: str) -> dict[str, Any]:
+def _message(message_id: str, text: str, phase: str) -> Raw:
     content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {
         "id": message_id,
@@ -201,21 +200,21 @@ def _message(message_id: str, text: str, phase: str) -> dict[str, Any]:
     }
 
 
-def _text_options(given: Mapping[str, Any]) -> dict[str, Any]:
+def _text_options(given: Raw) -> Raw:
     wanted = given.get("format") or {"type": "text"}
     if wanted["type"] == "json_schema":
         wanted = {"description": None, "strict": False, **wanted}
     return {"verbosity": "medium", **given, "format": wanted}
 
 
-def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
+def _without_secrets(tool: Raw) -> Raw:
     """A tool as a response shows it: with all fields of a function, without headers."""
     if tool["type"] == "function":
         return {"description": None, "parameters": None, "strict": True, **tool}
     return {name: tool[name] for name in tool if name not in ("headers", "authorization")}
 
 
-def _report(body: Mapping[str, Any], turns: list[Turn], question: str) -> str:
+def _report(body: Raw, turns: list[Turn], question: str) -> str:
     """A report in Markdown on the question, the options and the conversation."""
     form = "by the id of the last answer" if body.get("previous_response_id") else "as a transcript"
     rows = {
@@ -272,7 +271,7 @@ def _tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def _usage(given: int, written: int, reasoned: int) -> dict[str, Any]:
+def _usage(given: int, written: int, reasoned: int) -> Raw:
     return {
         "input_tokens": given,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

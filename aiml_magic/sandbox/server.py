@@ -15,6 +15,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.credentials import proof
 from aiml_magic.sandbox import catalog, rules, schema
 from aiml_magic.sandbox.access import MAX_BODY, Route, State
@@ -32,7 +33,7 @@ _HTML = "<html><head><title>502 Bad Gateway</title></head><body>gateway</body></
 class Answering(Route):
     """A route that sends a response, whole or as a stream."""
 
-    def finish_response(self, response: dict[str, Any]) -> None:
+    def finish_response(self, response: Raw) -> None:
         usage = response["usage"]
         self.set_header("x-inference-id", response["id"])
         if self.state.has_meta and usage is not None:
@@ -40,10 +41,10 @@ class Answering(Route):
             self.set_header("x-aimlapi-credits-used", str(cost["credits_used"]))
             self.set_header("x-aimlapi-usd-spent", str(cost["usd_spent"]))
             response = {**response, "meta": {"usage": cost}}
-        self.finish(response)
+        self.finish(dict(response))
 
     async def stream(
-        self, response: dict[str, Any], *, pace: float = 0, after: int = -1, is_cut: bool = False
+        self, response: Raw, *, pace: float = 0, after: int = -1, is_cut: bool = False
     ) -> None:
         """Sends the events of a response, with `pace` seconds after each word."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -73,7 +74,7 @@ class Answering(Route):
             await self.flush()
             await asyncio.sleep(left)
 
-    def last_chunk(self, response: Mapping[str, Any]) -> str:
+    def last_chunk(self, response: Raw) -> str:
         """The data of a stream's last chunk: the vendor's cost, or `[DONE]` of Open Responses."""
         if self.state.has_meta:
             return dump({"meta": {"usage": rules.cost(response["usage"])}})
@@ -107,7 +108,7 @@ class Responses(Answering):
             return self.refuse(wrong)
         await self.answer(body, orders, memory.fault(question, orders))
 
-    async def answer(self, body: Mapping[str, Any], orders: Mapping[str, str], fault: str) -> None:
+    async def answer(self, body: Raw, orders: Mapping[str, str], fault: str) -> None:
         memory = self.state.memory
         client_request_id = self.request.headers.get("X-Client-Request-Id")
         if fault == "silent":
@@ -198,7 +199,7 @@ class Public(Route):
     def is_authorized(self) -> bool:
         return not self.state.token or super().is_authorized()
 
-    def show(self, entries: list[dict[str, Any]], **fields: str) -> None:
+    def show(self, entries: list[Raw], **fields: str) -> None:
         self.set_header("Cache-Control", "public, max-age=300")
         self.finish({"object": "list", **fields, "data": entries})
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from aiml_magic.addresses import home
 from aiml_magic.credentials import environment, new_token, proof
+from aiml_magic.errors import SandboxError
 from aiml_magic.files import make_private_folder, write_private
 from aiml_magic.text import dump, load
 
@@ -141,8 +142,6 @@ def path_of(home: Path, ending: str) -> Path:
 
 
 def _start(home: Path) -> subprocess.Popen[bytes]:
-    from aiml_magic.errors import SandboxError
-
     command = [sys.executable, "-P", "-m", "aiml_magic.sandbox", "--home", str(home)]
     try:
         process = subprocess.Popen(
@@ -161,8 +160,6 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
 
 def _not_started(process: subprocess.Popen[bytes]) -> Exception:
     """The error for a sandbox that ended or is not ready in time, with the last line of stderr."""
-    from aiml_magic.errors import SandboxError
-
     assert process.stderr is not None
     with process.stderr as stderr:
         if not process.poll():
