@@ -94,18 +94,19 @@ class Costs(Queries):
 
     def sums(self, scope: Scope, *, besides: int = -1) -> Sums:
         """The sums of the rows of a scope, without the reservation of the row `besides`."""
-        with self._transaction() as db:
-            found = db.execute(
+        return Sums(
+            *self._first(
                 f"""{NAMES}
-                SELECT coalesce(sum(cost_usd), 0.0),
-                       count(*) FILTER (WHERE {IS_UNKNOWN}),
-                       coalesce(sum(max(worst_usd, 0.0)) FILTER (WHERE {_IS_RESERVED}), 0.0),
-                       count(*) FILTER (WHERE {_IS_RESERVED} AND worst_usd IS NULL)
-                FROM {scope.rows}
-                """,  # noqa: S608  # all are ours
-                {**scope._asdict(), "besides": besides},
-            ).fetchone()
-        return Sums(*found)
+            SELECT coalesce(sum(cost_usd), 0.0),
+                   count(*) FILTER (WHERE {IS_UNKNOWN}),
+                   coalesce(sum(max(worst_usd, 0.0)) FILTER (WHERE {_IS_RESERVED}), 0.0),
+                   count(*) FILTER (WHERE {_IS_RESERVED} AND worst_usd IS NULL)
+            FROM {scope.rows}
+            """,  # noqa: S608  # all are ours
+                **scope._asdict(),
+                besides=besides,
+            )
+        )
 
     def unpriced(self, scope: Scope) -> list[Row]:
         """The unpriced rows of a scope."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.api.responses import Response, question_text
+from aiml_magic.api.responses import Raw, Response, question_text
 from aiml_magic.journal.rows import read_row
 from aiml_magic.text import dump
 
@@ -22,7 +21,7 @@ from aiml_magic.text import dump
 _UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\U0010ffff]")
 
 
-def add(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
+def add(db: sqlite3.Connection, row_id: int, request: Raw, answer: str) -> None:
     """Adds a question and its answer to the index; a damaged index is dropped."""
     try:
         with _savepoint(db):
@@ -34,7 +33,7 @@ def add(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer:
             _drop(db)
 
 
-def _insert(db: sqlite3.Connection, row_id: int, request: Mapping[str, Any], answer: str) -> None:
+def _insert(db: sqlite3.Connection, row_id: int, request: Raw, answer: str) -> None:
     db.execute(
         "INSERT OR REPLACE INTO texts (rowid, question, answer) VALUES (?, ?, ?)",
         (row_id, _searchable(question_text(request)), _searchable(answer)),

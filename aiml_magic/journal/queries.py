@@ -6,12 +6,13 @@ Each method is one read transaction, or a part of the open transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 from aiml_magic import errors
+from aiml_magic.api.responses import Raw
 from aiml_magic.files import short
 from aiml_magic.journal import index
 from aiml_magic.journal.answer import Answer
@@ -50,7 +51,7 @@ class Queries(Database):
 
     def row(self, row_id: int) -> Row:
         """The row of this id. Raises BadInput if there is none."""
-        found = self._first("SELECT * FROM requests WHERE id = ?", (row_id,))
+        found = self._first("SELECT * FROM requests WHERE id = :row", row=row_id)
         if found is None:
             raise errors.BadInput(
                 f"The journal has no answer {row_id}.",
@@ -85,7 +86,8 @@ class Queries(Database):
             SELECT id FROM requests WHERE id = :number OR response_id = :name
             ORDER BY id = :number DESC, origin = 'asked' DESC, id DESC LIMIT 1
             """,
-            {"number": int(name) if name.isdecimal() and len(name) < 19 else None, "name": name},
+            number=int(name) if name.isdecimal() and len(name) < 19 else None,
+            name=name,
         )
         if found is None:
             raise errors.BadInput(
@@ -115,15 +117,16 @@ class Queries(Database):
         since: float | None = None,
     ) -> list[int]:
         """The ids of the rows that meet all conditions, in the order in which they were asked."""
-        with self._transaction() as db:
-            found = db.execute(
-                f"""{NAMES}
-                SELECT requests.id FROM {"requests" if notebook is None else OF_NOTEBOOK}
-                WHERE (:chat IS NULL OR chat = :chat) AND (:since IS NULL OR asked_at >= :since)
-                ORDER BY requests.id
-                """,  # noqa: S608  # both are ours
-                {"notebook": notebook, "chat": chat, "since": since},
-            ).fetchall()
+        found = self._all(
+            f"""{NAMES}
+            SELECT requests.id FROM {"requests" if notebook is None else OF_NOTEBOOK}
+            WHERE (:chat IS NULL OR chat = :chat) AND (:since IS NULL OR asked_at >= :since)
+            ORDER BY requests.id
+            """,  # noqa: S608  # both are ours
+            notebook=notebook,
+            chat=chat,
+            since=since,
+        )
         ids = [entry["id"] for entry in found]
         if words is None:
             return ids
@@ -132,14 +135,13 @@ class Queries(Database):
 
     def found(self, ids: Sequence[int], columns: str = "*") -> list[sqlite3.Row]:
         """The rows of these ids, or some columns of them, as they are in the file."""
-        with self._transaction() as db:
-            return db.execute(
-                f"""
-                SELECT {columns} FROM requests
-                WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
-                """,  # noqa: S608  # they are ours
-                (dump(ids),),
-            ).fetchall()
+        return self._all(
+            f"""
+            SELECT {columns} FROM requests
+            WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id
+            """,  # noqa: S608  # they are ours
+            ids=dump(ids),
+        )
 
     def answers(self, rows: Sequence[Row]) -> list[Answer]:
         """The answers of rows; each names, as its key does, the response that it continues."""
@@ -165,14 +167,13 @@ class Queries(Database):
 
     def chats(self, notebook: str) -> list[str]:
         """The names of a notebook's conversations, in the order in which they began."""
-        with self._transaction() as db:
-            found = db.execute(
-                f"""{NAMES}
-                SELECT chat FROM {OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
-                GROUP BY chat ORDER BY MIN(requests.id)
-                """,  # noqa: S608  # both are ours
-                {"notebook": notebook},
-            ).fetchall()
+        found = self._all(
+            f"""{NAMES}
+            SELECT chat FROM {OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
+            GROUP BY chat ORDER BY MIN(requests.id)
+            """,  # noqa: S608  # both are ours
+            notebook=notebook,
+        )
         return [entry["chat"] for entry in found]
 
     def search(self, words: str, limit: int = 20) -> list[Row]:
@@ -202,19 +203,19 @@ class Queries(Database):
 
     def states(self, row_id: int) -> dict[int, str]:
         """The states of the same rows, by id: the texts of a long conversation are not read."""
-        with self._transaction() as db:
-            statement = f"{_LINE} SELECT requests.id, state {_OF_LINE}"
-            return dict(map(tuple, db.execute(statement, {"row": row_id})))
+        found = self._all(f"{_LINE} SELECT requests.id, state {_OF_LINE}", row=row_id)
+        return dict(map(tuple, found))
 
     def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
         """Whether this cell of a chat has a row."""
-        found = self._first(
+        return self._has(
             f"""{NAMES}
             SELECT 1 FROM {OF_NOTEBOOK} WHERE chat = :chat AND cell = :cell
             """,  # noqa: S608  # both are ours
-            {"notebook": notebook, "chat": chat, "cell": cell},
+            notebook=notebook,
+            chat=chat,
+            cell=cell,
         )
-        return found is not None
 
     def elsewhere(self, notebook: str, chat: str | None, cell: str, limit: int = 50) -> list[Row]:
         """The rows of this cell and chat under other names of the notebook, newest first."""
@@ -230,38 +231,44 @@ class Queries(Database):
             limit=limit,
         )
 
-    def has_answered(self, notebook: str, request: Mapping[str, Any], key: str) -> bool:
+    def has_answered(self, notebook: str, request: Raw, key: str) -> bool:
         """Whether the notebook has a complete answer to the same request under another key."""
-        found = self._first(
+        return self._has(
             f"""{NAMES}
             SELECT 1 FROM {OF_NOTEBOOK}
             WHERE request = :request AND key <> :key AND status = 'completed'
             """,  # noqa: S608  # both are ours
-            {"notebook": notebook, "request": dump(request), "key": key},
+            notebook=notebook,
+            request=dump(request),
+            key=key,
         )
-        return found is not None
 
     def has_lost_chain(self, session: str, server: str) -> bool:
         """Whether the server refused or ignored a response id in this session."""
-        found = self._first(
+        return self._has(
             """
             SELECT 1 FROM requests
-            WHERE session = ? AND server = ?
+            WHERE session = :session AND server = :server
               AND (notices LIKE '%chain_refused%' OR notices LIKE '%chain_ignored%')
             """,
-            (session, server),
+            session=session,
+            server=server,
         )
-        return found is not None
 
-    def _first(self, statement: str, values: Any) -> sqlite3.Row | None:
+    def _all(self, statement: str, **values: Any) -> list[sqlite3.Row]:
         with self._transaction() as db:
-            found: sqlite3.Row | None = db.execute(statement, values).fetchone()
-        return found
+            return db.execute(statement, values).fetchall()
 
     def _rows(self, statement: str, **values: Any) -> list[Row]:
+        return list(map(read_row, self._all(statement, **values)))
+
+    def _first(self, statement: str, **values: Any) -> Any:
+        """The first row, or `None`."""
         with self._transaction() as db:
-            found = db.execute(statement, values).fetchall()
-        return [read_row(entry) for entry in found]
+            return db.execute(statement, values).fetchone()
+
+    def _has(self, statement: str, **values: Any) -> bool:
+        return self._first(statement, **values) is not None
 
     @staticmethod
     def _asked(db: sqlite3.Connection, keys: Sequence[str]) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.errors import BadInput
 from aiml_magic.files import append_private, check_no_database, write_private
 from aiml_magic.journal.replay import request_key, request_keys, with_hashes
@@ -39,9 +40,9 @@ class Record:
     """
 
     server: str
-    request: Mapping[str, Any]
+    request: Raw
     parent: str | None
-    response: Mapping[str, Any]
+    response: Raw
     notices: tuple[str, ...]
     cost_usd: float | None
     seconds: float | None

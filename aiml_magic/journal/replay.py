@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
+from aiml_magic.api.responses import Raw
 from aiml_magic.text import cut
 
 SAMPLE = "aiml_magic.sample"  # field of a row's request: the number of the sample, from 2 on
@@ -28,12 +29,12 @@ _NOT_AT_HAND = "(it is not at hand any more)"
 _TAG = b"aiml_magic request 1\n"  # makes the hash different from every other kind of hash
 
 
-def request_key(server: str, request: Mapping[str, Any], parent: str | None) -> str:
+def request_key(server: str, request: Raw, parent: str | None) -> str:
     """The key of a request to `server` that continues the response `parent`."""
     return _key(server, with_hashes(request), parent)
 
 
-def request_keys(server: str, request: Mapping[str, Any], parent: str | None) -> tuple[str, ...]:
+def request_keys(server: str, request: Raw, parent: str | None) -> tuple[str, ...]:
     """The key of a request, and those of earlier versions.
 
     These hashed attached texts as they are, and left out the label of an MCP server's choice.
@@ -45,29 +46,27 @@ def request_keys(server: str, request: Mapping[str, Any], parent: str | None) ->
     return tuple(dict.fromkeys(_key(server, form, parent) for form in forms))
 
 
-def _key(server: str, hashed: Mapping[str, Any], parent: str | None) -> str:
+def _key(server: str, hashed: Raw, parent: str | None) -> str:
     decisive = {"server": server, "request": without_delivery(hashed), "parent": parent}
     text = json.dumps(decisive, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(_TAG + text.encode("ascii")).hexdigest()
 
 
-def without_delivery(request: Mapping[str, Any]) -> dict[str, Any]:
+def without_delivery(request: Raw) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in _DELIVERY}
 
 
-def sendable(request: Mapping[str, Any]) -> dict[str, Any]:
+def sendable(request: Raw) -> dict[str, Any]:
     """A request without the number of its sample, which the API does not know."""
     return {name: value for name, value in request.items() if name != SAMPLE}
 
 
-def with_hashes(request: Mapping[str, Any]) -> dict[str, Any]:
+def with_hashes(request: Raw) -> dict[str, Any]:
     """A request with each attachment replaced by its hash."""
     hashed: dict[str, Any] = with_file_hashes(request)
-    return (
-        {**hashed, "input": _with_parts(hashed["input"], _with_text_hash)}
-        if "input" in hashed
-        else hashed
-    )
+    if "input" in hashed:
+        hashed["input"] = _with_parts(hashed["input"], _with_text_hash)
+    return hashed
 
 
 def with_file_hashes(value: Any) -> Any:
@@ -123,7 +122,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def nearest(request: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> int | None:
+def nearest(request: Raw, others: Iterable[Raw]) -> int | None:
     """The index of the request most similar to `request`; `None` if there are none."""
     text = _text(request)
     compared = [_text(other) for other in others]
@@ -139,7 +138,7 @@ def nearest(request: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> 
     )
 
 
-def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+def differences(ours: Raw, recorded: Raw) -> list[str]:
     """The differences between two requests, one line for each field."""
     ours, recorded = (with_hashes(without_delivery(request)) for request in (ours, recorded))
     names = sorted(
@@ -152,7 +151,7 @@ def differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[st
     ]
 
 
-def _text(request: Mapping[str, Any]) -> str:
+def _text(request: Raw) -> str:
     return json.dumps(with_hashes(without_delivery(request)), sort_keys=True)[:2000]
 
 

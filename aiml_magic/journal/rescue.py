@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.api.responses import Cost, Response
+from aiml_magic.api.responses import Cost, Raw, Response
 from aiml_magic.files import check_no_database, write_private
 from aiml_magic.journal.rows import JSON_COLUMNS, KINDS, Result, Row, row_of, wrong_columns
 from aiml_magic.text import MAX_JSON, dump, load
@@ -86,7 +85,7 @@ def read(path: Path) -> tuple[Row, Result]:
     )
 
 
-def _cost(usd: float, found: Mapping[str, Any]) -> Cost:
+def _cost(usd: float, found: Raw) -> Cost:
     number, source = found.get("cost_credits"), found.get("cost_source")
     return Cost(
         usd,

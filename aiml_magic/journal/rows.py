@@ -18,10 +18,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, get_type_hints
 
 from aiml_magic import errors
-from aiml_magic.api.responses import Cost, Response, Usage, question_text
+from aiml_magic.api.responses import Cost, Raw, Response, Usage, question_text
 from aiml_magic.journal.answer import Answer
 from aiml_magic.text import plain
 
@@ -43,7 +43,7 @@ class Row:
     state: str
     base_url: str
     server: str
-    request: Mapping[str, Any]
+    request: Raw
     client_request_id: str
     parent: int | None
     chain: str | None
@@ -55,11 +55,11 @@ class Row:
     asked_at: float
     response_id: str | None
     text: str
-    response: Mapping[str, Any]
+    response: Raw
     notices: tuple[str, ...]
     cost_usd: float | None
     seconds: float | None
-    error: Mapping[str, Any] | None
+    error: Raw | None
     alive_at: float | None
     cluster: str | None = None  # the Dask cluster that sent it
     origin: str = "asked"  # or "recording"
@@ -198,7 +198,7 @@ class Result:
     """
 
     state: str
-    response: Mapping[str, Any] = field(default_factory=dict)
+    response: Raw = field(default_factory=dict)
     seconds: float | None = None
     notices: tuple[str, ...] = ()
     cost: Cost | None = None
@@ -210,14 +210,9 @@ class Result:
 
 # Columns of JSON, and the value of NULL in each.
 JSON_COLUMNS = {"request": "{}", "text": '""', "response": "{}", "notices": "[]", "error": "null"}
-KINDS: Mapping[str, Any] = {
-    "id": int, "state": str, "base_url": str, "server": str, "request": dict,
-    "client_request_id": str, "parent": int | None, "chain": str | None, "notebook": str,
-    "chat": str | None, "cell": str | None, "before": str | None, "key": str | None,
-    "asked_at": float, "response_id": str | None, "text": str, "response": dict, "notices": list,
-    "cost_usd": float | None, "seconds": float | None, "error": dict | None,
-    "alive_at": float | None, "cluster": str | None, "origin": str, "attempts": int | None,
-    "worst_usd": float | None,
+# The type of each column; of those of JSON, as JSON has it.
+KINDS: Mapping[str, Any] = get_type_hints(Row) | {
+    "request": dict, "response": dict, "notices": list, "error": dict | None,
 }  # fmt: skip
 _FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
 
@@ -246,11 +241,11 @@ def read_row(found: sqlite3.Row) -> Row:
     return row_of(values)
 
 
-def row_of(values: Mapping[str, Any]) -> Row:
+def row_of(values: Raw) -> Row:
     return Row(**{**values, "notices": tuple(map(str, values["notices"]))})
 
 
-def wrong_columns(values: Mapping[str, Any]) -> list[str]:
+def wrong_columns(values: Raw) -> list[str]:
     """The names of the columns with values that this package never writes."""
     wrong = [name for name, kind in KINDS.items() if not isinstance(values[name], kind)]
     wrong += [

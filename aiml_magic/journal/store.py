@@ -18,10 +18,10 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
 from aiml_magic import errors
-from aiml_magic.api.responses import Cost, Response
+from aiml_magic.api.responses import Cost, Raw, Response
 from aiml_magic.journal import index, rescue
 from aiml_magic.journal.costs import IS_UNKNOWN, Costs
 from aiml_magic.journal.database import find_living, opening
@@ -41,7 +41,7 @@ class Journal(Costs):
         *,
         base_url: str,
         server: str,
-        request: Mapping[str, Any],
+        request: Raw,
         client_request_id: str,
         session: str,
         notebook: str,
@@ -164,7 +164,7 @@ class Journal(Costs):
             "UPDATE requests SET attempts = ? WHERE id = ? AND state = 'sent'", attempts, row_id
         )
 
-    def note_pending(self, row_id: int, response: Mapping[str, Any]) -> None:
+    def note_pending(self, row_id: int, response: Raw) -> None:
         """Stores an unfinished response, so that the row can be resumed."""
         self._execute(
             """
@@ -269,7 +269,7 @@ class Journal(Costs):
             self.finish(row.id, result)
         return True
 
-    def recover(self, row_id: int, response: Mapping[str, Any], cost: Cost | None) -> None:
+    def recover(self, row_id: int, response: Raw, cost: Cost | None) -> None:
         """Stores an answer fetched from the server after its connection was lost."""
         with self._transaction() as db:
             db.execute(
@@ -382,9 +382,9 @@ class Journal(Costs):
         self,
         key: str,
         server: str,
-        request: Mapping[str, Any],
+        request: Raw,
         parent: str | None,
-        answer: Mapping[str, Any],
+        answer: Raw,
     ) -> int:
         """Adds an answer of a recording, unless it is there already; returns the id of its row.
 
