@@ -18,7 +18,7 @@ import stat
 import struct
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from aiml_magic.api.responses import Raw, input_texts
 from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.files import check_no_database
 from aiml_magic.question.tracebacks import last_error, traceback_of
-from aiml_magic.question.values import MAX_TEXT, tells_entries, uncut
+from aiml_magic.question.values import MAX_TEXT, Variables, tells_entries, uncut
 from aiml_magic.text import as_python_reads, did_you_mean, fence_for
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
@@ -43,13 +43,13 @@ _KINDS = (
 )
 
 
-def attach(named: str, variables: Mapping[str, Any]) -> list[Raw]:
+def attach(named: str, variables: Variables) -> list[Raw]:
     """The parts for a variable's name, the URL of an image, or a path. Raises BadInput."""
     with refusing(f"{_line(named)[:80]} cannot be attached", _ANOTHER_WAY):
         return _found(named, variables)
 
 
-def _found(named: str, variables: Mapping[str, Any]) -> list[Raw]:
+def _found(named: str, variables: Variables) -> list[Raw]:
     variable = as_python_reads(named)
     if variable in variables and not variable.startswith("_"):
         return list(parts(variables[variable], variable))
@@ -365,7 +365,7 @@ def _notebook_text(text: str) -> str | None:
         return None
 
 
-def _cell_text(cell: Mapping[str, Any]) -> str:
+def _cell_text(cell: Raw) -> str:
     lines = [f"# {cell['cell_type']} cell", "".join(cell["source"])]
     for output in cell.get("outputs") or []:
         data = output.get("data") or {}

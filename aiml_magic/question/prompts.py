@@ -18,6 +18,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw
 from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.question import attachments, values
+from aiml_magic.question.values import Variables
 from aiml_magic.text import as_python_reads, did_you_mean, one_line
 
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -32,7 +33,7 @@ _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "a": ascii, "s": str
 _RAW_HINT = "With --raw the question is sent as it is, braces and all."
 
 
-def fill(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Raw]]:
+def fill(template: str, variables: Variables) -> tuple[str, list[Raw]]:
     """`template` with every `{{field}}` replaced, and the attachments made of pictures.
 
     Raises BadInput for other texts in double braces, and for unknown names.
@@ -54,7 +55,7 @@ def _end_of_braces(template: str) -> int:
     return template.rfind("}}") + 2
 
 
-def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
+def _value(text: str, variables: Variables, attached: list[Raw]) -> str:
     if _is_column(text.strip(), variables):
         return _as_text(variables[text.strip()], text.strip(), attached)
     shown = f"{{{{{one_line(text, 60)}}}}}"
@@ -81,7 +82,7 @@ def _value(text: str, variables: Mapping[str, Any], attached: list[Raw]) -> str:
         return _as_text(value, field["name"] + field["path"], attached)
 
 
-def _is_column(name: str, variables: Mapping[str, Any]) -> bool:
+def _is_column(name: str, variables: Variables) -> bool:
     """Whether a variable is a column of a table, whose name may have blanks."""
     return not (name.isidentifier() or name.startswith("_")) and name in variables
 
@@ -105,7 +106,7 @@ def _as_text(value: Any, name: str, attached: list[Raw]) -> str:
     return "".join(f"\n{step}: {_as_text(entry, step, attached)}" for step, entry in steps) + "\n"
 
 
-def _look_up(name: str, path: str, variables: Mapping[str, Any]) -> Any:
+def _look_up(name: str, path: str, variables: Variables) -> Any:
     name = name if name in variables else as_python_reads(name)
     _check_public(name, name)
     if name not in variables:

@@ -26,6 +26,7 @@ from aiml_magic.api.responses import Raw
 from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, refusing
 from aiml_magic.question.strict import (
     UNSUPPORTED,
+    JsonSchema,
     nullable,
     nullable_fields,
     references,
@@ -33,6 +34,7 @@ from aiml_magic.question.strict import (
     target,
     with_parts,
 )
+from aiml_magic.question.values import Variables
 from aiml_magic.text import did_you_mean, one_line, reason
 
 _WRAPPED = "value"  # the field of an object around another type: the API accepts only objects
@@ -73,7 +75,7 @@ class Schema:
             ) from error
 
 
-def schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
+def schema_of(named: str, variables: Variables) -> Schema:
     """The schema of a variable that holds a type or a JSON Schema. Raises BadInput."""
     if named not in variables or named.startswith("_"):
         hint = did_you_mean(named, (name for name in variables if not name.startswith("_")))
@@ -90,7 +92,7 @@ def of_value(value: Any, name: str) -> Schema:
         return _of_value(value, name)
 
 
-def of_parameters(function: Callable[..., Any]) -> dict[str, Any]:
+def of_parameters(function: Callable[..., Any]) -> JsonSchema:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
     with refusing(f"{name} gives no schema", _HINT, _why):
@@ -142,7 +144,7 @@ def _of_value(value: Any, name: str) -> Schema:
     return Schema(name, strict(schema, name), read)
 
 
-def _of_dict(value: Mapping[str, Any], name: str) -> Schema:
+def _of_dict(value: Raw, name: str) -> Schema:
     from jsonschema import validators
     from jsonschema.exceptions import best_match
     from referencing import Registry
@@ -228,58 +230,58 @@ class _Generator(GenerateJsonSchema):
     Values that JSON cannot represent are marked as unsupported.
     """
 
-    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+    def dataclass_schema(self, schema: Any) -> JsonSchema:
         made = _described(super().dataclass_schema(schema), schema["cls"])
         for field in fields(schema["cls"]):
             if not field.init:
                 made["properties"].pop(field.name, None)
         return made
 
-    def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+    def typed_dict_schema(self, schema: Any) -> JsonSchema:
         return _described(super().typed_dict_schema(schema), schema.get("cls"))
 
-    def model_schema(self, schema: Any) -> dict[str, Any]:
+    def model_schema(self, schema: Any) -> JsonSchema:
         return _described(super().model_schema(schema), schema["cls"])
 
-    def set_schema(self, schema: Any) -> dict[str, Any]:
+    def set_schema(self, schema: Any) -> JsonSchema:
         return _of_hashable(super().set_schema(schema), schema)
 
-    def frozenset_schema(self, schema: Any) -> dict[str, Any]:
+    def frozenset_schema(self, schema: Any) -> JsonSchema:
         return _of_hashable(super().frozenset_schema(schema), schema)
 
-    def enum_schema(self, schema: Any) -> dict[str, Any]:
+    def enum_schema(self, schema: Any) -> JsonSchema:
         return _of_choices(
             super().enum_schema(schema), [member.value for member in schema["members"]]
         )
 
-    def literal_schema(self, schema: Any) -> dict[str, Any]:
+    def literal_schema(self, schema: Any) -> JsonSchema:
         return _of_choices(super().literal_schema(schema), schema["expected"])
 
-    def default_schema(self, schema: Any) -> dict[str, Any]:
+    def default_schema(self, schema: Any) -> JsonSchema:
         return self.generate_inner(schema["schema"])  # without the default: it may not be JSON
 
 
 class _PlainGenerator(_Generator):
     """As `_Generator`, for other types than models: without titles, and `enum` for `const`."""
 
-    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+    def dataclass_schema(self, schema: Any) -> JsonSchema:
         return _untitled(super().dataclass_schema(schema))
 
-    def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+    def typed_dict_schema(self, schema: Any) -> JsonSchema:
         return _untitled(super().typed_dict_schema(schema))
 
-    def literal_schema(self, schema: Any) -> dict[str, Any]:
+    def literal_schema(self, schema: Any) -> JsonSchema:
         made = super().literal_schema(schema)
         return made | {"enum": [made.pop("const")]} if "const" in made else made
 
 
-def _untitled(made: dict[str, Any]) -> dict[str, Any]:
+def _untitled(made: JsonSchema) -> JsonSchema:
     for entry in (made, *made["properties"].values()):
         entry.pop("title", None)
     return made
 
 
-def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
+def _described(made: JsonSchema, kind: Any) -> JsonSchema:
     """The schema of a class with its docstring and the descriptions of its fields."""
     if kind is None:
         return made
@@ -296,7 +298,7 @@ def _described(made: dict[str, Any], kind: Any) -> dict[str, Any]:
     return made
 
 
-def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
+def _with_words(made: JsonSchema, hint: Any) -> JsonSchema:
     """The schema of a hint with the first text of each `Annotated` as description."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -312,7 +314,7 @@ def _with_words(made: dict[str, Any], hint: Any) -> dict[str, Any]:
     return made
 
 
-def _of_hashable(made: dict[str, Any], schema: Any) -> dict[str, Any]:
+def _of_hashable(made: JsonSchema, schema: Any) -> JsonSchema:
     entry = schema.get("items_schema", {})
     builtin = {"list": list, "dict": dict, "set": set, "typed-dict": dict}.get(entry.get("type"))
     if getattr(entry.get("cls") or builtin or object, "__hash__", None):
@@ -320,7 +322,7 @@ def _of_hashable(made: dict[str, Any], schema: Any) -> dict[str, Any]:
     return {UNSUPPORTED: "a set of values that cannot be hashed"}
 
 
-def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+def _of_choices(made: JsonSchema, values: Sequence[Any]) -> JsonSchema:
     """A choice with the type of its values, since servers require a type."""
     if not values or not all(type(value) in _PLAIN for value in values):
         return {UNSUPPORTED: "a choice of values that JSON does not have"}
@@ -328,7 +330,7 @@ def _of_choices(made: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
     return {**made, "type": kinds[0] if len(kinds) == 1 else kinds}
 
 
-def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> dict[str, Any]:
+def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> JsonSchema:
     """The JSON Schema of a type; its root is not a reference, which the API refuses.
 
     The replay key covers the schema, so the form must not change: that of a model is as pydantic
@@ -345,7 +347,7 @@ def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) 
     return {**root, "$defs": definitions}
 
 
-def _with_choices_in_place(schema: dict[str, Any]) -> dict[str, Any]:
+def _with_choices_in_place(schema: JsonSchema) -> JsonSchema:
     """A schema with choices in place of the references to them."""
     definitions = schema.get("$defs", {})
     choices = {f"#/$defs/{name}": entry for name, entry in definitions.items() if "enum" in entry}

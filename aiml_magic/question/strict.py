@@ -12,6 +12,7 @@ from typing import Any
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
 
+JsonSchema = dict[str, Any]  # or a part of one
 UNSUPPORTED = "x-unsupported"  # keyword of a part that strict mode lacks; its value says what
 _KEYWORDS = (  # in the order in which they are sent
     "$schema title type description enum const format pattern minimum maximum exclusiveMinimum "
@@ -29,7 +30,7 @@ _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid
 _LOOKAROUND = re.compile(r"\(\?[^:]")  # servers do not support it
 
 
-def strict(schema: Any, place: str) -> dict[str, Any]:
+def strict(schema: Any, place: str) -> JsonSchema:
     """A schema in strict form. Raises BadInput, which names the field by its path, `place`."""
     if not isinstance(schema, Mapping):
         raise _refused(place, "anything")
@@ -38,7 +39,7 @@ def strict(schema: Any, place: str) -> dict[str, Any]:
     if why := simple.get(UNSUPPORTED) or next(found, None):
         raise _refused(place, why)
 
-    def inner(entry: Any, step: str) -> dict[str, Any]:
+    def inner(entry: Any, step: str) -> JsonSchema:
         return strict(entry, step[1:] if step.startswith("#") else f"{place}{step}")
 
     done = with_parts({name: simple[name] for name in _KEYWORDS if name in simple}, inner)
@@ -61,7 +62,7 @@ def nullable(schema: Any, _: str = "") -> Any:
     return nullable_fields(with_parts(schema, nullable)) if isinstance(schema, Mapping) else schema
 
 
-def nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
+def nullable_fields(schema: JsonSchema) -> JsonSchema:
     """As `nullable`, for the fields of the outermost object only."""
     fields = schema.get("properties")
     if isinstance(fields, Mapping):
@@ -73,7 +74,7 @@ def nullable_fields(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> dict[str, Any]:
+def with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> JsonSchema:
     """A schema with each schema in it replaced by `change(part, step)`.
 
     The step to a part is `.field`, `[]`, `#definition`, or empty.
@@ -124,7 +125,7 @@ def _or_null(schema: Any) -> Any:
     return schema if is_null else {"anyOf": [schema, null]}
 
 
-def _simplified(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _simplified(schema: Mapping[str, Any]) -> JsonSchema:
     """A schema with keywords replaced by those of strict mode.
 
     `oneOf` becomes `anyOf`, an `allOf` of one schema that schema, a tuple of one type a list.

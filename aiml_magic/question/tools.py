@@ -18,6 +18,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw, ToolCall
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.question import attachments, values
+from aiml_magic.question.values import Variables
 from aiml_magic.text import agreed, did_you_mean
 
 _WEB_SEARCH = {"type": "web_search_preview"}
@@ -53,7 +54,7 @@ NO_TOOLS = Tools((), {})
 
 
 def tools_of(
-    named: Sequence[str], variables: Mapping[str, Any], specifications: Sequence[Any] = ()
+    named: Sequence[str], variables: Variables, specifications: Sequence[Any] = ()
 ) -> Tools:
     """The tools of these names, then those of `specifications`. Raises BadInput.
 
@@ -76,7 +77,7 @@ def tools_of(
     return Tools(tuple(wanted), functions)
 
 
-def _no_tool(name: str, variables: Mapping[str, Any]) -> BadInput:
+def _no_tool(name: str, variables: Variables) -> BadInput:
     functions = [known for known in variables if callable(variables[known]) and known[0] != "_"]
     # Another text may be a whole tool with its secrets.
     shown = f" {name[:60]}" if re.fullmatch(r"[\w ]+", name) else " of this name"
@@ -164,7 +165,7 @@ def read_arguments(text: str) -> Any:
         raise ValueError("the arguments are nested too deeply") from error
 
 
-def shown(name: str, arguments: Mapping[str, Any]) -> str:
+def shown(name: str, arguments: Raw) -> str:
     """A whole call on one line for a person to judge, with invisible characters escaped.
 
     Raises ValueError for one that is too long or too deep.
@@ -257,7 +258,7 @@ def _check_headers(headers: Any, name: str) -> None:
         )
 
 
-def _returned(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _returned(function: Callable[..., Any], arguments: Raw) -> Any:
     value = function(**arguments)
     return _awaited(value) if inspect.isawaitable(value) else value
 
