@@ -100,11 +100,12 @@ def dollars(usd: float) -> str:
     return f"${usd:,.6f}" if 0 < usd < 0.01 else f"${usd:,.2f}"
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str], similarity: float = 0.6) -> str:
     """`Did you mean …?` with the closest of the other `names`; empty if none is close."""
     import difflib
 
-    close = difflib.get_close_matches(name, [other for other in names if other != name], n=1)
+    others = [other for other in names if other != name]
+    close = difflib.get_close_matches(name, others, n=1, cutoff=similarity)
     return f"Did you mean {close[0]}?" if close else ""
 
 

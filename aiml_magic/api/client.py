@@ -133,7 +133,7 @@ class Client:
 
     async def ask(
         self,
-        body: Mapping[str, Any],
+        body: Raw,
         client_request_id: str,
         listener: Listener,
         *,
@@ -245,7 +245,7 @@ class Client:
             raise failures.malformed("something that is not JSON", response.status_code) from error
 
     async def _ask_with_retries(
-        self, body: Mapping[str, Any], client_request_id: str, listener: Listener, attempts: int
+        self, body: Raw, client_request_id: str, listener: Listener, attempts: int
     ) -> Reply:
         retries, notices = 0, tuple[str, ...]()
         limit, began = failures.limited(), time.monotonic()
@@ -277,7 +277,7 @@ class Client:
             retries += 1
 
     async def _post_with_handle(
-        self, body: Mapping[str, Any], client_request_id: str, attempt: int, listener: Listener
+        self, body: Raw, client_request_id: str, attempt: int, listener: Listener
     ) -> Reply:
         """As `_post`, but tries again while no file handle is free: nothing was sent then."""
         until = time.monotonic() + (self._timeout.read or 0.0)
@@ -294,9 +294,7 @@ class Client:
             listener.on_retry(reply.error, _HANDLE_WAIT)
             await asyncio.sleep(_HANDLE_WAIT)
 
-    async def _post(
-        self, body: Mapping[str, Any], client_request_id: str, listener: Listener
-    ) -> Reply:
+    async def _post(self, body: Raw, client_request_id: str, listener: Listener) -> Reply:
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream, application/json",

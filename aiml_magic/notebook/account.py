@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from typing import Any
 
-from aiml_magic import addresses, errors
+from aiml_magic import addresses, credentials, errors
+from aiml_magic.api.masking import Secrets
 from aiml_magic.files import short
 from aiml_magic.notebook.context import Context, refuse_more
+from aiml_magic.sandbox import start
+from aiml_magic.session import advice
+from aiml_magic.session.spending import midnight, purse
 from aiml_magic.text import did_you_mean, say
 
 _FAR = 5e10  # dollars: an upper bound
@@ -16,9 +21,6 @@ _NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
 
 
 def status(context: Context, rest: str) -> None:
-    from aiml_magic import credentials
-    from aiml_magic.api.masking import Secrets
-
     refuse_more(rest)
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
@@ -35,8 +37,6 @@ def status(context: Context, rest: str) -> None:
 
 def _model_in_use(context: Context) -> str:
     """The model in use, with its end and its successor if known."""
-    from aiml_magic.session import advice
-
     model = context.question().model
     try:
         catalogue = context.asking.models()
@@ -47,8 +47,6 @@ def _model_in_use(context: Context) -> str:
 
 def models(context: Context, rest: str) -> None:
     """Prints the models of the server, a line for each."""
-    from aiml_magic.session import advice
-
     words = rest.lower().split()
     catalogue = context.asking.models(is_wanted=True)
     lines = [advice.line(model.id, catalogue) for model in catalogue.all]
@@ -60,8 +58,6 @@ def models(context: Context, rest: str) -> None:
 
 
 def spent(context: Context) -> str:
-    from aiml_magic.session.spending import midnight, purse
-
     journal, session, servers = context.journal, context.session, purse(context.asking.server[0])
     here, unknown = journal.spent(servers, session=session.id)
     notebook, _ = journal.spent(servers, notebook=session.notebook)
@@ -72,8 +68,6 @@ def spent(context: Context) -> str:
 
 
 def _no_key(context: Context) -> str:
-    from aiml_magic import credentials
-
     if context.session.sandbox_url:
         return "none needed"
     trouble = credentials.trouble()
@@ -98,10 +92,6 @@ def _dollars(value: Any) -> str:
 
 
 def login(context: Context, rest: str) -> None:
-    import getpass
-
-    from aiml_magic import credentials
-
     refuse_more(rest)
     try:
         text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
@@ -121,8 +111,6 @@ def login(context: Context, rest: str) -> None:
 
 
 def logout(_: Context, rest: str) -> None:
-    from aiml_magic import credentials
-
     refuse_more(rest)
     places, why = credentials.forget_key()
     say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
@@ -133,18 +121,13 @@ def logout(_: Context, rest: str) -> None:
 
 
 def sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
-    from aiml_magic import credentials
-    from aiml_magic.sandbox import start as sandbox
-
     if rest not in ("", "stop") or (rest and if_no_key):
         hint = did_you_mean(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
         raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
     if rest == "stop":
         context.session.sandbox_url = None
         say(
-            "The sandbox is stopped."
-            if sandbox.stop(addresses.home())
-            else "No sandbox was running."
+            "The sandbox is stopped." if start.stop(addresses.home()) else "No sandbox was running."
         )
     elif if_no_key and credentials.find_key() is not None:
         say("A key was found, so the questions go to the API.")
@@ -153,5 +136,5 @@ def sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
         say("A page of JupyterLite cannot start processes, and so no sandbox.")
         say("Its recorded answers can be replayed: %aiml replay FILE.")
     else:
-        context.session.sandbox_url = sandbox.find_or_start(addresses.home())
+        context.session.sandbox_url = start.find_or_start(addresses.home())
         say("The sandbox answers from now on: no key, no cost, and no model behind it.")

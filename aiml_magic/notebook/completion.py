@@ -16,14 +16,14 @@ from typing import Any
 from aiml_magic.notebook.commands import COMMANDS
 from aiml_magic.notebook.options import FLAGS, WORD, Option
 from aiml_magic.notebook.params import FIELDS
+from aiml_magic.question.values import Variables
 
+Names = Callable[[], Iterable[str]]
 _OPEN_BRACES = re.compile(r"\{\{\s*\w*$")
 _MAGIC = re.compile(r"(?:^|[=\s])%%?(o3pro|aiml)\s+(.*)$")
 
 
-def candidates(
-    before: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
-) -> list[str]:
+def candidates(before: str, token: str, variables: Variables, chats: Names) -> list[str]:
     """The completions of `token`, which ends `before`, the line up to the cursor.
 
     `chats` returns the names of the conversations; it is called only if they are needed.
@@ -40,7 +40,7 @@ def candidates(
     return [text for text in found if text.startswith(token) and text.isprintable()]
 
 
-def _of_command(rest: str, chats: Callable[[], Iterable[str]]) -> Iterable[str]:
+def _of_command(rest: str, chats: Names) -> Iterable[str]:
     command, space, value = rest.partition(" ")
     if not space:
         return COMMANDS
@@ -49,9 +49,7 @@ def _of_command(rest: str, chats: Callable[[], Iterable[str]]) -> Iterable[str]:
     return ("--if-no-key", "stop") if command == "sandbox" and " " not in value else ()
 
 
-def _of_line(
-    rest: str, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
-) -> Iterable[str]:
+def _of_line(rest: str, token: str, variables: Variables, chats: Names) -> Iterable[str]:
     words = WORD.findall(rest)
     last = words.pop() if words and rest.endswith(words[-1]) else ""
     while words:
@@ -73,9 +71,7 @@ def _of_line(
     ]
 
 
-def _values(
-    option: Option, token: str, variables: Mapping[str, Any], chats: Callable[[], Iterable[str]]
-) -> Iterable[str]:
+def _values(option: Option, token: str, variables: Variables, chats: Names) -> Iterable[str]:
     named = _public(variables)
     match option.name:
         case "attach":
@@ -105,7 +101,7 @@ def _quoted(chat: str) -> str:
     return f'"{chat}"' if " " in chat else chat
 
 
-def _public(variables: Mapping[str, Any]) -> dict[str, Any]:
+def _public(variables: Variables) -> dict[str, Any]:
     """The variables that a question may name."""
     modules = _those(variables, lambda value: isinstance(value, ModuleType))
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from aiml_magic.text import one_line, printable
 if TYPE_CHECKING:
     from aiml_magic.journal.rows import Row
     from aiml_magic.journal.store import Journal
+    from aiml_magic.question.values import Variables
     from aiml_magic.session.asking import Asking, Session
     from aiml_magic.session.question import Question
     from aiml_magic.show.follow import View
@@ -30,7 +31,7 @@ class Context(NamedTuple):
     journal_path: Path
     question: Callable[[], Question]  # an empty one, with the settings
     view: Callable[[], View]
-    variables: Mapping[str, Any]
+    variables: Variables
 
     @property
     def asking(self) -> Asking:
@@ -41,7 +42,7 @@ class Context(NamedTuple):
         return self.asking.journal
 
 
-def id_of(name: str, variables: Mapping[str, Any]) -> str:
+def id_of(name: str, variables: Variables) -> str:
     """The id of the answer or job in the variable `name`, else `name` itself.
 
     Numbers are valid in one journal only, so notebooks for others name variables.
@@ -56,7 +57,7 @@ def id_of(name: str, variables: Mapping[str, Any]) -> str:
             return name
 
 
-def held(name: str, variables: Mapping[str, Any]) -> Any:
+def held(name: str, variables: Variables) -> Any:
     """The value of a variable, or of an entry as in `answers[0]`; `None` if there is none."""
     entry = re.fullmatch(r"(\w+)\[(-?\d{1,9})\]", name)
     if entry is None:

@@ -17,6 +17,7 @@ from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.notebook.params import field_and_json
 from aiml_magic.text import as_python_reads, did_you_mean
 
+Given = Mapping[str, Any]  # options of a question, by name
 WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
 
@@ -229,7 +230,7 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
     return values, line[found[0].start() :].strip() if found else ""
 
 
-def each(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def each(given: Given) -> Iterator[dict[str, Any]]:
     """The options of each question: every model with every effort, each in K samples."""
     whole = dict(given)
     samples = whole.pop("samples", None)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.text import did_you_mean
 
 _OF_OPTIONS = {
     "model": "--model",
@@ -40,6 +41,19 @@ _INCLUDED = (
     "web_search_call.action.sources",
     "web_search_call.results",
 )
+_FORMS: dict[str, tuple[Any, str]] = {  # the type of a field's value, and its form in words
+    "background": (bool, "background=true or background=false"),
+    "include": (list, f"include=[…] of {', '.join(_INCLUDED)}"),
+    "parallel_tool_calls": (bool, "parallel_tool_calls=true or parallel_tool_calls=false"),
+    "prompt": (dict, 'prompt={"id": "…"}, with "variables" and "version" if need be'),
+    "reasoning": (dict, 'reasoning={"context": "all_turns"}, say; for effort there is --effort'),
+    "text": (
+        dict,
+        'text={"format": {"type": "json_object"}}, say; for a type there is --schema',
+    ),
+    "tools": (list, 'tools=[{"type": "web_search_preview"}], say; or --tool with a dict'),
+    "truncation": (object, 'truncation="auto" or truncation="disabled"'),
+}
 _MADE_BY = {
     "reasoning.effort": "--effort",
     "reasoning.mode": "--mode",
@@ -56,7 +70,7 @@ def field_and_json(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     if name in _OF_OPTIONS:
         raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
-    if name not in FIELDS and (close := _did_you_mean(name, (*FIELDS, *_OF_OPTIONS))):
+    if name not in FIELDS and (close := did_you_mean(name, (*FIELDS, *_OF_OPTIONS), _CLOSE)):
         raise ValueError(f"a field of the API. {close}")
     try:
         read = json.loads(value) if re.fullmatch(r"[a-z][a-z0-9_]*", name) else ...
@@ -113,35 +127,16 @@ def _check(name: str, value: Any) -> None:
 
     The server validates the values of other fields.
     """
+    kind, form = _FORMS.get(name, (object, ""))
+    if not isinstance(value, kind):
+        raise ValueError(form)
     match name:
-        case "background" | "parallel_tool_calls" if not isinstance(value, bool):
-            raise ValueError(f"{name}=true or {name}=false")
         case "truncation" if value not in ("auto", "disabled"):
-            raise ValueError('truncation="auto" or truncation="disabled"')
-        case "include" if not isinstance(value, list):
-            raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}")
+            raise ValueError(form)
+        case "prompt" if not isinstance(value.get("id"), str):
+            raise ValueError(form)
         case "include":
-            close = (
-                _did_you_mean(str(entry), _INCLUDED) for entry in value if entry not in _INCLUDED
-            )
+            others = (str(entry) for entry in value if entry not in _INCLUDED)
+            close = (did_you_mean(other, _INCLUDED, _CLOSE) for other in others)
             if meant := next(filter(None, close), ""):
-                raise ValueError(f"include=[…] of {', '.join(_INCLUDED)}. {meant}")
-        case "prompt" if not isinstance(value, dict) or not isinstance(value.get("id"), str):
-            raise ValueError('prompt={"id": "…"}, with "variables" and "version" if need be')
-        case "reasoning" if not isinstance(value, dict):
-            raise ValueError(
-                'reasoning={"context": "all_turns"}, say; for effort there is --effort'
-            )
-        case "text" if not isinstance(value, dict):
-            raise ValueError(
-                'text={"format": {"type": "json_object"}}, say; for a type there is --schema'
-            )
-        case "tools" if not isinstance(value, list):
-            raise ValueError('tools=[{"type": "web_search_preview"}], say; or --tool with a dict')
-
-
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, names, n=1, cutoff=_CLOSE)
-    return f"Did you mean {close[0]}?" if close else ""
+                raise ValueError(f"{form}. {meant}")

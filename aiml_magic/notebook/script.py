@@ -28,6 +28,7 @@ from aiml_magic.notebook import options
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import O3Pro, loaded
 from aiml_magic.notebook.maps import gather
+from aiml_magic.notebook.options import Given
 from aiml_magic.notebook.rows import fields_of, rows_of
 from aiml_magic.notebook.settings import HELP
 from aiml_magic.question.prompts import names_in
@@ -79,14 +80,14 @@ class Ask:
         API key of their machine.
         """
         _checked(template)
-        _check_on_error(on_error)
+        keeps_errors = _keeps_errors(on_error)
         magics, each, things = _read(given, "ask.map", "on_error", "progress", "client")
         at_once: float = 2 * magics.max_concurrency  # half of them are queued at the runner
         cluster = None if client is None else _cluster(client, given, magics.asking.journal)
         if cluster is not None:
             at_once = min(2 * cluster.capacity, given.get("max_concurrency") or math.inf)
 
-        def start(row: Any, chosen: Mapping[str, Any]) -> Job:
+        def start(row: Any, chosen: Given) -> Job:
             columns = [name for name in chosen.get("attach", ()) if name not in things]
             variables = {**fields_of(row, names, columns), **things}
             question = magics.question(chosen, template, variables)
@@ -95,9 +96,10 @@ class Ask:
         names = names_in(template)
         starts = (partial(start, row, chosen) for row in rows_of(rows) for chosen in each)
         total = len(rows) * len(each) if isinstance(rows, Sized) else None
-        show = _counter(total) if progress else _silent
         try:
-            return gather(starts, at_once, keeps_errors=on_error == "keep", show=show)
+            return gather(
+                starts, at_once, keeps_errors=keeps_errors, show=_counter(total, progress)
+            )
         finally:
             if cluster is not None:
                 cluster.close()
@@ -105,7 +107,7 @@ class Ask:
     def again(self, answers: Answers, **given: Any) -> Answers:
         """The questions of `answers` with other options; see `Answers.again`."""
         on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
-        _check_on_error(on_error)
+        keeps_errors = _keeps_errors(on_error)
         magics, each, things = _read(given, "again", "on_error", "progress")
         questions = [
             _question_again(magics, answer, chosen, things) for answer in answers for chosen in each
@@ -113,8 +115,8 @@ class Ask:
         return gather(
             (partial(magics.asking.ask, question) for question in questions),
             2 * magics.max_concurrency,
-            keeps_errors=on_error == "keep",
-            show=_counter(len(questions)) if progress else _silent,
+            keeps_errors=keeps_errors,
+            show=_counter(len(questions), progress),
         )
 
 
@@ -157,7 +159,7 @@ def loaded_or_new() -> O3Pro:
 
 
 def _read(
-    given: Mapping[str, Any], function: str, *own: str
+    given: Given, function: str, *own: str
 ) -> tuple[O3Pro, Sequence[dict[str, Any]], Mapping[str, Any]]:
     """The magics with the settings of a call, the options of each question, and their objects.
 
@@ -177,7 +179,7 @@ def _read(
 
 
 def _question_again(
-    magics: O3Pro, answer: Any, chosen: Mapping[str, Any], things: Mapping[str, Any]
+    magics: O3Pro, answer: Any, chosen: Given, things: Mapping[str, Any]
 ) -> Question:
     """The question of an answer with the chosen options; it continues the same answer as before.
 
@@ -226,7 +228,7 @@ def _text_and_parts(asked: Any) -> tuple[str | None, list[Any]]:
             return None, []
 
 
-def _fields_of(chosen: Mapping[str, Any]) -> set[str]:
+def _fields_of(chosen: Given) -> set[str]:
     """The fields of a request that the chosen options make."""
     named = {"schema": "text", "tool": "tools"}
     fields = {named.get(name, name) for name in chosen}
@@ -273,11 +275,12 @@ def _since_1970(since: Any) -> float:
     return datetime.fromisoformat(since).timestamp()
 
 
-def _check_on_error(on_error: str) -> None:
+def _keeps_errors(on_error: str) -> bool:
     if on_error not in ("raise", "keep"):
         raise errors.BadInput(
             f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep."
         )
+    return on_error == "keep"
 
 
 def _checked(question: Any) -> str:
@@ -289,7 +292,7 @@ def _checked(question: Any) -> str:
     )
 
 
-def _cluster(client: Any, given: Mapping[str, Any], journal: Journal) -> Cluster:
+def _cluster(client: Any, given: Given, journal: Journal) -> Cluster:
     """The cluster of a Dask client. Raises BadInput for options that a worker cannot use."""
     from aiml_magic.runner.cluster import Cluster
 
@@ -325,7 +328,7 @@ def _waited(job: Job) -> Answer:
         return job.outcome()
 
 
-def _chosen(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _chosen(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options as a cell would have them, and the objects that they name. Raises BadInput."""
     known = {option.name: option for option in options.OPTIONS}
     chosen: dict[str, Any] = {}
@@ -375,11 +378,13 @@ def _named(value: Any, name: str, things: dict[str, Any]) -> str:
     return name
 
 
-def _silent(_: int | None, __: float) -> None: ...
+def _counter(total: int | None, progress: Any) -> Callable[[int | None, float], None]:
+    """A callback that shows the number of answered rows, by tqdm if installed; `None` ends it.
 
-
-def _counter(total: int | None) -> Callable[[int | None, float], None]:
-    """A callback that shows the number of answered rows, by tqdm if installed; `None` ends it."""
+    Without `progress` it shows nothing.
+    """
+    if not progress:
+        return lambda *_: None
     try:
         from tqdm.auto import tqdm
     except ImportError:

@@ -41,63 +41,59 @@ class Finite(Float):  # type: ignore[type-arg]  # older ones take no arguments
 class Settings(Magics):
     """The settings of the magics; each is a trait."""
 
-    model = Unicode("openai/o3-pro", help="Which model to ask.").tag(config=True)
-    base_url = Unicode(
-        "", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1."
-    ).tag(config=True)
-    effort = Enum(options.EFFORTS, None, allow_none=True, help="How much to reason.").tag(
-        config=True
-    )
-    mode = Enum(options.MODES, None, allow_none=True, help="How to reason.").tag(config=True)
+    model = Unicode("openai/o3-pro", help="Which model to ask.")
+    base_url = Unicode("", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1.")
+    effort = Enum(options.EFFORTS, None, allow_none=True, help="How much to reason.")
+    mode = Enum(options.MODES, None, allow_none=True, help="How to reason.")
     summary = Enum(
         ["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning."
-    ).tag(config=True)
-    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.").tag(
-        config=True
     )
+    instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.")
     max_output_tokens = Integer(
         None, min=16, allow_none=True, help="Where to stop, reasoning included."
-    ).tag(config=True)
-    stream = Bool(True, help="Receive the text while it is written.").tag(config=True)
+    )
+    stream = Bool(True, help="Receive the text while it is written.")
     store = Bool(
         True, help="Let the server store the answer, so that a conversation can go on by its id."
-    ).tag(config=True)
-    timeout = Finite(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.").tag(
-        config=True
     )
+    timeout = Finite(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.")
     replay = Enum(
-        ["auto", "only", "off"], None, allow_none=True,
+        ["auto", "only", "off"],
+        None,
+        allow_none=True,
         help="Replay an answer of the journal: auto, only (never ask) or off; "
         "else AIML_MAGIC_REPLAY, else auto.",
-    ).tag(config=True)  # fmt: skip
+    )
     budget_usd = Finite(
         None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
-    ).tag(config=True)
+    )
     budget_usd_per_notebook = Finite(
         None, min=0.0, allow_none=True, help="Dollars that this notebook may spend, ever."
-    ).tag(config=True)
-    budget_usd_per_day = Finite(
-        None, min=0.0, allow_none=True,
-        help="Dollars that all notebooks of the journal may spend from one midnight to the next.",
-    ).tag(config=True)  # fmt: skip
-    confirm_above_usd = Finite(
-        None, min=0.0, allow_none=True,
-        help="Ask before a question that may cost more dollars; without a person it is not sent.",
-    ).tag(config=True)  # fmt: skip
-    max_concurrency = Integer(64, min=1, help="Questions in flight at once; the others wait.").tag(
-        config=True
     )
+    budget_usd_per_day = Finite(
+        None,
+        min=0.0,
+        allow_none=True,
+        help="Dollars that all notebooks of the journal may spend from one midnight to the next.",
+    )
+    confirm_above_usd = Finite(
+        None,
+        min=0.0,
+        allow_none=True,
+        help="Ask before a question that may cost more dollars; without a person it is not sent.",
+    )
+    max_concurrency = Integer(64, min=1, help="Questions in flight at once; the others wait.")
     max_tool_rounds = Integer(
         8, min=0, help="How many times results of functions are sent back for one question."
-    ).tag(config=True)
+    )
     chain = Enum(
         ["auto", "id", "transcript"],
         "auto",
         help="How a conversation is sent: by the response's id, or whole.",
-    ).tag(config=True)
+    )
     journal = Unicode(
         "", help="The journal's file; else AIML_MAGIC_JOURNAL, else in the user's data directory."
-    ).tag(config=True)
+    )
 
     @validate("journal")
     def _absolute(self, proposal: Any) -> str:
@@ -155,4 +151,7 @@ def _read(value: Any, trait: TraitType[Any, Any]) -> Any:
             return value
 
 
-HELP = {name: str(one.help) for name, one in vars(Settings).items() if isinstance(one, TraitType)}
+_SETTINGS = {name: one for name, one in vars(Settings).items() if isinstance(one, TraitType)}
+HELP = {name: str(setting.help) for name, setting in _SETTINGS.items()}
+for _setting in _SETTINGS.values():
+    _setting.tag(config=True)  # so that %config and configuration files set it

@@ -19,6 +19,7 @@ from aiml_magic import errors
 from aiml_magic.api import models
 from aiml_magic.api.models import Catalogue
 from aiml_magic.journal import offers
+from aiml_magic.session.prices import Get
 from aiml_magic.text import one_line
 
 LIST, FEED = "models?include=pricing,capabilities", "models/deprecations"
@@ -30,8 +31,6 @@ _OFFERED = re.compile(
     r" (?:values?|options?|efforts?|levels?)"
     r"|expected|one of|must be|should be|accepts?|takes)\b"
 )
-
-Get = Callable[[str], Any]  # the JSON at a path of the server; raises AimlMagicError
 
 
 def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from aiml_magic import errors
 from aiml_magic.api.responses import (
@@ -23,6 +23,7 @@ from aiml_magic.api.responses import (
 )
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
+from aiml_magic.session.prices import Get
 from aiml_magic.session.question import SANDBOX
 
 _MAX_LOG = 2000  # entries of the server's log that are searched
@@ -39,7 +40,7 @@ class Finding(NamedTuple):
     cost_usd: float | None
 
 
-def check(row: Row, journal: Journal, server: str, get: Callable[[str], Any]) -> Finding:
+def check(row: Row, journal: Journal, server: str, get: Get) -> Finding:
     """The fate of a request at the server in use; its answer and cost go into the journal.
 
     Raises RequestFailed if the server has no log, and BadInput for a row of another server: a
@@ -61,7 +62,7 @@ def check(row: Row, journal: Journal, server: str, get: Callable[[str], Any]) ->
         raise
 
 
-def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
+def _found(row: Row, journal: Journal, get: Get) -> Finding:
     """The fate of a request by its response id, else by the server's log."""
     if row.state == "done" and row.has_unknown_cost:
         _, spent = _logged(row, get)
@@ -95,7 +96,7 @@ def _found(row: Row, journal: Journal, get: Callable[[str], Any]) -> Finding:
     return Finding(fate, spent.usd if spent else None)
 
 
-def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw:
+def _kept_response(row: Row, get: Get) -> Raw:
     """The response that the server returns by its id; empty if there is none."""
     if row.response_id is None:
         return {}
@@ -106,7 +107,7 @@ def _kept_response(row: Row, get: Callable[[str], Any]) -> Raw:
     return raw if isinstance(raw, Mapping) and is_response(raw) else {}
 
 
-def _logged(row: Row, get: Callable[[str], Any]) -> tuple[str, Cost | None]:
+def _logged(row: Row, get: Get) -> tuple[str, Cost | None]:
     """The fate of a request in the server's log, and the cost of all attempts.
 
     It was charged if one attempt was. It failed, and is free, only if the last attempt failed too:
@@ -127,7 +128,7 @@ def _logged(row: Row, get: Callable[[str], Any]) -> tuple[str, Cost | None]:
     return "unknown", None
 
 
-def _log_entries(row: Row, get: Callable[[str], Any]) -> list[tuple[int, Raw]]:
+def _log_entries(row: Row, get: Get) -> list[tuple[int, Raw]]:
     """The finished attempts of a request in the log: the number and the entry of each."""
     hours_ago = max(0, int((time.time() - row.asked_at) / 3600))  # a clock may have been set back
     hours = min(hours_ago + 2, 92 * 24)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from aiml_magic import errors
+from aiml_magic.api.responses import Raw
 from aiml_magic.journal.replay import differences, nearest, short_json
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.question import Plan, Question
@@ -66,7 +67,7 @@ def _replay_miss(
 
 
 def _settings_to_unset(
-    settings: Mapping[str, tuple[Any, Any]], ours: Mapping[str, Any], recorded: Mapping[str, Any]
+    settings: Mapping[str, tuple[Any, Any]], ours: Raw, recorded: Raw
 ) -> str | None:
     """The hint with the settings that make a request differ from the recorded one."""
     causes = [name for name in settings if _field(name, ours) != _field(name, recorded)]
@@ -79,7 +80,7 @@ def _settings_to_unset(
     return f"{what} in your configuration; {ways} asks without."
 
 
-def _field(setting: str, request: Mapping[str, Any]) -> Any:
+def _field(setting: str, request: Raw) -> Any:
     """The value in a request that a setting decides."""
     if setting == "base_url":
         return request.get("server")

@@ -11,6 +11,8 @@ from aiml_magic import errors
 from aiml_magic.journal import offers
 from aiml_magic.session.budget import Price, price_in, price_of
 
+Get = Callable[[str], Any]  # the JSON at a path of the server; raises AimlMagicError
+
 
 class Prices:
     """The prices of servers' models."""
@@ -29,7 +31,7 @@ class Prices:
         is_listed = offers.is_of_today(catalogue) and price_in(catalogue.find(model)) is not None
         return is_listed or (server, model) in self._asked
 
-    def price(self, server: str, model: str, get: Callable[[str], Any]) -> Price | None:
+    def price(self, server: str, model: str, get: Get) -> Price | None:
         """The price, requested by `get` unless a new one is known."""
         if not self.are_new(server, model):
             path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"

@@ -76,7 +76,7 @@ class Question:
     summary: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Raw = field(default_factory=dict)
     settings: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     sample: int = 1
 
@@ -124,8 +124,8 @@ class Plan:
 
     server: str
     base_url: str
-    request: Mapping[str, Any]
-    hidden: Mapping[str, Any]
+    request: Raw
+    hidden: Raw
     parent: Row | None
     key: str
     known: Row | None

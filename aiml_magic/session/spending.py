@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiml_magic import errors
-from aiml_magic.api.responses import Response, as_objects
+from aiml_magic.api.responses import Raw, Response, as_objects
 from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
@@ -69,9 +69,7 @@ class Spending:
     journal: Journal
     prices: Prices
 
-    def worst_case(
-        self, request: Mapping[str, Any], parent: int | None, price: Price | None
-    ) -> WorstCase:
+    def worst_case(self, request: Raw, parent: int | None, price: Price | None) -> WorstCase:
         """The highest cost of a request; its whole conversation counts as input."""
         written, most = most_output(price, request.get("max_output_tokens"))
         if any(tool.get("type") != "function" for tool in as_objects(request.get("tools"))):
@@ -89,7 +87,7 @@ class Spending:
         self,
         delivery: Delivery,
         server: str,
-        request: Mapping[str, Any],
+        request: Raw,
         parent: int | None,
         terms: Terms,
         *,
