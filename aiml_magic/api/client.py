@@ -248,15 +248,17 @@ class Client:
         self, body: Raw, client_request_id: str, listener: Listener, attempts: int
     ) -> Reply:
         retries, notices = 0, tuple[str, ...]()
-        limit, began = failures.limited(), time.monotonic()
+        limit: errors.RequestFailed | None = None
+        began = time.monotonic()
 
         def on_wait(seconds: float) -> None:
-            listener.on_retry(limit, seconds)
+            listener.on_retry(limit or failures.limited(), seconds)
 
         while True:
             burst = await self._pace.turn(on_wait, began, self._timeout.read or 0.0)
             if burst is None:
-                return Reply({}, error=limit, attempts=attempts, notices=notices)
+                error = limit or failures.limited()
+                return Reply({}, error=error, attempts=attempts, notices=notices)
             attempts += 1
             reply = await self._post_with_handle(body, client_request_id, attempts, listener)
             if field := _refused_field(reply, body):

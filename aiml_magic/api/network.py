@@ -8,12 +8,13 @@ import socket
 import ssl
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from aiml_magic.addresses import CERTIFICATES, is_loopback, network
+from aiml_magic.addresses import CERTIFICATES, is_loopback
 from aiml_magic.api import failures
 
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
@@ -39,12 +40,12 @@ def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTr
     )
 
 
-def settings_of_network() -> tuple[Any, ...]:
-    """The proxies and certificates of the environment: if they change, a client is replaced."""
-    file = os.environ.get(CERTIFICATES[0], "")
+def settings_of_network(variables: Mapping[str, str]) -> tuple[Any, ...]:
+    """The proxies and certificates in use: if they change, a client is replaced."""
+    settings = sorted(variables.items())
     with contextlib.suppress(OSError):
-        return (*sorted(network().items()), Path(file).stat().st_mtime_ns)
-    return tuple(sorted(network().items()))
+        return (*settings, Path(variables.get(CERTIFICATES[0], "")).stat().st_mtime_ns)
+    return tuple(settings)
 
 
 def ssl_context(base_url: str) -> ssl.SSLContext | bool:

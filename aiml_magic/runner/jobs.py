@@ -156,8 +156,8 @@ class Job:
     @property
     def retry_in(self) -> float:
         """Seconds until the next attempt; 0 if none is waited for."""
-        progress = self.progress
-        return 0.0 if progress.retry_at is None else max(0.0, progress.retry_at - progress.seconds)
+        retry_at = self._progress.retry_at
+        return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.time())
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """The progress, at each change and at least every `tick` seconds, until the job is over."""

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from aiml_magic import errors
-from aiml_magic.addresses import use_network
+from aiml_magic.addresses import network, use_network
 from aiml_magic.api import failures
 from aiml_magic.api.client import Client
 from aiml_magic.api.masking import Secrets
@@ -76,6 +76,7 @@ class Runner:
         self._writes = WriteQueue(journal)
         self._conversations = Conversations(journal)
         self._unkept = Unkept(journal)
+        self._network = network()
 
     async def run(self, commands: asyncio.Queue[Command | None]) -> None:
         """Runs commands until the pipe is closed, then finishes the requests in flight."""
@@ -96,9 +97,11 @@ class Runner:
             await client.aclose()
 
     def _execute(self, command: Command) -> None:
-        if isinstance(variables := command.get("network"), dict):
+        variables = command.get("network")
+        if isinstance(variables, dict) and variables != self._network:
             with contextlib.suppress(TypeError, ValueError):  # invalid names or values
                 use_network(variables)
+                self._network = variables
         if command.get("headers") == {}:  # from a kernel with an older version
             command = {"hidden": {}, **command}
         match command:
@@ -334,7 +337,8 @@ class Runner:
 
     def _client(self, base_url: str, secrets: Secrets, timeout: float) -> Client:
         """The client for these settings, with the idle connections of its earlier requests."""
-        settings = (base_url, dump(asdict(secrets)), timeout, *settings_of_network())
+        known = base_url, secrets.key, dump(secrets.hidden), timeout
+        settings = (*known, *settings_of_network(self._network))
         if settings not in self._clients:
             if len(self._clients) >= _WARM_CLIENTS:
                 self._drop_idle()
