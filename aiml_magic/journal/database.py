@@ -8,6 +8,7 @@ file, and closes it before a fork.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -111,7 +112,7 @@ class Database:
         except (sqlite3.Error, OSError, UnicodeError) as error:
             why = plain_line(str(error))  # the message may quote a forged file
             raise errors.JournalError(
-                f"The journal {short(self.path)} cannot be used: {why}.", HINT
+                f"The journal {short(self.path)} cannot be used: {why}.", _hint(error)
             ) from error
 
     def _execute(self, statement: str, *values: Any) -> int:
@@ -256,6 +257,16 @@ def _is_busy(error: BaseException | None) -> bool:
     """Whether another process has the write lock, or wrote after the transaction's first read."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
+
+
+def _hint(error: Exception) -> str:
+    """What to do about an error of a journal."""
+    if _is_busy(error):
+        return "Another program writes to it: try again when that is done."
+    is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    if is_full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room on its disk, then try again."
+    return HINT
 
 
 def _nothing() -> None: ...

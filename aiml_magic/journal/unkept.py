@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from aiml_magic import errors
 from aiml_magic.journal.rows import Result, Row
 from aiml_magic.journal.store import Journal
@@ -14,7 +17,7 @@ class Unkept:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._held: dict[int, tuple[Row, Result, str | None]] = {}
+        self._held: dict[int, tuple[Row, Result, dict[str, Any]]] = {}
 
     @property
     def rows(self) -> set[int]:
@@ -26,20 +29,25 @@ class Unkept:
         An answer that is in no file keeps it alive, unless the folder is gone. Answers in rescue
         files are safe: they keep it for a minute, if the journal exists.
         """
-        if all(copy for _, _, copy in self._held.values()):
+        if all(event["copy"] for _, _, event in self._held.values()):
             return bool(self._held) and waited < _FILE_WAIT and self._journal.path.exists()
         return self._journal.path.parent.exists()
 
-    def add(self, row: Row, result: Result) -> tuple[Row, str | None]:
-        """As `Journal.rescue`, and retried if that fails."""
+    def add(self, row: Row, result: Result, why: str) -> dict[str, Any]:
+        """As `Journal.rescue`, and retried if that fails; returns the event for a kernel."""
         unkept, copy = self._journal.rescue(row, result)
-        self._held[row.id] = row, result, copy
-        return unkept, copy
+        event = {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": why}
+        self._held[row.id] = row, result, event
+        return event
+
+    def event(self, row_id: int) -> dict[str, Any] | None:
+        """The event for a kernel that asks again for an answer held here."""
+        return self._held[row_id][2] if row_id in self._held else None
 
     def try_again(self) -> None:
         """Writes the answers to the journal, as far as it takes them, then the rescue files."""
         is_taking = True
-        for row, result, _ in list(self._held.values()):
+        for row, result, event in list(self._held.values()):
             try:
                 if is_taking:
                     self._journal.finish(row.id, result)
@@ -47,6 +55,6 @@ class Unkept:
             except errors.JournalError:
                 is_taking = False  # it would not take the next one either
             if not is_taking:
-                self.add(row, result)
+                self.add(row, result, event["why"])
         if is_taking:
             self._journal.take_in()

@@ -56,8 +56,11 @@ class RunnerProcess:
         return dict(self._child.jobs) if self._child else {}
 
     def holds(self, row: Row) -> bool:
-        """Whether a job of this process has the row."""
-        return row.id in self.jobs
+        """Whether the process works on the row, or has its answer, which the journal may lack."""
+        child = self._child
+        return child is not None and (
+            row.id in child.jobs or (row.id in child.unkept and not row.is_over)
+        )
 
     def send(
         self,
@@ -152,6 +155,7 @@ class _Child:
     def __init__(self, journal: Path, lock: threading.Lock) -> None:
         self.jobs: dict[int, Job] = {}
         self.calls: dict[int, queue.SimpleQueue[Event]] = {}
+        self.unkept: set[int] = set()  # rows whose answers the journal did not take at first
         self._lock = lock
         # -P: a json.py or httpx.py beside the notebook must not be imported.
         command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
@@ -216,6 +220,8 @@ class _Child:
             ):
                 pass  # it was asked again
             case {"row": row, "event": what} if row in self.jobs:
+                if what == "unkept":
+                    self.unkept.add(row)
                 # Removed before its readers see that it is over: a new question starts a new job.
                 job = self.jobs.pop(row) if what in ("over", "held") else self.jobs[row]
                 job.on_event(event)

@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -268,11 +268,7 @@ class Cluster:
             try:
                 self._finish(row, result)
             except errors.JournalError as error:
-                unkept, copy = self._unkept.add(row, result)
-                self._tell(
-                    row,
-                    {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message},
-                )
+                self._tell(row, self._unkept.add(row, result, error.message))
             self._leave(row, {"event": "over"})
 
     def _finish(self, row: Row, result: Result) -> None:

@@ -29,7 +29,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Coroutine
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,9 @@ class Runner:
         self, row: int, parent: int | None, secrets: Secrets, timeout: float, slots: Slots
     ) -> None:
         """Answers a row after its parent: sends it, or follows the runner that did."""
+        if (unkept := self._unkept.event(row)) is not None:
+            self._outbox.put({"row": row, **unkept})
+            return
         try:
             if parent is not None and not await self._wait_for_parent(row, parent):
                 return
@@ -318,9 +321,7 @@ class Runner:
         try:
             await self._writes.run(partial(self._journal.finish, row.id, result))
         except errors.JournalError as error:
-            unkept, copy = self._unkept.add(row, result)
-            event = {"event": "unkept", "came": asdict(unkept), "copy": copy, "why": error.message}
-            self._outbox.put({"row": row.id, **event})
+            self._outbox.put({"row": row.id, **self._unkept.add(row, result, error.message)})
 
     async def _get(self, call: int, base_url: str, path: str, key: str) -> None:
         event: dict[str, Any] = {"call": call, "event": "over"}

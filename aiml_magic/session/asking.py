@@ -145,7 +145,11 @@ class Asking:
                 "A function of the notebook cannot be called in the background. Nothing was sent.",
                 "Ask without -b, or without the function.",
             )
-        job = self._ask(question, sender or self.runner)
+        try:
+            job = self._ask(question, sender or self.runner)
+        except errors.JournalError as error:
+            error.message += f" {errors.NOTHING_SENT}"
+            raise
         if not functions:
             return job
         ask_on = partial(self._next_round, question)

@@ -20,6 +20,7 @@ import pytest
 import wire
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import processes, wait_until
 from rows import new
 
 from aiml_magic import errors
@@ -165,8 +166,34 @@ def test_full(asker):
         asker.ask(server.url)
         with asker.journal._transaction() as db:
             db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
-        with pytest.raises(errors.JournalError, match="full"):
+        with pytest.raises(errors.JournalError, match="full. Nothing was sent") as refused:
             asker.ask(server.url, "long " * 10_000)
+        assert refused.value.hint.startswith("Make room on its disk")
+        assert 1 == len(server.posts)
+
+
+def test_full_when_the_answer_comes(asker, capsys):
+    """An answer that no file takes is shown whenever its cell is run, and asked for once; with room it is kept."""
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("this system sets no limit of another process")
+
+    def answer(_):
+        has_room(is_there=False)
+        return wire.json_reply(wire.response("Worth four dollars."))
+
+    def has_room(*, is_there):
+        [runner] = processes(f"aiml_magic.runner {asker.path}", os.getpid())
+        resource.prlimit(runner, resource.RLIMIT_FSIZE, (-1 if is_there else 0, -1))
+
+    with wire.serve(answer) as server:
+        for _ in range(2):
+            told = asker.ask(server.url, cell="a", replay="auto")
+            assert ("Worth four dollars.", False) == (told.text, told.replayed)
+            assert "copy the answer from here" in capsys.readouterr().out
+        has_room(is_there=True)
+        wait_until(lambda: asker.journal.row(1).is_over)
+        assert asker.ask(server.url, cell="a", replay="auto").replayed
         assert 1 == len(server.posts)
 
 
