@@ -60,10 +60,11 @@ class Client:
     not limited.
     """
 
-    def __init__(self, base_url: str, secrets: Secrets, silence: float = 3600.0) -> None:
+    def __init__(self, base_url: str, secrets: Secrets, silence: float) -> None:
         self._base_url = base_url.rstrip("/")
         self._secrets = secrets
         self._headers = {"Authorization": f"Bearer {secrets.key}", "Accept-Encoding": "identity"}
+        self._silence = silence
         self._timeout = httpx.Timeout(
             silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None
         )
@@ -181,7 +182,7 @@ class Client:
                     )
             except errors.RequestFailed as error:
                 is_refused = error.retry == "never" and (error.status or 0) < 500
-                if is_refused or time.monotonic() - heard > (self._timeout.read or 0.0):
+                if is_refused or time.monotonic() - heard > self._silence:
                     return replace(known, error=failures.not_fetched(response_id, error))
             else:
                 response = Response(known.response)
@@ -190,7 +191,7 @@ class Client:
                 strange = 0
                 if response.status in ("queued", "in_progress"):
                     heard = time.monotonic()
-                elif time.monotonic() - heard > (self._timeout.read or 0.0):
+                elif time.monotonic() - heard > self._silence:
                     return replace(known, error=failures.no_answer(response))
             wait = min(wait * _POLL_GROWTH, _POLL_LAST)
 
@@ -255,7 +256,7 @@ class Client:
             listener.on_retry(limit or failures.limited(), seconds)
 
         while True:
-            burst = await self._pace.turn(on_wait, began, self._timeout.read or 0.0)
+            burst = await self._pace.turn(on_wait, began, self._silence)
             if burst is None:
                 error = limit or failures.limited()
                 return Reply({}, error=error, attempts=attempts, notices=notices)
@@ -282,7 +283,7 @@ class Client:
         self, body: Raw, client_request_id: str, attempt: int, listener: Listener
     ) -> Reply:
         """As `_post`, but tries again while no file handle is free: nothing was sent then."""
-        until = time.monotonic() + (self._timeout.read or 0.0)
+        until = time.monotonic() + self._silence
         while True:
             await listener.on_attempt(attempt)
             reply = await self._post(body, attempt_id(client_request_id, attempt), listener)

@@ -14,11 +14,11 @@ from aiml_magic.api.responses import Raw
 from aiml_magic.text import dump, load, one_line
 
 # The fields in which an error may hold another error, and those of its message.
-_INNER = ("error", "fault", "detail", "message", "metadata", "raw", "response", "body")
+_INNER = "error fault detail message metadata raw response body".split()
 _MESSAGES = (
-    "message", "msg", "detail", "error_description", "error_message", "errormessage", "faultstring",
-    "description", "reason", "error", "fault",
-)  # fmt: skip
+    "message msg detail error_description error_message errormessage faultstring description "
+    "reason error fault"
+).split()
 _STATUS = ("statuscode", "status_code", "status")
 _DEEPEST = 6  # levels of nested errors
 
@@ -129,7 +129,7 @@ def _field_of(issue: Any) -> str:
     path = next(filter(None, found), "")
     if not isinstance(path, list):
         return _phrase(path)
-    return ".".join(str(step) for step in path[bool(path[0] == "body") :])
+    return ".".join(map(str, path[1:] if path[0] == "body" else path))
 
 
 def _issues(layer: Raw) -> list[Any]:

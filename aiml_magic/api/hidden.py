@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 KEPT_NOWHERE = "(kept nowhere)"  # replaces a secret in a stored request
@@ -21,10 +21,10 @@ _SECRET = re.compile(
 )
 _SECRET_NUMBER = re.compile(r"passw|passcode|secret(?!ar)|(?:^|[_-])pin$", re.IGNORECASE)
 _NO_SECRET = {"prompt_cache_key"}
-_SCHEMAS = {  # keywords of JSON Schema: the names below them are properties, not fields
-    "properties", "patternProperties", "$defs", "definitions", "dependentRequired",
-    "dependentSchemas",
-}  # fmt: skip
+# Keywords of JSON Schema: the names below them are properties, not fields.
+_SCHEMAS = set(
+    "properties patternProperties $defs definitions dependentRequired dependentSchemas".split()
+)
 _COMPARISON = {"type", "key", "value"}  # the fields of a filter: its key is an attribute's name
 _IN_TEXT = re.compile(
     r"(?<=://)[^/?#\s@]+@"  # of an address
@@ -39,27 +39,25 @@ _IN_TEXT = re.compile(
 def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The public form of a request, and the tools and fields with secrets that are sent instead."""
     hidden: dict[str, Any] = {}
-    kept: dict[str, Any] = {}
-    for name, value in request.items():
-        if name == "tools" and isinstance(value, list):
-            bare = ((tool, _without_headers(tool)) for tool in value)
-            kept[name] = [_hide({name: tool}, {name: left}, hidden)[name] for tool, left in bare]
-        else:
-            field = {name: value}
-            kept |= field if name in _WORDS else _hide(field, field, hidden)
-    return kept, hidden
+
+    def hide(field: dict[str, Any]) -> Any:
+        is_tool = "tools" in field
+        kept = _public({"tools": _without_headers(field["tools"])} if is_tool else field, [])
+        if kept != field:
+            hidden[_index(kept)] = field
+        return kept
+
+    return _with_fields(request, hide), hidden
 
 
 def restored(request: Mapping[str, Any], hidden: Mapping[str, Any]) -> dict[str, Any]:
     """A request as it is sent, from its public form; secrets that were lost are left out."""
-    whole: dict[str, Any] = {}
-    for name, value in request.items():
-        if name == "tools" and isinstance(value, list):
-            whole[name] = [_restored({name: tool}, hidden)[name] for tool in value]
-        else:
-            field = {name: value}
-            whole |= field if name in _WORDS else _restored(field, hidden)
-    return whole
+
+    def restore(field: dict[str, Any]) -> Any:
+        sent = hidden.get(_index(field)) if hidden else None
+        return _without_placeholders(field) if sent is None else sent
+
+    return _with_fields(request, restore)
 
 
 def texts(value: Any) -> list[str]:
@@ -95,17 +93,17 @@ def _without_headers(tool: Any) -> Any:
     )
 
 
-def _hide(value: Any, bare: Any, hidden: dict[str, Any]) -> Any:
-    """The public form of `bare`; `value` goes into `hidden` under it, if they differ."""
-    kept = _public(bare, [])
-    if kept != value:
-        hidden[_index(kept)] = value
-    return kept
-
-
-def _restored(kept: Any, hidden: Mapping[str, Any]) -> Any:
-    sent = hidden.get(_index(kept)) if hidden else None
-    return _without_placeholders(kept) if sent is None else sent
+def _with_fields(
+    request: Mapping[str, Any], change: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+    """A request with each field changed, except those of words; each tool is a field of its own."""
+    changed: dict[str, Any] = {}
+    for name, value in request.items():
+        if name == "tools" and isinstance(value, list):
+            changed[name] = [change({name: tool})[name] for tool in value]
+        else:
+            changed |= {name: value} if name in _WORDS else change({name: value})
+    return changed
 
 
 def _index(kept: Any) -> str:

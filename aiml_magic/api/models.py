@@ -22,23 +22,18 @@ from aiml_magic.text import one_line
 MAX_MODELS = 5_000  # of one list: bounds memory and searches
 _LONGEST_NAME = 200  # characters
 _SAFE = re.compile(r"[A-Za-z0-9][\w.:/@+~-]{0,119}", re.ASCII)  # no quotes, no braces, no blanks
-_CONTEXT = {
-    "contextlength", "contextwindow", "contextsize", "contextmax", "maxcontext",
-    "maxcontextlength", "maxmodellen", "maxinputtokens", "inputtokenlimit",
-}  # fmt: skip
-_LONGEST = {
-    "outputmax", "maxoutput", "maxoutputtokens", "outputtokenlimit", "outputlimit",
-    "maxcompletiontokens", "maxtokens",
-}  # fmt: skip
-_END = {
-    "shutdownat",
-    "shutdowndate",
-    "sunsetat",
-    "sunsetdate",
-    "retirementdate",
-    "expirationdate",
-    "removedat",
-}
+# Names of fields, in lower case without punctuation.
+_CONTEXT = set(
+    "contextlength contextwindow contextsize contextmax maxcontext maxcontextlength maxmodellen "
+    "maxinputtokens inputtokenlimit".split()
+)
+_LONGEST = set(
+    "outputmax maxoutput maxoutputtokens outputtokenlimit outputlimit maxcompletiontokens "
+    "maxtokens".split()
+)
+_END = set(
+    "shutdownat shutdowndate sunsetat sunsetdate retirementdate expirationdate removedat".split()
+)
 _SUCCESSOR = {"replacedby", "replacement", "successor", "recommendedreplacement"}
 _GONE = re.compile(
     r"\bmodels?\b.{0,120}?\b(?:not found|(?:does not|doesn't|do not) exist|(?:is|was|been) unknown"
@@ -250,8 +245,7 @@ def _name(value: Any) -> str | None:
         value = value[0]
     if isinstance(value, Mapping):
         value = value.get("id")
-    is_name = isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME
-    return value if is_name else None
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME else None
 
 
 def _length(value: Any) -> int | None:

@@ -42,12 +42,13 @@ ENDS = set(
     "terminated interrupted deleted lost unknown".split()
 )
 
-_KNOWN_ITEMS = {
-    "message", "reasoning", "function_call", "web_search_call", "file_search_call", "computer_call",
-    "computer_call_output", "image_generation_call", "code_interpreter_call", "local_shell_call",
-    "mcp_list_tools", "mcp_call", "mcp_approval_request",
-}  # fmt: skip
+_KNOWN_ITEMS = set(
+    "message reasoning function_call web_search_call file_search_call computer_call "
+    "computer_call_output image_generation_call code_interpreter_call local_shell_call "
+    "mcp_list_tools mcp_call mcp_approval_request".split()
+)
 
+_SIGNS_OF_ERROR = "error errors statusCode detail fault error_description message msg title".split()
 TEXT_PARTS = {"output_text", "text", "input_text"}
 _REASONING_PARTS = {"reasoning_text", "summary_text"}
 _KNOWN_ANNOTATIONS = {"url_citation", "file_citation", "container_file_citation", "file_path"}
@@ -181,32 +182,23 @@ class Response:
     @cached_property
     def refusal(self) -> str | None:
         """The model's words on why it does not answer."""
-        parts = (
-            part
-            for item in self.of_type("message")
-            for part in as_objects(item.get("content"))
-            if part.get("type") == "refusal"
-        )
+        parts = (part for part in self._parts("message") if part.get("type") == "refusal")
         return "".join(as_text(part.get("refusal")) or _text_of(part) for part in parts) or None
 
     @cached_property
     def summaries(self) -> tuple[str, ...]:
         """The summaries of the reasoning, in Markdown, without raw reasoning text."""
-        parts = (
-            part for item in self.of_type("reasoning") for part in as_objects(item.get("summary"))
-        )
-        return tuple(filter(None, map(_text_of, parts)))
+        return tuple(filter(None, map(_text_of, self._parts("reasoning", "summary"))))
 
     @cached_property
     def reasoning_texts(self) -> tuple[str, ...]:
         """The raw reasoning of open models, from reasoning items and from messages."""
-        items = (*self.of_type("reasoning"), *self.of_type("message"))
         kinds = {"reasoning": _REASONING_PARTS | TEXT_PARTS, "message": _REASONING_PARTS}
         parts = (
             part
-            for item in items
-            for part in as_objects(item.get("content"))
-            if as_text(part.get("type")) in kinds[item["type"]]
+            for kind in kinds
+            for part in self._parts(kind)
+            if as_text(part.get("type")) in kinds[kind]
         )
         return tuple(filter(None, map(_text_of, parts)))
 
@@ -249,9 +241,7 @@ class Response:
             return "failed"
         if self.incomplete_reason or (said is None and self.raw.get("incomplete_details")):
             return "incomplete"
-        if said is not None:
-            return said
-        return "completed" if self.text or self.refusal or self.items else None
+        return "completed" if said or self.text or self.refusal or self.items else None
 
     @cached_property
     def outcome(self) -> str:
@@ -327,17 +317,11 @@ class Response:
     @cached_property
     def unknown_types(self) -> tuple[str, ...]:
         """The unknown types among items, parts and annotations, each once, sorted."""
-        parts = [
-            part for item in self.of_type("message") for part in as_objects(item.get("content"))
-        ]
         known_parts = TEXT_PARTS | _REASONING_PARTS | {"refusal"}
-        return tuple(
-            sorted(
-                (_types_of(self._read) - _KNOWN_ITEMS)
-                | (_types_of(parts) - known_parts)
-                | (_types_of(self._annotations) - _KNOWN_ANNOTATIONS)
-            )
-        )
+        unknown = _types_of(self._read) - _KNOWN_ITEMS
+        unknown |= _types_of(self._parts("message")) - known_parts
+        unknown |= _types_of(self._annotations) - _KNOWN_ANNOTATIONS
+        return tuple(sorted(unknown))
 
     @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -374,6 +358,10 @@ class Response:
     def of_type(self, kind: str) -> tuple[Raw, ...]:
         return tuple(item for item in self._read if item.get("type") == kind)
 
+    def _parts(self, kind: str, field: str = "content") -> list[Raw]:
+        """The parts of all items of a type."""
+        return [part for item in self.of_type(kind) for part in as_objects(item.get(field))]
+
     @cached_property
     def _read(self) -> tuple[Raw, ...]:
         """The output items in the API's own form, also if the server sent another known form."""
@@ -389,12 +377,10 @@ class Response:
         is_completed = self.status == "completed"
         calls = self.of_type("function_call")
         yield "status_missing", self.is_status_inferred
+        statuses = [item.get("status") for item in self.of_type("message")]
         yield (
             "item_not_completed",
-            is_completed
-            and any(
-                item.get("status") not in (None, "completed") for item in self.of_type("message")
-            ),
+            is_completed and any(status not in (None, "completed") for status in statuses),
         )
         yield from self._claims_of_tokens(request)
         yield (
@@ -424,10 +410,8 @@ class Response:
 
     def _claims_of_tokens(self, request: Raw) -> Iterator[tuple[str, bool]]:
         written = self.usage.output_tokens if self.usage else None
-        cap, asked_cap = (
-            as_count(self.raw.get("max_output_tokens")),
-            request.get("max_output_tokens"),
-        )
+        cap = as_count(self.raw.get("max_output_tokens"))
+        asked_cap = request.get("max_output_tokens")
         yield "usage_missing", self.status == "completed" and self.usage is None
         yield (
             "usage_exceeds_max_output_tokens",
@@ -467,18 +451,7 @@ def is_response(raw: Raw) -> bool:
 
 def is_error(raw: Raw) -> bool:
     """Whether a JSON object is an error, in one of the shapes of servers and gateways."""
-    signs = (
-        "error",
-        "errors",
-        "statusCode",
-        "detail",
-        "fault",
-        "error_description",
-        "message",
-        "msg",
-        "title",
-    )
-    return any(raw.get(sign) for sign in signs)
+    return any(map(raw.get, _SIGNS_OF_ERROR))
 
 
 def is_web_link(url: str) -> bool:

@@ -181,12 +181,10 @@ class Stream:
         item, part = as_object(event.get("item")), as_object(event.get("part"))
         match stem, step:
             case "output_item", "added":
-                self._added[self._key(event)] = self._counted(
-                    item, self._added.get(self._key(event))
-                )
+                self._set_item(self._added, event, item)
                 return Thinking(as_text(item.get("type")))
             case "output_item", "done":
-                self._done[self._key(event)] = self._counted(item, self._done.get(self._key(event)))
+                self._set_item(self._done, event, item)
             case "output_text.annotation", "added":
                 notes = self._notes.setdefault((self._key(event), _slot(event, "output_text")), [])
                 notes.append(self._counted(event.get("annotation")))
@@ -198,6 +196,10 @@ class Stream:
             case _, "done" if stem in _PIECES:
                 self._replace(event, stem, event)
         return None
+
+    def _set_item(self, items: dict[object, Raw], event: Raw, item: Raw) -> None:
+        key = self._key(event)
+        items[key] = self._counted(item, items.get(key))
 
     def _begin(self, response: Raw) -> Event | None:
         """Merges the fields of a response; empty values do not replace earlier ones."""
