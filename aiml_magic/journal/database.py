@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aiml_magic import errors
+from aiml_magic.errors import JournalError
 from aiml_magic.files import databases, make_private_folder, short
 from aiml_magic.journal.rows import HINT, Row, read_row
 from aiml_magic.journal.schema import BUSY, bring_up_to_date, check_file
@@ -40,7 +40,7 @@ class Database:
         self.path = path.absolute()
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
-        self._close: Callable[[], object] = _nothing
+        self._close: Callable[[], object] = lambda: None
         self._identity: tuple[int, ...] = ()  # of the process and the file
         self._newest: tuple[int, float] | None = None  # id and time of the last row written
         self._newest_uncommitted: tuple[int, float] | None = None
@@ -64,7 +64,7 @@ class Database:
             try:
                 yield
             except BaseException as error:
-                if not isinstance(error, errors.JournalError):
+                if not isinstance(error, JournalError):
                     db.commit()
                 raise
 
@@ -77,7 +77,7 @@ class Database:
         try:
             with self.together("NORMAL", "DEFERRED"):
                 return step()
-        except errors.JournalError as error:
+        except JournalError as error:
             if not _is_busy(error.__cause__):
                 raise
         with self.together("NORMAL"):
@@ -111,7 +111,7 @@ class Database:
         # sqlite3 raises UnicodeError for a text, or an error message, that it cannot decode.
         except (sqlite3.Error, OSError, UnicodeError) as error:
             why = plain_line(str(error))  # the message may quote a forged file
-            raise errors.JournalError(
+            raise JournalError(
                 f"The journal {short(self.path)} cannot be used: {why}.", _hint(error)
             ) from error
 
@@ -267,9 +267,6 @@ def _hint(error: Exception) -> str:
     if is_full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return "Make room on its disk, then try again."
     return HINT
-
-
-def _nothing() -> None: ...
 
 
 def _close(db: sqlite3.Connection, path: Path, pid: int) -> None:

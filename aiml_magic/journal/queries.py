@@ -11,8 +11,8 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.api.responses import Raw
+from aiml_magic.errors import BadInput
 from aiml_magic.files import short
 from aiml_magic.journal import index
 from aiml_magic.journal.answer import Answer
@@ -53,7 +53,7 @@ class Queries(Database):
         """The row of this id. Raises BadInput if there is none."""
         found = self._first("SELECT * FROM requests WHERE id = :row", row=row_id)
         if found is None:
-            raise errors.BadInput(
+            raise BadInput(
                 f"The journal has no answer {row_id}.",
                 f"%aiml history lists those of this notebook, in {short(self.path)}.",
             )
@@ -90,7 +90,7 @@ class Queries(Database):
             name=name,
         )
         if found is None:
-            raise errors.BadInput(
+            raise BadInput(
                 f"The journal has no answer {name[:60]}.",
                 "%aiml history lists those of this notebook.",
             )

@@ -25,8 +25,10 @@ _FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
 # Bounds on memory: bytes of a line, bytes of all texts (as wide as their widest character), values.
 _MAX_LINE, _MAX_TEXT, _MAX_VALUES = 16 * 2**20, 64 * 2**20, 2**19
 # Characters that take four bytes in memory, and two; as UTF-8 or as escapes.
-_ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")
-_WIDE = re.compile(rb"[\xc4-\xef]|\\u")
+_WIDTHS = (
+    (4, re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")),
+    (2, re.compile(rb"[\xc4-\xef]|\\u")),
+)
 
 _NAME_ANOTHER = "Name a file that %aiml record has written."
 
@@ -74,7 +76,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     text = values = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
-            size = len(line) * (4 if _ASTRAL.search(line) else 2 if _WIDE.search(line) else 1)
+            size = len(line) * next((width for width, sign in _WIDTHS if sign.search(line)), 1)
             text += size
             values += 1 + sum(map(line.count, (b"{", b"[", b",")))  # 1: blank lines take time too
             if size > _MAX_LINE or text > _MAX_TEXT or values > _MAX_VALUES:

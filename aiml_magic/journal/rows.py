@@ -164,9 +164,9 @@ class Row:
             usage=response.usage or Usage(),
             cost_usd=self.cost_usd,
             seconds=self.seconds,
-            status=_plain(response.status) or (None if self.is_over else "in_progress"),
-            id=_plain(self.response_id),
-            model=_plain(response.model),
+            status=plain(response.status or "") or (None if self.is_over else "in_progress"),
+            id=self.response_id and plain(self.response_id),
+            model=response.model and plain(response.model),
             parsed=None,
             replayed=False,
             asked_at=datetime.fromtimestamp(self.asked_at, timezone.utc),
@@ -181,11 +181,6 @@ class Row:
             key=self.key,
             error=None if self.error is None else str(self.error.get("message") or self.error),
         )
-
-
-def _plain(name: str | None) -> str | None:
-    """A name from a server, without control characters that a terminal would obey."""
-    return None if name is None else plain(name)
 
 
 @dataclass(frozen=True)

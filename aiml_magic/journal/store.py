@@ -25,6 +25,7 @@ from aiml_magic.api.responses import Cost, Raw, Response
 from aiml_magic.journal import index, rescue
 from aiml_magic.journal.costs import IS_UNKNOWN, Costs
 from aiml_magic.journal.database import find_living, opening
+from aiml_magic.journal.recording import Record
 from aiml_magic.journal.replay import request_keys
 from aiml_magic.journal.rows import Result, Row, read_row
 from aiml_magic.text import dump
@@ -203,9 +204,7 @@ class Journal(Costs):
         """Stores a result, before it is shown; a row that is over is not changed."""
         response, cost, error = Response(result.response), result.cost, result.error
         with self._transaction() as db:
-            known = db.execute(
-                "SELECT notices, request FROM requests WHERE id = ?", (row_id,)
-            ).fetchone()
+            known = self._first("SELECT notices, request FROM requests WHERE id = :row", row=row_id)
             earlier = json.loads(known["notices"]) if known else []
             cursor = db.execute(
                 """
@@ -253,15 +252,18 @@ class Journal(Costs):
 
     def _take_result(self, row: Row, result: Result) -> bool:
         """Stores a result, unless the row has a better one; `False` if it was never sent here."""
-        with self._transaction() as db:
-            found = db.execute(
+        with self._transaction():
+            found = self._first(
                 """
                 SELECT * FROM requests
-                WHERE id = ? AND asked_at = ? AND server = ?
-                  AND (request = ? OR state = 'forgotten')
+                WHERE id = :id AND asked_at = :asked_at AND server = :server
+                  AND (request = :request OR state = 'forgotten')
                 """,
-                (row.id, row.asked_at, row.server, dump(row.request)),
-            ).fetchone()
+                id=row.id,
+                asked_at=row.asked_at,
+                server=row.server,
+                request=dump(row.request),
+            )
             if found is None or (known := read_row(found)).state == "queued":
                 return False
             if result.state == "done" and known.state == "failed" and known.has_unknown_cost:
@@ -378,35 +380,31 @@ class Journal(Costs):
                 f"Close that program, then run %aiml forget {row_id} again.",
             )
 
-    def import_recorded(
-        self,
-        key: str,
-        server: str,
-        request: Raw,
-        parent: str | None,
-        answer: Raw,
-    ) -> int:
+    def import_recorded(self, key: str, record: Record) -> int:
         """Adds an answer of a recording, unless it is there already; returns the id of its row.
 
-        `parent` is the response id or the key of the row that it continues; `answer` is a record.
+        Its `parent` is the response id or the key of the row that it continues.
         """
-        response = Response(answer["response"])
+        response = Response(record.response)
         with self._transaction() as db:
-            known = db.execute(
+            known = self._first(
                 """
-                SELECT id FROM requests WHERE key = ? AND response = ? AND origin = 'recording'
+                SELECT id FROM requests
+                WHERE key = :key AND response = :response AND origin = 'recording'
                 ORDER BY id DESC LIMIT 1
                 """,
-                (key, dump(answer["response"])),
-            ).fetchone()
+                key=key,
+                response=dump(record.response),
+            )
             if known is not None:
                 return int(known["id"])
-            before = db.execute(
+            before = self._first(
                 """
-                SELECT id FROM requests WHERE response_id = ? OR key = ? ORDER BY id DESC LIMIT 1
+                SELECT id FROM requests WHERE response_id = :parent OR key = :parent
+                ORDER BY id DESC LIMIT 1
                 """,
-                (parent, parent),
-            ).fetchone()
+                parent=record.parent,
+            )
             cursor = db.execute(
                 """
                 INSERT INTO requests (base_url, server, request, client_request_id, parent, session,
@@ -415,13 +413,14 @@ class Journal(Costs):
                 VALUES (?, ?, ?, ?, ?, 'recording', '', ?, ?, 'recording', 'done', ?, ?, ?, ?, ?, ?)
                 """,
                 (
-                    server, server, dump(request), uuid.uuid4().hex, before and before["id"], key,
-                    answer["asked_at"], dump(answer["response"]), response.id, response.status,
-                    dump(answer["notices"]), answer["cost_usd"], answer["seconds"],
+                    record.server, record.server, dump(record.request), uuid.uuid4().hex,
+                    before and before["id"], key, record.asked_at, dump(record.response),
+                    response.id, response.status, dump(record.notices), record.cost_usd,
+                    record.seconds,
                 ),
             )  # fmt: skip
             row_id = int(cursor.lastrowid or 0)
-            index.add(db, row_id, request, response.text)
+            index.add(db, row_id, record.request, response.text)
             return row_id
 
     def note_past(self, notebook: str, earlier: str) -> None:

@@ -6,10 +6,11 @@ import getpass
 import sys
 from typing import Any
 
-from aiml_magic import addresses, credentials, errors
+from aiml_magic import addresses, credentials
 from aiml_magic.api.masking import Secrets
+from aiml_magic.errors import AimlMagicError, BadInput
 from aiml_magic.files import short
-from aiml_magic.notebook.context import Context, refuse_more
+from aiml_magic.notebook.context import Context
 from aiml_magic.sandbox import start
 from aiml_magic.session import advice
 from aiml_magic.session.spending import midnight, purse
@@ -20,8 +21,7 @@ _MOST_MODELS = 200  # lines of one list
 _NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
 
 
-def status(context: Context, rest: str) -> None:
-    refuse_more(rest)
+def status(context: Context, _: str) -> None:
     is_sandbox = context.session.sandbox_url is not None
     key = None if is_sandbox else credentials.find_key()
     server, _ = context.asking.server
@@ -40,7 +40,7 @@ def _model_in_use(context: Context) -> str:
     model = context.question().model
     try:
         catalogue = context.asking.models()
-    except errors.AimlMagicError:
+    except AimlMagicError:
         return model
     return catalogue.fate(model, advice.today()) or model
 
@@ -78,7 +78,7 @@ def _balance(context: Context) -> str:
     try:
         billing = context.asking.get("/v2/billing")
         return _dollars(billing["current_balance"])
-    except errors.AimlMagicError as error:
+    except AimlMagicError as error:
         return f"unknown ({error.message.split('. ')[0].rstrip('.')})"
     except (KeyError, TypeError, ValueError):
         return "unknown (the server did not report it)"
@@ -88,18 +88,17 @@ def _dollars(value: Any) -> str:
     """A sum of money for a message. Raises TypeError and ValueError for other values."""
     if isinstance(value, bool) or not abs(value) < _FAR:
         raise ValueError(value)
-    return f"{'-' * (value < 0)}${abs(value):,.2f}"
+    return f"-${-value:,.2f}" if value < 0 else f"${value:,.2f}"
 
 
-def login(context: Context, rest: str) -> None:
-    refuse_more(rest)
+def login(context: Context, _: str) -> None:
     try:
         text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
     # IPython's StdinNotImplementedError is a RuntimeError.
     except (EOFError, OSError, RuntimeError) as error:
-        raise errors.BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
+        raise BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
     if not credentials.is_key(text):
-        raise errors.BadInput(
+        raise BadInput(
             "That is not an API key; nothing was saved.",
             "Copy one from https://aimlapi.com/app/keys: it has no blanks.",
         )
@@ -110,8 +109,7 @@ def login(context: Context, rest: str) -> None:
     context.session.sandbox_url = None
 
 
-def logout(_: Context, rest: str) -> None:
-    refuse_more(rest)
+def logout(*_: Any) -> None:
     places, why = credentials.forget_key()
     say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
     if why:
@@ -123,7 +121,7 @@ def logout(_: Context, rest: str) -> None:
 def sandbox(context: Context, rest: str, *, if_no_key: bool = False) -> None:
     if rest not in ("", "stop") or (rest and if_no_key):
         hint = did_you_mean(rest, ["--if-no-key", "stop"]) or "It takes --if-no-key or stop."
-        raise errors.BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
+        raise BadInput(f"%aiml sandbox does not take {rest[:40]}.", hint)
     if rest == "stop":
         context.session.sandbox_url = None
         say(

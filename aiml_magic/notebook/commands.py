@@ -10,9 +10,9 @@ import re
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from aiml_magic import errors
+from aiml_magic.errors import BadInput
 from aiml_magic.notebook import options
-from aiml_magic.notebook.context import Context, refuse_more
+from aiml_magic.notebook.context import Context
 from aiml_magic.text import did_you_mean, say
 
 
@@ -22,8 +22,13 @@ def run(line: str, context: Context) -> None:
     name = name or "help"
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or "%aiml help lists them all."
-        raise errors.BadInput(f"%aiml has no command {name[:40]}.", hint)
+        raise BadInput(f"%aiml has no command {name[:40]}.", hint)
     given, rest = _given(name, rest.strip())
+    if rest and COMMANDS[name].usage == name:
+        raise BadInput(
+            f"This command takes nothing more, but got {rest[:40]}.",
+            "%aiml help shows how each is written.",
+        )
     theme = importlib.import_module(f"aiml_magic.notebook.{COMMANDS[name].theme}")
     getattr(theme, name)(context, rest, **given)
 
@@ -34,12 +39,7 @@ def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
     Words in quotes and those after `--` are not options; for `search`, only the first word can be
     one.
     """
-    known = {
-        flag: option
-        for option in COMMANDS[name].options
-        for flag in (option.short, option.long)
-        if flag
-    }
+    known = options.by_flag(COMMANDS[name].options)
     given: dict[str, Any] = {}
     while (word := _option(rest, is_first=name == "search")) is not None:
         flag, equals, value = word.group().partition("=")
@@ -49,12 +49,12 @@ def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
                 did_you_mean(flag, known)
                 or "%aiml help shows how each is written; what begins with a dash goes after --."
             )
-            raise errors.BadInput(f"%aiml {name} has no option {flag[:40]}.", hint)
+            raise BadInput(f"%aiml {name} has no option {flag[:40]}.", hint)
         end = word.end()
         if option.read is not None and not equals:
             behind = options.WORD.search(rest, end)
             if behind is None:
-                raise errors.BadInput(
+                raise BadInput(
                     f"{flag} needs a value: {option.metavar}.", f"{option.long} is {option.help}."
                 )
             value, end = behind.group(), behind.end()
@@ -79,9 +79,8 @@ def usage() -> str:
     return f"{purpose}\n\n{rows}\n\nTo ask: %%o3pro?\n"
 
 
-def help(_: Context, rest: str) -> None:  # noqa: A001  # the command's name
+def help(*_: Any) -> None:  # noqa: A001  # the command's name
     """Prints the usage of every command."""
-    refuse_more(rest)
     say(usage())
 
 
@@ -93,65 +92,68 @@ class Command(NamedTuple):
     theme: str
     options: tuple[options.Option, ...] = ()
 
+    @property
+    def name(self) -> str:
+        return self.usage.partition(" ")[0]
+
 
 _IF_NO_KEY = options.Option("--if-no-key", "use it only where no key is found")
 _CHAT = options.Option("--chat", "the conversation (default main)", "-c", "NAME", options.words)
 _ALL = options.Option("--all", "all of this notebook: each chat, single questions, maps")
 _OVERWRITE = options.Option("--overwrite", "replace a file that is not an export")
-COMMANDS = {
-    "status": Command("status", "key, server, balance, journal, spending and budgets", "account"),
-    "login": Command(
+_ALL_COMMANDS = (
+    Command("status", "key, server, balance, journal, spending and budgets", "account"),
+    Command(
         "login",
         "give the API key; it is not shown, and kept in the system's keyring or a private file",
         "account",
     ),
-    "logout": Command("logout", "remove the saved key", "account"),
-    "sandbox": Command(
+    Command("logout", "remove the saved key", "account"),
+    Command(
         "sandbox [--if-no-key|stop]",
         "try everything without a key: a stand-in server, no model",
         "account",
         (_IF_NO_KEY,),
     ),
-    "models": Command(
+    Command(
         "models [WORDS]",
         "the models of the server: price, context, longest answer, end and successor",
         "account",
     ),
-    "history": Command("history", "the questions of this notebook, and their cost", "past"),
-    "search": Command("search WORDS", "answers of any notebook with these words", "past"),
-    "show": Command("show ID", "show an answer again; asks nothing", "past"),
-    "diff": Command(
+    Command("history", "the questions of this notebook, and their cost", "past"),
+    Command("search WORDS", "answers of any notebook with these words", "past"),
+    Command("show ID", "show an answer again; asks nothing", "past"),
+    Command(
         "diff A B", "what differs between two answers: in their requests and in their texts", "past"
     ),
-    "tree": Command("tree", "the conversations of this notebook, as a tree", "past"),
-    "resume": Command(
+    Command("tree", "the conversations of this notebook, as a tree", "past"),
+    Command(
         "resume [NOTEBOOK]",
         "continue this notebook's conversations, or those of its earlier name",
         "pending",
     ),
-    "jobs": Command("jobs", "the questions of this notebook that wait for their answer", "pending"),
-    "cancel": Command("cancel ID", "stop a question that waits for its answer", "pending"),
-    "approve": Command(
+    Command("jobs", "the questions of this notebook that wait for their answer", "pending"),
+    Command("cancel ID", "stop a question that waits for its answer", "pending"),
+    Command(
         "approve ID", "let the model use the tool that answer ID asks for, and go on", "pending"
     ),
-    "deny": Command("deny ID", "do not let it, and go on", "pending"),
-    "check": Command(
+    Command("deny ID", "do not let it, and go on", "pending"),
+    Command(
         "check ID", "ask the server for the fate of a request whose connection was lost", "pending"
     ),
-    "record": Command(
-        "record FILE", "also write every answer to a file, for readers without a key", "past"
-    ),
-    "replay": Command("replay FILE", "replay the answers of such a file", "past"),
-    "export": Command(
+    Command("record FILE", "also write every answer to a file, for readers without a key", "past"),
+    Command("replay FILE", "replay the answers of such a file", "past"),
+    Command(
         "export [-c NAME|--all] FILE",
         "write a conversation as .md, .html, .jsonl, .tex or .bib",
         "past",
         (_CHAT, _ALL, _OVERWRITE),
     ),
-    "forget": Command(
+    Command(
         "forget ID...",
         "remove the texts of answers from the journal, and the recording being made",
         "past",
     ),
-    "help": Command("help", "this list", "commands"),
-}
+    Command("help", "this list", "commands"),
+)
+COMMANDS = {command.name: command for command in _ALL_COMMANDS}

@@ -131,6 +131,6 @@ def _paths(start: str) -> Iterable[str]:
         shown = (
             entry for entry in entries if not entry.name.startswith(".") and " " not in entry.name
         )
-        return [f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in shown]
+        return [f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ''}" for entry in shown]
     except (OSError, ValueError):
         return []

@@ -91,14 +91,6 @@ def fields_of(row: Row) -> tuple[str, str, str, str]:
     return when, printable(status)[:40], cost, words
 
 
-def refuse_more(rest: str) -> None:
-    if rest:
-        raise errors.BadInput(
-            f"This command takes nothing more, but got {rest[:40]}.",
-            "%aiml help shows how each is written.",
-        )
-
-
 def needed(rest: str, command: str, what: str) -> str:
     rest = rest.strip("\"'")
     if not rest:

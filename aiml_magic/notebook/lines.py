@@ -21,7 +21,8 @@ def keep_question_marks(lines: list[str]) -> list[str]:
             if found
             else line
         )
-        is_in_string ^= found is None and (line.count('"""') + line.count("'''")) % 2 == 1
+        if found is None and (line.count('"""') + line.count("'''")) % 2 == 1:
+            is_in_string = not is_in_string
     return kept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from aiml_magic import errors
+from aiml_magic.errors import AimlMagicError, BudgetExceeded, Interrupted
 from aiml_magic.journal.answer import Answer
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.runner.jobs import Job
@@ -35,7 +35,7 @@ def gather(
             asked.add(start)
             asked.settle(at_once)
         asked.settle(1)
-    except (errors.AimlMagicError, KeyboardInterrupt) as error:
+    except (AimlMagicError, KeyboardInterrupt) as error:
         raise asked.stopped(error) from error
     except BaseException:  # of the rows themselves
         asked.withdraw()
@@ -49,7 +49,7 @@ class _Asked:
     """The rows of a map asked so far: their answers, and the jobs of those without one."""
 
     def __init__(self, show: Callable[[int | None, float], None], *, keeps_errors: bool) -> None:
-        self.answers: list[Answer | errors.AimlMagicError | None] = []
+        self.answers: list[Answer | AimlMagicError | None] = []
         self.show = show
         self._keeps_errors = keeps_errors
         self._running: dict[int, Job] = {}  # by the index of the row
@@ -58,7 +58,7 @@ class _Asked:
         """Asks the next row."""
         try:
             self._running[len(self.answers)] = self._started(start)
-        except errors.AimlMagicError as error:
+        except AimlMagicError as error:
             if not self._keeps_errors:
                 raise
             self.answers.append(error)
@@ -73,7 +73,7 @@ class _Asked:
         while True:
             try:
                 return start()
-            except errors.BudgetExceeded:
+            except BudgetExceeded:
                 if not self._running:
                     raise
                 self.settle(len(self._running))
@@ -89,17 +89,17 @@ class _Asked:
                 return
             time.sleep(_TICK)
 
-    def stopped(self, error: errors.AimlMagicError | KeyboardInterrupt) -> errors.AimlMagicError:
+    def stopped(self, error: AimlMagicError | KeyboardInterrupt) -> AimlMagicError:
         """The error of the whole map; jobs that were sent go on, unless the person interrupted."""
-        stopped: errors.AimlMagicError
-        if isinstance(error, errors.AimlMagicError):
+        stopped: AimlMagicError
+        if isinstance(error, AimlMagicError):
             stopped = error
             self.withdraw()
         else:
             count = sum(isinstance(answer, Answer) for answer in self.answers)
             sent = sum(job.progress.state not in _UNSENT for job in self._running.values())
             cost = f"{count_of(sent, 'question')} under way may be charged" if sent else _FREE
-            stopped = errors.Interrupted(
+            stopped = Interrupted(
                 f"Interrupted after {count_of(count, 'answer')}; {cost}.",
                 "Ask again: the answered rows are replayed.",
             )
@@ -113,10 +113,10 @@ class _Asked:
         for job in self._running.values():
             job.withdraw()
 
-    def _outcome(self, job: Job) -> Answer | errors.AimlMagicError:
+    def _outcome(self, job: Job) -> Answer | AimlMagicError:
         try:
             return job.outcome()
-        except errors.AimlMagicError as error:
+        except AimlMagicError as error:
             if not self._keeps_errors:
                 raise
             return error

@@ -10,7 +10,7 @@ import itertools
 import keyword
 import numbers
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
@@ -194,7 +194,13 @@ OPTIONS = (
     Option("--no-store", "ask the server not to keep the answer"),
     Option("--dry-run", "show the request and its highest cost; send nothing"),
 )
-FLAGS = {flag: option for option in OPTIONS for flag in (option.long, option.short) if flag}
+
+
+def by_flag(several: Iterable[Option]) -> dict[str, Option]:
+    return {flag: option for option in several for flag in (option.long, option.short) if flag}
+
+
+FLAGS = by_flag(OPTIONS)
 
 
 def read_line(line: str) -> tuple[dict[str, Any], str]:

@@ -14,7 +14,6 @@ from aiml_magic.notebook.context import (
     held,
     line,
     needed,
-    refuse_more,
     row_of,
 )
 from aiml_magic.text import count_of, did_you_mean, say
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
 _MOST_ROWS = 1_000_000  # of a notebook that are exported
 
 
-def history(context: Context, rest: str) -> None:
+def history(context: Context, _: str) -> None:
     from aiml_magic.show import charts
 
-    refuse_more(rest)
     rows = context.journal.history(context.session.notebook)
     say("\n".join(map(line, rows)) or "Nothing was asked in this notebook yet.")
     say(f"Spent: {spent(context)}")
@@ -89,17 +87,14 @@ def _answer(context: Context, name: str) -> Answer:
     return context.journal.answers([row])[0]
 
 
-def tree(context: Context, rest: str) -> None:
+def tree(context: Context, _: str) -> None:
     from aiml_magic.session import conversation
     from aiml_magic.show import charts
 
-    refuse_more(rest)
     entries = conversation.tree(context.journal.history(context.session.notebook))
-    lines = [
-        f"{'   ' * depth}{line(row)}{' (stale)' * is_stale}" for depth, row, is_stale in entries
-    ]
-    leaves = []
+    lines, leaves = [], []
     for depth, row, is_stale in entries:
+        lines.append(f"{'   ' * depth}{line(row)}{' (stale)' if is_stale else ''}")
         when, status, cost, words = fields_of(row)
         told = " · ".join([*([] if status == "completed" else [status]), cost, when])
         leaves.append(charts.Leaf(depth, row.id, row.parent, row.chat, words, told, is_stale))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiml_magic import errors
-from aiml_magic.notebook.context import Context, line, refuse_more, row_of
+from aiml_magic.notebook.context import Context, line, row_of
 from aiml_magic.text import count_of, printable, say
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def resume(context: Context, rest: str) -> None:
         context.view().watch(job)
 
 
-def jobs(context: Context, rest: str) -> None:
-    refuse_more(rest)
+def jobs(context: Context, _: str) -> None:
     rows = context.journal.unfinished(context.session.notebook)
     say("\n".join(map(line, rows)) or "No question of this notebook waits for its answer.")
 

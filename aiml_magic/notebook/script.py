@@ -20,8 +20,8 @@ from datetime import date, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiml_magic import errors
 from aiml_magic.api import hidden
+from aiml_magic.errors import BadInput
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options
@@ -170,7 +170,7 @@ def _read(
     for name in given.keys() - settings.keys() - set(known):
         names = [*known, *HELP, *own]
         hint = did_you_mean(name, names) or f"There are {', '.join(dict.fromkeys(names))}."
-        raise errors.BadInput(f"{function} has no option {name}. Nothing was sent.", hint)
+        raise BadInput(f"{function} has no option {name}. Nothing was sent.", hint)
     here = {name: value for name, value in settings.items() if value is not None}
     magics = loaded_or_new().changed(here) if here else loaded_or_new()
     asked = {name: value for name, value in given.items() if name not in settings}
@@ -192,7 +192,7 @@ def _question_again(
     functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
     if text is None or (functions and "tool" not in chosen):
         what = "calls functions of a notebook" if text else "is incomplete"
-        raise errors.BadInput(
+        raise BadInput(
             f"The question of {answer!r} {what}. Nothing was sent.",
             "Ask it again in its cell, or leave it out.",
         )
@@ -241,7 +241,7 @@ def _parent_of(answer: Answer, magics: O3Pro) -> int | None:
     journal = loaded_or_new().asking.journal
     parent = journal.row(answer.journal_id).parent
     if parent is not None and magics.asking.journal is not journal:
-        raise errors.BadInput(
+        raise BadInput(
             f"{answer!r} continues an answer that the other journal does not have. "
             "Nothing was sent.",
             "Ask it again without journal.",
@@ -258,7 +258,7 @@ def _seconds(since: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if math.isnan(seconds):
-        raise errors.BadInput(
+        raise BadInput(
             f"since cannot be {one_line(repr(since), 40)}.", "It takes a date, such as 2026-11-25."
         )
     return seconds
@@ -277,7 +277,7 @@ def _since_1970(since: Any) -> float:
 
 def _keeps_errors(on_error: str) -> bool:
     if on_error not in ("raise", "keep"):
-        raise errors.BadInput(
+        raise BadInput(
             f"on_error cannot be {on_error!r}. Nothing was sent.", "It takes raise or keep."
         )
     return on_error == "keep"
@@ -286,7 +286,7 @@ def _keeps_errors(on_error: str) -> bool:
 def _checked(question: Any) -> str:
     if isinstance(question, str):
         return question
-    raise errors.BadInput(
+    raise BadInput(
         f"The question is a {type(question).__name__}, not a text. Nothing was sent.",
         "Write a text, and attach other objects with attach=.",
     )
@@ -302,18 +302,18 @@ def _cluster(client: Any, given: Given, journal: Journal) -> Cluster:
         "web_search",
         ["web_search"],
     ):
-        raise errors.BadInput(
+        raise BadInput(
             "On a cluster each row stands alone, without functions of the notebook and servers of "
             "tools. Nothing was sent.",
             "Leave out chat, after, new, background and tool; or leave out client.",
         )
     if hidden.texts(given.get("param")):
-        raise errors.BadInput(
+        raise BadInput(
             "The secrets in param cannot be sent to a cluster. Nothing was sent.",
             "Leave them out, or leave out client.",
         )
     if getattr(client, "status", None) != "running":
-        raise errors.BadInput(
+        raise BadInput(
             "The Dask client is not connected. Nothing was sent.",
             "Give client= a connected distributed.Client.",
         )

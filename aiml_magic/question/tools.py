@@ -287,17 +287,13 @@ def _awaited(awaitable: Any) -> Any:
 
 
 def _result_text(value: Any) -> str:
-    table = None if isinstance(value, str) else attachments.as_csv(value)
-    text = (
-        value
-        if isinstance(value, str)
-        else table or json.dumps(value, default=_plain, ensure_ascii=False)
-    )
-    return (
-        text
-        if len(text) <= _MAX_RESULT
-        else f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
-    )
+    text: str = value
+    if not isinstance(value, str):
+        table = attachments.as_csv(value)
+        text = table or json.dumps(value, default=_plain, ensure_ascii=False)
+    if len(text) > _MAX_RESULT:
+        return f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
+    return text
 
 
 def _plain(value: Any) -> Any:

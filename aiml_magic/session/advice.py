@@ -65,14 +65,14 @@ def explain(error: errors.RequestFailed, model: str, ask: Callable[[], Catalogue
 
 def line(name: str, catalogue: Catalogue) -> str:
     """A model on one line: id, price, context, longest answer, end and successor, if known."""
-    model = catalogue.find(name)
+    model = catalogue.find(name) or models.Model(name)
     facts = [one_line(name, 100)]
-    if model is not None and model.price is not None:
+    if model.price is not None:
         into, out = (f"${dollars * 1e6:,.2f}" for dollars in model.price)
         facts.append(f"{into} in, {out} out for a million tokens")
-    if model is not None and model.context is not None:
+    if model.context is not None:
         facts.append(f"context {model.context:,}")
-    if model is not None and model.longest is not None:
+    if model.longest is not None:
         facts.append(f"answer up to {model.longest:,}")
     _, _, fate = catalogue.fate(name, today()).partition(": ")
     return " · ".join([*facts, fate] if fate else facts)

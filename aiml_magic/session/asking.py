@@ -266,9 +266,7 @@ class Asking:
         """
         records = recording.read(path)
         for key, record in records.items():
-            self.replayed[key] = self.journal.import_recorded(
-                key, record.server, record.request, record.parent, vars(record)
-            )
+            self.replayed[key] = self.journal.import_recorded(key, record)
         return len(records)
 
     def forget(self, row: Row) -> list[Path]:

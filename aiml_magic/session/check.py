@@ -8,7 +8,6 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from aiml_magic import errors
 from aiml_magic.api.responses import (
     Cost,
     Raw,
@@ -21,6 +20,7 @@ from aiml_magic.api.responses import (
     status_of,
     sum_of_costs,
 )
+from aiml_magic.errors import BadInput, RequestFailed
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.prices import Get
@@ -50,14 +50,14 @@ def check(row: Row, journal: Journal, server: str, get: Get) -> Finding:
         way = "Name that server with %config O3Pro.base_url"
         if row.server == SANDBOX:
             way = "Use it with %aiml sandbox"
-        raise errors.BadInput(
+        raise BadInput(
             f"Question {row.id} was asked at {row.server[:80]}, which is not the server in use. "
             "Nothing was sent.",
             f"{way}, then try again.",
         )
     try:
         return _found(row, journal, get)
-    except errors.RequestFailed as error:
+    except RequestFailed as error:
         error.message += f" Question {row.id} stays as it was: it may have been charged."
         raise
 
@@ -77,13 +77,13 @@ def _found(row: Row, journal: Journal, get: Get) -> Finding:
     if response.outcome != "failed" and (response.has_begun or response.status == "completed"):
         spent = cost(raw, {})
         if spent is None:
-            with contextlib.suppress(errors.RequestFailed):  # not every server has a log
+            with contextlib.suppress(RequestFailed):  # not every server has a log
                 spent = _logged(row, get)[1]
         journal.recover(row.id, raw, spent)
         return Finding("answered", spent.usd if spent else None)
     try:
         fate, spent = _logged(row, get)
-    except errors.RequestFailed:
+    except RequestFailed:
         if response.outcome != "failed" or response.has_output:
             raise
         fate, spent = "failed", None
@@ -102,7 +102,7 @@ def _kept_response(row: Row, get: Get) -> Raw:
         return {}
     try:
         raw = get("responses/" + urllib.parse.quote(row.response_id, safe=""))
-    except errors.RequestFailed:
+    except RequestFailed:
         return {}
     return raw if isinstance(raw, Mapping) and is_response(raw) else {}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from aiml_magic import credentials, errors
+from aiml_magic import credentials
 from aiml_magic.credentials import Key
+from aiml_magic.errors import NOTHING_SENT, BadInput, NoKey
 from aiml_magic.runner.jobs import Sender
 
 _NO_KEY = "no-key-is-needed-here"
@@ -18,9 +19,7 @@ def key_of(sandbox_url: str | None) -> Key:
     from aiml_magic.sandbox import start as sandbox
 
     if (token := sandbox.token(sandbox_url)) is None:
-        raise errors.NoKey(
-            f"The sandbox is gone. {errors.NOTHING_SENT}", "%aiml sandbox starts it again."
-        )
+        raise NoKey(f"The sandbox is gone. {NOTHING_SENT}", "%aiml sandbox starts it again.")
     return Key("the sandbox", token)
 
 
@@ -31,7 +30,7 @@ def key_for_prices(sandbox_url: str | None) -> Key:
 
 def key_if_any(sandbox_url: str | None) -> Key:
     """The key, if there is one: some servers need it for their list of models."""
-    with contextlib.suppress(errors.BadInput):
+    with contextlib.suppress(BadInput):
         return key_of(sandbox_url)
     return key_for_prices(sandbox_url)
 
@@ -45,7 +44,7 @@ def key_for_sender(sandbox_url: str | None, sender: Sender, *, is_needed: bool) 
         return Key("where it is sent", "")
     try:
         return key_of(sandbox_url)
-    except errors.NoKey:
+    except NoKey:
         if is_needed:
             raise
         return Key("nowhere", "")
@@ -59,7 +58,7 @@ def secret(sandbox_url: str | None) -> Key | None:
 
     if sandbox.is_in_this_process(sandbox_url):
         return None
-    with contextlib.suppress(errors.BadInput):
+    with contextlib.suppress(BadInput):
         return credentials.find_key()
     return None
 
@@ -68,7 +67,7 @@ def check_absent(sent: str, sandbox_url: str | None) -> None:
     """Raises BadInput for a text that holds the API key."""
     key = secret(sandbox_url)
     if key is not None and key.is_in(sent):
-        raise errors.BadInput(
+        raise BadInput(
             "The API key is part of what would be sent, so nothing was sent.",
             "Remove it from the question, the options, the values and the server's address.",
         )

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.api.responses import Raw
+from aiml_magic.errors import NOTHING_SENT, ReplayMiss
 from aiml_magic.journal.replay import differences, nearest, short_json
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.question import Plan, Question
@@ -26,8 +26,8 @@ def check_recorded(
 def check_server(*, is_replay_only: bool) -> None:
     """Raises ReplayMiss if the server may not or cannot be asked."""
     if is_replay_only:
-        raise errors.ReplayMiss(
-            f'Replay is "only", so the server was not asked. {errors.NOTHING_SENT}',
+        raise ReplayMiss(
+            f'Replay is "only", so the server was not asked. {NOTHING_SENT}',
             '%config O3Pro.replay = "auto" allows it.',
         )
     _check_runner()
@@ -36,16 +36,16 @@ def check_server(*, is_replay_only: bool) -> None:
 def _check_runner() -> None:
     """Raises ReplayMiss in JupyterLite, where no process can start."""
     if sys.platform == "emscripten":
-        raise errors.ReplayMiss(
+        raise ReplayMiss(
             "A page of JupyterLite cannot start processes, so it answers only what is recorded. "
-            f"{errors.NOTHING_SENT}",
+            f"{NOTHING_SENT}",
             "Run %aiml replay FILE with a recording of it, or ask in Jupyter on a computer.",
         )
 
 
 def _replay_miss(
     question: Question, plan: Plan, journal: Journal, replayed: Collection[int]
-) -> errors.ReplayMiss:
+) -> ReplayMiss:
     """The error for a question that may not be sent; `replayed` are rows of recordings."""
     recorded = [row for row in journal.history() if row.state == "done"]
     ours = {"server": plan.server, **plan.request}
@@ -63,7 +63,7 @@ def _replay_miss(
             changed = ["the same question, in a recording that was not replayed in this session"]
             hint = "Run %aiml replay FILE with that recording first."
         lines += changed or ["the same question, behind another answer"]
-    return errors.ReplayMiss("\n".join(lines), hint)
+    return ReplayMiss("\n".join(lines), hint)
 
 
 def _settings_to_unset(

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aiml_magic import errors
+from aiml_magic.errors import BadInput
 from aiml_magic.journal import recording
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.recording import Record
@@ -62,7 +62,7 @@ class Recordings:
             path = self._paths[-1]
             try:
                 self._add(path, record)
-            except errors.BadInput as error:
+            except BadInput as error:
                 say(error)
 
     def remove(self, rows: Sequence[Row]) -> list[Path]:
@@ -84,9 +84,9 @@ class Recordings:
             changed = [path for path in held if len(left[path]) < len(held[path])]
             for path in changed:
                 self._write(path, left[path])
-        except errors.BadInput as error:
+        except BadInput as error:
             hint = "Mend or remove that recording, then try again."
-            raise errors.BadInput(f"Nothing was forgotten: {error.message}", hint) from error
+            raise BadInput(f"Nothing was forgotten: {error.message}", hint) from error
         return changed
 
     def _add(self, path: Path, record: Record) -> None:

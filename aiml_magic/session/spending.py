@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from aiml_magic import errors
 from aiml_magic.api.responses import Raw, Response, as_objects
+from aiml_magic.errors import NOTHING_SENT, BadInput, BudgetExceeded, Interrupted
 from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
@@ -103,9 +103,9 @@ class Spending:
         row_id = -1 if row is None else row.id
         for name, usd in _set(delivery):
             if worst.usd is None:
-                raise errors.BudgetExceeded(
+                raise BudgetExceeded(
                     f"The server lists no price for {request['model']}, so a budget cannot be "
-                    f"kept. {errors.NOTHING_SENT}",
+                    f"kept. {NOTHING_SENT}",
                     f"%config O3Pro.{name} = None asks without one.",
                 )
             limit = self._limit(name, usd, server, terms.price, besides=row_id)
@@ -134,7 +134,7 @@ class Spending:
 
         try:
             return self.journal.decide(step)
-        except errors.BudgetExceeded:
+        except BudgetExceeded:
             return False
 
     def _limit(
@@ -216,14 +216,14 @@ def confirm(delivery: Delivery, worst: WorstCase, terms: Terms) -> Terms:
         try:
             said = agreed(f"{worst}. Send it?")
         except KeyboardInterrupt as error:
-            raise errors.Interrupted(
-                f"Interrupted: {errors.NOTHING_SENT}", "Run the cell again to be asked once more."
+            raise Interrupted(
+                f"Interrupted: {NOTHING_SENT}", "Run the cell again to be asked once more."
             ) from error
     if said:
         return terms._replace(agreed_usd=_usd(worst))
     why = "nobody can be asked whether to send it" if said is None else "you did not say yes"
-    raise errors.BadInput(
-        f"{worst}, and {why}. {errors.NOTHING_SENT}",
+    raise BadInput(
+        f"{worst}, and {why}. {NOTHING_SENT}",
         "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd.",
     )
 
@@ -264,12 +264,12 @@ def _set(delivery: Delivery) -> Iterator[tuple[str, float]]:
             yield name, usd
 
 
-def _exceeded(worst: WorstCase, limit: Limit) -> errors.BudgetExceeded:
+def _exceeded(worst: WorstCase, limit: Limit) -> BudgetExceeded:
     hint = f"Lower --max-output-tokens, or raise the budget with %config O3Pro.{limit.setting}."
     if limit.reserved:
         hint += " %aiml jobs and %aiml check ID tell what is not settled."
-    return errors.BudgetExceeded(
+    return BudgetExceeded(
         f"{worst}; with {limit.used}, that passes the budget of {dollars(limit.usd)}. "
-        f"{errors.NOTHING_SENT}",
+        f"{NOTHING_SENT}",
         hint,
     )

@@ -25,6 +25,7 @@ from rows import new
 
 from aiml_magic import errors
 from aiml_magic.api.responses import Cost
+from aiml_magic.journal.recording import Record
 from aiml_magic.journal.rows import Result
 from aiml_magic.journal.schema import APPLICATION_ID, MIGRATIONS
 from aiml_magic.journal.store import Journal
@@ -407,14 +408,10 @@ def test_damaged_index(journal, how, is_open):
     row = journal.claim(journal.add(**new()).id)
     journal.finish(row.id, Result("done", wire.response("Whales sleep there, too.")))
     assert "done" == journal.row(row.id).state
-    came = {
-        "response": wire.response("A whale of a time."),
-        "notices": [],
-        "cost_usd": None,
-        "seconds": None,
-        "asked_at": 0.0,
-    }
-    journal.import_recorded("other", "s", {"input": "Why?"}, None, came)
+    answer = wire.response("A whale of a time.")
+    journal.import_recorded(
+        "other", Record("s", {"input": "Why?"}, None, answer, (), None, None, 0.0)
+    )
     assert [2, 1] == sorted((row.id for row in journal.search("whales sleep")), reverse=True)
     assert [1] == [row.id for row in journal.search("sea")]
     assert [3] == [row.id for row in journal.search("time")]
