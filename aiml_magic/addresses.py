@@ -6,6 +6,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
@@ -44,7 +45,12 @@ def base_url(setting: str) -> str:
 
     https, or http to this machine. Raises BadInput for any other, since a header holds the key.
     """
-    url = (setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL).strip().rstrip("/")
+    return _checked(setting or os.environ.get("AIML_API_URL", "") or DEFAULT_BASE_URL)
+
+
+@lru_cache(maxsize=8)
+def _checked(given: str) -> str:
+    url = given.strip().rstrip("/")
     hint = f"Set AIML_API_URL or %config O3Pro.base_url to something like {DEFAULT_BASE_URL}."
     is_plain = re.fullmatch(_PLAIN_URL, url, re.ASCII) is not None
     try:
@@ -77,7 +83,8 @@ def is_loopback(host: str) -> bool:
 
 def network() -> dict[str, str]:
     """The environment variables of proxies and certificates; a proxy's may hold a password."""
-    found = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    names = [name for name in os.environ if name.lower().endswith("_proxy")]
+    found = {name: os.environ[name] for name in names}
     named = {name: os.environ[name] for name in CERTIFICATES if os.environ.get(name)}
     return found | {name: str((_session_folder or Path()) / path) for name, path in named.items()}
 

@@ -63,12 +63,16 @@ class Client:
     def __init__(self, base_url: str, secrets: Secrets, silence: float) -> None:
         self._base_url = base_url.rstrip("/")
         self._secrets = secrets
-        self._headers = {"Authorization": f"Bearer {secrets.key}", "Accept-Encoding": "identity"}
+        self._headers = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"python-httpx/{httpx.__version__}",
+        }
         self._silence = silence
         self._timeout = httpx.Timeout(
             silence, connect=15.0, write=max(120.0, min(silence, 600.0)), pool=None
         )
-        self._idle: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncHTTPTransport] = []
         self._stops: set[asyncio.Task[None]] = set()
         self._pace = Pace()
 
@@ -82,34 +86,55 @@ class Client:
             await self._idle.pop().aclose()
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A connection for one request, idle or new; it is kept for others unless that fails.
+    async def _response(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """The response to one request, on an idle or new connection.
 
-        A client for each connection: httpx's pool takes quadratic time with many requests at once.
+        The connection is kept for others unless that fails. A transport for each connection:
+        httpx's pool takes quadratic time with many requests at once, and its client a tenth of the
+        time of a request for cookies, redirects and logs.
         """
-        http = self._idle.pop() if self._idle else self._new_connection()
+        connection = self._idle.pop() if self._idle else self._new_connection()
         try:
             if is_token(self._secrets.key):
-                await self._check_proof(http)
-            yield http
+                await self._check_proof(connection)
+            allowed = {"Authorization": f"Bearer {self._secrets.key}", **(headers or {})}
+            async with self._exchange(connection, method, url, allowed, **request) as response:
+                yield response
         except BaseException:
-            await http.aclose()
+            await connection.aclose()
             raise
-        self._idle.append(http)
+        self._idle.append(connection)
 
-    async def _check_proof(self, http: httpx.AsyncClient) -> None:
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self,
+        connection: httpx.AsyncHTTPTransport,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        content: bytes = b"",
+        trace: Any = None,
+    ) -> AsyncIterator[httpx.Response]:
+        extensions = {"timeout": self._timeout.as_dict()} | ({"trace": trace} if trace else {})
+        every = {**self._headers, **headers}
+        request = httpx.Request(method, url, headers=every, content=content, extensions=extensions)
+        async with contextlib.aclosing(await connection.handle_async_request(request)) as response:
+            yield response
+
+    async def _check_proof(self, connection: httpx.AsyncHTTPTransport) -> None:
         """Checks that the sandbox knows the token, before token or question are sent.
 
         Before each request: another program may own the port by now. Raises ConnectError.
         """
         root, nonce = self._base_url.removesuffix("/v1"), secrets.token_hex(16)
-        request = http.build_request("GET", f"{root}/sandbox/proof?nonce={nonce}")
-        del request.headers["Authorization"]
-        shown = b""
+        url, shown = f"{root}/sandbox/proof?nonce={nonce}", b""
         try:
             async with (
                 asyncio.timeout(_PROOF_WAIT),
-                contextlib.aclosing(await http.send(request, stream=True)) as response,
+                self._exchange(connection, "GET", url, {}) as response,
             ):
                 shown = await read(response, 1000)
         except (httpx.HTTPError, BodyTooLarge, BodyCut, TimeoutError) as error:
@@ -123,14 +148,8 @@ class Client:
     def _ssl_context(self) -> ssl.SSLContext | bool:
         return ssl_context(self._base_url)
 
-    def _new_connection(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            transport=transport(self._base_url, self._ssl_context),
-            timeout=self._timeout,
-            follow_redirects=False,
-            trust_env=False,
-            headers=self._headers,
-        )
+    def _new_connection(self) -> httpx.AsyncHTTPTransport:
+        return transport(self._base_url, self._ssl_context)
 
     async def ask(
         self,
@@ -224,7 +243,7 @@ class Client:
             else f"{self._base_url}/{path}"
         )
         try:
-            async with self._connection() as http, http.stream("GET", url) as response:
+            async with self._response("GET", url) as response:
                 raw = await read(response, MAX_BODY)
         except BodyTooLarge as error:
             raise failures.malformed(
@@ -317,17 +336,15 @@ class Client:
 
         url = f"{self._base_url}/responses"
         try:
-            async with self._connection() as http:
-                post = http.build_request(
-                    "POST", url, content=content, headers=headers, extensions={"trace": trace}
-                )
-                async with contextlib.aclosing(await http.send(post, stream=True)) as response:
-                    source = Source(body, response.status_code, response.headers, self._secrets)
-                    if response.is_success:
-                        reply = await self._reply(response, source, listener)
-                        return weighed(reply, time.monotonic() - sent_at)
-                    raw = self._secrets.clean(await read(response, MAX_ERROR_BODY, is_cut=True))
-                    return refused(raw, source, time.monotonic() - sent_at)
+            async with self._response(
+                "POST", url, headers, content=content, trace=trace
+            ) as response:
+                source = Source(body, response.status_code, response.headers, self._secrets)
+                if response.is_success:
+                    reply = await self._reply(response, source, listener)
+                    return weighed(reply, time.monotonic() - sent_at)
+                raw = self._secrets.clean(await read(response, MAX_ERROR_BODY, is_cut=True))
+                return refused(raw, source, time.monotonic() - sent_at)
         except Exception as error:  # noqa: BLE001  # also of TLS, of a proxy, of an invalid address
             return Reply({}, error=self._failure(error, is_sent=is_sent))
 
@@ -371,11 +388,11 @@ class Client:
         """Asks the server to cancel a response, in the background."""
 
         async def post() -> None:
-            with contextlib.suppress(httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed):
-                async with self._connection() as http:
-                    await asyncio.wait_for(
-                        http.post(f"{self._base_url}/{_path(response_id)}/cancel"), _STOP_WAIT
-                    )
+            url = f"{self._base_url}/{_path(response_id)}/cancel"
+            failed = httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed
+            with contextlib.suppress(*failed):
+                async with asyncio.timeout(_STOP_WAIT), self._response("POST", url) as response:
+                    await read(response, MAX_ERROR_BODY, is_cut=True)
 
         stop = asyncio.create_task(post())
         self._stops.add(stop)
