@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import zlib
 from collections.abc import AsyncGenerator, Iterator
@@ -16,6 +17,7 @@ from aiml_magic.api.sse import EventTooLarge
 
 _MAX_STREAM = 2**29  # bytes of one stream, most of them envelopes: 128,000 deltas of 4 kB
 _META_WAIT = 2.0  # seconds to wait for the chunk with the cost after the terminal event
+_END_WAIT = 0.02  # seconds to wait for the end of the body after both
 
 
 class BodyCut(Exception):
@@ -48,6 +50,7 @@ async def read_stream(response: httpx.Response, source: Source, listener: Listen
                 reader.finish()
                 break
             reader.feed(chunk)
+        await _read_to_end(chunks)
     except TimeoutError:
         pass  # the answer is complete; its cost stays unknown
     except asyncio.CancelledError:
@@ -60,6 +63,14 @@ async def read_stream(response: httpx.Response, source: Source, listener: Listen
     finally:
         await chunks.aclose()
     return reader.reply(ended)
+
+
+async def _read_to_end(chunks: AsyncGenerator[bytes, None]) -> None:
+    """Reads the end of a body behind its last event: only then can its connection be kept."""
+    with contextlib.suppress(TimeoutError, BodyCut, BodyTooLarge):
+        async with asyncio.timeout(_END_WAIT):
+            async for _ in chunks:
+                pass
 
 
 async def read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:

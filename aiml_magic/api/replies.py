@@ -153,11 +153,12 @@ class Reader:
     def _judged(self, ended: str | None) -> Reply:
         stream, request = self._stream, self._source.request
         # Secrets that were split between deltas are whole only here.
-        raw = self._source.secrets.without(stream.response())
+        response, differs_from_final, fills_final = stream.whole()
+        raw = self._source.secrets.without(response)
         has_failed = Response(raw).status == "failed"
         signs = {
-            "final_differs_from_stream": stream.differs_from_final,
-            "final_left_out": stream.fills_final and not has_failed,
+            "final_differs_from_stream": differs_from_final,
+            "final_left_out": fills_final and not has_failed,
             "error_before_end": stream.has_ended and bool(stream.error) and not has_failed,
             "no_terminal_event": not (stream.has_ended or stream.error or ended),
         }

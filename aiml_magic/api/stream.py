@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiml_magic.api.responses import (
     ENDS,
@@ -83,6 +83,14 @@ class Thinking:
 Event = TextDelta | Created | Thinking
 
 
+class Whole(NamedTuple):
+    """The response of a stream; its terminal event may hold another text, or leave parts out."""
+
+    response: Raw
+    differs_from_final: bool
+    fills_final: bool
+
+
 @dataclass
 class Stream:
     """Folds the events of one stream into its response.
@@ -115,11 +123,6 @@ class Stream:
         return seen
 
     @property
-    def text(self) -> str:
-        """The model's text so far."""
-        return Response({"output": self._items()}).text
-
-    @property
     def has_begun(self) -> bool:
         """A part of an answer was streamed, or its announcement."""
         return bool(self._response or self.has_worked)
@@ -132,26 +135,18 @@ class Stream:
     def has_cost(self) -> bool:
         return cost(self._response, {}, self.meta) is not None
 
-    @property
-    def differs_from_final(self) -> bool:
-        """The terminal response holds another text than was streamed."""
-        final = Response(self._response).text
-        return bool(self.text and final and self.text != final)
-
-    @property
-    def fills_final(self) -> bool:
-        """The terminal response is empty where something was streamed."""
-        has_output = self.has_ended and isinstance(self._response.get("output"), list)
-        filled = with_streamed(self._response, self._items())
-        return has_output and _content(filled) != _content(self._response)
-
-    def response(self) -> Raw:
-        """The response so far; empty if nothing was received."""
-        known = with_streamed(self._response, self._items())
-        if not self.has_ended:
-            return known
-        status = _worse(self._status, Response(known).status)
-        return known if status_of(known.get("status")) == status else {**known, "status": status}
+    def whole(self) -> Whole:
+        """The response so far, filled from the streamed items; empty if nothing was received."""
+        final, streamed = self._response, self._items()
+        known = with_streamed(final, streamed)
+        text, said = Response({"output": streamed}).text, Response(final).text
+        has_output = self.has_ended and isinstance(final.get("output"), list)
+        is_filled = has_output and known is not final and _content(known) != _content(final)
+        if self.has_ended:
+            status = _worse(self._status, Response(known).status)
+            if status_of(known.get("status")) != status:
+                known = {**known, "status": status}
+        return Whole(known, bool(text and said and text != said), is_filled)
 
     def _fold(self, event: Raw) -> Event | None:
         kind, response = as_text(event.get("type")), as_object(event.get("response"))

@@ -24,7 +24,7 @@ from aiml_magic.api.responses import ToolCall
 from aiml_magic.errors import AimlMagicError
 from aiml_magic.journal.answer import Answer
 from aiml_magic.runner.jobs import Job, Progress
-from aiml_magic.show import details
+from aiml_magic.show import details, safe
 from aiml_magic.show.answers import answer_bundle
 from aiml_magic.show.follow import (
     PERIOD,
@@ -36,7 +36,6 @@ from aiml_magic.show.follow import (
     counted,
     status_line,
 )
-from aiml_magic.show.safe import escape
 from aiml_magic.show.terminal import TerminalView
 from aiml_magic.text import plain
 
@@ -135,6 +134,7 @@ class NotebookPanel(Panel):
     def show(self, progress: Progress) -> None:
         output = self.open()
         if time.monotonic() - self._latest < PERIOD:
+            _prepare()
             return
         self._latest = time.monotonic()
         html = _panel_html(progress, self._how_to_stop)
@@ -209,7 +209,7 @@ def _bundles(answer: Answer, saved: Saved, *, is_new: bool = False) -> tuple[dic
 
 def _error_bundle(error: AimlMagicError) -> dict[str, str]:
     text = plain(f"{type(error).__name__}: {error}")
-    return {"text/html": f'<pre role="alert">{escape(text)}</pre>', "text/plain": text}
+    return {"text/html": f'<pre role="alert">{safe.escape(text)}</pre>', "text/plain": text}
 
 
 @contextmanager
@@ -238,11 +238,11 @@ def _streams_flushed_once() -> Iterator[None]:
 
 
 def _panel_html(progress: Progress, how_to_stop: str) -> str:
-    status = f"<div>{escape(status_line(progress))}. {how_to_stop}</div>"
+    status = f"<div>{safe.escape(status_line(progress))}. {how_to_stop}</div>"
     if not progress.tail:
         return status
     style = "white-space:pre-wrap;opacity:.8;margin:.5em 0 0"
-    return f'{status}<pre style="{style}">{escape(progress.tail)}</pre>'
+    return f'{status}<pre style="{style}">{safe.escape(progress.tail)}</pre>'
 
 
 def _html_widget(value: str) -> Any:
@@ -288,10 +288,17 @@ def _opened(row_id: int, response_id: str | None, calls: tuple[ToolCall, ...], s
     try:
         answer = saved(row_id)
     except AimlMagicError as error:
-        return f"<p>{escape(str(error))}</p>"
+        return f"<p>{safe.escape(str(error))}</p>"
     if answer.id != response_id:
         return "<p>The journal in use does not hold this answer.</p>"
     return details.opened(replace(answer, calls=calls))
+
+
+def _prepare() -> None:
+    """Imports what will show the answer, while the server works on it."""
+    if not _shared:
+        _layout_and_styles()
+        safe.markdown("text")
 
 
 _shared: list[Any] = []  # layout, style, and style of a button

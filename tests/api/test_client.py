@@ -451,6 +451,18 @@ def test_reset_after_the_end(asker):
             assert "Fine." == asker.ask(server.url).text
 
 
+def test_connection_is_used_again(module_asker):
+    """An answer leaves its connection to the next question: a JSON body, and a stream, whose end comes after its last event."""
+    whole = wire.response(meta={"usage": {"usd_spent": 0.01}})
+    event = json.dumps({"type": "response.completed", "response": whole})
+    stream = wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()])
+    for reply in (wire.json_reply(whole), stream):
+        with wire.serve(lambda _, reply=reply: reply) as server:
+            for _ in range(3):
+                module_asker.ask(server.url, chat=None)
+        assert 1 == len({request.client for request in server.posts})
+
+
 NO_HANDLES = """
 import asyncio, os, resource, sys
 from aiml_magic.api.client import Client

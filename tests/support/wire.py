@@ -22,6 +22,7 @@ class Request:
     path: str
     headers: dict[str, str]
     raw: bytes
+    client: Any = None  # the address at the other end of its connection
 
     @property
     def body(self) -> Any:
@@ -96,6 +97,7 @@ def serve(
                     if "/models" in request.path and not has_models:
                         reply = json_reply({}, 404)
                     else:
+                        request.client = connection.getpeername()
                         server.requests.append(request)
                         reply = answer(request)
                     if not _send(connection, reply, server):
