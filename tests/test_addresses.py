@@ -1,4 +1,4 @@
-"""Where the journal and the home are, and names that are no path."""
+"""Where the journal and the home are, and texts that cannot be a path."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def homeless(monkeypatch):
 
 
 def test_no_home_directory(homeless, monkeypatch, tmp_path):
-    """Who has no home directory is told to name a folder, and no folder `~` is made; with one named, all is well."""
+    """Without a home directory the error asks for a folder, and no folder `~` is made; a named folder is used."""
     monkeypatch.chdir(tmp_path)
     for where in (addresses.home, lambda: addresses.journal_path("")):
         with pytest.raises(BadInput, match="Nothing was sent") as refused:

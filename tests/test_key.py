@@ -147,7 +147,7 @@ def test_deep_json():
 
 
 def test_headers_are_masked():
-    """Of the headers of tool servers the words are secrets, whatever the scheme; those that are in any text are none."""
+    """The words of a tool server's headers are secrets under every scheme, except for common words."""
     secrets = Secrets(
         KEY,
         {
@@ -300,7 +300,7 @@ KEYS = [
 
 @pytest.mark.parametrize("text", KEYS, ids=range(len(KEYS)))
 def test_what_is_copied_along(text, home, monkeypatch):
-    """What is easily copied along with a key is no part of it, neither in the environment nor in the file."""
+    """Characters that are easily copied along with a key are removed, in the environment and in the file."""
     home.mkdir()
     (home / "key").write_text(text, "utf-8", newline="")
     if "\0" not in text:
@@ -322,7 +322,7 @@ def test_what_is_copied_along(text, home, monkeypatch):
     ],
 )
 def test_what_is_no_key(text, home, monkeypatch):
-    """What is no key is an error of two lines that does not show it."""
+    """A text that cannot be a key is an error of two lines that does not show it."""
     monkeypatch.setenv("AIML_API_KEY", text)
     with pytest.raises(errors.BadInput) as refused:
         credentials.need_key()
@@ -398,7 +398,7 @@ def test_secret_of_a_service(name, request, shell, monkeypatch, capsys):
 
 @pytest.mark.parametrize("kind", [*REFUSALS, SystemExit])
 def test_service_that_refuses(kind, colab, home, shell, capsys):
-    """A refusal is no key: the next source is looked at, and it is said without the words of the service; nobody asks again."""
+    """After a refusal of a service the next source is used; the message has no words of the service, and it is not asked again."""
     asked = colab(partial(refuse, kind))
     with pytest.raises(errors.NoKey, match=f"secret AIML_API_KEY: {kind.__name__}; asked again"):
         credentials.need_key()
@@ -432,7 +432,7 @@ def test_services_elsewhere(monkeypatch, colab, kaggle):
 
 
 def test_interrupt_while_a_service_is_asked(colab):
-    """An interrupt ends the wait for the page at once, and is no refusal."""
+    """An interrupt ends the wait for the page at once, and does not count as a refusal."""
     asked = colab(lambda: signal.raise_signal(signal.SIGINT) or time.sleep(10))
     began = time.monotonic()
     for _ in range(2):

@@ -244,7 +244,7 @@ AT_ONCE = 32  # faults: each has a server of its own, and few files may be open
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What came of every fault, by name."""
+    """The result of every fault, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIML_API_KEY", KEY)
         asker = Asker(tmp_path_factory.mktemp("faults") / "journal.sqlite3")
@@ -265,7 +265,7 @@ def outcomes(tmp_path_factory):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault(fault, outcomes):
-    """The person gets the answer or the right error, which says what it cost; the journal holds what came; none is sent too often."""
+    """The person gets the answer or the right error with its cost; the journal has what was received; nothing is sent too often."""
     got = outcomes[fault.name]
     assert fault.posts == got.posts
     if isinstance(fault.came, str):
@@ -454,7 +454,7 @@ def test_cost_of_a_failed_run(asker):
 
 
 def test_doubtful_costs_are_counted(asker):
-    """What may have been charged, and nobody knows how much, is told beside what was spent."""
+    """Questions of unknown cost are counted beside the sum of the known costs."""
     with (
         wire.serve(lambda _: wire.Reply(end="close")) as server,
         pytest.raises(errors.ConnectionLost),
@@ -500,7 +500,7 @@ def test_finished_in_other_words(asker):
 )
 @pytest.mark.parametrize("status", [None, "in_progress"])
 def test_stream_that_ends_in_other_words(kind, status):
-    """A terminal event decides that a stream has ended, whatever it is called, and whatever stands inside."""
+    """A terminal event ends a stream, under any of its names and with any content."""
     inside = wire.response(status="expired" if kind == "response.expired" else status)
     ended = Stream()
     for told in (CREATED, DELTA, event(kind, response=inside)):

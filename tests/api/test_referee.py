@@ -241,7 +241,7 @@ def test_parse(client):
 
 
 def test_tools(client):
-    """The official client is told which function to call, and gives the result back."""
+    """The official client gets a function call, and sends its result back."""
     (tool,) = tools_of(["price"], {"price": price}).specifications
     first = client.responses.create(
         model="openai/o3-pro", input="Call price.", tools=[tool], store=True

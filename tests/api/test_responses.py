@@ -109,7 +109,7 @@ def test_load_is_bounded(body):
 
 @pytest.mark.parametrize("spent", [None, True, "", "abc", "nan", "inf", -1, [], {}])
 def test_cost_is_never_made_up(spent):
-    """A cost that is no amount is not reported, instead of $0.00."""
+    """A cost that is not an amount counts as unknown, not as $0.00."""
     assert (
         cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
     )

@@ -134,7 +134,7 @@ REASONS = {
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_reasons_of_incompleteness(module_asker, reason):
-    """Why an answer is incomplete is told by name, and only a limit of tokens as one."""
+    """The reason of an incomplete answer is named, and only a token limit as a token limit."""
     reply = wire.response(status="incomplete", incomplete_details={"reason": reason})
     told = answers.banner(asked(module_asker, wire.json_reply(reply))[0])
     assert REASONS[reason] in told
@@ -326,7 +326,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("shape", TEXTS)
 def test_text_of_every_shape(module_asker, shape):
-    """Text is read in every shape that servers give it, and is no empty answer."""
+    """Text is read in every shape that servers send, so that the answer is not empty."""
     answer, _ = asked(module_asker, output(*TEXTS[shape]))
     assert "Fine." == answer.text
     assert "" == answers.banner(answer)
@@ -395,7 +395,7 @@ OPEN_REASONING = [
 
 @pytest.mark.parametrize("item", OPEN_REASONING)
 def test_open_reasoning(module_asker, item):
-    """The reasoning of an open model is shown in the details, and is no part of the answer."""
+    """The reasoning of an open model is shown in the details, not in the answer."""
     answer, _ = asked(module_asker, output(item, message(text("Fine."))))
     assert ("Fine.", "I weighed it.") == (answer.text, answer.reasoning)
     assert "I weighed it." in "".join(details.details(answer))
@@ -669,7 +669,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("at", range(len(OTHERS)))
 def test_other_refusals_are_not_sent_again(module_asker, at):
-    """What is no refusal of a form, or may have been executed, is not sent in another."""
+    """A request is sent in another form only after a refusal of its form that was certainly not executed."""
     came, posts = asked(module_asker, reply_of(OTHERS[at]), FINE)
     assert isinstance(came, errors.RequestFailed)
     assert 1 == len(posts)
@@ -733,7 +733,7 @@ def test_cut_off_under_events(module_asker):
 
 @pytest.mark.parametrize("kind", [STREAM, "application/json"])
 def test_error_as_a_whole_under_events(module_asker, kind):
-    """A JSON error, or a page, that comes instead of a stream is told in its words."""
+    """A JSON error, or a page, in place of a stream is shown in its own words."""
     for body in (b'{"error":{"message":"Say this"}}', b'{"detail":"Say this"}', b"<html><title>Say this</title></html>"):  # fmt: skip
         came, posts = asked(module_asker, wire.Reply(200, {"Content-Type": kind}, [body]))
         assert isinstance(came, errors.RequestFailed)

@@ -31,7 +31,7 @@ def read(case: str) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """All cases, asked at once: what came of each, by name."""
+    """All cases, asked at once: the result of each, by name."""
     from asking import Asker
 
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:

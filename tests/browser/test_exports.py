@@ -120,7 +120,7 @@ def test_page_without_network(executed, tmp_path, has_state):
 
 
 def test_exported_conversation(tmp_path):
-    """An exported page is no wider than a phone, whatever is in it, and axe finds no serious barrier; paper has all of wide code."""
+    """An exported page fits a phone's width with any content, axe finds no serious barrier, and a printed page has wide code in full."""
     wide = (
         f"# {'word ' * 40}\n\n{'word' * 40} https://example.org/{'way/' * 40}\n\n"
         f"```python\nx = '{'y' * 200}'\n```\n\n|{'a|' * 20}\n|{'-|' * 20}"

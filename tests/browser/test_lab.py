@@ -201,7 +201,7 @@ def test_streaming(opened):
 
 
 def test_news(opened):
-    """A screen reader is told once that the answer is there, when it is, and not of each change of the panel."""
+    """A screen reader announces the answer once, when it is there, and not each change of the panel."""
     page = opened.page
     page.evaluate(WATCH)
     page.wait_for_function("() => window.ticks > 2")

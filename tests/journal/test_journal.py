@@ -39,7 +39,7 @@ def journal(tmp_path):
 
 
 def test_life_of_a_row(journal):
-    """A row is queued, claimed once, and keeps what came of it; when it is over, nothing changes it."""
+    """A row is queued, claimed once, and stores its result; a row that is over does not change."""
     row_id = journal.add(**new()).id
     assert "queued" == journal.row(row_id).state
     assert row_id == journal.claim(row_id).id
@@ -199,7 +199,7 @@ def test_full_when_the_answer_comes(asker, capsys):
 
 
 def test_file_that_is_gone(journal):
-    """A journal that was removed or replaced meanwhile is no place for an answer; nothing is written where nobody looks."""
+    """After the journal was removed or replaced, no answer is written into the old file."""
     journal.add(**new())
     journal.path.unlink()
     with pytest.raises(errors.JournalError, match="No such file"):
@@ -211,7 +211,7 @@ def test_file_that_is_gone(journal):
 
 
 def test_many_make_it_at_once(tmp_path):
-    """Kernels that start at the same moment, where there is no journal yet, all find one."""
+    """Kernels that start at once without a journal all use the same new one."""
     for attempt in range(2):
         path = tmp_path / str(attempt) / "journal.sqlite3"
         barrier = threading.Barrier(32)
@@ -295,7 +295,7 @@ def read_only(path):
 
 @pytest.mark.parametrize("spoil", [garbage, folder, other_program, newer, torn, read_only])
 def test_refused_files(tmp_path, spoil):
-    """A file that is no journal of ours is an error of two lines that says what to do, and stays as it is."""
+    """A file that is not a journal is an error of two lines with a remedy, and is not changed."""
     path = tmp_path / "journal.sqlite3"
     spoil(path)
     before = path.read_bytes() if path.is_file() else None
@@ -357,7 +357,7 @@ def test_rescue_spares_what_is_there(journal):
      ("fine\0light", [1]), ("light \0 速度", [1]), ("\ud800", []), ("light \ud800", [1])],
 )  # fmt: skip
 def test_search_in_any_script(journal, words, found):
-    """Words are found in texts that leave no blanks between them, and what is no text in the words is passed over."""
+    """Words are found in scripts without spaces; characters that are not text are ignored in a search."""
     for question, answer in [
         ("光の速度は一定ですか", "Fine light."),
         ("Is GPT速度 all?", "Yes."),
@@ -718,7 +718,7 @@ def test_sign_of_life(journal, seconds, is_alive):
 
 
 def test_numbers_as_response_ids(journal):
-    """A number is a row's, even where a server calls its responses by numbers; what is no row's is a response's id."""
+    """A number names a row, even if a response has that number as its id; a number without a row is a response id."""
     for response_id in ("3", "1"):
         journal.finish(journal.add(**new()).id, Result("done", wire.response(id=response_id)))
     assert [1, 2, 1] == [journal.find_id(name) for name in "123"]

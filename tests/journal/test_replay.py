@@ -354,7 +354,7 @@ def test_recording_is_stable(home, sandbox_url, tmp_path):
 
 
 def test_recording_can_be_gone_on_with(asker, numbered, tmp_path):
-    """A conversation that was replayed from a recording goes on: the server is told all of it; and it can be recorded anew."""
+    """A replayed conversation can be continued: the server gets all of its turns; and it can be recorded anew."""
     asker.session.recordings.start(tmp_path / "a.jsonl")
     for text in ("One?", "Two?"):
         asker.session.recordings.keep(asker.ask(numbered.url, text), asker.journal)
@@ -479,7 +479,7 @@ def test_recording_that_cannot_be_written(asker, numbered, tmp_path, capsys):
      lambda line: line.replace('"notices": []', '"notices": 5'), lambda line: "[" * 100_000],
 )  # fmt: skip
 def test_spoilt_recordings(asker, tmp_path, spoil):
-    """A line that is no recorded answer, or that was changed, is refused, and nothing of the file is taken."""
+    """A line that is not a recorded answer, or that was changed, is refused, and nothing of the file is imported."""
     record = Record("s", {"input": "Why?"}, None, wire.response(), (), None, 1.0, 0.0)
     path = tmp_path / "a.jsonl"
     recording.write(path, {record.key: record})
@@ -584,7 +584,7 @@ def test_another_journal_is_another_memory(asker, numbered, tmp_path):
 
 
 def test_notebook_of_any_name(home, numbered, tmp_path, monkeypatch):
-    """A notebook asks in a folder of any name, also of one that is no text."""
+    """A notebook can ask in a folder of any name, even if the name is not valid UTF-8."""
     folder = tmp_path / os.fsdecode(b"\xe9\xe8")
     try:
         folder.mkdir()
@@ -611,7 +611,7 @@ def test_forgotten_under_way(asker, numbered):
 
 
 def test_forgotten_parent(asker, numbered):
-    """A parent that the server has forgotten is told as a transcript from the journal, and the answer says so."""
+    """A conversation whose response id the server has lost is sent as a transcript from the journal, with a notice."""
     asker.ask(numbered.url, "One?", cell="a")
     gone = {
         "error": {
@@ -709,7 +709,7 @@ def recorded(url: str, path: Path, *texts: str, **fields) -> Path:
 
 
 def test_recording_of_a_stranger(asker, numbered, tmp_path):
-    """An answer that was recorded elsewhere stands in only in the session that replayed its file, and says what it is."""
+    """A recorded answer is used only in the session that replayed its file, and is marked as recorded."""
     path = recorded(numbered.url, tmp_path / "a.jsonl", "Why?")
     asker.asking.replay_file(path)
     stands_in = asker.ask(numbered.url, "Why?", replay="auto", chat=None)
@@ -739,7 +739,7 @@ def test_recording_of_a_stranger(asker, numbered, tmp_path):
 
 
 def test_recordings_of_two(asker, numbered, tmp_path):
-    """Of two recordings that answer one question the one that was replayed here stands in, however often either was taken."""
+    """If two recordings answer a question, the one that was replayed in this session is used, in any order of imports."""
     mine = recorded(numbered.url, tmp_path / "mine.jsonl", "Why?")
     records = recording.read(mine)
     theirs = {
@@ -1013,7 +1013,7 @@ def test_replay_says_so(home, sandbox_url):
 
 
 def test_environment_of_replay(home):
-    """AIML_MAGIC_REPLAY that is none of the three is an error before anything is sent."""
+    """Another value of AIML_MAGIC_REPLAY than the three is an error before anything is sent."""
     code = "from IPython.core.interactiveshell import InteractiveShell as S\ns = S()\ns.run_line_magic('load_ext', 'aiml_magic')\ns.run_cell('%o3pro x')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"AIML_MAGIC_REPLAY": "sometimes"})  # fmt: skip

@@ -384,7 +384,7 @@ def test_schema_without_side_effects(tmp_path):
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "too large", "folder", "a link to a device"])
 def test_files_that_never_end(tmp_path, kind):
-    """What is no file, or larger than any recording, is refused at once, as a recording and as a journal."""
+    """Anything but a regular file, and a file larger than any recording, is refused at once, as a recording and as a journal."""
     path = tmp_path / "tutorial.o3pro"
     match kind:
         case "device":

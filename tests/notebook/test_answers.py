@@ -86,7 +86,7 @@ def test_lines_are_the_same(server):
 
 @pytest.mark.parametrize("since", ["yesterday", [], object(), float("nan"), 10**400, dt.date.min])
 def test_times_that_are_none(since):
-    """What is no time is told in two lines."""
+    """A value that is not a time is an error of two lines."""
     with pytest.raises(errors.BadInput, match="since cannot be"):
         history(since=since)
 
@@ -108,7 +108,7 @@ def test_again(server):
 
 
 def test_again_without_settings(server):
-    """A setting that was made since is none of the old question."""
+    """A setting that was changed later does not apply to the old question."""
     ask("One?")
     script.loaded_or_new().effort = "high"
     again = history().again(model="other", progress=False)
@@ -186,7 +186,7 @@ def test_samples_of_rows(numbered):
 
 @pytest.mark.parametrize("samples", [0, -1, 1.5, "many", True])
 def test_numbers_that_are_none(numbered, samples):
-    """A number of samples that there cannot be is told before anything is sent."""
+    """An impossible number of samples is an error before anything is sent."""
     with pytest.raises(errors.BadInput, match="--samples cannot be"):
         ask("Rate it.", samples=samples)
     assert not numbered.posts

@@ -132,7 +132,7 @@ def test_wrong_options(echo, wrong):
 
 
 def test_background(echo):
-    """In the background it is a job; several answers are not, and that is told before anything is sent."""
+    """In the background one answer is a job; several are refused before anything is sent."""
     assert "On Why?" == ask("Why?", background=True).wait(10).text
     with pytest.raises(errors.BadInput, match="Nothing was sent"):
         ask("Why not?", background=True, samples=2)
@@ -335,7 +335,7 @@ def test_column_of_files(echo, tmp_path):
     ],
 )
 def test_rows_that_are_none(echo, rows, words):
-    """A text is not taken apart, and columns that do not fit are told before anything is sent."""
+    """A text is not split into letters, and columns of different lengths are an error before anything is sent."""
     with pytest.raises(errors.BadInput, match=words) as refused:
         ask.map("{{a}}", rows)
     assert "Nothing was sent." in str(refused.value)

@@ -115,7 +115,7 @@ def test_other_cells_cost_nothing(shell):
 
 
 def test_chats_of_a_broken_journal(shell, home):
-    """Chats are those of the notebook's journal; one that cannot be read is no reason to say anything at a Tab, nor is it made."""
+    """Chats are completed from the notebook's journal; one that cannot be read gives no message at Tab, and none is created."""
     assert ["main"] == offered(shell, "%%o3pro -c ")
     assert not home.exists()
     home.mkdir()

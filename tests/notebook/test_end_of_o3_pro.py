@@ -1,4 +1,4 @@
-"""A notebook of o3-pro on the day after: it replays whole, a new cell is told what follows, and with that line it is answered."""
+"""A notebook of o3-pro after the model's end: it replays, a new cell names the successor, and with that line it is answered."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_models_command_without_a_list(shell, monkeypatch, capsys):
 
 @pytest.mark.parametrize("line", ["%o3pro -m openai/o1 -q x", "%o3pro -q -b x"])
 def test_other_ways_to_ask(shell, capsys, line):
-    """The same is told of a model that an option names, and of a job."""
+    """The same hint is given for a model named by an option, and for a job."""
     with wire.serve(after_the_end_of_all, has_models=True) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         error = run(shell, line)

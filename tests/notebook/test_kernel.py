@@ -162,7 +162,7 @@ def test_rerun_keeps_its_place(running, sandbox_url):
 
 @pytest.mark.parametrize("reply", ["silence", "hang"])
 def test_interrupt(running, reply, home):
-    """An interrupt gives the cell back at once, closes the connection soon, keeps what came, and says what it may cost."""
+    """An interrupt frees the cell at once, closes the connection soon, keeps the text received, and says what it may cost."""
     delta = (
         b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half an answer"}\n\n'
     )
@@ -313,7 +313,7 @@ def test_runner_killed(running):
 
 
 def test_question_marks(running, sandbox_url):
-    """A line question ends with a question mark and is no call for help; `%%o3pro?` is one."""
+    """A line question may end with a question mark, which IPython does not read as help; `%%o3pro?` is help."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     for line in ("%o3pro What's 6*7?", 'a = %o3pro Is "it" {6*7}?', "if True:\n    %o3pro Why?"):
         assert 1 == len(running.run(line).of_type("text/markdown")), line

@@ -34,7 +34,7 @@ from aiml_magic.notebook.options import OPTIONS, read_line, usage
     ],
 )  # fmt: skip
 def test_lines(line, values, question):
-    """Options are read up to the first word that is none; the question behind them is what was typed."""
+    """Options are read up to the first other word; the rest is the question, exactly as typed."""
     assert (values, question) == read_line(line)
 
 

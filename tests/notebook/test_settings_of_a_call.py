@@ -67,7 +67,7 @@ WRONG = [
 
 
 def test_names_that_are_none(server):
-    """What is no option and no setting is told with the nearest, also where errors are kept, and without rows."""
+    """An unknown option is an error with the nearest name, also with on_error="keep" and without rows."""
     for given, hint in UNKNOWN:
         for call in (
             lambda given=given: ask.map("{{row}}", ["a"], on_error="keep", **given),

@@ -478,7 +478,7 @@ def test_login_that_is_interrupted(shell, home, keyring_of, monkeypatch, capsys)
 
 @pytest.mark.parametrize("place", ["home", "home/key"])
 def test_key_that_no_disk_takes(shell, home, place, monkeypatch, capsys):
-    """The same where a file is in place of the home, or a folder in place of the key; the folder is no key to remove."""
+    """The same if a file is in place of the home, or a folder in place of the key; the folder is not removed."""
     if place == "home":
         home.touch()
     else:
@@ -824,7 +824,7 @@ def test_export_of_a_chat(shell, answering, tmp_path, capsys):
 
 
 def test_export_before_an_answer(shell, home, monkeypatch):
-    """A conversation whose only question failed is none yet, and its own name is no hint."""
+    """A conversation whose only question failed cannot be exported, and the error does not suggest its own name."""
     monkeypatch.delenv("AIML_API_KEY", raising=False)
     assert "NoKey" == type(run(shell, "%o3pro Why?")).__name__
     assert (

@@ -11,7 +11,7 @@ QUICKSTART = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 
 
 def test_conversation(llama, asker):
-    """A real model answers, and is told the conversation: by transcript, since this server refuses response ids."""
+    """A real model answers and gets the conversation as a transcript, since this server refuses response ids."""
     options = {"model": "smollm2", "max_output_tokens": 40}
     one = asker.ask(llama, "Say hello.", **options)
     two = asker.ask(llama, "And again?", **options)

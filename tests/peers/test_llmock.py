@@ -63,7 +63,7 @@ def test_what_cannot_pass(llmock, asker, status):
 
 @pytest.mark.parametrize("kind", ["disconnect", "truncate"])
 def test_broken_stream(llmock, asker, kind):
-    """A stream that breaks, or ends early in good order, is no answer: what came is kept, and it is not paid twice by itself.
+    """A stream that breaks, or ends early in good order, is an error: its text is kept, and it is not sent again automatically.
 
     llmock sees no second request, and takes that for acceptance or for giving up; the person saw an error.
     """

@@ -36,7 +36,7 @@ def told(llmock) -> list[str]:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_conversation(ogx, llmock, asker, stream):
-    """Three turns by response id: the model is told exactly the conversation so far."""
+    """Three turns by response id: the model gets exactly the conversation so far."""
     llmock.will(
         {"type": "reply", "text": "One.", "times": 1},
         {"type": "reply", "text": "Two.", "times": 1},
@@ -137,7 +137,7 @@ def price(item: str) -> float:
 
 
 def test_tools(ogx, llmock, asker):
-    """A round of tools by the response's id, and a turn after it: the model is told the call, its result and the answer."""
+    """A round of tools by the response's id, and a turn after it: the model gets the call, its result and the answer."""
     wanted = {"type": "reply", "tool_calls": [{"name": "price", "arguments": {"item": "pear"}}]}
     llmock.will(wanted, {"type": "reply", "text": "It is 0.75."}, {"type": "reply", "text": "Yes."})
     answer = asker.ask(

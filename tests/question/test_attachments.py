@@ -88,7 +88,7 @@ ENCODED = {
 
 @pytest.mark.parametrize("kind", ENCODED)
 def test_encodings(tmp_path, kind):
-    """A text is sent as what it says, whatever program saved it; in which encoding it was read is told, if it is not UTF-8."""
+    """A text in any common encoding is sent as its characters; an encoding other than UTF-8 is named."""
     text, encoding, read_as = ENCODED[kind]
     (tmp_path / "table.csv").write_bytes(text.encode(encoding))
     (part,) = attach(str(tmp_path / "table.csv"), {})
@@ -289,7 +289,7 @@ UNSENDABLE = {
 
 @pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE)
 def test_values_that_cannot_be_sent(value):
-    """A figure that fails to draw, a table that nobody can read, and what is no attachment at all are two lines of error."""
+    """A figure that fails to draw, an unreadable table, and a value that cannot be attached are errors of two lines."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         attach("thing", {"thing": value})
     assert 2 == len(str(refused.value).splitlines())
@@ -351,7 +351,7 @@ def test_request(asker):
 
 
 def test_recording_holds_hashes_of_texts(asker, tmp_path):
-    """A recording holds the name, the size and the hash of an attached text, and none of its words; it replays for whoever has it.
+    """A recording holds the name, the size and the hash of an attached text, not its words; it replays where the same text is attached.
 
     The question, and what was written into it, are in the recording as they were asked; the text that goes with a later
     transcript is said not to be at hand.
@@ -451,7 +451,7 @@ def test_key_knows_the_content(one, two):
 
 
 def test_recording_holds_hashes(asker, tmp_path):
-    """A recording holds the hash of an attachment instead of it, and replays for whoever attaches the same."""
+    """A recording holds the hash of an attachment instead of it, and replays where the same file is attached."""
     path = tmp_path / "r.jsonl"
     noise = PNG + os.urandom(100_000)
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
@@ -477,7 +477,7 @@ def test_recording_holds_hashes(asker, tmp_path):
 
 
 def test_numpy():
-    """An array of pixels is a PNG; one that is none is an error, and so is one of other numbers."""
+    """An array of pixels becomes a PNG; an array of another shape or with other numbers is an error."""
     np = pytest.importorskip("numpy")
     for array in (np.zeros((4, 3), "uint8"), np.ones((4, 3, 3)), np.zeros((4, 3, 4), bool)):
         content = attachments.as_picture(array, "a")

@@ -68,7 +68,7 @@ def test_filled(template, filled):
     ],
 )  # fmt: skip
 def test_refused(template):
-    """What is no field, begins with an underscore or does not exist is two lines of error, before anything is sent."""
+    """Braces without a valid field, a private name and an unknown name are errors of two lines before anything is sent."""
     with pytest.raises(BadInput) as refused:
         fill(template, VARIABLES)
     assert 2 == len(str(refused.value).splitlines())

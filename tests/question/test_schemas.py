@@ -200,7 +200,7 @@ def test_type_that_fails():
     "text", ["", "no JSON", "[]", "null", '{"score": "x"}', '{"score": true}', "{}", "[" * 100_000]
 )
 def test_dict_does_not_fit(text):
-    """What a JSON Schema does not allow is no reply to it."""
+    """A reply that does not fit its JSON Schema is refused."""
     with pytest.raises(SchemaMismatch):
         of_value(RATED, "rated").parse(text)
 

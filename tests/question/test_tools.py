@@ -78,7 +78,7 @@ def test_run():
     "wrong", [call("price", item="plum"), call("price"), call("price", item=1), call("price", item="pear", more=1), call("nothing"), ToolCall("c", "price", "{"), ToolCall("c", "price", "[]")]
 )  # fmt: skip
 def test_errors_go_back(wrong):
-    """What goes wrong in a call is told to the model, and stops nothing."""
+    """An error in a call is sent to the model, and does not end the question."""
     assert json.loads(tools.run(wrong, VARIABLES))["error"]
 
 
@@ -100,7 +100,7 @@ def test_confirm(said, told):
 
 
 def asked_for(function, arguments: str) -> tuple[list[str], str]:
-    """What the person is asked before a function is run, and what the model is told."""
+    """The question to the person before a function runs, and the result for the model."""
     asked: list[str] = []
     told = tools.run(
         ToolCall("c", "f", arguments),
@@ -242,7 +242,7 @@ def test_scalars_of_numpy(value, told):
 
 @pytest.mark.parametrize("name", ["prise", "_hidden", "7", "x y"])
 def test_unknown_tool(name):
-    """A name that is no tool is two lines, with the nearest one."""
+    """A name without a tool is an error of two lines with the nearest name."""
     with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
         tools_of([name], VARIABLES)
     assert ("price" in refused.value.hint) == (name == "prise")
@@ -347,7 +347,7 @@ def test_loop(asker):
 
 
 def test_loop_by_transcript(asker):
-    """Where the server keeps nothing, the next round tells the calls again, before what came of them."""
+    """If the server stores nothing, the next round repeats the calls before their results."""
     replies = wanting(("a", "price", {"item": "pear"})), wire.json_reply(wire.response("Done."))
     with wire.serve(in_turn(*replies)) as server:
         ask(asker, server, "price", store=False)
@@ -509,7 +509,7 @@ def wordless() -> None:
 
 @pytest.mark.parametrize("function", [leaving, wordless])
 def test_whatever_a_function_raises(function):
-    """Only an interrupt ends a question that is paid for: a function that leaves, or fails without words, is told of."""
+    """Only an interrupt ends a question that is paid for: a function that exits, or fails without a message, becomes a result for the model."""
     told = tools.run(call(function.__name__), {function.__name__: function})
     assert {"leaving": "SystemExit", "wordless": "Wordless"}[function.__name__] in told
 

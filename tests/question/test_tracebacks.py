@@ -44,7 +44,7 @@ def test_variable_that_holds_an_exception(home):
 
 
 def test_members_of_a_group(home):
-    """Each exception of a group is told, and a cause that leads back to its effect is told once."""
+    """Each exception of a group is in the text; a circular cause is in it once."""
     one = ValueError("one")
     one.__cause__ = KeyError("two")
     one.__cause__.__cause__ = one
@@ -102,7 +102,7 @@ def test_paths_are_relative(home, tmp_path, monkeypatch):
 
 
 def test_long_recursion(home):
-    """Of a recursion without end the first and the last frames are told, and how many are not."""
+    """Of an endless recursion the first and last frames are shown, with the number of the others."""
     told = traceback_of(_raised("def a(n): b(n)\ndef b(n): a(n)\na(1)"))
     assert "frames are left out" in told
     assert len(told) < 8000
@@ -110,7 +110,7 @@ def test_long_recursion(home):
 
 
 def test_exception_that_cannot_be_told(home):
-    """One whose words cannot be had is told by its name."""
+    """An exception whose text cannot be read is shown by its class name."""
     told = traceback_of(
         _raised("class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd")
     )

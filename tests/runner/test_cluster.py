@@ -58,7 +58,7 @@ def echo(request: wire.Request) -> wire.Reply:
 
 
 class Held:
-    """A server that answers when it is told to."""
+    """A server that answers on a signal."""
 
     def __init__(self):
         self.is_over = threading.Event()
@@ -300,7 +300,7 @@ def test_cluster_that_goes(home, monkeypatch):
 
 
 def test_client_that_is_closed(cluster, home):
-    """A client that is closed already, or is none, is two lines, and leaves no thread for which a script would wait for ever."""
+    """A closed client, or a value that is not a client, is an error of two lines, and leaves no thread that would keep a script alive."""
     closed = distributed.Client(cluster)
     closed.close()
     for client in (closed, "tcp://127.0.0.1:1"):

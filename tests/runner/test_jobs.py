@@ -284,7 +284,7 @@ def test_many_jobs(asker):
 
 
 def test_two_runners_one_row(asker, held):
-    """A row is sent once, whoever is told to send it and how many are at once; each of them gets its answer."""
+    """A row is sent once, however many runners try at once; each of them gets its answer."""
     job = start(asker, held, "one")
     others = [RunnerProcess(asker.journal) for _ in range(3)]
     row = asker.journal.row(job.id)
@@ -299,7 +299,7 @@ def test_two_runners_one_row(asker, held):
 
 
 def test_runner_that_dies_before_all_is_read(asker, held):
-    """A new runner is started while events of the dead one are still read: who waits for the dead one hears of its end."""
+    """Jobs of a dead runner end, even if a new runner is started while events of the old one are still read."""
     one = start(asker, held, "one")
     with one._changed:  # its first event is not read yet
         wait_until(lambda: held.posts)
@@ -313,7 +313,7 @@ def test_runner_that_dies_before_all_is_read(asker, held):
 
 
 def test_what_else_is_printed(asker, held, tmp_path, monkeypatch):
-    """Whatever the user's Python prints in the runner, at its start or in half a line at its end, is no event."""
+    """Output of the user's Python in the runner, at its start or as an unfinished line at its end, is not read as an event."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\nprint('Welcome!')\nprint('[1]')\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print(end='{\"event\"', flush=True), os._exit(1)))"
@@ -440,7 +440,7 @@ def test_background_cell(running, held, home):
 
 
 def test_background_error(running, home):
-    """What goes wrong in the background is shown in the cell that asked, and raised by whoever wants the answer."""
+    """An error in the background is shown in its cell, and raised where the answer is used."""
     with wire.serve(lambda _: wire.json_reply({"message": "Bad <b>question</b>."}, 400)) as server:
         running.run(f"%config O3Pro.base_url = {server.url!r}")
         asked = running.run("%%o3pro -b -o job\nWhy?")

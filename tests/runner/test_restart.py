@@ -136,7 +136,7 @@ def test_end_of_the_kernel_in_the_middle(running, held, answer, end):
 
 
 def test_kernel_that_takes_long_to_end(running, held, home):
-    """A kernel that is told to end lets its runner go at once, whatever it then waits for itself."""
+    """A kernel that is shut down closes its runner's pipe at once, even if the kernel itself waits for something else."""
     with wire.serve(silent(held)) as server:
         use(running, server.url)
         running.run(
@@ -284,7 +284,7 @@ EVENTS_OF_NO_KIND = [
 
 
 def test_events_that_cannot_be_read(home, held, tmp_path, monkeypatch):
-    """Whatever else the runner's process prints among its events, the job is told of its end."""
+    """A job gets its end even if the runner's process prints other lines among the events."""
     told = "\n".join(map(json.dumps, EVENTS_OF_NO_KIND))
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nif 'aiml_magic.runner' in sys.orig_argv: print({told!r}, flush=True)"

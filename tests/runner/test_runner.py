@@ -96,7 +96,7 @@ def test_step_that_fails_harms_no_other(journal, order):
 
 
 def test_cancellation_is_felt_after_the_step(journal):
-    """A step is not taken by half: who is cancelled meanwhile hears what came of it first."""
+    """A step is completed before a cancellation takes effect, and its result is reported."""
     is_free, heard = threading.Event(), []
 
     async def wait_for_a_step():
@@ -303,7 +303,7 @@ def test_runner_does_not_wait_for_what_is_safe(journal):
 
 @pytest.mark.parametrize("reply", ["cut off", "refused"])
 def test_what_had_come_is_kept_at_once(journal, reply):
-    """What came of a response that broke off, its id too, is kept in one step with its end, by a rescue as by the journal."""
+    """The part of an interrupted response and its id are stored in one step with its end, by the journal and by a rescue file."""
     created = {"type": "response.created", "response": {"id": "resp_7", "status": "in_progress"}}
     delta = {"type": "response.output_text.delta", "delta": "Half of"}
     chunks = [f"data: {json.dumps(event)}\n\n".encode() for event in (created, delta)]

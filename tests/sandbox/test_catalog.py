@@ -24,7 +24,7 @@ def test_list(sandbox_url):
 
 
 def test_feed(sandbox_url):
-    """The feed tells of a model that ends, with its successor, and of one that ended."""
+    """The feed lists a model that will end, with its successor, and one that has ended."""
     status, feed = call(f"{sandbox_url}/models/deprecations")
     ends, ended = feed["data"]
     assert (200, "openai/o3-pro", "deprecated", "2026-12-11", "openai/gpt-5.6-sol") == (
@@ -58,7 +58,7 @@ def test_wrong_filters(sandbox_url, query):
 
 @pytest.mark.parametrize("path", ["models", "models/deprecations"])
 def test_public_and_cached(sandbox_url, path):
-    """A sandbox started by hand shows both without a key, for five minutes; whoever has the same gets no copy."""
+    """A sandbox started by hand sends both lists without a key, cacheable for five minutes; an unchanged list is not sent again."""
     with urllib.request.urlopen(f"{sandbox_url}/{path}", timeout=10) as answer:
         assert "public, max-age=300" == answer.headers["Cache-Control"]
         assert load(answer.read())["data"]

@@ -209,7 +209,7 @@ def test_successors(sandbox_url):
 
 
 def test_cost_in_headers(sandbox_url):
-    """A cost is told in the body, and by headers too, as the vendor does."""
+    """The cost is in the body and in headers, as the vendor sends it."""
     import urllib.request
 
     body = b'{"model": "openai/o3-pro", "input": "Why?"}'

@@ -34,7 +34,7 @@ def test_says_what_it_is(sandbox_url):
 
 
 def test_remembers(sandbox_url):
-    """A chain has a real memory, by id and by transcript; without `store` there is none."""
+    """A conversation is remembered by id and by transcript; by id only with `store`."""
     _, one = ask(sandbox_url, "First question")
     _, two = ask(sandbox_url, "Second", previous_response_id=one["id"])
     _, three = ask(sandbox_url, "Third", previous_response_id=two["id"])
@@ -94,7 +94,7 @@ def test_needs_a_key(sandbox_url):
 
 
 def test_orders_alone(sandbox_url):
-    """Orders without a question are called so, where they are answered and where the conversation is told."""
+    """A message of orders alone is named so in its answer and in the list of earlier turns."""
     _, first = ask(sandbox_url, "sandbox: delay=0")
     assert "It read orders, and no question.\n\n| sent with it |" in text(first)
     _, second = ask(sandbox_url, "And now?", previous_response_id=first["id"])
@@ -139,7 +139,7 @@ def test_service_routes(sandbox_url):
     "query", ["offset=x", "limit=-1", "limit=", "offset=" + "9" * 5000, "period=x"]
 )
 def test_logs_that_cannot_be_asked_for(sandbox_url, query):
-    """What is no number is refused in the vendor's manner."""
+    """A value that is not a number is refused with the vendor's error."""
     assert 400 == call(f"{sandbox_url.removesuffix('/v1')}/v2/logs?{query}")[0]
 
 
@@ -181,7 +181,7 @@ def test_fault_that_passes(module_asker, sandbox_url):
     ("fault", "outcome"), [("incomplete", "incomplete"), ("refusal", "refusal")]
 )
 def test_unwanted_answers(module_asker, sandbox_url, fault, outcome):
-    """Answers that are no success can be had on demand."""
+    """Orders produce incomplete, failed and refused answers."""
     assert (
         outcome
         == module_asker.ask(
@@ -244,7 +244,7 @@ QUESTION = json.dumps({"model": "m", "input": "x"})
      "127.0.0.1:{}@evil.example", "127.0.0.1, evil.example", "evil@127.0.0.1", "0x7f.1", "2130706433", "", "[", ":{}", None],
 )  # fmt: skip
 def test_other_names_are_refused(sandbox_url, host):
-    """A name that was bent to lead here, as by a page whose DNS changes, is no name of this sandbox: nothing is read."""
+    """A request with a foreign host name, as after DNS rebinding, is refused before its body is read."""
     port = port_of(sandbox_url)
     for method, path in (
         ("POST", "/v1/responses"),
@@ -280,7 +280,7 @@ def test_web_pages_are_refused(sandbox_url, origin, method, path):
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_needs_the_token(own, method, path):
-    """One that was started for a home wants its own token, and another key is none; one started by hand wants any key."""
+    """A sandbox of a home accepts its own token only; one that was started by hand accepts any key."""
     note = sandbox._note(own)
     for wrong in (
         None,
@@ -327,7 +327,7 @@ def echo(request: wire.Request) -> wire.Reply:
 
 
 def test_impostor(asker, home):
-    """Whoever takes the port of a sandbox that is gone is told neither its token nor a question, then or when it is looked for."""
+    """Another program at the port of a sandbox that ended gets neither its token nor a question."""
     asker.session.sandbox_url = sandbox.find_or_start(home)
     assert "no model is behind it" in asker.ask("", "Before?").text
     token = sandbox._note(home).token
@@ -364,7 +364,7 @@ def test_gone(asker, home):
     not Path("/proc/self/environ").exists(), reason="this system shows no environment of a process"
 )
 def test_key_is_in_no_environment(asker, home, monkeypatch):
-    """Neither the sandbox nor the runner has the key in its environment; the runner is told it by its pipe."""
+    """Neither the sandbox nor the runner has the key in its environment; the runner gets it by its pipe."""
     monkeypatch.setenv("AIMLAPI_API_KEY", f"other-{KEY}")
     asker.session.sandbox_url = sandbox.find_or_start(home)
     asker.ask("", "Why?")

@@ -218,7 +218,7 @@ def test_check_that_is_refused(asker):
 
 
 def test_answer_that_is_still_made(asker):
-    """A question that the server still works on is told so, and its cell then waits for the answer, and sends nothing."""
+    """A check of a question that the server still works on says so; its cell then waits for the answer, and sends nothing."""
     cut = cut_off()
     looks = [wire.response(status="in_progress", output=[]), wire.response()]
     with wire.serve(
@@ -235,7 +235,7 @@ def test_answer_that_is_still_made(asker):
     "page", [[], {}, {"data": None}, {"data": [7, None]}, {"data": [{"status": 3, "cost": 7}]}]
 )
 def test_log_of_another_shape(module_asker, page):
-    """A log that is none finds nothing, and breaks nothing."""
+    """A malformed log finds nothing, and causes no error."""
     with wire.serve(
         lambda request: (
             wire.Reply(end="close") if request.method == "POST" else wire.json_reply(page)

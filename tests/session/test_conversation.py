@@ -119,7 +119,7 @@ def test_tree_holds_every_row(parents):
 
 
 def test_rerun_of_the_last_cell():
-    """The last cell, run again, is no child of its own answer."""
+    """The last cell, run again, does not continue its own answer."""
     rows = Rows()
     conversation = Conversation(rows)
     first, _ = run(conversation, rows, "a")

@@ -1,4 +1,4 @@
-"""When a model ends: it is told in time, an error names what follows, and a replay needs no model."""
+"""When a model ends: a warning in time, an error that names its successor, and replays without the model."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_any_list_and_feed(listed, feed, name):
     "content", [b"", b"{", b"[]", b"null", b"\xff\x00", b'{"server": 1}', b"[" * 100_000, b'{"asked_at": "x", "offered": 1, "ending": {}}']
 )  # fmt: skip
 def test_damaged_file(home, content):
-    """A damaged file of what a server said is no news, and is written anew, for this user alone."""
+    """A damaged cache of a server's models counts as missing, and is written anew, readable by this user only."""
     offers.keep("https://e.example", SAID)
     (path,) = home.glob("models-*.json")
     assert SAID == offers.kept("https://e.example")
@@ -288,7 +288,7 @@ def test_damaged_file(home, content):
 
 
 def test_no_disk(asker, tmp_path, monkeypatch):
-    """Where no disk keeps what a server said, it is told and asked for once all the same."""
+    """Without a disk for the cache, the models are still requested once and shown."""
     monkeypatch.setattr(advice, "_LOOK_EVERY", 0.02)
     (tmp_path / "file").touch()
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "file"))

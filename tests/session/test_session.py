@@ -131,7 +131,7 @@ def test_what_does_not_advance(asker, reply):
     ],
 )
 def test_refused_chain(asker, status, body):
-    """A server that refuses the id gets the conversation as a transcript, in the same cell and from then on, and the person is told."""
+    """A server that refuses the id gets the conversation as a transcript, in the same cell and from then on, with a notice."""
 
     def answer(request):
         return (
@@ -335,7 +335,7 @@ def test_steps_of_a_question(asker, keeper):
 
 
 def test_forgotten_turn_of_a_transcript(asker, keeper):
-    """A runner that has told a conversation reads its turns once; one that is forgotten meanwhile is told no more."""
+    """A runner reads the turns of a conversation once; a turn that is forgotten meanwhile is not sent any more."""
     told = {"chain": "transcript", "replay": "auto"}
     first = asker.ask(keeper.url, "The secret?", cell="a", **told)
     asker.ask(keeper.url, "Two?", cell="b", **told)

@@ -170,7 +170,7 @@ def test_living_kernel(asker, another):
 
 
 def test_resumed(asker):
-    """What is taken up after a restart reserves anew, counts in this session and on this day, and stays where there is no room."""
+    """A question that is taken up after a restart reserves its cost anew, in this session and on this day, and stays queued without room."""
     with costing(4.0) as server:
         yesterday = time.time() - 2 * 86400
         for number in range(3):

@@ -88,7 +88,7 @@ def test_stack():
 
 @given(TURNS.filter(lambda turns: any(turn.cost_usd is not None for turn in turns)))
 def test_unknown_costs_are_gaps(turns):
-    """Over a turn of unknown cost there is no line; over the others it rises by what was charged."""
+    """The line of costs has a gap at a turn of unknown cost, and rises by the charge of the others."""
     path = next(
         path
         for drawing in drawings(charts.usage(turns))
@@ -107,7 +107,7 @@ def test_unknown_costs_are_gaps(turns):
 
 
 def test_never_zero_dollars_for_unknown_ones():
-    """Where no cost was reported there is no sum; where some were not, it is said how many."""
+    """Without any reported cost there is no sum; with some missing, their number is shown."""
     page = charts.usage([Turn(1, 10, 5, None), Turn(2, None, None, None)])
     assert "No cost was reported" in page
     assert "$0.00" not in page

@@ -1,4 +1,4 @@
-"""Two answers compared: each field that differs is named, the texts are told apart, and all of it is bounded and inert."""
+"""Two answers compared: each field that differs, and the differences of the texts, bounded and inert."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_without_nh3(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
 def test_entries_in_any_document(tmp_path):
-    """What stands in a `.bib` needs no package and no encoding of fonts: a plain document takes every sign of ASCII."""
+    """A `.bib` file needs no package and no font encoding: every ASCII character works in a plain document."""
     signs = latex.escape("".join(map(chr, range(33, 127))))
     document = f"\\documentclass{{article}}\\begin{{document}}{signs}\\end{{document}}"
     (tmp_path / "plain.tex").write_text(document)

@@ -37,7 +37,7 @@ from aiml_magic.show.typeset import typeset
     ],
 )  # fmt: skip
 def test_formulas_as_they_were_meant(text, shown):
-    """A formula is set wherever it stands, without the marks of what it stands in; text stays readable."""
+    """A formula is typeset in every context, without the markup around it; text stays readable."""
     assert shown == safe.markdown(text)
 
 
@@ -81,7 +81,7 @@ def test_backslash_that_mathjax_reads(text):
     ],
 )  # fmt: skip
 def test_marks_in_bare_addresses(text, address):
-    """There is no emphasis in a bare address, and the mark before it ends it."""
+    """A bare address has no emphasis inside, and ends at the mark that was opened before it."""
     assert [address or text] == [
         unquote(link) for link in re.findall('<a href="([^"]*)"', rendered(safe.markdown(text)))
     ]
@@ -102,7 +102,7 @@ def test_bars_of_formulas(row, texts, before):
 
 
 def test_languages():
-    """The name of a fence's language is one that colours its code everywhere; where it is none, an export prints it."""
+    """A language is kept at a fence only if Pygments knows it: an export would print another one."""
     from pygments.lexers import get_lexer_by_name
 
     assert all(map(get_lexer_by_name, safe._LANGUAGES))

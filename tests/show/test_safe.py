@@ -312,7 +312,7 @@ def test_long_code_on_a_page():
 
 
 def test_contents():
-    """The headings of a page are told as they read, without those that say nothing."""
+    """The headings of a page are listed as text, without empty ones."""
     page = pages.Page()
     page.html("# <b> & {x}\n\n#\n\n## `a < b`")
     assert [("turn1-b-x", "<b> & {x}"), ("turn1-a-b", "a < b")] == page.headings
@@ -524,7 +524,7 @@ words |= st.text(st.characters(exclude_characters="\r\n"))
     )
 )
 def test_table_of_values(value):
-    """Flat JSON is a table in which one reads what came: nothing in it is a mark."""
+    """Flat JSON is shown as a table of its values, in which nothing is markup."""
 
     def word(value):
         return " ".join(plain(value if isinstance(value, str) else json.dumps(value)).split())

@@ -161,7 +161,7 @@ def poor_screens(environment, tmp_path_factory):
 
 @pytest.mark.parametrize("name", NOT_UTF8)
 def test_terminals_that_are_not_utf8(poor_screens, name):
-    """Whatever signs a terminal can take, answers, lists, help and errors are printed; a sign that it lacks is told by its number."""
+    """In every encoding of a terminal, answers, lists, help and errors are printed; a character that it lacks is shown by its number."""
     screen = re.sub(r"\x1b\[[\d;]*m", "", poor_screens[name])
     assert "Unicode" not in screen
     assert "over" in screen[screen.rindex("ver')") + 5 :], "it came to the end"

@@ -12,7 +12,7 @@ def text(path: Path) -> str | None:
 
 
 def names(folder: Path) -> set[str] | None:
-    """What lies in a folder; `None` where there is no git."""
+    """The files of a folder; `None` without git."""
     listed = _git(folder, "ls-tree", "--name-only", "HEAD")
     return None if listed is None else {*listed.splitlines()}
 

@@ -1,4 +1,4 @@
-"""A server of plain sockets that answers with exact bytes, in exact chunks, and ends as badly as it is told to."""
+"""A server of plain sockets that answers with exact bytes, in exact chunks, and can end in any bad way."""
 
 from __future__ import annotations
 
