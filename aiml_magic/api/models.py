@@ -16,7 +16,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from aiml_magic import errors
+from aiml_magic.errors import InvalidRequest, RequestFailed, RetrieveUnsupported
 from aiml_magic.text import one_line
 
 MAX_MODELS = 5_000  # of one list: bounds memory and searches
@@ -171,17 +171,17 @@ def read(raw: Any) -> tuple[Model, ...]:
     return tuple(model for entry in _entries(raw) if (model := _model(entry)))
 
 
-def may_be_gone(error: errors.RequestFailed) -> bool:
+def may_be_gone(error: RequestFailed) -> bool:
     """Whether an error may mean that the server has no such model any more."""
-    is_of_get = isinstance(error, errors.RetrieveUnsupported)
+    is_of_get = isinstance(error, RetrieveUnsupported)
     return not is_of_get and (error.status == 404 or is_gone(error))
 
 
-def is_gone(error: errors.RequestFailed) -> bool:
+def is_gone(error: RequestFailed) -> bool:
     """Whether the server says that it has no such model any more."""
-    if isinstance(error, errors.RetrieveUnsupported) or (error.status or 0) >= 500:
+    if isinstance(error, RetrieveUnsupported) or (error.status or 0) >= 500:
         return False
-    if isinstance(error, errors.InvalidRequest) and error.param in ("model", "body.model"):
+    if isinstance(error, InvalidRequest) and error.param in ("model", "body.model"):
         return True
     said = error.message.partition(": ")[2]  # our own words come before the colon
     has_code = _GONE_CODE.search(error.code or "") is not None

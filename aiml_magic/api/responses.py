@@ -195,10 +195,7 @@ class Response:
         """The raw reasoning of open models, from reasoning items and from messages."""
         kinds = {"reasoning": _REASONING_PARTS | TEXT_PARTS, "message": _REASONING_PARTS}
         parts = (
-            part
-            for kind in kinds
-            for part in self._parts(kind)
-            if as_text(part.get("type")) in kinds[kind]
+            part for kind in kinds for part in self._parts(kind) if type_of(part) in kinds[kind]
         )
         return tuple(filter(None, map(_text_of, parts)))
 
@@ -301,14 +298,14 @@ class Response:
                 file_id=as_text(note.get("file_id")),
             )
             for note in self._annotations
-            if as_text(note.get("type")) in _KNOWN_ANNOTATIONS
+            if type_of(note) in _KNOWN_ANNOTATIONS
         )
 
     @cached_property
     def _annotations(self) -> tuple[Raw, ...]:
         """The annotations of all texts; chat completions nest their fields under their type."""
         return tuple(
-            {**note, **as_object(note.get(as_text(note.get("type"))))}
+            {**note, **as_object(note.get(type_of(note)))}
             for item in self.of_type("message")
             for part in _text_parts(item)
             for note in _annotations_of(part)
@@ -425,7 +422,7 @@ class Response:
     def _is_in_text(self, note: Raw) -> bool:
         """An annotation's range lies in the text; those without a range pass."""
         start, end = as_count(note.get("start_index")), as_count(note.get("end_index"))
-        if as_text(note.get("type")) not in _KNOWN_ANNOTATIONS or (start is None and end is None):
+        if type_of(note) not in _KNOWN_ANNOTATIONS or (start is None and end is None):
             return True
         longest = max(len(self.text), *(len(text) for _, text in self.messages), 0)
         start = 0 if start is None else start
@@ -599,6 +596,10 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def type_of(raw: Raw) -> str:
+    return as_text(raw.get("type"))
+
+
 def _text_of(part: Raw) -> str:
     """The text of a part; some servers nest it together with its annotations."""
     text = part.get("text")
@@ -635,12 +636,12 @@ def _text_in_own_form(output: Any) -> str:
 def _text_parts(item: Raw) -> Iterator[Raw]:
     """The parts of a message but reasoning and refusals; unknown kinds may hold text."""
     for part in as_objects(item.get("content")):
-        if as_text(part.get("type")) not in _REASONING_PARTS | {"refusal"}:
+        if type_of(part) not in _REASONING_PARTS | {"refusal"}:
             yield part
 
 
 def _types_of(values: Iterable[Raw]) -> set[str]:
-    return {as_text(value.get("type")) or "(no type)" for value in values}
+    return {type_of(value) or "(no type)" for value in values}
 
 
 def _listed(value: Any, kind: str = "output_text") -> list[Raw]:
@@ -654,7 +655,7 @@ def _listed(value: Any, kind: str = "output_text") -> list[Raw]:
 
 def _in_own_form(item: Raw) -> Iterator[Raw]:
     """An output item in the API's form; a message of chat completions also yields its calls."""
-    kind = as_text(item.get("type"))
+    kind = type_of(item)
     if kind in TEXT_PARTS or kind == "refusal":
         yield {"type": "message", "content": [item]}
     elif kind == "message" or (not kind and ("content" in item or "tool_calls" in item)):

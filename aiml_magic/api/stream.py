@@ -24,6 +24,7 @@ from aiml_magic.api.responses import (
     is_error,
     is_response,
     status_of,
+    type_of,
 )
 from aiml_magic.text import dump
 
@@ -149,7 +150,7 @@ class Stream:
         return Whole(known, bool(text and said and text != said), is_filled)
 
     def _fold(self, event: Raw) -> Event | None:
-        kind, response = as_text(event.get("type")), as_object(event.get("response"))
+        kind, response = type_of(event), as_object(event.get("response"))
         if not kind and is_response(event):  # a response outside an event
             kind = f"response.{Response(event).status or 'completed'}"
             response = event
@@ -177,14 +178,14 @@ class Stream:
         match stem, step:
             case "output_item", "added":
                 self._set_item(self._added, event, item)
-                return Thinking(as_text(item.get("type")))
+                return Thinking(type_of(item))
             case "output_item", "done":
                 self._set_item(self._done, event, item)
             case "output_text.annotation", "added":
                 notes = self._notes.setdefault((self._key(event), _slot(event, "output_text")), [])
                 notes.append(self._counted(event.get("annotation")))
             case (("content_part" | "reasoning_summary_part"), "done"):
-                if known := _STEMS.get(as_text(part.get("type"))):
+                if known := _STEMS.get(type_of(part)):
                     self._replace(event, known, part)
             case _, "delta" if stem in _PIECES:
                 return self._append(event, stem)

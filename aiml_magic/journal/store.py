@@ -20,8 +20,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from aiml_magic import errors
 from aiml_magic.api.responses import Cost, Raw, Response
+from aiml_magic.errors import BadInput, JournalError, ServerError
 from aiml_magic.journal import index, rescue
 from aiml_magic.journal.costs import IS_UNKNOWN, Costs
 from aiml_magic.journal.database import find_living, opening
@@ -239,12 +239,12 @@ class Journal(Costs):
 
         A file for a row that this journal does not have, or never sent, stays.
         """
-        with suppress(errors.JournalError):  # retried when the connection is opened again
+        with suppress(JournalError):  # retried when the connection is opened again
             for path in rescue.rescue_files(self._folder):
                 self._take_file(path)
 
     def _take_file(self, path: Path) -> None:
-        with suppress(OSError, ValueError, errors.BadInput):
+        with suppress(OSError, ValueError, BadInput):
             row, result = rescue.read(path)
             with self._transaction():
                 if self._take_result(row, result):
@@ -285,7 +285,7 @@ class Journal(Costs):
 
     def note_free(self, row_id: int) -> None:
         """Marks a request as failed and free of charge, so that it may be sent again."""
-        error = errors.ServerError(
+        error = ServerError(
             "The request failed at the server. Nothing was charged.",
             "Run the cell again.",
             retry="ask",
@@ -350,7 +350,7 @@ class Journal(Costs):
         """
         with self._transaction() as db:
             if self.row(row_id).is_alive:
-                raise errors.BadInput(
+                raise BadInput(
                     f"Question {row_id} is being answered. Nothing was forgotten.",
                     f"%aiml cancel {row_id} stops it; its answer can be forgotten when it is over.",
                 )
@@ -374,7 +374,7 @@ class Journal(Costs):
             # The log holds earlier versions of these pages.
             is_busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if is_busy:
-            raise errors.JournalError(
+            raise JournalError(
                 f"Answer {row_id} is forgotten, but its texts are still in the log beside the "
                 "journal, which another program reads.",
                 f"Close that program, then run %aiml forget {row_id} again.",

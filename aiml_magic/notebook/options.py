@@ -89,6 +89,7 @@ def words(text: str) -> str:
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MODES = ("standard", "pro")
+SUMMARIES = ("auto", "concise", "detailed")
 OPTIONS = (
     Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
     Option("--quiet", "do not show the answer", "-q"),
@@ -124,7 +125,7 @@ OPTIONS = (
         "",
         "KIND",
         words,
-        choices=("auto", "concise", "detailed"),
+        choices=SUMMARIES,
     ),
     Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
     Option(

@@ -6,7 +6,7 @@ import copy
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from IPython.core.magic import Magics
@@ -17,15 +17,8 @@ from aiml_magic.notebook import options
 from aiml_magic.text import one_line
 
 # Settings that decide the answer.
-DECISIVE = (
-    "model",
-    "base_url",
-    "effort",
-    "mode",
-    "summary",
-    "instructions",
-    "max_output_tokens",
-)
+DECISIVE = "model base_url effort mode summary instructions max_output_tokens".split()
+_REPLAYS = ("auto", "only", "off")
 
 
 class Finite(Float):  # type: ignore[type-arg]  # older ones take no arguments
@@ -38,16 +31,24 @@ class Finite(Float):  # type: ignore[type-arg]  # older ones take no arguments
         return number
 
 
+def _choice(values: Sequence[str], meaning: str) -> Enum[Any]:
+    """One of some values, or None."""
+    return Enum(values, None, allow_none=True, help=meaning)
+
+
+def _limit(meaning: str) -> Finite:
+    """Dollars, or None."""
+    return Finite(None, min=0.0, allow_none=True, help=meaning)
+
+
 class Settings(Magics):
     """The settings of the magics; each is a trait."""
 
     model = Unicode("openai/o3-pro", help="Which model to ask.")
     base_url = Unicode("", help="The server; else AIML_API_URL, else https://api.aimlapi.com/v1.")
-    effort = Enum(options.EFFORTS, None, allow_none=True, help="How much to reason.")
-    mode = Enum(options.MODES, None, allow_none=True, help="How to reason.")
-    summary = Enum(
-        ["auto", "concise", "detailed"], None, allow_none=True, help="Summarize the reasoning."
-    )
+    effort = _choice(options.EFFORTS, "How much to reason.")
+    mode = _choice(options.MODES, "How to reason.")
+    summary = _choice(options.SUMMARIES, "Summarize the reasoning.")
     instructions = Unicode(None, allow_none=True, help="How to answer; sent with every turn.")
     max_output_tokens = Integer(
         None, min=16, allow_none=True, help="Where to stop, reasoning included."
@@ -57,30 +58,18 @@ class Settings(Magics):
         True, help="Let the server store the answer, so that a conversation can go on by its id."
     )
     timeout = Finite(3600.0, min=0.1, help="Seconds without a byte after which the wait ends.")
-    replay = Enum(
-        ["auto", "only", "off"],
-        None,
-        allow_none=True,
-        help="Replay an answer of the journal: auto, only (never ask) or off; "
+    replay = _choice(
+        _REPLAYS,
+        "Replay an answer of the journal: auto, only (never ask) or off; "
         "else AIML_MAGIC_REPLAY, else auto.",
     )
-    budget_usd = Finite(
-        None, min=0.0, allow_none=True, help="Dollars that this session may spend at most."
+    budget_usd = _limit("Dollars that this session may spend at most.")
+    budget_usd_per_notebook = _limit("Dollars that this notebook may spend, ever.")
+    budget_usd_per_day = _limit(
+        "Dollars that all notebooks of the journal may spend from one midnight to the next.",
     )
-    budget_usd_per_notebook = Finite(
-        None, min=0.0, allow_none=True, help="Dollars that this notebook may spend, ever."
-    )
-    budget_usd_per_day = Finite(
-        None,
-        min=0.0,
-        allow_none=True,
-        help="Dollars that all notebooks of the journal may spend from one midnight to the next.",
-    )
-    confirm_above_usd = Finite(
-        None,
-        min=0.0,
-        allow_none=True,
-        help="Ask before a question that may cost more dollars; without a person it is not sent.",
+    confirm_above_usd = _limit(
+        "Ask before a question that may cost more dollars; without a person it is not sent.",
     )
     max_concurrency = Integer(64, min=1, help="Questions in flight at once; the others wait.")
     max_tool_rounds = Integer(
@@ -128,7 +117,7 @@ class Settings(Magics):
 
     def replay_mode(self) -> str:
         mode = self.replay or os.environ.get("AIML_MAGIC_REPLAY", "").strip() or "auto"
-        if mode not in ("auto", "only", "off"):
+        if mode not in _REPLAYS:
             raise errors.BadInput(
                 f"AIML_MAGIC_REPLAY cannot be {mode[:40]!r}. Nothing was sent.",
                 "It takes auto, only or off.",

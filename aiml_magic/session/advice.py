@@ -15,9 +15,9 @@ from collections.abc import Callable
 from datetime import date, datetime
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.api import models
 from aiml_magic.api.models import Catalogue
+from aiml_magic.errors import AimlMagicError, InvalidRequest, RequestFailed
 from aiml_magic.journal import offers
 from aiml_magic.session.prices import Get
 from aiml_magic.text import one_line
@@ -43,23 +43,23 @@ def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
     if is_new and not is_wanted:
         return known
     offered, ending = known.offered, known.ending
-    with contextlib.nullcontext() if is_wanted else contextlib.suppress(errors.RequestFailed):
+    with contextlib.nullcontext() if is_wanted else contextlib.suppress(RequestFailed):
         offered = models.read(get(LIST))
     if not is_new:
-        with contextlib.suppress(errors.RequestFailed):  # not every server has one
+        with contextlib.suppress(RequestFailed):  # not every server has one
             ending = models.read(get(FEED))
     found = Catalogue(offered, ending, known.asked_at if is_new else time.time())
     offers.keep(server, found)
     return found
 
 
-def explain(error: errors.RequestFailed, model: str, ask: Callable[[], Catalogue]) -> None:
+def explain(error: RequestFailed, model: str, ask: Callable[[], Catalogue]) -> None:
     """Adds the model to ask instead, or the efforts that it supports, to the hint of an error."""
     if models.may_be_gone(error):
         other = _another_model(error, model, ask())
         is_final = models.is_gone(error) and not error.may_cost
         error.hint = other if other and is_final else f"{other}\n{error.hint}".strip()
-    elif isinstance(error, errors.InvalidRequest) and _concerns_reasoning(error):
+    elif isinstance(error, InvalidRequest) and _concerns_reasoning(error):
         error.hint = _another_way(error.message)
 
 
@@ -82,7 +82,7 @@ def today() -> date:
     return datetime.now().astimezone().date()
 
 
-def _another_model(error: errors.RequestFailed, model: str, catalogue: Catalogue) -> str:
+def _another_model(error: RequestFailed, model: str, catalogue: Catalogue) -> str:
     """The model to ask instead, and the option and setting for it; empty if there is none."""
     fate, other = catalogue.fate(model, today()), catalogue.successor(model, today())
     if catalogue.find(model) and not fate and not models.is_gone(error):
@@ -96,7 +96,7 @@ def _another_model(error: errors.RequestFailed, model: str, catalogue: Catalogue
     return f'{fate}. For one cell -m {other}, for all that follow:\n%config O3Pro.model = "{other}"'
 
 
-def _concerns_reasoning(error: errors.RequestFailed) -> bool:
+def _concerns_reasoning(error: RequestFailed) -> bool:
     return re.search(r"reasoning|\beffort\b", f"{error.param} {error.message}") is not None
 
 
@@ -154,5 +154,5 @@ class Lookout:
             if stop.wait(_LOOK_EVERY):
                 return
             quiet = 0 if is_busy() else quiet + 1
-        with contextlib.suppress(errors.AimlMagicError, _Ended):
+        with contextlib.suppress(AimlMagicError, _Ended):
             catalogue(server, get_unless_ended)

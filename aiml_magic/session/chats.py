@@ -10,8 +10,8 @@ import contextlib
 import os
 import urllib.parse
 
-from aiml_magic import errors
 from aiml_magic.api.responses import question_text
+from aiml_magic.errors import BadInput, JournalError
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.session.conversation import Conversation
@@ -99,7 +99,7 @@ class Chats:
         if not found or found[0].parent is None or _is_file(found[0].notebook):
             return
         name = found[0].notebook
-        raise errors.BadInput(
+        raise BadInput(
             f"This cell continued the conversation of {name}; here it would begin a new one. "
             "Nothing was sent.",
             f"%aiml resume {name} continues that one, if it is this notebook's earlier name; "
@@ -119,7 +119,7 @@ class Chats:
         """The names of the conversations, also of earlier sessions if the journal can be read."""
         earlier: list[str] = []
         if self._journal.path.exists():
-            with contextlib.suppress(errors.JournalError):
+            with contextlib.suppress(JournalError):
                 earlier = self._journal.chats(self._notebook)
         return list(dict.fromkeys(["main", *self._conversations, *earlier]))
 
@@ -129,7 +129,7 @@ class Chats:
         `earlier` is a former name of the notebook. Raises BadInput if it has no questions.
         """
         if earlier and not self._journal.chats(earlier):
-            raise errors.BadInput(
+            raise BadInput(
                 f"The journal has no question of a notebook {earlier[:200]}.",
                 "Give its name as in the journal, mostly the whole path.",
             )
