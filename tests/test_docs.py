@@ -139,7 +139,7 @@ def test_version():
 
 
 def test_elsewhere():
-    """What other services run is there: the requirements of Binder, the script of the workflow."""
+    """The files that other services run exist: the requirements of Binder, the script of the workflow."""
     extra = (ROOT / ".binder" / "requirements.txt").read_text().strip().removeprefix(".")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extra.strip("[]") in project["optional-dependencies"]

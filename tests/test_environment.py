@@ -119,7 +119,7 @@ def sum_of_two(result: str, **metadata: object) -> nbformat.NotebookNode:
 
 
 def test_notebook_that_a_reader_has_saved(tmp_path):
-    """What JupyterLab has saved of a reader's doings fails no test; the same in what we wrote does."""
+    """Changes that JupyterLab saves in a reader's notebook fail no test; the same in a committed one do."""
     (tmp_path / "notebooks").mkdir()
     for name in ("pyproject.toml", "notebooks/conftest.py", "notebooks/sanitize.cfg"):
         shutil.copy(environment.CHECKOUT / name, tmp_path / name)
@@ -158,7 +158,7 @@ def test_notebook_that_a_reader_has_saved(tmp_path):
 
 
 def test_no_test_imports_another():
-    """What tests share is in `tests/support`: each module of tests can be moved, or run alone."""
+    """Shared code of tests is in `tests/support`: each test module can be moved, or run alone."""
     imported = [
         f"{path.name}: {line}"
         for path in Path(__file__).parent.rglob("*.py")

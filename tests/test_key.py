@@ -58,7 +58,7 @@ WRITTEN = {
 
 
 def read(text: str) -> list[str]:
-    """What a text says to whoever reads its escapes, once or several times, and its base64."""
+    """A text with its escapes decoded, once or several times, and its base64."""
     found = [text]
     for _ in range(3):
         text = urllib.parse.unquote(html.unescape(text))
@@ -133,7 +133,7 @@ def test_number_that_is_the_key():
 
 @pytest.mark.parametrize("key", ["sk-no-key-required", "lm-studio", "placeholder"])
 def test_words_stay(key):
-    """What is a part of a stand-in for a key is left in texts, as it is in any; the whole of it is masked."""
+    """Parts of a placeholder for a key stay in texts; the whole placeholder is masked."""
     text = "It is required that the studio and the server have a place."
     secrets = Secrets(key)
     assert text == secrets.mask(text)
@@ -213,7 +213,7 @@ REPLIES = {
 
 
 def told(job) -> list[str]:
-    """All that is to be seen of a job while it goes on, and of what came of it."""
+    """All outputs of a job while it runs, and of its result."""
     seen = []
     for progress in job.follow():
         seen += [repr(progress), repr(job), job.status]
@@ -417,7 +417,7 @@ def test_service_that_refuses(kind, colab, home, shell, capsys):
 
 @pytest.mark.parametrize("reply", [None, "", " ", 7])
 def test_service_without_a_key(reply, kaggle):
-    """What holds no key is none."""
+    """A source without a key counts as missing."""
     kaggle(lambda: reply)
     assert credentials.find_key() is None
 

@@ -127,7 +127,7 @@ def test_sphinx(extension, settings, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_committed(path):
-    """What is committed was run in order, without an error and without a trace of who ran it; nothing is longer than a reader's patience."""
+    """Committed notebooks were run in order, without errors and without traces of their author; no output is very long."""
     text = committed.text(path)
     if text is None:
         pytest.skip("git does not have it")

@@ -1,4 +1,4 @@
-"""One request over the wire: headers, bounds, connections, and where the key may go."""
+"""One request over the wire: headers, bounds, connections, and the hosts that get the key."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ DELTA = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"%
     ],
 )
 def test_memory_is_bounded(asker, reply):
-    """Whatever a server sends, it ends with an error, is not asked again, and costs the runner less than 300 MB."""
+    """An endless or huge reply ends with an error, is not requested again, and costs the runner less than 300 MB."""
     endless = reply()
     with wire.serve(lambda _: endless) as server:
         with pytest.raises(errors.RequestFailed) as failed:

@@ -132,7 +132,7 @@ bodies = st.binary(max_size=300) | st.recursive(
 
 @given(st.integers(300, 599), bodies, st.floats(0, 1e6))
 def test_any_body(status, body, seconds):
-    """Whatever an error body holds, the error is two lines without control characters."""
+    """Any error body gives an error of two lines without control characters."""
     error = failures.http_error(status, {}, body, seconds)
     lines = str(error).split("\n")
     assert 2 == len(lines)

@@ -392,7 +392,7 @@ def test_tls_that_breaks(asker, tmp_path, monkeypatch, begun):
     ids=lambda settings: next(iter(settings)),
 )
 def test_settings_that_cannot_be_used(asker, monkeypatch, settings):
-    """What keeps a question from being sent costs nothing, and says so."""
+    """An error before the question is sent says that it cost nothing."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
@@ -423,7 +423,7 @@ def test_interrupt_behind_the_end(asker):
 
 
 def test_pings_behind_the_end(asker):
-    """Whatever a server says after the end of an answer, the cell is over."""
+    """A cell ends with its answer, even if the server sends more."""
     pings = [b": ping\n\n"] * 60
     with wire.serve(lambda _: body(CREATED, COMPLETED, *pings, kind=STREAM, pace=0.3)) as server:
         assert asker.start(server.url).wait(12).text
@@ -440,7 +440,7 @@ def test_sign_of_life_that_a_sleep_hid(asker):
 
 
 def test_cost_of_a_failed_run(asker):
-    """What a run cost that failed on the way is counted once, and its cell, run again, sends nothing."""
+    """The cost of a run that failed on its way is counted once, and its cell, run again, sends nothing."""
     failed = event("response.failed", response={"id": "r", **LIMIT, **PAID})
     with wire.serve(lambda _: stream(CREATED, DELTA, failed, end="clean")) as server:
         for _ in range(2):
@@ -574,7 +574,7 @@ def test_poll_that_finds_nothing(asker):
 
 
 def test_runner_that_dies_while_it_polls(asker):
-    """What the server took is gone on with by its id when the runner is dead: the same cell fetches it, and sends nothing."""
+    """After its runner died, a question that the server accepted is fetched by its id by the same cell, which sends nothing."""
     with polled([]) as server:
         job = asker.start(server.url, "1", cell="a", replay="auto")
         wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")
@@ -588,7 +588,7 @@ def test_runner_that_dies_while_it_polls(asker):
 
 
 def test_runner_of_another_kernel_that_dies(asker):
-    """Who follows a question goes on with it when the runner that asked it shows no sign of life any more: run again or resumed."""
+    """A kernel that follows a question takes it over when its runner has no heartbeat any more: by running its cell again, or by resume."""
     other, options = Asker(asker.path), {"replay": "auto", "chat": None}
     with polled([]) as server:
         jobs = [other.start(server.url, text, cell=text, **options) for text in "12"]

@@ -42,7 +42,7 @@ EVENTS = {
 
 
 def known(value: object) -> object:
-    """What the judge's types kept of a value: its lazy parts are read, which checks them, and what they do not know is gone."""
+    """A value as the referee's types keep it: lazy parts are read, which validates them, and unknown fields are dropped."""
     if isinstance(value, dict):
         return {name: known(entry) for name, entry in value.items()}
     if isinstance(value, str) or not hasattr(value, "__iter__"):
@@ -85,7 +85,7 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_requests(asker, name):
-    """Whatever is asked, the request has the official client's types, and no field that it does not know."""
+    """Every request has the official client's types, and no field that it does not know."""
     with wire.serve(
         lambda _: wire.json_reply(wire.response('{"city":"Ur","inhabitants":1}'))
     ) as server:

@@ -118,7 +118,7 @@ def judge(*bodies: dict[str, Any]) -> None:
 
 @pytest.fixture
 def replies():
-    """What the server will say, in turn; then it says that all is fine."""
+    """The replies of the server, in order; later ones are successful."""
     return []
 
 
@@ -164,7 +164,7 @@ def test_fields_are_all():
 
 
 def test_schemas_see():
-    """What is wrong is refused: a judge that takes everything judges nothing."""
+    """The referee refuses invalid requests: else its verdict would mean nothing."""
     good = {"model": "openai/o3-pro", "input": "Why?", "store": True}
     judge(good)
     for wrong in (

@@ -16,7 +16,7 @@ from aiml_magic.text import MAX_JSON, dump, load
 
 @given(objects, objects)
 def test_reading_never_raises(raw, request):
-    """Whatever JSON object comes, every part of it can be read."""
+    """Every property of a response can be read for any JSON object."""
     response = Response(raw)
     for name in ("id", "model", "text", "refusal", "summaries", "error", "incomplete_reason", "status", "outcome", "usage",
                  "citations", "unknown_types", "images"):  # fmt: skip
@@ -27,7 +27,7 @@ def test_reading_never_raises(raw, request):
 
 @given(st.lists(objects, max_size=8))
 def test_folding_never_raises(stream_of_events):
-    """Whatever events come, they fold into a response that can be read."""
+    """Any events fold into a readable response."""
     stream = Stream()
     for event in stream_of_events:
         stream.add(event)
@@ -79,7 +79,7 @@ def test_items_named_by_id_alone():
 
 @given(values)
 def test_dump_and_load(value):
-    """What is written is read as it was, lone surrogates included."""
+    """A written value is read back unchanged, including lone surrogates."""
     text = dump(value)
     assert text.isascii()
     assert dump(load(text)) == text
@@ -137,7 +137,7 @@ def test_transcript():
 
 
 def test_usage_without_details():
-    """What the server did not count is `None`; only a missing total is a sum."""
+    """A count that the server did not report is `None`; only a missing total is computed."""
     assert (
         Usage(3, None, 4, None, 7)
         == Response({"usage": {"input_tokens": 3, "output_tokens": 4}}).usage

@@ -115,7 +115,7 @@ def test_incomplete_without_a_stream(module_asker, fields):
     "word", ["scheduled", "IN_QUEUE", "generating", "inProgress", "Waiting", "telepathising"]
 )
 def test_what_is_unfinished_is_polled(module_asker, word):
-    """What has an id, and nothing of an answer, is polled under whatever name, and never sent again."""
+    """A response with an id and without output is polled under any status, and never sent again."""
     unfinished = wire.json_reply(wire.response(status=word, output=[], usage=None))
     answer, posts = asked(module_asker, unfinished, FINE)
     assert ("Fine.", "completed", 1) == (answer.text, answer.status, len(posts))
@@ -266,7 +266,7 @@ def test_what_is_whole_is_not_doubled(module_asker):
 
 
 def test_polled_answer_that_is_empty(module_asker):
-    """What was there at an earlier look stays where the last one is empty."""
+    """Content of an earlier poll stays if the last one lacks it."""
     begun = wire.json_reply(wire.response(status="in_progress"))
     answer, posts = asked(module_asker, begun, output(message(text(""))))
     assert ("Fine.", 1) == (answer.text, len(posts))
@@ -378,7 +378,7 @@ def test_calls_of_every_shape(module_asker, items):
     "items", [[{"type": "telepathy", "thought": 7}], [message({"type": "telepathy", "thought": 7})]]
 )
 def test_unknown_shapes_are_named(module_asker, items):
-    """What holds no text that anybody knows is named, not called empty."""
+    """An answer of unknown items is named by their types, not called empty."""
     answer, _ = asked(module_asker, output(*items))
     assert "`telepathy`" in answers.banner(answer)
     assert "unknown to this version: telepathy" in details.opened(answer)
@@ -480,7 +480,7 @@ def test_schema_is_of_the_final_answer(module_asker, is_streamed):
 
 
 def test_interrupted_commentary_is_no_answer(module_asker):
-    """What had come of the answer when the stream broke is the answer alone."""
+    """The text kept of an interrupted stream is that of the answer alone."""
     whole = phased()
     came, _ = asked(module_asker, stream(*whole.chunks[:-1], end="reset"))
     assert isinstance(came, errors.StreamInterrupted)
@@ -535,7 +535,7 @@ def test_errors_in_words(module_asker, body):
 )
 @pytest.mark.parametrize("status", [200, 400, 504])
 def test_one_sentence_on_money(module_asker, words, status):
-    """What a server says of money in its own words does not stand beside ours."""
+    """A server's own words on charges are not repeated beside ours."""
     error, _ = asked(
         module_asker, wire.json_reply({"error": {"message": f"Sorry. {words}"}}, status)
     )
@@ -723,7 +723,7 @@ def test_form_is_told_by_the_bytes(module_asker, body, kind):
 
 
 def test_cut_off_under_events(module_asker):
-    """What had come of lines is kept when the connection breaks; whole JSON is an answer."""
+    """Lines received before a connection breaks are kept; complete JSON is an answer."""
     created, delta, _ = LINES.splitlines(keepends=True)
     came, _ = asked(module_asker, stream(created, delta, delta[:20], end="reset"))
     assert isinstance(came, errors.StreamInterrupted)

@@ -1,4 +1,4 @@
-"""What a cell adds to the notebook in which it is kept: at most the answer twice, and 8 kB."""
+"""The outputs of a cell add at most the answer twice and 8 kB to the notebook file."""
 
 from __future__ import annotations
 

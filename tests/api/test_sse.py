@@ -73,7 +73,7 @@ def test_never_raises(stream):
 
 @given(st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=["Cs"])))
 def test_round_trip(text):
-    """What is sent as one line of data comes out as it was."""
+    """Data that is sent as one line is decoded unchanged."""
     assert [text] == Decoder().feed(b"data: " + text.encode() + b"\n\n")
 
 

@@ -1,4 +1,4 @@
-"""What a person gets for each case of the API, through real sockets and the real runner."""
+"""The result of each case of the API for a person, through real sockets and the real runner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person feels: loading, a cell, a replay, a turn of a long chat, a long answer."""
+"""The times that a person notices: loading, a cell, a replay, a turn of a long chat, a long answer."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ PARAGRAPH = (
 
 
 def answers() -> Iterator[Row]:
-    """What it takes to make all that is shown of an answer, by its size."""
+    """The time to make all outputs of an answer, by its size."""
     with session_at(wire.json_reply(wire.response())) as (_, session, path):
         journal, found = session.on("", path).journal, {}
         for size in (1_000, 10_000, 100_000, 1_000_000):

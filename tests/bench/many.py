@@ -1,4 +1,4 @@
-"""What grows: a journal, questions that wait together, the rows of a map."""
+"""The times that grow: with a journal, with concurrent questions, with the rows of a map."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ READ = ["A coffee is $5, two are $10; with tax $5.40 and then", 'echo "$HOME cos
 
 
 def test_document(opened):
-    """What a model writes is what a reader sees: tables, code in its language, lists, quotations, links, formulas; and the rest as text."""
+    """A reader sees a model's tables, highlighted code, lists, quotations, links and formulas; everything else is text."""
     page = opened.page
     found = {
         selector: page.evaluate(

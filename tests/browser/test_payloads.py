@@ -1,4 +1,4 @@
-"""Whatever a model or its server says, nothing of it is active in the reader's browser, in each place where it is shown."""
+"""No output of a model or its server is active in a browser, in any place where it is shown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Server(NamedTuple):
 
 
 def replies(origin: str) -> dict[str, wire.Reply]:
-    """What the server says to each question, by the question's first line."""
+    """The server's reply to each question, by the question's first line."""
     said = {"harmless": wire.json_reply(wire.response())}
     said |= {
         name: wire.json_reply(wire.response(text))
@@ -252,7 +252,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def lab(jupyter, browser):
-    """One page of JupyterLab, for what follows on one another."""
+    """One page of JupyterLab, for tests that build on one another."""
     return browser.new_page()
 
 

@@ -24,7 +24,7 @@ def test_pickle_of_an_earlier_version():
 
 @pytest.mark.parametrize("name", ["answer", "responses"])
 def test_names_of_an_earlier_version(name):
-    """What is not in a module is not in the name that it had before either, and nothing is imported to say so."""
+    """A name that a module lacks is missing under the module's former name as well, without an import."""
     import sys
 
     with pytest.raises(AttributeError):

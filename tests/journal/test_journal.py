@@ -440,7 +440,7 @@ def test_index_is_looked_at_once(journal):
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_forget_with_a_damaged_index(journal, how):
-    """What is forgotten leaves the disk, however its index was damaged before, and whatever is left of it."""
+    """A forgotten text leaves the disk, even if the index was damaged before."""
     row_id = journal.add(**new(request={"input": "a zebrafish phrase"})).id
     journal.finish(row_id, Result("done", wire.response("Zebrafish.")))
     damage(journal, f"PRAGMA secure_delete = OFF; {DAMAGE[how]}")
@@ -451,7 +451,7 @@ def test_forget_with_a_damaged_index(journal, how):
 
 
 def test_forget_what_was_half_written(journal):
-    """What was kept of an answer while it was written leaves the disk with it."""
+    """A forgotten answer leaves the disk with the parts stored while it was written."""
     row = journal.claim(journal.add(**new()).id)
     for length in range(1, 40):
         journal.note_text(row.id, "A zebrafish phrase. " * 100 * length)
@@ -537,7 +537,7 @@ def test_rescued_answer_is_found_by_who_asks_again(journal):
 
 
 def test_rescued_answer_that_is_known(journal):
-    """What the journal has is not changed by a file beside it, which goes."""
+    """A rescue file does not change an answer that the journal has, and is removed."""
     row = journal.claim(journal.add(**new()).id)
     _, copy = journal.rescue(row, Result("done", wire.response("Second.")))
     journal.finish(row.id, Result("done", wire.response("First.")))
@@ -575,7 +575,7 @@ STRANGE = {
 
 @pytest.mark.parametrize("what", STRANGE)
 def test_strange_files_beside_the_journal(journal, what):
-    """Whatever else lies where an answer might, it harms no journal, and stays; an answer that lies behind it is taken in."""
+    """Other files in place of a rescue file harm no journal, and stay; later rescue files are imported."""
     row, behind = (
         journal.claim(journal.add(**new(client_request_id=name * 8)).id) for name in "09"
     )
@@ -587,7 +587,7 @@ def test_strange_files_beside_the_journal(journal, what):
 
 
 def test_cost_that_no_column_takes(journal):
-    """What a file beside the journal says of an answer's cost, and no column takes, costs neither the answer nor those behind it."""
+    """A cost in a rescue file that no column can hold loses neither its answer nor later ones."""
     rows = [journal.claim(journal.add(**new(client_request_id=name * 8)).id) for name in "09"]
     copies = [
         Path(journal.rescue(row, Result("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1])
@@ -638,7 +638,7 @@ def test_forget_what_is_under_way(journal):
 
 
 def test_what_the_server_says_of_a_forgotten_question(journal):
-    """What a check finds out about a forgotten question does not bring it back."""
+    """The result of a check does not restore a forgotten question."""
     row_id = journal.add(**new()).id
     journal.finish(row_id, Result("failed", error=errors.ConnectionLost("Lost.", "Check.")))
     journal.forget(row_id)
@@ -668,7 +668,7 @@ def test_forget_while_somebody_reads(journal):
 
 
 def test_forgotten_costs_are_counted(asker):
-    """What a forgotten answer cost stays in the sum of its notebook, where it is neither listed nor gone on with any more."""
+    """The cost of a forgotten answer stays in the sum of its notebook; it is neither listed nor continued."""
     with wire.serve(
         lambda _: wire.json_reply(wire.response(meta={"usage": {"usd_spent": 0.5}}))
     ) as server:

@@ -136,7 +136,7 @@ def fork_and_do_nothing(path):
     ],
 )
 def test_locks_stay(tmp_path, act):
-    """Whatever a process does with a journal that it has open, it opens the file by SQLite alone, and keeps its locks."""
+    """A process with an open journal opens its file by SQLite only, and keeps its locks."""
     path = tmp_path / "journal.sqlite3"
     journal = journal_at(path)
     journal.add(**new())

@@ -150,7 +150,7 @@ FREE = [
 
 @pytest.mark.parametrize("reply", DOUBTFUL)
 def test_doubtful_questions_are_not_sent_again(asker, reply):
-    """What may have been charged is not sent again when its cell is run again, which shows what is known; only afresh is it."""
+    """A question that may have been charged is not sent again by its cell, which shows its state; only --fresh sends it."""
     with wire.serve(lambda _: reply) as server:
         said = []
         for _ in range(2):
@@ -167,7 +167,7 @@ def test_doubtful_questions_are_not_sent_again(asker, reply):
 
 @pytest.mark.parametrize("reply", FREE)
 def test_free_failures_may_be_asked_again(asker, reply):
-    """What failed for free is simply asked again."""
+    """A question that failed without a charge is asked again."""
     with wire.serve(lambda _: reply) as server:
         for _ in range(2):
             with pytest.raises(errors.RequestFailed):
@@ -640,7 +640,7 @@ def test_forgotten_parent(asker, numbered):
 
 
 def test_forget(asker, numbered, home):
-    """What is forgotten is nowhere on the disk any more; what it cost is still counted, and the conversation goes on."""
+    """A forgotten text is nowhere on the disk; its cost still counts, and the conversation can be continued."""
     secret = "a secret phrase of mine"
     asker.ask(numbered.url, f"{secret}?")
     asker.ask(numbered.url, "Two?")
@@ -658,7 +658,7 @@ def test_forget(asker, numbered, home):
 
 
 def test_forget_in_recordings(asker, numbered, tmp_path):
-    """What is forgotten is gone from the recordings that the session wrote, and from the file that a journal which failed left."""
+    """A forgotten answer is removed from the recordings of the session, and from its rescue file."""
     secret = "a secret phrase of mine"
     for name in ("early.jsonl", "late.jsonl"):
         asker.session.recordings.start(tmp_path / name)
@@ -821,7 +821,7 @@ entries = st.fixed_dictionaries(
 @example({"data": [{"id": "m", "pricing": {"kind": "fixed", "units": [
     {"unit": "input_token", "price": "nan", "per": 1}, {"unit": "output_token", "price": -5, "per": 1}]}}]})  # fmt: skip
 def test_any_price_list(models):
-    """Whatever a server calls its prices, it is a price that a budget can be kept with, or none."""
+    """Any list of prices yields a price that a budget can use, or None."""
     price = price_of(models, "m")
     assert price is None or all(
         0 <= dollars < 1 and "-" not in str(dollars)[0] for dollars in (price.input, price.output)

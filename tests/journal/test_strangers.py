@@ -102,7 +102,7 @@ def readings(journal: Journal) -> list[Row]:
 @example({"input": [{"content": 1}, 2]}, {}, None)
 @given(requests, objects, values)
 def test_any_answer_is_shown(request, response, part):
-    """Whatever object a server or a stranger calls a response, and whatever was asked, it can be shown and exported."""
+    """Any JSON object as a response, to any request, can be shown and exported."""
     for came in (
         response,
         response | {"output": [part]},
@@ -175,7 +175,7 @@ def test_any_recording(content):
 
 @pytest.fixture
 def no_collection():
-    """What is collected at the limit of recursion has no room for its own finalizer, and pytest tells of that."""
+    """An object that is collected at the recursion limit cannot run its finalizer, and pytest reports that."""
     gc.disable()
     yield
     gc.enable()
@@ -374,7 +374,7 @@ def test_journal_that_acts(tmp_path, name):
 
 
 def test_schema_without_side_effects(tmp_path):
-    """What a stranger's schema computes may not call what has side effects: SQLite trusts no schema here, and loads no library."""
+    """Expressions in a forged schema cannot call functions with side effects: SQLite trusts no schema, and loads no library."""
     journal = Journal(tmp_path / "journal.sqlite3")
     with journal._transaction() as db:
         assert 0 == db.execute("PRAGMA trusted_schema").fetchone()[0]

@@ -40,7 +40,7 @@ def server(monkeypatch):
 
 
 def test_history(server):
-    """All that was asked is there, in order, also what failed; and the sums are those of the journal."""
+    """All questions are there, in order, including failed ones; and the sums are those of the journal."""
     ask("One?", chat="main")
     with pytest.raises(errors.InvalidRequest):
         ask("fail")
@@ -117,7 +117,7 @@ def test_again_without_settings(server):
 
 
 def test_again_with_attachments(server):
-    """What was attached goes along again; what is incomplete is refused before anything is sent."""
+    """Attachments are sent again; an incomplete question is refused before anything is sent."""
     ask.map("Sum up.", [{"it": "words " * 9}], attach="it", progress=False)
     history().again(effort="low", progress=False)
     assert server.posts[0].body["input"] == server.posts[1].body["input"]

@@ -190,7 +190,7 @@ ROWS = [{"word": f"w{number}"} for number in range(30)]
 
 
 def test_map(echo):
-    """One answer for each row, in order, whatever the rows are; asked again, nothing is sent."""
+    """One answer for each row of any kind, in order; asked again, nothing is sent."""
     expected = [f"On Of w{number}" for number in range(30)]
     assert expected == [answer.text for answer in ask.map("Of {{word}}", ROWS, progress=False)]
     assert expected == [
@@ -276,7 +276,7 @@ def dataclass_of(**fields):
 
 
 def test_map_of_rows_of_every_kind(echo):
-    """Whatever the rows are in, a field is written with its own type, and a name without a field is the row."""
+    """In every container of rows, a field is written with its own type, and a name without a field is the row."""
     expected = ["On Of Stars, 1998", "On Of Dust, 2001"]
     for kind, rows in _rows_of_every_kind():
         answers = ask.map("Of {{title}}, {{year}}", rows, progress=False)

@@ -1,4 +1,4 @@
-"""What Tab offers, in IPython's own completer and in a real kernel."""
+"""The completions of Tab, in IPython's own completer and in a real kernel."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES)
 def test_interrupt_in_each_state(running, state, home):
-    """Whatever a question's panel says, an interrupt gives the cell back, and the message says whether it may be charged."""
+    """In every state of a question, an interrupt frees the cell, and the message says whether it may be charged."""
     reply, options, cost = STATES[state]
     with wire.serve(lambda _: reply) as server, socket.create_server(("127.0.0.1", 0)) as silent:
         url = (
@@ -348,7 +348,7 @@ def test_cell_in_a_cell(asked):
 
 
 def test_answer_after_all_widgets_are_closed(asked):
-    """Whoever closes all widgets gets new ones with the next answer."""
+    """After all widgets were closed, the next answer has new ones."""
     _, running = asked
     running.run("%o3pro one")
     running.run("import ipywidgets; ipywidgets.Widget.close_all()")

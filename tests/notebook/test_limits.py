@@ -114,7 +114,7 @@ def test_limits_that_are_none(shell, capsys):
 
 
 def test_sums(shell, capsys, tmp_path):
-    """What `%aiml status` says that was spent is what the lines of `history()` add up to: forgotten ones count, recorded ones do not."""
+    """The spending in `%aiml status` is the sum of `history()`: forgotten answers count, recorded ones do not."""
     pytest.importorskip("pandas")
     with costing(0.25) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")

@@ -71,7 +71,7 @@ def test_refused(line, said):
     st.text(),
 )
 def test_any_question(word, rest):
-    """Whatever begins with no dash is the question, as typed."""
+    """Text that does not begin with a dash is the question, as typed."""
     assert ({"quiet": True}, f"{word}{rest}".strip()) == read_line(f"-q {word}{rest}")
 
 

@@ -59,7 +59,7 @@ FORMAT = {"type": "json_schema"}
     ],
 )  # fmt: skip
 def test_sent(shell, server, options, field, expected):
-    """What a line says of any field is what is sent, joined with what its options make."""
+    """A field given by a line is sent as it is, merged with those of the options."""
     assert run(shell, f"%o3pro -q {options} Why?") is None
     assert expected == server.posts[0].body[field]
 
@@ -92,7 +92,7 @@ def test_schema_and_function_stay(shell, server):
     ],
 )  # fmt: skip
 def test_refused(shell, server, options, named):
-    """What two ways set, and what is misspelt, is an error that names both, or the right word; nothing is sent."""
+    """A field that is set twice, or misspelt, is an error that names both ways, or the right word; nothing is sent."""
     error = run(shell, f"%o3pro {options} Why?")
     assert isinstance(error, errors.BadInput)
     assert all(words in str(error) for words in (*named, "Nothing was sent"))

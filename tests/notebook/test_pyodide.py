@@ -72,7 +72,7 @@ def test_tutorial():
 
 
 def test_requirements():
-    """What is installed there has no compiled code, or is in the lock file of Pyodide, in a version that will do."""
+    """Each package that is installed there has no compiled code, or is in Pyodide's lock file in a sufficient version."""
     lock = json.loads(Path(MODULES, "node_modules", "pyodide", "pyodide-lock.json").read_text())
     locked = {canonicalize_name(name): each["version"] for name, each in lock["packages"].items()}
     there = {

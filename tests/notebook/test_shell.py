@@ -59,7 +59,7 @@ def test_terminal(shell, answering, capsys):
 
 
 def test_options_reach_the_server(shell, answering):
-    """What an option says is in the request."""
+    """The value of an option is in the request."""
     for line, field, wanted in (
         ("%o3pro -m other/model", "model", "other/model"),
         ("%o3pro --summary concise", "reasoning", {"summary": "concise"}),
@@ -74,7 +74,7 @@ def test_options_reach_the_server(shell, answering):
 
 
 def test_settings_hold(shell, tmp_path):
-    """What a setting says holds for the questions that follow."""
+    """A setting applies to later questions."""
     lines = """
         %config O3Pro.chain = "transcript"
         %config O3Pro.max_concurrency = 3
@@ -111,7 +111,7 @@ ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 
 
 def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
-    """Whatever others wrote, no command, representation, print or table of it holds a sign that acts on a terminal."""
+    """No command, representation, print or table of untrusted text holds a character that acts on a terminal."""
     pandas = pytest.importorskip("pandas")
     item = {"type": "message", "content": [{"type": "output_text", "text": HOSTILE}]}
     wanted = {
@@ -254,7 +254,7 @@ def test_mistakes(shell, answering, code, capsys):
 
 
 def test_failed_cell_keeps_what_came(shell, capsys):
-    """What came before a failure is shown and bound, and the cell fails."""
+    """The text received before a failure is shown and bound, and the cell fails."""
     delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half"}\n\n'
     reply = wire.Reply(200, {"Content-Type": "text/event-stream"}, [delta])
     with wire.serve(lambda _: reply) as server:
@@ -302,7 +302,7 @@ BALANCES = {"-3.5": "-$3.50", "1e-320": "$0.00"} | dict.fromkeys(
 
 
 def test_balance(shell, home, capsys):
-    """Whatever a server calls a balance, `%aiml status` tells a sum of money, or that it is unknown."""
+    """For any balance of a server, `%aiml status` shows a sum of money, or that it is unknown."""
     told = iter(BALANCES)
 
     def answer(_):
@@ -418,12 +418,12 @@ def test_locked_keyring(shell, home, keyring_of, capsys):
 
 
 class Panic(BaseException):
-    """What a keyring that is written in Rust raises."""
+    """The exception of a keyring that is written in Rust."""
 
 
 @pytest.mark.parametrize("kind", [OSError, RuntimeError, SystemExit, Panic])
 def test_keyring_that_fails(shell, keyring_of, kind, monkeypatch, capsys):
-    """Whatever a keyring raises, the key is kept in the file, which is said, and is shown in no words of the keyring's."""
+    """If a keyring raises any exception, the key is saved in the file, with a message, and no text of the keyring shows it."""
     keyring_of(failing(kind(f"no bus to send\n{KEY}")))
     monkeypatch.setattr(getpass, "getpass", lambda prompt: f'"{KEY}"')
     home = addresses.home()
@@ -467,7 +467,7 @@ def test_newest_login_counts(shell, home, keyring_of, monkeypatch):
 
 
 def test_login_that_is_interrupted(shell, home, keyring_of, monkeypatch, capsys):
-    """Whoever interrupts a keyring that asks for its password has saved nothing: two lines, and no frame that could show the key."""
+    """An interrupt while a keyring asks for its password saves nothing: two lines, and no frame that could show the key."""
     keyring_of(failing(KeyboardInterrupt()))
     monkeypatch.setattr(getpass, "getpass", lambda prompt: KEY)
     run(shell, "%xmode Verbose")
@@ -506,7 +506,7 @@ def test_login_where_nobody_types(shell, monkeypatch):
 
 @pytest.mark.parametrize("text", ["two words", "ключ-к-апи", "a\x00b", ""])
 def test_keys_that_are_none(shell, monkeypatch, text, capsys):
-    """What no header can carry is refused, and not shown."""
+    """A key that no header can carry is refused, and not shown."""
     if "\x00" not in text:
         monkeypatch.setenv("AIML_API_KEY", text)
         assert type(run(shell, "%o3pro Why?")).__name__ in ("BadInput", "NoKey")
@@ -770,7 +770,7 @@ def test_key_is_nowhere(shell, answering, home, tmp_path, capsys):
 
 
 def test_comments_above_a_cell(shell, answering):
-    """What comments stand above `%%o3pro` are not asked, and the question is what stands below it, comments and all."""
+    """Comments above `%%o3pro` are not sent; the question is the text below it, with its comments."""
     comments = [
         "# why",
         "\n\n# why\n\n   # and how",

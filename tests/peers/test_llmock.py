@@ -43,7 +43,7 @@ def test_ask(llmock, asker):
     ],
 )
 def test_what_passes(llmock, asker, faults, posts):
-    """What the server refused is sent again, as late as it asks, and answered; llmock finds nothing wrong with it."""
+    """A refused request is sent again after the time that the server names, and answered; llmock finds no fault."""
     llmock.will(*faults)
     assert asker.ask(llmock.url, **MODEL).text
     assert posts == len(llmock.asked)
@@ -52,7 +52,7 @@ def test_what_passes(llmock, asker, faults, posts):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_what_cannot_pass(llmock, asker, status):
-    """What the server will never accept is not sent again."""
+    """A request with a final refusal is not sent again."""
     llmock.will({"type": "fail", "status": status, "times": None})
     with pytest.raises(errors.RequestFailed) as failed:
         asker.ask(llmock.url, **MODEL)

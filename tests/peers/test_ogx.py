@@ -126,7 +126,7 @@ def test_check_recovers_an_answer(ogx, llmock, asker):
 
 
 def test_small_limit(ogx, asker):
-    """What the server does not accept is said in its own words."""
+    """A refusal of the server is shown in its own words."""
     with pytest.raises(errors.InvalidRequest, match="max_output_tokens"):
         asker.ask(ogx, params={"max_output_tokens": 3}, **MODEL)
 

@@ -1,4 +1,4 @@
-"""What goes along with a question: kinds by content, variables of a notebook, and everything that cannot be sent."""
+"""Attachments: kinds by content, variables of a notebook, and values that cannot be sent."""
 
 from __future__ import annotations
 
@@ -396,7 +396,7 @@ EARLIER = {
 
 
 def test_earlier_recordings(asker, tmp_path):
-    """What an earlier version recorded, and journalled, with its attached texts is replayed; written again, it has their hashes."""
+    """A recording and a journal of an earlier version, with attached texts, are replayed; a rewritten recording has their hashes."""
     path, url = tmp_path / "r.jsonl", EARLIER["server"]
     path.write_text(json.dumps(EARLIER) + "\n")
     asker.asking.replay_file(path)

@@ -105,7 +105,7 @@ def test_any_template(template):
 
 @given(st.text(), st.text(st.characters(blacklist_characters="{}")))
 def test_values_are_not_read(value, around):
-    """What is inserted is not looked at again, whatever it holds."""
+    """An inserted value is not filled in again, even if it has braces."""
     assert f"{around}{value}{around}" == fill(f"{around}{{{{v}}}}{around}", {"v": value})
 
 

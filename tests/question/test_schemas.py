@@ -191,7 +191,7 @@ class Share:
 
 
 def test_type_that_fails():
-    """Whatever a type of the notebook raises when it is made, the answer was paid for: it does not fit, and is kept."""
+    """If a type of the notebook raises any exception, the answer does not fit, and is kept, since it was paid for."""
     with pytest.raises(SchemaMismatch, match=r"does not fit Share: ZeroDivisionError: .* is kept"):
         of_value(Share, "Share").parse('{"part": 1, "whole": 0}')
 
@@ -336,7 +336,7 @@ class Titled(pydantic.BaseModel):
     ids=lambda value: getattr(value, "__name__", "schema"),
 )  # fmt: skip
 def test_schemas_stay(kind, schema):
-    """What a type is asked for by decides which answer stands for it, so that it stays; an answer of an earlier version is found."""
+    """The schema of a type is part of the replay key, so it does not change; an answer of an earlier version is found."""
     assert schema == (
         schemas.of_parameters(kind) if kind is used else of_value(kind, "kind").json_schema
     )
@@ -392,7 +392,7 @@ itself.append(itself)
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_unsayable(value):
-    """What strict mode cannot say is two lines of error before anything is sent."""
+    """A type that strict mode does not support is an error of two lines before anything is sent."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         of_value(value, "thing")
     assert 2 == len(str(refused.value).splitlines())
@@ -431,7 +431,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_reading_never_raises_anything_else(value):
-    """Whatever comes, a reply fits or does not; nothing else happens."""
+    """Any reply either fits its schema or raises SchemaMismatch."""
     for kind in (Paper, Tree, RATED, list[Author]):
         schema = of_value(kind, "x")
         with contextlib.suppress(SchemaMismatch):
@@ -440,7 +440,7 @@ def test_reading_never_raises_anything_else(value):
 
 @given(st.builds(Author, st.text(), st.none() | st.integers()))
 def test_round_trip(author):
-    """What was written out as the schema says is read back as it was."""
+    """A value that was written by its schema is read back unchanged."""
     assert author == of_value(Author, "Author").parse(json.dumps(dataclasses.asdict(author)))
 
 

@@ -168,7 +168,7 @@ def wanting_approval(arguments: Any, **fields: Any) -> dict[str, Any]:
 
 
 def test_requests_for_approval_are_shown_whole():
-    """What a server is to do is shown as that of a function is: by name and whole, with what is odd in it written out."""
+    """A call to an MCP server is shown like one of a function: its name and all arguments, with odd characters escaped."""
     assert r"rm(path='a\u202eb', __proto__={'x': [1, None]}) of docs" == tools.shown_request(
         wanting_approval('{"path": "a\u202eb", "__proto__": {"x": [1, null]}}')
     )

@@ -1,4 +1,4 @@
-"""What a question says of a value: all of it, or nothing is sent."""
+"""The text of a value in a question: complete, or nothing is sent."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ NAMELESS = {
 @pytest.mark.parametrize("form", ["{{x}}", "{{x!r}}", "{{x!s:>9}}", "{{d[x]}}", "{{n.x}}", "{{d}}"])
 @pytest.mark.parametrize("kind", NAMELESS)
 def test_nothing_is_said(kind, form):
-    """What would be only a name and an address, or a part, is two lines of error, wherever it stands."""
+    """A text that is only a name and an address, or incomplete, is an error of two lines, at any depth."""
     value = NAMELESS[kind]
     if kind == "table with an object in it":
         pd = pytest.importorskip("pandas")
@@ -257,7 +257,7 @@ SAID = {
 
 @pytest.mark.parametrize("kind", SAID)
 def test_all_is_said(kind):
-    """What has a text of its own is inserted as it is, whatever is in that text; what leaves something out is written whole."""
+    """A value with its own text is inserted as that text; a text that leaves something out is written in full."""
     value, text = SAID[kind]
     assert (text, []) == prompts.fill("{{x}}", {"x": value})
 
@@ -349,7 +349,7 @@ TREES = st.recursive(
 
 @given(TREES)
 def test_plain_containers(value):
-    """Whatever Python holds of texts and numbers is inserted as Python writes it."""
+    """Any nesting of texts and numbers is inserted as Python writes it."""
     assert format(value) == values.whole(value)
     assert (format(value), []) == prompts.fill("{{x}}", {"x": value})
 

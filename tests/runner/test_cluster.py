@@ -225,7 +225,7 @@ def test_worker_that_dies(client, monkeypatch):
 
 
 def test_interrupt_keeps_what_was_sent(client, monkeypatch):
-    """What no worker has begun is taken back at once; what one has is answered into the journal all the same."""
+    """Tasks that no worker has begun are withdrawn at once; the others are answered into the journal."""
     is_over = threading.Event()
 
     def answer(request):
@@ -337,7 +337,7 @@ def test_kernel_that_dies(client, home, held):
 
 
 def test_answers_wait_at_the_scheduler(client, home, held):
-    """What workers finish after their kernel died comes home with the next map, whatever it asks."""
+    """Answers that workers finish after their kernel died are fetched by the next map."""
     killed_kernel(client.scheduler.address, ["a", "b"], when=lambda: 2 == len(held.server.posts))
     held.is_over.set()
     wait_for(lambda: ["came", "came"] == [name for kept in kept_by(client) for name in kept])
@@ -427,7 +427,7 @@ ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False)
 
 
 def test_any_answer_is_kept_there():
-    """What came is the same after the scheduler has kept it, errors and signs that are no UTF-8 included."""
+    """A result is unchanged after it was stored by the scheduler, including errors and lone surrogates."""
     lost = errors.ConnectionLost("It ended: é.", "Check.", may_cost=True, status=502)
     for came in (
         Result("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),

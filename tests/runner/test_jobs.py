@@ -189,7 +189,7 @@ def test_next_question_behind_half_an_answer(asker):
 
 
 def test_next_question_of_three_kernels(home):
-    """One kernel asks, a second waits for the answer to go on from it, a third asks the same as that: it is sent once."""
+    """One kernel asks, a second queues a follow-up, a third asks the same follow-up: it is sent once."""
     kernels = [Asker(home / "journal.sqlite3") for _ in range(3)]
     try:
         with wire.serve(in_turn(gate := threading.Event())) as server:

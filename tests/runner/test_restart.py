@@ -234,7 +234,7 @@ def test_asked_again_at_once(running, held):
 
 
 def test_cancelled_by_name(asker, held):
-    """What the person cancels is not held: its connection is closed at once."""
+    """A question that the person cancels is not held: its connection is closed at once."""
     with wire.serve(lambda _: wire.Reply(end="silence")) as server:
         job = asker.start(server.url)
         while job.progress.state != "sent":
@@ -264,7 +264,7 @@ COMMANDS = [
 
 
 def test_commands_that_cannot_be_read(asker, held):
-    """Whatever comes down the pipe, what is in flight goes on, and the next command is obeyed."""
+    """After any input on the pipe, requests in flight go on, and the next command is executed."""
     with wire.serve(silent(held)) as server:
         job = asker.start(server.url)
         assert held.begun.wait(30)

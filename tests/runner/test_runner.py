@@ -41,7 +41,7 @@ def statements(journal) -> list[str]:
 
 
 def test_steps_that_gather_are_synced_once(journal):
-    """What waits while the disk is busy is one transaction, synced in full, in which each step sees those before it."""
+    """Steps that gather while the disk is busy are one transaction, synced in full; each sees those before it."""
     rows = [journal.add(**new()).id for _ in range(20)]
     made = statements(journal)
 
@@ -151,7 +151,7 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     st.lists(st.sampled_from(["come", "go", "cancel", "raise the limit"]), max_size=30),
 )
 def test_slots(limit, moves):
-    """Whoever comes, goes, or gives up waiting: as many are in as may be, or as there are, and nobody is forgotten."""
+    """For any order of arrivals, departures and cancellations, the slots are used up to the limit, and every waiting request gets its turn."""
 
     async def play():
         slots, inside, tasks = Slots(), set(), []
@@ -215,7 +215,7 @@ def test_question_that_is_cancelled_before_it_begins(journal):
 
 
 def play(journal, rows) -> list:
-    """What a runner tells that is to send these rows, and then has no kernel any more."""
+    """The events of a runner that is to send these rows, and then loses its kernel."""
     told: list = []
 
     async def run():
@@ -327,7 +327,7 @@ def test_what_had_come_is_kept_at_once(journal, reply):
 
 @pytest.mark.parametrize("looks", range(8))
 def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
-    """What another runner left is gone on with by its id, however many looks at the clock found that runner alive."""
+    """A row that another runner left is resumed by its id, even if several checks found that runner alive."""
     monkeypatch.setattr("aiml_magic.api.client._POLL_FIRST", 0.01)
     monkeypatch.setattr("aiml_magic.runner.process._LOOK_EVERY", 0.01)
     with wire.serve(lambda _: wire.json_reply(wire.response("Worth it.", id="resp_7"))) as server:

@@ -272,7 +272,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("wrong", "message"), REFUSED, ids=str)
 def test_refused(sandbox_url, wrong, message):
-    """What the API's description does not take is refused in the vendor's shape, by the field and what is expected."""
+    """A request that the API's description does not allow is refused in the vendor's shape, with the field and the expectation."""
     status, body = ask(sandbox_url, "Why?", **wrong)
     assert (400, 400, "/v1/responses") == (status, body["statusCode"], body["path"])
     assert {"message", "path", "requestId", "statusCode", "timestamp"} == body.keys()
@@ -292,7 +292,7 @@ TAKEN = [
 
 @pytest.mark.parametrize("body", TAKEN, ids=str)
 def test_taken(sandbox_url, body):
-    """What the API or a relative of it takes is answered."""
+    """A request that the API, or a server like it, accepts is answered."""
     assert 200 == ask(sandbox_url, "Why?", **body)[0]
 
 

@@ -300,7 +300,7 @@ def test_every_route_needs_the_token(own, method, path):
 
 @pytest.mark.parametrize("key", [None, "", "Bearer", "Bearer ", "Basic x"])
 def test_by_hand_any_key(sandbox_url, key):
-    """One that was started by hand wants a key all the same, whatever it is."""
+    """A sandbox that was started by hand requires a key, but accepts any."""
     assert 401 == status_of(port_of(sandbox_url), "GET", "/v2/logs", Authorization=key)
     assert 200 == status_of(
         port_of(sandbox_url), "GET", "/v2/logs", Authorization="Bearer anything"
@@ -308,7 +308,7 @@ def test_by_hand_any_key(sandbox_url, key):
 
 
 def test_proof_is_of_the_token(own):
-    """What proves that a sandbox is itself holds for one nonce and one port, and does not tell the token."""
+    """A sandbox's proof is valid for one nonce and one port, and does not reveal the token."""
     note = sandbox._note(own)
     told = {
         sandbox._call(note.port, "GET", f"/sandbox/proof?nonce={nonce}").decode() for nonce in "ab"
@@ -319,7 +319,7 @@ def test_proof_is_of_the_token(own):
 
 
 def echo(request: wire.Request) -> wire.Reply:
-    """What somebody answers who knows all that is known but the token."""
+    """The answer of an impostor that knows everything but the token."""
     nonce = request.path.rpartition("nonce=")[2]
     if "proof" in request.path:
         return wire.Reply(chunks=[credentials.proof("sandbox-token-", 1, nonce).encode()])
@@ -488,7 +488,7 @@ def test_home_of_two_containers(own):
 
 
 def test_leavings_are_removed(own, tmp_path):
-    """What sandboxes have left whose machine has ended is removed by the next one that starts, and what is held is not."""
+    """A new sandbox removes the notes and locks of ended machines, but not those in use."""
     sandbox.stop(own)
     (tmp_path / "sandbox-gone.json").touch()
     (tmp_path / "sandbox-gone.lock").touch()
@@ -531,7 +531,7 @@ def test_started_at_once(tmp_path: Path):
 
 
 def test_started_while_one_ends(tmp_path: Path):
-    """Whoever starts one while another kernel's is still ending gets one that lives."""
+    """A sandbox that is started while an earlier one is still ending is a new one."""
     sandbox.find_or_start(tmp_path)
     of_another_kernel = sandbox._started.pop()
     try:

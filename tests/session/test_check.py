@@ -1,4 +1,4 @@
-"""What became of a request whose connection died: the server's log tells, by the id that went with the request."""
+"""The fate of a request whose connection died, by its id in the server's log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_answer_that_the_server_still_has(running):
 
 
 def test_found_answer_is_gone_on_from(asker):
-    """What the server still had is kept without the key that it echoes, and the next cell continues it."""
+    """An answer that the server still has is stored without the key that it echoes, and the next cell continues it."""
     cut = cut_off()
 
     def answer(request):
@@ -71,7 +71,7 @@ def test_found_answer_is_gone_on_from(asker):
 
 
 def test_answer_that_is_lost(running):
-    """One that the server does not give out is known to be charged, and how much; only --fresh asks again."""
+    """An answer that the server does not return has a known charge; only --fresh asks again."""
     running.run("%%o3pro --no-store\nAnd why?\nsandbox: fault=cut", "a")
     told = running.run("%aiml check 1").stream
     assert "finished question 1 and charged $0." in told
@@ -81,7 +81,7 @@ def test_answer_that_is_lost(running):
 
 
 def test_request_that_failed(running):
-    """One that failed at the server is free, and its cell asks again by itself."""
+    """A question that failed at the server is free, and its cell asks again."""
     assert (
         "may have been"
         in running.run("%%o3pro\nWhy?\nsandbox: fault=reset times=1", "a").error["evalue"]
@@ -95,7 +95,7 @@ def test_request_that_failed(running):
 
 
 def test_request_that_nobody_knows(asker):
-    """One that is not in the log may come yet: the log is read page by page, and no other's entry is taken for it."""
+    """A question that is missing in the log may appear later: all pages are read, and entries of other questions do not count."""
     entry = {"client_request_id": None, "status": "succeeded", "cost": {"usd": 4.0}}
     pages = {"0": ([entry] * 100, True), "100": ([entry | {"client_request_id": "another"}], False)}
     asked = []
@@ -291,7 +291,7 @@ def in_use(asker, home):
 
 
 def test_check_at_the_sandbox_in_use(asker, in_use):
-    """What was asked of a sandbox is looked for in the one in use, wherever a journal says that it was."""
+    """A check of a question to a sandbox asks the sandbox in use, not the address in the journal."""
     asker.ask(in_use, "Why?", cell="a")
     with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
         with asker.journal._transaction() as db:
@@ -304,7 +304,7 @@ def test_check_at_the_sandbox_in_use(asker, in_use):
 
 
 def test_rows_of_another_sandbox(asker, in_use):
-    """What a journal says is queued for a sandbox is sent to no address that it names, but asked where the sandbox is."""
+    """A queued question to a sandbox is sent to the sandbox in use, not to the address in the journal."""
     asker.ask(in_use, "Why?", cell="a")
     with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
         with asker.journal._transaction() as db:

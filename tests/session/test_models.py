@@ -260,7 +260,7 @@ entries = st.fixed_dictionaries({"id": scalars}, optional={"replaced_by": scalar
 
 @given(anything | st.lists(entries), anything | st.lists(entries), scalars.map(str))
 def test_any_list_and_feed(listed, feed, name):
-    """Whatever a server sends for a list or a feed, each model is one harmless line, and only a plain name is suggested; it is kept as it was read."""
+    """For any list or feed, each model is one harmless line, only a plain name is suggested, and the cache returns what was read."""
     said = Catalogue(models.read(listed), models.read(feed), time.time())
     for model in said.all[:5]:
         assert advice.line(model.id, said).isprintable()

@@ -180,7 +180,7 @@ def test_other_id_in_the_echo(asker):
 
 
 def test_unstored_parent(asker, keeper):
-    """What the server was asked not to keep is sent as a transcript."""
+    """A conversation that the server does not store is sent as a transcript."""
     asker.ask(keeper.url, "One?", store=False)
     asker.ask(keeper.url, "Two?")
     assert [None, None] == previous(keeper)

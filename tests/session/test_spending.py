@@ -59,7 +59,7 @@ def another(asker):
 
 @pytest.mark.parametrize("setting", PER[1:])
 def test_restart(asker, another, setting):
-    """What was spent in a notebook or on a day counts after a restart, and nothing is sent; a higher limit lets it be."""
+    """Spending of a notebook or a day counts after a restart: nothing is sent until the limit is raised."""
     with costing(4.0) as server:
         asker.ask(server.url, "One?", **{setting: 12.0})
         with pytest.raises(errors.BudgetExceeded, match=r"\$8\.40 .*\$4\.00 spent") as refused:
@@ -82,7 +82,7 @@ def test_session_begins_anew(asker, another):
 
 @pytest.mark.parametrize("setting", PER[1:])
 def test_two_kernels(asker, another, setting):
-    """What another kernel has on its way counts at its most, and what it costs once that is known."""
+    """A question in flight of another kernel counts with its highest cost, later with its charge."""
     go_on = threading.Event()
     with costing(0.1, lambda: go_on.wait(600)) as server:
         job = asker.start(server.url, "One?", **{setting: 10.0})
@@ -145,7 +145,7 @@ def queued(asker, url, **fields):
 
 
 def test_dead_kernel(asker):
-    """What a dead kernel never sent holds a limit no longer, and is never sent by a runner that was only asleep."""
+    """An unsent question of a dead kernel loses its reservation, and is not sent by a runner that was only asleep."""
     with costing() as server:
         left = queued(asker, server.url)
         asker.ask(server.url, "Room for both?", budget_usd_per_day=20.0)
@@ -158,7 +158,7 @@ def test_dead_kernel(asker):
 
 
 def test_living_kernel(asker, another):
-    """What another kernel is about to send holds its part, and so does what this one holds, even after a sleep."""
+    """Questions that another kernel is about to send keep their reservations, as do those of this kernel, even after a sleep."""
     with costing() as server:
         left = queued(asker, server.url)
         asker.journal.reserve(left, "one", 8.4)
@@ -238,7 +238,7 @@ def test_asked_before_a_price_was_known(asker):
 
 
 def test_forgotten(asker):
-    """What was forgotten counts as before: its cost, or the most that it may have cost."""
+    """A forgotten question counts as before: with its cost, or its highest possible cost."""
     with costing(None) as server:
         row_id = asker.ask(server.url, "One?", budget_usd=10.0).journal_id
         for _ in range(2):
@@ -248,7 +248,7 @@ def test_forgotten(asker):
 
 
 def test_failed_and_free(asker):
-    """What the server refused, and what was taken back, costs nothing."""
+    """Refused and withdrawn questions cost nothing."""
     journal = asker.journal
     ids = [journal.add(**new(worst_usd=8.4)).id for _ in range(2)]
     journal.claim(ids[0])
@@ -313,7 +313,7 @@ def test_midnight(monkeypatch, zone, now, midnight):
 
 
 def test_days(asker):
-    """What was asked before midnight counts no more; what a clock that was set back has in the future does."""
+    """Questions before midnight do not count; those in the future, after a clock was set back, do."""
     journal = asker.journal
     for when in (-1.0, 1.0, 5 * 86400.0):
         row = journal.add(**new(asked_at=spending.midnight() + when))
@@ -467,7 +467,7 @@ def test_unknown_price_is_confirmed(asker, monkeypatch):
 
 
 def test_refused_is_not_confirmed(asker, monkeypatch):
-    """What a limit refuses is not asked about."""
+    """A question that a limit refuses asks for no confirmation."""
     monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
     with costing() as server, pytest.raises(errors.BudgetExceeded):
         asker.ask(server.url, confirm_above_usd=1.0, budget_usd=2.0)

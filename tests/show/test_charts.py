@@ -217,7 +217,7 @@ def test_stale_is_a_word():
     )
 )
 def test_words_are_words(text):
-    """Whatever was asked, in whatever chat, is shown as it is, and makes no element."""
+    """Any question in any chat is shown as text, and makes no element."""
     page = charts.tree([Leaf(0, 1, None, text, text, text, is_stale=False)])
     plain = parsed(charts.tree([Leaf(0, 1, None, "chat", "question", "told", is_stale=False)]))
     assert [node.tag for node in plain.iter()] == [node.tag for node in parsed(page).iter()]

@@ -67,7 +67,7 @@ def words(first: Answer, second: Answer) -> str:
     ],
 )
 def test_each_field(other, told):
-    """What differs is named with both values, and nothing else is."""
+    """Each difference is named with both values, and nothing else."""
     shown = words(ONE, other)
     assert told in shown
     assert 1 == shown.count(" differ:")
@@ -167,7 +167,7 @@ def test_many_fields():
 
 @given(st.text() | st.sampled_from(HOSTILE), st.text())
 def test_texts_are_inert(text, other):
-    """Whatever a text, a name or a field holds, the page has our elements alone, and no sign acts on a terminal."""
+    """For any text, name or field, the page has our elements only, and no character acts on a terminal."""
     first = replace(asked(instructions=text, **{text: text}), text=text, model=text, status=text)
     shown = bundle(first, replace(ONE, text=other), (text, other))
     page = ET.fromstring(shown["text/html"])

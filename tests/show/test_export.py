@@ -116,7 +116,7 @@ def _commands(tex: str) -> list[str]:
 
 @given(st.text() | st.sampled_from(HOSTILE))
 def test_no_command_survives(text):
-    """Whatever a text holds, each backslash is of a command of ours, and braces are balanced."""
+    """For any text, each backslash belongs to a command of ours, and braces are balanced."""
     for tex in (latex.escape(text), latex.markdown(text), latex.preformatted(text)):
         assert [] == _commands(tex)
     plain = re.sub(r"\\[{}]", "", latex.escape(text))

@@ -1,4 +1,4 @@
-"""What front ends pick of a cell's outputs by their rules, and that whatever has come of an answer can be shown."""
+"""The representations that front ends choose by their rules; and any answer can be shown."""
 
 from __future__ import annotations
 

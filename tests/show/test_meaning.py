@@ -1,4 +1,4 @@
-"""What a reader sees of an answer is what its author meant, in the front ends where it is read."""
+"""A reader sees an answer as its author meant it, in every front end."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_any_text_is_inert(text):
 
 @given(fragments)
 def test_tags_are_ours(text):
-    """Whatever begins with an angle is a tag of ours, which holds nothing of the model's, even where all of it is read as raw HTML."""
+    """Every tag in the output is ours and has no text of the model, even if all of it is read as raw HTML."""
     shown = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", safe.markdown(text))
     ours = (
         r"</?(pre|code|span|sub|sup|ul|ol|li|blockquote)>|<ol start=\"\d+\">|<br>|<!-- -->"
@@ -218,7 +218,7 @@ FAITHFUL = [
 
 @pytest.mark.parametrize(("text", "shown"), FAITHFUL)
 def test_faithful(text, shown):
-    """What a reader needs is there: structure, code, links, tables, any script."""
+    """The output keeps structure, code, links, tables, and any script of writing."""
     page = rendered(safe.markdown(text))
     assert shown in page or shown in html.unescape(page)
 
@@ -481,7 +481,7 @@ def test_hostile_refusal(text):
 
 
 def structured(value):
-    """What a notebook shows of this value, which came as JSON."""
+    """The output of a notebook for this value, which came as JSON."""
     response, request = (
         Response({"status": "completed"}),
         {"text": {"format": {"type": "json_object"}}},

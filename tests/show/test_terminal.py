@@ -50,7 +50,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def screens(environment, tmp_path_factory):
-    """What each terminal shows of an answer, side by side, since starting takes longest."""
+    """The output of each terminal for an answer; they run at once, since starting takes longest."""
     without_rich = tmp_path_factory.mktemp("without-rich")
     (without_rich / "rich.py").write_text("raise ImportError")
     lines = [
@@ -142,7 +142,7 @@ NOT_UTF8 = {
 
 @pytest.fixture(scope="module")
 def poor_screens(environment, tmp_path_factory):
-    """What terminals that are not UTF-8 show of an answer, of lists and of errors, side by side, since starting takes longest."""
+    """The output of terminals without UTF-8 for an answer, lists and errors; they run at once, since starting takes longest."""
     lines = [
         "%load_ext aiml_magic", "q = 'Is \\u6f22 finite?'", "%o3pro --alone {{q}}", "%aiml history", "%aiml search finite", "%aiml show 1",
         "%aiml tree", "%aiml help", "%o3pro --dry-run {{q}}", "%o3pro?", "from aiml_magic import ask", "ask(q, effort='h\\u00f6ch')",

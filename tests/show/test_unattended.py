@@ -83,13 +83,13 @@ def answers(outputs):
 
 
 def visible(outputs):
-    """What is compared with a committed notebook: all but the ids of widgets."""
+    """The part of an output that is compared with a committed notebook: all but the ids of widgets."""
     data = [output.get("data", {}) for output in outputs]
     return [{kind: text for kind, text in each.items() if kind != WIDGET} for each in data]
 
 
 def test_answers_come_into_their_cells(ran):
-    """What is asked with -b is answered in its own cell, also if it continues another answer, or is not alone there."""
+    """A question with -b is answered in its own cell, even if it continues another answer, or others are in the cell."""
     cells, _ = ran
     assert ["On one"] == answers(cells["one"])
     assert ["On two"] == answers(cells["two"])

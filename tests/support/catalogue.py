@@ -1,4 +1,4 @@
-"""What a server says of its models: a feed of deprecations, a list, and the refusal of a model that is gone."""
+"""A server's words on its models: a feed of deprecations, a list, and the refusal of a model that is gone."""
 
 from __future__ import annotations
 

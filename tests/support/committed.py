@@ -1,4 +1,4 @@
-"""What git has of this checkout, whatever a person has done to it since: JupyterLab saves a notebook that is only read and run."""
+"""The committed state of this checkout, without later changes: JupyterLab saves a notebook that is only read and run."""
 
 from __future__ import annotations
 

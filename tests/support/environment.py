@@ -64,7 +64,7 @@ def _is_kept(name: str) -> bool:
 
 
 def _variables(home: Path, place: str) -> dict[str, str]:
-    """What is said instead; makes the files that it speaks of."""
+    """The message instead; makes the files that it names."""
     kernel, plots = (
         home / "jupyter" / "kernels" / "python3" / "kernel.json",
         home / "matplotlib" / "matplotlibrc",

@@ -1,4 +1,4 @@
-"""What a page is asked about, to know that nothing of the model's is active in it."""
+"""The checks of a page for active content of the model."""
 
 from __future__ import annotations
 

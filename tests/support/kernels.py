@@ -17,7 +17,7 @@ from jupyter_client.manager import KernelManager
 
 @dataclass
 class Ran:
-    """What a cell did: its displays in order, its streams, its error, and how many messages and bytes it took."""
+    """The results of a cell: its displays in order, its streams, its error, and the number of messages and bytes."""
 
     displays: list[dict[str, Any]] = field(default_factory=list)
     stream: str = ""
@@ -66,7 +66,7 @@ class Kernel:
         return message["header"]["msg_id"]
 
     def finish(self, request: str, timeout: float = 60) -> Ran:
-        """All that the cell puts out until the kernel is idle again."""
+        """All outputs of the cell until the kernel is idle."""
         ran, started = Ran(), time.monotonic()
         while True:
             message = (

@@ -85,7 +85,7 @@ def unfold_by_keyboard(page, details: str) -> None:
 
 
 def barriers(page, place: str = ".jp-OutputArea-output") -> list[str]:
-    """What axe finds in the outputs, or in another place, that is serious or critical; nothing where axe is not installed."""
+    """The serious or critical findings of axe in the outputs, or in another place; none without axe."""
     if AXE is None:
         return []
     if not page.evaluate("() => 'axe' in window"):

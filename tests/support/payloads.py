@@ -357,7 +357,7 @@ def answers(origin: str) -> dict[str, str]:
 
 
 def fields(origin: str, name: str) -> list[str]:
-    """What to put in the field of this name, one after the other."""
+    """The values for the field of this name, in order."""
     return [text.replace("ORIGIN", origin) for text in _filled(name, FIELDS)]
 
 

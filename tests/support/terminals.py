@@ -41,7 +41,7 @@ TERMINALS = {
 def typed(
     command: list[str], lines: list[str], terminal: Terminal, environment: dict[str, str]
 ) -> str:
-    """All that a command writes into a terminal in which these lines are typed."""
+    """The whole output of a command in a terminal in which these lines are typed."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, terminal.columns, 0, 0))
     process = subprocess.Popen(
