@@ -43,6 +43,10 @@ class ToolLoop(Job):
     def progress(self) -> Progress:
         return self._job.progress
 
+    @property
+    def retry_in(self) -> float:
+        return self._job.retry_in
+
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """As `Job.follow`; runs the functions in the thread of the caller."""
         while not self._is_over:
