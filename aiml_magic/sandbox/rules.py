@@ -233,7 +233,7 @@ def _report(body: Raw, turns: list[Turn], question: str) -> str:
     )
     read = "orders, and no question."
     if words := len(question.split()):
-        quote = "\n".join(f"> {line}" for line in question[:400].splitlines())
+        quote = "  \n".join(f"> {line}" for line in question[:400].splitlines())
         read = f"your question of {count_of(words, 'word')}:\n\n{quote}"
     text = (
         f"**This is the sandbox; no model is behind it.** It read {read}\n\n"

@@ -181,7 +181,7 @@ def _is_cell(value: Any) -> bool:
 
 def _markdown_table(rows: list[dict[str, Any]]) -> str:
     if len(rows) == 1:
-        return "\n".join(["|  |  |", "|---|---|", *map(_table_row, rows[0].items())])
+        return "\n".join(["| name | value |", "|---|---|", *map(_table_row, rows[0].items())])
     ruler = "|---" * len(rows[0]) + "|"
     return "\n".join([_table_row(rows[0]), ruler, *(_table_row(row.values()) for row in rows)])
 

@@ -73,6 +73,8 @@ _STYLE = (
     "{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
     ".aiml-details pre{font-family:var(--jp-code-font-family,monospace);"
     "max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    # A page of nbconvert sets the highlighted code of an output in the font of text.
+    ".jp-RenderedMarkdown .highlight pre{font-family:var(--jp-code-font-family)}"
     # On paper, the copy's sections are open, but not the last one, the raw JSON.
     "@media print{[id^=o3pro-] details:not(details>div>:last-child)::details-content"
     "{content-visibility:visible}}"

@@ -37,9 +37,14 @@ _LANGUAGES = frozenset(
 # Characters up to which code of a page is highlighted: Pygments takes quadratic time for longer
 # lines or code in some languages. (In Terraform it is slower still, so that is not in the list.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000
-# Code that would be harmless if it were read as Markdown.
-_HARMLESS = re.compile(r"(?:[\w \n.,;=+*()'\"#%^?/>{}\[|!~-]|\](?![(\[:])|@(?!@)|:(?!//))*")
+# Code that would be harmless if it were read as Markdown, or as mathematics by MathJax.
+_HARMLESS = re.compile(
+    r"(?:[\w \n.,;=+*()'\"#%^?/>{}\[|!~-]|\](?![(\[:])|@(?!@)|:(?!//)|&(?![#\w])|<(?![a-zA-Z/!?])"
+    r"|\\(?!begin|end|ref|eqref|[\\()\[\]{}$]))*"
+)
 _SIGNS_IN_CODE = re.compile(r"[^\w ,;()'\"?%\u0080-\U0010ffff]|_|(?<=\d)\)")  # could be marks
+_TASK = re.compile("^&#91;([ xX])&#93;(?= )")
+_BOXES = {" ": "\N{BALLOT BOX}", "x": "\N{BALLOT BOX WITH CHECK}"}
 _LISTS = ("bullet_list_open", "ordered_list_open")
 _CONTAINERS = (*_LISTS, "blockquote_open")
 
@@ -80,11 +85,6 @@ class _Writer:
         self._tokens = iter(tokens)
         self._is_for_page = is_for_page
         self._tagged = set() if is_for_page else _tagged(tokens)
-        self._has_formula = any(
-            token.type in ("formula", "formula_block")
-            for block in tokens
-            for token in (block, *(block.children or ()))
-        )
 
     def blocks(self, *, at_margin: bool = False) -> list[_Block]:
         """The blocks up to the end of their container."""
@@ -106,7 +106,7 @@ class _Writer:
             case "bullet_list_open" | "ordered_list_open":
                 return self._list(token)
             case "blockquote_open" if id(token) in self._tagged:
-                return self._within("blockquote")
+                return _within("blockquote", self.blocks(at_margin=True))
             case "blockquote_open":
                 return _indented("> ", "> ", "\n\n".join(_apart(self.blocks())))
             case "fence" | "code_block":
@@ -125,18 +125,12 @@ class _Writer:
         next(self._tokens)  # the end of the paragraph, heading or cell
         return text
 
-    def _within(self, tag: str) -> str:
-        """The blocks at the margin, between tags of HTML."""
-        return "\n\n".join([f"<{tag}>", *_apart(self.blocks(at_margin=True)), f"</{tag}>"])
-
     def _list(self, token: Token) -> str:
         if id(token) in self._tagged:
-            return self._tagged_list(token)
-        items = []
-        for item in self._tokens:
-            if item.nesting < 0:
-                break
-            items.append(self.blocks())
+            start = f' start="{int(token.attrs["start"])}"' if "start" in token.attrs else ""
+            tagged = (_within("li", item) for item in self._items(at_margin=True))
+            return "\n".join([f"<{token.tag}{start}>", *tagged, f"</{token.tag}>"])
+        items = list(self._items())
         first = int(token.attrs.get("start", 1)) if token.type == "ordered_list_open" else None
         lines = []
         for number, blocks in enumerate(items, first or 0):
@@ -149,14 +143,16 @@ class _Writer:
         )
         return ("\n" if is_tight else "\n\n").join(lines)
 
-    def _tagged_list(self, token: Token) -> str:
-        start = f' start="{int(token.attrs["start"])}"' if "start" in token.attrs else ""
-        items = []
+    def _items(self, *, at_margin: bool = False) -> Iterator[list[_Block]]:
+        """The blocks of each item; the mark of a task is a box, which all front ends show."""
         for item in self._tokens:
             if item.nesting < 0:
-                break
-            items.append(self._within("li"))
-        return "\n".join([f"<{token.tag}{start}>", *items, f"</{token.tag}>"])
+                return
+            blocks = self.blocks(at_margin=at_margin)
+            if blocks and blocks[0].kind == "paragraph_open":
+                text = _TASK.sub(lambda task: _BOXES[task[1].lower()], blocks[0].text)
+                blocks[0] = blocks[0]._replace(text=text)
+            yield blocks
 
     def _table(self) -> str:
         rows, alignments, cells = [], [], []
@@ -174,20 +170,19 @@ class _Writer:
 
     def _code(self, token: Token, at_margin: bool) -> str:  # noqa: FBT001
         """Code in a fence if all front ends read it alike, else as HTML, which LaTeX drops."""
-        content = token.content
-        if at_margin and not re.search(r"@@|\\begin|\\end", content):
-            # MathJax could match a dollar in the code with one of a formula.
-            if not (self._has_formula and "$" in content):
-                return self._fenced(token)
-        elif _HARMLESS.fullmatch(content) and not self._is_for_page:
+        is_fence = "@@" not in token.content if at_margin else _HARMLESS.fullmatch(token.content)
+        if is_fence and (at_margin or not self._is_for_page):
             return self._fenced(token)
-        return f"<pre><code>{entities(content.removesuffix(chr(10)), _SIGNS_IN_CODE)}</code></pre>"
+        content = token.content.removesuffix("\n")
+        return f"<pre><code>{entities(content, _SIGNS_IN_CODE)}</code></pre>"
 
     def _fenced(self, token: Token) -> str:
         content = token.content.removesuffix("\n")
         language = token.info.split()[0].lower() if token.info.split() else ""
         is_long = len(content) > _LONG_CODE or max(map(len, content.split("\n"))) > _LONG_LINE
-        if language not in _LANGUAGES or (self._is_for_page and is_long):
+        # JupyterLab takes an environment out of code, and does not find its place in coloured code.
+        is_plain = (self._is_for_page and is_long) or "\\begin" in content
+        if language not in _LANGUAGES or is_plain:
             language = ""
         ticks = fence_for(content)
         return f"{ticks}{language}\n{content}\n{ticks}"
@@ -210,6 +205,11 @@ def _tagged(tokens: Iterable[Token]) -> set[int]:
         elif token.type == "table_open" or (is_code and not _HARMLESS.fullmatch(token.content)):
             tagged.update(map(id, around))
     return tagged
+
+
+def _within(tag: str, blocks: Sequence[_Block]) -> str:
+    """Blocks at the margin, between tags of HTML."""
+    return "\n\n".join([f"<{tag}>", *_apart(blocks), f"</{tag}>"])
 
 
 def _apart(blocks: Sequence[_Block]) -> Iterator[str]:

@@ -60,7 +60,8 @@ _OPTIONS: dict[str, Callable[[Any], str]] = {
     "mode": _option("reasoning", "mode"),
     "question": lambda one: question_text(one.request) if isinstance(one, Answer) else "",
 }
-_TOLD = ("answer", "tokens", "dollars", "seconds", "status")
+_NUMBERS = ("tokens", "dollars", "seconds")
+_TOLD = ("answer", *_NUMBERS, "status")
 
 
 def _told(answer: Any, *, is_live: bool) -> list[str]:
@@ -80,16 +81,13 @@ def _told(answer: Any, *, is_live: bool) -> list[str]:
 
 def _markdown(rows: Sequence[list[str]], answers: Sequence[Any], count: int) -> str:
     header, *lines = rows
-    ruled = [header, ["---"] * len(header), *lines]
-    drawn = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in ruled)
+    ruler = ["--:" if name in _NUMBERS else "---" for name in header]
+    head, *body = [[safe.line(cut(cell, _WORDS)) for cell in row] for row in rows]
+    drawn = "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *body])
     folded = list(map(_folded, lines[:_FOLDED], answers[:_FOLDED]))
     left = count - len(folded)
     more = [f"{left:,} more are in `to_frame()`, and by their numbers."] if left > 0 else []
     return "\n\n".join([drawn, *folded, *more])
-
-
-def _cell(text: str) -> str:
-    return text if text == "---" else safe.line(cut(text, _WORDS))
 
 
 def _folded(line: list[str], answer: Any) -> str:

@@ -112,6 +112,41 @@ def test_languages():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        ("- [ ] a\n- [x] *b* [ ]\n- [X] c", "- ☐ a\n- ☑ *b* &#91; &#93;\n- ☑ c"), ("1. [x] a", "1. ☑ a"), ("> - [ ] a", "> - ☐ a"),
+        ("- [x] a\n\n  | b |\n  |---|", "<ul>\n<li>\n\n☑ a\n\n| b |\n|---|\n\n</li>\n</ul>"), ("- a\n\n  [x] b", "- a\n  \n  &#91;x&#93; b"),
+        ("- [x]y", "- &#91;x&#93;y"), ("- [ ]", "- &#91; &#93;"), ("[ ] a", "&#91; &#93; a"), ("- [x](https://e.org) a", "- [x](https://e.org) a"),
+    ],
+)  # fmt: skip
+def test_tasks(text, shown):
+    """The mark of a task is a box in a list, and text anywhere else."""
+    assert shown == safe.markdown(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("$x$\n\n```sh\necho $HOME\n```", "$x$\n\n```sh\necho $HOME\n```"),
+        ("```latex\n\\begin{align}\n```", "```\n\\begin{align}\n```"),
+        ("- ```c\n  if (a < b && c) puts(\"x\\n\");\n  ```", "- ```c\n  if (a < b && c) puts(\"x\\n\");\n  ```"),
+        ("- ```sh\n  a \\\n    b\n  ```", "- ```sh\n  a \\\n    b\n  ```"),
+    ],
+)  # fmt: skip
+def test_code_in_fences(text, shown):
+    """Code is a fence, which LaTeX and reStructuredText keep, beside formulas, in steps and with TeX."""
+    assert shown == safe.markdown(text)
+
+
+@pytest.mark.parametrize(
+    "code", ["<b>", "</b>", "<!--", "&lt;", "&#60;", "\\(x\\)", "\\[x\\]", "\\begin{x}", "\\\\", "$x$", "`x`", "[a](b)", "@@0@@", "https://e.org"]
+)  # fmt: skip
+def test_code_that_could_be_marks(code):
+    """In a list, where front ends differ in what is code, a fence holds nothing that could be a mark or mathematics."""
+    assert f"\n  {code}\n" not in safe.markdown(f"- a\n\n  ```\n  {code}\n  ```")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
         ("CO<sub>2</sub>, Ca<sup>2+</sup>", "CO<sub>2</sub>, Ca<sup>2+</sup>"), ("e<sup>x<sup>*2*</sup></sup>", "e<sup>x<sup>*2*</sup></sup>"),
         ("<SUB>2</SUB>", "<sub>2</sub>"), ("<sub>2", "&lt;sub&gt;2"), ("2</sub>", "2&lt;/sub&gt;"), ("<sub></sub>", "&lt;sub&gt;&lt;/sub&gt;"),
         ("<sub class=x>2</sub>", "&lt;sub class=x&gt;2&lt;/sub&gt;"), ("<sub>a\n</sub>", "&lt;sub&gt;a\n&lt;/sub&gt;"), ("*<sub>a*</sub>", "&#42;<sub>a&#42;</sub>"),
@@ -232,7 +267,10 @@ held = items | st.tuples(texts, tables | st.just(CODE)).map(
 blocks = st.deferred(
     lambda: texts | followed | displays
     | texts.map(lambda both: ("## " + both[0].replace("<br>", " "), f"<h2>{both[1].replace('<br>', ' ')}</h2>"))
-    | st.just(("```csv\na,$b\n```", "<pre>a,$b</pre>"))
+    | st.sampled_from([
+        ("```csv\na,$b\n```", "<pre>a,$b</pre>"), ("```latex\n\\begin{align}\n$x$ &< y\n\\end{align}\n```", "<pre>\\begin{align} $x$ &amp;&lt; y \\end{align}</pre>"),
+    ])
+    | texts.map(lambda both: ("- [x] " + both[0], f"<ul><li>☑ {both[1]}</li></ul>"))
     | st.tuples(st.lists(held, min_size=1, max_size=3), st.sampled_from([("- ", "ul"), ("1. ", "ol")])).map(lambda both: a_list(both[0], *both[1]))
     | texts.map(lambda both: ("1. Speed:\n\\[ v \\]\nwith s\n2. " + both[0], f"<ol><li>Speed: $v$ with s</li><li>{both[1]}</li></ol>"))
     | tables

@@ -530,7 +530,7 @@ def test_table_of_values(value):
         return " ".join(plain(value if isinstance(value, str) else json.dumps(value)).split())
 
     pairs = [word(one) for pair in value.items() for one in pair]
-    assert ["", "", *pairs] == cells(structured(value))
+    assert ["name", "value", *pairs] == cells(structured(value))
     names, values = pairs[::2], pairs[1::2]
     assert [*names, *values, *values] == cells(structured([value, value]))
     check_inert(rendered(structured(value)))

@@ -7,6 +7,8 @@ const require = createRequire(`${process.argv[2]}/node_modules/`);
 const { marked } = require("marked");
 const MARKS = /(\$\$?|\\(?:begin|end)\{[a-z]*\*?\}|\\[{}$]|[{}]|(?:\n\s*)+|@@\d+@@|\\\\[()[\]])/i;
 
+const shown = text => text.replace(/~([TD])/g, (_, sign) => (sign === "T" ? "~" : "$"));
+
 function withoutFormulas(text) {
   const formulas = [];
   if (text.includes("`") || text.includes("~~~")) {
@@ -21,7 +23,7 @@ function withoutFormulas(text) {
     const formula = pieces.slice(start, end + 1).join("");
     for (let index = start; index <= end; index++) pieces[index] = "";
     pieces[start] = `@@${formulas.length}@@`;
-    formulas.push(formula.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;"));
+    formulas.push(shown(formula.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;")));
     start = last = closer = null;
   };
   for (let index = 1; index < pieces.length; index += 2) {
@@ -44,7 +46,7 @@ function withoutFormulas(text) {
     else if (piece.startsWith("\\begin")) [start, closer, depth] = [index, `\\end${piece.slice(6)}`, 0];
   }
   if (start !== null && last !== null) take(last);
-  return [pieces.join("").replace(/~([TD])/g, (_, sign) => (sign === "T" ? "~" : "$")), formulas];
+  return [shown(pieces.join("")), formulas];
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
