@@ -123,7 +123,7 @@ def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
             called = value.get("name", value.get("key", "")) if name == "value" else name
             is_public = is_schema or (is_comparison and name in ("key", "value"))
             if not is_public and _is_secret(str(called), entry):
-                found.extend(_all_texts(entry))
+                found.extend(map(str, _leaves(entry)))
                 public[name] = KEPT_NOWHERE
             else:
                 public[name] = _public(entry, found, are_fields=name not in _SCHEMAS)
@@ -134,26 +134,21 @@ def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
 
 
 def _is_secret(name: str, entry: Any) -> bool:
-    if isinstance(entry, Mapping):
-        return any(_is_secret(name, value) for value in entry.values())
-    if isinstance(entry, list | tuple):
-        return any(_is_secret(name, value) for value in entry)
-    if entry in (None, "", KEPT_NOWHERE) or isinstance(entry, bool):
-        return False
-    if isinstance(entry, str):
-        return names_secret(name)
-    return _SECRET_NUMBER.search(name) is not None  # `max_tokens` is a limit
+    """Whether a field of this name has a secret; for numbers fewer names do, as in `max_tokens`."""
+    return any(
+        names_secret(name) if isinstance(leaf, str) else _SECRET_NUMBER.search(name)
+        for leaf in _leaves(entry)
+        if leaf not in ("", KEPT_NOWHERE)
+    )
 
 
-def _all_texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _all_texts(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _all_texts(entry)
+def _leaves(value: Any) -> Iterator[Any]:
+    """The texts and numbers in a JSON value."""
+    if isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(entry)
     elif value is not None and not isinstance(value, bool):
-        yield str(value)
+        yield value
 
 
 def _text(text: str, found: list[str]) -> str:

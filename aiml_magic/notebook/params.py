@@ -106,13 +106,10 @@ def merged(
             case list(ours), list():
                 together[name] = [*ours, *value]
             case _:
-                by = twice or f"by {_maker(where)} and by --param"
+                makers = (_MADE_BY[made] for made in _MADE_BY if where.startswith(made))
+                by = twice or f"by {next(makers)} and by --param"
                 raise BadInput(f"{where} is set {by}. {NOTHING_SENT}", "Leave one of them out.")
     return together
-
-
-def _maker(where: str) -> str:
-    return next(option for made, option in _MADE_BY.items() if where.startswith(made))
 
 
 def _check(name: str, value: Any) -> None:

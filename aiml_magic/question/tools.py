@@ -141,7 +141,8 @@ def run(
             )
             if not agreed(f"Run {wanted}?", ask):
                 return _error("the person did not allow this call")
-        return _result_text(_returned(function, arguments))
+        value = function(**arguments)
+        return _result_text(_awaited(value) if inspect.isawaitable(value) else value)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  # the model gets it, also a sys.exit
@@ -256,11 +257,6 @@ def _check_headers(headers: Any, name: str) -> None:
             f"The headers of {name[:60]} are not a dict of texts. {NOTHING_SENT}",
             'Such as {"Authorization": "…"}.',
         )
-
-
-def _returned(function: Callable[..., Any], arguments: Raw) -> Any:
-    value = function(**arguments)
-    return _awaited(value) if inspect.isawaitable(value) else value
 
 
 def _awaited(awaitable: Any) -> Any:

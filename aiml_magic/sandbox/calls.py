@@ -28,9 +28,9 @@ def calls(body: Raw, question: str) -> list[Raw]:
     choice, tools = body.get("tool_choice") or "auto", body.get("tools") or []
     if choice == "none":
         return []
-    wanted = (
-        [] if _has_outputs(body["input"]) else [tool for tool in tools if _is_named(tool, question)]
-    )
+    asked = body["input"]
+    has_outputs = isinstance(asked, list) and asked[-1].get("type") == "function_call_output"
+    wanted = [tool for tool in tools if _is_named(tool, question) and not has_outputs]
     if isinstance(choice, Mapping):
         allowed = _chosen(tools, choice)
         wanted = [tool for tool in wanted if tool in allowed]
@@ -72,10 +72,6 @@ def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
             return _EXAMPLES.get(schema.get("format", ""), "sandbox")
         case _:
             return None
-
-
-def _has_outputs(asked: Any) -> bool:
-    return isinstance(asked, list) and asked[-1].get("type") == "function_call_output"
 
 
 def _is_named(tool: Raw, question: str) -> bool:

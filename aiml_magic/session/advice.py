@@ -59,7 +59,9 @@ def explain(error: RequestFailed, model: str, ask: Callable[[], Catalogue]) -> N
         other = _another_model(error, model, ask())
         is_final = models.is_gone(error) and not error.may_cost
         error.hint = other if other and is_final else f"{other}\n{error.hint}".strip()
-    elif isinstance(error, InvalidRequest) and _concerns_reasoning(error):
+    elif isinstance(error, InvalidRequest) and re.search(
+        r"reasoning|\beffort\b", f"{error.param} {error.message}"
+    ):
         error.hint = _another_way(error.message)
 
 
@@ -94,10 +96,6 @@ def _another_model(error: RequestFailed, model: str, catalogue: Catalogue) -> st
     if other is None:
         return fate and f"{fate.rstrip()} %aiml models lists what the server offers."
     return f'{fate}. For one cell -m {other}, for all that follow:\n%config O3Pro.model = "{other}"'
-
-
-def _concerns_reasoning(error: RequestFailed) -> bool:
-    return re.search(r"reasoning|\beffort\b", f"{error.param} {error.message}") is not None
 
 
 def _another_way(message: str) -> str:
