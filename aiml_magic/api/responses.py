@@ -706,9 +706,8 @@ def as_objects(value: Any) -> list[Raw]:
 
 
 def as_count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _TOO_MUCH:
-        return None
-    return int(value)
+    is_number = type(value) in (int, float)  # JSON's; a bool is an int, too, but no count
+    return int(value) if is_number and abs(value) < _TOO_MUCH else None
 
 
 def _money(value: Any) -> float | None:

@@ -56,7 +56,8 @@ class Answers(Sequence[Any]):
         import pandas as pd
 
         lines = list(self._lines())
-        parsed = dict.fromkeys(name for line in lines for name in line if name[:7] == "parsed.")
+        kinds = dict.fromkeys(map(tuple, lines))  # most lines have the same columns
+        parsed = dict.fromkeys(name for kind in kinds for name in kind if name[:7] == "parsed.")
         return pd.DataFrame(lines, columns=[*_BEFORE, *parsed, *_AFTER])
 
     def again(self, **options: Any) -> Answers:
