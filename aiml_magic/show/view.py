@@ -195,11 +195,11 @@ _newest: list[Any] = []  # the widget that a screen reader announces
 def _bundles(answer: Answer, saved: Saved, *, is_new: bool = False) -> tuple[dict[str, Any], ...]:
     """The outputs of an answer, its details, and their static copy."""
     live, static = details.details(answer)
-    widget = _details_widget(live, answer, saved)
+    widget = _details_widget(live, answer, saved, ["aiml-new"] if is_new else [])
     if is_new:
         for earlier in _newest:  # a page that is loaded again would announce them all
             earlier.remove_class("aiml-new")
-        _newest[:] = [widget.add_class("aiml-new")]
+        _newest[:] = [widget]
     return (
         answer_bundle(answer),
         _widget_bundle(widget),
@@ -245,20 +245,20 @@ def _panel_html(progress: Progress, how_to_stop: str) -> str:
     return f'{status}<pre style="{style}">{safe.escape(progress.tail)}</pre>'
 
 
-def _html_widget(value: str) -> Any:
+def _html_widget(value: str, classes: Iterable[str] = ()) -> Any:
     import ipywidgets
 
     layout, style, _ = _layout_and_styles()
-    return ipywidgets.HTML(value, layout=layout, style=style)
+    return ipywidgets.HTML(value, layout=layout, style=style, _dom_classes=classes)
 
 
-def _details_widget(live: str, answer: Answer, saved: Saved) -> Any:
+def _details_widget(live: str, answer: Answer, saved: Saved, classes: Iterable[str]) -> Any:
     """The details, and a button that shows the parts left out, from the journal."""
     import ipywidgets
 
-    shown = _html_widget(live)
     if answer.journal_id is None:
-        return shown
+        return _html_widget(live, classes)
+    shown = _html_widget(live)
     # Not the answer itself, which may be large: the widget lives as long as the kernel.
     fetch = partial(_opened, answer.journal_id, answer.id, answer.calls, saved)
     layout, _, style = _layout_and_styles()
@@ -268,7 +268,7 @@ def _details_widget(live: str, answer: Answer, saved: Saved) -> Any:
         style=style,
         _dom_classes=["aiml-more"],
     )
-    box = ipywidgets.VBox([shown, button], layout=layout, _dom_classes=["aiml-box"])
+    box = ipywidgets.VBox([shown, button], layout=layout, _dom_classes=["aiml-box", *classes])
 
     def toggle(change: Mapping[str, Any]) -> None:
         button.description = f"{'▾' if change['new'] else '▸'} {button.description[2:]}"
@@ -276,8 +276,7 @@ def _details_widget(live: str, answer: Answer, saved: Saved) -> Any:
             fetched.close()
         box.children = (shown, button)
         if change["new"]:
-            fetched = _html_widget(fetch())
-            fetched.add_class("aiml-more")
+            fetched = _html_widget(fetch(), ["aiml-more"])
             box.children = (shown, button, fetched)
 
     button.observe(toggle, "value")

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import httpx
 import wire
-from asking import question
 from document import DOCUMENT
 from kernels import kernel
 from many import row
@@ -26,10 +25,6 @@ from measure import (
     session_at,
     timed,
 )
-
-from aiml_magic.journal.rows import Result
-from aiml_magic.show import details, safe
-from aiml_magic.show.answers import answer_bundle
 
 LOAD = """
 import sys, time
@@ -73,18 +68,9 @@ def sandbox() -> Iterator[str]:
 
 BARE = "display({'text/plain': ''}, raw=True)\n" * 4
 EARLIER = """
-from aiml_magic.journal.rows import Result
-asking, parent, before = get_ipython().magics_manager.registry["O3Pro"].asking, None, None
-with asking.journal.together():
-    for turn in range(1000):
-        new = asking.journal.add(
-            base_url="u", server="s", request={"input": f"q{turn}"}, client_request_id=f"c{turn}",
-            session="earlier", notebook=asking.session.notebook, key=f"k{turn}", asked_at=float(turn),
-            parent=parent, chat="main", cell=f"cell {turn}/1", before=before)
-        parent, before = new.id, new.cell
-        response = {"id": f"r{turn}", "status": "completed", "output_text": "Fine.",
-                    "output": [{"type": "message", "content": [{"type": "output_text", "text": "Fine. " * 50}]}]}
-        asking.journal.finish(parent, Result("done", response, 1.0))
+import IPython
+for turn in range({}):
+    IPython.get_ipython().run_cell_magic("o3pro", "--quiet", f"Question {{turn}}?")
 """
 REPLAYS = """
 import statistics, time
@@ -132,7 +118,8 @@ def replays() -> Iterator[Row]:
     """A replay in a notebook of 1,000 earlier turns, beside bare displays and an empty cell."""
     with sandbox() as url, kernel() as running:
         running.run(f"%config O3Pro.base_url = {url!r}")
-        assert running.run(EARLIER).error is None
+        turns = 100 if IS_SHORT else 1000
+        assert running.run(EARLIER.format(turns), timeout=300).error is None
         running.run("from IPython.display import display")
         codes = ("%%o3pro\nWhat is 6*7?", "1;", BARE)
         again = [
@@ -140,7 +127,8 @@ def replays() -> Iterator[Row]:
             for _ in range(2 * RUNS)
         ]
         replayed, empty, bare = (statistics.median(column) for column in zip(*again, strict=True))
-        yield Row("a replayed cell behind 1,000 turns", replayed, "ms", empty, "an empty cell")
+        name = f"a replayed cell behind {turns:,} turns"
+        yield Row(name, replayed, "ms", empty, "an empty cell")
         yield Row("", replayed, "ms", bare, "four bare displays", "≤ 1.2 ×")
         running.run(REPLAYS)
         magic = float(running.run(REPLAYS).stream)
@@ -158,6 +146,10 @@ def official(url: str, body: dict[str, object]) -> float | str:
 
 def conversations() -> Iterator[Row]:
     """A turn of a conversation that is sent as a transcript, beside the second turn."""
+    from asking import question
+
+    from aiml_magic.journal.rows import Result
+
     found = {}
     sizes = (1, 100) if IS_SHORT else (1, 10, 100, 1000)
     with session_at(wire.json_reply(wire.response("Fine. " * 50))) as (server, session, path):
@@ -194,6 +186,10 @@ PARAGRAPH = (
 
 def answers() -> Iterator[Row]:
     """The time to make all outputs of an answer, by its size."""
+    from aiml_magic.journal.rows import Result
+    from aiml_magic.show import details, safe
+    from aiml_magic.show.answers import answer_bundle
+
     with session_at(wire.json_reply(wire.response())) as (_, session, path):
         journal, found = session.on("", path).journal, {}
         for size in (1_000, 10_000, 100_000, 1_000_000):

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import wire
-from asking import question
 from measure import (
     IS_SHORT,
     Row,
@@ -30,12 +29,13 @@ from measure import (
 )
 
 from aiml_magic import ask
-from aiml_magic.journal.replay import request_key
-from aiml_magic.journal.store import Journal
 
 
 def journals() -> Iterator[Row]:
     """Steps of a journal that grows, beside one of a hundred answers."""
+    from aiml_magic.journal.replay import request_key
+    from aiml_magic.journal.store import Journal
+
     folder = Path(tempfile.mkdtemp())
     goals = {"look-up": "≤ 2 ×", "search": "≤ 2 ×", "start": "≤ 2 ×", "write": ""}
     found: dict[tuple[str, int], float] = {}
@@ -60,6 +60,8 @@ def journals() -> Iterator[Row]:
 
 
 def row(text: str, client_request_id: str, parent: int | None = None) -> dict[str, Any]:
+    from aiml_magic.journal.replay import request_key
+
     request = {"input": text}
     return {
         "base_url": "u",
@@ -75,7 +77,9 @@ def row(text: str, client_request_id: str, parent: int | None = None) -> dict[st
     }
 
 
-def filled(path: Path, count: int) -> Journal:
+def filled(path: Path, count: int) -> Any:
+    from aiml_magic.journal.store import Journal
+
     journal = Journal(path)
     words = "moon sun whale river proof prime matrix cell graph light".split()
     with journal._transaction() as db:
@@ -107,6 +111,8 @@ def filled(path: Path, count: int) -> Journal:
 
 def jobs() -> Iterator[Row]:
     """Questions that wait together: the time until all are on their way, and their memory."""
+    from asking import question
+
     first = 0.0
     for count in (1, 8, 64):
         with session_at(wire.Reply(end="silence")) as (server, session, path):
@@ -187,17 +193,15 @@ SCRIPT = """
 import os, subprocess, sys, tempfile, time
 os.environ |= {"AIML_MAGIC_HOME": tempfile.mkdtemp(), "AIML_API_URL": sys.argv[1]}
 from aiml_magic import ask
-from aiml_magic.notebook import script
 ask("The first question starts the runner.")
-session = script.loaded_or_new().session
 """
 MEMORY = (
     SCRIPT
     + """
-def resident():
-    found = subprocess.run(["ps", "-o", "rss=", "-p", f"{os.getpid()},{runner}"], capture_output=True)
+def resident():  # of this process and of its child, the runner
+    pid = str(os.getpid())
+    found = subprocess.run(["ps", "-o", "rss=", "-p", pid, "--ppid", pid], capture_output=True)
     return sum(map(int, found.stdout.split())) / 1000
-runner = session._asking.runner._child.process.pid
 before = resident()
 answers = ask.map("q {{x}}", range(10_000), progress=False)
 print(resident() - before)
@@ -207,7 +211,8 @@ RECORDED = (
     SCRIPT
     + """
 from pathlib import Path
-session.recordings.start(Path(tempfile.mkdtemp(), "recording.o3pro"))
+from aiml_magic.notebook import script
+script.loaded_or_new().session.recordings.start(Path(tempfile.mkdtemp(), "recording.o3pro"))
 start, count = time.perf_counter(), int(sys.argv[2])
 ask.map("q {{x}}", range(count), progress=False)
 print(1000 * (time.perf_counter() - start) / count)

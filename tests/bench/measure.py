@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -10,13 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import wire
-
-from aiml_magic.session.asking import Session
 
 IS_SHORT = "AIML_BENCH_SHORT" in os.environ  # fewer runs, and smaller sizes
 RUNS = 5 if IS_SHORT else 15
@@ -33,10 +32,23 @@ class Row(NamedTuple):
     what: str = ""
     goal: str = ""
 
+    @classmethod
+    def read(cls, line: str) -> Row:
+        """The row of a printed line, with its rounded numbers."""
+        name, ours, beside, _, goal = (cell.strip() for cell in line.split("|"))
+        return cls(name, *_value_and_unit(ours), *_value_and_unit(beside), goal)
+
     def cells(self) -> list[str]:
         beside = f"{rounded(self.beside)}, {self.what}" if self.what else ""
         ours = f"{rounded(self.ours)} {self.unit}".strip()
         return [self.name, ours, beside, ratio(self.ours, self.beside), self.goal]
+
+
+def _value_and_unit(cell: str) -> tuple[float | str, str]:
+    number, unit = re.fullmatch(rf"({ABSENT}|[\d,]*\d(?:\.\d+)?(?:e-\d+)?|),? ?(.*)", cell).groups()
+    with suppress(ValueError):
+        return float(number.replace(",", "")), unit
+    return number, unit
 
 
 def rounded(value: float | str) -> str:
@@ -99,8 +111,10 @@ def resident(pid: int) -> float:
 
 
 @contextmanager
-def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Session, Path]]:
+def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Any, Path]]:
     """A session with a journal of its own, at a server that always says the same."""
+    from aiml_magic.session.asking import Session
+
     folder = Path(tempfile.mkdtemp())
     with wire.serve(lambda _: reply) as server:
         session = Session()
