@@ -32,11 +32,9 @@ TESTS = "\n".join(
 def test_options():
     """Every option is in the README with its short form and nothing else is in that table; a test or a notebook uses it."""
     rows = set(re.findall(r"^\| `((?:-\w, )?--[\w-]+)", README, re.MULTILINE))
-    assert {
-        f"{option.short}, {option.long}" if option.short else option.long for option in OPTIONS
-    } == rows
+    assert {", ".join(option.flags) for option in OPTIONS} == rows
     for option in OPTIONS:
-        flags = "|".join(flag for flag in (option.short, option.long) if flag)
+        flags = "|".join(option.flags)
         assert re.search(rf"o3pro\b[^\n]*\s(?:{flags})\b", TESTS + NOTEBOOKS), option.long
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+Fields = Mapping[str, Any]  # of a request, by name
 KEPT_NOWHERE = "(kept nowhere)"  # replaces a secret in a stored request
 _WORDS = {"model", "input", "instructions", "previous_response_id"}  # fields without secrets
 _SECRET = re.compile(
@@ -36,11 +37,11 @@ _IN_TEXT = re.compile(
 )
 
 
-def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(request: Fields) -> tuple[Fields, Fields]:
     """The public form of a request, and the tools and fields with secrets that are sent instead."""
     hidden: dict[str, Any] = {}
 
-    def hide(field: dict[str, Any]) -> Any:
+    def hide(field: Fields) -> Any:
         is_tool = "tools" in field
         kept = _public({"tools": _without_headers(field["tools"])} if is_tool else field, [])
         if kept != field:
@@ -50,10 +51,10 @@ def split(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return _with_fields(request, hide), hidden
 
 
-def restored(request: Mapping[str, Any], hidden: Mapping[str, Any]) -> dict[str, Any]:
+def restored(request: Fields, hidden: Fields) -> Fields:
     """A request as it is sent, from its public form; secrets that were lost are left out."""
 
-    def restore(field: dict[str, Any]) -> Any:
+    def restore(field: Fields) -> Any:
         sent = hidden.get(_index(field)) if hidden else None
         return _without_placeholders(field) if sent is None else sent
 
@@ -77,7 +78,7 @@ def names_secret(name: str) -> bool:
     return _SECRET.search(name) is not None and name not in _NO_SECRET
 
 
-def with_bare_tools(request: Mapping[str, Any]) -> dict[str, Any]:
+def with_bare_tools(request: Fields) -> Fields:
     """A request without the headers of its tools: the public form of earlier versions."""
     tools = request.get("tools")
     bare = {"tools": list(map(_without_headers, tools))} if isinstance(tools, list) else {}
@@ -93,9 +94,7 @@ def _without_headers(tool: Any) -> Any:
     )
 
 
-def _with_fields(
-    request: Mapping[str, Any], change: Callable[[dict[str, Any]], Any]
-) -> dict[str, Any]:
+def _with_fields(request: Fields, change: Callable[[Fields], Any]) -> Fields:
     """A request with each field changed, except those of words; each tool is a field of its own."""
     changed: dict[str, Any] = {}
     for name, value in request.items():

@@ -70,7 +70,7 @@ class Secrets:
                     node[:] = map(self._scalar, node)
         return whole[0]
 
-    def added_to(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def added_to(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The body of a request with its secrets, as it is sent."""
         return hidden.restored(body, self.hidden)
 

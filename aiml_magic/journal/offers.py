@@ -5,9 +5,9 @@ A damaged, foreign or oversized file counts as missing.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def kept(server: str) -> Catalogue:
     """The models of a server when it was last asked; empty if it never was."""
     if server in _unwritten:
         return _unwritten[server]
-    with contextlib.suppress(OSError, BadInput):
+    with suppress(OSError, BadInput):
         path = _path(server)
         state = path.stat()
         if state.st_size <= _MAX_SIZE and path.is_file():
@@ -43,7 +43,7 @@ def keep(server: str, catalogue: Catalogue) -> None:
         "offered": [model.as_entry() for model in catalogue.offered],
         "ending": [model.as_entry() for model in catalogue.ending],
     }
-    with contextlib.suppress(OSError, BadInput):
+    with suppress(OSError, BadInput):
         path = _path(server)
         make_private_folder(path.parent)
         write_private(path, dump(content))

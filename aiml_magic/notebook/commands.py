@@ -33,7 +33,7 @@ def run(line: str, context: Context) -> None:
     getattr(theme, name)(context, rest, **given)
 
 
-def _given(name: str, rest: str) -> tuple[dict[str, Any], str]:
+def _given(name: str, rest: str) -> tuple[options.Given, str]:
     """The options of a command by name, anywhere in its line, and the rest. Raises BadInput.
 
     Words in quotes and those after `--` are not options; for `search`, only the first word can be
@@ -97,10 +97,10 @@ class Command(NamedTuple):
         return self.usage.partition(" ")[0]
 
 
-_IF_NO_KEY = options.Option("--if-no-key", "use it only where no key is found")
-_CHAT = options.Option("--chat", "the conversation (default main)", "-c", "NAME", options.words)
-_ALL = options.Option("--all", "all of this notebook: each chat, single questions, maps")
-_OVERWRITE = options.Option("--overwrite", "replace a file that is not an export")
+_IF_NO_KEY = options.Option("    --if-no-key", "use it only where no key is found")
+_CHAT = options.Option("-c, --chat NAME", "the conversation (default main)", options.words)
+_ALL = options.Option("    --all", "all of this notebook: each chat, single questions, maps")
+_OVERWRITE = options.Option("    --overwrite", "replace a file that is not an export")
 _ALL_COMMANDS = (
     Command("status", "key, server, balance, journal, spending and budgets", "account"),
     Command(

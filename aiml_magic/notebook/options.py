@@ -22,28 +22,33 @@ WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 
 
 class Option(NamedTuple):
-    """One option; without `read` it is a flag.
+    """One option, such as `-m, --model MODEL`; without `read` it is a flag.
 
     `read` parses its value, and raises ValueError with the expected form. `choices`, if any, are
     the allowed values.
     """
 
-    long: str
+    usage: str
     help: str
-    short: str = ""
-    metavar: str = ""
     read: Callable[[str], Any] | None = None
     is_repeatable: bool = False
     choices: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> list[str]:
+        return re.findall(r"--?[a-z-]+", self.usage)
+
+    @property
+    def long(self) -> str:
+        return "--" + self.usage.partition("--")[2].partition(" ")[0]
 
     @property
     def name(self) -> str:
         return self.long.removeprefix("--").replace("-", "_")
 
     @property
-    def usage(self) -> str:
-        flags = f"{self.short}, {self.long}" if self.short else f"    {self.long}"
-        return f"{flags} {self.metavar}".rstrip()
+    def metavar(self) -> str:
+        return self.usage.partition(self.long)[2].strip()
 
     def value(self, text: str) -> Any:
         """The value that `text` stands for. Raises ValueError with the expected form."""
@@ -91,120 +96,96 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MODES = ("standard", "pro")
 SUMMARIES = ("auto", "concise", "detailed")
 OPTIONS = (
-    Option("--out", "also bind the answer to NAME", "-o", "NAME", variable_name),
-    Option("--quiet", "do not show the answer", "-q"),
+    Option("-o, --out NAME", "also bind the answer to NAME", variable_name),
+    Option("-q, --quiet", "do not show the answer"),
     Option(
-        "--model",
+        "-m, --model MODEL",
         "which model to ask (default openai/o3-pro); repeatable, side by side",
-        "-m",
-        "MODEL",
         words,
         is_repeatable=True,
     ),
     Option(
-        "--effort",
+        "-e, --effort LEVEL",
         f"how much to reason: {', '.join(EFFORTS)}, as the model takes it; repeatable",
-        "-e",
-        "LEVEL",
         words,
         is_repeatable=True,
         choices=EFFORTS,
     ),
     Option(
-        "--mode",
+        "    --mode MODE",
         "how to reason: standard or pro, as the model takes it",
-        "",
-        "MODE",
         words,
         choices=MODES,
     ),
-    Option("--samples", "K independent answers to the question", "", "K", whole_number(1)),
+    Option("    --samples K", "K independent answers to the question", whole_number(1)),
     Option(
-        "--summary",
+        "    --summary KIND",
         "show a summary of the reasoning: auto, concise or detailed",
-        "",
-        "KIND",
         words,
         choices=SUMMARIES,
     ),
-    Option("--instructions", "how to answer; sent with this turn", "-i", "TEXT", words),
+    Option("-i, --instructions TEXT", "how to answer; sent with this turn", words),
     Option(
-        "--max-output-tokens",
+        "-t, --max-output-tokens N",
         "stop at N tokens, reasoning included; at least 16",
-        "-t",
-        "N",
         whole_number(16),
     ),
     Option(
-        "--attach",
+        "-a, --attach X",
         "send along a file, an image's address, or a variable; repeatable",
-        "-a",
-        "X",
         words,
         is_repeatable=True,
     ),
     Option(
-        "--schema",
+        "-s, --schema NAME",
         "answer as this type: a pydantic model, dataclass, TypedDict or JSON Schema",
-        "-s",
-        "NAME",
         variable_name,
     ),
     Option(
-        "--tool",
+        "-f, --tool NAME",
         "let the model use a function, web_search, or a dict of any tool; repeatable",
-        "-f",
-        "NAME",
         name_of_a_thing,
         is_repeatable=True,
     ),
+    Option("    --tool-choice NAME", "auto, none, required, or the tool to use", name_of_a_thing),
     Option(
-        "--tool-choice", "auto, none, required, or the tool to use", "", "NAME", name_of_a_thing
-    ),
-    Option(
-        "--param",
+        "    --param KEY=JSON",
         "any other field of the API, merged with those of the options; repeatable",
-        "",
-        "KEY=JSON",
         field_and_json,
         is_repeatable=True,
     ),
-    Option("--chat", "which conversation to go on with (default main)", "-c", "NAME", words),
-    Option("--new", "start the conversation afresh", "-n"),
+    Option("-c, --chat NAME", "which conversation to go on with (default main)", words),
+    Option("-n, --new", "start the conversation afresh"),
     Option(
-        "--after",
+        "    --after ID",
         "continue from that answer: a variable that holds it, its number or its id",
-        "",
-        "ID",
         name_of_a_thing,
     ),
-    Option("--alone", "ask outside every conversation"),
-    Option("--fresh", "ask again, although the journal has the answer"),
+    Option("    --alone", "ask outside every conversation"),
+    Option("    --fresh", "ask again, although the journal has the answer"),
     Option(
-        "--background", "return at once with a job, whose answer comes into this cell later", "-b"
+        "-b, --background", "return at once with a job, whose answer comes into this cell later"
     ),
     Option(
-        "--timeout",
+        "    --timeout SECONDS",
         "give up after so many seconds without a byte (default 3600)",
-        "",
-        "SECONDS",
         seconds,
     ),
-    Option("--raw", "send the question as it is, {{...}} included"),
-    Option("--no-stream", "receive the answer in one piece"),
-    Option("--no-store", "ask the server not to keep the answer"),
-    Option("--dry-run", "show the request and its highest cost; send nothing"),
+    Option("    --raw", "send the question as it is, {{...}} included"),
+    Option("    --no-stream", "receive the answer in one piece"),
+    Option("    --no-store", "ask the server not to keep the answer"),
+    Option("    --dry-run", "show the request and its highest cost; send nothing"),
 )
 
 
 def by_flag(several: Iterable[Option]) -> dict[str, Option]:
-    return {flag: option for option in several for flag in (option.long, option.short) if flag}
+    return {flag: option for option in several for flag in option.flags}
 
 
 FLAGS = by_flag(OPTIONS)
 
 
-def read_line(line: str) -> tuple[dict[str, Any], str]:
+def read_line(line: str) -> tuple[Given, str]:
     """The options at the beginning of `line` by name, and the question. Raises BadInput."""
     values: dict[str, Any] = {}
     found = list(WORD.finditer(line))
@@ -237,7 +218,7 @@ def read_line(line: str) -> tuple[dict[str, Any], str]:
     return values, line[found[0].start() :].strip() if found else ""
 
 
-def each(given: Given) -> Iterator[dict[str, Any]]:
+def each(given: Given) -> Iterator[Given]:
     """The options of each question: every model with every effort, each in K samples."""
     whole = dict(given)
     samples = whole.pop("samples", None)

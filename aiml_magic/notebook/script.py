@@ -52,7 +52,7 @@ class Ask:
         Several models, efforts or samples give `Answers`.
         """
         magics, each, things = _read(given, "ask")
-        raw = [chosen | {"raw": True} for chosen in each]
+        raw = [{**chosen, "raw": True} for chosen in each]
         questions = magics.questions(raw, _checked(question), things)
         if len(questions) > 1:
             return gather(magics.starts(questions), 2 * magics.max_concurrency)
@@ -160,7 +160,7 @@ def loaded_or_new() -> O3Pro:
 
 def _read(
     given: Given, function: str, *own: str
-) -> tuple[O3Pro, Sequence[dict[str, Any]], Mapping[str, Any]]:
+) -> tuple[O3Pro, Sequence[Given], Mapping[str, Any]]:
     """The magics with the settings of a call, the options of each question, and their objects.
 
     `own` are further parameters of the function. Raises BadInput.

@@ -9,9 +9,9 @@ as CSV; a figure, an image and an array of bytes become attachments. Single brac
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -75,7 +75,7 @@ def _value(text: str, variables: Variables, attached: list[Raw]) -> str:
     ):
         if form or convert:
             # A conversion without a format may fall back to the plain text.
-            with contextlib.suppress(*() if form else (ValueError,)):
+            with suppress(*() if form else (ValueError,)):
                 return values.whole(
                     value, lambda value: format(convert(value) if convert else value, form)
                 )
@@ -127,7 +127,7 @@ def _one_step(value: Any, step: re.Match[str], so_far: str) -> Any:
         return value[_key(index)] if attribute is None else getattr(value, attribute)
     except Exception as error:
         hint = ""
-        with contextlib.suppress(Exception):  # an object of the notebook may raise anything
+        with suppress(Exception):  # an object of the notebook may raise anything
             known = (
                 dir(value) if attribute else map(str, value if isinstance(value, Mapping) else ())
             )

@@ -34,7 +34,7 @@ from aiml_magic.question.strict import (
     target,
     with_parts,
 )
-from aiml_magic.question.values import Variables
+from aiml_magic.question.values import Function, Variables
 from aiml_magic.text import did_you_mean, one_line, reason
 
 _WRAPPED = "value"  # the field of an object around another type: the API accepts only objects
@@ -92,7 +92,7 @@ def of_value(value: Any, name: str) -> Schema:
         return _of_value(value, name)
 
 
-def of_parameters(function: Callable[..., Any]) -> JsonSchema:
+def of_parameters(function: Function) -> JsonSchema:
     """The strict schema of a function's parameters, by its type hints. Raises BadInput."""
     name = getattr(function, "__name__", "function")
     with refusing(f"{name} gives no schema", _HINT, _why):
@@ -100,7 +100,7 @@ def of_parameters(function: Callable[..., Any]) -> JsonSchema:
         return strict(nullable_fields(schema), name)
 
 
-def arguments_of(function: Callable[..., Any], given: Any) -> dict[str, Any]:
+def arguments_of(function: Function, given: Any) -> dict[str, Any]:
     """The arguments of a call as Python values; null stands for a default.
 
     Raises ValueError, which names the argument.
@@ -172,7 +172,7 @@ def _of_dict(value: Raw, name: str) -> Schema:
     return Schema(name, strict(schema, name), read)
 
 
-def _parameters(function: Callable[..., Any]) -> pydantic.TypeAdapter[Any]:
+def _parameters(function: Function) -> pydantic.TypeAdapter[Any]:
     """The parameters of a function as one type. Raises BadInput."""
     name = getattr(function, "__name__", "function")
     hints = typing.get_type_hints(function, include_extras=True)

@@ -18,7 +18,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw, ToolCall
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.question import attachments, values
-from aiml_magic.question.values import Variables
+from aiml_magic.question.values import Function, Variables
 from aiml_magic.text import agreed, did_you_mean
 
 _WEB_SEARCH = {"type": "web_search_preview"}
@@ -36,7 +36,7 @@ _INVISIBLE = re.compile(
 )
 
 
-def confirm(function: Callable[..., Any]) -> Callable[..., Any]:
+def confirm(function: Function) -> Function:
     """Marks a function whose calls by a model run only after the person has confirmed each."""
     setattr(function, _CONFIRM, True)
     return function
@@ -47,7 +47,7 @@ class Tools:
     """The tools of a question: their specifications with secrets, and the functions by name."""
 
     specifications: tuple[Raw, ...] = field(repr=False)
-    functions: Mapping[str, Callable[..., Any]]
+    functions: Mapping[str, Function]
 
 
 NO_TOOLS = Tools((), {})
@@ -61,7 +61,7 @@ def tools_of(
     A name is that of a function or a dict of the notebook, or `web_search`.
     """
     wanted: list[Raw] = []
-    functions: dict[str, Callable[..., Any]] = {}
+    functions: dict[str, Function] = {}
     for name in named:
         value = variables.get(name) if not name.startswith("_") else None
         if name == "web_search" and value is None:
@@ -120,7 +120,7 @@ def _named(tool: Raw) -> tuple[list[str], dict[str, str]]:
 
 def run(
     call: ToolCall,
-    functions: Mapping[str, Callable[..., Any]],
+    functions: Mapping[str, Function],
     ask: Callable[[str], str] | None = None,
 ) -> str:
     """The result of a call for the model: the function's value as text, or its error.
@@ -205,7 +205,7 @@ def _message(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
+def _of_function(function: Function) -> dict[str, Any]:
     name = getattr(function, "__name__", "")
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
         raise BadInput(

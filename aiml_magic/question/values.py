@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
+Function = Callable[..., Any]  # of the notebook
 Variables = Mapping[str, Any]  # of the notebook, by name
 MAX_TEXT = 800_000  # characters, about the 200,000 tokens that the model reads
 _SIMPLE = (str, bytes, bytearray, int, float, complex, type(None))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping
 
 from aiml_magic.api.responses import Raw
 from aiml_magic.sandbox import rules
@@ -32,7 +31,7 @@ class Memory:
         previous = body.get("previous_response_id")
         return rules.conversation(body["input"], self.turns[previous] if previous else [])
 
-    def respond(self, body: Raw, orders: Mapping[str, str]) -> Raw:
+    def respond(self, body: Raw, orders: rules.Orders) -> Raw:
         """The response to a request, stored if `store` or `background` is set.
 
         Raises KeyError for an unknown `previous_response_id`.
@@ -81,7 +80,7 @@ class Memory:
             self.responses[response_id] = rules.unfinished(self.responses[response_id], "cancelled")
             del self._times[response_id]
 
-    def fault(self, question: str, orders: Mapping[str, str]) -> str:
+    def fault(self, question: str, orders: rules.Orders) -> str:
         """The fault of this request; empty for none."""
         fault = orders.get("fault", "")
         if not fault or "times" not in orders:

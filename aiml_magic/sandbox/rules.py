@@ -22,6 +22,7 @@ from aiml_magic.sandbox import catalog
 from aiml_magic.sandbox.calls import calls, filled
 from aiml_magic.text import count_of, cut, dump
 
+Orders = Mapping[str, str]  # delays and faults, by name
 Turn = tuple[str, str]  # a question and its answer
 
 CREATED_AT = 1_767_225_600  # 2026-01-01, fixed so that outputs can be compared
@@ -72,7 +73,7 @@ def orders(question: str) -> dict[str, str]:
     return dict(order.split("=", 1) for order in found[1].split()) if found else {}
 
 
-def wrong_order(given: Mapping[str, str]) -> str:
+def wrong_order(given: Orders) -> str:
     """A message about the first unknown order; empty if all are known."""
     for name, value in given.items():
         if not re.fullmatch(_ORDERS.get(name, "(?!)"), value):
@@ -111,7 +112,7 @@ def respond(
     question: str,
     *,
     answer: str,
-    orders: Mapping[str, str],
+    orders: Orders,
 ) -> Raw:
     """The whole response to a request, completed unless a limit or a fault prevents it."""
     reasoning = body.get("reasoning") or {}
@@ -172,7 +173,7 @@ def _response_id(body: Raw, turns: list[Turn]) -> str:
     return "sandbox_" + hashlib.sha256(dump(decisive).encode()).hexdigest()[:16]
 
 
-def _output(body: Raw, question: str, answer: str, orders: Mapping[str, str]) -> list[Raw]:
+def _output(body: Raw, question: str, answer: str, orders: Orders) -> list[Raw]:
     """The items: reasoning, calls, and a message unless a function is called."""
     reasoning = body.get("reasoning") or {}
     text = f"**Counting words**\n\nThe question has {len(question.split())}."

@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import Mapping
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -108,7 +107,7 @@ class Responses(Answering):
             return self.refuse(wrong)
         await self.answer(body, orders, memory.fault(question, orders))
 
-    async def answer(self, body: Raw, orders: Mapping[str, str], fault: str) -> None:
+    async def answer(self, body: Raw, orders: rules.Orders, fault: str) -> None:
         memory = self.state.memory
         client_request_id = self.request.headers.get("X-Client-Request-Id")
         if fault == "silent":

@@ -7,7 +7,6 @@ port later, so the token is sent only to a server that has proved to know it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import secrets
@@ -18,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,13 +85,13 @@ def stop(home: Path) -> bool:
         _call(note.port, "DELETE", "/sandbox", f"Authorization: Bearer {note.token}\r\n")
         for process in _started:
             if process.args[-1] == str(home):  # type: ignore[index]  # a list, as `_start` gives it
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(2)
     _started[:] = [process for process in _started if process.poll() is None]
     return note is not None
 
 
-@contextlib.contextmanager
+@contextmanager
 def in_this_process() -> Iterator[str]:
     """The base URL of a sandbox in a thread of this process. Raises OSError."""
     from aiml_magic.sandbox import access, server
@@ -135,7 +135,7 @@ def path_of(home: Path, ending: str) -> Path:
     of the host, its boot id and its network namespace.
     """
     names = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # only Linux has these
+    with suppress(OSError):  # only Linux has these
         names.append(Path("/proc/sys/kernel/random/boot_id").read_text())
         names.append(str(Path("/proc/self/ns/net").readlink()))
     return home / f"sandbox-{hashlib.sha256(dump(names).encode()).hexdigest()[:12]}.{ending}"
@@ -204,7 +204,7 @@ def _call(port: int, method: str, path: str, headers: str = "") -> bytes:
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}Connection: close\r\n\r\n"
     )
     with (
-        contextlib.suppress(OSError),
+        suppress(OSError),
         socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection,
     ):
         connection.sendall(request.encode("ascii"))
@@ -234,7 +234,7 @@ def _locked(path: Path) -> sqlite3.Connection | None:
 def _sweep(home: Path) -> None:
     """Removes the notes and locks of ended machines and containers."""
     for path in home.glob("sandbox*.lock"):
-        with contextlib.suppress(OSError, sqlite3.Error):
+        with suppress(OSError, sqlite3.Error):
             if path != path_of(home, "lock") and (lock := _locked(path)) is not None:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink()

@@ -7,11 +7,11 @@ changed automatically.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from datetime import date, datetime
 from typing import Any
 
@@ -43,10 +43,10 @@ def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
     if is_new and not is_wanted:
         return known
     offered, ending = known.offered, known.ending
-    with contextlib.nullcontext() if is_wanted else contextlib.suppress(RequestFailed):
+    with nullcontext() if is_wanted else suppress(RequestFailed):
         offered = models.read(get(LIST))
     if not is_new:
-        with contextlib.suppress(RequestFailed):  # not every server has one
+        with suppress(RequestFailed):  # not every server has one
             ending = models.read(get(FEED))
     found = Catalogue(offered, ending, known.asked_at if is_new else time.time())
     offers.keep(server, found)
@@ -152,5 +152,5 @@ class Lookout:
             if stop.wait(_LOOK_EVERY):
                 return
             quiet = 0 if is_busy() else quiet + 1
-        with contextlib.suppress(AimlMagicError, _Ended):
+        with suppress(AimlMagicError, _Ended):
             catalogue(server, get_unless_ended)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 
 from aiml_magic import credentials
 from aiml_magic.credentials import Key
@@ -30,7 +30,7 @@ def key_for_prices(sandbox_url: str | None) -> Key:
 
 def key_if_any(sandbox_url: str | None) -> Key:
     """The key, if there is one: some servers need it for their list of models."""
-    with contextlib.suppress(BadInput):
+    with suppress(BadInput):
         return key_of(sandbox_url)
     return key_for_prices(sandbox_url)
 
@@ -58,7 +58,7 @@ def secret(sandbox_url: str | None) -> Key | None:
 
     if sandbox.is_in_this_process(sandbox_url):
         return None
-    with contextlib.suppress(BadInput):
+    with suppress(BadInput):
         return credentials.find_key()
     return None
 

@@ -95,9 +95,7 @@ def test_an_option_and_its_value_as_one_word():
 
 def test_all_options(shell):
     """A dash brings all options, the short ones too."""
-    assert {*LONG, *(option.short for option in OPTIONS if option.short)} == set(
-        offered(shell, "%%o3pro -")
-    )
+    assert {flag for option in OPTIONS for flag in option.flags} == set(offered(shell, "%%o3pro -"))
     assert LONG == offered(shell, "%%o3pro --")
 
 

@@ -108,4 +108,4 @@ def test_help_shows_each_option_in_use():
     """Every option is in an example, so that its form can be copied."""
     _, examples = usage({}).split("Examples:")
     used = set(examples.split())
-    assert [] == [option.long for option in OPTIONS if not {option.long, option.short} & used]
+    assert [] == [option.long for option in OPTIONS if not set(option.flags) & used]
