@@ -63,6 +63,7 @@ class Answers(Sequence[Any]):
     def again(self, **options: Any) -> Answers:
         """The same questions with other options; each continues the same answer as before.
 
+        With `samples`, several samples of one question are that question, asked once for each.
         Options are those of `ask`, and of `ask.map` (on_error, progress). Raises BadInput before
         anything is sent for incomplete questions: with attachments of a recording, or functions of
         a notebook.

@@ -43,7 +43,9 @@ def dry_run(question: Question, asking: Asking) -> str:
         price = asking.price(str(request["model"]))
         worst = asking.spending.worst_case(request, plan.parent_id, price)
         lines.append(
-            f"{worst}." if price is None else f"{worst}: an estimate, by the server's price list."
+            f"{worst}."
+            if worst.usd is None
+            else f"{worst}: an estimate, by the server's price list."
         )
         lines += [
             f"It would be refused by the budget of {limit}."

@@ -60,10 +60,10 @@ class Option(NamedTuple):
         return self.read(text)
 
 
-def whole_number(least: int) -> Callable[[str], int]:
+def whole_number(least: int, most: int = 999_999_999) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < least:
-            raise ValueError(f"a whole number, at least {least}")
+        if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError(f"a whole number, at least {least} and at most {most:,}")
         return int(text)
 
     return read
@@ -92,6 +92,14 @@ def words(text: str) -> str:
     return text
 
 
+def encodable_words(text: str) -> str:
+    try:
+        words(text).encode()
+    except UnicodeEncodeError as error:  # of a lone surrogate, which the journal cannot store
+        raise ValueError("a text without lone surrogates") from error
+    return text
+
+
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MODES = ("standard", "pro")
 SUMMARIES = ("auto", "concise", "detailed")
@@ -117,7 +125,7 @@ OPTIONS = (
         words,
         choices=MODES,
     ),
-    Option("    --samples K", "K independent answers to the question", whole_number(1)),
+    Option("    --samples K", "K independent answers to the question", whole_number(1, 1000)),
     Option(
         "    --summary KIND",
         "show a summary of the reasoning: auto, concise or detailed",
@@ -154,7 +162,7 @@ OPTIONS = (
         field_and_json,
         is_repeatable=True,
     ),
-    Option("-c, --chat NAME", "which conversation to go on with (default main)", words),
+    Option("-c, --chat NAME", "which conversation to go on with (default main)", encodable_words),
     Option("-n, --new", "start the conversation afresh"),
     Option(
         "    --after ID",
@@ -223,14 +231,18 @@ def each(given: Given) -> Iterator[Given]:
     whole = dict(given)
     samples = whole.pop("samples", None)
     count = 1 if samples is None else check(FLAGS["--samples"], samples)
-    models, efforts = (_several(whole.pop(name, None)) for name in ("model", "effort"))
+    models, efforts = (_several(whole.pop(name, None), name) for name in ("model", "effort"))
     for model, effort, sample in itertools.product(models, efforts, range(1, count + 1)):
         one = {"model": model, "effort": effort, "sample": sample if sample > 1 else None}
         yield whole | {name: value for name, value in one.items() if value is not None}
 
 
-def _several(value: Any) -> list[Any]:
-    return list(dict.fromkeys(value)) if isinstance(value, list | tuple) and value else [value]
+def _several(value: Any, name: str) -> list[Any]:
+    """The values of a repeatable option, each once."""
+    if not isinstance(value, list | tuple) or not value:
+        return [value]
+    option = FLAGS[f"--{name}"]
+    return list(dict.fromkeys(None if one is None else check(option, one) for one in value))
 
 
 def check(option: Option, value: Any) -> Any:
@@ -242,7 +254,7 @@ def check(option: Option, value: Any) -> Any:
                 "It takes True or False.",
             )
         return value
-    if not isinstance(value, str | numbers.Real):
+    if not isinstance(value, str | numbers.Real) or isinstance(value, bool):
         raise BadInput(
             f"{option.long} cannot be a {type(value).__name__}. {NOTHING_SENT}",
             f"It takes a text: {option.help}.",

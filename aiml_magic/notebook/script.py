@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
+import os
+import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cache, partial
@@ -33,13 +36,14 @@ from aiml_magic.notebook.rows import fields_of, rows_of
 from aiml_magic.notebook.settings import HELP
 from aiml_magic.question.prompts import names_in
 from aiml_magic.runner.jobs import Job
-from aiml_magic.text import did_you_mean, one_line
+from aiml_magic.text import did_you_mean, dump, one_line
 
 if TYPE_CHECKING:
     from aiml_magic.journal.store import Journal
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which the journal cannot hold
 _NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # options of a cell only
 
 
@@ -109,8 +113,11 @@ class Ask:
         on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
         keeps_errors = _keeps_errors(on_error)
         magics, each, things = _read(given, "again", "on_error", "progress")
+        again: Iterable[Any] = answers
+        if given.get("samples") is not None:
+            again = _without_samples(answers)
         questions = [
-            _question_again(magics, answer, chosen, things) for answer in answers for chosen in each
+            _question_again(magics, answer, chosen, things) for answer in again for chosen in each
         ]
         return gather(
             (partial(magics.asking.ask, question) for question in questions),
@@ -134,8 +141,9 @@ def history(
     """
     magics = loaded_or_new()
     journal = magics.asking.journal
-    ids = journal.select(notebook=notebook, chat=chat, words=words, since=_seconds(since))
-    return Answers(Kept(journal, ids))
+    selected = {"notebook": notebook, "chat": chat, "words": words}
+    texts = {name: _text(name, value) for name, value in selected.items()}
+    return Answers(Kept(journal, journal.select(**texts, since=_seconds(since))))
 
 
 ask = Ask()
@@ -176,6 +184,22 @@ def _read(
     asked = {name: value for name, value in given.items() if name not in settings}
     each, things = zip(*map(_chosen, options.each(asked)), strict=True)
     return magics, each, things[0]
+
+
+def _without_samples(answers: Iterable[Any]) -> Iterator[Any]:
+    """The answers without the numbers of their samples; of several samples the first."""
+    from aiml_magic.journal.replay import SAMPLE, sendable
+
+    seen: set[str] = set()
+    for answer in answers:
+        if not isinstance(answer, Answer):
+            yield answer
+            continue
+        request = sendable(answer.request)
+        question = dump([request, answer.continues])
+        if SAMPLE not in answer.request or question not in seen:
+            yield replace(answer, request=request)
+        seen.add(question)
 
 
 def _question_again(
@@ -249,6 +273,15 @@ def _parent_of(answer: Answer, magics: O3Pro) -> int | None:
     return parent
 
 
+def _text(name: str, value: Any) -> str | None:
+    """A text to select by, also from a path or a number. Raises BadInput."""
+    if isinstance(value, os.PathLike | numbers.Integral) and not isinstance(value, bool):
+        value = str(value)
+    if value is None or (isinstance(value, str) and not _LONE_SURROGATE.search(value)):
+        return value
+    raise errors.BadInput(f"{name} cannot be {one_line(repr(value), 40)}.", "It takes a text.")
+
+
 def _seconds(since: Any) -> float | None:
     """Seconds since 1970. Raises BadInput."""
     if since is None:
@@ -266,13 +299,15 @@ def _seconds(since: Any) -> float | None:
 
 def _since_1970(since: Any) -> float:
     match since:
-        case int() | float():
+        case bool():
+            raise TypeError(since)
+        case numbers.Real():
             return float(since)
         case datetime():
             return since.timestamp()
         case date():
             return datetime(since.year, since.month, since.day).timestamp()  # noqa: DTZ001  # local
-    return datetime.fromisoformat(since).timestamp()
+    return datetime.fromisoformat(str(since).strip()).timestamp()  # also of NumPy
 
 
 def _keeps_errors(on_error: str) -> bool:
@@ -347,9 +382,11 @@ def _chosen(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
                 things["schema"] = value
                 chosen[name] = "schema"
             case "param":
+                with errors.refusing("param has no fields", "It takes a dict."):
+                    fields = dict(value)
                 chosen[name] = [
                     options.check(known[name], f"{field}={_json(entry)}")
-                    for field, entry in dict(value).items()
+                    for field, entry in fields.items()
                 ]
             case "sample":
                 chosen[name] = value

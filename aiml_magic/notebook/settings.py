@@ -7,6 +7,7 @@ import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Self
 
 from IPython.core.magic import Magics
@@ -97,9 +98,12 @@ class Settings(Magics):
             try:
                 setattr(other, name, _read(value, self.traits()[name]))
             except (TraitError, TypeError) as error:
+                trait = self.traits()[name]
+                least = getattr(trait, "min", None)
+                kind = trait.info() if least is None else f"a number, at least {least:g}"
                 raise errors.BadInput(
                     f"{name} cannot be {one_line(repr(value), 60)}. {errors.NOTHING_SENT}",
-                    f"{HELP[name]} It takes {self.traits()[name].info()}.",
+                    f"{HELP[name]} It takes {kind}.",
                 ) from error
         return other
 
@@ -132,7 +136,7 @@ def _read(value: Any, trait: TraitType[Any, Any]) -> Any:
             raise TypeError(value)
         case numbers.Integral() if isinstance(trait, Integer):
             return int(value)
-        case numbers.Real() if isinstance(trait, Float):
+        case numbers.Real() | Decimal() if isinstance(trait, Float):
             return float(value)
         case os.PathLike():
             return os.fspath(value)

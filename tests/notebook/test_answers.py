@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import make_dataclass
+from pathlib import Path
 
 import pytest
 import rows
@@ -84,11 +85,22 @@ def test_lines_are_the_same(server):
     assert 1 == read["id"][0], "no field of a schema stands for one of ours"
 
 
-@pytest.mark.parametrize("since", ["yesterday", [], object(), float("nan"), 10**400, dt.date.min])
+@pytest.mark.parametrize(
+    "since", ["yesterday", [], object(), float("nan"), 10**400, dt.date.min, True]
+)
 def test_times_that_are_none(since):
     """A value that is not a time is an error of two lines."""
     with pytest.raises(errors.BadInput, match="since cannot be"):
         history(since=since)
+
+
+def test_names_that_are_none(plain_script):
+    """What is no text selects nothing, and is told in two lines; a path and a number are their text."""
+    for name in ("notebook", "chat", "words"):
+        for value in (["main"], b"main", True, "\ud800"):
+            with pytest.raises(errors.BadInput, match=f"{name} cannot be"):
+                history(**{name: value})
+        assert [] == [*history(**{name: Path("3.ipynb")}), *history(**{name: 3})]
 
 
 def test_again(server):
@@ -105,6 +117,24 @@ def test_again(server):
     history()[:2].again(effort="low", progress=False)
     assert 4 == len(server.posts), "asked once"
     assert [None, None] == [answer.chat for answer in again]
+
+
+def test_again_of_samples(numbered):
+    """Each sample is asked again as itself; with `samples=` all are one question, and what is there is replayed."""
+
+    def texts(answers, **options):
+        return [answer.text for answer in answers.again(progress=False, **options)]
+
+    three = ask("Rate it.", samples=3)
+    kept = texts(three)
+    assert [answer.text for answer in three] == kept
+    five = texts(three, samples=5)
+    assert kept == five[:3]
+    assert 5 == len(set(five)) == len(numbered.posts)
+    assert five[:2] == texts(three[1:], samples=2)
+    twice = ask.map("{{x}}", ["Rate it."] * 2, progress=False)
+    assert five[:2] * 2 == texts(twice, samples=2), "rows of a map stay"
+    assert 5 == len(numbered.posts)
 
 
 def test_again_without_settings(server):
@@ -184,11 +214,22 @@ def test_samples_of_rows(numbered):
     assert 4 == len({answer.text for answer in answers}) == len(numbered.posts)
 
 
-@pytest.mark.parametrize("samples", [0, -1, 1.5, "many", True])
-def test_numbers_that_are_none(numbered, samples):
-    """An impossible number of samples is an error before anything is sent."""
-    with pytest.raises(errors.BadInput, match="--samples cannot be"):
-        ask("Rate it.", samples=samples)
+NONE = {
+    "samples": [0, -1, 1.5, "many", True, 1001, 10**9],
+    "model": [True, [["a"]], [True], ["a", " "], {"a"}],
+    "effort": [["low", "lo"], [["low"]], {"low"}],
+    "param": [3, ["a"], {"a": object()}],
+    "chat": ["\ud800"],
+}
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_options_that_are_none(numbered, name):
+    """A value that an option cannot have is told in two lines before anything is sent, also in a list."""
+    for value in NONE[name]:
+        with pytest.raises(errors.BadInput, match=f"{name} (cannot be|has no)") as refused:
+            ask("Rate it.", **{name: value})
+        assert 2 == len(str(refused.value).splitlines())
     assert not numbered.posts
 
 
