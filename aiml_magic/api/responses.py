@@ -244,7 +244,7 @@ class Response:
     def outcome(self) -> str:
         """The kind of response.
 
-        One of answer, refusal, tool_calls, approval, incomplete, failed, cancelled, pending
+        One of answer, refusal, tool_calls, approval, empty, incomplete, failed, cancelled, pending
         and unknown.
         """
         if self.status in ("queued", "in_progress"):
@@ -257,7 +257,9 @@ class Response:
             return "refusal"
         if self.of_type("mcp_approval_request"):
             return "approval"
-        return "tool_calls" if self.of_type("function_call") else "answer"
+        if self.of_type("function_call"):
+            return "tool_calls"
+        return "answer" if self.text or self.images or self.unknown_types else "empty"
 
     @cached_property
     def _may_go_on(self) -> bool:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiml_magic import errors
 from aiml_magic.api.masking import Secrets
@@ -24,6 +24,7 @@ from aiml_magic.text import encodable, one_line, plain, printable, say
 
 Event = dict[str, Any]  # of a runner; also a command to one
 _LONGEST_STATE = 100  # characters
+_Error = TypeVar("_Error", bound=errors.AimlMagicError)
 HOLD = 2.0  # seconds between an interrupt and the cancellation: a restart begins with an interrupt
 
 
@@ -259,11 +260,12 @@ class Job:
             )
             if self.record:
                 self.record(answer)
-            return self._parsed(answer) if row.can_continue else answer
+            is_whole = answer.response.outcome in ("answer", "empty")
+            return self._parsed(answer) if is_whole else answer
         if self.is_cancelled:
             is_ours = self._is_ours or row.state == "queued"
             error = _interrupted(row, is_held=self._is_held) if is_ours else _left_running()
-            raise _with_partial_answer(error, row)
+            raise _with_partial_answer(error, row, self._journal)
         raise self._abandon(row)
 
     def _parsed(self, answer: Answer) -> Answer:
@@ -296,8 +298,7 @@ class Job:
                 row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
             )
             row = self._journal.row(row.id)
-        error.answer = row.answer() if row.text else None
-        return error
+        return _with_partial_answer(error, row, self._journal)
 
     async def _awaited(self) -> Answer:
         while not self.done:  # noqa: ASYNC110  # an asyncio.Event belongs to one loop
@@ -341,11 +342,11 @@ def _answer_of(row: Row, journal: Journal) -> Answer:
     if row.state == "done":
         return journal.answers([row])[0]
     error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
-    raise _with_partial_answer(error, row)
+    raise _with_partial_answer(error, row, journal)
 
 
-def _with_partial_answer(error: errors.AimlMagicError, row: Row) -> errors.AimlMagicError:
-    error.answer = row.answer() if row.text or row.response else None
+def _with_partial_answer(error: _Error, row: Row, journal: Journal) -> _Error:
+    error.answer = journal.answers([row])[0] if row.text or row.response else None
     return error
 
 

@@ -6,23 +6,28 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aiml_magic.api.models import Catalogue, Model, read
-from aiml_magic.api.responses import as_count
-from aiml_magic.text import dollars
+from aiml_magic.api.responses import Raw, as_count, as_objects
+from aiml_magic.text import dollars, one_line
 
 MAX_OUTPUT = 128_000  # tokens of the longest answer, if the server lists no limit
+_FREE_TOOLS = ("function", "custom")  # the caller runs them
+_STORED = ("prompt", "conversation")  # fields that name texts at the server
+_LISTED_TIERS = (None, "auto", "default", "flex")  # flex costs less than is listed
 _IMAGE = 9_000  # bytes that an image counts as: more than the largest needs
 _BYTES_PER_TOKEN = 3  # fewer than in English prose, so that the estimate is high
 
 
 class WorstCase(NamedTuple):
-    """The highest cost of a request; `usd` is `None` if its server lists no price."""
+    """The highest cost of a request; `usd` is `None` if its server lists no price for it."""
 
     usd: float | None
     most: str  # the output tokens assumed, and the source of that number, for a message
+    unpriced: str = ""  # what else costs, such as a tool of the server
 
     def __str__(self) -> str:
         if self.usd is None:
-            return "What it may cost is unknown: the server lists no price"
+            of_what = f" for {self.unpriced}" if self.unpriced else ""
+            return f"What it may cost is unknown: the server lists no price{of_what}"
         return f"It may cost up to {dollars(self.usd)} ({self.most})"
 
 
@@ -41,6 +46,25 @@ def most_output(price: Price | None, max_output_tokens: Any) -> tuple[int, str]:
     if price is not None and price.longest is not None:
         return price.longest, f"{price.longest:,} output tokens, the most that its server lists"
     return MAX_OUTPUT, f"{MAX_OUTPUT:,} output tokens, since its server lists no limit"
+
+
+def unpriced(request: Raw) -> str:
+    """What a request uses that no list of models has a price for; empty if nothing."""
+    tools = [str(tool.get("type")) for tool in as_objects(request.get("tools"))]
+    used = [kind for kind in tools if kind not in _FREE_TOOLS]
+    used += [name for name in _STORED if request.get(name)]
+    if (tier := request.get("service_tier")) not in _LISTED_TIERS:
+        used.append(f"service_tier {tier}")
+    items = as_objects(request.get("input"))
+    parts = [part for item in items for part in (item, *as_objects(item.get("content")))]
+    used += [str(part["type"]) for part in parts if _is_of_unknown_size(part)]
+    return one_line(", ".join(dict.fromkeys(used)), 60)
+
+
+def _is_of_unknown_size(part: Raw) -> bool:
+    """Whether a part names a text that is at the server, or elsewhere."""
+    kind = part.get("type")
+    return kind == "item_reference" or (kind == "input_file" and not part.get("file_data"))
 
 
 def tokens_of(size: float) -> float:

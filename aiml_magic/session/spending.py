@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from aiml_magic.api.responses import Raw, Response, as_objects
+from aiml_magic.api.responses import Raw, Response
 from aiml_magic.errors import NOTHING_SENT, BadInput, BudgetExceeded, Interrupted
 from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
-from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, tokens_of
+from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, tokens_of, unpriced
 from aiml_magic.session.prices import Prices
 from aiml_magic.session.question import SANDBOX, Delivery
 from aiml_magic.text import agreed, dollars
@@ -71,13 +71,16 @@ class Spending:
 
     def worst_case(self, request: Raw, parent: int | None, price: Price | None) -> WorstCase:
         """The highest cost of a request; its whole conversation counts as input."""
-        written, most = most_output(price, request.get("max_output_tokens"))
-        if any(tool.get("type") != "function" for tool in as_objects(request.get("tools"))):
-            most += ", without what the server's tools cost"
-        if price is None:
-            return WorstCase(None, most)
+        _, most = most_output(price, request.get("max_output_tokens"))
+        what = unpriced(request)
+        usd = None if price is None or what else self._estimate(request, parent, price)
+        return WorstCase(usd, most, what)
+
+    def _estimate(self, request: Raw, parent: int | None, price: Price) -> float:
+        """The highest cost of a request's tokens, without what its server's tools cost."""
+        written, _ = most_output(price, request.get("max_output_tokens"))
         read = tokens_of(size_of(request)) + self._tokens_before(parent, price)
-        return WorstCase(min(read * price.input + written * price.output, _FAR), most)
+        return min(read * price.input + written * price.output, _FAR)
 
     def limits(self, delivery: Delivery, server: str) -> list[Limit]:
         """The limits that are set, and their use."""
@@ -104,8 +107,8 @@ class Spending:
         for name, usd in _set(delivery):
             if worst.usd is None:
                 raise BudgetExceeded(
-                    f"The server lists no price for {request['model']}, so a budget cannot be "
-                    f"kept. {NOTHING_SENT}",
+                    f"The server lists no price for {worst.unpriced or request['model']}, so a "
+                    f"budget cannot be kept. {NOTHING_SENT}",
                     f"%config O3Pro.{name} = None asks without one.",
                 )
             limit = self._limit(name, usd, server, terms.price, besides=row_id)
@@ -156,9 +159,9 @@ class Spending:
         """Reserves for rows asked without a known price; `price` is for models without one."""
         for row in self.journal.unpriced(scope):
             listed = self.prices.known(row.server, str(row.request.get("model"))) or price
-            worst = self.worst_case(row.request, row.parent, listed)
-            if worst.usd is not None:
-                self.journal.note_worst(row.id, worst.usd)
+            if listed is not None:
+                usd = self._estimate(row.request, row.parent, listed)
+                self.journal.note_worst(row.id, usd)
 
     def _scope(self, name: str, server: str) -> tuple[str, Scope]:
         """What a limit is about: in words, and as the rows that count."""
@@ -222,10 +225,10 @@ def confirm(delivery: Delivery, worst: WorstCase, terms: Terms) -> Terms:
     if said:
         return terms._replace(agreed_usd=_usd(worst))
     why = "nobody can be asked whether to send it" if said is None else "you did not say yes"
-    raise BadInput(
-        f"{worst}, and {why}. {NOTHING_SENT}",
-        "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd.",
-    )
+    way_out = "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd."
+    if worst.usd is None:
+        way_out = "%config O3Pro.confirm_above_usd = None asks without a yes."
+    raise BadInput(f"{worst}, and {why}. {NOTHING_SENT}", way_out)
 
 
 def confirm_together(delivery: Delivery, worst_cases: Iterable[WorstCase | None]) -> Delivery:

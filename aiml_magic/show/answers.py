@@ -85,17 +85,18 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
             yield f"**Waiting for approval.** {way_out} The model wants to use:"
             yield from map(_wanted, response.of_type("mcp_approval_request"))
             return
+        case "empty":
+            yield "**Empty.** The answer has no text; the details show the whole response."
+            yield only_fresh
         case _:
-            if not answer.text and not response.images and answer.status == "completed":
-                yield _empty(response.unknown_types)
+            if not answer.text and response.unknown_types:
+                yield _unknown(response.unknown_types)
             return
     yield "The conversation does not go on from here."
 
 
-def _empty(unknown_types: Iterable[str]) -> str:
-    kinds = ", ".join(f"`{_name(kind)}`" for kind in unknown_types)
-    if not kinds:
-        return "**Empty.** The answer has no text; the details show the whole response."
+def _unknown(types: Iterable[str]) -> str:
+    kinds = ", ".join(f"`{_name(kind)}`" for kind in types)
     what = f"It has no text, but {kinds}, which this version does not know"
     return f"**Unknown kind of answer.** {what}; the details show the whole response."
 

@@ -95,18 +95,32 @@ def test_rerun_cell_keeps_its_place(asker, keeper):
                 output=[{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}],
             )
         ),
+        wire.json_reply(wire.response("", previous_response_id="resp_1")),
+        wire.json_reply(
+            wire.response(
+                previous_response_id="resp_1",
+                output=[
+                    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+                ],
+            )
+        ),
     ],
-    ids=["incomplete", "refusal", "failed", "error", "tool call"],
+    ids=["incomplete", "refusal", "failed", "error", "tool call", "empty", "only reasoning"],
 )
 def test_what_does_not_advance(asker, reply):
-    """Only a whole answer is continued: the next cell goes on from the last of those, and a mended cell from where it stood."""
+    """Only a whole answer is continued: the next cell goes on from the last of those, and a mended cell from where it stood.
+
+    What came beside an error names what it continues.
+    """
     is_bad = {"value": False}
     with wire.serve(lambda request: reply if is_bad["value"] else chain(request)) as server:
         chain.count = 0
         asker.ask(server.url, cell="a")
         is_bad["value"] = True
-        with contextlib.suppress(errors.RequestFailed):
+        try:
             asker.ask(server.url, cell="b")
+        except errors.RequestFailed as error:
+            assert error.answer is None or "resp_1" == error.answer.continues
         is_bad["value"] = False
         asker.ask(server.url, cell="c")
         asker.ask(server.url, cell="b")

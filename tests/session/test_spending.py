@@ -348,7 +348,6 @@ def test_longest_answer_is_said(asker):
             ({}, "100,000 output tokens, the most that its server lists"),
             ({"max_output_tokens": 50_000}, "50,000 output tokens\\)"),
             ({"params": {"max_output_tokens": 60_000}}, "60,000 output tokens\\)"),
-            ({"params": {"tools": [{"type": "web_search"}]}}, "without what the server's tools"),
         ):
             with pytest.raises(errors.BudgetExceeded, match=words):
                 asker.ask(server.url, budget_usd=1.0, **options)
@@ -358,6 +357,46 @@ def test_longest_answer_is_said(asker):
         pytest.raises(errors.BudgetExceeded, match="128,000 output tokens, since its server"),
     ):
         asker.ask(server.url, budget_usd=1.0)
+
+
+UNPRICED = {
+    "web_search": {"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]},
+    "service_tier priority": {"service_tier": "priority"},
+    "prompt": {"prompt": {"id": "pmpt_1"}},
+    "input_file": {
+        "input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]
+    },
+}
+PRICED_TOO = {
+    "service_tier": "flex",
+    "tools": [{"type": "function", "name": "f"}],
+    "conversation": None,
+}
+
+
+def test_what_has_no_price(asker, monkeypatch):
+    """What a list of models has no price for is named, never estimated too low: a limit refuses it, else it is confirmed."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda words: asked.append(words) or "y")
+    with costing() as server:
+        for what, fields in UNPRICED.items():
+            with pytest.raises(errors.BudgetExceeded, match=f"no price for {what}, so a budget"):
+                asker.ask(server.url, budget_usd=1e6, params=fields)
+            asker.ask(server.url, confirm_above_usd=1e6, params=fields)
+            assert f"unknown: the server lists no price for {what}" in asked.pop()
+        asker.ask(server.url, budget_usd=20.0, confirm_above_usd=20.0, params=PRICED_TOO)
+        assert not asked
+    lost = asker.journal.add(
+        **new(
+            base_url=server.url,
+            server=server.url,
+            request={"input": "a", "model": MODEL} | UNPRICED["web_search"],
+        )
+    )
+    asker.journal.claim(lost.id)
+    offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
+    [limit] = asker.on(server.url).spending.limits(Delivery(budget_usd_per_day=100.0), server.url)
+    assert 8.4 == pytest.approx(limit.reserved, abs=0.01), "what it costs for sure"
 
 
 def test_prices_of_the_list(asker):
