@@ -123,6 +123,11 @@ class RequestFailed(AimlMagicError):
         """Puts the id of the row into the hint, which has a placeholder for it."""
         self.hint = self.hint.replace(hint_to_check(), hint_to_check(row_id))
 
+    def name_way_alone(self, row_id: int) -> None:
+        """Names in the hint what asks this row again, not all rows of its cell or its map."""
+        alone = hint_to_check(row_id, f"%aiml again {row_id}")
+        self.hint = self.hint.replace(hint_to_check(row_id), alone)
+
     def as_dict(self) -> dict[str, object]:
         """The error for the journal; `from_dict` makes the same error of it."""
         names = ("message", "hint", *_FIELDS)
@@ -224,11 +229,11 @@ def refusing(what: str, hint: str, why: Callable[[Exception], str] = reason) -> 
         raise BadInput(f"{what}: {why(error)}. {NOTHING_SENT}", hint) from error
 
 
-def hint_to_check(row_id: int | str = "ID") -> str:
+def hint_to_check(row_id: int | str = "ID", way: str = "--fresh") -> str:
     """The hint of every error after which the question may have been charged."""
     return (
         f"%aiml check {row_id} asks the server what became of it; "
-        "only --fresh asks, and pays, once more."
+        f"only {way} asks, and pays, once more."
     )
 
 

@@ -141,6 +141,7 @@ _ALL_COMMANDS = (
     Command(
         "check ID", "ask the server for the fate of a request whose connection was lost", "pending"
     ),
+    Command("again ID", "ask that question once more, and pay once more", "pending"),
     Command("record FILE", "also write every answer to a file, for readers without a key", "past"),
     Command("replay FILE", "replay the answers of such a file", "past"),
     Command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from aiml_magic.errors import AimlMagicError, BudgetExceeded, Interrupted
+from aiml_magic.errors import AimlMagicError, BudgetExceeded, Interrupted, RequestFailed
 from aiml_magic.journal.answer import Answer
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.runner.jobs import Job
@@ -117,6 +117,8 @@ class _Asked:
         try:
             return job.outcome()
         except AimlMagicError as error:
+            if isinstance(error, RequestFailed):
+                error.name_way_alone(job.id)
             if not self._keeps_errors:
                 raise
             return error

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiml_magic import errors
+from aiml_magic.api.responses import as_objects
 from aiml_magic.notebook.context import Context, line, row_of
 from aiml_magic.text import count_of, printable, say
 
 if TYPE_CHECKING:
     from aiml_magic.journal.rows import Row
+    from aiml_magic.session.question import Question
 
 
 _FATES = {
@@ -21,13 +24,15 @@ _FATES = {
     "that waits for the answer, and sends nothing.",
     "charged": "The server finished question {id} and charged {usd}, "
     "but does not give out its text.\n"
-    "Only --fresh asks once more, and pays once more.",
+    "Only --fresh, or %aiml again {id}, asks once more, and pays once more.",
     "failed": "Question {id} failed at the server; nothing was charged.\n"
     "Run its cell again to ask once more.",
+    "lost": "The server's log has no question {id}, a day later: it never arrived, "
+    "and nothing was charged.\n--fresh, or %aiml again {id}, asks it.",
     "unknown": "The server's log has no question {id}. "
     "It may not have arrived, or is not over: the log is written at the end.\n"
     "Check again in some minutes; if it never appears there, nothing was charged, "
-    "and --fresh asks once more.",
+    "and --fresh, or %aiml again {id}, asks once more.",
 }
 
 
@@ -70,6 +75,45 @@ def cancel(context: Context, rest: str) -> None:
     is_sent = context.journal.row(row.id).seconds is not None
     cost = "it was sent, and may be charged" if is_sent else "nothing was charged"
     say(f"Question {row.id} is cancelled; {cost}.")
+
+
+def again(context: Context, rest: str) -> None:
+    row = row_of(context, rest, "again")
+    if row.state == "queued" or row.is_alive:
+        raise errors.BadInput(
+            f"Question {row.id} waits for its answer. {errors.NOTHING_SENT}",
+            f"%aiml cancel {row.id} stops it.",
+        )
+    context.view().follow(context.asking.ask(_afresh(row, context.question())))
+
+
+def _afresh(row: Row, question: Question) -> Question:
+    """The question of a row in its place, to be asked afresh. Raises BadInput."""
+    from aiml_magic.session.question import Place
+
+    request = dict(row.request)
+    asked = request.pop("input", None)
+    kinds = [tool.get("type") for tool in as_objects(request.get("tools"))]
+    if asked is None or row.origin != "asked" or "function" in kinds:
+        raise errors.BadInput(
+            f"Question {row.id} was forgotten, is of a recording, or calls functions of a "
+            f"notebook. {errors.NOTHING_SENT}",
+            "Run its cell with --fresh.",
+        )
+    is_only = question.delivery.replay == "only"
+    return replace(
+        question,
+        text=asked if isinstance(asked, str) else "",
+        items=[] if isinstance(asked, str) else asked,
+        place=Place(row.cell or question.place.cell, row.chat, continues=row.parent),
+        delivery=replace(question.delivery, replay="only" if is_only else "off"),
+        params=request,
+        effort=None,  # as the others, in the request
+        mode=None,
+        summary=None,
+        instructions=None,
+        max_output_tokens=None,
+    )
 
 
 def approve(context: Context, rest: str) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.text import cut
 
 
 def rows_of(rows: Any) -> Iterator[Any]:
-    """The rows of an iterable, a table (pandas, polars, Arrow), or a dict of columns.
+    """The rows of an iterable, a table (pandas, polars also lazy, Arrow), or a dict of columns.
 
     Raises BadInput.
     """
@@ -28,6 +28,9 @@ def rows_of(rows: Any) -> Iterator[Any]:
         )
     if isinstance(rows, Mapping):
         return _rows_of_columns(rows)
+    if hasattr(rows, "collect_schema") and hasattr(rows, "collect"):  # a lazy frame of polars
+        with refusing("The rows cannot be collected", "Mend the query of the lazy frame."):
+            rows = rows.collect()
     if hasattr(rows, "iter_rows"):  # polars
         return iter(rows.iter_rows(named=True))
     if hasattr(rows, "itertuples") and hasattr(rows, "columns"):  # pandas; columns keep their types

@@ -17,13 +17,14 @@ from typing import Any
 
 from aiml_magic.api import models
 from aiml_magic.api.models import Catalogue
-from aiml_magic.errors import AimlMagicError, InvalidRequest, RequestFailed
+from aiml_magic.errors import AimlMagicError, InvalidRequest, RequestFailed, RunnerDied
 from aiml_magic.journal import offers
 from aiml_magic.session.prices import Get
 from aiml_magic.text import one_line
 
 LIST, FEED = "models?include=pricing,capabilities", "models/deprecations"
 _LOOK_EVERY = 1.0  # seconds
+_SILENCE = 60.0  # seconds for which a list that did not come is not requested again
 _QUIET = 5  # checks in a row without a question in flight
 _LEVEL = r"\b(?:none|minimal|low|medium|high|xhigh|max|standard|pro)\b"
 _OFFERED = re.compile(
@@ -36,15 +37,19 @@ _OFFERED = re.compile(
 def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
     """The models of a server: cached, or requested if the cache is a day old.
 
-    With `is_wanted` the list is requested in any case, and its error is raised.
+    With `is_wanted` the list is requested in any case, and its error is raised. Raises RunnerDied
+    if it does not come in time.
     """
     known = offers.kept(server)
     is_new = offers.is_of_today(known)
     if is_new and not is_wanted:
         return known
     offered, ending = known.offered, known.ending
-    with nullcontext() if is_wanted else suppress(RequestFailed):
+    try:
         offered = models.read(get(LIST))
+    except RequestFailed as error:
+        if is_wanted or isinstance(error, RunnerDied):
+            raise
     if not is_new:
         with suppress(RequestFailed):  # not every server has one
             ending = models.read(get(FEED))
@@ -117,11 +122,24 @@ class _Ended(Exception):
 
 
 class Lookout:
-    """A thread that requests the models of a server once no question is in flight."""
+    """When the models of servers are requested: for a person, or by a thread between questions."""
 
     def __init__(self) -> None:
+        self._silent_until: dict[str, float] = {}  # of `time.monotonic`, by server
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def catalogue(self, server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
+        """As `catalogue`; a list that did not come in time is not awaited again for a minute."""
+        if not is_wanted and time.monotonic() < self._silent_until.get(server, 0.0):
+            return offers.kept(server)
+        try:
+            return catalogue(server, get, is_wanted=is_wanted)
+        except RunnerDied:
+            self._silent_until[server] = time.monotonic() + _SILENCE
+            if is_wanted:
+                raise
+            return offers.kept(server)
 
     def begin(self, server: str, get: Get, is_busy: Callable[[], bool]) -> None:
         """Requests them once `is_busy` was false for a while, unless the thread runs already."""

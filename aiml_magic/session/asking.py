@@ -187,7 +187,8 @@ class Asking:
         server, _ = self.server
         if self.is_replay_only and not is_wanted:
             return offers.kept(server)
-        return advice.catalogue(server, self._get_of_models, is_wanted=is_wanted)
+        get = partial(self._get_of_models, timeout=15.0 if is_wanted else 2.0)
+        return self.session.lookout.catalogue(server, get, is_wanted=is_wanted)
 
     def explain(self, model: str, error: errors.AimlMagicError) -> None:
         """Adds the model or effort to use instead to the hint of a server's error."""
@@ -316,8 +317,9 @@ class Asking:
         if not offers.is_of_today(offers.kept(server := self.server[0])):
             self.session.lookout.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
 
-    def _get_of_models(self, path: str) -> Any:
-        return self._get(path, keys.key_for_prices if path == advice.FEED else keys.key_if_any)
+    def _get_of_models(self, path: str, timeout: float = 15.0) -> Any:
+        key = keys.key_for_prices if path == advice.FEED else keys.key_if_any
+        return self._get(path, key, timeout)
 
     def _recorded(self, job: Job) -> Job:
         job.record = partial(self.session.recordings.keep, journal=self.journal)
@@ -431,9 +433,9 @@ class Asking:
     def _key_for(self, sender: Sender, *, is_needed: bool) -> Key:
         return keys.key_for_sender(self.sandbox_url, sender, is_needed=is_needed)
 
-    def _get(self, path: str, key: Callable[[str | None], Key]) -> Any:
+    def _get(self, path: str, key: Callable[[str | None], Key], timeout: float = 15.0) -> Any:
         check_server(is_replay_only=self.is_replay_only)
-        return self.runner.get(self.server[1], path, key(self.sandbox_url).text)
+        return self.runner.get(self.server[1], path, key(self.sandbox_url).text, timeout)
 
 
 def _needs_nothing(row: Row, sender: Sender, may_fetch: str | None) -> bool:

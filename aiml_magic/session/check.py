@@ -27,13 +27,15 @@ from aiml_magic.session.prices import Get
 from aiml_magic.session.question import SANDBOX
 
 _MAX_LOG = 2000  # entries of the server's log that are searched
+_LONGEST_LOG = 92 * 24  # hours that a server's log goes back
+_IN_LOG_AFTER = 24  # hours after which a request that arrived is in the log: far more than it takes
 
 
 class Finding(NamedTuple):
     """The fate of a request, and its cost.
 
     `fate` is answered (and the text is kept), done (it was kept before), pending, charged, failed
-    (and free) or unknown.
+    (and free), lost (and free: it never arrived) or unknown.
     """
 
     fate: str
@@ -87,6 +89,9 @@ def _found(row: Row, journal: Journal, get: Get) -> Finding:
         if response.outcome != "failed" or response.has_output:
             raise
         fate, spent = "failed", None
+    if fate == "absent":
+        is_lost = _never_arrived(row)
+        fate, spent = ("lost", Cost(0.0, None, "log")) if is_lost else ("unknown", None)
     if fate == "failed" and row.cost_usd:  # the response reported a cost that the log lacks
         return Finding("charged", row.cost_usd)
     if fate == "failed":
@@ -113,35 +118,52 @@ def _logged(row: Row, get: Get) -> tuple[str, Cost | None]:
     It was charged if one attempt was. It failed, and is free, only if the last attempt failed too:
     an earlier one that is not in the log was refused, but the last one may still appear there.
     """
-    entries = _log_entries(row, get)
+    entries, is_whole = _log_entries(row, get)
     costs = [logged_cost(entry) for _, entry in entries]
     known = [spent for spent in costs if spent is not None]
     has_failed = [status_of(entry.get("status")) == "failed" for _, entry in entries]
     total = sum_of_costs(known)
     if not all(has_failed) or (total is not None and total.usd > 0):
-        is_whole = all(
+        are_known = all(
             spent is not None for spent, failed in zip(costs, has_failed, strict=True) if not failed
         )
-        return "charged", total if is_whole else None
+        return "charged", total if are_known else None
     if row.attempts in [attempt for attempt, _ in entries]:
         return "failed", Cost(0.0, None, "log")
-    return "unknown", None
+    return "absent" if is_whole else "unknown", None
 
 
-def _log_entries(row: Row, get: Get) -> list[tuple[int, Raw]]:
-    """The finished attempts of a request in the log: the number and the entry of each."""
-    hours_ago = max(0, int((time.time() - row.asked_at) / 3600))  # a clock may have been set back
-    hours = min(hours_ago + 2, 92 * 24)
+def _never_arrived(row: Row) -> bool:
+    """Whether a request that is absent from the log would be in it, had it arrived."""
+    has_arrived = row.response_id or row.text or row.response
+    return not has_arrived and _IN_LOG_AFTER <= _hours_since(row) < _LONGEST_LOG
+
+
+def _hours_since(row: Row) -> int:
+    return max(0, int((time.time() - row.asked_at) / 3600))  # a clock may have been set back
+
+
+def _log_entries(row: Row, get: Get) -> tuple[list[tuple[int, Raw]], bool]:
+    """The finished attempts of a request in the log, each with its number.
+
+    And whether the log would show others: it was read to its end, and names each of its requests.
+    """
+    hours = min(_hours_since(row) + 2, _LONGEST_LOG)
     model = urllib.parse.quote(str(row.request.get("model", "")))
     found: list[tuple[int, Raw]] = []
+    may_be_absent = True
     for offset in range(0, _MAX_LOG, 100):
         entries, more = log_entries(
             get(f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}")
         )
         for entry in entries:
             attempt = attempt_of(row.client_request_id, entry)
-            if attempt is not None and Response(entry).outcome != "pending":
+            is_pending = attempt is not None and Response(entry).outcome == "pending"
+            may_be_absent = (
+                may_be_absent and bool(entry.get("client_request_id")) and not is_pending
+            )
+            if attempt is not None and not is_pending:
                 found.append((attempt, entry))
         if not more or len({attempt for attempt, _ in found}) == row.attempts:
-            break
-    return found
+            return found, may_be_absent and not more
+    return found, False

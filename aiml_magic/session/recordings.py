@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,8 @@ class Recordings:
 
         Raises BadInput.
         """
-        records = recording.read(path) if path.exists() else {}
+        is_there = os.path.exists(path)  # noqa: PTH110  # Path raises for some texts
+        records = recording.read(path) if is_there else {}
         self._write(path, records)
         self._paths = [*(other for other in self._paths if other != path), path]
         return len(records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from dataclasses import make_dataclass
 from pathlib import Path
 
@@ -205,6 +206,29 @@ def test_samples(numbered, tmp_path):
     assert five[0].text == ask("Rate it.").text
     ask("Rate it.", samples=2, fresh=True)
     assert 7 == len(numbered.posts)
+
+
+def test_lost_sample(shell, monkeypatch):
+    """A sample that may have been charged is asked again alone, by the command that its error names, and is then replayed."""
+
+    def answer(request):
+        is_lost = len(server.posts) == 2
+        return wire.Reply(end="close") if is_lost else _numbered(request)
+
+    _numbered.count = 0
+    with wire.serve(answer) as server:
+        run(shell, f"%config O3Pro.base_url = {server.url!r}")
+        cell = "%%o3pro -q --alone --samples 3 -o three\nRate it."
+        lost = run(shell, cell)
+        assert isinstance(lost, errors.ConnectionLost)
+        command = re.search(r"only (%aiml again \d) asks, and pays, once more", lost.hint)[1]
+        assert isinstance(run(shell, cell), errors.ConnectionLost)
+        assert 3 == len(server.posts)
+        assert run(shell, command) is None
+        assert run(shell, cell) is None
+        assert 4 == len(server.posts)
+        assert 3 == len({answer.text for answer in shell.user_ns["three"]})
+        assert all(answer.replayed for answer in shell.user_ns["three"])
 
 
 def test_samples_of_rows(numbered):

@@ -206,7 +206,11 @@ def test_map_of_tables(echo):
     frame = answers.to_frame()
     assert ["On Of w0", "On Of w1", "On Of w2"] == list(frame["text"])
     pl = pytest.importorskip("polars")
-    assert all(answer.replayed for answer in ask.map("Of {{word}}", pl.DataFrame(ROWS[:3])))
+    table = pl.DataFrame(ROWS[:3])
+    for rows in (table, table.lazy()):
+        assert all(answer.replayed for answer in ask.map("Of {{word}}", rows))
+    with pytest.raises(errors.BadInput, match="cannot be collected"):
+        ask.map("Of {{word}}", table.lazy().select("absent"))
 
 
 class Paper(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from contextlib import ExitStack, closing
 
 import pytest
@@ -12,6 +13,7 @@ from asking import KEY
 from kernels import kernel
 
 from aiml_magic import errors
+from aiml_magic.journal.costs import Scope
 from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session.question import Delivery
 
@@ -118,6 +120,28 @@ def test_request_that_nobody_knows(asker):
         f"/v2/logs?period=2h&model=openai/o3-pro&limit=100&offset={offset}" for offset in (0, 100)
     ] * 2 == asked
     assert (4.0, 0) == asker.journal.spent(server.url)
+
+
+@pytest.mark.parametrize(("hours", "other", "fate"), [
+    (25, "another", "lost"), (25, None, "unknown"), (23, "another", "unknown"), (93 * 24, "another", "unknown"),
+])  # fmt: skip
+def test_request_that_never_arrived(asker, hours, other, fate):
+    """What a log that names its requests does not have a day later was free: its reservation ends, and it is not sent by itself."""
+    log = {"data": [{"client_request_id": other, "status": "succeeded", "cost": {"usd": 4.0}}]}
+
+    def answer(request):
+        return wire.Reply(end="close") if request.method == "POST" else wire.json_reply(log)
+
+    with wire.serve(answer) as server:
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url, cell="a")
+        asker.journal._execute("UPDATE requests SET asked_at = ?, worst_usd = 8.4", time.time() - hours * 3600)  # fmt: skip
+        assert fate == asker.on(server.url).check(asker.journal.row(1)).fate
+        reserved = asker.journal.sums(Scope(server.url)).reserved_usd
+        assert (0.0 if fate == "lost" else 8.4) == reserved
+        with pytest.raises(errors.ConnectionLost):
+            asker.ask(server.url, cell="a", replay="auto")
+        assert 1 == len(server.posts)
 
 
 class Attempts:

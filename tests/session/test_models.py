@@ -287,6 +287,22 @@ def test_damaged_file(home, content):
     assert Catalogue() == offers.kept("https://another.example")
 
 
+def test_silent_list(asker):
+    """An error waits little for a list that does not come, and the next one not at all."""
+
+    def answer(request):
+        is_list = request.method == "GET"
+        return wire.Reply(end="silence") if is_list else wire.json_reply(GONE, 404)
+
+    with wire.serve(answer, has_models=True) as server:
+        began = time.monotonic()
+        for text in ("One?", "Two?"):
+            with pytest.raises(errors.NotFound):
+                asker.ask(server.url, text)
+        assert time.monotonic() - began < 12, "less than one wait of a person who lists them"
+        assert 1 == len(looks(server))
+
+
 def test_no_disk(asker, tmp_path, monkeypatch):
     """Without a disk for the cache, the models are still requested once and shown."""
     monkeypatch.setattr(advice, "_LOOK_EVERY", 0.02)
