@@ -85,6 +85,11 @@ def append_private(path: Path, line: str) -> None:
             raise
 
 
+def why(error: Exception) -> str:
+    """The reason of an error of a file, without the names in it: one may be of a draft."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def short(path: Path) -> str:
     """A path for messages: `~` for the home directory."""
     try:

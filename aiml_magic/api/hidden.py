@@ -17,7 +17,8 @@ _WORDS = {"model", "input", "instructions", "previous_response_id"}  # fields wi
 _SECRET = re.compile(
     r"headers?$|authoriz|authenticat|(?:^|[_-])o?auth(?:$|[_-])|token(?!i[sz])|bearer|jwt"
     r"|(?<!mon|tur|hot|don)key(?!word|board|frame|note|pad|stroke)|credential|cookie|signature"
-    r"|passw|passphrase|passcode|(?:^|[_-])(?:pwd|(?:user|db)?pass|pin)(?:$|[_-])|secret(?!ar)",
+    r"|passw|passphrase|passcode|(?:^|[_-])(?:pwd|(?:user|db)?pass|pin)(?:$|[_-])|secret(?!ar)"
+    r"|(?:^|[_-])(?:otp|pat|sas|sig)$",
     re.IGNORECASE,
 )
 _SECRET_NUMBER = re.compile(r"passw|passcode|secret(?!ar)|(?:^|[_-])pin$", re.IGNORECASE)
@@ -29,8 +30,9 @@ _SCHEMAS = set(
 _COMPARISON = {"type", "key", "value"}  # the fields of a filter: its key is an attribute's name
 _IN_TEXT = re.compile(
     r"(?<=://)[^/?#\s@]+@"  # of an address
-    r"|((?<=[?&#;])[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential)[^=&#;\s]*="
-    r"|\b(?:password|pwd|account_?key|access_?key)="  # of a database
+    r"|((?<=[?&#;])(?:[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential|jwt)[^=&#;\s]*"
+    r"|(?:[^=&#;\s]*[_-])?(?:code|otp|pass|pat|pin|sas))="
+    r"|\b\w*(?:password|pwd|account_?key|access_?key)="  # of a database
     r"|\bauthorization\W{0,2}[:=]\W{0,2}(?:(?:bearer|basic|token)\s+)?|\bbearer\s+(?=\S*\d))"
     r"[^&#;\s]+",
     re.IGNORECASE,

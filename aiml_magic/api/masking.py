@@ -7,7 +7,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
@@ -40,6 +40,7 @@ class Secrets:
 
     def mask(self, text: str) -> str:
         """`text` without the secrets; decoded if they were escaped in it."""
+        text = wrapped(self.key).sub(MASK, text) if self.key else text
         return self._masked(text) if self._are_in(text) else text
 
     def load(self, body: bytes | str) -> Any:
@@ -125,6 +126,15 @@ class Secrets:
     def _pattern(self) -> re.Pattern[str]:
         # A lookahead, since matches may overlap.
         return re.compile(f"(?=({'|'.join(map(re.escape, self._pieces))}))")
+
+
+_BREAK = r"(?:[\s|'\"+]|\\[nrt\n])*+"  # also of a traceback of a group, and of a text in code
+
+
+@cache
+def wrapped(secret: str) -> re.Pattern[str]:
+    """A pattern of a secret that may be broken into several lines."""
+    return re.compile(_BREAK.join(map(re.escape, secret)))
 
 
 # Escapes of ASCII in JSON, Python, Markdown and URLs.

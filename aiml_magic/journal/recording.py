@@ -17,9 +17,9 @@ from typing import Any
 
 from aiml_magic.api.responses import Raw
 from aiml_magic.errors import BadInput
-from aiml_magic.files import append_private, check_no_database, write_private
+from aiml_magic.files import append_private, check_no_database, why, write_private
 from aiml_magic.journal.replay import request_key, request_keys, with_hashes
-from aiml_magic.text import plain
+from aiml_magic.text import cut, plain
 
 _FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
 # Bounds on memory: bytes of a line, bytes of all texts (as wide as their widest character), values.
@@ -57,7 +57,7 @@ class Record:
 
 def read(path: Path) -> dict[str, Record]:
     """The records of a file by key, in order. Raises BadInput for any other file."""
-    name = plain(path.name)
+    name = cut(plain(path.name))
     check_no_database(path)
     try:
         if not path.is_file():  # a device never ends
@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Record]:
             if line.strip()
         )
     except OSError as error:
-        raise BadInput(f"{name} cannot be read: {error}.", _NAME_ANOTHER) from error
+        raise BadInput(f"{name} cannot be read: {why(error)}.", _NAME_ANOTHER) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -113,7 +113,7 @@ def _as_bad_input(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise BadInput(
-            f"{plain(path.name)} cannot be written: {error}.",
+            f"{cut(plain(path.name))} cannot be written: {why(error)}.",
             "The answer is in the journal all the same; name another file to record to.",
         ) from error
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aiml_magic.api import hidden
-from aiml_magic.api.masking import Secrets
+from aiml_magic.api.masking import Secrets, wrapped
 from aiml_magic.credentials import SHORTEST, find_key
 from aiml_magic.files import short
 from aiml_magic.text import MASK
@@ -78,5 +78,5 @@ def _without_secrets(text: str) -> str:
     text = Secrets(key.text).mask(text) if key else text
     named = {value for name, value in os.environ.items() if hidden.names_secret(name)}
     for secret in sorted(named, key=len, reverse=True):
-        text = text.replace(secret, MASK) if len(secret) >= SHORTEST else text
+        text = wrapped(secret).sub(MASK, text) if len(secret) >= SHORTEST else text
     return hidden.without_logins(text)

@@ -6,20 +6,22 @@ Markdown, self-contained HTML, LaTeX, BibTeX, or JSON lines.
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from aiml_magic.api.responses import question_text
 from aiml_magic.errors import BadInput
-from aiml_magic.files import write_private
+from aiml_magic.files import why, write_private
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import with_hashes, without_delivery
 from aiml_magic.question.attachments import labels
 from aiml_magic.show import latex, safe
 from aiml_magic.show.answers import money, total_tokens
-from aiml_magic.text import one_line, plain
+from aiml_magic.text import cut, one_line, plain
 
 _STYLE = """\
 body{max-width:46em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif;color:#111;
@@ -45,6 +47,7 @@ _HEAD = (
 )
 _VERSION = sys.modules["aiml_magic"].__version__  # an import would break the layers
 _HASH = re.compile(r"sha256,([0-9a-f]{64})")
+_NO_FILE = "is a folder, a device or a pipe"
 _MARKED = 4096  # bytes at the beginning of a file in which the mark of an export is
 _MARK = re.compile(
     rb"# [^\n]*\n\n<!-- aiml_magic |# Conversation\n\n## 1\n|"
@@ -55,10 +58,10 @@ _MARK = re.compile(
 def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> None:
     """Writes turns, oldest first, in the format of the extension of `path`; all or nothing.
 
-    Raises BadInput for another extension, for a file that cannot be written, and for one that is
-    not an export, unless `may_replace`.
+    Raises BadInput for another extension, for what is not a file or cannot be written, and, unless
+    `may_replace`, for a link, and a file that is read-only, another user's, or not an export.
     """
-    form, name = _FORMS.get(path.suffix.lower()), plain(path.name)
+    form, name = _FORMS.get(path.suffix.lower()), cut(plain(path.name))
     if form is None:
         raise BadInput(
             f"{name} ends with none of {', '.join(_FORMS)}.",
@@ -67,14 +70,31 @@ def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> 
     text = form(turns)
     try:
         path = path.expanduser()
-        if not (may_replace or path.is_symlink() or not path.is_file() or _is_export(path)):
-            raise BadInput(
-                f"{name} is there already, and was not written by %aiml export.",
-                "Name another file, or replace this one with --overwrite.",
-            )
+        if os.path.lexists(path) and (obstacle := _obstacle(path, may_replace=may_replace)):
+            hint = "Name another file"
+            if not (may_replace or obstacle == _NO_FILE):
+                hint += ", or replace this one with --overwrite"
+            raise BadInput(f"{name} {obstacle}. Nothing was written.", f"{hint}.")
         write_private(path, text)
     except (OSError, ValueError, RuntimeError) as error:  # an impossible name, an unknown user
-        raise BadInput(f"{name} cannot be written: {error}.", "Name another file.") from error
+        raise BadInput(f"{name} cannot be written: {why(error)}.", "Name another file.") from error
+
+
+def _obstacle(path: Path, *, may_replace: bool) -> str | None:
+    """Why what is at `path` is not replaced, if so."""
+    status = path.lstat()
+    is_link = stat.S_ISLNK(status.st_mode)
+    if not (is_link or stat.S_ISREG(status.st_mode)):
+        return _NO_FILE
+    if may_replace:
+        return None
+    if is_link:
+        return "is a symbolic link"
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        return "is another user's"
+    if not status.st_mode & stat.S_IWUSR:  # not os.access: root may write to any file
+        return "is read-only"
+    return None if _is_export(path) else "is there already, and was not written by %aiml export"
 
 
 def _is_export(path: Path) -> bool:

@@ -23,6 +23,9 @@ TOOLS = {
     "authorization": {"type": "mcp", "server_label": "d", "connector_id": "c", "authorization": SECRET},
     "password of an address": MCP | {"server_url": f"https://me:{SECRET}@tools.example/sse"},
     "token of an address": MCP | {"server_url": f"https://tools.example/sse?a=1&access_token={SECRET}&b=2"},
+    **{f"{name} of an address": MCP | {"server_url": f"https://tools.example/sse?a=1&{name}={SECRET}#b"} for name in ("code", "token", "sig", "sas", "pat", "auth_code")},
+    "names that are short": {"type": "x", "sas": SECRET, "pat": SECRET, "sig": SECRET, "github_pat": SECRET},
+    "text of a cloud": {"type": "x", "dsn": f"Endpoint=sb://e.example/;SharedAccessKey={SECRET}"},
     "deep": {"type": "x", "container": [{"env": {"OPENAI_API_KEY": SECRET}}]},
     "list": {"type": "x", "api-keys": [SECRET]},
     "object": {"type": "x", "credentials": {"user": "me", "word": SECRET}},
@@ -91,7 +94,7 @@ def test_words_that_are_no_secrets():
         "prompt_cache_key": "notebook-7",
         "stop_token_ids": [1, 2],
         "logit": {"max_tokens": 5, "token_limits": {"a": 7}, "logprobs": True, "pinned": "a", "spin": 3},
-        "animals": {"monkey": "a", "hotkeys": "b", "keyboard": "c", "secretary": "d", "author": "e"},
+        "animals": {"monkey": "a", "hotkeys": "b", "keyboard": "c", "secretary": "d", "author": "e", "pattern": "f", "SAS_HOME": "g", "signal": "h", "code": "i", "compat": "j"},
         "notes": "Basic understanding; the bearer of it is authorized. Key=value.",
         "tools": [
             {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"api_key": {"type": "string"}}, "required": ["api_key"], "dependentRequired": {"api_key": ["b"]}}},

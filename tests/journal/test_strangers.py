@@ -30,6 +30,7 @@ from aiml_magic.notebook import context
 from aiml_magic.sandbox import start as sandbox
 from aiml_magic.session import conversation
 from aiml_magic.session.asking import Session
+from aiml_magic.session.recordings import Recordings
 from aiml_magic.show import answers, details, export
 
 ANSWER = wire.response("Because space expands.")
@@ -445,7 +446,7 @@ def test_links_are_replaced(tmp_path, draft):
     answer = ROW.answer()
     for name, write in (
         ("x.jsonl", lambda path: recording.write(path, {})),
-        ("x.md", lambda path: export.write(path, [answer])),
+        ("x.md", lambda path: export.write(path, [answer], may_replace=True)),
     ):
         place = tmp_path / name
         (
@@ -467,11 +468,14 @@ def test_names_that_no_disk_takes(tmp_path, monkeypatch, name):
         lambda: export.write(path, []),
         lambda: recording.write(path, {}),
         lambda: recording.read(path),
+        lambda: Recordings(threading.RLock()).start(path),
     ):
         with pytest.raises(errors.BadInput) as refused:
             write()
         assert 2 == len(str(refused.value).encode().splitlines())
         assert "\0" not in str(refused.value)
+        assert ".part" not in str(refused.value)
+        assert len(str(refused.value)) < 250
 
 
 def test_export_at_home(tmp_path, monkeypatch):

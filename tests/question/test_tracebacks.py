@@ -93,6 +93,17 @@ def test_secrets_are_masked(home, monkeypatch):
     assert "postgres://db/x" in told
 
 
+@pytest.mark.parametrize("gap", ["\n", "\r\n    ", "\\n", "'\n  '", '" + "'])
+def test_secrets_in_several_lines_are_masked(home, monkeypatch, gap):
+    """No part of a secret is sent whose lines a terminal, a library or a group of exceptions has broken."""
+    monkeypatch.setenv("GITHUB_PAT", "p4t-of-a-service")
+    words = f"Sent {KEY[:9]}{gap}{KEY[9:18]}{gap}{KEY[18:]} and p4t-of{gap}-a-service"
+    for error in (RuntimeError(words), ExceptionGroup("both", [ValueError(words)])):
+        told = traceback_of(error)
+        assert "Sent" in told
+        assert not any(part in told for part in (KEY[:5], KEY[10:15], KEY[-5:], "p4t", "-service"))
+
+
 def test_paths_are_relative(home, tmp_path, monkeypatch):
     """Files of the notebook's folder are named as they are from there."""
     monkeypatch.chdir(tmp_path)

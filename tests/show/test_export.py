@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 
 import payloads
 import pytest
@@ -108,6 +111,36 @@ def test_other_files_stay(tmp_path, ending):
     assert own == path.read_text()
     export.write(path, [TURN], may_replace=True)
     assert "Vega" in path.read_text() or ending == "bib"
+
+
+OBSTACLES = {
+    "folder": ("is a folder, a device or a pipe", Path.mkdir),
+    "pipe": ("is a folder, a device or a pipe", lambda path: os.mkfifo(path, 0o600)),
+    "link": ("is a symbolic link", lambda path: path.symlink_to("elsewhere")),
+    "read-only": ("is read-only", lambda path: (export.write(path, [TURN]), path.chmod(0o444))),
+    "another user's": ("is another user's", lambda path: (export.write(path, [TURN]), os.chown(path, 12345, 0))),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="these are of POSIX")
+@pytest.mark.parametrize("what", OBSTACLES)
+def test_what_is_no_file_of_ours_stays(tmp_path, what):
+    """A link, a protected file and another user's are replaced if that is asked for; a folder and a pipe never."""
+    words, make = OBSTACLES[what]
+    path = tmp_path / "talk.md"
+    try:
+        make(path)
+    except PermissionError:
+        pytest.skip("only root gives files away")
+    before = path.lstat()
+    with pytest.raises(BadInput, match=words) as refused:
+        export.write(path, [TURN])
+    assert 2 == len(str(refused.value).splitlines())
+    assert before == path.lstat()
+    is_replaced = what not in ("folder", "pipe")
+    with contextlib.nullcontext() if is_replaced else pytest.raises(BadInput, match=words):
+        export.write(path, [TURN], may_replace=True)
+    assert is_replaced == (path.lstat() != before)
 
 
 def _commands(tex: str) -> list[str]:
