@@ -24,7 +24,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiml_magic.api import hidden
-from aiml_magic.errors import BadInput
+from aiml_magic.errors import BadInput, refusing
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options
@@ -279,7 +279,7 @@ def _text(name: str, value: Any) -> str | None:
         value = str(value)
     if value is None or (isinstance(value, str) and not _LONE_SURROGATE.search(value)):
         return value
-    raise errors.BadInput(f"{name} cannot be {one_line(repr(value), 40)}.", "It takes a text.")
+    raise BadInput(f"{name} cannot be {one_line(repr(value), 40)}.", "It takes a text.")
 
 
 def _seconds(since: Any) -> float | None:
@@ -382,7 +382,7 @@ def _chosen(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
                 things["schema"] = value
                 chosen[name] = "schema"
             case "param":
-                with errors.refusing("param has no fields", "It takes a dict."):
+                with refusing("param has no fields", "It takes a dict."):
                     fields = dict(value)
                 chosen[name] = [
                     options.check(known[name], f"{field}={_json(entry)}")

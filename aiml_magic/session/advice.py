@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
 
