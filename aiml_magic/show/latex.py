@@ -32,6 +32,8 @@ _SIGNS = str.maketrans(
         "-": "-{}",  # two would be a dash
     }
 )
+_BREAK = "\\leavevmode\\\\{}\n"
+_SCRIPTS = {"sub": r"\textsubscript{", "sup": r"\textsuperscript{"}
 _MARKS = {"strong": r"\textbf{", "em": r"\emph{", "s": "{"}
 _IN_FONTS = "‘’“”–—…€•"  # beyond Latin-1, with pdfLaTeX
 _MAX_INDENT = 8
@@ -159,14 +161,18 @@ def _indented(blocks: Iterable[str], depth: int) -> str:
 
 def _rows(tokens: Iterator[Token]) -> Iterator[list[str]]:
     row: list[str] = []
+    cell = "{}"
     for token in tokens:
         match token.type:
             case "table_close":
                 return
             case "tr_open":
                 row = []
+            case "th_open" | "td_open":
+                cell = r"\textbf{{{}}}" if token.tag == "th" else "{}"
             case "inline":
-                row.append(_inline(token))
+                # In a cell, two backslashes would end the row.
+                row.append(cell.format(_inline(token).replace(_BREAK, r"\newline{}")))
             case "tr_close":
                 yield row
             case _:
@@ -190,11 +196,13 @@ def _span(token: Token) -> str:
     if name in _MARKS:
         return _MARKS[name] if end == "open" else "}"
     match token.type:
+        case "text" if token.tag in _SCRIPTS:
+            return "}" if token.content.startswith("</") else _SCRIPTS[token.tag]
         case "code_inline":
             return rf"\texttt{{{token.content.translate(_SIGNS)}}}"
         case "softbreak":
             return "\n"
         case "hardbreak":
-            return "\\leavevmode\\\\{}\n"
+            return _BREAK
         case _:
             return token.content.translate(_SIGNS)

@@ -47,7 +47,7 @@ def tokens(text: str) -> list[Token]:
                 token.info = "latex"
             case "sub_open" | "sup_open" | "sub_close" | "sup_close":
                 token.content = f"<{'/' * (token.nesting < 0)}{token.tag}>"
-                token.type, token.tag, token.nesting = "text", "", 0
+                token.type, token.nesting = "text", 0
             case "image":
                 token.type, token.tag, token.children = "text", "", None
                 token.content = f"picture: {token.content or 'untitled'} ({token.attrs.get('src')})"

@@ -132,16 +132,18 @@ class _Writer:
             return "\n".join([f"<{token.tag}{start}>", *tagged, f"</{token.tag}>"])
         items = list(self._items())
         first = int(token.attrs.get("start", 1)) if token.type == "ordered_list_open" else None
-        lines = []
-        for number, blocks in enumerate(items, first or 0):
+        lines, texts = [], list(map(_item, items))
+        for number, text in enumerate(texts, first or 0):
             # CommonMark allows nine digits.
             mark = "- " if first is None else f"{min(number, 999_999_999)}. "
             mark = mark.ljust(4 if self._is_for_page else 0)
-            lines.append(_indented(mark, " " * len(mark), _item(blocks)))
+            lines.append(_indented(mark, " " * len(mark), text))
         is_tight = all(
             block.is_tight for item in items for block in item if block.kind == "paragraph_open"
         )
-        return ("\n" if is_tight else "\n\n").join(lines)
+        # Python-Markdown takes the mark of an item for text of the block above it.
+        is_below_block = self._is_for_page and any("\n\n" in text for text in texts)
+        return ("\n" if is_tight and not is_below_block else "\n\n").join(lines)
 
     def _items(self, *, at_margin: bool = False) -> Iterator[list[_Block]]:
         """The blocks of each item; the mark of a task is a box, which all front ends show."""

@@ -60,7 +60,7 @@ ALONE = replace(TURN, chat=None, journal_id=8, text="Alone.")
 HOSTILE = list(payloads.each("http://evil.invalid").values())
 # What begins a command of ours; a document has no other backslash.
 OURS = re.compile(
-    r"\\(?:[$&%#_\\ ]|[*]?section|sub(?:sub)?section|text\w+|emph|par|leavevmode|llap|advance|"
+    r"\\(?:[$&%#_\\ ]|[*]?section|sub(?:sub)?section|text\w+|emph|par|newline|leavevmode|llap|advance|"
     r"leftskip|relax|hrulefill|ttfamily|raggedright|arraybackslash|linewidth|mbox|itshape|"
     r"allowbreak|char34|(?:begin|end)\{longtable\})"
 )
@@ -154,6 +154,19 @@ def test_no_command_survives(text):
         assert [] == _commands(tex)
     plain = re.sub(r"\\[{}]", "", latex.escape(text))
     assert plain.count("{") == plain.count("}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("CO<sub>2</sub>, e<sup>x<sup>2</sup></sup>", r"CO\textsubscript{2}, e\textsuperscript{x\textsuperscript{2}}\par"),
+        ("<sub>2 <b>", r"\textless{}sub\textgreater{}2 \textless{}b\textgreater{}\par"),
+        ("| a<br>b | c |\n|---|---|\n| d<br>e | f |", "{}\\textbf{a\\newline{}b} & {}\\textbf{c} \\\\\n{}d\\newline{}e & {}f \\\\"),
+    ],
+)  # fmt: skip
+def test_places_of_text(text, shown):
+    """In LaTeX indices are set low, the head of a table bold, and a line's break in a cell ends no row."""
+    assert shown in latex.markdown(text)
 
 
 def test_hostile_texts_as_entries():

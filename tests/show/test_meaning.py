@@ -18,7 +18,7 @@ from elements import cells, rendered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiml_magic.show import safe
+from aiml_magic.show import pages, safe
 from aiml_magic.show.typeset import typeset
 
 
@@ -363,6 +363,19 @@ def test_readers_see_what_was_meant(read: Callable[[str], str], blocks: list[Bot
     markdown = "\n\nThen\n\n".join(one for one, _ in blocks)
     meant = " Then ".join(page for _, page in blocks)
     assert Seen(meant).found == Seen(read(safe.markdown(markdown))).found
+
+
+def seen_on_a_page(page: str) -> str:
+    """Its marks and words without blanks, and without dollars, since a page shows a formula as code."""
+    return re.sub(r"[\s$\ue000]", "", " ".join(Seen(re.sub("</?(span|code).*?>", "", page)).found))
+
+
+@given(st.lists(blocks, min_size=1, max_size=4))
+def test_pages_show_what_was_meant(blocks: list[Both]):
+    """An exported page has the words and marks that were meant, in their order."""
+    markdown = "\n\nThen\n\n".join(one for one, _ in blocks)
+    meant = " Then ".join(page for _, page in blocks)
+    assert seen_on_a_page(meant) == seen_on_a_page(pages.html(markdown))
 
 
 @given(st.lists(blocks, min_size=1, max_size=4))
