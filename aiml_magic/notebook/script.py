@@ -331,12 +331,9 @@ def _cluster(client: Any, given: Given, journal: Journal) -> Cluster:
     """The cluster of a Dask client. Raises BadInput for options that a worker cannot use."""
     from aiml_magic.runner.cluster import Cluster
 
-    if {"chat", "after", "new", "background"} & given.keys() or given.get(
-        "tool", "web_search"
-    ) not in (
-        "web_search",
-        ["web_search"],
-    ):
+    tool = given.get("tool", "web_search")
+    stands_alone = {"chat", "after", "new", "background"}.isdisjoint(given)
+    if not stands_alone or tool not in ("web_search", ["web_search"]):
         raise BadInput(
             "On a cluster each row stands alone, without functions of the notebook and servers of "
             "tools. Nothing was sent.",

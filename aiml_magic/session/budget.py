@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from aiml_magic.api.models import Catalogue, Model, read
+from aiml_magic.api.models import Model
 from aiml_magic.api.responses import Raw, as_count, as_objects
 from aiml_magic.text import dollars, one_line
 
@@ -79,11 +79,6 @@ def size_of(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(map(size_of, value))
     return len(str(value).encode("utf-8", "replace"))
-
-
-def price_of(listed: Any, name: str) -> Price | None:
-    """The price of a model in the reply to `GET /v1/models?include=pricing`, if it lists one."""
-    return price_in(Catalogue(read(listed)).find(name))
 
 
 def price_in(model: Model | None) -> Price | None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from aiml_magic import errors
+from aiml_magic.api.models import Catalogue, read
 from aiml_magic.journal import offers
-from aiml_magic.session.budget import Price, price_in, price_of
+from aiml_magic.session.budget import Price, price_in
 
 Get = Callable[[str], Any]  # the JSON at a path of the server; raises AimlMagicError
 
@@ -36,7 +37,7 @@ class Prices:
         if not self.are_new(server, model):
             path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"
             with contextlib.suppress(errors.AimlMagicError):
-                price = price_of(get(path), model)
+                price = price_in(Catalogue(read(get(path))).find(model))
                 if price is None:
                     return None
                 self._asked[server, model] = price

@@ -30,13 +30,14 @@ from rows import new
 from traitlets.config import Config
 
 from aiml_magic import errors
+from aiml_magic.api.models import Catalogue, read
 from aiml_magic.journal import recording
 from aiml_magic.journal.recording import Record
 from aiml_magic.journal.replay import differences, nearest, request_key
 from aiml_magic.journal.rows import Result
 from aiml_magic.notebook import context
 from aiml_magic.question.schemas import of_value
-from aiml_magic.session.budget import price_of
+from aiml_magic.session.budget import price_in
 from aiml_magic.show import export
 from aiml_magic.show.details import details_line, line_with_replay
 
@@ -822,7 +823,7 @@ entries = st.fixed_dictionaries(
     {"unit": "input_token", "price": "nan", "per": 1}, {"unit": "output_token", "price": -5, "per": 1}]}}]})  # fmt: skip
 def test_any_price_list(models):
     """Any list of prices yields a price that a budget can use, or None."""
-    price = price_of(models, "m")
+    price = price_in(Catalogue(read(models)).find("m"))
     assert price is None or all(
         0 <= dollars < 1 and "-" not in str(dollars)[0] for dollars in (price.input, price.output)
     )

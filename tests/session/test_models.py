@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from aiml_magic import errors
 from aiml_magic.api import models
-from aiml_magic.api.models import Catalogue
+from aiml_magic.api.models import Catalogue, read
 from aiml_magic.journal import offers
 from aiml_magic.session import advice
-from aiml_magic.session.budget import most_output, price_of
+from aiml_magic.session.budget import most_output, price_in
 from aiml_magic.show import details
 
 TODAY = date(2026, 11, 26)
@@ -236,8 +236,11 @@ def test_refusal_of_an_effort(module_asker, words):
 def test_longest_answer():
     """The worst case counts the longest answer that the server tells, else 128,000 tokens, else the limit that is set."""
     known, unknown = (
-        price_of(LISTED, PRO),
-        price_of({"data": [{"id": "m", "pricing": LISTED["data"][0]["pricing"]}]}, "m"),
+        price_in(Catalogue(read(listed)).find(name))
+        for listed, name in (
+            (LISTED, PRO),
+            ({"data": [{"id": "m", "pricing": LISTED["data"][0]["pricing"]}]}, "m"),
+        )
     )
     assert 100_000 == most_output(known, None)[0]
     assert 128_000 == most_output(unknown, None)[0]
