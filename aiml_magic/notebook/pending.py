@@ -91,9 +91,8 @@ def _afresh(row: Row, question: Question) -> Question:
     """The question of a row in its place, to be asked afresh. Raises BadInput."""
     from aiml_magic.session.question import Place
 
-    request = dict(row.request)
-    asked = request.pop("input", None)
-    kinds = [tool.get("type") for tool in as_objects(request.get("tools"))]
+    asked = row.request.get("input")
+    kinds = [tool.get("type") for tool in as_objects(row.request.get("tools"))]
     if asked is None or row.origin != "asked" or "function" in kinds:
         raise errors.BadInput(
             f"Question {row.id} was forgotten, is of a recording, or calls functions of a "
@@ -101,18 +100,12 @@ def _afresh(row: Row, question: Question) -> Question:
             "Run its cell with --fresh.",
         )
     is_only = question.delivery.replay == "only"
-    return replace(
-        question,
+    return question.as_asked(
+        row.request,
         text=asked if isinstance(asked, str) else "",
         items=[] if isinstance(asked, str) else asked,
         place=Place(row.cell or question.place.cell, row.chat, continues=row.parent),
         delivery=replace(question.delivery, replay="only" if is_only else "off"),
-        params=request,
-        effort=None,  # as the others, in the request
-        mode=None,
-        summary=None,
-        instructions=None,
-        max_output_tokens=None,
     )
 
 

@@ -225,17 +225,10 @@ def _question_again(
     reasoning = {name: chosen[name] for name in ("effort", "mode", "summary") if name in chosen}
     if reasoning:
         made["reasoning"] = {**kept.get("reasoning", {}), **reasoning}
-    params = {name: value for name, value in (kept | made).items() if name != "input"}
-    return replace(
-        question.unattended(),
+    return question.unattended().as_asked(
+        kept | made,
         attached=[*attached, *question.attached],
-        params=params,
         place=replace(question.place, continues=_parent_of(answer, magics)),
-        effort=None,
-        mode=None,
-        summary=None,
-        instructions=None,
-        max_output_tokens=None,
     )
 
 

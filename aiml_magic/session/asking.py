@@ -231,11 +231,10 @@ class Asking:
                 f"Answer {row.id} does not wait for an approval. Nothing was sent.",
                 "%aiml history lists the answers.",
             )
-        follow_up = replace(
-            question,
+        follow_up = question.as_asked(
+            row.request,
             items=[approval(request, is_approved=is_approved) for request in wanted],
             place=Place(row.cell or question.place.cell, row.chat, continues=row.id),
-            params={name: value for name, value in row.request.items() if name != "input"},
         )
         return self.ask(follow_up)
 

@@ -84,6 +84,19 @@ class Question:
         """The question without a person who could confirm its cost."""
         return replace(self, delivery=replace(self.delivery, is_attended=False))
 
+    def as_asked(self, request: Raw, **changes: Any) -> Question:
+        """The question with the fields of an earlier request instead of its own options."""
+        return replace(
+            self,
+            params={name: value for name, value in request.items() if name != "input"},
+            effort=None,
+            mode=None,
+            summary=None,
+            instructions=None,
+            max_output_tokens=None,
+            **changes,
+        )
+
     def check_not_empty(self) -> None:
         """Raises BadInput for an empty question."""
         if not self.text.strip() and not self.items:
