@@ -96,7 +96,8 @@ class Job:
         self.id = row.id
         self._row: Row | None = row if row.is_over and runner is None else None
         self._is_replay = runner is None
-        self._asked_at = row.asked_at
+        # On a clock that nobody sets.
+        self._asked_at = time.monotonic() - max(0.0, time.time() - row.asked_at)
         self._notices = notices
         self._journal = journal
         self._runner = runner
@@ -152,13 +153,13 @@ class Job:
 
     @property
     def progress(self) -> Progress:
-        return replace(self._progress, seconds=max(0.0, time.time() - self._asked_at))
+        return replace(self._progress, seconds=time.monotonic() - self._asked_at)
 
     @property
     def retry_in(self) -> float:
         """Seconds until the next attempt; 0 if none is waited for."""
         retry_at = self._progress.retry_at
-        return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.time())
+        return 0.0 if retry_at is None else max(0.0, self._asked_at + retry_at - time.monotonic())
 
     def follow(self, tick: float = 0.2) -> Iterator[Progress]:
         """The progress, at each change and at least every `tick` seconds, until the job is over."""
@@ -295,7 +296,7 @@ class Job:
         )
         if was_sent and self._is_ours:  # a runner of another kernel may only be asleep
             self._journal.finish(
-                row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
+                row.id, Result("failed", seconds=self.progress.seconds, error=error)
             )
             row = self._journal.row(row.id)
         return _with_partial_answer(error, row, self._journal)
@@ -329,7 +330,7 @@ class Job:
                     else event["status"],
                 )
             case "retry":
-                again = time.time() - self._asked_at + event["seconds"]
+                again = time.monotonic() - self._asked_at + event["seconds"]
                 return replace(known, state="retry", retry_at=again, why=event["why"])
         return known
 

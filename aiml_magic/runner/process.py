@@ -261,7 +261,7 @@ class Runner:
             "Run the cell of that answer again, then this one.",
         )
         self._journal.finish(
-            row.id, Result("failed", seconds=time.time() - row.asked_at, error=error)
+            row.id, Result("failed", seconds=max(0.0, time.time() - row.asked_at), error=error)
         )
         return False
 

@@ -140,7 +140,9 @@ def _never_arrived(row: Row) -> bool:
 
 
 def _hours_since(row: Row) -> int:
-    return max(0, int((time.time() - row.asked_at) / 3600))  # a clock may have been set back
+    """Hours since a row was asked; the most for a time to come: the clock was set back."""
+    seconds = time.time() - row.asked_at
+    return _LONGEST_LOG if seconds < 0 else int(seconds / 3600)
 
 
 def _log_entries(row: Row, get: Get) -> tuple[list[tuple[int, Raw]], bool]:

@@ -174,7 +174,7 @@ def test_full(asker):
 
 
 def test_full_when_the_answer_comes(asker, capsys):
-    """An answer that no file takes is shown whenever its cell is run, and asked for once; with room it is kept."""
+    """An answer that fits on no disk is shown whenever its cell is run, and asked once; with room it is kept."""
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
         pytest.skip("this system sets no limit of another process")

@@ -96,7 +96,7 @@ def test_times_that_are_none(since):
 
 
 def test_names_that_are_none(plain_script):
-    """What is no text selects nothing, and is told in two lines; a path and a number are their text."""
+    """A value that is not a text is an error of two lines; a path and a number are read as text."""
     for name in ("notebook", "chat", "words"):
         for value in (["main"], b"main", True, "\ud800"):
             with pytest.raises(errors.BadInput, match=f"{name} cannot be"):
@@ -249,7 +249,7 @@ NONE = {
 
 @pytest.mark.parametrize("name", NONE)
 def test_options_that_are_none(numbered, name):
-    """A value that an option cannot have is told in two lines before anything is sent, also in a list."""
+    """An invalid value of an option, also in a list, is an error of two lines before anything is sent."""
     for value in NONE[name]:
         with pytest.raises(errors.BadInput, match=f"{name} (cannot be|has no)") as refused:
             ask("Rate it.", **{name: value})

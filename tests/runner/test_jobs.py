@@ -584,3 +584,18 @@ def test_many_servers(asker):
         return count
 
     wait_until(lambda: sockets() <= 12, 20)
+
+
+@pytest.mark.parametrize("jump", [86_400, -86_400, 3_600, -3_600])
+def test_clock_that_is_set(module_asker, monkeypatch, jump):
+    """The seconds of a job, and those until its next attempt, are right after the clock was set."""
+    limited = wire.json_reply({"message": "Later."}, 429, **{"Retry-After": "50"})
+    real = time.time
+    with wire.serve(lambda _: limited) as server:
+        job = module_asker.start(server.url, f"Jump of {jump}?")
+        wait_until(lambda: job.retry_in, 60)
+        monkeypatch.setattr(time, "time", lambda: real() + jump)
+        assert 0 <= job.progress.seconds < 600
+        assert 0 < job.retry_in <= 50
+        monkeypatch.undo()
+        job.cancel(10)

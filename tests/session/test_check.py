@@ -123,10 +123,13 @@ def test_request_that_nobody_knows(asker):
 
 
 @pytest.mark.parametrize(("hours", "other", "fate"), [
-    (25, "another", "lost"), (25, None, "unknown"), (23, "another", "unknown"), (93 * 24, "another", "unknown"),
+    (25, "another", "lost"), (25, None, "unknown"), (23, "another", "unknown"), (93 * 24, "another", "unknown"), (-19, "another", "unknown"),
 ])  # fmt: skip
 def test_request_that_never_arrived(asker, hours, other, fate):
-    """What a log that names its requests does not have a day later was free: its reservation ends, and it is not sent by itself."""
+    """A request that a log with names lacks a day later was free: its reservation ends, and it is not sent by itself.
+
+    Of a row from the future, written before the clock was set back, the whole log is searched.
+    """
     log = {"data": [{"client_request_id": other, "status": "succeeded", "cost": {"usd": 4.0}}]}
 
     def answer(request):
@@ -137,6 +140,7 @@ def test_request_that_never_arrived(asker, hours, other, fate):
             asker.ask(server.url, cell="a")
         asker.journal._execute("UPDATE requests SET asked_at = ?, worst_usd = 8.4", time.time() - hours * 3600)  # fmt: skip
         assert fate == asker.on(server.url).check(asker.journal.row(1)).fate
+        assert hours > 0 or "period=2208h" in server.requests[-1].path
         reserved = asker.journal.sums(Scope(server.url)).reserved_usd
         assert (0.0 if fate == "lost" else 8.4) == reserved
         with pytest.raises(errors.ConnectionLost):

@@ -375,7 +375,7 @@ PRICED_TOO = {
 
 
 def test_what_has_no_price(asker, monkeypatch):
-    """What a list of models has no price for is named, never estimated too low: a limit refuses it, else it is confirmed."""
+    """A cost without a listed price is named, never estimated too low: a limit refuses it, otherwise it is confirmed."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda words: asked.append(words) or "y")
     with costing() as server:

@@ -124,7 +124,7 @@ OBSTACLES = {
 
 @pytest.mark.skipif(sys.platform == "win32", reason="these are of POSIX")
 @pytest.mark.parametrize("what", OBSTACLES)
-def test_what_is_no_file_of_ours_stays(tmp_path, what):
+def test_obstacles(tmp_path, what):
     """A link, a protected file and another user's are replaced if that is asked for; a folder and a pipe never."""
     words, make = OBSTACLES[what]
     path = tmp_path / "talk.md"
