@@ -16,7 +16,7 @@ from terminals import TERMINALS, typed
 
 COMMAND = [sys.executable, "-m", "aiml_magic"]
 CELL = "%%o3pro\nA bat and a ball cost $1.10 together."
-DETAILS = r"^\[382 tokens \(256 reasoning\) {0} \$0\.0299 {0} .+ {0} o3-pro-sandbox\]$"
+DETAILS = r"^\[383 tokens \(256 reasoning\) {0} \$0\.0300 {0} .+ {0} o3-pro-sandbox\]$"
 
 
 @pytest.fixture

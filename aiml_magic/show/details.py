@@ -21,7 +21,7 @@ from aiml_magic.text import dump, plain
 # Limits of long content, as bytes of HTML in all and characters of one value: for the widget, for
 # its copy, and for the part that the widget fetches, which is not in the notebook file. With them a
 # cell adds at most the answer twice and 8 kB to the file.
-_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
+_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (600, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
 _USAGE = {
@@ -71,10 +71,11 @@ _STYLE = (
     ".aiml-details table{font-size:inherit}.aiml-details tr{background:none!important}"
     ".aiml-details th,.aiml-details td"
     "{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
-    ".aiml-details pre{font-family:var(--jp-code-font-family,monospace);"
-    "max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
-    # A page of nbconvert sets the highlighted code of an output in the font of text.
-    ".jp-RenderedMarkdown .highlight pre{font-family:var(--jp-code-font-family)}"
+    # A page of nbconvert sets the coloured code of an answer in the font of text.
+    ".aiml-details pre,.jp-RenderedMarkdown pre{font-family:var(--jp-code-font-family,monospace)}"
+    ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
+    # Jupyter Book puts a bright box around HTML in the dark, also around none.
+    ".text_html:is(:has(.aiml-details),:not(:has(*))){all:revert!important}"
     # On paper, the copy's sections are open, but not the last one, the raw JSON.
     "@media print{[id^=o3pro-] details:not(details>div>:last-child)::details-content"
     "{content-visibility:visible}}"

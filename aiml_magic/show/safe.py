@@ -185,7 +185,7 @@ class _Writer:
         # JupyterLab takes an environment out of code, and does not find its place in coloured code.
         is_plain = (self._is_for_page and is_long) or "\\begin" in content
         if language not in _LANGUAGES or is_plain:
-            language = ""
+            language = "text"  # without a name MyST-NB reads Python, and VS Code marks each line
         ticks = fence_for(content)
         return f"{ticks}{language}\n{content}\n{ticks}"
 

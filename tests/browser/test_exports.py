@@ -83,6 +83,10 @@ ON_PAPER = """() => {
 }"""
 
 
+FONT_OF_CODE = """() => getComputedStyle(document.querySelector(
+    ".jp-RenderedMarkdown .highlight pre")).fontFamily"""
+
+
 @pytest.mark.parametrize("has_state", [True, False])
 def test_page_without_network(executed, tmp_path, has_state):
     """A page shows the answer once and its details once, also where nothing can be fetched; formulas are then as they were written. Paper has the details, but for the raw JSON."""
@@ -111,12 +115,38 @@ def test_page_without_network(executed, tmp_path, has_state):
         ):
             assert part in answer
         assert [] == page.evaluate(TOO_WIDE)
+        assert page.evaluate(FONT_OF_CODE).endswith("monospace")
         assert [] == barriers(page)
         page.emulate_media(media="print")
         assert [True, False] == page.evaluate(ON_PAPER)
         page.emulate_media(media="screen")
         unfold_by_keyboard(page, COPIES)
         shoot(page, f"nbconvert-{'with' if has_state else 'without'}-state-open")
+
+
+# As the theme of Jupyter Book styles outputs in the dark.
+BRIGHT_BOX = """<style>html[data-theme=dark] .bd-content div.cell_output .text_html:not(:has(table.dataframe))
+    {background-color: white; padding: 8px}</style>"""
+BOXES = """() => [...document.querySelectorAll(".text_html")].map(each =>
+    [getComputedStyle(each).backgroundColor, getComputedStyle(each).padding])"""
+
+
+def test_no_bright_box_in_the_dark(executed):
+    """In the dark a page of Jupyter Book has no bright box around details or an empty output; that of others stays."""
+    shown = [
+        output.data["text/html"]
+        for output in executed.cells[1].outputs
+        if "text/html" in output.data
+    ]
+    assert ["", "", "<"] == [html[:1] for html in shown]
+    boxes = "".join(f'<div class="text_html">{html}</div>' for html in [*shown, "<b>other</b>"])
+    with browser_page() as page:
+        page.set_content(
+            f'{BRIGHT_BOX}<div class="bd-content"><div class="cell_output">{boxes}</div></div>'
+        )
+        page.evaluate("() => document.documentElement.dataset.theme = 'dark'")
+        none, bright = ["rgba(0, 0, 0, 0)", "0px"], ["rgb(255, 255, 255)", "8px"]
+        assert [none, none, none, bright] == page.evaluate(BOXES)
 
 
 def test_exported_conversation(tmp_path):

@@ -106,7 +106,7 @@ def test_languages():
     from pygments.lexers import get_lexer_by_name
 
     assert all(map(get_lexer_by_name, safe._LANGUAGES))
-    assert "```\na,b\n```" == safe.markdown("```csv\na,b\n```")
+    assert "```text\na,b\n```" == safe.markdown("```csv\na,b\n```")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_tasks(text, shown):
     ("text", "shown"),
     [
         ("$x$\n\n```sh\necho $HOME\n```", "$x$\n\n```sh\necho $HOME\n```"),
-        ("```latex\n\\begin{align}\n```", "```\n\\begin{align}\n```"),
+        ("```latex\n\\begin{align}\n```", "```text\n\\begin{align}\n```"),
         ("- ```c\n  if (a < b && c) puts(\"x\\n\");\n  ```", "- ```c\n  if (a < b && c) puts(\"x\\n\");\n  ```"),
         ("- ```sh\n  a \\\n    b\n  ```", "- ```sh\n  a \\\n    b\n  ```"),
     ],
