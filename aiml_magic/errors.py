@@ -39,9 +39,13 @@ _FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "reque
 
 
 class AimlMagicError(Exception):
-    """An error that a cell shows as two lines; `answer` is the part received before it, if any."""
+    """An error that a cell shows as two lines.
+
+    `answer` is the part received before it, `row_id` the id of its row, if any.
+    """
 
     answer: Answer | None = None
+    row_id: int | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         message, hint = _sentence(message), _sentence(hint)

@@ -257,7 +257,7 @@ class Queries(Database):
 
     def _all(self, statement: str, **values: Any) -> list[sqlite3.Row]:
         with self._transaction() as db:
-            return db.execute(statement, values).fetchall()
+            return db.execute(statement, _encodable(values)).fetchall()
 
     def _rows(self, statement: str, **values: Any) -> list[Row]:
         return list(map(read_row, self._all(statement, **values)))
@@ -265,7 +265,7 @@ class Queries(Database):
     def _first(self, statement: str, **values: Any) -> Any:
         """The first row, or `None`."""
         with self._transaction() as db:
-            return db.execute(statement, values).fetchone()
+            return db.execute(statement, _encodable(values)).fetchone()
 
     def _has(self, statement: str, **values: Any) -> bool:
         return self._first(statement, **values) is not None
@@ -282,3 +282,13 @@ class Queries(Database):
             (dump(keys),),
         )
         return map(read_row, found)
+
+
+def _encodable(values: dict[str, Any]) -> dict[str, Any]:
+    """Values with escapes for lone surrogates, which SQLite does not take."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode()
+        if isinstance(value, str)
+        else value
+        for name, value in values.items()
+    }

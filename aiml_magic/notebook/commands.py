@@ -98,7 +98,9 @@ class Command(NamedTuple):
 
 
 _IF_NO_KEY = options.Option("    --if-no-key", "use it only where no key is found")
-_CHAT = options.Option("-c, --chat NAME", "the conversation (default main)", options.words)
+_CHAT = options.Option(
+    "-c, --chat NAME", "the conversation (default main)", options.encodable_words
+)
 _ALL = options.Option("    --all", "all of this notebook: each chat, single questions, maps")
 _OVERWRITE = options.Option("    --overwrite", "replace a file that is not an export")
 _ALL_COMMANDS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic import errors
-from aiml_magic.text import one_line, printable
+from aiml_magic.text import count_of, one_line, printable
 
 if TYPE_CHECKING:
     from aiml_magic.journal.rows import Row
@@ -45,7 +45,8 @@ class Context(NamedTuple):
 def id_of(name: str, variables: Variables) -> str:
     """The id of the answer or job in the variable `name`, else `name` itself.
 
-    Numbers are valid in one journal only, so notebooks for others name variables.
+    Numbers are valid in one journal only, so notebooks for others name variables. Raises BadInput
+    for a variable with several answers.
     """
     from aiml_magic.journal.answer import Answer
     from aiml_magic.runner.jobs import Job
@@ -53,6 +54,14 @@ def id_of(name: str, variables: Variables) -> str:
     match held(name, variables):
         case Answer(journal_id=int(number)) | Job(id=number):
             return str(number)
+        case errors.AimlMagicError(row_id=int(number)):  # of a map that keeps errors
+            return str(number)
+        case str() | bytes():
+            return name
+        case Sequence() as several:
+            raise errors.BadInput(
+                f"{name} holds {count_of(len(several), 'answer')}.", f"Name one, as in {name}[0]."
+            )
         case _:
             return name
 

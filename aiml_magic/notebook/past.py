@@ -121,14 +121,18 @@ def export(
     context: Context,
     rest: str,
     *,
-    chat: str = "main",
+    chat: str | None = None,
     all: bool = False,  # noqa: A002  # as it is typed
     overwrite: bool = False,
 ) -> None:
     from aiml_magic.show import export
 
     name = needed(rest, "export", "a file that ends with .md, .html, .jsonl, .tex or .bib")
-    rows = _everything(context) if all else _chat(context, chat)
+    if all and chat is not None:
+        raise errors.BadInput(
+            "--all is every conversation, and -c is one. Nothing was written.", "Leave out either."
+        )
+    rows = _everything(context) if all else _chat(context, chat or "main")
     turns = context.journal.answers(rows)
     export.write(Path(name), turns, may_replace=overwrite)
     say(f"{count_of(len(turns), 'turn')} written to {name}.")

@@ -15,7 +15,6 @@ import json
 import math
 import numbers
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
@@ -24,7 +23,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiml_magic.api import hidden
-from aiml_magic.errors import BadInput, refusing
+from aiml_magic.errors import AimlMagicError, BadInput, refusing
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options
@@ -43,7 +42,8 @@ if TYPE_CHECKING:
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which the journal cannot hold
+# Several answers are waited for, and those of `again` continue what they continued before.
+_WITHOUT_EFFECT = {"ask.map": {"background"}, "again": {"background", "chat", "new"}}
 _NO_OPTIONS = {"out", "quiet", "dry_run", "raw"}  # options of a cell only
 
 
@@ -113,9 +113,9 @@ class Ask:
         on_error, progress = given.pop("on_error", "raise"), given.pop("progress", True)
         keeps_errors = _keeps_errors(on_error)
         magics, each, things = _read(given, "again", "on_error", "progress")
-        again: Iterable[Any] = answers
+        again: Iterable[Any] = map(_asked, answers)
         if given.get("samples") is not None:
-            again = _without_samples(answers)
+            again = _without_samples(again)
         questions = [
             _question_again(magics, answer, chosen, things) for answer in again for chosen in each
         ]
@@ -173,7 +173,8 @@ def _read(
 
     `own` are further parameters of the function. Raises BadInput.
     """
-    known = [option.name for option in options.OPTIONS if option.name not in _NO_OPTIONS]
+    without = _NO_OPTIONS | _WITHOUT_EFFECT.get(function, set())
+    known = [option.name for option in options.OPTIONS if option.name not in without]
     settings = {name: given[name] for name in given if name in HELP and name not in known}
     for name in given.keys() - settings.keys() - set(known):
         names = [*known, *HELP, *own]
@@ -184,6 +185,14 @@ def _read(
     asked = {name: value for name, value in given.items() if name not in settings}
     each, things = zip(*map(_chosen, options.each(asked)), strict=True)
     return magics, each, things[0]
+
+
+def _asked(entry: Any) -> Any:
+    """An answer; of an error the answer of its row, in which the question is."""
+    if isinstance(entry, AimlMagicError) and entry.row_id is not None:
+        journal = loaded_or_new().asking.journal
+        return journal.answers([journal.row(entry.row_id)])[0]
+    return entry
 
 
 def _without_samples(answers: Iterable[Any]) -> Iterator[Any]:
@@ -270,7 +279,7 @@ def _text(name: str, value: Any) -> str | None:
     """A text to select by, also from a path or a number. Raises BadInput."""
     if isinstance(value, os.PathLike | numbers.Integral) and not isinstance(value, bool):
         value = str(value)
-    if value is None or (isinstance(value, str) and not _LONE_SURROGATE.search(value)):
+    if value is None or isinstance(value, str):
         return value
     raise BadInput(f"{name} cannot be {one_line(repr(value), 40)}.", "It takes a text.")
 
@@ -325,12 +334,12 @@ def _cluster(client: Any, given: Given, journal: Journal) -> Cluster:
     from aiml_magic.runner.cluster import Cluster
 
     tool = given.get("tool", "web_search")
-    stands_alone = {"chat", "after", "new", "background"}.isdisjoint(given)
+    stands_alone = {"chat", "after", "new"}.isdisjoint(given)
     if not stands_alone or tool not in ("web_search", ["web_search"]):
         raise BadInput(
             "On a cluster each row stands alone, without functions of the notebook and servers of "
             "tools. Nothing was sent.",
-            "Leave out chat, after, new, background and tool; or leave out client.",
+            "Leave out chat, after, new and tool; or leave out client.",
         )
     if hidden.texts(given.get("param")):
         raise BadInput(

@@ -245,6 +245,7 @@ class Job:
                 raise  # and not kept: the next call may succeed
             except errors.AimlMagicError as error:
                 self.explain(error)
+                error.row_id = self.id
                 self._outcome = error
         if isinstance(self._outcome, errors.AimlMagicError):
             raise self._outcome

@@ -98,10 +98,10 @@ def test_times_that_are_none(since):
 def test_names_that_are_none(plain_script):
     """A value that is not a text is an error of two lines; a path and a number are read as text."""
     for name in ("notebook", "chat", "words"):
-        for value in (["main"], b"main", True, "\ud800"):
+        for value in (["main"], b"main", True):
             with pytest.raises(errors.BadInput, match=f"{name} cannot be"):
                 history(**{name: value})
-        assert [] == [*history(**{name: Path("3.ipynb")}), *history(**{name: 3})]
+        assert not any(history(**{name: value}) for value in (Path("3.ipynb"), 3, "\ud800"))
 
 
 def test_again(server):
@@ -136,6 +136,17 @@ def test_again_of_samples(numbered):
     twice = ask.map("{{x}}", ["Rate it."] * 2, progress=False)
     assert five[:2] * 2 == texts(twice, samples=2), "rows of a map stay"
     assert 5 == len(numbered.posts)
+
+
+def test_again_of_errors(server):
+    """A question that failed is asked again too; an option without an effect is an error."""
+    kept = ask.map("{{x}}", ["fail", "Two?"], on_error="keep", progress=False)
+    again = kept.again(on_error="keep", effort="low", progress=False)
+    assert ["InvalidRequest", "Answer"] == [type(entry).__name__ for entry in again]
+    assert "fail" in [post.body["input"] for post in server.posts[2:]]
+    for name in ("background", "chat", "new"):
+        with pytest.raises(errors.BadInput, match=f"again has no option {name}"):
+            kept.again(**{name: True})
 
 
 def test_again_without_settings(server):
@@ -224,7 +235,12 @@ def test_lost_sample(shell, monkeypatch):
         command = re.search(r"only (%aiml again \d) asks, and pays, once more", lost.hint)[1]
         assert isinstance(run(shell, cell), errors.ConnectionLost)
         assert 3 == len(server.posts)
-        assert run(shell, command) is None
+        (which,) = (
+            at for at, one in enumerate(shell.user_ns["three"]) if isinstance(one, Exception)
+        )
+        assert isinstance(run(shell, "%aiml again three"), errors.BadInput)
+        assert run(shell, f"%aiml again three[{which}]") is None
+        assert command == f"%aiml again {shell.user_ns['three'][which].row_id}"
         assert run(shell, cell) is None
         assert 4 == len(server.posts)
         assert 3 == len({answer.text for answer in shell.user_ns["three"]})
@@ -292,6 +308,9 @@ def test_diff(shell, server, capsys):
     """Two answers are named by variable, entry, number, response id or conversation; what differs is said."""
     shell.user_ns["rated"] = ask("Rate it.", effort=["low", "high"], chat="ideas")
     shell.user_ns["one"] = shell.user_ns["rated"][0]
+    for several in ("rated", "\ud800"):
+        assert isinstance(run(shell, f"%aiml diff {several} 1"), errors.BadInput)
+    assert isinstance(run(shell, "%aiml export --all -c ideas x.md"), errors.BadInput)
     for first, second in (
         ("rated[0]", "rated[-1]"),
         ("one", "2"),

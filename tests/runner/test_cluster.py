@@ -261,9 +261,7 @@ def test_interrupt_keeps_what_was_sent(client, monkeypatch):
         )
 
 
-@pytest.mark.parametrize(
-    "given", [{"chat": "c"}, {"tool": len}, {"after": 1}, {"background": True}]
-)
+@pytest.mark.parametrize("given", [{"chat": "c"}, {"tool": len}, {"after": 1}])
 def test_what_a_worker_cannot_have(client, given):
     """Conversations, functions and servers of tools stay in the notebook."""
     with pytest.raises(errors.BadInput, match="On a cluster each row stands alone"):
