@@ -14,6 +14,7 @@ _ARROWS = {
     "<=>": ("rightleftharpoons", "xrightleftharpoons"),
     "<=>>": ("rightleftharpoons", "xrightleftharpoons"),
     "<<=>": ("rightleftharpoons", "xrightleftharpoons"),
+    "→": ("longrightarrow", "xrightarrow"), "⇌": ("rightleftharpoons", "xrightleftharpoons"),
 }  # fmt: skip
 _SIGNS = {
     "*": r"{\cdot}",
@@ -23,13 +24,17 @@ _SIGNS = {
     "-": "{-}",
     "...": r"\cdots",
 }
+_BONDS = {"~": "{-}", "~-": "{=}", "1": "{-}", "2": "{=}", "3": r"{\equiv}", "....": r"\cdots",
+          "->": r"\rightarrow ", "<-": r"\leftarrow "}  # fmt: skip
+_STATE = r"\((?:aq|s|l|g|cr|am|ads|sln)\)"  # behind a charge
 _PART = re.compile(
-    r"(?P<arrow><=>>|<<=>|<=>|<-->|<->|->|<-)(?:\[(?P<above>[^\[\]]*)\](?:\[(?P<below>[^\[\]]*)\])?)?"
+    r"(?P<arrow><=>>|<<=>|<=>|<-->|<->|->|<-|→|⇌)(?:[CT]?\[(?P<above>[^\[\]]*)\](?:[CT]?\[(?P<below>[^\[\]]*)\])?)?"
     r"|(?P<space>\s+)(?P<gas>[\^v](?=\s|$))?"
-    r"|(?P<script>[\^_])(?:\{(?P<group>[^{}]*)\}|(?P<signs>\d*[+-]+|\d+|[A-Za-z]|\\[A-Za-z]+))"
+    r"|(?P<script>[\^_])(?:\{(?P<group>[^{}]*)\}|(?P<signs>\d*[+-]+|\d+|[A-Za-z.*]|\\[A-Za-z]+))"
     r"|(?P<number>\d+(?:[./]\d+)?)"
-    r"|(?P<letters>[A-Za-z]+)|(?P<command>\\[A-Za-z]+ ?)"
-    r"|(?P<charge>[+-]+(?=[\s)\]},;^_]|$))"
+    r"|(?P<letters>[A-Za-z]+)|\\bond\{(?P<bond>[^{}]*)\}|\$(?P<formula>[^$]*)\$|\{(?P<part>[^{}]*)\}"
+    r"|(?P<command>\\[tdc]?frac\s*\d\d|\\[A-Za-z]+(?:\{(?:[^{}]|\{[^{}]*\})*\})* ?|\\[,;:])"
+    rf"|(?P<charge>[+-]+(?=[\s)\]}},;^_]|$|{_STATE}))"
     r"|(?P<sign>\.\.\.|[-=#*.+])|(?P<other>[()\[\],;:/'|])"
 )
 _QUANTITY = re.compile(
@@ -71,11 +76,15 @@ def _written(part: re.Match[str], before: str) -> str | None:
         return " "
     if part["script"]:
         inside = part["group"] if part["group"] is not None else part["signs"]
+        inside = {".": r"\bullet", "*": "*"}.get(inside, inside)
         return ("" if follows_atom else "{}") + f"{part['script']}{{{inside}}}"
     if part["number"]:
         if not follows_atom:
             over = part["number"].partition("/")
             return rf"\tfrac{{{over[0]}}}{{{over[2]}}}\," if over[2] else part["number"] + r"\,"
+        if "." in part["number"]:  # the other part of a hydrate
+            count, _, following = part["number"].partition(".")
+            return rf"_{{{count}}}{{\cdot}}{following}\,"
         return f"_{{{part['number']}}}"
     if part["letters"]:
         return rf"\mathrm{{{part['letters']}}}"
@@ -83,7 +92,12 @@ def _written(part: re.Match[str], before: str) -> str | None:
         return f"^{{{part['charge']}}}" if follows_atom else f" {part['charge']} "
     if part["sign"]:
         return _SIGNS.get(part["sign"], part["sign"])
-    return part["command"] or part["other"]
+    if part["bond"] is not None:
+        return _BONDS.get(part["bond"], _SIGNS.get(part["bond"]))
+    if part["part"] is not None:
+        inside = reaction(part["part"])
+        return inside and f"{{{inside}}}"
+    return part["formula"] or part["command"] or part["other"]
 
 
 def _arrow(part: re.Match[str]) -> str | None:
@@ -122,3 +136,58 @@ def _unit(part: re.Match[str]) -> str:
     if part["space"]:
         return r"\,"
     return part["command"] or part["sign"].replace("%", r"\%")
+
+
+_PREFIXES = {"yocto": "y", "zepto": "z", "atto": "a", "femto": "f", "pico": "p", "nano": "n",
+             "micro": "µ", "mu": "µ", "milli": "m", "centi": "c", "deci": "d", "deca": "da",
+             "hecto": "h", "kilo": "k", "mega": "M", "giga": "G", "tera": "T", "peta": "P",
+             "exa": "E"}  # fmt: skip
+_UNITS = {
+    "meter": "m", "metre": "m", "gram": "g", "kilogram": "kg", "second": "s", "ampere": "A",
+    "kelvin": "K", "mole": "mol", "candela": "cd", "hertz": "Hz", "newton": "N", "pascal": "Pa",
+    "joule": "J", "watt": "W", "coulomb": "C", "volt": "V", "farad": "F",
+    "ohm": r"\Omega ", "Omega": r"\Omega ",
+    "siemens": "S", "weber": "Wb", "tesla": "T", "henry": "H", "lumen": "lm", "lux": "lx",
+    "becquerel": "Bq", "gray": "Gy", "sievert": "Sv", "radian": "rad", "steradian": "sr",
+    "degree": r"{}^{\circ}", "degreeCelsius": r"{}^{\circ}C", "celsius": r"{}^{\circ}C",
+    "percent": r"\%", "minute": "min", "hour": "h", "day": "d", "liter": "L", "litre": "L",
+    "electronvolt": "eV", "dalton": "Da", "bar": "bar", "tonne": "t", "hectare": "ha",
+    "angstrom": r"\mathring{A}", "bit": "bit", "byte": "B", "decibel": "dB", "molar": "M",
+    **{unit: unit for unit in "m g kg s A K mol Hz N Pa J W C V F T H L eV cm mm km ns ms kJ kPa "
+       "kHz MHz GHz mL MeV keV GeV kN kW mV mA bar".split()},
+}  # fmt: skip
+_POWERS = {"squared": "2", "cubed": "3"}
+_UNIT_NAME = re.compile(
+    r"\\(?P<name>[A-Za-z]+)|(?P<letters>[A-Za-zµ]+)|\^\{?(?P<power>[-+]?\d+)\}?"
+    r"|(?P<space>[\s.~*·]+|\\[,;]|\\cdot)|(?P<sign>[/()%°Ω]|\{\}\^\{\\circ\}\\mathrm\{C\})"
+)
+
+
+def units(content: str) -> str | None:
+    """The units of siunitx, as names or in letters, as mathematics."""
+    written, prefix, power, end = "", "", "", 0
+    while end < len(content):
+        part = _UNIT_NAME.match(content, end)
+        if part is None:
+            return None
+        end = part.end()
+        name = part["name"]
+        if name == "per":
+            power = "^{-1}"
+        elif name in _PREFIXES:
+            prefix = _PREFIXES[name]
+        elif name in _POWERS and written:
+            base = written.removesuffix("^{-1}")
+            written = f"{base}^{{{'' if base == written else '-'}{_POWERS[name]}}}"
+        elif name in _UNITS or part["letters"]:
+            joint = r"\," if written[-1:].isalnum() or written[-1:] in ("}", " ") else ""
+            unit = _UNITS.get(name or "", part["letters"])
+            written += f"{joint}\\mathrm{{{prefix}{unit}}}{power}"
+            prefix = power = ""
+        elif name and name != "cdot":
+            return None
+        elif part["power"]:
+            written += f"^{{{part['power']}}}"
+        else:
+            written += "" if part["space"] or name else part["sign"].replace("%", r"\%")
+    return written

@@ -30,12 +30,10 @@ def read_formulas(parser: MarkdownIt) -> None:
 
 
 def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
-    found = _formula(state.src, state.pos, state.posMax)
+    found = read_formula(state.src, state.pos, state.posMax)
     if found is None:
         return False
     opener, content, end = found
-    if opener == "$" and not _is_between_dollars(content, state.src[end : end + 1]):
-        return False
     if not silent:
         token = state.push("formula", "", 0)
         token.content, token.markup = content, opener
@@ -43,13 +41,24 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  
     return True
 
 
+def read_formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
+    """The opening mark, the content and the end of the formula in a line, if one begins here."""
+    found = _formula(source, start, stop)
+    if found is None or found[0] != "$":
+        return found
+    _, content, end = found
+    return found if is_between_dollars(content, source[end : end + 1]) else None
+
+
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
     """Reads a formula of whole lines, which else could be read as lists and headings."""
     begin = state.bMarks[first] + state.tShift[first]
-    starts = state.src.startswith(("$$", "\\[", "\\begin{"), begin)
-    if not starts or _formula(state.src, begin, state.eMarks[last - 1]) is None:
+    closer = CLOSERS.get(state.src[begin : begin + 2], "")
+    if environment := _BEGIN.match(state.src, begin):
+        closer = f"\\end{{{environment[1]}}}"
+    if len(closer) < 2 or state.src.find(closer, begin + 2, begin + _MAX_FORMULA) < 0:
         return False
-    lines = list(_lines(state, first, last))
+    numbers, lines = zip(*_lines(state, first, last, closer), strict=True)
     source = "\n".join(lines)
     found = _formula(source, 0, len(source))
     if found is None:
@@ -58,13 +67,15 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
     if source[end:].partition("\n")[0].strip():
         return False
     count = source.count("\n", 0, end) + 1
+    if numbers[count - 1] >= first + count and any(map(_is_prose, lines[:count])):
+        return False
     if silent and _is_lazy(state, first) and not any(map(_BLOCK.match, lines[1:count])):
         return False
     if not silent:
         token = state.push("formula_block", "", 0)
         token.content, token.markup = content, opener
-        token.map = [first, first + count]
-        state.line = first + count
+        state.line = numbers[count - 1] + 1
+        token.map = [first, state.line]
     return True
 
 
@@ -94,7 +105,7 @@ def _without_bars(line: str) -> str:
     text, end, position = "", 0, 0
     while found := _IN_DOLLARS.search(line, position):
         position = found.end()
-        if found[1] and not _is_between_dollars(found[2], line[found.end() : found.end() + 1]):
+        if found[1] and not is_between_dollars(found[2], line[found.end() : found.end() + 1]):
             position = found.start() + len(found[1])  # the other dollar may begin a formula
         elif found[0][0] != "`":
             text += line[end : found.start()] + _BAR.sub(_HIDDEN_BAR, found[0])
@@ -126,13 +137,33 @@ _IN_DOLLARS = re.compile(
 )
 
 
-def _lines(state: StateBlock, first: int, last: int) -> Iterator[str]:
-    """The lines that a formula may have, without the markers of quotes and lists around it."""
+def _lines(state: StateBlock, first: int, last: int, closer: str) -> Iterator[tuple[int, str]]:
+    """The lines of a formula up to its closing mark, without the marks of what it stands in.
+
+    Blank lines are left out; behind one a formula goes on if its opening mark is alone or differs
+    from the closing one.
+    """
+    begin, size = state.bMarks[first] + state.tShift[first], 0
+    may_be_apart = (
+        state.src[begin] == "\\" or state.src[begin : state.eMarks[first]].strip() == "$$"
+    )
     for line in range(first, min(first + _MAX_LINES, last)):
-        is_outside = line > first and state.sCount[line] < min(state.blkIndent, state.sCount[first])
-        if is_outside or state.isEmpty(line):
+        if state.isEmpty(line):
+            if may_be_apart:
+                continue
             return
-        yield state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+        is_outside = line > first and state.sCount[line] < min(state.blkIndent, state.sCount[first])
+        if is_outside or size > _MAX_FORMULA:
+            return
+        text = state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+        size += len(text)
+        yield line, text
+        if closer in (text if line > first else text[2:]):
+            return
+
+
+def _is_prose(line: str) -> bool:
+    return _PROSE.search(_NAMED.sub(" ", line)) is not None
 
 
 def _is_lazy(state: StateBlock, line: int) -> bool:
@@ -154,9 +185,10 @@ def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
     if end < 0:
         return None
     after = end + len(closer)
-    if mark == "$$" and _is_between_prices(source[start + 2 : end]):
+    content = source[start + len(mark) : end]
+    if (mark == "$$" and _is_between_prices(content)) or _BETWEEN.fullmatch(content):
         return None
-    return mark, source[start:after] if environment else source[start + len(mark) : end], after
+    return mark, source[start:after] if environment else content, after
 
 
 def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
@@ -175,15 +207,23 @@ def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
     return first
 
 
+# Between two marks that are spoken of, as in "$ and $".
+_BETWEEN = re.compile(r"\s*(?:\.{2,}|…)\s*|\s+(?:and|or|to|und|oder|et|ou|или|和|与|或)\s+")
 _OPENER = re.compile(r"\$\$?|\\[(\[]")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # the beginning of another kind of block
 _VISIBLE = re.compile(r"[\x21-\x7e]|[^\W_]")
-_MONEY = re.compile(r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[.,]?\s*[^\x00-\u024f])")
+_MONEY = re.compile(
+    r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[;!?.]\s|[.,]?\s*[^\x00-\u024f])|.*[,;]\s*[A-Z]{1,2}$"
+)
+_FUNCTIONS = re.compile(
+    r"(?<![^\W\d_])(?:arc)?(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln|exp|mod)(?![^\W\d_])"
+)
 # "5 kg", not "5 US$".
 _QUANTITY = re.compile(
     r"\d(?:[\d.,]*\d)?\s(?!(?:US|CA|AU|NZ|HK|SG|NT)D?)[A-Za-zµ]{1,4}(?:[\^/]\S+)?"
 )
+_SENTENCE = re.compile(r"[.,;:!?)]\s")  # how one goes on, as in "US$, 6 US$"
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
 _WORDS = re.compile(r"\\text[a-z]*\s*\{[^{}]*\}")
 _OTHER = re.compile(r"`|\\[(\[]")  # code, or another formula
@@ -200,7 +240,7 @@ def _is_between_prices(content: str) -> bool:
     return is_spaced and not _TEX.search(content) and _WORD.search(content) is not None
 
 
-def _is_between_dollars(content: str, after: str) -> bool:
+def is_between_dollars(content: str, after: str) -> bool:
     """Whether the content is a formula as in `$x$`, not words as in "$5 and $6"."""
     if after.isdigit() or _VISIBLE.search(content) is None:
         return False
@@ -208,7 +248,9 @@ def _is_between_dollars(content: str, after: str) -> bool:
         return False
     is_amount, ends_apart = content[0].isdigit(), content[-1].isspace()
     if not is_amount and not content[0].isspace() and not ends_apart:
-        return True
+        is_path = content[-1] in ":/" and after.isascii() and after.isalpha()  # $HOME/bin:$PATH
+        return not is_path and not _SENTENCE.match(content)
+    content = _FUNCTIONS.sub("", content)
     words = _NAMED.sub(" ", content)
     if not is_amount:
         is_text = _PROSE if _MARKUP.search(content) else _LONG_WORD

@@ -1,4 +1,4 @@
-"""TeX macros that a front end lacks, expanded to those that MathJax and KaTeX both have.
+r"""TeX macros that a front end lacks, expanded to those that MathJax and KaTeX both have.
 
 Macros that only colour, label or move are dropped; chemistry becomes mathematics.
 """
@@ -6,150 +6,287 @@ Macros that only colour, label or move are dropped; chemistry becomes mathematic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from aiml_magic.show import chemistry
+from aiml_magic.show import chemistry, environments
+from aiml_magic.show.arguments import arguments
 
 _OPERATORS = (
-    "arcosh arsinh artanh sech csch arccot arcsec arccsc sgn sign tr Tr rank diag grad curl erf "
-    "erfc Var Cov Span supp lcm ord Hom End Aut Gal Res Id id sinc"
+    "arcosh arsinh artanh arccosh arcsinh arctanh arcoth arccoth sech csch arccot arcsec arccsc "
+    "cosec cotan tg ctg cotg th cth arctg arcctg sh ch arsh arch arth sgn sign sinc erf erfc Li "
+    "tr Tr rank rk diag grad curl rot Res res Var Cov Cor Corr Bias MSE KL Supp supp lcm ord Hom "
+    "End Aut Inn Out Gal Spec Proj Sym Alt Ext Tor Stab Orb Fix Ann Frac Nil Rad Ind Syl GL SL PSL "
+    "PGL SO SU Sp Mat Id id im Im Image coker Ker Null nul Col Row col row adj codim span Span "
+    "proj conv cl Int vol Vol Area area dist diam Ric Lip softmax sigmoid ReLU relu logit "
+    "polylog poly Bern Binom Poisson Unif Exp iid const ar cis"
 ).split()
-_LIMITS = {"argmax": r"arg\,max", "argmin": r"arg\,min", "esssup": r"ess\,sup",
-           "essinf": r"ess\,inf", "plim": "plim"}  # fmt: skip
-_BREAKS = (
-    "allowbreak nobreak linebreak nolinebreak displaybreak smallskip medskip bigskip par centering"
+_LIMITS = {"argmax": r"arg\,max", "argmin": r"arg\,min", "Argmax": r"Arg\,max",
+           "Argmin": r"Arg\,min", "esssup": r"ess\,sup", "essinf": r"ess\,inf",
+           "plim": "plim", "colim": "colim"}  # fmt: skip
+_DROPPED = (
+    "allowbreak nobreak linebreak nolinebreak displaybreak smallskip medskip bigskip par centering "
+    "noindent oldstyle mit"
 ).split()
 _LETTERS = dict(zip("Alpha Beta Epsilon Zeta Eta Iota Kappa Mu Nu Omicron Rho Tau Chi".split(),
                     "A B E Z H I K M N O P T X".split(), strict=True))  # fmt: skip
-# How many arguments they take, and what is written instead.
-_MACROS: dict[str, tuple[int, str | Callable[[str], str | None]]] = {
-    "bm": (0, r"\boldsymbol"), "bold": (0, r"\mathbf"), "mathds": (0, r"\mathbb"),
-    "mathbbm": (0, r"\mathbb"), "symbf": (0, r"\mathbf"), "mathup": (0, r"\mathrm"),
-    "mathbfit": (0, r"\boldsymbol"), "mbox": (0, r"\text"), "hbox": (0, r"\text"),
-    "textmd": (0, r"\text"), "textsc": (0, r"\text"), "textsl": (0, r"\textit"),
-    "emph": (0, r"\textit"), "medspace": (0, r"\:"), "thickspace": (0, r"\;"),
-    "vcentcolon": (0, r"\mathrel{:}"), "dag": (0, r"\dagger"), "ddag": (0, r"\ddagger"),
-    "dd": (0, r"\mathrm{d}"), "AA": (0, r"\mathring{\mathrm{A}}"), "ohm": (0, r"\Omega"),
-    "micro": (0, r"\mu"), "celsius": (0, r"{}^{\circ}\mathrm{C}"), "perthousand": (0, "‰"),
-    "textdegree": (0, r"{}^{\circ}"), "euro": (0, "€"), "pounds": (0, "£"),
-    "textdollar": (0, r"\$"), "mathdollar": (0, r"\$"), "dollar": (0, r"\$"),
-    "qed": (0, r"\square"), "qedsymbol": (0, r"\square"), "QED": (0, r"\square"),
-    "llbracket": (0, r"[\!["), "rrbracket": (0, r"]\!]"), "iddots": (0, "⋰"), "oiint": (0, "∯"),
-    "idotsint": (0, r"\int\cdots\int"), "indep": (0, r"\perp\!\!\!\perp"),
-    "displaylimits": (0, r"\limits"), "strut": (0, r"\mathstrut"), "newline": (0, r"\\"),
-    "underbar": (0, r"\underline"), "nicefrac": (0, r"\tfrac"), "sfrac": (0, r"\tfrac"),
-    "hfill": (0, r"\quad"), "noindent": (0, ""), "label": (1, ""), "color": (1, ""),
-    "textcolor": (2, "{#2}"), "colorbox": (2, r"\text{#2}"), "smash": (1, "{#1}"),
-    "abs": (1, r"\lvert #1\rvert"), "norm": (1, r"\lVert #1\rVert"), "ref": (1, r"\text{#1}"),
-    "eqref": (1, r"(\text{#1})"), "textsuperscript": (1, r"^{\text{#1}}"),
-    "textsubscript": (1, r"_{\text{#1}}"),
-    "cancelto": (2, r"\cancel{#2}^{#1}"), "prescript": (3, "{}^{#1}_{#2}{#3}"),
-    "dv": (2, r"\frac{\mathrm{d}#1}{\mathrm{d}#2}"), "vb": (1, r"\mathbf{#1}"),
-    "pdv": (2, r"\frac{\partial #1}{\partial #2}"), "order": (1, r"\mathcal{O}(#1)"),
-    "ketbra": (2, r"\lvert #1\rangle\langle #2\rvert"), "expval": (1, r"\langle #1\rangle"),
-    "innerproduct": (2, r"\langle #1\vert #2\rangle"), "num": (1, "{#1}"),
-    "ang": (1, r"{#1}^{\circ}"), "unit": (1, r"\mathrm{#1}"), "si": (1, r"\mathrm{#1}"),
-    "SI": (2, r"{#1}\,\mathrm{#2}"), "qty": (2, r"{#1}\,\mathrm{#2}"), "vspace": (1, ""),
-    "overparen": (1, r"\overset{\frown}{#1}"), "wideparen": (1, r"\overset{\frown}{#1}"),
-    "overarc": (1, r"\overset{\frown}{#1}"), "utilde": (1, r"\underset{\sim}{#1}"),
-    "intertext": (1, r"\text{#1}\\ "), "shortintertext": (1, r"\text{#1}\\ "),
-    "ensuremath": (1, "{#1}"), "vcenter": (1, "{#1}"), "raisebox": (2, r"\text{#2}"),
-    "scr": (0, r"\mathscr"), "enskip": (0, r"\enspace"), "hdots": (0, r"\ldots"),
-    "mathellipsis": (0, r"\ldots"), "iiiint": (0, r"\iint\!\!\iint"), "copyright": (0, "©"),
-    "texteuro": (0, "€"), "textmu": (0, r"\mu"), "textasciitilde": (0, r"\sim"),
-    "textbackslash": (0, r"\backslash"), "textbar": (0, r"\vert"), "textless": (0, r"\lt"),
-    "textgreater": (0, r"\gt"),
-    "ce": (1, chemistry.reaction), "pu": (1, chemistry.quantity),
-    **{letter: (0, rf"\mathbb{{{letter}}}") for letter in "RNZQCEP"},
-    **dict.fromkeys(_BREAKS, (0, "")),
-    **{name: (0, rf"\operatorname{{{name}}}") for name in _OPERATORS},
-    **{name: (0, rf"\operatorname*{{{written}}}") for name, written in _LIMITS.items()},
-    **{name: (0, rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma "
+    "tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+).split()
+_BETWEEN = (
+    "and or if then for when where with let given since thus else otherwise as unless by".split()
+)
+# Names, and what is written instead.
+_WRITTEN = r"""
+    bm \boldsymbol  bold \mathbf  mathds \mathbb  mathbbm \mathbb  symbf \mathbf  symbb \mathbb
+    symcal \mathcal  symscr \mathscr  symfrak \mathfrak  symsf \mathsf  symrm \mathrm
+    symit \mathit  mathbfit \boldsymbol  mathup \mathrm  mbox \text  hbox \text  textmd \text
+    textsc \text  textsl \textit  emph \textit  scr \mathscr  medspace \:  thickspace \;
+    enskip \enspace  hfill \quad  hfil \quad  dotfill \ldots  hrulefill \ldots  newline \\
+    strut \mathstrut  footnotesize \scriptsize  Tiny \tiny  displaylimits \limits
+    vcentcolon \mathrel{:}  defeq \mathrel{:=}  eqdef \mathrel{:=}  deq \mathrel{:=}  given \mid
+    dag \dagger  ddag \ddagger  AA \mathring{\mathrm{A}}  ohm \Omega  micro \mu
+    celsius {}^{\circ}\mathrm{C}  textcelsius {}^{\circ}\mathrm{C}  textdegree {}^{\circ}
+    textmu \mu  textohm \Omega  perthousand ‰  textperthousand ‰  euro €  texteuro €  pounds £
+    textsterling £  textyen ¥  textcent ¢  textdollar \$  mathdollar \$  dollar \$  copyright ©
+    textcopyright ©  textregistered ®  texttrademark ™  textsection §  textparagraph ¶
+    textbullet •  textendash –  textemdash —  textellipsis …  textquoteleft ‘  textquoteright ’
+    textquotedblleft “  textquotedblright ”  textperiodcentered ·  textasteriskcentered *
+    texttimes ×  textdiv ÷  textpm ±  textminus −  textrightarrow →  textleftarrow ←
+    textonehalf ½  textunderscore \_  textasciitilde \sim  textasciicircum \wedge
+    textbackslash \backslash  textbar \vert  textless \lt  textgreater \gt  textbraceleft \{
+    textbraceright \}  qed \square  qedsymbol \square  QED \square  llbracket [\![
+    rrbracket ]\!]  iddots ⋰  oiint ∯  oiiint ∰  lightning ↯  bigtimes \mathop{\times}
+    idotsint \int\cdots\int  iiiint \iint\!\!\iint  hdots \ldots  mathellipsis \ldots
+    indep \perp\!\!\!\perp  independent \perp\!\!\!\perp  eps \varepsilon  half \tfrac{1}{2}
+    cross \times  vdot \cdot  laplacian \nabla^{2}  divergence \nabla\cdot  variation \delta
+    principalvalue \mathcal{P}  standardstate \ominus  underbar \underline  nicefrac \tfrac
+    sfrac \tfrac  xfrac \tfrac  textfrac \tfrac  operatornamewithlimits \operatorname*
+    centernot \not  dd \mathrm{d}  qc ,\quad
+"""
+_ONE = ("{}", "{#1}")
+_SECOND = ("{}{}", "{#2}")
+_ARC = ("{}", r"\overset{\frown}{#1}")
+_BRA_KET = ("{}{}", r"\lvert #1\rangle\langle #2\rvert")
+_INNER = ("{}{}", r"\langle #1\vert #2\rangle")
+_VALUE = ("{}{}", r"\langle #2\vert #1\vert #2\rangle", "{}", r"\langle #1\rangle")
+_ELEMENT = ("{}{}{}", r"\langle #1\vert #2\vert #3\rangle")
+Template = str | Callable[..., str | None]
+
+
+def _circled(text: str) -> str | None:
+    number = int(text) if text.isdecimal() and len(text) < 3 else 0
+    return chr(0x245F + number) if 0 < number <= 20 else None
+
+
+def _character(code: str) -> str | None:
+    """The character of `unicode`, if it is seen and no mark."""
+    if not re.fullmatch(r"[xX\d][\da-fA-F]{1,6}|0x[\da-fA-F]{2,6}", code):
+        return None
+    digits = code.lower().removeprefix("0")
+    number = int(digits[1:], 16) if digits[0] == "x" else int(digits)
+    is_seen = 0xA0 < number < 0x110000 and chr(number).isprintable()
+    return chr(number) if is_seen else None
+
+
+def _generalized_fraction(*given: str) -> str | None:
+    left, right, line, style, above, below = given
+    if line.strip("0. ptemx") not in ("", "1"):
+        return None
+    fraction = (
+        rf"\frac{{{above}}}{{{below}}}"
+        if not line.startswith("0")
+        else (rf"{{{above} \atop {below}}}")
+    )
+    styles = {"": "", "0": r"\displaystyle ", "1": r"\textstyle ",
+              "2": r"\scriptstyle ", "3": r"\scriptscriptstyle "}  # fmt: skip
+    if style not in styles:
+        return None
+    if left or right:
+        fraction = rf"\left{left or '.'}{fraction}\right{right or '.'}"
+    return f"{{{styles[style]}{fraction}}}"
+
+
+def _in_parentheses(inside: str, *given: str) -> str | None:
+    return None if inside else _generalized_fraction("(", ")", *given)
+
+
+def _spanning(count: str, _: str, content: str) -> str | None:
+    """A cell that spans columns, followed by empty ones."""
+    return content + "&" * (int(count) - 1) if count in map(str, range(1, 21)) else None
+
+
+_ENCLOSURES = {"longdiv": r"\overline{)%s}", "box": r"\boxed{%s}", "circle": r"\boxed{%s}",
+               "roundedbox": r"\boxed{%s}", "updiagonalstrike": r"\cancel{%s}",
+               "downdiagonalstrike": r"\bcancel{%s}", "top": r"\overline{%s}",
+               "bottom": r"\underline{%s}", "horizontalstrike": r"\xcancel{%s}"}  # fmt: skip
+
+
+def _enclosed(notation: str, content: str) -> str | None:
+    template = _ENCLOSURES.get(notation.strip())
+    return template % content.replace("%", "%%") if template else None
+
+
+def _quantity(number: str, unit: str) -> str | None:
+    written = chemistry.units(unit)
+    return written and rf"{{{number}}}\,{written}"
+
+
+def _range(first: str, last: str, unit: str) -> str | None:
+    written = chemistry.units(unit)
+    return written and rf"{{{first}}}\text{{–}}{{{last}}}\,{written}"
+
+
+def _dingbat(number: str) -> str | None:
+    return {"51": "✓", "52": "✔", "55": "✗", "56": "✘"}.get(number)
+
+
+# The forms of their arguments, each followed by what is written instead.
+_MACROS: dict[str, tuple[Template, ...]] = {
+    **{name: ("", written) for name, written in re.findall(r"(\w+) (\S+)", _WRITTEN)},
+    **{letter: ("", rf"\mathbb{{{letter}}}") for letter in "RNZQCEPFK"},
+    **{"up" + name: ("", rf"\{name}") for name in _GREEK},
+    **{"Up" + name.lower(): ("", rf"\{name}") for name in _GREEK if name[0].isupper()},
+    **{"q" + word: ("", rf"\quad\text{{{word}}}\quad ") for word in _BETWEEN},
+    **dict.fromkeys(_DROPPED, ("", "")),
+    **dict.fromkeys("label vspace require leftroot uproot".split(), ("{}", "")),
+    "cline": ("{}", r"\hline "),
+    **dict.fromkeys("color cellcolor rowcolor columncolor".split(), ("{}", "", "[]{}", "")),
+    **dict.fromkeys(
+        "vcenter ensuremath llap rlap clap mathllap mathrlap mathclap cramped mathmbox hl".split(),
+        _ONE,
+    ),
+    **dict.fromkeys("class cssId style htmlClass htmlId htmlStyle htmlData".split(), _SECOND),
+    **dict.fromkeys("overparen wideparen overarc overgroup".split(), _ARC),
+    **dict.fromkeys("ketbra dyad op outerproduct".split(), _BRA_KET),
+    **dict.fromkeys("comm commutator".split(), ("{}{}", "[#1,#2]")),
+    **dict.fromkeys("acomm anticommutator pb poissonbracket".split(), ("{}{}", r"\{#1,#2\}")),
+    **dict.fromkeys("eval evaluated".split(), ("{}", r"\left.#1\right\vert ")),
+    **dict.fromkeys(["textcircled", "circled"], ("{}", _circled)),
+    **{name: ("", rf"\operatorname{{{name}}}") for name in _OPERATORS},
+    **{name: ("", rf"\operatorname*{{{written}}}") for name, written in _LIMITS.items()},
+    **{name: ("", rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
+    "1": ("", r"\mathbf{1}"),
+    "textcolor": ("{}{}", "{#2}", "[]{}{}", "{#3}"), "colorbox": ("{}{}", r"\text{#2}"),
+    "fcolorbox": ("{}{}{}", r"\fbox{#3}"), "framebox": ("{}", r"\fbox{#1}"),
+    "definecolor": ("{}{}{}", ""), "bbox": ("[]{}", "{#2}", *_ONE), "ding": ("{}", _dingbat),
+    "smash": ("[]{}", "{#2}", *_ONE), "smashoperator": ("[]{}", "#2", "{}", "#1"),
+    "raisebox": ("{}{}", r"\text{#2}"), "mathtip": ("{}{}", "{#1}"), "texttip": ("{}{}", "{#1}"),
+    "mathbfcal": ("{}", r"\boldsymbol{\mathcal{#1}}"), "slashed": ("{}", r"\not{#1}"),
+    "sout": ("{}", r"\cancel{\text{#1}}"), "flatfrac": ("{}{}", "{#1}/{#2}"),
+    "genfrac": ("{}{}{}{}{}{}", _generalized_fraction, "(){}{}{}{}", _in_parentheses),
+    "sideset": ("{}{}{}", r"\mathop{{}#1{#3}#2}"), "multicolumn": ("{}{}{}", _spanning),
+    "overunderset": ("{}{}{}", r"\overset{#1}{\underset{#2}{#3}}"),
+    "underoverset": ("{}{}{}", r"\underset{#1}{\overset{#2}{#3}}"),
+    "enclose": ("{}{}", _enclosed), "longdiv": ("{}", r"\overline{)#1}"),
+    "cancelto": ("{}{}", r"\cancel{#2}^{#1}"), "prescript": ("{}{}{}", "{}^{#1}_{#2}{#3}"),
+    "underparen": ("{}", r"\underset{\smile}{#1}"), "utilde": ("{}", r"\underset{\sim}{#1}"),
+    "overlinesegment": ("{}", r"\overline{#1}"), "unicode": ("{}", _character),
+    "matrix": ("{}", r"\begin{matrix}#1\end{matrix}"),
+    "cases": ("{}", r"\begin{cases}#1\end{cases}"),
+    "pmatrix": ("{}", r"\begin{pmatrix}#1\end{pmatrix}"),
+    "eqalign": ("{}", r"\begin{aligned}#1\end{aligned}"),
+    "displaylines": ("{}", r"\begin{gathered}#1\end{gathered}"),
+    "abs": ("{}", r"\lvert #1\rvert"), "norm": ("{}", r"\lVert #1\rVert"),
+    "ref": ("{}", r"\text{#1}"), "eqref": ("{}", r"(\text{#1})"), "cite": ("{}", r"[\text{#1}]"),
+    "textsuperscript": ("{}", r"^{\text{#1}}"), "textsubscript": ("{}", r"_{\text{#1}}"),
+    "dd": ("[]{}", r"\mathrm{d}^{#1}{#2}", "", r"\mathrm{d}"), "vb": ("{}", r"\mathbf{#1}"),
+    "va": ("{}", r"\vec{\mathbf{#1}}"), "vu": ("{}", r"\hat{\mathbf{#1}}"),
+    "dv": ("[]{}{}", r"\frac{\mathrm{d}^{#1}#2}{\mathrm{d}#3^{#1}}",
+           "{}{}", r"\frac{\mathrm{d}#1}{\mathrm{d}#2}", "{}", r"\frac{\mathrm{d}}{\mathrm{d}#1}"),
+    "pdv": ("[]{}{}", r"\frac{\partial^{#1}#2}{\partial #3^{#1}}",
+            "{}{}{}", r"\frac{\partial^{2}#1}{\partial #2\,\partial #3}",
+            "{}{}", r"\frac{\partial #1}{\partial #2}", "{}", r"\frac{\partial}{\partial #1}"),
+    "fdv": ("{}{}", r"\frac{\delta #1}{\delta #2}", "{}", r"\frac{\delta}{\delta #1}"),
+    "order": ("{}", r"\mathcal{O}(#1)"), "braket": (*_INNER, "{}", r"\langle #1\rangle"),
+    "ip": _INNER, "innerproduct": _INNER, "expval": _VALUE, "ev": _VALUE,
+    "vev": ("{}", r"\langle #1\rangle"), "mel": _ELEMENT, "matrixel": _ELEMENT,
+    "qty": ("{}{}", _quantity, "{}", r"\left\{#1\right\}", "()", r"\left(#1\right)",
+            "[]", r"\left[#1\right]"),
+    "pqty": ("{}", r"\left(#1\right)"), "bqty": ("{}", r"\left[#1\right]"),
+    "Bqty": ("{}", r"\left\{#1\right\}"), "vqty": ("{}", r"\left\vert #1\right\vert "),
+    "mqty": ("{}", r"\begin{matrix}#1\end{matrix}", "()", r"\begin{pmatrix}#1\end{pmatrix}",
+             "[]", r"\begin{bmatrix}#1\end{bmatrix}"),
+    "pmqty": ("{}", r"\begin{pmatrix}#1\end{pmatrix}"),
+    "bmqty": ("{}", r"\begin{bmatrix}#1\end{bmatrix}"),
+    "vmqty": ("{}", r"\begin{vmatrix}#1\end{vmatrix}"),
+    "mdet": ("{}", r"\begin{vmatrix}#1\end{vmatrix}"), "qq": ("{}", r"\quad\text{#1}\quad "),
+    "num": _ONE, "ang": ("{}", r"{#1}^{\circ}"), "unit": ("{}", chemistry.units),
+    "si": ("{}", chemistry.units), "SI": ("{}{}", _quantity), "SIrange": ("{}{}{}", _range),
+    "qtyrange": ("{}{}{}", _range), "intertext": ("{}", r"\text{#1}\\ "),
+    "shortintertext": ("{}", r"\text{#1}\\ "), "ce": ("{}", chemistry.reaction),
+    "pu": ("{}", chemistry.quantity),
 }  # fmt: skip
 _COLOURED, _COLOUR = ("color", "textcolor", "colorbox"), re.compile(r"[\w#!.,-]{1,30}")
-REWRITTEN = frozenset([*_MACROS, *"begin hspace mspace hskip mskip kern mkern".split()])
-_TOKEN = re.compile(r"\\(?:([A-Za-z]+)|.)", re.DOTALL)
-_ENVIRONMENTS = {
-    "eqnarray": (r"\begin{array}{rcl}", r"\end{array}"),
-    "flalign": (r"\begin{align}", r"\end{align}"),
-    "multline": (r"\begin{gather}", r"\end{gather}"),
-    "displaymath": (r"\begin{gathered}", r"\end{gathered}"),
-}
-_ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_ENVIRONMENTS)})\*?\}}")
-_PLACE = re.compile(
-    r"\\(begin|end)\s*\{(\w+\*?)\}(?:(?:(?<=array\})|(?<=igned\})|(?<=hered\}))\s*\[[tbc]\])?"
+REWRITTEN = frozenset(
+    [*_MACROS, *"begin hspace mspace hskip mskip kern mkern raise lower rule".split()]
 )
+_TOKEN = re.compile(r"\\(?:([A-Za-z]+|1)|.)", re.DOTALL)
+_MAX_EXPANDED = 10_000  # characters
 _LENGTH = r"(-?[\d.]{1,5})\s*(mu|pt|px|mm|ex|em|cm|in)"
-_SPACE = re.compile(rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?kern)\s*{_LENGTH})")
+_SPACE = re.compile(
+    rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?kern|raise|lower)\s*{_LENGTH})"
+)
+_RULE = re.compile(rf"\\rule\s*(?:\[[^\[\]]*\])?\s*\{{\s*{_LENGTH}\s*\}}\s*\{{\s*{_LENGTH}\s*\}}")
 _EMS = {"mu": 1 / 18, "pt": 0.1, "px": 0.075, "mm": 0.28, "ex": 0.43, "em": 1, "cm": 2.8, "in": 7.2}
-_MAX_SPACE = 10  # ems; a larger space to the left would cover other text
-_COLUMNS = re.compile(r"\\begin\s*\{array\}\s*\{((?:[lcr|:\s]|[@!]\{[^{}]*\})*)\}")
+_MAX_SPACE, _MAX_HEIGHT = 10, 3  # ems; a larger space to the left would cover other text
 
 
 def expanded(line: str) -> str:
     """The formula with the macros in `REWRITTEN` expanded, if their arguments can be read."""
-    line = _PLACE.sub(r"\\\1{\2}", line)
-    line = _ENVIRONMENT.sub(lambda found: _ENVIRONMENTS[found[2]][found[1] == "end"], line)
-    line = _SPACE.sub(_space, line)
-    line = _COLUMNS.sub(_columns, line)
+    if "\\begin" in line:
+        line = environments.rewritten(line)
+    return expand(_RULE.sub(_rule, _SPACE.sub(_space, line)), _MACROS)
+
+
+def expand(line: str, macros: Mapping[str, tuple[Template, ...]]) -> str:
+    """The formula with these macros expanded, the last one first; at most up to a length."""
     for found in reversed([*_TOKEN.finditer(line)]):
-        if found[1] in _MACROS:
-            written, end = _written(found[1], line, found.end())
+        if found[1] in macros and len(line) < _MAX_EXPANDED:
+            written, end = _written(found[1], macros[found[1]], line, found.end())
             if written is not None:
                 ends_in_name = re.search(r"\\[A-Za-z]+$", written) and line[end : end + 1].isalpha()
                 line = f"{line[: found.start()]}{written}{' ' if ends_in_name else ''}{line[end:]}"
     return line
 
 
-def _written(name: str, line: str, start: int) -> tuple[str | None, int]:
+def _written(
+    name: str, forms: tuple[Template, ...], line: str, start: int
+) -> tuple[str | None, int]:
     """The expansion of a macro whose arguments begin at `start`, and their end."""
-    count, template = _MACROS[name]
-    arguments, end = _arguments(line, start, count)
-    if arguments is None or (name in _COLOURED and not _COLOUR.fullmatch(arguments[0])):
-        return None, start
-    if not isinstance(template, str):
-        return template(*arguments), end
-    return re.sub(r"#(\d)", lambda number: arguments[int(number[1]) - 1], template), end
+    after = start + line.startswith("*", start) if forms[0] else start
+    for form, template in zip(forms[::2], forms[1::2], strict=True):
+        found, end = arguments(line, after, str(form), may_be_bare=len(forms) == 2)
+        if found is None or (name in _COLOURED and not _COLOUR.fullmatch(found[0])):
+            continue
+        if not isinstance(template, str):
+            return template(*found), end
+        parts = re.split(r"#(\d)", template)
+        parts[1::2] = [found[int(number) - 1] for number in parts[1::2]]
+        return "".join(parts), end
+    return None, start
 
 
 def _space(found: re.Match[str]) -> str:
-    """A small space in ems, or none if it is negative; any other stays."""
-    try:
-        ems = float(found[1] or found[3]) * _EMS[found[2] or found[4]]
-    except ValueError:
-        return found[0]
+    """A small space in ems, or none if it is negative or upwards; any other stays."""
+    ems = _ems(found[1] or found[3], found[2] or found[4])
     if not -1 <= ems <= _MAX_SPACE:
         return found[0]
-    return rf"\hspace{{{round(ems, 2):g}em}}" if ems > 0 else " "
+    is_space = ems > 0 and not found[0].startswith(("\\raise", "\\lower"))
+    return rf"\hspace{{{round(ems, 2):g}em}}" if is_space else " "
 
 
-def _columns(found: re.Match[str]) -> str:
-    """The beginning of an array, without separators between its columns."""
-    return rf"\begin{{array}}{{{re.sub(r'[@!]{[^{}]*}', '', found[1])}}}"
+def _rule(found: re.Match[str]) -> str:
+    """A small rule in ems, or none if it is not seen; any other stays."""
+    width, height = _ems(found[1], found[2]), _ems(found[3], found[4])
+    if not (0 <= width <= _MAX_SPACE and 0 <= height <= _MAX_HEIGHT):
+        return found[0]
+    is_seen = width and height
+    return rf"\rule{{{round(width, 2):g}em}}{{{round(height, 2):g}em}}" if is_seen else " "
 
 
-def _arguments(line: str, start: int, count: int) -> tuple[list[str] | None, int]:
-    """The `count` arguments in braces from `start`, and their end."""
-    arguments = []
-    for _ in range(count):
-        brace = _OPENING.match(line, start)
-        stop = closing_brace(line, brace.end()) if brace else -1
-        if brace is None or stop < 0:
-            return None, start
-        arguments.append(line[brace.end() : stop])
-        start = stop + 1
-    return arguments, start
-
-
-def closing_brace(line: str, start: int) -> int:
-    """The position of the brace that closes the one before `start`; -1 if there is none."""
-    depth = 1
-    for brace in _BRACE.finditer(line, start):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return brace.start()
-    return -1
-
-
-_OPENING = re.compile(r"\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+def _ems(number: str, unit: str) -> float:
+    try:
+        return float(number) * _EMS[unit]
+    except ValueError:
+        return float("inf")

@@ -7,11 +7,11 @@ depth are read as code, so that the time grows linearly with the text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aiml_magic.show.formulas import CLOSERS, read_formulas
+from aiml_magic.show.formulas import CLOSERS, read_formula, read_formulas
 from aiml_magic.show.links import is_address, read_links
 from aiml_magic.text import plain
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
+
+    InlineRule = Callable[[StateInline, bool], bool]
 
 _UNCHANGED = ("text", "softbreak", "inline", "paragraph_open", "paragraph_close")
 # Bidirectional isolates: right-to-left text needs them, but in code they can deceive.
@@ -60,6 +62,7 @@ def tokens(text: str) -> list[Token]:
 def parser() -> MarkdownIt:
     """The parser of models' Markdown."""
     from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import emphasis
 
     # markdown-it drops blocks beyond maxNesting; a list takes two levels.
     reader = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_DEPTH + 2}).enable(
@@ -71,6 +74,7 @@ def parser() -> MarkdownIt:
     reader.block.ruler.at("reference", _reference, {"alt": []})
     reader.core.ruler.before("text_join", "signs", _plain_signs)
     reader.inline.ruler.before("autolink", "tag", _tag)
+    reader.inline.ruler.at("emphasis", _emphasis(emphasis.tokenize))
     read_links(reader)
     read_formulas(reader)
     _read_by_sign(reader)
@@ -171,6 +175,28 @@ def _line_of_words(state: StateBlock, first: int, _: int, silent: bool) -> bool:
     token.content = state.src[begin : state.eMarks[first]].strip()
     state.push("paragraph_close", "p", -1)
     return True
+
+
+def _emphasis(tokenize: InlineRule) -> InlineRule:
+    """The library's rule, but a formula beside the marks counts as a letter, not punctuation."""
+
+    def rule(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
+        count, tokens = len(state.delimiters), state.tokens
+        is_after = bool(tokens) and not state.pending and tokens[-1].type == "formula"
+        if not tokenize(state, silent):
+            return False
+        following = state.src[state.pos : state.pos + 1]
+        is_before = following in ("$", "\\") and (
+            read_formula(state.src, state.pos, state.posMax) is not None
+        )
+        if is_before or is_after:
+            for delimiter in state.delimiters[count:]:
+                if delimiter.marker == ord("*"):
+                    delimiter.open = delimiter.open or is_before
+                    delimiter.close = delimiter.close or is_after
+        return True
+
+    return rule
 
 
 _TAG = re.compile(r"<(?:(br) ?/?>\s*|(sub|sup)>)", re.IGNORECASE)

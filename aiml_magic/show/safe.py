@@ -19,7 +19,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiml_magic.show.parse import parser
+from aiml_magic.show.definitions import expand_definitions, is_defining
+from aiml_magic.show.parse import each, parser
 from aiml_magic.show.spans import begun, entities, entity, formula, inline, linked
 from aiml_magic.text import fence_for, plain, plain_line
 
@@ -56,6 +57,8 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
     and quotes is HTML.
     """
     tokens = parser().parse(plain(text))
+    if is_defining(text):
+        expand_definitions(each(tokens))
     writer = _Writer(tokens, is_for_page=is_for_page)
     return "\n\n".join(_apart(writer.blocks(at_margin=True)))
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 
-from aiml_magic.show.macros import REWRITTEN, closing_brace, expanded
+from aiml_magic.show.arguments import closing_brace
+from aiml_magic.show.environments import mended
+from aiml_magic.show.formulas import is_between_dollars
+from aiml_magic.show.macros import REWRITTEN, expanded
 
 _COMMANDS = frozenset(
     # letters
@@ -82,7 +85,12 @@ _COMMANDS = frozenset(
     "xhookleftarrow xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown "
     "xrightleftharpoons xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak "
     "overbracket underbracket brace brack hspace tiny small normalsize large Large LARGE huge "
-    "Huge S xlongequal xtofrom".split()
+    "Huge S xlongequal xtofrom scriptsize hdashline rule TeX LaTeX eqslantless eqslantgtr lessdot "
+    "gtrdot llless gggtr lesseqqgtr gtreqqless backepsilon nleqq ngeqq lvertneqq gvertneqq lnsim "
+    "gnsim lnapprox gnapprox precneqq succneqq precnsim succnsim precnapprox succnapprox "
+    "ntriangleleft ntriangleright ntrianglelefteq ntrianglerighteq nsubseteqq nsupseteqq "
+    "varsupsetneq varsubsetneqq varsupsetneqq Coloneq Eqqcolon Eqcolon colonapprox colonsim "
+    "Colonsim".split()
 )
 _ENVIRONMENTS = frozenset(
     "equation align aligned alignat alignedat gather gathered multline split cases rcases array "
@@ -102,9 +110,11 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
         line = _ROW_BRACKET.sub(r"\\\\ {}[", _ROW_SPACE.sub(r"\\\\ ", line))
     if not REWRITTEN.isdisjoint(_COMMAND.findall(line)):
         line = expanded(line).strip()
-    line = line.replace("``", "“").replace("`", "‘")
+    line = mended(line.rstrip("\\ ")).replace("``", "“").replace("`", "‘")
+    if not _is_balanced(_ESCAPE.sub("", line)):
+        return None
     has_bars = in_table and "|" in line
-    spelt = _spelt(line.rstrip("\\ "), _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
+    spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)
     if not spelt or (has_bars and "{array}" in line):  # where a bar may be a rule
         return None
     if not _ALLOWED.issuperset(_COMMAND.findall(spelt)) or not _is_known(spelt):
@@ -130,12 +140,10 @@ def _is_known(line: str) -> bool:
             return False
         if re.search(r"\\begin\{(?:sub)?array|\\begin\{alignat", _ARRAY.sub("", line)):
             return False
-    if len(_BACK.findall(line)) > _MAX_BACK or "\\hspace" in _SPACE.sub("", line):
-        return False
-    return _is_balanced(bare)
+    return len(_BACK.findall(line)) <= _MAX_BACK and not _UNBOUNDED.search(_SPACE.sub("", line))
 
 
-_PLAIN = re.compile(r"[\w +=,.()/-]+", re.ASCII)
+_PLAIN = re.compile(r"(?:[^\W_]|[ +=,.()/-]|_[^\W_](?!_))+", re.ASCII)
 _PERCENT = re.compile(r"(?<=\d)%(?=\s*(?:$|[^\sA-Za-z]))")  # no comment begins behind a number
 _COMMENT = re.compile(r"(?<!\\)%.*")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -143,62 +151,100 @@ _ESCAPE = re.compile(r"\\.", re.DOTALL)
 _LENGTH = r"\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\]"  # behind the end of a row
 _ROW_SPACE = re.compile(rf"(?<!\\)\\\\ ?{_LENGTH} ?")
 _ROW_BRACKET = re.compile(rf"(?<!\\)\\\\ (?!{_LENGTH})\[")
-_SPACE = re.compile(r"\\hspace\{(?:\d(?:\.\d{1,2})?|10)em\}")
+_SPACE = re.compile(
+    r"\\(?:hspace\{(?:\d(?:\.\d{1,2})?|10)em|rule\{(?:\d(?:\.\d{1,2})?|10)em\}\{[0-3](?:\.\d{1,2})?em)\}"
+)
+_UNBOUNDED = re.compile(r"\\(?:hspace|rule)(?![A-Za-z])")
 _ARRAY = re.compile(r"\\begin\{(?:(?:array|subarray)\}\{[lcr|: ]*|alignat(?:ed)?\*?\}\{\d)\}")
 _ROW_BRACE = re.compile(r"(?<!\\)((?:\\\\)+)(?=[{}])")  # which JupyterLab takes for an escaped one
 _BACK = re.compile(r"\\(?:!|neg[a-z]+space)")
 _MAX_BACK = 20  # spaces to the left: more could cover what is there
-_SPELLINGS = {"<": r"\lt", ">": r"\gt"}
+_SPELLINGS = {"<": r"\lt", ">": r"\gt", r"\>": r"\:", r"\/": "", r"\-": ""}
 _SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
-_SPELT = re.compile(r"[<>|$]|\\\(|\\text[a-z]*\s*\{[^{}]*_")
-_UNDERSCORE = re.compile(r"(?<!\\)_")
+_SPELT = re.compile(r"[<>|$]|\\[(>/-]|\\(?:text[a-z]*|fbox)\s*\{[^{}]*[_^&#\\]")
 # Currencies, phonetic letters, symbols of control characters: MathJax 3 fails at them in formulas.
 _ONLY_IN_WORDS = re.compile(
     r"(\\text[a-z]*\s*\{[^{}]*\})|"
     "[\u0250-\u02af\u1a20-\u1aaf\u20a0-\u20ff\u2400-\u245f\u2de0-\u2dff\u2fe0-\u2fef\ua4a0-\ua4cf"
     "\ue000-\uf8ff\U0001d260-\U0001d35f\U0001d380-\U0001d3ff\U0001d800-\U0001deff\U0001fa00-\U0010ffff]+"
 )
-_WORDS = re.compile(r"(?<!\\)\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{")
-_NESTED = re.compile(r"(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)")  # a formula within words
-_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*[<>|$]")
+_WORDS = r"\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{"
+_SIGN = re.compile(rf"\\\\|(?P<words>{_WORDS})|\\.|[<>|]")
+_GROUPS = r"(?:\{(?:[^{}]|\{[^{}]*\})*\})*"
+# What words may hold beside letters; commands of mathematics stand between words.
+_IN_WORDS = re.compile(
+    rf"\\\\|(?P<words>{_WORDS})|\$(?P<formula>(?:[^$\\]|\\.)+)\$|\\\((?P<other>.+?)\\\)"
+    r"|\\(?:text(?:rm|bf|it|tt|sf|up|normal)|q?quad|enspace|thinspace|d?dagger|S)(?![A-Za-z])|\\[^A-Za-z]"
+    r"|\\(?:rm|bf|it|sf|tt|tiny|scriptsize|small|normalsize|large|Large|LARGE|huge|Huge|hspace)(?![A-Za-z])"
+    rf"|(?P<command>\\[A-Za-z]+{_GROUPS}(?:[_^](?:\{{[^{{}}]*\}}|\\?\w))*)"
+    rf"|(?P<script>\^(?:\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}|[\w+*-])|(?<![A-Za-z]{{3}})(?<=[A-Za-z)])_(?:\{{[^{{}}]*\}}|\d(?!\d)))"
+    r"|(?P<sign>[<>|&#_$])|(?P<brace>\{)"
+)
 
 
 def _spelt(line: str, spellings: dict[str, str]) -> str | None:
     """A formula with these characters as commands; `None` if they are in words with braces."""
-
-    def spell(text: str, before: str = "", after: str = " ") -> str:
-        return re.sub(
-            r"\\.|[<>|]",
-            lambda sign: f"{before}{name}{after}" if (name := spellings.get(sign[0])) else sign[0],
-            text,
-        )
-
-    def spell_in_words(opening: str, words: str) -> str | None:
-        parts = _NESTED.split(words)  # words, and the two groups of a formula, by turns
-        spelt = [spell(_UNDERSCORE.sub(r"\\_", part), "}{", "}" + opening) for part in parts[::3]]
-        if spelt == [words]:
-            return f"{opening}{words}}}"
-        if any("{" in part for part in parts[::3]):
-            return None
-        within = (spell(one or other) for one, other in zip(parts[1::3], parts[2::3], strict=True))
-        joints = [f"}}{{{formula}}}{opening}" for formula in within]
-        written = "".join(map(str.__add__, spelt, [*joints, ""]))
-        return f"{{{opening}{written}}}}}"
-
     if not _SPELT.search(line):
         return line
-    if _TAG.search(line):
-        return None
     text, end = "", 0
-    for words in _WORDS.finditer(line):
-        if words.start() < end:
-            continue
-        stop = closing_brace(line, words.end())
-        written = spell_in_words(words[0], line[words.end() : stop])
-        if stop < 0 or written is None:
+    while found := _SIGN.search(line, end):
+        written, stop = spellings.get(found[0]), found.end()
+        if found["words"]:
+            stop = closing_brace(line, found.end()) + 1
+            written = _spelt_words(found[0], line[found.end() : stop - 1], spellings)
+            if written is None:
+                return None
+        elif written is not None:
+            written += " "
+        text += line[end : found.start()] + (found[0] if written is None else written)
+        end = stop
+    return (text + line[end:]).rstrip()
+
+
+def _spelt_words(opening: str, words: str, spellings: dict[str, str]) -> str | None:
+    """Words, and between them the formulas, signs and commands of mathematics that they hold."""
+    text, end, has_braces, is_split = opening, 0, False, False
+    while found := _IN_WORDS.search(words, end):
+        text += words[end : found.start()]
+        piece = _piece(found, words, spellings)
+        if piece is None:
             return None
-        text, end = text + spell(line[end : words.start()]) + written, stop + 1
-    return (text + spell(line[end:])).rstrip()
+        written, is_between, end = piece
+        if is_between:
+            joint = "{}" if found["script"] else "{{{}}}"
+            text += f"}}{joint.format(written)}{opening}"
+        else:
+            text += written
+        is_split, has_braces = is_split or is_between, has_braces or bool(found["brace"])
+    if is_split and has_braces:
+        return None
+    text += f"{words[end:]}}}"
+    return f"{{{text}}}" if is_split else text
+
+
+def _piece(
+    found: re.Match[str], words: str, spellings: dict[str, str]
+) -> tuple[str, bool, int] | None:
+    """What is written for a part of words, whether it stands between words, and its end."""
+    stop = found.end()
+    if found["words"]:
+        stop = closing_brace(words, found.end())
+        inside = words[found.end() : stop]
+        if stop < 0 or (spelt := _spelt_words(found[0], inside, spellings)) is None:
+            return None
+        if spelt != f"{found[0]}{inside}}}" or found[0].startswith(r"\fbox"):
+            return spelt, True, stop + 1
+        is_only_text = found[0].startswith((r"\text{", r"\text {"))
+        return inside if is_only_text else spelt, False, stop + 1
+    if formula := found["formula"] or found["other"]:
+        if found["formula"] and not is_between_dollars(formula, words[stop : stop + 1]):
+            return r"\$", False, found.start() + 1
+        spelt = _spelt(formula, spellings)
+        return None if spelt is None else (spelt, True, stop)
+    if found["sign"] and found[0] not in spellings:
+        return found[0] if found[0] in "<>|" else "\\" + found[0], False, stop
+    is_between = bool(found["command"] or found["script"] or found["sign"])
+    return spellings.get(found[0], found[0]), is_between, stop
 
 
 def _is_balanced(bare: str) -> bool:

@@ -561,7 +561,7 @@ def test_values_of_many_lines():
         ("$\\text{p < 0.05}$", "${\\text{p }{\\lt}\\text{ 0.05}}$"), ("$\\textbf {a>b}<c$", "${\\textbf {a}{\\gt}\\textbf {b}}\\lt c$"),
         ("$$\\begin{aligned} a \\\\[4pt] b \\\\ [-.5 em]\n c \\end{aligned}$$", "$$\\begin{aligned} a \\\\ b \\\\ c \\end{aligned}$$"),
         ("$a \\\\[1pt][2pt] b$", None), ("$a \\\\[x] b$", None), ("$a \\\\\\[4pt] b$", None), ("$a \\lesssim b \\gtrsim c$", "$a \\lesssim b \\gtrsim c$"),
-        ("$a\\\\text{b<c}$", "$a\\\\text{b\\lt c}$"), ("$\\text{a {<b}}$", None), ("$\\text{a}\\frac{1}{|x| < 2}$", "$\\text{a}\\frac{1}{|x| \\lt  2}$"), ("$\\tag{<}$", None),
+        ("$a\\\\text{b<c}$", "a\\\\text{b\\lt c}"), ("$\\text{a {<b}}$", None), ("$\\text{a}\\frac{1}{|x| < 2}$", "$\\text{a}\\frac{1}{|x| \\lt  2}$"), ("$\\tag{<}$", "({\\text{}{\\lt}\\text{}})"),
     ],
 )  # fmt: skip
 def test_mathematics(text, formula):

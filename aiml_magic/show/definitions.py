@@ -1,0 +1,83 @@
+"""The macros that a model defines in its formulas, expanded there: no definition is left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from aiml_magic.show.arguments import closing_brace
+from aiml_magic.show.macros import Template, expand
+from aiml_magic.show.typeset import typeset
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+_NAME = r"\s*\{?\s*\\([A-Za-z]+)\s*\}?\s*"
+_DEFINITION = re.compile(
+    rf"\\(?:(?:re|provide)?newcommand\*?{_NAME}(?:\[(\d)\]\s*)?(?:\[([^\[\]]*)\]\s*)?\{{"
+    r"|[gex]?def\s*\\([A-Za-z]+)\s*((?:#\d)*)\s*\{"
+    rf"|DeclareMathOperator(\*?){_NAME}\{{|(let)\s*\\([A-Za-z]+)\s*=?\s*(\\[A-Za-z]+|\S))"
+)
+_REQUIRED = re.compile(r"\\require\s*\{[\w-]*\}")  # an extension, which is there or not needed
+_MAX_BODY, _MAX_MACROS = 1000, 200  # characters; macros of an answer
+_MAX_GROWTH = 50_000  # characters by which the formulas of an answer grow
+
+
+def is_defining(text: str) -> bool:
+    """Whether a text may define macros."""
+    return _DEFINITION.search(text) is not None or _REQUIRED.search(text) is not None
+
+
+def expand_definitions(tokens: Iterable[Token]) -> None:
+    """Expands the macros that formulas define, in these and all after them.
+
+    A formula that could then not be typeset stays as it was, and one of definitions alone is empty.
+    """
+    macros: dict[str, tuple[Template, ...]] = {}
+    growth = 0
+    for token in tokens:
+        if token.type not in ("formula", "formula_block"):
+            continue
+        content = expand(_without_definitions(token.content, macros), macros).strip()
+        growth += max(0, len(content) - len(token.content))
+        if growth > _MAX_GROWTH:
+            return
+        if not content:
+            token.type, token.content = "text", ""
+        elif content != token.content and typeset(content) is not None:
+            token.content = content
+
+
+def _without_definitions(content: str, macros: dict[str, tuple[Template, ...]]) -> str:
+    """The formula without its definitions, which are put into `macros`."""
+    content = _REQUIRED.sub("", content)
+    text, end = "", 0
+    for found in _DEFINITION.finditer(content):
+        if found.start() < end:
+            continue
+        name = found[1] or found[4] or found[7] or found[9]
+        if found[8]:
+            body, stop = found[10], found.end() - 1
+        else:
+            stop = closing_brace(content, found.end())
+            body = content[found.end() : stop]
+        if stop < 0 or len(macros) > _MAX_MACROS:
+            break
+        if found[7]:
+            body = rf"\operatorname{found[6]}{{{body}}}"
+        body = expand(body, macros)
+        count = int(found[2] or 0) if found[1] else len(found[5] or "") // 2
+        numbers = {int(number) for number in re.findall(r"#(\d)", body)}
+        if len(body) > _MAX_BODY or not numbers <= {*range(1, count + 1)}:
+            break
+        macros[name] = _forms(body, count, found[3])
+        text, end = text + content[end : found.start()], stop + 1
+    return text + content[end:]
+
+
+def _forms(body: str, count: int, default: str | None) -> tuple[Template, ...]:
+    if default is None or not count:
+        return "{}" * count, body
+    rest = re.sub(r"#(\d)", lambda one: f"#{int(one[1]) - 1}" if one[1] != "1" else default, body)
+    return "[]" + "{}" * (count - 1), body, "{}" * (count - 1), rest
