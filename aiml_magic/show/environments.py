@@ -92,7 +92,7 @@ def _vertical(arrow: re.Match[str]) -> str:
 
 
 _STRUCTURE = re.compile(
-    r"\\(?:begin|end)\s*\{[^{}]*\}|\\(?:left|right)(?![A-Za-z])|\\tag\*?\s*\{|\\\\|\\.|[&{}]"
+    r"\\(?:begin|end)\s*\{[^{}]*\}|\\(?:left|right|middle)(?![A-Za-z])|\\tag\*?\s*\{|\\\\|\\.|[&{}]"
 )
 _PAIR = re.compile(r"\\(?:left|right)\s*\.|\\(?:left|right|middle)(?![A-Za-z])")
 _SCRIPT = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[A-Za-z]+(?!\s*[\{A-Za-z])|[^\s{}\\])"
@@ -108,7 +108,7 @@ def mended(line: str) -> str:
     """The formula with rows in an environment, and with pairs, tags and scripts that are valid."""
     if "&" in line or r"\\" in line:
         line = _in_rows(line)
-    if (r"\left" in line or r"\right" in line) and not _is_paired(line):
+    if any(name in line for name in (r"\left", r"\right", r"\middle")) and not _is_paired(line):
         line = _PAIR.sub("", line)
     if r"\tag" in line:
         line = _with_valid_tags(line)
@@ -142,7 +142,7 @@ def _is_paired(line: str) -> bool:
             opening = around.pop() if around else ""
             if (opening == r"\left") != (sign == r"\right"):
                 return False
-        elif sign == "&" and around and around[-1] == r"\left":
+        elif sign in ("&", r"\middle") and (sign == "&") == (around[-1:] == [r"\left"]):
             return False
     return r"\left" not in around
 

@@ -67,9 +67,11 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
     if source[end:].partition("\n")[0].strip():
         return False
     count = source.count("\n", 0, end) + 1
-    if numbers[count - 1] >= first + count and any(map(_is_prose, lines[:count])):
+    is_lazy = silent and _is_lazy(state, first)
+    has_blanks = numbers[count - 1] >= first + count
+    if is_lazy and not any(map(_BLOCK.match, lines[1:count])):
         return False
-    if silent and _is_lazy(state, first) and not any(map(_BLOCK.match, lines[1:count])):
+    if (is_lazy or has_blanks) and any(map(_is_prose, lines[:count])):
         return False
     if not silent:
         token = state.push("formula_block", "", 0)
@@ -208,11 +210,10 @@ def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
 
 
 # Between two marks that are spoken of, as in "$ and $".
-_BETWEEN = re.compile(r"\s*(?:\.{2,}|…)\s*|\s+(?:and|or|to|und|oder|et|ou|или|和|与|或)\s+")
+_BETWEEN = re.compile(r"\s*(?:\.{2,}|…)\s*|\s+(?:and|or|to|und|et|ou|или|和|与|或)\s+")
 _OPENER = re.compile(r"\$\$?|\\[(\[]")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # the beginning of another kind of block
-_VISIBLE = re.compile(r"[\x21-\x7e]|[^\W_]")
 _MONEY = re.compile(
     r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[;!?.]\s|[.,]?\s*[^\x00-\u024f])|.*[,;]\s*[A-Z]{1,2}$"
 )
@@ -223,10 +224,12 @@ _FUNCTIONS = re.compile(
 _QUANTITY = re.compile(
     r"\d(?:[\d.,]*\d)?\s(?!(?:US|CA|AU|NZ|HK|SG|NT)D?)[A-Za-zµ]{1,4}(?:[\^/]\S+)?"
 )
-_SENTENCE = re.compile(r"[.,;:!?)]\s")  # how one goes on, as in "US$, 6 US$"
+_SENTENCE = re.compile(
+    r"[.,;:!?)]\s|[，。；：、！？）」』】》”]"
+)  # how one goes on, as in "US$, 6 US$"
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
 _WORDS = re.compile(r"\\text[a-z]*\s*\{[^{}]*\}")
-_OTHER = re.compile(r"`|\\[(\[]")  # code, or another formula
+_OTHER = re.compile(r"`|(?<!\\)\\[(\[]")  # code, or another formula
 _WORD = re.compile(r"[^\W\d_]{2}")
 _LONG_WORD = re.compile(r"[^\W\d_]{3}")
 _PROSE = re.compile(r"[^\W\d_]{2,}[,;]? +[^\W\d_]{2,}")
@@ -237,12 +240,16 @@ _TEX = re.compile(r"\\[A-Za-z]|[\^_=]")
 def _is_between_prices(content: str) -> bool:
     """Whether the content is words, as in "$$ is cheap, $$ is not"."""
     is_spaced = content[0] == " " and "\n" not in content
-    return is_spaced and not _TEX.search(content) and _WORD.search(content) is not None
+    return is_spaced and not _TEX.search(content) and _is_prose(_FUNCTIONS.sub("", content))
+
+
+def _is_visible(sign: str) -> bool:
+    return sign.isprintable() and not sign.isspace()
 
 
 def is_between_dollars(content: str, after: str) -> bool:
     """Whether the content is a formula as in `$x$`, not words as in "$5 and $6"."""
-    if after.isdigit() or _VISIBLE.search(content) is None:
+    if after.isdigit() or not any(map(_is_visible, content)):
         return False
     if _OTHER.search(content) and _OTHER.search(_WORDS.sub("", content)):
         return False

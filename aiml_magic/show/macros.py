@@ -59,18 +59,18 @@ _WRITTEN = r"""
     rrbracket ]\!]  iddots ⋰  oiint ∯  oiiint ∰  lightning ↯  bigtimes \mathop{\times}
     idotsint \int\cdots\int  iiiint \iint\!\!\iint  hdots \ldots  mathellipsis \ldots
     indep \perp\!\!\!\perp  independent \perp\!\!\!\perp  eps \varepsilon  half \tfrac{1}{2}
-    cross \times  vdot \cdot  laplacian \nabla^{2}  divergence \nabla\cdot  variation \delta
+    real \Re  imaginary \Im  cross \times  vdot \cdot  laplacian \nabla^{2}  divergence \nabla\cdot
+    variation \delta
     principalvalue \mathcal{P}  standardstate \ominus  underbar \underline  nicefrac \tfrac
     sfrac \tfrac  xfrac \tfrac  textfrac \tfrac  operatornamewithlimits \operatorname*
     centernot \not  dd \mathrm{d}  qc ,\quad
 """
 _ONE = ("{}", "{#1}")
-_SECOND = ("{}{}", "{#2}")
 _ARC = ("{}", r"\overset{\frown}{#1}")
-_BRA_KET = ("{}{}", r"\lvert #1\rangle\langle #2\rvert")
-_INNER = ("{}{}", r"\langle #1\vert #2\rangle")
-_VALUE = ("{}{}", r"\langle #2\vert #1\vert #2\rangle", "{}", r"\langle #1\rangle")
-_ELEMENT = ("{}{}{}", r"\langle #1\vert #2\vert #3\rangle")
+_BRA_KET = ("{}{}", r"\lvert#1\rangle\langle#2\rvert")
+_INNER = ("{}{}", r"\langle#1\vert#2\rangle")
+_VALUE = ("{}{}", r"\langle#2\vert#1\vert#2\rangle", "{}", r"\langle#1\rangle")
+_ELEMENT = ("{}{}{}", r"\langle#1\vert#2\vert#3\rangle")
 Template = str | Callable[..., str | None]
 
 
@@ -156,7 +156,6 @@ _MACROS: dict[str, tuple[Template, ...]] = {
         "vcenter ensuremath llap rlap clap mathllap mathrlap mathclap cramped mathmbox hl".split(),
         _ONE,
     ),
-    **dict.fromkeys("class cssId style htmlClass htmlId htmlStyle htmlData".split(), _SECOND),
     **dict.fromkeys("overparen wideparen overarc overgroup".split(), _ARC),
     **dict.fromkeys("ketbra dyad op outerproduct".split(), _BRA_KET),
     **dict.fromkeys("comm commutator".split(), ("{}{}", "[#1,#2]")),
@@ -171,7 +170,7 @@ _MACROS: dict[str, tuple[Template, ...]] = {
     "fcolorbox": ("{}{}{}", r"\fbox{#3}"), "framebox": ("{}", r"\fbox{#1}"),
     "definecolor": ("{}{}{}", ""), "bbox": ("[]{}", "{#2}", *_ONE), "ding": ("{}", _dingbat),
     "smash": ("[]{}", "{#2}", *_ONE), "smashoperator": ("[]{}", "#2", "{}", "#1"),
-    "raisebox": ("{}{}", r"\text{#2}"), "mathtip": ("{}{}", "{#1}"), "texttip": ("{}{}", "{#1}"),
+    "raisebox": ("{}{}", r"\text{#2}"),
     "mathbfcal": ("{}", r"\boldsymbol{\mathcal{#1}}"), "slashed": ("{}", r"\not{#1}"),
     "sout": ("{}", r"\cancel{\text{#1}}"), "flatfrac": ("{}{}", "{#1}/{#2}"),
     "genfrac": ("{}{}{}{}{}{}", _generalized_fraction, "(){}{}{}{}", _in_parentheses),
@@ -187,24 +186,24 @@ _MACROS: dict[str, tuple[Template, ...]] = {
     "pmatrix": ("{}", r"\begin{pmatrix}#1\end{pmatrix}"),
     "eqalign": ("{}", r"\begin{aligned}#1\end{aligned}"),
     "displaylines": ("{}", r"\begin{gathered}#1\end{gathered}"),
-    "abs": ("{}", r"\lvert #1\rvert"), "norm": ("{}", r"\lVert #1\rVert"),
+    "abs": ("{}", r"\lvert#1\rvert"), "norm": ("{}", r"\lVert#1\rVert"),
     "ref": ("{}", r"\text{#1}"), "eqref": ("{}", r"(\text{#1})"), "cite": ("{}", r"[\text{#1}]"),
     "textsuperscript": ("{}", r"^{\text{#1}}"), "textsubscript": ("{}", r"_{\text{#1}}"),
     "dd": ("[]{}", r"\mathrm{d}^{#1}{#2}", "", r"\mathrm{d}"), "vb": ("{}", r"\mathbf{#1}"),
     "va": ("{}", r"\vec{\mathbf{#1}}"), "vu": ("{}", r"\hat{\mathbf{#1}}"),
     "dv": ("[]{}{}", r"\frac{\mathrm{d}^{#1}#2}{\mathrm{d}#3^{#1}}",
            "{}{}", r"\frac{\mathrm{d}#1}{\mathrm{d}#2}", "{}", r"\frac{\mathrm{d}}{\mathrm{d}#1}"),
-    "pdv": ("[]{}{}", r"\frac{\partial^{#1}#2}{\partial #3^{#1}}",
-            "{}{}{}", r"\frac{\partial^{2}#1}{\partial #2\,\partial #3}",
-            "{}{}", r"\frac{\partial #1}{\partial #2}", "{}", r"\frac{\partial}{\partial #1}"),
-    "fdv": ("{}{}", r"\frac{\delta #1}{\delta #2}", "{}", r"\frac{\delta}{\delta #1}"),
-    "order": ("{}", r"\mathcal{O}(#1)"), "braket": (*_INNER, "{}", r"\langle #1\rangle"),
+    "pdv": ("[]{}{}", r"\frac{\partial^{#1}#2}{\partial#3^{#1}}",
+            "{}{}{}", r"\frac{\partial^{2}#1}{\partial#2\,\partial#3}",
+            "{}{}", r"\frac{\partial#1}{\partial#2}", "{}", r"\frac{\partial}{\partial#1}"),
+    "fdv": ("{}{}", r"\frac{\delta#1}{\delta#2}", "{}", r"\frac{\delta}{\delta#1}"),
+    "order": ("{}", r"\mathcal{O}(#1)"), "braket": (*_INNER, "{}", r"\langle#1\rangle"),
     "ip": _INNER, "innerproduct": _INNER, "expval": _VALUE, "ev": _VALUE,
-    "vev": ("{}", r"\langle #1\rangle"), "mel": _ELEMENT, "matrixel": _ELEMENT,
+    "vev": ("{}", r"\langle#1\rangle"), "mel": _ELEMENT, "matrixel": _ELEMENT,
     "qty": ("{}{}", _quantity, "{}", r"\left\{#1\right\}", "()", r"\left(#1\right)",
             "[]", r"\left[#1\right]"),
     "pqty": ("{}", r"\left(#1\right)"), "bqty": ("{}", r"\left[#1\right]"),
-    "Bqty": ("{}", r"\left\{#1\right\}"), "vqty": ("{}", r"\left\vert #1\right\vert "),
+    "Bqty": ("{}", r"\left\{#1\right\}"), "vqty": ("{}", r"\left\vert#1\right\vert "),
     "mqty": ("{}", r"\begin{matrix}#1\end{matrix}", "()", r"\begin{pmatrix}#1\end{pmatrix}",
              "[]", r"\begin{bmatrix}#1\end{bmatrix}"),
     "pmqty": ("{}", r"\begin{pmatrix}#1\end{pmatrix}"),
@@ -217,11 +216,15 @@ _MACROS: dict[str, tuple[Template, ...]] = {
     "shortintertext": ("{}", r"\text{#1}\\ "), "ce": ("{}", chemistry.reaction),
     "pu": ("{}", chemistry.quantity),
 }  # fmt: skip
-_COLOURED, _COLOUR = ("color", "textcolor", "colorbox"), re.compile(r"[\w#!.,-]{1,30}")
+# What the first argument of a macro may be that is dropped.
+_COLOUR, _BOX = re.compile(r"[\w#!.,-]{1,30}"), re.compile(r"[\w#!.,: -]{0,40}")
+_DROPPED_FIRST = {("color", "{}"): _COLOUR, ("textcolor", "{}{}"): _COLOUR,
+                  ("colorbox", "{}{}"): _COLOUR, ("bbox", "[]{}"): _BOX}  # fmt: skip
 REWRITTEN = frozenset(
     [*_MACROS, *"begin hspace mspace hskip mskip kern mkern raise lower rule".split()]
 )
 _TOKEN = re.compile(r"\\(?:([A-Za-z]+|1)|.)", re.DOTALL)
+_ENDS_IN_NAME = re.compile(r"\\[A-Za-z]+$")
 _MAX_EXPANDED = 10_000  # characters
 _LENGTH = r"(-?[\d.]{1,5})\s*(mu|pt|px|mm|ex|em|cm|in)"
 _SPACE = re.compile(
@@ -245,7 +248,7 @@ def expand(line: str, macros: Mapping[str, tuple[Template, ...]]) -> str:
         if found[1] in macros and len(line) < _MAX_EXPANDED:
             written, end = _written(found[1], macros[found[1]], line, found.end())
             if written is not None:
-                ends_in_name = re.search(r"\\[A-Za-z]+$", written) and line[end : end + 1].isalpha()
+                ends_in_name = _ENDS_IN_NAME.search(written) and line[end : end + 1].isalpha()
                 line = f"{line[: found.start()]}{written}{' ' if ends_in_name else ''}{line[end:]}"
     return line
 
@@ -257,12 +260,17 @@ def _written(
     after = start + line.startswith("*", start) if forms[0] else start
     for form, template in zip(forms[::2], forms[1::2], strict=True):
         found, end = arguments(line, after, str(form), may_be_bare=len(forms) == 2)
-        if found is None or (name in _COLOURED and not _COLOUR.fullmatch(found[0])):
+        if found is None:
             continue
+        if (one := _DROPPED_FIRST.get((name, str(form)))) and not one.fullmatch(found[0]):
+            return None, start
         if not isinstance(template, str):
             return template(*found), end
         parts = re.split(r"#(\d)", template)
-        parts[1::2] = [found[int(number) - 1] for number in parts[1::2]]
+        for number in range(1, len(parts), 2):
+            parts[number] = found[int(parts[number]) - 1]
+            if parts[number][:1].isalpha() and _ENDS_IN_NAME.search(parts[number - 1]):
+                parts[number - 1] += " "
         return "".join(parts), end
     return None, start
 

@@ -28,6 +28,7 @@ _UNCHANGED = ("text", "softbreak", "inline", "paragraph_open", "paragraph_close"
 # Bidirectional isolates: right-to-left text needs them, but in code they can deceive.
 _ISOLATES = dict.fromkeys(range(0x2066, 0x206A), "\ufffd")
 _CODE = ("code_inline", "code_block", "fence", "formula", "formula_block")
+_MAX_LABELS = 6  # levels of links and pictures in one another
 MAX_DEPTH = 40  # levels of nested quotes and lists, where a list counts twice
 
 
@@ -90,10 +91,27 @@ _BY_SIGN = {
 }  # fmt: skip
 
 
+def _shallow(rule: InlineRule) -> InlineRule:
+    """The rule for a link or picture; labels too deep in one another end the search for a link.
+
+    Each level costs the time of the whole rule, at each opening bracket.
+    """
+
+    def shallow(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
+        if silent and state.level > _MAX_LABELS:
+            state.pos = state.posMax
+            return True
+        return rule(state, silent)
+
+    return shallow
+
+
 def _read_by_sign(reader: MarkdownIt) -> None:
     """Has the parser try only the rules for a character: this takes a third of the time."""
     ruler = reader.inline.ruler
     known = dict(zip(ruler.get_active_rules(), ruler.getRules(""), strict=True))
+    for name in ("link", "image"):
+        known[name] = _shallow(known[name])
     by_sign = {sign: [known[name] for name in names] for sign, names in _BY_SIGN.items()}
     words = [known["text"]]
 

@@ -34,8 +34,8 @@ from aiml_magic.show.typeset import typeset
         ("1. Speed:\n\\[\nv\n\\]\nwith s\n2. Force:", "1. Speed:\n   $$v$$\n   with s\n2. Force:"),
         ("$n$th, 2$\\pi$, 函数$f$在", "$n$&#116;h, &#50;$\\pi$, 函数$f$在"), ("$x\\tag{1}$", "$$x\\tag{1}$$"),
         ("$\\newcommand{\\R}[1][n]{\\mathbb{R}^{#1}} x$, $\\R, \\R[m]$", "$x$, $\\mathbb{R}^{n}, \\mathbb{R}^{m}$"), ("$\\DeclareMathOperator*{\\amx}{a\\,b}$$\\amx_x$", "$\\operatorname*{a\\,b}_x$"), ("$\\def\\p#1{#1^2}\\p{x}$ $\\let\\q=\\alpha\\q$", "$x^2$ $\\alpha$"),
-        ("$\\def\\x{\\x\\x}\\x$", "<code>&#36;&#92;def&#92;x&#123;&#92;x&#92;x&#125;&#92;x&#36;</code>"), ("$\\require{cancel}$ $\\require{a}\\cancel{x}$", "$\\cancel{x}$"),
-        ("$2 sin x$, $3 log n$", "$2 sin x$, $3 log n$"), ("は**$x$で**最小", "&#12399;**$x$で**最小"), ("**答$x$**即", "**答$x$**&#21363;"),
+        ("$\\def\\x{\\x\\x}\\x$", "<code>&#36;&#92;def&#92;x&#123;&#92;x&#92;x&#125;&#92;x&#36;</code>"), ("$\\newcommand{\\nrm}[1]{\\lVert#1\\rVert}\\nrm{x}$", "$\\lVert x\\rVert$"), ("$\\require{cancel}$ $\\require{a}\\cancel{x}$", "$\\cancel{x}$"),
+        ("$2 sin x$, $3 log n$ $$ ABC $$ $∞$", "$2 sin x$, $3 log n$ $$ABC$$ $∞$"), ("$x \\\\[1em] y$", "$\\begin{gathered} x \\\\ y \\end{gathered}$"), ("は**$x$で**最小", "&#12399;**$x$で**最小"), ("**答$x$**即", "**答$x$**&#21363;"),
         ("$$\n\na\n\n$$\n\nb", "$$a$$\n\nb"), ("- \\[\n  a\n\n  b\n  \\]", "- $$a b$$"),
         ("So \\alpha + \\beta in C:\\Users\\new", "So \\alpha + \\beta in C:\\Users\\new"), ("\\ a \\- b", "&#92; a - b"),
     ],
@@ -49,7 +49,7 @@ def test_formulas_as_they_were_meant(text, shown):
     "text",
     [
         "$5", "$5 and $6", "$40 million", "$5 (or US$)", "US$5, CA$x", "花了$5，他付$x", "$5 a day, US$", "$ 5 and $ 6", "$ HOME = $ PATH", "$5 CA$, US$6", "$5/$10 or $6+$7", "$5 (or $6), $7 (or $8)",
-        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$x$2", "in C$. Then US$", "$HOME/bin:$PATH", "$5-10, R$ 5", "$...$ or $$...$$", "$$\n\nWe see that it is so.\n\n$$", "\\( and \\)", "\\unicode[x]{65}", "$\\href{x}{y}$", "$\\def\\x{\\href{x}{y}}$",
+        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$x$2", "in C$. Then US$", "100US$，200HK$", "$$ is cheap, $$ is not", "$HOME/bin:$PATH", "$5-10, R$ 5", "$...$ or $$...$$", "$$\n\nWe see that it is so.\n\n$$", "\\( and \\)", "\\unicode[x]{65}", "$\\href{x}{y}$", "$\\def\\x{\\href{x}{y}}$",
     ],
 )  # fmt: skip
 def test_dollars_that_are_text(text):
@@ -181,7 +181,7 @@ def test_tags_that_only_place_text(text, shown):
         ("\\ce{Ag+(aq) + CuSO4.5H2O}", "\\mathrm{Ag}^{+}(\\mathrm{aq}) + \\mathrm{CuSO}_{4}{\\cdot}5\\,\\mathrm{H}_{2}\\mathrm{O}"), ("\\ce{A ->C[{H+}] \\frac12 B\\bond{=}C^.}", "\\mathrm{A} \\xrightarrow{{\\mathrm{H}^{+}}} \\frac12 \\mathrm{B}{=}\\mathrm{C}^{\\bullet}"),
         ("\\SI{9.8}{\\meter\\per\\second\\squared}", "{9.8}\\,\\mathrm{m}\\,\\mathrm{s}^{-2}"), ("\\qty{3}{\\kilo\\gram}\\qty(x)", "{3}\\,\\mathrm{kg}\\left(x\\right)"), ("\\SI{5}{\\href}", None),
         ("\\dv{x} \\pdv{f}{x}{y}", "\\frac{\\mathrm{d}}{\\mathrm{d}x} \\frac{\\partial^{2}f}{\\partial x\\,\\partial y}"), ("\\pdv[2]{f}{x} g", "\\frac{\\partial^{2}f}{\\partial x^{2}} g"), ("\\abs*{x}\\norm x", "\\lvert x\\rvert\\lVert x\\rVert"),
-        ("\\sideset{}{'}\\sum_n", "\\mathop{{}{\\sum}'}_n"), ("\\genfrac{[}{]}{0pt}{}{n}{k}", "{\\left[{n \\atop k}\\right]}"), ("\\genfrac{}{}{9em}{}{n}{k}", None), ("\\rlap{x}\\class{a}{y}", "{x}{y}"), ("\\rule{1cm}{1pt}\\rule{0pt}{1em}", "\\rule{2.8em}{0.1em}"), ("\\rule{0pt}{9em}", None),
+        ("\\sideset{}{'}\\sum_n", "\\mathop{{}{\\sum}'}_n"), ("\\genfrac{[}{]}{0pt}{}{n}{k}", "{\\left[{n \\atop k}\\right]}"), ("\\genfrac{}{}{9em}{}{n}{k}", None), ("\\rlap{x}\\bbox[2px,red]{y}", "{x}{y}"), ("\\class{a}{x}", None), ("\\bbox[url(x)]{y}", None), ("\\rule{1cm}{1pt}\\rule{0pt}{1em}", "\\rule{2.8em}{0.1em}"), ("\\rule{0pt}{9em}", None),
         ("\\tg x + \\KL", "\\operatorname{tg} x + \\operatorname{KL}"), ("\\unicode{x2603}\\textcircled{3}", "☃③"), ("\\unicode{x3c}", None), ("\\unicode{x202e}", None), ("\\enclose{longdiv}{60}", "\\overline{)60}"), ("\\multicolumn{2}{c}{x}", "\\begin{aligned} x& \\end{aligned}"),
         ("\\begin{array}{*{2}{c}@{\\ }p{3cm}} a \\end{array}", "\\begin{array}{ccl} a \\end{array}"), ("\\begin{array}{*{99}{c}} a \\end{array}", None), ("\\pmatrix{a & b \\cr c}", "\\begin{pmatrix}a & b \\cr c\\end{pmatrix}"),
         ("\\begin{CD} A @>f>> B \\\\ @VVgV @| \\\\ C @<<< D \\end{CD}", "\\begin{matrix}A & \\xrightarrow[]{\\;f\\;} & B \\\\ {\\scriptstyle }\\big\\downarrow{\\scriptstyle g} & & \\big\\Vert \\\\ C & \\longleftarrow & D\\end{matrix}"),

@@ -14,6 +14,7 @@ import pytest
 from elements import ATTRIBUTES, TAGS, Elements, cells, check_inert, rendered
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from aiml_magic.api.responses import Response, Usage
 from aiml_magic.show import answers, pages, parse, safe
@@ -427,6 +428,17 @@ def test_emphasis_of_addresses(text, mark):
         for one in (text.format(mark), safe.markdown(text.format(mark)))
     )
     assert original == shown
+
+
+def test_depth_of_labels():
+    """Of links that begin in one another too deeply the one inside is found, in less time than the library needs."""
+    text = "![" * 2000 + "[a](https://e.org)"
+    begun = time.process_time()
+    MarkdownIt("commonmark").parse(text)
+    parsed = time.process_time()
+    shown = safe.markdown(text)
+    assert time.process_time() - parsed < parsed - begun
+    assert 1 == rendered(shown).count("<a ")
 
 
 @pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "> - "])
