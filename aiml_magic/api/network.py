@@ -16,6 +16,7 @@ import httpx
 
 from aiml_magic.addresses import CERTIFICATES, is_loopback
 from aiml_magic.api import failures
+from aiml_magic.files import why
 
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
 _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
@@ -66,9 +67,8 @@ def ssl_context(base_url: str) -> ssl.SSLContext | bool:
             case _:
                 return httpx.create_ssl_context(trust_env=False)
     except OSError as error:  # also an SSLError
-        why = error.strerror or str(error)
         raise failures.unusable(
-            name or "The package certifi", f"names {os.environ.get(name, '')}", why
+            name or "The package certifi", f"names {os.environ.get(name, '')}", why(error)
         ) from error
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from aiml_magic.api.responses import Raw, input_texts
 from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
-from aiml_magic.files import check_no_database
+from aiml_magic.files import check_no_database, why
 from aiml_magic.question.tracebacks import last_error, traceback_of
 from aiml_magic.question.values import MAX_TEXT, Variables, tells_entries, uncut
 from aiml_magic.text import as_python_reads, did_you_mean, fence_for
@@ -389,7 +389,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadInput(
-            f"{path.name} cannot be read: {error.strerror or error}. {NOTHING_SENT}",
+            f"{path.name} cannot be read: {why(error)}. {NOTHING_SENT}",
             "Check the path.",
         ) from error
 
