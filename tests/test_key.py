@@ -90,6 +90,7 @@ parts = st.tuples(st.integers(0, len(KEY)), st.integers(0, len(KEY))).map(
 @example("", KEY[:23], "", "", "")
 @example("", "", "", KEY[:9], "")
 @example("resp_", KEY[9:], "", "", "")
+@example("", KEY, "", KEY[4:12], "")
 def test_any_part_is_masked(before, part, between, other, after):
     """A text with most of the key in it, or its beginning at an end, holds no eight characters of it then; others stay."""
     text = before + part + between + other + after

@@ -40,8 +40,8 @@ class Secrets:
 
     def mask(self, text: str) -> str:
         """`text` without the secrets; decoded if they were escaped in it."""
-        text = wrapped(self.key).sub(MASK, text) if self.key else text
-        return self._masked(text) if self._are_in(text) else text
+        left = wrapped(self.key).sub(MASK, text) if self.key else text
+        return self._masked(left) if left != text or self._are_in(text) else text
 
     def load(self, body: bytes | str) -> Any:
         """The value of a JSON text that a server sent, without the secrets. Raises ValueError."""
