@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 MASK = "…"  # stands for a secret
@@ -119,10 +119,10 @@ def encodable(text: str) -> str:
     return text
 
 
-def agreed(words: str, ask: Callable[[str], str] | None = None) -> bool | None:
-    """Whether the person answers yes, asked by `ask` or `input`; `None` if nobody can answer."""
+def agreed(words: str) -> bool | None:
+    """Whether the person answers yes; `None` if nobody can answer."""
     try:
-        said = (ask or input)(encodable(f"{words} [y/N] "))
+        said = input(encodable(f"{words} [y/N] "))
     except (EOFError, OSError, RuntimeError):  # StdinNotImplementedError is a RuntimeError
         return None
     return said.strip().lower() in ("y", "yes")

@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,11 +118,7 @@ def _named(tool: Raw) -> tuple[list[str], dict[str, str]]:
     return ["web_search" if kind.startswith("web_search") else kind, kind], {}
 
 
-def run(
-    call: ToolCall,
-    functions: Mapping[str, Function],
-    ask: Callable[[str], str] | None = None,
-) -> str:
+def run(call: ToolCall, functions: Mapping[str, Function]) -> str:
     """The result of a call for the model: the function's value as text, or its error.
 
     Raises KeyboardInterrupt only.
@@ -139,7 +135,7 @@ def run(
             wanted = shown(
                 call.name, {name: given.get(name, value) for name, value in arguments.items()}
             )
-            if not agreed(f"Run {wanted}?", ask):
+            if not agreed(f"Run {wanted}?"):
                 return _error("the person did not allow this call")
         value = function(**arguments)
         return _result_text(_awaited(value) if inspect.isawaitable(value) else value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import wire
@@ -85,28 +86,25 @@ def test_errors_go_back(wrong):
 @pytest.mark.parametrize(
     ("said", "told"), [("y", "deleted x"), ("n", "not allow"), ("", "not allow")]
 )
-def test_confirm(said, told):
+def test_confirm(said, told, monkeypatch):
     """A function that is marked so is run only after a yes to this very call; where nobody can be asked, it is not."""
     asked = []
-    assert told in tools.run(
-        call("dangerous", path="x"), VARIABLES, lambda prompt: asked.append(prompt) or said
-    )
+    monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or said)
+    assert told in tools.run(call("dangerous", path="x"), VARIABLES)
     assert ["Run dangerous(path='x')? [y/N] "] == asked
 
     def nobody(_: str) -> str:
         raise EOFError
 
-    assert "not allow" in tools.run(call("dangerous", path="x"), VARIABLES, nobody)
+    monkeypatch.setattr("builtins.input", nobody)
+    assert "not allow" in tools.run(call("dangerous", path="x"), VARIABLES)
 
 
 def asked_for(function, arguments: str) -> tuple[list[str], str]:
     """The question to the person before a function runs, and the result for the model."""
     asked: list[str] = []
-    told = tools.run(
-        ToolCall("c", "f", arguments),
-        {"f": confirm(function)},
-        lambda prompt: asked.append(prompt) or "y",
-    )
+    with patch("builtins.input", lambda prompt: asked.append(prompt) or "y"):
+        told = tools.run(ToolCall("c", "f", arguments), {"f": confirm(function)})
     return asked, told
 
 
