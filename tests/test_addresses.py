@@ -23,14 +23,14 @@ def test_journal_path(home, monkeypatch):
 
 @pytest.mark.parametrize("named", ["~nosuchuser/x", "a\0b"])
 def test_what_is_no_path(named):
-    """The home of nobody and what no file can be called are two lines of error, before anything is sent."""
+    """The home of an unknown user and an impossible file name are errors of two lines, before anything is sent."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         addresses.journal_path(named)
     assert 2 == len(str(refused.value).splitlines())
 
 
 def test_what_is_no_home(monkeypatch):
-    """So is an AIML_MAGIC_HOME that is nobody's."""
+    """So is an AIML_MAGIC_HOME of an unknown user."""
     monkeypatch.setenv("AIML_MAGIC_HOME", "~nosuchuser/x")
     with pytest.raises(BadInput, match="Nothing was sent"):
         addresses.home()

@@ -1,4 +1,4 @@
-"""The tests change nothing of a person's, nothing of a person's changes them, and nothing of them stays, whatever ends them."""
+"""The tests change nothing of the user, nothing of the user changes them, and they leave nothing behind, however they end."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ DETAILS = r"^\[383 tokens \(256 reasoning\) {0} \$0\.0300 {0} .+ {0} o3-pro-sand
 
 @pytest.fixture
 def run(tmp_path):
-    """The environment of a first look, in which its processes can be told from others."""
+    """The environment of a first look, by which its processes are recognized."""
     return os.environ | {"AIML_TEST_RUN": f"first look {uuid.uuid4().hex}"}
 
 

@@ -1,4 +1,4 @@
-"""The key: what is taken for it, and that nothing shows it, whatever a server says."""
+"""The key: its sources, and that nothing shows it, whatever a server sends."""
 
 from __future__ import annotations
 

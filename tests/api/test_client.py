@@ -142,7 +142,7 @@ PASSWORD = "hunter2-s%65cret"  # with a sign in it as an address must write it
 @pytest.mark.parametrize("address", ["http://bob:{}@127.0.0.1:{}", "http://bob:{}@127.0.0.1:{}x", "ftp://bob:{}@h:{}",
                                      "http://bob:{} @h:{}"])  # fmt: skip
 def test_password_of_a_proxy(asker, home, monkeypatch, address, capfd):
-    """The password in a proxy's address is in no message and no file, whatever is wrong with it, and whatever the proxy says."""
+    """The password in a proxy's address is in no message and no file, for any error of the address and any reply of the proxy."""
     plain = PASSWORD.replace("%65", "e")
     packed = base64.b64encode(f"bob:{plain}".encode()).decode()
     with proxy(407, f"no {packed} {plain} {PASSWORD}") as (where, _):
@@ -160,7 +160,7 @@ def test_password_of_a_proxy(asker, home, monkeypatch, address, capfd):
 
 @contextlib.contextmanager
 def secure(folder: Path):
-    """A server that answers over TLS, with a certificate that nobody vouches for; its address, the certificate, the connections."""
+    """A server that answers over TLS with an untrusted certificate: its address, the certificate, the connections."""
     key, made = certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, key)
@@ -239,7 +239,7 @@ def test_certificates_that_cannot_be_read(module_asker, tmp_path, monkeypatch, n
 
 
 def test_untrusted_certificate(asker, tmp_path):
-    """A certificate that nobody vouches for ends the connection before anything is sent, and is not tried again."""
+    """An untrusted certificate ends the connection before anything is sent, without a retry."""
     key, made = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, key)
@@ -401,7 +401,7 @@ def test_stream_refused(asker):
 
 
 def test_retries_until_it_is_good(asker):
-    """A 503 and then a good answer is an answer; each attempt has an id of its own, by which a log tells them apart."""
+    """A 503 and then a good answer is an answer; each attempt has its own id in a log."""
     replies = iter(
         [wire.json_reply({"message": "Service unavailable"}, 503), wire.json_reply(wire.response())]
     )

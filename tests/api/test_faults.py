@@ -296,7 +296,7 @@ NOWHERE = [
 
 
 def test_no_connection(asker):
-    """Where nobody listens, where no host is, and where no TLS is spoken nothing was sent and nothing charged; it is tried three times."""
+    """At a closed port, an unknown host, and a server without TLS nothing is sent or charged, after three attempts."""
     with wire.serve(lambda _: wire.Reply()) as plain:
         urls = [
             *(url.format(closed_port()) for url in NOWHERE),
@@ -469,7 +469,7 @@ WORDS = {"succeeded": "completed", "COMPLETED": "completed", "Success": "complet
 
 
 def test_finished_in_other_words(asker):
-    """An answer that came is replayed, whatever its status is called; the API's own word is given, else the server's."""
+    """A received answer is replayed under any status; the status is the API's word, else the server's."""
 
     def answer(request):
         said = request.body["input"]

@@ -49,7 +49,7 @@ def test_stream_says_what_the_response_says(text, is_cut):
 
 @given(objects, st.text(min_size=1, max_size=8).filter(lambda kind: kind not in KINDS))
 def test_what_is_unknown_is_kept(item, kind):
-    """An item of a kind that nobody knows yet comes out of a stream as it came, and is named; so do unknown fields."""
+    """An item of an unknown type passes a stream unchanged, and its type is named; so do unknown fields."""
     novel = item | {"type": kind, "novel": item}
     stream = Stream()
     stream.add({"type": f"response.{kind}.novel", "item": item})
@@ -116,7 +116,7 @@ def test_cost_is_never_made_up(spent):
 
 
 def test_cost_in_credits():
-    """A server that tells its credits alone is believed, at the vendor's rate."""
+    """If a server reports credits only, dollars are computed at the vendor's rate."""
     assert Cost(0.5, 1_000_000, "meta.usage") == cost(
         {"meta": {"usage": {"credits_used": 1_000_000}}}, {}
     )
@@ -128,7 +128,7 @@ def said(text: str) -> Response:
 
 
 def test_transcript():
-    """A transcript tells every turn with typed parts, the assistant's with an id and a status, as the vendor's schema wants it."""
+    """A transcript has every turn with typed parts, the assistant's with an id and a status, as the vendor's schema requires."""
     two = [{"role": "user", "content": "Two?"}]
     items = turn_items(1, "One?", said("1")) + turn_items(2, two, said("2"))
     assert ["user", "assistant", "user", "assistant"] == [item["role"] for item in items]

@@ -1,4 +1,4 @@
-"""An answer in whatever shape a server gives it: what the person gets, and how often the question was sent."""
+"""Answers in every shape of servers: the result for the person, and the number of attempts."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_worse_end_counts(module_asker, kind, inside, status):
     [{"incomplete_details": {"reason": "max_messages"}}, {"incomplete_details": "max_messages"}],
 )
 def test_incomplete_without_a_stream(module_asker, fields):
-    """A response that calls itself completed, and tells why it is incomplete, is incomplete."""
+    """A response with the status completed and a reason why it is incomplete is incomplete."""
     answer, _ = asked(module_asker, wire.json_reply(wire.response(**fields)))
     assert "incomplete" == answer.status
     assert "limit of messages" in answers.banner(answer)
@@ -248,7 +248,7 @@ def test_nothing_empty_overrides_what_was_streamed(module_asker, streamed, final
 
 
 def test_what_is_whole_is_not_doubled(module_asker):
-    """A final response that tells what was streamed under other ids, or as one message, is taken as it is."""
+    """A final response that has the streamed text under other ids, or as one message, is used unchanged."""
     first, second = message(text("One. "), id="a"), message(text("Two."), id="b")
     pieces = [
         event("response.output_item.done", output_index=place, item=item)
@@ -274,7 +274,7 @@ def test_polled_answer_that_is_empty(module_asker):
 
 
 def test_fields_that_are_empty_at_the_end(module_asker):
-    """An id, a model or a count that was told before is not lost when the terminal event has none."""
+    """An id, a model or a count of an earlier event stays if the terminal event has none."""
     told = event("response.created", response=wire.response(status="in_progress", output=[]))
     end = event(
         "response.completed", response={"id": None, "model": "", "usage": None, "output": []}
@@ -605,7 +605,7 @@ def reply_of(refusal: Refusal) -> wire.Reply:
     ("field", "at"), [(field, at) for field in FORMS for at in range(len(FORMS[field]))]
 )
 def test_refused_form(module_asker, field, at):
-    """A refusal of streaming, or of keeping the answer, in whatever shape: it is asked once more without, and answered."""
+    """After a refusal of streaming or storing, in any shape, the request is sent once more without it, and answered."""
     refusal = reply_of(FORMS[field][at])
     turns = []
 
@@ -642,7 +642,7 @@ CHAINS = [
 
 @pytest.mark.parametrize("at", range(len(CHAINS)))
 def test_refused_chain(module_asker, at):
-    """A refusal of the earlier answer's id, in whatever shape: the conversation is sent once more as a transcript."""
+    """After a refusal of the response id, in any shape, the conversation is sent once more as a transcript."""
     refusal = reply_of(CHAINS[at])
 
     def answer(request):
@@ -756,6 +756,6 @@ COSTS = {
 
 @pytest.mark.parametrize("place", COSTS)
 def test_cost_of_a_stream(module_asker, place):
-    """The cost is read wherever the server tells it."""
+    """The cost is read from every place in which servers report it."""
     answer, _ = asked(module_asker, stream(CREATED, DELTA, *COSTS[place]))
     assert ("Fine.", 0.25) == (answer.text, answer.cost_usd)

@@ -63,7 +63,7 @@ def test_life_of_a_row(journal):
 
 
 def test_rows_to_cancel(journal):
-    """A heartbeat tells which of its rows are to be cancelled: those that a person stopped from elsewhere, sent or in line."""
+    """A heartbeat returns the rows to cancel: those that were stopped from another kernel, sent or queued."""
     one, two, three, other = (journal.claim(journal.add(**new()).id).id for _ in range(4))
     journal.note_unwanted(two)
     journal.note_unwanted(other)
@@ -83,7 +83,7 @@ def test_error_is_kept(journal):
 
 @given(LONE, LONE)
 def test_any_text(tmp_path_factory, question, answer):
-    """Any question and answer is kept, whatever code points it holds."""
+    """Any question and answer is stored, with any code points."""
     journal = Journal(tmp_path_factory.getbasetemp() / "any.sqlite3")
     row_id = journal.add(**new(request={"input": question})).id
     journal.claim(row_id)
@@ -109,7 +109,7 @@ def test_private(journal):
 
 
 def test_ancestors(journal):
-    """A conversation is the line from its beginning to a row, whatever forks from it."""
+    """A conversation is the line from its beginning to a row, without forks."""
     one = journal.add(**new()).id
     two = journal.add(**new(parent=one)).id
     journal.add(**new(parent=one))

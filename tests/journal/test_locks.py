@@ -1,4 +1,4 @@
-"""The journal's file belongs to SQLite: what a process does beside it costs it none of its locks, and nobody the log."""
+"""Only SQLite opens the journal's file: a process loses none of its locks, and no process the log."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_locks_stay(tmp_path, act):
 @needs_locks
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_locks_of_a_fork(tmp_path):
-    """A process that was forked off has locks of its own: when its parent is gone, nobody removes its log."""
+    """A forked process has locks of its own: after its parent ended, no process removes its log."""
     path = tmp_path / "journal.sqlite3"
     Journal(path).add(**new())
     code = """
@@ -287,7 +287,7 @@ def test_copy_in_its_place(tmp_path):
 
 
 def test_row_that_was_not_kept(tmp_path):
-    """A row whose step failed tells nothing of the journal: it goes on in its place."""
+    """After a failed step of a row, the journal still counts as the same file."""
     journal = Journal(tmp_path / "journal.sqlite3")
     journal.add(**new())
     with pytest.raises(errors.JournalError), journal.together():
@@ -315,7 +315,7 @@ def test_second_name(tmp_path):
 
 
 def test_stranger_with_a_log(tmp_path):
-    """The database of another program that was killed keeps its log, which nobody else may fold up."""
+    """The database of another, killed program keeps its log, which only that program may checkpoint."""
     path = tmp_path / "journal.sqlite3"
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")

@@ -416,7 +416,7 @@ RECORDS = st.builds(
 
 @given(st.lists(RECORDS, max_size=4))
 def test_any_text_survives(tmp_path_factory, records):
-    """Any question and answer survives recording, replay and export, whatever code points it holds."""
+    """Any question and answer survives recording, replay and export, with any code points."""
     folder = tmp_path_factory.mktemp("any")
     path = folder / "answers.jsonl"
     kept = {record.key: record for record in records}
@@ -851,7 +851,7 @@ def test_budget(asker):
     "fate", [wire.json_reply(wire.response()), wire.Reply(end="close")], ids=["answered", "lost"]
 )
 def test_budget_of_unknown_costs(asker, fate):
-    """An answer whose cost nobody tells, and a request that may have been charged, count as what they may have cost."""
+    """An answer of unknown cost, and a request that may have been charged, count with their highest costs."""
     listed = {"/v1/models": wire.json_reply(PRICES)}
     with wire.serve(
         lambda request: listed.get(request.path.split("?")[0], fate), has_models=True

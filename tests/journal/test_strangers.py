@@ -144,7 +144,7 @@ RECORD = {"server": "s", "request": {"model": "m", "input": "Why?"}, "parent": N
 
 
 def keyed(fields: dict) -> bytes:
-    """A line of a recording whose key is right, whatever it says otherwise."""
+    """A line of a recording with a valid key and any other content."""
     with suppress(TypeError, ValueError, OverflowError):
         key = Record(**{**fields, "request": dict(fields["request"])}).key
         return json.dumps(fields | {"key": key}).encode()
@@ -295,7 +295,7 @@ def test_any_row(changed):
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "id"])
 def test_missing_column(tmp_path, name):
-    """A journal that lacks a column is refused in two lines, by whatever reads it or writes it."""
+    """A journal that lacks a column is refused in two lines, by every read and write."""
     journal = Journal(tmp_path / "journal.sqlite3")
     journal.add(**new())
     with journal._transaction() as db:
@@ -488,7 +488,7 @@ def test_export_at_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mask", [0o000, 0o022])
 def test_private_under_any_umask(tmp_path, monkeypatch, mask):
-    """Every file that is made is for this user alone, and every folder, whatever the umask says."""
+    """Every new file and folder is private to this user, under any umask."""
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("aiml_magic.credentials._keyring", lambda: None)
     before = os.umask(mask)

@@ -534,7 +534,7 @@ def test_settings_of_the_notebook(home, sandbox_url):
 
 
 def test_progress(home, sandbox_url):
-    """Without tqdm a notebook keeps a line that says how many rows are answered, and a script that nobody watches says nothing."""
+    """Without tqdm a notebook shows the number of answered rows in one line, and an unattended script prints nothing."""
     map_rows = "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', range(3))"
     with kernel() as running:
         running.run(

@@ -409,7 +409,7 @@ HOSTILE = "\x1b]0;pwned\x07"
 
 
 def test_no_word_acts_on_a_terminal(asker, capsys):
-    """Escape sequences in whatever a server says of itself reach no terminal."""
+    """No escape sequence of a server reaches a terminal."""
     replies = iter(
         [
             wire.response("Fine.", status=f"done{HOSTILE}"),

@@ -134,7 +134,7 @@ def test_sums(shell, capsys, tmp_path):
 
 
 def test_dry_run(shell, capsys):
-    """A dry run says which limit would refuse the question, and whether it would be confirmed first; it asks nobody."""
+    """A dry run names the limit that would refuse the question, and whether it would be confirmed first; it asks nothing."""
     with costing() as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         for setting in ("budget_usd_per_day = 1", "budget_usd = 10", "confirm_above_usd = 8"):

@@ -273,7 +273,7 @@ def test_no_key(shell, monkeypatch, capsys):
 
 
 def test_status(shell, home, capsys):
-    """`%aiml status` tells the key's source without the key, the server, the balance, the journal and what was spent."""
+    """`%aiml status` shows the key's source without the key, the server, the balance, the journal and the spending."""
     with wire.serve(
         lambda _: wire.json_reply({"current_balance": 12.5, "currency": "USD"})
     ) as server:
@@ -372,7 +372,7 @@ def keyring_of(monkeypatch):
 
 
 def failing(error):
-    """A keyring that raises `error` whatever it is asked."""
+    """A keyring that raises `error` at every call."""
     from keyring.backend import KeyringBackend
 
     class Failing(KeyringBackend):

@@ -1,4 +1,4 @@
-"""Servers that speak the Responses API and that nobody here wrote; each is installed by its own script, no part of this project."""
+"""Servers of the Responses API by other authors; each is installed by its own script, and is not part of this project."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def is_there(url: str) -> bool:
 
 
 class LLMock:
-    """llmock: does as it is told, keeps what it was asked, and judges how a client took it."""
+    """llmock: answers by orders, stores requests, and judges the client."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -94,7 +94,7 @@ def test_background_response(ogx, llmock, asker):
 
 
 def test_cancel_of_a_background_response(ogx, llmock, asker):
-    """Cancelling tells the server to stop, too."""
+    """Cancelling also stops the server."""
     llmock.will({"type": "delay", "seconds": 20.0})
     job = asker.start(ogx, stream=False, params={"background": True}, **MODEL)
     while job.status not in ("queued", "in_progress") or not asker.journal.row(job.id).response_id:

@@ -38,7 +38,7 @@ def told(found) -> str:
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("name", ["picture.png", "picture.txt", "picture"])
 def test_images_by_content(tmp_path, kind, name):
-    """An image is sent as what it holds, whatever its name says."""
+    """An image is sent by the kind of its content, under any name."""
     (tmp_path / name).write_bytes(FILES[kind])
     label, image = attach(str(tmp_path / name), {})
     assert {
@@ -101,7 +101,7 @@ def test_encodings(tmp_path, kind):
 
 @pytest.mark.parametrize("encoding", ["cp1251", "shift-jis", "gbk", "euc-kr"])
 def test_unknown_encodings(tmp_path, encoding):
-    """A text in an encoding that cannot be told is refused: as another it would be other words, and paid for."""
+    """A text in an unknown encoding is refused: decoded wrongly it would be other words, and paid for."""
     words = {
         "cp1251": "Имя;Город;Москва",
         "shift-jis": "名前、都市",
@@ -215,7 +215,7 @@ def test_text_that_could_only_be_a_path(tmp_path, monkeypatch, text):
      "# Title\n./a.png", "import os\nprint('a.py')", "Dr. No", "~5 %"],
 )  # fmt: skip
 def test_text_stays_text(tmp_path, monkeypatch, text):
-    """Other text is text, whatever it speaks of, and though a folder has its name."""
+    """Other text is sent as text, even if it mentions files, or a folder has its name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     assert f"t ({len(text):,} characters)" == told(attach("t", {"t": text}))
@@ -297,7 +297,7 @@ def test_values_that_cannot_be_sent(value):
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 300, "/".join(["a" * 200] * 40)])
 def test_names_that_no_file_can_have(name):
-    """A home of nobody and a name that is too long are two lines of error."""
+    """The home of an unknown user and a name that is too long are errors of two lines."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         attach(name, {})
     assert 2 == len(str(refused.value).splitlines())

@@ -152,19 +152,19 @@ class Proxy:
     "template", ["{{x}}", "{{x!r}}", "{{x.foo}}", "{{x[0]}}", "{{d[x]}}", "{{d}}", "{{proxy[0]}}"]
 )
 def test_hostile_values(template):
-    """A value that raises whatever is done with it, and an error that has no words, are two lines of error."""
+    """A value that raises at every use, and an error without a message, are errors of two lines."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         fill(template, {"x": Hostile(), "d": {Hostile(): 1}, "proxy": Proxy()})
     assert 2 == len(str(refused.value).splitlines())
 
 
 def test_rows_with_any_names():
-    """A row that is no namespace may have names as nobody's Python has them."""
+    """A mapping may have names that Python's parser would normalize."""
     assert "5" == fill("{{µ}}", {"µ": 5})
 
 
 def test_many_braces():
-    """Time grows with a question, and no faster, whatever braces are in it."""
+    """The time grows linearly with the question, with any braces in it."""
     assert "{{" * 300_000 == fill("{{" * 300_000, {})
     with pytest.raises(BadInput, match="not a variable"):
         fill("{{x" + "['a']" * 1000 + "!}}", {"x": 1})

@@ -87,7 +87,7 @@ def test_errors_go_back(wrong):
     ("said", "told"), [("y", "deleted x"), ("n", "not allow"), ("", "not allow")]
 )
 def test_confirm(said, told, monkeypatch):
-    """A function that is marked so is run only after a yes to this very call; where nobody can be asked, it is not."""
+    """A function marked by `confirm` runs only after a yes to this call; if nobody can answer, it does not run."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or said)
     assert told in tools.run(call("dangerous", path="x"), VARIABLES)
@@ -144,7 +144,7 @@ ODD_ARGUMENTS = [
 
 @pytest.mark.parametrize("arguments", ODD_ARGUMENTS, ids=[text[:24] for text in ODD_ARGUMENTS])
 def test_what_nobody_can_judge(arguments):
-    """Arguments that others may read otherwise, or that are too long to be read, are refused; nobody is asked, nothing is run."""
+    """Ambiguous arguments, and those too long to be read, are refused: no question, no call."""
     ran = []
 
     def f(path: Any) -> None:

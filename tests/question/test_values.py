@@ -140,7 +140,7 @@ class Frame:
 
 @dataclasses.dataclass
 class Told:
-    """A record that speaks for itself, whatever it holds."""
+    """A record with a text of its own."""
 
     held: object
 
@@ -169,7 +169,7 @@ class Quantity(Shown):
 
 
 class Sparse(Shown):
-    """An array that tells what it is, then what it holds."""
+    """An array whose text begins with its type, before its values."""
 
     shape, dtype = (9, 9), "float64"
 
@@ -273,7 +273,7 @@ def test_long_lists_of_tables_and_figures():
 
 
 def test_numpy_and_pandas():
-    """Of a long array, index or column no number is left out, also in a list, a cell, with a conversion, and whatever was set."""
+    """A long array, index or column is written with all numbers, also in a list, a cell, with a conversion, and with any print options."""
     np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     long, frame = np.arange(5000), pd.DataFrame({"a": range(5000)})
     cells = pd.DataFrame({"a": [long]})

@@ -136,7 +136,7 @@ def test_rows_the_journal_lacks(client, monkeypatch):
 
 
 def test_attempts_of_a_worker(client, monkeypatch):
-    """A worker that is refused tries again under another id, and tells how many times it sent the row."""
+    """A worker that is refused tries again under another id, and reports the number of attempts."""
     refused = []
 
     def answer(request):

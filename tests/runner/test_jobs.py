@@ -1,4 +1,4 @@
-"""Questions in the background, and what holds for every job: one request, one answer, whatever dies meanwhile."""
+"""Questions in the background, and every job: one request, one answer, whichever process dies."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def start(asker, server, text, **options):
 
 
 def test_job(asker, held):
-    """A job is there at once, tells how it stands, and has its answer later: by waiting, by looking, by awaiting."""
+    """A job is there at once, shows its state, and has its answer later: by `wait`, by its attributes, by `await`."""
     job = start(asker, held, "one")
     wait_until(lambda: held.posts and job.status == "sent")
     assert (False, None) == (job.done, job.answer)
@@ -100,7 +100,7 @@ def test_cancelled_at_once(asker, held):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process can be halted here")
 def test_cancelled_while_the_runner_is_busy(asker, held):
-    """A question that is not sent yet is cancelled at once, whatever the runner does; of one that is sent nobody can tell."""
+    """An unsent question is cancelled at once, in any state of the runner; a sent one may have been charged."""
     one = start(asker, held, "one")
     wait_until(lambda: one.status == "sent")
     runner = asker.asking.runner._child.process.pid
@@ -178,7 +178,7 @@ def test_next_question_waits_for_a_place_too(asker):
 
 
 def test_next_question_behind_half_an_answer(asker):
-    """Nothing is sent behind an answer that was cut off while it was waited for, whatever else was waited for."""
+    """No follow-up is sent after an answer that was cut off while it was waited for."""
     cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     with wire.serve(in_turn(gate := threading.Event(), **cut)) as server:
         _, two = (start(asker, server, text, max_concurrency=1) for text in ("one", "two"))
@@ -541,7 +541,7 @@ def test_journal_that_fails_before_a_question_is_sent(asker):
 
 
 def test_words_of_a_server_are_plain(asker):
-    """How a job stands is one short line without signs that act on a terminal, whatever kind of item a server names."""
+    """The state of a job is one short line without control characters, for any type of item that a server names."""
     kind = "\x1b]52;c;cm0=\x07\r\n\x9b2J\u202e" + "x" * 500
     event = json.dumps(
         {"type": "response.output_item.added", "output_index": 0, "item": {"type": kind}}

@@ -191,7 +191,7 @@ def test_slots(limit, moves):
 
 
 def test_question_that_is_cancelled_before_it_begins(journal):
-    """A question and its end may come in one breath, while the runner starts: it is taken back, and told to be over."""
+    """A question may be cancelled while the runner starts: it is withdrawn, and reported as over."""
     row, told = journal.add(**new()).id, []
 
     async def play():
@@ -252,7 +252,7 @@ def test_question_that_cannot_be_claimed(journal):
 
 @pytest.mark.parametrize("has_copy", [True, False])
 def test_answer_is_kept_when_the_journal_takes_it(journal, has_copy):
-    """Where the journal cannot take an answer, its kernel is told at once, and its runner stays until the disk has it.
+    """If the journal cannot take an answer, its kernel gets it at once, and its runner stays until the disk has it.
 
     A file beside the journal holds it meanwhile, if the disk takes that, and is removed then.
     """

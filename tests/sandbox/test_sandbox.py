@@ -163,7 +163,7 @@ def test_faults(module_asker, sandbox_url, fault, kind):
     ["delay=5s", "delay=nan", "pace=-1", "fault=503 times=x", "fault=999", "fault=200", "deley=5"],
 )
 def test_wrong_orders(module_asker, sandbox_url, order):
-    """An order that it does not know is refused, so that nobody takes a typing error for a charge."""
+    """An unknown order is refused, so that a typing error is noticed."""
     with pytest.raises(errors.InvalidRequest, match=order.split()[-1]) as refused:
         module_asker.ask(sandbox_url, f"Why?\nsandbox: {order}", chat=None)
     assert not refused.value.may_cost
@@ -385,7 +385,7 @@ def test_key_is_not_told_to_the_sandbox(asker, home):
 
 
 def memory_of(pid: int) -> int:
-    """The most kB that a process has held, where the system tells it."""
+    """The peak memory of a process in kB, if the system reports it."""
     status = Path(f"/proc/{pid}/status")
     lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

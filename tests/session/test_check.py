@@ -190,7 +190,7 @@ LOGS: list[tuple[list[tuple], str, float | None]] = [
 
 
 def test_attempts_are_told_apart(asker):
-    """A 503 and then a lost wire: only the last attempt tells that nothing was charged, any that it was; all costs count."""
+    """After a 503 and a lost connection, only the last attempt can show that nothing was charged, and any that it was; all costs count."""
     with ExitStack() as stack:
         answers = [Attempts(asker.path) for _ in LOGS]
         servers = [stack.enter_context(wire.serve(answer)) for answer in answers]

@@ -129,7 +129,7 @@ def test_never_in_the_way(asker, monkeypatch):
 
 
 def test_only_asks_nothing(home):
-    """With replay "only" nothing is asked, not even once a day; what is kept is told."""
+    """With replay "only" the server is never asked, not even once a day; cached models are shown."""
     asker = Asker(home / "journal.sqlite3")
     asker.session.replay = lambda: "only"
     with serving() as server:
@@ -178,7 +178,7 @@ def test_model_that_is_gone(module_asker, tmp_path, shape):
 
 
 def test_nearest_name(asker):
-    """A model that nobody knows is answered by the nearest that is offered, and that is not gone."""
+    """For an unknown model, the error suggests the nearest offered one that has not ended."""
     with serving(gone=True) as server:
         with pytest.raises(errors.NotFound) as failed:
             asker.ask(server.url, model="openai/gpt-5-por")
@@ -234,7 +234,7 @@ def test_refusal_of_an_effort(module_asker, words):
 
 
 def test_longest_answer():
-    """The worst case counts the longest answer that the server tells, else 128,000 tokens, else the limit that is set."""
+    """The longest answer is the limit that is set, else the server's, else 128,000 tokens."""
     known, unknown = (
         price_in(Catalogue(read(listed)).find(name))
         for listed, name in (

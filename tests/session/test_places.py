@@ -148,7 +148,7 @@ def test_other_notebooks_with_the_same_ids(opened, numbered, tmp_path):
 
 
 def test_new_notebook(opened, numbered):
-    """A new notebook asks, with ids of its own or none, whatever another one asked in the same words."""
+    """A new notebook can ask, with or without cell ids, even if another one asked the same."""
     first = opened("/one.ipynb")
     for cell in "abc":
         first(cell)

@@ -59,7 +59,7 @@ def test_chats_new_and_alone(asker, keeper):
 
 
 def test_rerun_cell_keeps_its_place(asker, keeper):
-    """A cell that is run again continues from the same cell as before, whatever that cell's newest answer is."""
+    """A cell that is run again continues from the newest answer of the same cell as before."""
     for cell in ("a", "b", "b", "a", "b", "c"):
         asker.ask(keeper.url, cell=cell)
     assert [None, "resp_1", "resp_1", None, "resp_4", "resp_5"] == previous(keeper)
@@ -211,7 +211,7 @@ def test_other_server(asker, keeper):
 
 
 def test_chain_setting(asker, keeper):
-    """`chain` decides the form: a transcript if told so, the id even where it was refused."""
+    """`chain` decides the form: a transcript on demand, the id even after a refusal."""
     asker.ask(keeper.url, "One?")
     asker.ask(keeper.url, "Two?", chain="transcript")
     asker.ask(keeper.url, "Three?", chain="id")

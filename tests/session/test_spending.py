@@ -135,7 +135,7 @@ def test_two_at_once(home):
 
 
 def queued(asker, url, **fields):
-    """A row that was about to be sent, and that nobody is sending any more."""
+    """A queued row whose kernel has died."""
     question = {"input": "Left?", "model": MODEL}
     row = asker.journal.add(**new(base_url=url, server=url, request=question, worst_usd=8.4,
                                   notebook=asker.session.notebook) | fields)  # fmt: skip
@@ -458,7 +458,7 @@ REFUSALS = ("", "n", "maybe", EOFError(), RuntimeError(), OSError(), KeyboardInt
 
 
 def test_confirmed(asker, monkeypatch):
-    """A question that may cost more than `confirm_above_usd` is sent after a yes only; nobody there, and an interrupt, are a no."""
+    """A question that may cost more than `confirm_above_usd` is sent only after a yes; without a person, or after an interrupt, it is not."""
     asked, answers = [], iter([*REFUSALS, "y", "Yes "])
 
     def answer(words):
@@ -487,7 +487,7 @@ def test_confirmed(asker, monkeypatch):
 
 @pytest.mark.parametrize("options", [{"background": True}, {"is_attended": False}])
 def test_nobody_is_asked(asker, monkeypatch, options):
-    """In the background and in a map nobody is asked: the question is refused in two lines before it is sent."""
+    """In the background and in a map no confirmation is asked for: the question is refused in two lines before it is sent."""
     monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
     with costing() as server:
         with pytest.raises(errors.BadInput, match="nobody can be asked") as refused:

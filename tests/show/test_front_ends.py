@@ -71,7 +71,7 @@ def test_seen_once(ran, front_end):
 
 
 def test_what_came_is_plain_text_until_it_is_whole():
-    """While an answer comes, its end is shown as it is written, whatever it is so far: no mark of it is one."""
+    """During streaming, the end of the text is shown as plain text, without markup, at any point."""
     for end in range(0, len(DOCUMENT), 7):
         tail = DOCUMENT[max(0, end - 1500) : end]
         page = _panel_html(

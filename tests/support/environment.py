@@ -105,7 +105,7 @@ def _place_of_temporary_files() -> str:
 
 
 def _end_with_this_process(run: str) -> None:
-    """Has another process wait for the end of this one, whatever ends it, and then end all that it has started."""
+    """Starts a process that waits for the end of this one, and then ends all its children."""
     command = [sys.executable, str(Path(__file__).with_name("leftovers.py")), run]
     # In a session of its own: what ends this process by its group or its terminal does not reach it.
     waiting = subprocess.Popen(

@@ -51,7 +51,7 @@ class Kernel:
         self._kept: list[dict[str, Any]] = []  # messages that came while another was waited for
 
     def start(self, code: str, cell_id: str | None = None, *, allow_stdin: bool = True) -> str:
-        """Has a cell run, and gives the id of the request; nobody answers it without `allow_stdin`."""
+        """Runs a cell, and returns the id of its request; without `allow_stdin` nobody can type."""
         # With stop_on_error the kernel would drop a cell that comes within a moment of an error.
         content = {
             "code": code,

@@ -1,4 +1,4 @@
-"""Runs the laws for as long as it is told, on inputs that get ever stranger.
+"""Runs the property tests for a given time, on ever stranger inputs.
 
     python tests/tools/fuzz.py 60 [safe sse ...]
 
