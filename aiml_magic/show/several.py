@@ -80,9 +80,14 @@ def _told(answer: Any, *, is_live: bool) -> list[str]:
 
 
 def _markdown(rows: Sequence[list[str]], answers: Sequence[Any], count: int) -> str:
-    header, *lines = rows
-    ruler = ["--:" if name in _NUMBERS else "---" for name in header]
-    head, *body = [[safe.line(cut(cell, _WORDS)) for cell in row] for row in rows]
+    lines = rows[1:]
+    cells = [[cut(cell, _WORDS) for cell in row] for row in rows]
+    # Pandoc makes the columns of a wide table as wide as their rulers.
+    ruler = [
+        "-" * max(2, *map(len, column)) + (":" if column[0] in _NUMBERS else "-")
+        for column in zip(*cells, strict=True)
+    ]
+    head, *body = [[safe.line(cell) for cell in row] for row in cells]
     drawn = "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *body])
     folded = list(map(_folded, lines[:_FOLDED], answers[:_FOLDED]))
     left = count - len(folded)

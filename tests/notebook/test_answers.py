@@ -176,11 +176,13 @@ def test_fields_of_a_dataclass_with_slots():
 
 
 def test_as_a_table(server):
-    """Several answers show what differs, with the answers folded below; in a terminal too."""
+    """Several answers show what differs, numbers on the right, with the answers folded below; in a terminal too."""
     answers = ask.map("{{x}}", ["One <b>?", "Two?", "fail"], on_error="keep", progress=False)
     shown = answers._repr_mimebundle_()
     assert "| question |" in shown["text/markdown"]
     assert "effort |" not in shown["text/markdown"].splitlines()[0]
+    rulers = shown["text/markdown"].splitlines()[1].strip("| ").split(" | ")
+    assert ["-", ":", ":", ":", "-"] == [ruler[-1] for ruler in rulers][-5:]
     assert 3 == shown["text/markdown"].count("<details>")
     assert "<b>" not in shown["text/markdown"]
     assert "[2] Two? None" in shown["text/plain"]
