@@ -19,6 +19,7 @@ _DEFINITION = re.compile(
     r"|[gex]?def\s*\\([A-Za-z]+)\s*((?:#\d)*)\s*\{"
     rf"|DeclareMathOperator(\*?){_NAME}\{{|(let)\s*\\([A-Za-z]+)\s*=?\s*(\\[A-Za-z]+|\S))"
 )
+_BEGINNING = re.compile(r"\\(?:(?:re|provide)?newcommand|[gex]?def|let|Declare|require)")
 _REQUIRED = re.compile(r"\\require\s*\{[\w-]*\}")  # an extension, which is there or not needed
 _MAX_BODY, _MAX_MACROS = 1000, 200  # characters; macros of an answer
 _MAX_GROWTH = 50_000  # characters by which the formulas of an answer grow
@@ -26,7 +27,7 @@ _MAX_GROWTH = 50_000  # characters by which the formulas of an answer grow
 
 def is_defining(text: str) -> bool:
     """Whether a text may define macros."""
-    return _DEFINITION.search(text) is not None or _REQUIRED.search(text) is not None
+    return _BEGINNING.search(text) is not None
 
 
 def expand_definitions(tokens: Iterable[Token]) -> None:

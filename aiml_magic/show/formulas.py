@@ -53,6 +53,8 @@ def read_formula(source: str, start: int, stop: int) -> tuple[str, str, int] | N
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
     """Reads a formula of whole lines, which else could be read as lists and headings."""
     begin = state.bMarks[first] + state.tShift[first]
+    if state.src[begin : begin + 1] not in ("$", "\\"):
+        return False
     closer = CLOSERS.get(state.src[begin : begin + 2], "")
     if environment := _BEGIN.match(state.src, begin):
         closer = f"\\end{{{environment[1]}}}"
@@ -215,18 +217,23 @@ _OPENER = re.compile(r"\$\$?|\\[(\[]")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BLOCK = re.compile(r"[-+*#>=]|\d+[.)]\s")  # the beginning of another kind of block
 _MONEY = re.compile(
-    r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[;!?.]\s|[.,]?\s*[^\x00-\u024f])|.*[,;]\s*[A-Z]{1,2}$"
+    r"\d[\d.,]*(?:\s+[^\W\d_]{2}|[;?.]\s|[.,]?\s*[^\x00-\u024f\u0370-\u03ff\u2070-\u22ff])|.*[,;]\s*[A-Z]{1,2}$"
 )
 _FUNCTIONS = re.compile(
     r"(?<![^\W\d_])(?:arc)?(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln|exp|mod)(?![^\W\d_])"
 )
 # "5 kg", not "5 US$".
 _QUANTITY = re.compile(
-    r"\d(?:[\d.,]*\d)?\s(?!(?:US|CA|AU|NZ|HK|SG|NT)D?)[A-Za-zµ]{1,4}(?:[\^/]\S+)?"
+    r"\d(?:[\d.,]*\d)?\s(?!(?:US|CA|AU|NZ|HK|SG|NT)D?)[A-Za-zµ]{1,4}"
+    r"(?:[\^/]\S+|(?:[ /](?:k?g|[cmk]?m|m?s|mol|k?J|k?N|K|m?L|k?W|k?Pa)(?:\^-?\d)?)+)?"
 )
 _SENTENCE = re.compile(
     r"[.,;:!?)]\s|[，。；：、！？）」』】》”]"
 )  # how one goes on, as in "US$, 6 US$"
+_GOES_ON = re.compile(r"\s[=+<>].*\S$")  # as in "100$ + 50$"
+_VARIABLES = re.compile(
+    r" (?=[^A-Za-z]*[A-Za-z])[^\w\s$]?(?:[A-Za-z](?![A-Za-z])|[\d\s()+*/.,'|-])* "
+)
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
 _WORDS = re.compile(r"\\text[a-z]*\s*\{[^{}]*\}")
 _OTHER = re.compile(r"`|(?<!\\)\\[(\[]")  # code, or another formula
@@ -261,7 +268,11 @@ def is_between_dollars(content: str, after: str) -> bool:
     words = _NAMED.sub(" ", content)
     if not is_amount:
         is_text = _PROSE if _MARKUP.search(content) else _LONG_WORD
-        return "\n" not in content and bool(_TEX.search(content)) and not is_text.search(words)
+        is_beside = ends_apart and after.isascii() and after.isalnum()  # $a = $b
+        if "\n" in content or is_beside or _GOES_ON.match(content) or is_text.search(words):
+            return False
+        is_apart = content[0] == content[-1] == " " and _VARIABLES.fullmatch(content)
+        return bool(_TEX.search(content) or is_apart)
     if _QUANTITY.fullmatch(content):
         return True
     is_prose = re.search(r"\s", content) and _WORD.search(words) and not _TEX.search(content)

@@ -7,6 +7,7 @@ cover the page.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from aiml_magic.show.arguments import closing_brace
 from aiml_magic.show.environments import mended
@@ -99,6 +100,7 @@ _ENVIRONMENTS = frozenset(
 _ALLOWED = _COMMANDS | frozenset("\\,;:! {}|%#_&$")
 
 
+@lru_cache(512)  # formulas come again, in an answer and each time that more of it is shown
 def typeset(content: str, *, in_table: bool = False) -> str | None:
     """The formula on one line; `None` if a command in it may do more than set type."""
     if "%" in content:
@@ -111,7 +113,7 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
     if not REWRITTEN.isdisjoint(_COMMAND.findall(line)):
         line = expanded(line).strip()
     line = mended(line.rstrip("\\ ")).replace("``", "“").replace("`", "‘")
-    if not _is_balanced(_ESCAPE.sub("", line)):
+    if ("{" in line or "}" in line) and not _is_balanced(_ESCAPE.sub("", line)):
         return None
     has_bars = in_table and "|" in line
     spelt = _spelt(line, _SPELLINGS | _SPELLINGS_IN_TABLE if has_bars else _SPELLINGS)

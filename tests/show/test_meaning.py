@@ -35,7 +35,7 @@ from aiml_magic.show.typeset import typeset
         ("$n$th, 2$\\pi$, 函数$f$在", "$n$&#116;h, &#50;$\\pi$, 函数$f$在"), ("$x\\tag{1}$", "$$x\\tag{1}$$"),
         ("$\\newcommand{\\R}[1][n]{\\mathbb{R}^{#1}} x$, $\\R, \\R[m]$", "$x$, $\\mathbb{R}^{n}, \\mathbb{R}^{m}$"), ("$\\DeclareMathOperator*{\\amx}{a\\,b}$$\\amx_x$", "$\\operatorname*{a\\,b}_x$"), ("$\\def\\p#1{#1^2}\\p{x}$ $\\let\\q=\\alpha\\q$", "$x^2$ $\\alpha$"),
         ("$\\def\\x{\\x\\x}\\x$", "<code>&#36;&#92;def&#92;x&#123;&#92;x&#92;x&#125;&#92;x&#36;</code>"), ("$\\newcommand{\\nrm}[1]{\\lVert#1\\rVert}\\nrm{x}$", "$\\lVert x\\rVert$"), ("$\\require{cancel}$ $\\require{a}\\cancel{x}$", "$\\cancel{x}$"),
-        ("$2 sin x$, $3 log n$ $$ ABC $$ $∞$", "$2 sin x$, $3 log n$ $$ABC$$ $∞$"), ("$x \\\\[1em] y$", "$\\begin{gathered} x \\\\ y \\end{gathered}$"), ("は**$x$で**最小", "&#12399;**$x$で**最小"), ("**答$x$**即", "**答$x$**&#21363;"),
+        ("$ n $, $ f(x) $; $20 kg m$, $2 π r$, $2! = 2$", "$n$, $f(x)$; $20 kg m$, $2 π r$, $2! = 2$"), ("$2 sin x$, $3 log n$ $$ ABC $$ $∞$", "$2 sin x$, $3 log n$ $$ABC$$ $∞$"), ("$x \\\\[1em] y$", "$\\begin{gathered} x \\\\ y \\end{gathered}$"), ("は**$x$で**最小", "&#12399;**$x$で**最小"), ("**答$x$**即", "**答$x$**&#21363;"),
         ("$$\n\na\n\n$$\n\nb", "$$a$$\n\nb"), ("- \\[\n  a\n\n  b\n  \\]", "- $$a b$$"),
         ("So \\alpha + \\beta in C:\\Users\\new", "So \\alpha + \\beta in C:\\Users\\new"), ("\\ a \\- b", "&#92; a - b"),
     ],
@@ -49,7 +49,7 @@ def test_formulas_as_they_were_meant(text, shown):
     "text",
     [
         "$5", "$5 and $6", "$40 million", "$5 (or US$)", "US$5, CA$x", "花了$5，他付$x", "$5 a day, US$", "$ 5 and $ 6", "$ HOME = $ PATH", "$5 CA$, US$6", "$5/$10 or $6+$7", "$5 (or $6), $7 (or $8)",
-        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$x$2", "in C$. Then US$", "100US$，200HK$", "$$ is cheap, $$ is not", "$HOME/bin:$PATH", "$5-10, R$ 5", "$...$ or $$...$$", "$$\n\nWe see that it is so.\n\n$$", "\\( and \\)", "\\unicode[x]{65}", "$\\href{x}{y}$", "$\\def\\x{\\href{x}{y}}$",
+        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$x$2", "in C$. Then US$", "100US$，200HK$", "PHP: $a = $b + $c", "100$ + 50$ = 150$", "$ ls $ x", "$$ is cheap, $$ is not", "$HOME/bin:$PATH", "$5-10, R$ 5", "$...$ or $$...$$", "$$\n\nWe see that it is so.\n\n$$", "\\( and \\)", "\\unicode[x]{65}", "$\\href{x}{y}$", "$\\def\\x{\\href{x}{y}}$",
     ],
 )  # fmt: skip
 def test_dollars_that_are_text(text):
