@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # The closing mark by the opening mark of a formula; empty for an environment, which has its own.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
-_MAX_FORMULA, _MAX_LINES = 4000, 100  # characters, and lines of a formula that begins a line
+_MAX_IN_LINE = 4000  # characters of a formula within a line
+_MAX_FORMULA, _MAX_LINES = 16_000, 400  # characters and lines of one of whole lines
 _MAX_CLOSERS = 40  # dollars that are escaped, or within the braces of a formula
 
 
@@ -43,7 +44,7 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  
 
 def read_formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
     """The opening mark, the content and the end of the formula in a line, if one begins here."""
-    found = _formula(source, start, stop)
+    found = _formula(source, start, min(start + _MAX_IN_LINE, stop))
     if found is None or found[0] != "$":
         return found
     _, content, end = found
@@ -197,9 +198,9 @@ def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
 
 def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
     """The position of the closing mark; a dollar within braces, as in words, does not count."""
-    limit, first, at = min(start + _MAX_FORMULA, stop), -1, start - 1
+    first, at = -1, start - 1
     for _ in range(_MAX_CLOSERS):
-        at = source.find(closer, at + 1, limit)
+        at = source.find(closer, at + 1, stop)
         content = source[start : max(at, start)]
         if not content.strip() or "\n\n" in content:
             break

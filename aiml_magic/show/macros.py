@@ -225,7 +225,7 @@ REWRITTEN = frozenset(
 )
 _TOKEN = re.compile(r"\\(?:([A-Za-z]+|1)|.)", re.DOTALL)
 _ENDS_IN_NAME = re.compile(r"\\[A-Za-z]+$")
-_MAX_EXPANDED = 10_000  # characters
+_MAX_EXPANDED = 20_000  # characters
 _LENGTH = r"(-?[\d.]{1,5})\s*(mu|pt|px|mm|ex|em|cm|in)"
 _SPACE = re.compile(
     rf"\\(?:[hm]space\*?\s*\{{\s*{_LENGTH}\s*\}}|(?:[hm]skip|m?kern|raise|lower)\s*{_LENGTH})"

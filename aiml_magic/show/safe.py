@@ -20,8 +20,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic.show.definitions import expand_definitions, is_defining
+from aiml_magic.show.formulas import CLOSERS
 from aiml_magic.show.parse import each, parser
 from aiml_magic.show.spans import begun, entities, entity, formula, inline, linked
+from aiml_magic.show.typeset import typeset
 from aiml_magic.text import fence_for, plain, plain_line
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def markdown(text: str, *, is_for_page: bool = False) -> str:
     tokens = parser().parse(plain(text))
     if is_defining(text):
         expand_definitions(each(tokens))
+    _show_as_code(tokens)
     writer = _Writer(tokens, is_for_page=is_for_page)
     return "\n\n".join(_apart(writer.blocks(at_margin=True)))
 
@@ -191,6 +194,15 @@ class _Writer:
             language = "text"  # without a name MyST-NB reads Python, and VS Code marks each line
         ticks = fence_for(content)
         return f"{ticks}{language}\n{content}\n{ticks}"
+
+
+def _show_as_code(tokens: Iterable[Token]) -> None:
+    """Makes code of each formula of several lines that is not typeset, so that its lines stay."""
+    for token in tokens:
+        is_long = token.type == "formula_block" and "\n" in token.content.strip()
+        if is_long and typeset(token.content) is None:
+            token.type, token.info = "fence", "latex"
+            token.content = f"{token.markup}{token.content}{CLOSERS[token.markup]}\n"
 
 
 def _tagged(tokens: Iterable[Token]) -> set[int]:

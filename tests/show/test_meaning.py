@@ -37,6 +37,7 @@ from aiml_magic.show.typeset import typeset
         ("$\\def\\x{\\x\\x}\\x$", "<code>&#36;&#92;def&#92;x&#123;&#92;x&#92;x&#125;&#92;x&#36;</code>"), ("$\\newcommand{\\nrm}[1]{\\lVert#1\\rVert}\\nrm{x}$", "$\\lVert x\\rVert$"), ("$\\require{cancel}$ $\\require{a}\\cancel{x}$", "$\\cancel{x}$"),
         ("$ n $, $ f(x) $; $20 kg m$, $2 π r$, $2! = 2$", "$n$, $f(x)$; $20 kg m$, $2 π r$, $2! = 2$"), ("$2 sin x$, $3 log n$ $$ ABC $$ $∞$", "$2 sin x$, $3 log n$ $$ABC$$ $∞$"), ("$x \\\\[1em] y$", "$\\begin{gathered} x \\\\ y \\end{gathered}$"), ("は**$x$で**最小", "&#12399;**$x$で**最小"), ("**答$x$**即", "**答$x$**&#21363;"),
         ("$$\n\na\n\n$$\n\nb", "$$a$$\n\nb"), ("- \\[\n  a\n\n  b\n  \\]", "- $$a b$$"),
+        ("\\begin{tikzcd}\nA \\arrow[r]\n\\end{tikzcd}", "```text\n\\begin{tikzcd}\nA \\arrow[r]\n\\end{tikzcd}\n```"), ("$$\n" + "x + y\n" * 300 + "$$", "$$" + "x + y " * 299 + "x + y$$"),
         ("So \\alpha + \\beta in C:\\Users\\new", "So \\alpha + \\beta in C:\\Users\\new"), ("\\ a \\- b", "&#92; a - b"),
     ],
 )  # fmt: skip
