@@ -32,7 +32,8 @@ _IN_TEXT = re.compile(
     r"(?<=://)[^/?#\s@]+@"  # of an address
     r"|((?<=[?&#;])(?:[^=&#;\s]*(?:token|key|passw|pwd|secret|sig|auth|credential|jwt)[^=&#;\s]*"
     r"|(?:[^=&#;\s]*[_-])?(?:code|otp|pass|pat|pin|sas))="
-    r"|\b\w*(?:password|pwd|account_?key|access_?key)="  # of a database
+    r"|\b[\w-]*(?:password|passwd|pwd|account_?key|access_?key|api[_-]?key)['\"]?\s?[:=]\s?"
+    r"|\b(?:x-[\w-]*(?:key|token|secret)|cookie):\s?"  # of a header
     r"|\bauthorization\W{0,2}[:=]\W{0,2}(?:(?:bearer|basic|token)\s+)?|\bbearer\s+(?=\S*\d))"
     r"[^&#;\s]+",
     re.IGNORECASE,

@@ -128,7 +128,11 @@ class Secrets:
         return re.compile(f"(?=({'|'.join(map(re.escape, self._pieces))}))")
 
 
-_BREAK = r"(?:[\s|'\"+]|\\[nrt\n])*+"  # also of a traceback of a group, and of a text in code
+# What may stand between two characters of a secret: marks, blanks, and what encodes a line break.
+_BREAK = (
+    r"(?:\x1b\[[\d;]*[A-Za-z]|\\x[\da-f]{2}|\\u[\da-f]{4}|\\[nrt]|%0[AD]|<br\s*/?>|\bb(?=['\"])"
+    r"|[^0-9A-Za-z]){0,12}"
+)
 
 
 @cache

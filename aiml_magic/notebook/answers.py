@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
+from aiml_magic.errors import BadInput
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.table import TOKENS, Kept, line_of
 from aiml_magic.text import plain
@@ -53,8 +54,13 @@ class Answers(Sequence[Any]):
         cost_usd, seconds, status, replayed, error. Unknown values are empty. In texts, control
         characters are made visible; `text` of each answer has them unchanged.
         """
-        import pandas as pd
-
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise BadInput(
+                f"A data frame needs {error.name}, which is not installed here.",
+                f"Run %pip install {error.name}.",
+            ) from error
         lines = list(self._lines())
         kinds = dict.fromkeys(map(tuple, lines))  # most lines have the same columns
         parsed = dict.fromkeys(name for kind in kinds for name in kind if name[:7] == "parsed.")

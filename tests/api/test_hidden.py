@@ -25,6 +25,7 @@ TOOLS = {
     "token of an address": MCP | {"server_url": f"https://tools.example/sse?a=1&access_token={SECRET}&b=2"},
     **{f"{name} of an address": MCP | {"server_url": f"https://tools.example/sse?a=1&{name}={SECRET}#b"} for name in ("code", "token", "sig", "sas", "pat", "auth_code")},
     "names that are short": {"type": "x", "sas": SECRET, "pat": SECRET, "sig": SECRET, "github_pat": SECRET},
+    "text of another header": {"type": "x", "args": ["--header", f"X-Api-Key: {SECRET}"]},
     "text of a cloud": {"type": "x", "dsn": f"Endpoint=sb://e.example/;SharedAccessKey={SECRET}"},
     "deep": {"type": "x", "container": [{"env": {"OPENAI_API_KEY": SECRET}}]},
     "list": {"type": "x", "api-keys": [SECRET]},

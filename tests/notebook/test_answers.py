@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import sys
 from dataclasses import make_dataclass
 from pathlib import Path
 
@@ -173,6 +174,14 @@ def test_fields_of_a_dataclass_with_slots():
     parsed = make_dataclass("Rating", ["id", "score"], slots=True)(7, 9)
     shown = table.line({}, None, text="", parsed=parsed, id=1)
     assert (1, 7, 9) == (shown["id"], shown["parsed.id"], shown["parsed.score"])
+
+
+def test_frame_without_pandas(monkeypatch):
+    """Where pandas is not installed, the error names it, in two lines."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(errors.BadInput, match="needs pandas") as refused:
+        Answers([]).to_frame()
+    assert 2 == len(str(refused.value).splitlines())
 
 
 def test_as_a_table(server):

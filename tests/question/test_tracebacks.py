@@ -87,13 +87,19 @@ def test_no_error_yet(home, monkeypatch):
 def test_secrets_are_masked(home, monkeypatch):
     """The key, what the environment names as a secret, and passwords in addresses are not sent."""
     monkeypatch.setenv("SERVICE_TOKEN", "t0k3n-of-a-service")
-    error = RuntimeError(f"{KEY} t0k3n-of-a-service postgres://me:hidden@db/x")
+    error = RuntimeError(
+        f"{KEY} t0k3n-of-a-service postgres://me:hidden@db/x X-Api-Key: hidden api_key='hidden' "
+        "{'password': 'hidden'} https://e.example/?code=hidden&sig=hidden"
+    )
     told = traceback_of(error)
     assert not any(secret in told for secret in (KEY, "t0k3n", "hidden"))
     assert "postgres://db/x" in told
 
 
-@pytest.mark.parametrize("gap", ["\n", "\r\n    ", "\\n", "'\n  '", '" + "'])
+@pytest.mark.parametrize(
+    "gap",
+    ["\n", "\r\n    ", "\\n", "'\n  '", '" + "', "\n> ", "\n  │ ", "=\n", "%0A", "<br>", "\x1b[0m", "\u200b", "' b'"],
+)  # fmt: skip
 def test_secrets_in_several_lines_are_masked(home, monkeypatch, gap):
     """No part of a secret is sent whose lines a terminal, a library or a group of exceptions has broken."""
     monkeypatch.setenv("GITHUB_PAT", "p4t-of-a-service")
