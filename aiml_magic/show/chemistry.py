@@ -35,7 +35,7 @@ _PART = re.compile(
     r"|(?P<letters>[A-Za-z]+)|\\bond\{(?P<bond>[^{}]*)\}|\$(?P<formula>[^$]*)\$|\{(?P<part>[^{}]*)\}"
     r"|(?P<command>\\[tdc]?frac\s*\d\d|\\[A-Za-z]+(?:\{(?:[^{}]|\{[^{}]*\})*\})* ?|\\[,;:])"
     rf"|(?P<charge>[+-]+(?=[\s)\]}},;^_]|$|{_STATE}))"
-    r"|(?P<sign>\.\.\.|[-=#*.+])|(?P<other>[()\[\],;:/'|])"
+    r"|(?P<sign>\.\.\.|[-=#*.+])|(?P<other>[()\[\],;:/'|°])"
 )
 _QUANTITY = re.compile(
     r"\s*(?P<number>[-+]?[\d.,]*\d)?(?:(?:[eE]|\s*(?:x|\*|\\times)\s*10\^?\{?)(?P<power>[-+]?\d+)\}?)?\s*(?P<unit>.*)"
@@ -62,12 +62,14 @@ def reaction(content: str) -> str | None:
         if part["arrow"] or part["gas"]:
             before = "space"
         elif part["script"]:
-            before = "script"
+            before = "script" if part["script"] == "^" else "subscript"
+        elif (part["command"] or "").endswith(" "):
+            before = "space"
     return written.strip()
 
 
 def _written(part: re.Match[str], before: str) -> str | None:
-    follows_atom = before in ("letters", "number", "script", "other", "charge", "command")
+    follows_atom = before not in ("space", "sign", "gas", "arrow")
     if part["arrow"]:
         return _arrow(part)
     if part["gas"]:
@@ -79,6 +81,8 @@ def _written(part: re.Match[str], before: str) -> str | None:
         inside = {".": r"\bullet", "*": "*"}.get(inside, inside)
         return ("" if follows_atom else "{}") + f"{part['script']}{{{inside}}}"
     if part["number"]:
+        if before == "subscript":  # as in S_N2
+            return part["number"]
         if not follows_atom:
             over = part["number"].partition("/")
             return rf"\tfrac{{{over[0]}}}{{{over[2]}}}\," if over[2] else part["number"] + r"\,"
@@ -156,6 +160,7 @@ _UNITS = {
     **{unit: unit for unit in "m g kg s A K mol Hz N Pa J W C V F T H L eV cm mm km ns ms kJ kPa "
        "kHz MHz GHz mL MeV keV GeV kN kW mV mA bar".split()},
 }  # fmt: skip
+_FACTORS = {"square": "2", "cubic": "3"}  # before a unit
 _POWERS = {"squared": "2", "cubed": "3"}
 _UNIT_NAME = re.compile(
     r"\\(?P<name>[A-Za-z]+)|(?P<letters>[A-Za-zµ]+)|\^\{?(?P<power>[-+]?\d+)\}?"
@@ -174,6 +179,8 @@ def units(content: str) -> str | None:
         name = part["name"]
         if name == "per":
             power = "^{-1}"
+        elif name in _FACTORS:
+            power = f"^{{{'-' if power else ''}{_FACTORS[name]}}}"
         elif name in _PREFIXES:
             prefix = _PREFIXES[name]
         elif name in _POWERS and written:

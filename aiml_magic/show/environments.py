@@ -31,6 +31,10 @@ _REPEATED = re.compile(r"\*\s*(?:\{(\d{1,2})\}|(\d))\s*(?:\{([^{}]*)\}|([lcr]))"
 _APART = re.compile(r"[@!><]\s*\{(?:[^{}]|\{[^{}]*\})*\}")
 _WIDE = re.compile(r"[pmb]\s*\{[^{}]*\}|X")
 _MAX_COLUMNS = 60
+_AUGMENTED = re.compile(
+    r"\\begin\{([pbBvV]?)matrix\*?\}\s*\[([lcr: ]*\|[lcr|: ]*)\](.*?)\\end\{\1matrix\*?\}"
+)
+_BRACKETS = {"": "..", "p": "()", "b": "[]", "B": (r"\{", r"\}"), "v": "||", "V": (r"\|", r"\|")}
 _DIAGRAM = re.compile(r"\\begin\{CD\}(.*?)\\end\{CD\}")
 _ARROW = re.compile(
     r"@(?:([>)])((?:(?!\1).)*)\1((?:(?!\1).)*)\1|([<(])((?:(?!\4).)*)\4((?:(?!\4).)*)\4"
@@ -43,11 +47,19 @@ def rewritten(line: str) -> str:
     line = _PLACE.sub(r"\\\1{\2}", line)
     if "{CD}" in line:
         line = _DIAGRAM.sub(_diagram, line)
+    if "matrix}" in line:
+        line = _AUGMENTED.sub(_augmented, line)
     if "numcases}" in line:
         line = _CASES.sub(r"\1\\begin{cases}", line)
         line = re.sub(r"\\end\{(?:sub)?numcases\}", r"\\end{cases}", line)
     line = _ENVIRONMENT.sub(lambda found: _WRITTEN[found[2]][found[1] == "end"], line)
     return "".join(_with_plain_columns(line)) if _COLUMNS.search(line) else line
+
+
+def _augmented(found: re.Match[str]) -> str:
+    """A matrix with rules between its columns as an array."""
+    left, right = _BRACKETS[found[1]]
+    return rf"\left{left}\begin{{array}}{{{found[2]}}}{found[3]}\end{{array}}\right{right}"
 
 
 def _with_plain_columns(line: str) -> Iterator[str]:

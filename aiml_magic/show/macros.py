@@ -132,6 +132,10 @@ def _quantity(number: str, unit: str) -> str | None:
     return written and rf"{{{number}}}\,{written}"
 
 
+def _with_options(_: str, number: str, unit: str) -> str | None:
+    return _quantity(number, unit)
+
+
 def _range(first: str, last: str, unit: str) -> str | None:
     written = chemistry.units(unit)
     return written and rf"{{{first}}}\text{{–}}{{{last}}}\,{written}"
@@ -194,6 +198,7 @@ _MACROS: dict[str, tuple[Template, ...]] = {
     "dv": ("[]{}{}", r"\frac{\mathrm{d}^{#1}#2}{\mathrm{d}#3^{#1}}",
            "{}{}", r"\frac{\mathrm{d}#1}{\mathrm{d}#2}", "{}", r"\frac{\mathrm{d}}{\mathrm{d}#1}"),
     "pdv": ("[]{}{}", r"\frac{\partial^{#1}#2}{\partial#3^{#1}}",
+            "[]{}", r"\frac{\partial^{#1}}{\partial#2^{#1}}",
             "{}{}{}", r"\frac{\partial^{2}#1}{\partial#2\,\partial#3}",
             "{}{}", r"\frac{\partial#1}{\partial#2}", "{}", r"\frac{\partial}{\partial#1}"),
     "fdv": ("{}{}", r"\frac{\delta#1}{\delta#2}", "{}", r"\frac{\delta}{\delta#1}"),
@@ -211,7 +216,8 @@ _MACROS: dict[str, tuple[Template, ...]] = {
     "vmqty": ("{}", r"\begin{vmatrix}#1\end{vmatrix}"),
     "mdet": ("{}", r"\begin{vmatrix}#1\end{vmatrix}"), "qq": ("{}", r"\quad\text{#1}\quad "),
     "num": _ONE, "ang": ("{}", r"{#1}^{\circ}"), "unit": ("{}", chemistry.units),
-    "si": ("{}", chemistry.units), "SI": ("{}{}", _quantity), "SIrange": ("{}{}{}", _range),
+    "si": ("{}", chemistry.units), "SI": ("{}{}", _quantity, "[]{}{}", _with_options),
+    "SIrange": ("{}{}{}", _range),
     "qtyrange": ("{}{}{}", _range), "intertext": ("{}", r"\text{#1}\\ "),
     "shortintertext": ("{}", r"\text{#1}\\ "), "ce": ("{}", chemistry.reaction),
     "pu": ("{}", chemistry.quantity),

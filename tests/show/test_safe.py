@@ -430,6 +430,26 @@ def test_emphasis_of_addresses(text, mark):
     assert original == shown
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "\\newcommand{\\a}[1]{#1#1#1#1}" + "\\a{" * 10 + "x" + "}" * 10,
+        "\\def\\a{xxxx}"
+        + "".join(f"\\def\\{b}{{\\{a}\\{a}\\{a}\\{a}}}" for a, b in zip("abcdefg", "bcdefgh", strict=True))
+        + "\\h\\h",
+        "\\newcommand{\\a}{" + "x" * 900 + "}" + "\\a" * 900,
+        "\\def\\a{\\a\\a}\\a",
+        "\\def\\a{\\href{javascript:1}}\\a{x}",
+    ],
+)  # fmt: skip
+def test_definitions_are_bounded(formula):
+    """What a model defines grows by no more than an answer may be long, and is code where it could do more."""
+    shown = safe.markdown(f"${formula}$ " * 20)
+    assert len(shown) < 60 * len(formula) * 20 + 60_000
+    assert "$\\href" not in shown
+    check_inert(rendered(shown))
+
+
 def test_depth_of_labels():
     """Of links that begin in one another too deeply the one inside is found, in less time than the library needs."""
     text = "![" * 2000 + "[a](https://e.org)"
