@@ -285,7 +285,7 @@ SEEN = {  # how many elements of an answer, and words that are in the first of t
     "img, script, b, input": (0, ""),
 }
 READ = ["A coffee is $5, two are $10; with tax $5.40 and then", 'echo "$HOME costs $5"', "terms = {n: 1 / n**2 for n in [1, 2]}",
-        "[x] checked by hand", "[ ] checked by machine", "a note[^1]", "[^1]: The note says that it was Euler.", "漢字とかな、中文：费马大定理。",
+        "☑ checked by hand", "☐ checked by machine", "a note[^1]", "[^1]: The note says that it was Euler.", "漢字とかな、中文：费马大定理。",
         "שלום עולם, مرحبا بالعالم", "👩\u200d👩\u200d👧", "🇸🇰", "naïve", "Inline <b>HTML</b>, a <script>window.__pwned = 1</script> and a\nare text."]  # fmt: skip
 
 
