@@ -76,6 +76,13 @@ class Queries(Database):
             cluster=cluster,
         )
 
+    def is_continued(self, row_id: int) -> bool:
+        """Whether an answer continues the row."""
+        return self._has(
+            "SELECT 1 FROM requests WHERE id > :row AND parent = :row AND state = 'done'",
+            row=row_id,
+        )
+
     def find_id(self, name: str) -> int:
         """The id of the row with the number or the response id `name`. Raises BadInput.
 

@@ -148,6 +148,11 @@ class Row:
         return self.state == "done" and Response(self.response).outcome != "incomplete"
 
     @property
+    def is_empty(self) -> bool:
+        """It is a complete response without a text."""
+        return self.state == "done" and Response(self.response).outcome == "empty"
+
+    @property
     def can_continue(self) -> bool:
         """A conversation can continue from it: it is a complete answer without open calls."""
         response = Response(self.response)

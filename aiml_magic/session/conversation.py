@@ -212,9 +212,11 @@ class Conversation:
         if row_id in self._whole:
             return True, self._whole[row_id]
         row = self._journal.row(row_id)
-        if row.can_continue:
+        # Earlier versions continued empty answers: their conversations are replayed as they were.
+        is_whole = row.can_continue or (row.is_empty and self._journal.is_continued(row_id))
+        if is_whole:
             self._whole[row_id] = row.parent
-        return row.can_continue or (row_id in self._expected and row.is_alive), row.parent
+        return is_whole or (row_id in self._expected and row.is_alive), row.parent
 
 
 def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:

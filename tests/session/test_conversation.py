@@ -17,7 +17,9 @@ class Rows:
         self.whole: list[bool] = []
 
     def row(self, row_id: int) -> SimpleNamespace:
-        return SimpleNamespace(can_continue=self.whole[row_id], parent=None, is_over=True)
+        return SimpleNamespace(
+            can_continue=self.whole[row_id], is_empty=False, parent=None, is_over=True
+        )
 
 
 def run(

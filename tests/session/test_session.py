@@ -127,6 +127,20 @@ def test_what_does_not_advance(asker, reply):
     assert [None, "resp_1", "resp_1", "resp_1"] == previous(server)
 
 
+def test_continued_empty_answer(asker):
+    """A conversation that an earlier version continued from an empty answer is replayed as it was."""
+    texts = iter(["One.", "", "Three."])
+    with wire.serve(lambda _: wire.json_reply(wire.response(next(texts)))) as server:
+        asker.ask(server.url, "One?", cell="a")
+        empty = asker.ask(server.url, "Two?", cell="b").journal_id
+        asker.ask(server.url, "Three?", cell="c", continues=empty)
+        another = Asker(asker.path)
+        for cell, text in (("a", "One?"), ("b", "Two?"), ("c", "Three?")):
+            assert another.ask(server.url, text, cell=cell, replay="auto").replayed
+        another.session.close(10)
+        assert 3 == len(server.posts)
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
