@@ -45,10 +45,15 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  
 def read_formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
     """The opening mark, the content and the end of the formula in a line, if one begins here."""
     found = _formula(source, start, min(start + _MAX_IN_LINE, stop))
-    if found is None or found[0] != "$":
-        return found
-    _, content, end = found
-    return found if is_between_dollars(content, source[end : end + 1]) else None
+    if found is None:
+        return None
+    opener, content, end = found
+    after = source[end : end + 1]
+    if opener == "$":
+        return found if is_between_dollars(content, after) else None
+    is_escaped = opener == "\\[" and (_CITATION.fullmatch(content) or after == "(")
+    is_words = opener in ("\\[", "\\(") and not _TEX.search(content) and _is_prose(content)
+    return None if is_escaped or is_words else found
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
@@ -236,6 +241,7 @@ _VARIABLES = re.compile(
     r" (?=[^A-Za-z]*[A-Za-z])[^\w\s$]?(?:[A-Za-z](?![A-Za-z])|[\d\s()+*/.,'|-])* "
 )
 _NAMED = re.compile(r"(?:\\[A-Za-z]+\*?\s*|[_^])\{[^{}]*\}|\\[A-Za-z]+")
+_CITATION = re.compile(r"\d+(?:\s?[,–-]\s?\d+)*")  # in escaped brackets
 _WORDS = re.compile(r"\\text[a-z]*\s*\{[^{}]*\}")
 _OTHER = re.compile(r"`|(?<!\\)\\[(\[]")  # code, or another formula
 _WORD = re.compile(r"[^\W\d_]{2}")

@@ -50,7 +50,7 @@ def test_formulas_as_they_were_meant(text, shown):
     "text",
     [
         "$5", "$5 and $6", "$40 million", "$5 (or US$)", "US$5, CA$x", "花了$5，他付$x", "$5 a day, US$", "$ 5 and $ 6", "$ HOME = $ PATH", "$5 CA$, US$6", "$5/$10 or $6+$7", "$5 (or $6), $7 (or $8)",
-        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$x$2", "in C$. Then US$", "100US$，200HK$", "PHP: $a = $b + $c", "100$ + 50$ = 150$", "$ ls $ x", "$$ is cheap, $$ is not", "$HOME/bin:$PATH", "$5-10, R$ 5", "$...$ or $$...$$", "$$\n\nWe see that it is so.\n\n$$", "\\( and \\)", "\\unicode[x]{65}", "$\\href{x}{y}$", "$\\def\\x{\\href{x}{y}}$",
+        "|US$|C$|\n|---|---|\n|1|2|", "$\\hspace{999em}$", "$\\hspace{-5em}$", "$x$2", "in C$. Then US$", "100US$，200HK$", "PHP: $a = $b + $c", "100$ + 50$ = 150$", "$ ls $ x", "$$ is cheap, $$ is not", "$HOME/bin:$PATH", "$5-10, R$ 5", "$...$ or $$...$$", "so \\[1\\], \\[2, 3–5\\], \\[x\\](https://e.org) and \\(see below\\)", "$$\n\nWe see that it is so.\n\n$$", "\\( and \\)", "\\unicode[x]{65}", "$\\href{x}{y}$", "$\\def\\x{\\href{x}{y}}$",
     ],
 )  # fmt: skip
 def test_dollars_that_are_text(text):
@@ -206,14 +206,14 @@ PIECES = {
     "www.example.org/a*b*": '<a href="http://www.example.org/a*b">www.example.org/a*b</a>*', "[a link](https://e.org/a_b)": '<a href="https://e.org/a_b">a link</a>',
     "CO<sub>2</sub>": "CO<sub>2</sub>", "10<sup>-3</sup> m<br>or so": "10<sup>-3</sup> m<br>or so", "<b>no tag</b>": "&lt;b&gt;no tag&lt;/b&gt;", "a < b & c > d": "a &lt; b &amp; c &gt; d",
     "C:\\new\\_path and \\alpha": "C:\\new_path and \\alpha", "2 * 3 * 4, snake_case_name": "2 * 3 * 4, snake_case_name", "a\\_b \\$5": "a_b {$}5", "**bold** and *it*": "<strong>bold</strong> and <em>it</em>",
-    "`x_y = $z`": "<code>x_y = {$}z</code>", "`<b>`": "<code>&lt;b&gt;</code>", "费马大定理，": "费马大定理，", "“quoted” — [^1] {x}": "“quoted” — [^1] {x}", "f(x)!": "f(x)!", "5 > 3 ~ 2": "5 &gt; 3 ~ 2",
+    "`x_y = $z`": "<code>x_y = {$}z</code>", "`<b>`": "<code>&lt;b&gt;</code>", "费马大定理，": "费马大定理，", "“quoted” — [^1] {x}": "“quoted” — [^1] {x}", "so \\[12\\] says": "so [12] says", "f(x)!": "f(x)!", "5 > 3 ~ 2": "5 &gt; 3 ~ 2",
 }  # fmt: skip
 FORMULAS = [
     "x", "2 + 3 = 5", "7 \\le n", "a_1 * b_1", "f(x) = x^2", "3 \\mid a", "2 \\times \\$40", "|x| < 1", "P(A|B)", "\\lVert v\\rVert_2", "\\{1, 2\\}", "\\frac{a}{b}", "\\text{if } x>0", "50\\%",
-    "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\ce{H2O}", "\\bm{x}", "x\\in[0,1)", "f[x](y)", "n!", "-1", "\\ket{\\psi}", "\\leftrightarrows", "\\hspace{1em}", "x'", "\\operatorname{rank} A", "A^*",
+    "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\ce{H2O}", "\\bm{x}", "x\\in[0,1)", "f[x](y)", "n!", "-1", "\\ket{\\psi}", "\\leftrightarrows", "\\hspace{1em}", "x'", "\\operatorname{rank} A", "A^*", "2 sin x", "∞", "\\dv{y}{x}", "\\text{m/s^2}", "x^2'",
 ]  # fmt: skip
 DISPLAYED = [
-    "a + b", "a\n- b\n+ c\n= d", "\\begin{aligned}\na &= b \\\\[4pt]\n&< c\n\\end{aligned}", "\\begin{cases} 1 & \\text{if $x>0$} \\\\ 0 \\end{cases}", "x = 1 \\tag{2}", "\\text{cost} = \\$5",
+    "a + b", "a\n- b\n+ c\n= d", "\\begin{aligned}\na &= b \\\\[4pt]\n&< c\n\\end{aligned}", "\\begin{cases} 1 & \\text{if $x>0$} \\\\ 0 \\end{cases}", "x = 1 \\tag{2}", "\\text{cost} = \\$5", "a &= b \\\\\n&= c", "\\left( a",
 ]  # fmt: skip
 ENVIRONMENTS = [
     "\\begin{align}\na &= b \\\\\nc &> d\n\\end{align}",
