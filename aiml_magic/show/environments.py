@@ -174,7 +174,7 @@ def _with_valid_tags(line: str) -> str:
             stop = closing_brace(line, found.end())
             content = line[found.end() : stop]
             is_valid = not tagged and not (around and around[-1] in _UNTAGGED)
-            if stop < 0 or (is_valid and not re.search(r"[<>|$^\\]", content)):
+            if stop < 0 or (is_valid and not re.search(r"[<>|$^_#&%\\]", content)):
                 tagged = True
                 continue
             brackets = "{}" if "*" in sign else "({})"

@@ -104,7 +104,7 @@ _ALLOWED = _COMMANDS | frozenset("\\,;:! {}|%#_&$")
 def typeset(content: str, *, in_table: bool = False) -> str | None:
     """The formula on one line; `None` if a command in it may do more than set type."""
     if "%" in content:
-        content = _COMMENT.sub("", _PERCENT.sub(r"\%", content))
+        content = _without_comments(_PERCENT.sub(r"\%", content))
     line = " ".join(content.split())
     if _PLAIN.fullmatch(line):
         return line
@@ -126,6 +126,13 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
     if "\\\\" in spelt:
         spelt = _ROW_BRACE.sub(r"\1 ", spelt)
     return spelt.replace("](", "] (").replace("![", "! [") + "{}" * spelt.endswith("\\$")
+
+
+def _without_comments(content: str) -> str:
+    """The formula without comments; a sign that would cut off a brace is a percent sign."""
+    kept = _COMMENT.sub("", content)
+    is_cut = kept.count("{") != kept.count("}") and content.count("{") == content.count("}")
+    return _COMMENT.sub(lambda found: "\\" + found[0], content) if is_cut else kept
 
 
 def _is_known(line: str) -> bool:

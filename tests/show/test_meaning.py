@@ -191,7 +191,7 @@ def test_tags_that_only_place_text(text, shown):
         ("\\left( a", "( a"), ("\\begin{align} \\left( a & b \\right. \\end{align}", "\\begin{align} ( a & b \\end{align}"), ("\\{\\left( a \\right]", "\\{\\left( a \\right]"), ("x^2' + y_1_2 + f^{a_{b}}^c", "x^2{}' + y_1{}_2 + f^{a_{b}}{}^c"), ("x_\\max", "x_{\\max}"),
         ("\\begin{aligned} a \\tag{1} \\end{aligned}", "\\begin{aligned} a \\qquad (\\text{1}) \\end{aligned}"), ("\\begin{align} a \\tag{1} \\\\ b \\tag{2} \\end{align}", "\\begin{align} a \\tag{1} \\\\ b \\tag{2} \\end{align}"), ("x \\tag{$*$}", "x \\qquad ({\\text{}{*}\\text{}})"),
         ("\\text{m/s^2 of H_2O, a & b, $5}", "{\\text{m/s}^2\\text{ of H}_2\\text{O, a \\& b, \\$5}}"), ("\\text{it is \\alpha, \\ldots}", "{\\text{it is }{\\alpha}\\text{, }{\\ldots}\\text{}}"), ("\\text{(by \\ref{a}) \\textbf{b<c}}", "{\\text{(by a) }{{\\textbf{b}{\\lt}\\textbf{c}}}\\text{}}"),
-        ("p = 5%", "p = 5\\%"), ("5 \\$", "5 \\${}"), ("x \\\\", "x"), ("% a", None), ("a % b", "a"),
+        ("\\text{50% off}", "\\text{50\\% off}"), ("x \\tag{a_b}", "x \\qquad (\\text{a\\_b})"), ("p = 5%", "p = 5\\%"), ("5 \\$", "5 \\${}"), ("x \\\\", "x"), ("% a", None), ("a % b", "a"),
     ],
 )  # fmt: skip
 def test_macros(formula, shown):
