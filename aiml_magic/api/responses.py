@@ -244,7 +244,7 @@ class Response:
     def outcome(self) -> str:
         """The kind of response.
 
-        One of answer, refusal, tool_calls, approval, empty, incomplete, failed, cancelled, pending
+        One of answer, refusal, tool_calls, approval, incomplete, failed, cancelled, pending
         and unknown.
         """
         if self.status in ("queued", "in_progress"):
@@ -257,9 +257,12 @@ class Response:
             return "refusal"
         if self.of_type("mcp_approval_request"):
             return "approval"
-        if self.of_type("function_call"):
-            return "tool_calls"
-        return "answer" if self.text or self.images or self.unknown_types else "empty"
+        return "tool_calls" if self.of_type("function_call") else "answer"
+
+    @property
+    def is_empty(self) -> bool:
+        """It is a complete answer without a text or anything else to show."""
+        return self.outcome == "answer" and not (self.text or self.images or self.unknown_types)
 
     @cached_property
     def _may_go_on(self) -> bool:

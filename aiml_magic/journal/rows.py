@@ -150,15 +150,14 @@ class Row:
     @property
     def is_empty(self) -> bool:
         """It is a complete response without a text."""
-        return self.state == "done" and Response(self.response).outcome == "empty"
+        return self.state == "done" and Response(self.response).is_empty
 
     @property
     def can_continue(self) -> bool:
         """A conversation can continue from it: it is a complete answer without open calls."""
         response = Response(self.response)
-        return (
-            self.state == "done" and response.status == "completed" and response.outcome == "answer"
-        )
+        is_answer = response.outcome == "answer" and not response.is_empty
+        return self.state == "done" and response.status == "completed" and is_answer
 
     def answer(self) -> Answer:
         """The answer, or the part of it that was received."""

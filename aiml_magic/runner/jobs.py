@@ -262,8 +262,7 @@ class Job:
             )
             if self.record:
                 self.record(answer)
-            is_whole = answer.response.outcome in ("answer", "empty")
-            return self._parsed(answer) if is_whole else answer
+            return self._parsed(answer) if answer.response.outcome == "answer" else answer
         if self.is_cancelled:
             is_ours = self._is_ours or row.state == "queued"
             error = _interrupted(row, is_held=self._is_held) if is_ours else _left_running()

@@ -85,7 +85,7 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
             yield f"**Waiting for approval.** {way_out} The model wants to use:"
             yield from map(_wanted, response.of_type("mcp_approval_request"))
             return
-        case "empty":
+        case "answer" if response.is_empty:
             yield "**Empty.** The answer has no text; the details show the whole response."
             yield only_fresh
         case _:
