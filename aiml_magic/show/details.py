@@ -21,7 +21,7 @@ from aiml_magic.text import dump, plain
 # Limits of long content, as bytes of HTML in all and characters of one value: for the widget, for
 # its copy, and for the part that the widget fetches, which is not in the notebook file. With them a
 # cell adds at most the answer twice and 8 kB to the file.
-_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (600, 200), (2_000_000, 200_000)
+_ROOM_LIVE, _ROOM_STATIC, _ROOM_OPENED = (200, 200), (650, 200), (2_000_000, 200_000)
 _MAX_IMAGE = 2 * 2**20  # bytes
 
 _USAGE = {
@@ -69,7 +69,7 @@ _STYLE = (
     ".aiml-details a{text-decoration:underline}"
     ".aiml-details details details>*+*{margin:.2em 0 .2em 1em!important}"
     ".aiml-details table{font-size:inherit}.aiml-details tr{background:none!important}"
-    ".aiml-details th,.aiml-details td"
+    ".aiml-details :is(th,td)"
     "{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
     # A page of nbconvert sets the coloured code of an answer in the font of text.
     ".aiml-details pre,.jp-RenderedMarkdown pre{font-family:var(--jp-code-font-family,monospace)}"
@@ -80,7 +80,7 @@ _STYLE = (
     "@media print{[id^=o3pro-] details:not(details>div>:last-child)::details-content"
     "{content-visibility:visible}}"
     # The button below the details, and what it fetches, show while the details are open.
-    ".aiml-box:not(:has(.aiml-details>details[open]))>.aiml-more{display:none}"
+    ".aiml-box:not(:has(.aiml-details>[open]))>.aiml-more{display:none}"
     ".aiml-more{width:auto;max-width:100%;background:none!important;border:0;"
     "box-shadow:none!important;color:inherit;text-align:left;padding:0 1em;font-size:inherit}"
     "</style>"
@@ -95,8 +95,8 @@ _NEWS = (
 )
 # Hides JupyterLab's line above the copy, which says that a reopened notebook has no widget.
 _HIDE_DEAD_WIDGET = (
-    "<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child #{key})"
-    " > .jp-OutputArea-output.jupyter-widgets:not(:has(*)){{display:none}}</style>"
+    "<style>.jp-OutputArea-child:has(+.jp-OutputArea-child #{key})"
+    ">.jupyter-widgets:not(:has(*)){{display:none}}</style>"
 )
 
 
