@@ -319,8 +319,9 @@ def test_diff(shell, server, capsys):
     """Two answers are named by variable, entry, number, response id or conversation; what differs is said."""
     shell.user_ns["rated"] = ask("Rate it.", effort=["low", "high"], chat="ideas")
     shell.user_ns["one"] = shell.user_ns["rated"][0]
-    for several in ("rated", "\ud800"):
-        assert isinstance(run(shell, f"%aiml diff {several} 1"), errors.BadInput)
+    for several in ("rated", "\ud800"):  # Python 3.13 has no tokens for a cell with the latter
+        with pytest.raises(errors.BadInput):
+            shell.run_line_magic("aiml", f"diff {several} 1")
     assert isinstance(run(shell, "%aiml export --all -c ideas x.md"), errors.BadInput)
     for first, second in (
         ("rated[0]", "rated[-1]"),
