@@ -42,7 +42,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 }  # fmt: skip
 SHORT = "loading", "cells", "replays", "conversations", "mapping"
 HEAD = ["what", "here", "beside it", "ratio", "goal"]
-PAIRS, TOO_SLOW = 3, 2.0
+TOO_SLOW = 2.0
 
 
 @contextmanager
@@ -118,7 +118,9 @@ def slower(found: Iterable[tuple[Row, float | str]]) -> set[str]:
     }
 
 
-def against(ref: str, parts: list[str], *, is_short: bool) -> tuple[list[list[str]], set[str]]:
+def against(
+    ref: str, parts: list[str], pairs: int, *, is_short: bool
+) -> tuple[list[list[str]], set[str]]:
     """The lines of the table with those of another commit, and what is slower; printed as well.
 
     What seems slower is measured again, longer: other work on the machine is not.
@@ -126,9 +128,9 @@ def against(ref: str, parts: list[str], *, is_short: bool) -> tuple[list[list[st
     lines, slow = [], set()
     with worktree(ref) as other:
         for part in parts:
-            found = paired(part, other, 1 if is_short else PAIRS)
+            found = paired(part, other, 1 if is_short else pairs)
             if is_short and slower(found):
-                again = paired(part, other, PAIRS)
+                again = paired(part, other, pairs)
                 slow |= slower(found) & slower(again)
                 found = again
             for row, there in found:
@@ -161,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--against", metavar="REF", help="measure another commit, too, in turns")
+    parser.add_argument("--pairs", type=int, default=3, help="turns with it")
     parser.add_argument("--short", action="store_true", help="few, small parts, for a quick look")
     parser.add_argument("--only", nargs="*", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     args = parser.parse_args()
@@ -173,7 +176,7 @@ def main() -> None:
     head, slow = HEAD, set()
     if args.against:
         head = [*HEAD, f"at {args.against}", "ratio"]
-        lines, slow = against(args.against, parts, is_short=args.short)
+        lines, slow = against(args.against, parts, args.pairs, is_short=args.short)
     else:
         lines = []
         for part in parts:

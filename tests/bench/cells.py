@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 from collections.abc import Iterator
@@ -67,11 +68,6 @@ def sandbox() -> Iterator[str]:
 
 
 BARE = "display({'text/plain': ''}, raw=True)\n" * 4
-EARLIER = """
-import IPython
-for turn in range({}):
-    IPython.get_ipython().run_cell_magic("o3pro", "--quiet", f"Question {{turn}}?")
-"""
 REPLAYS = """
 import statistics, time
 times = []
@@ -116,10 +112,17 @@ def cells() -> Iterator[Row]:
 
 def replays() -> Iterator[Row]:
     """A replay in a notebook of 1,000 earlier turns, beside bare displays and an empty cell."""
-    with sandbox() as url, kernel() as running:
-        running.run(f"%config O3Pro.base_url = {url!r}")
+    ids = itertools.count()
+
+    def answer(_: wire.Request) -> wire.Reply:
+        # Of one size: the sandbox would name all earlier questions.
+        return wire.json_reply(wire.response("Fine. " * 50, id=f"r{next(ids)}"))
+
+    with wire.serve(answer) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}")
         turns = 100 if IS_SHORT else 1000
-        assert running.run(EARLIER.format(turns), timeout=300).error is None
+        for turn in range(turns):
+            assert running.run(f"%o3pro --quiet Question {turn}?", f"cell {turn}").error is None
         running.run("from IPython.display import display")
         codes = ("%%o3pro\nWhat is 6*7?", "1;", BARE)
         again = [

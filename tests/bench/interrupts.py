@@ -28,10 +28,10 @@ def interrupts() -> Iterator[Row]:
             time.sleep(0.3)
             start = time.perf_counter()
             os.kill(process, signal.SIGINT)
-            server.closed_by_client.wait(5)
-            closed.append(1000 * (time.perf_counter() - start))
             running.finish(request)
             idle.append(1000 * (time.perf_counter() - start))
+            server.closed_by_client.wait(5)
+            closed.append(1000 * (time.perf_counter() - start))
             request = running.start("import time; time.sleep(5)")
             time.sleep(0.3)
             os.kill(process, signal.SIGINT)
@@ -46,12 +46,12 @@ def interrupts() -> Iterator[Row]:
         "≤ 150 ms",
     )
     yield Row(
-        "interrupt to closed socket",
+        "interrupt to closed socket, held for 2 s, since a restart begins so",
         statistics.median(closed),
         "ms",
         reference,
         "one of `time.sleep`",
-        "≤ 50 ms",
+        "≤ 2,100 ms",
     )
 
 

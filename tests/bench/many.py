@@ -43,11 +43,11 @@ def journals() -> Iterator[Row]:
     for size in sizes:
         journal = filled(folder / f"{size}.sqlite3", size)
         steps: dict[str, Callable[[], object]] = {
-            "look-up": lambda journal=journal: journal.find(
-                request_key("s", {"input": "question 7"}, None)
+            "look-up": lambda journal=journal: journal.known(
+                [request_key("s", {"input": "question 7"}, None)], "u"
             ),
             "search": lambda journal=journal: journal.search("question 7 whale"),
-            "start": lambda journal=journal: Journal(journal.path).find("none"),
+            "start": lambda journal=journal: Journal(journal.path).known(["none"], "u"),
             "write": lambda journal=journal: journal.add(**row("new", os.urandom(8).hex())),
         }
         for step, act in steps.items():
