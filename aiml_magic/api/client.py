@@ -95,7 +95,9 @@ class Client:
         httpx's pool takes quadratic time with many requests at once, and its client a tenth of the
         time of a request for cookies, redirects and logs.
         """
-        connection = self._idle.pop() if self._idle else self._new_connection()
+        connection = (
+            self._idle.pop() if self._idle else transport(self._base_url, self._ssl_context)
+        )
         try:
             if is_token(self._secrets.key):
                 await self._check_proof(connection)
@@ -147,9 +149,6 @@ class Client:
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext | bool:
         return ssl_context(self._base_url)
-
-    def _new_connection(self) -> httpx.AsyncHTTPTransport:
-        return transport(self._base_url, self._ssl_context)
 
     async def ask(
         self,
