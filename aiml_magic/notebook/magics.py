@@ -93,10 +93,10 @@ class O3Pro(Settings):
     @needs_local_scope
     @line_cell_magic
     def o3pro(
-        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+        self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None
     ) -> Answer | Answers | Job | None:
         given, rest = options.read_line(line)
-        text, variables = _body(rest, cell), ChainMap(dict(local_ns or {}), self.shell.user_ns)
+        text, variables = _body(rest, cell), ChainMap(local_ns or {}, self.shell.user_ns)
         questions = self.questions(options.each(given), text, variables)
         if given.get("dry_run"):
             from aiml_magic.notebook.dry_run import dry_run

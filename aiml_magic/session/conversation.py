@@ -55,9 +55,8 @@ class Conversation:
 
     def has(self, cell: str) -> bool:
         """Whether the place of this cell is known."""
-        return cell in self._run_here | self._new_ids or (
-            cell in self._places and not self._new_ids
-        )
+        is_here = cell in self._run_here or cell in self._new_ids
+        return is_here or (cell in self._places and not self._new_ids)
 
     def parent(self, cell: str) -> int | None:
         """The id of the row that `cell` continues; `None` if it begins the conversation."""
@@ -107,9 +106,9 @@ class Conversation:
         Only cells run since the restart: *Run All* is about to run the others again.
         """
         stale = []
-        for name, place in self._places.items():
-            newest = self._newest_answer(name) if place.before == cell else None
-            if newest is not None and self._continued(place, newest) != row_id:
+        for name in [name for name, place in self._places.items() if place.before == cell]:
+            newest = self._newest_answer(name)
+            if newest is not None and self._continued(self._places[name], newest) != row_id:
                 stale += [name, *self._after(name)]
         return [name for name in stale if name in self._run_here]
 

@@ -159,10 +159,10 @@ def opened(answer: Answer) -> str:
 
 
 class _Room:
-    """Limits of long content: `size` bytes of HTML in all, `value` characters of one value."""
+    """Limits of long content: bytes of HTML `left` in all, `value` characters of one value."""
 
-    def __init__(self, size: float, value: int) -> None:
-        self._size = size
+    def __init__(self, left: float, value: int) -> None:
+        self.left = left
         self._value = value
 
     def cut(self, value: Any) -> str:
@@ -181,13 +181,13 @@ class _Room:
         """
         kept: list[str] = []
         rest = ""
-        end = self._size * (1 - share)
+        end = self.left * (1 - share)
         for piece in pieces:
             size = len(dump(piece))
-            if self._size - size < end:
+            if self.left - size < end:
                 rest = f"<p>{'More' if kept else 'It'} is in <code>answer.{attribute}</code>.</p>"
                 break
-            self._size -= size
+            self.left -= size
             kept.append(piece)
         return (within.format("".join(kept)) if kept else "") + rest
 
@@ -348,10 +348,13 @@ def _call(item: Raw) -> tuple[str, Any] | None:
 
 def _raw_json(answer: Answer, room: _Room) -> str:
     try:
-        raw = json.dumps(_without_secrets(answer.raw), indent=1, ensure_ascii=False)
+        raw = _without_secrets(answer.raw)
+        lines = dump(raw)
+        if len(lines) <= room.left:  # what is indented is longer, and takes long to write
+            lines = json.dumps(raw, indent=1, ensure_ascii=False)
     except RecursionError:
-        raw = "It is nested too deeply to be shown; answer.raw holds it."
-    return room.fill([_pre(raw)], "raw")
+        lines = "It is nested too deeply to be shown; answer.raw holds it."
+    return room.fill([_pre(lines)], "raw")
 
 
 def _pre(text: str) -> str:

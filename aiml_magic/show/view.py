@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display
 
 from aiml_magic.api.responses import ToolCall
 from aiml_magic.errors import AimlMagicError
@@ -62,15 +61,12 @@ class NotebookView(View):
         self._saved = saved
 
     def show(self, answer: Answer) -> None:
-        self._display(_bundles(answer, self._saved))
-
-    def _display(self, bundles: Iterable[dict[str, Any]]) -> None:
         with _streams_flushed_once():
-            for bundle in bundles:
-                display(bundle, raw=True)
+            for bundle in _bundles(answer, self._saved):
+                self.show_bundle(bundle)
 
-    def show_bundle(self, bundle: dict[str, str]) -> None:
-        display(bundle, raw=True)
+    def show_bundle(self, bundle: dict[str, Any]) -> None:
+        self._shell.display_pub.publish(bundle)
 
     def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
         """An output of plain text, which every front end shows; at the end empty, or kept."""
@@ -108,8 +104,11 @@ class NotebookView(View):
     def _end(self, panel: Any, answer: Answer | None) -> None:
         with _streams_flushed_once():
             panel.open()
-            if answer is not None:
-                self._display(_bundles(answer, self._saved, is_new=True))
+            if answer is None:
+                return
+            # Of an answer that nobody waited for, a screen reader tells nothing.
+            for bundle in _bundles(answer, self._saved, is_new=not answer.replayed):
+                self.show_bundle(bundle)
 
 
 class NotebookPanel(Panel):
@@ -212,28 +211,34 @@ def _error_bundle(error: AimlMagicError) -> dict[str, str]:
     return {"text/html": f'<pre role="alert">{safe.escape(text)}</pre>', "text/plain": text}
 
 
+class _Unflushed:
+    """A stream without its `flush`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def flush(self) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def _streams_flushed_once() -> Iterator[None]:
     """Flushes the streams once for all displays in the block, which keeps the order of outputs.
 
-    The kernel flushes both before each display, which takes longer than the display itself.
+    The kernel flushes both before each display, which takes longer than the display itself, since
+    it waits for the thread that sends all outputs; that thread sends them in order anyway.
     """
-
-    class Stream:
-        def __init__(self, stream: Any) -> None:
-            self._stream = stream
-
-        def flush(self) -> None: ...
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._stream, name)
-
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        if sending := getattr(stream, "pub_thread", None):
+            sending.schedule(stream.flush)
+        else:
+            stream.flush()
     if threading.current_thread() is not threading.main_thread():
         yield  # redirected streams are redirected in all threads
         return
-    with redirect_stdout(Stream(sys.stdout)), redirect_stderr(Stream(sys.stderr)):
+    with redirect_stdout(_Unflushed(sys.stdout)), redirect_stderr(_Unflushed(sys.stderr)):
         yield
 
 
