@@ -7,17 +7,13 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 MASK = "…"  # stands for a secret
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: each takes far more memory than bytes
 
-_VISIBLE = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_VISIBLE |= {0x7F: "\u2421"}
-# Lone surrogates, C1 control characters and bidirectional overrides.
-_REPLACED = [*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)]
-_VISIBLE |= dict.fromkeys(_REPLACED, "\ufffd")
 _ASCII = str.maketrans(
     {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"}
     | dict.fromkeys("‘’", "'")
@@ -48,7 +44,16 @@ def plain(text: str) -> str:
     """`text` with control characters made visible, so that a terminal obeys none."""
     if text.isprintable():
         return text
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_visible())
+
+
+@cache
+def _visible() -> dict[int, str]:
+    """The signs for control characters, by their codes; built at the first use, not at import."""
+    visible = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+    # Lone surrogates, C1 control characters and bidirectional overrides.
+    replaced = [*range(0xD800, 0xE000), *range(0x80, 0xA0), *range(0x202A, 0x202F)]
+    return visible | {0x7F: "\u2421"} | dict.fromkeys(replaced, "\ufffd")
 
 
 def plain_line(text: str) -> str:

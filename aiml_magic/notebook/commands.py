@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 import re
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic.errors import BadInput
 from aiml_magic.notebook import options
-from aiml_magic.notebook.context import Context
 from aiml_magic.text import did_you_mean, say
+
+if TYPE_CHECKING:
+    from aiml_magic.notebook.context import Context
 
 
 def run(line: str, context: Context) -> None:

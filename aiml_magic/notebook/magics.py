@@ -27,7 +27,7 @@ from IPython.core.magic import (
 )
 
 from aiml_magic import addresses, errors
-from aiml_magic.notebook import commands, context, options, params
+from aiml_magic.notebook import commands, options, params
 from aiml_magic.notebook.lines import TRANSFORMERS
 from aiml_magic.notebook.settings import DECISIVE, HELP, Settings
 from aiml_magic.text import say
@@ -168,18 +168,11 @@ class O3Pro(Settings):
     @no_var_expand
     @line_magic
     def aiml(self, line: str) -> None:
-        question = partial(self.question, {}, "", {})
-        commands.run(
-            line,
-            context.Context(
-                self.session,
-                self.base_url,
-                self.journal_path,
-                question,
-                lambda: self.view,
-                self.shell.user_ns,
-            ),
-        )
+        from aiml_magic.notebook.context import Context
+
+        question, view = partial(self.question, {}, "", {}), lambda: self.view
+        base_url, path, variables = self.base_url, self.journal_path, self.shell.user_ns
+        commands.run(line, Context(self.session, base_url, path, question, view, variables))
 
     def show_result(self, value: Answer | Answers | Job) -> None:
         """Called by IPython if an answer or a job is the value of a cell."""
@@ -299,13 +292,14 @@ class O3Pro(Settings):
         )
 
     def _place(self, given: Mapping[str, Any], variables: Mapping[str, Any]) -> Place:
+        from aiml_magic.notebook.context import id_of
         from aiml_magic.session.question import NO_ID, Place
 
         return Place(
             cell=f"{self._cell_id or NO_ID + self._run}/{next(self._asked)}",
             chat=None if given.get("alone") else given.get("chat", "main"),
             is_new=given.get("new", False),
-            after=context.id_of(given["after"], variables) if "after" in given else None,
+            after=id_of(given["after"], variables) if "after" in given else None,
         )
 
     def _delivery(self, given: Mapping[str, Any]) -> Delivery:

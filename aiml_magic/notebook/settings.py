@@ -7,7 +7,6 @@ import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any, Self
 
 from IPython.core.magic import Magics
@@ -136,8 +135,8 @@ def _read(value: Any, trait: TraitType[Any, Any]) -> Any:
             raise TypeError(value)
         case numbers.Integral() if isinstance(trait, Integer):
             return int(value)
-        case numbers.Real() | Decimal() if isinstance(trait, Float):
-            return float(value)
+        case numbers.Number() if isinstance(trait, Float):  # a Decimal is one, but not Real
+            return float(value)  # type: ignore[arg-type]  # a complex number is refused here
         case os.PathLike():
             return os.fspath(value)
         case _:

@@ -68,6 +68,7 @@ def measured(part: str, package: Path) -> list[Row]:
         done = subprocess.run(
             [sys.executable, str(script), "--only", part],
             check=False,
+            cwd=package,  # `python -c` looks there first
             env=os.environ | {"PYTHONPATH": str(package)},
             capture_output=True,
             text=True,
