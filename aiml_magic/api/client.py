@@ -87,7 +87,11 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _response(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, **request: Any
+        self,
+        method: str,
+        url: httpx.URL | str,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
     ) -> AsyncIterator[httpx.Response]:
         """The response to one request, on an idle or new connection.
 
@@ -114,7 +118,7 @@ class Client:
         self,
         connection: httpx.AsyncHTTPTransport,
         method: str,
-        url: str,
+        url: httpx.URL | str,
         headers: Mapping[str, str],
         *,
         content: bytes = b"",
@@ -145,6 +149,10 @@ class Client:
         port = urllib.parse.urlsplit(root).port or 80
         if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
             raise failures.sandbox_gone()
+
+    @cached_property
+    def _responses(self) -> httpx.URL:
+        return httpx.URL(f"{self._base_url}/responses")  # parsed once
 
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext | bool:
@@ -333,10 +341,9 @@ class Client:
                 listener.on_sent()
             sent_at = time.monotonic() if step.endswith("send_request_body.complete") else sent_at
 
-        url = f"{self._base_url}/responses"
         try:
             async with self._response(
-                "POST", url, headers, content=content, trace=trace
+                "POST", self._responses, headers, content=content, trace=trace
             ) as response:
                 source = Source(body, response.status_code, response.headers, self._secrets)
                 if response.is_success:

@@ -43,10 +43,11 @@ def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTr
 
 def settings_of_network(variables: Mapping[str, str]) -> tuple[Any, ...]:
     """The proxies and certificates in use: if they change, a client is replaced."""
-    settings = sorted(variables.items())
-    with contextlib.suppress(OSError):
-        return (*settings, Path(variables.get(CERTIFICATES[0], "")).stat().st_mtime_ns)
-    return tuple(settings)
+    settings = tuple(sorted(variables.items()))
+    if file := variables.get(CERTIFICATES[0]):
+        with contextlib.suppress(OSError):
+            return (*settings, Path(file).stat().st_mtime_ns)
+    return settings
 
 
 def ssl_context(base_url: str) -> ssl.SSLContext | bool:

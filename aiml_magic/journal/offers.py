@@ -6,6 +6,7 @@ A damaged, foreign or oversized file counts as missing.
 from __future__ import annotations
 
 import hashlib
+import stat
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -29,7 +30,7 @@ def kept(server: str) -> Catalogue:
     with suppress(OSError, BadInput):
         path = _path(server)
         state = path.stat()
-        if state.st_size <= _MAX_SIZE and path.is_file():
+        if state.st_size <= _MAX_SIZE and stat.S_ISREG(state.st_mode):
             return _read(path, server, state.st_mtime_ns, state.st_ino)
     return Catalogue()
 

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import http.server
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,7 @@ from certificates import certificate
 from processes import wait_until
 
 from aiml_magic import errors
+from aiml_magic.api.network import settings_of_network
 
 
 def test_request(asker):
@@ -210,6 +212,14 @@ def test_certificates_of_the_environment(asker, tmp_path, monkeypatch):
         monkeypatch.delenv("SSL_CERT_FILE")
         with pytest.raises(errors.ConnectError, match="(?i)certificate"):
             asker.ask(url)
+
+
+def test_no_certificate_of_the_environment(tmp_path, monkeypatch):
+    """A file written to the working folder replaces no client, whose connections would be lost."""
+    monkeypatch.chdir(tmp_path)
+    before = settings_of_network({})
+    os.utime(tmp_path, (1, 1))
+    assert before == settings_of_network({})
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
