@@ -18,7 +18,7 @@ from aiml_magic.runner.jobs import Job, Progress
 from aiml_magic.show.several import bundle
 from aiml_magic.text import dollars, printable, say
 
-PERIOD = 0.2  # seconds between two updates of a panel
+PERIOD = 0.25  # seconds between two updates of a panel
 
 _STATES = {
     "queued": "Starting",

@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 
 import pytest
 import wire
+from limits import Limit, limited
 
 from aiml_magic import ask, errors
 from aiml_magic.api import pace
 
 pytestmark = pytest.mark.usefixtures("plain_script")
-
-
-class Limit:
-    """So many requests in so many seconds."""
-
-    def __init__(self, count: int, seconds: float) -> None:
-        self.count, self.seconds = count, seconds
-        self._taken: list[float] = []
-        self._lock = threading.Lock()
-
-    def takes(self) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            self._taken = [at for at in self._taken if at > now - self.seconds]
-            if len(self._taken) < self.count:
-                self._taken.append(now)
-                return True
-            return False
-
-
-def limited(limit: Limit, **headers: str):
-    def answer(request):
-        if not limit.takes():
-            return wire.json_reply({"error": {"message": "Slow down."}}, status=429, **headers)
-        return wire.json_reply(wire.response(f"On {request.body['input']}"))
-
-    return answer
 
 
 def test_map_waits(monkeypatch):

@@ -37,7 +37,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     for part in (
         cells.loading, cells.cells, cells.replays, interrupts.interrupts, interrupts.states,
         interrupts.streaming, many.journals, cells.conversations, cells.answers, many.jobs,
-        many.mapping,
+        many.mapping, many.limits,
     )
 }  # fmt: skip
 SHORT = "loading", "cells", "replays", "conversations", "mapping"

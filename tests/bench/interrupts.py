@@ -8,7 +8,9 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from itertools import chain, repeat
 
+import httpx
 import wire
 from kernels import kernel
 from measure import RUNS, Row, timed
@@ -120,15 +122,24 @@ def streaming() -> Iterator[Row]:
                 time.sleep(20 / 4000)
 
     reply = wire.Reply(200, {"Content-Type": "text/event-stream"}, Paced())
-    with wire.serve(lambda _: reply) as server, kernel() as running:
-        running.run(f"%config O3Pro.base_url = {server.url!r}")
+    replies = chain([wire.json_reply(wire.response())], repeat(reply))
+    with wire.serve(lambda _: next(replies)) as server, kernel() as running:
+        running.run(f"%config O3Pro.base_url = {server.url!r}\n%o3pro What is imported?")
         before = float(running.run("import time; print(time.process_time())").stream)
         ran = running.run("%%o3pro\nWhy?", timeout=90)
         after = float(running.run("print(time.process_time())").stream)
+        shown = next(
+            message["header"]["date"]
+            for message in ran.messages
+            if "text/markdown" in message["content"].get("data", {})
+        )
+        late = 1000 * (shown.timestamp() - last[0])
+        began = time.thread_time()
+        with httpx.stream("POST", f"{server.url}/responses", json={}, timeout=90) as raw:
+            for _ in raw.iter_lines():
+                pass
+        read = time.thread_time() - began
     size = sum(len(json.dumps(message["content"], default=str)) for message in ran.messages)
-    shown = next(
-        message for message in ran.messages if "text/markdown" in message["content"].get("data", {})
-    )
     bare = 4000 * len(
         json.dumps({"data": {"text/plain": "words" * 2000}, "metadata": {}, "transient": {}})
     )
@@ -138,13 +149,10 @@ def streaming() -> Iterator[Row]:
         "",
         4000.0,
         "one for each delta",
-        "≤ 150",
+        "≤ 110",
     )
     yield Row(
-        "bytes on iopub", size / 1e6, "MB", bare / 1e6, "the text anew for each delta", "≤ 0.3 MB"
+        "bytes on iopub", size / 1e6, "MB", bare / 1e6, "the text anew for each delta", "≤ 0.2 MB"
     )
-    yield Row(
-        "CPU of the kernel", after - before, "s", ran.seconds, "seconds that it took", "≤ 0.5 s"
-    )
-    late = 1000 * (shown["header"]["date"].timestamp() - last[0])
+    yield Row("CPU of the kernel", after - before, "s", read, "a raw httpx reader", "≤ 0.2 ×")
     yield Row("from the last event to the answer's display", late, "ms", goal="≤ 300 ms")

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import wire
+from limits import Limit, limited
 from measure import (
     IS_SHORT,
     Row,
@@ -271,3 +272,16 @@ def mapping() -> Iterator[Row]:
         )
         few, many = (printed(RECORDED, url, str(rows)) for rows in (100, count))
         yield Row("a row of 1,000 while they are recorded", many, "ms", few, "of 100", "≤ 1 ×")
+
+
+def limits() -> Iterator[Row]:
+    """`ask.map` at a server that limits requests, beside the time that its limit takes."""
+    count, allowed, seconds = 60, 10, 3.0
+    with wire.serve(limited(Limit(allowed, seconds))) as server:
+        os.environ["AIML_API_URL"] = server.url
+        ours = timed(lambda: ask.map("Limited {{x}}", range(count), progress=False)) / 1000
+        name = f"`ask.map` of {count} rows at a server that allows {allowed} in {seconds:.0f} s"
+        least = (count / allowed - 1) * seconds
+        yield Row(name, ours, "s", least, "what the limit takes", "≤ 1.25 ×")
+        sent = float(len(server.posts))
+        yield Row("requests that it took", sent, "", float(count), "the rows")
