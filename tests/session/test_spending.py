@@ -410,6 +410,16 @@ def test_prices_of_the_list(asker):
         assert 1 == len(looks(server))
 
 
+def test_missing_price_is_requested_once(asker):
+    """A price that the server cannot give now is not requested for each row of a map."""
+    with wire.serve(lambda _: wire.json_reply({}, status=500), has_models=True) as server:
+        for number in range(3):
+            with pytest.raises(errors.BudgetExceeded):
+                asker.ask(server.url, f"Row {number}?", budget_usd=10.0)
+        assert 1 == len(looks(server))
+        assert [] == server.posts
+
+
 def test_conversation_counts(asker):
     """The conversation counts as input: as its server counted it, by its texts, and of an answer to come the longest."""
     price, journal = budget.Price(1.0, 0.0, 1000), asker.journal
