@@ -142,24 +142,22 @@ def _unit(part: re.Match[str]) -> str:
     return part["command"] or part["sign"].replace("%", r"\%")
 
 
-_PREFIXES = {"yocto": "y", "zepto": "z", "atto": "a", "femto": "f", "pico": "p", "nano": "n",
-             "micro": "µ", "mu": "µ", "milli": "m", "centi": "c", "deci": "d", "deca": "da",
-             "hecto": "h", "kilo": "k", "mega": "M", "giga": "G", "tera": "T", "peta": "P",
-             "exa": "E"}  # fmt: skip
-_UNITS = {
-    "meter": "m", "metre": "m", "gram": "g", "kilogram": "kg", "second": "s", "ampere": "A",
-    "kelvin": "K", "mole": "mol", "candela": "cd", "hertz": "Hz", "newton": "N", "pascal": "Pa",
-    "joule": "J", "watt": "W", "coulomb": "C", "volt": "V", "farad": "F",
-    "ohm": r"\Omega ", "Omega": r"\Omega ",
-    "siemens": "S", "weber": "Wb", "tesla": "T", "henry": "H", "lumen": "lm", "lux": "lx",
-    "becquerel": "Bq", "gray": "Gy", "sievert": "Sv", "radian": "rad", "steradian": "sr",
-    "degree": r"{}^{\circ}", "degreeCelsius": r"{}^{\circ}C", "celsius": r"{}^{\circ}C",
-    "percent": r"\%", "minute": "min", "hour": "h", "day": "d", "liter": "L", "litre": "L",
-    "electronvolt": "eV", "dalton": "Da", "bar": "bar", "tonne": "t", "hectare": "ha",
-    "angstrom": r"\mathring{A}", "bit": "bit", "byte": "B", "decibel": "dB", "molar": "M",
-    **{unit: unit for unit in "m g kg s A K mol Hz N Pa J W C V F T H L eV cm mm km ns ms kJ kPa "
-       "kHz MHz GHz mL MeV keV GeV kN kW mV mA bar".split()},
-}  # fmt: skip
+_PREFIXES = dict(re.findall(r"(\w+) (\S+)", """
+    yocto y  zepto z  atto a  femto f  pico p  nano n  micro µ  mu µ  milli m  centi c  deci d
+    deca da  hecto h  kilo k  mega M  giga G  tera T  peta P  exa E
+"""))  # fmt: skip
+_UNITS = dict(re.findall(r"(\w+) (\S+)", r"""
+    meter m  metre m  gram g  kilogram kg  second s  ampere A  kelvin K  mole mol  candela cd
+    hertz Hz  newton N  pascal Pa  joule J  watt W  coulomb C  volt V  farad F  siemens S
+    weber Wb  tesla T  henry H  lumen lm  lux lx  becquerel Bq  gray Gy  sievert Sv  radian rad
+    steradian sr  degree {}^{\circ}  degreeCelsius {}^{\circ}C  celsius {}^{\circ}C  percent \%
+    minute min  hour h  day d  liter L  litre L  electronvolt eV  dalton Da  bar bar  tonne t
+    hectare ha  angstrom \mathring{A}  bit bit  byte B  decibel dB  molar M
+""")) | dict.fromkeys(["ohm", "Omega"], r"\Omega ")  # fmt: skip
+_UNITS |= {unit: unit for unit in """
+    m g kg s A K mol Hz N Pa J W C V F T H L eV cm mm km ns ms kJ kPa kHz MHz GHz mL MeV keV GeV
+    kN kW mV mA bar
+""".split()}  # fmt: skip
 _FACTORS = {"square": "2", "cubic": "3"}  # before a unit
 _POWERS = {"squared": "2", "cubed": "3"}
 _UNIT_NAME = re.compile(

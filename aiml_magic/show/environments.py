@@ -7,19 +7,22 @@ from collections.abc import Iterator
 
 from aiml_magic.show.arguments import closing_brace
 
+# Environments, and what is written at their beginning and end.
 _WRITTEN = {
-    "eqnarray": (r"\begin{array}{rcl}", r"\end{array}"),
-    "flalign": (r"\begin{align}", r"\end{align}"),
-    "multline": (r"\begin{gather}", r"\end{gather}"),
-    "multlined": (r"\begin{gathered}", r"\end{gathered}"),
-    "lgathered": (r"\begin{gathered}", r"\end{gathered}"),
-    "dmath": (r"\begin{gather}", r"\end{gather}"),
-    "IEEEeqnarray": (r"\begin{array}", r"\end{array}"),
-    "psmallmatrix": (r"\left(\begin{smallmatrix}", r"\end{smallmatrix}\right)"),
-    "bsmallmatrix": (r"\left[\begin{smallmatrix}", r"\end{smallmatrix}\right]"),
-    "vsmallmatrix": (r"\left|\begin{smallmatrix}", r"\end{smallmatrix}\right|"),
-    **dict.fromkeys("math displaymath subequations center dgroup".split(), ("", "")),
-}
+    name: (begin, end)
+    for name, begin, end in map(str.split, r"""
+        eqnarray \begin{array}{rcl} \end{array}
+        flalign \begin{align} \end{align}
+        multline \begin{gather} \end{gather}
+        multlined \begin{gathered} \end{gathered}
+        lgathered \begin{gathered} \end{gathered}
+        dmath \begin{gather} \end{gather}
+        IEEEeqnarray \begin{array} \end{array}
+        psmallmatrix \left(\begin{smallmatrix} \end{smallmatrix}\right)
+        bsmallmatrix \left[\begin{smallmatrix} \end{smallmatrix}\right]
+        vsmallmatrix \left|\begin{smallmatrix} \end{smallmatrix}\right|
+    """.strip().splitlines())
+} | dict.fromkeys("math displaymath subequations center dgroup".split(), ("", ""))  # fmt: skip
 _ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_WRITTEN)})\*?\}}")
 _PLACE = re.compile(
     r"\\(begin|end)\s*\{(\w+\*?)\}"

@@ -11,28 +11,23 @@ from collections.abc import Callable, Mapping
 from aiml_magic.show import chemistry, environments
 from aiml_magic.show.arguments import arguments
 
-_OPERATORS = (
-    "arcosh arsinh artanh arccosh arcsinh arctanh arcoth arccoth sech csch arccot arcsec arccsc "
-    "cosec cotan tg ctg cotg th cth arctg arcctg sh ch arsh arch arth sgn sign sinc erf erfc Li "
-    "tr Tr rank rk diag grad curl rot Res res Var Cov Cor Corr Bias MSE KL Supp supp lcm ord Hom "
-    "End Aut Inn Out Gal Spec Proj Sym Alt Ext Tor Stab Orb Fix Ann Frac Nil Rad Ind Syl GL SL PSL "
-    "PGL SO SU Sp Mat Id id im Im Image coker Ker Null nul Col Row col row adj codim span Span "
-    "proj conv cl Int vol Vol Area area dist diam Ric Lip softmax sigmoid ReLU relu logit "
-    "polylog poly Bern Binom Poisson Unif Exp iid const ar cis"
-).split()
-_LIMITS = {"argmax": r"arg\,max", "argmin": r"arg\,min", "Argmax": r"Arg\,max",
-           "Argmin": r"Arg\,min", "esssup": r"ess\,sup", "essinf": r"ess\,inf",
-           "plim": "plim", "colim": "colim"}  # fmt: skip
-_DROPPED = (
-    "allowbreak nobreak linebreak nolinebreak displaybreak smallskip medskip bigskip par centering "
-    "noindent oldstyle mit"
-).split()
-_LETTERS = dict(zip("Alpha Beta Epsilon Zeta Eta Iota Kappa Mu Nu Omicron Rho Tau Chi".split(),
-                    "A B E Z H I K M N O P T X".split(), strict=True))  # fmt: skip
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma "
-    "tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
-).split()
+_OPERATORS = """
+    arcosh arsinh artanh arccosh arcsinh arctanh arcoth arccoth sech csch arccot arcsec arccsc
+    cosec cotan tg ctg cotg th cth arctg arcctg sh ch arsh arch arth sgn sign sinc erf erfc Li
+    tr Tr rank rk diag grad curl rot Res res Var Cov Cor Corr Bias MSE KL Supp supp lcm ord Hom
+    End Aut Inn Out Gal Spec Proj Sym Alt Ext Tor Stab Orb Fix Ann Frac Nil Rad Ind Syl GL SL PSL
+    PGL SO SU Sp Mat Id id im Im Image coker Ker Null nul Col Row col row adj codim span Span
+    proj conv cl Int vol Vol Area area dist diam Ric Lip softmax sigmoid ReLU relu logit
+    polylog poly Bern Binom Poisson Unif Exp iid const ar cis
+""".split()
+_DROPPED = """
+    allowbreak nobreak linebreak nolinebreak displaybreak smallskip medskip bigskip par centering
+    noindent oldstyle mit
+""".split()
+_GREEK = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma
+    tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega
+""".split()
 _BETWEEN = (
     "and or if then for when where with let given since thus else otherwise as unless by".split()
 )
@@ -60,17 +55,72 @@ _WRITTEN = r"""
     idotsint \int\cdots\int  iiiint \iint\!\!\iint  hdots \ldots  mathellipsis \ldots
     indep \perp\!\!\!\perp  independent \perp\!\!\!\perp  eps \varepsilon  half \tfrac{1}{2}
     real \Re  imaginary \Im  cross \times  vdot \cdot  laplacian \nabla^{2}  divergence \nabla\cdot
-    variation \delta
-    principalvalue \mathcal{P}  standardstate \ominus  underbar \underline  nicefrac \tfrac
-    sfrac \tfrac  xfrac \tfrac  textfrac \tfrac  operatornamewithlimits \operatorname*
-    centernot \not  dd \mathrm{d}  qc ,\quad
+    variation \delta  principalvalue \mathcal{P}  standardstate \ominus  underbar \underline
+    nicefrac \tfrac  sfrac \tfrac  xfrac \tfrac  textfrac \tfrac  centernot \not  qc ,\quad
+    operatornamewithlimits \operatorname*  argmax \operatorname*{arg\,max}
+    argmin \operatorname*{arg\,min}  Argmax \operatorname*{Arg\,max}
+    Argmin \operatorname*{Arg\,min}  esssup \operatorname*{ess\,sup}
+    essinf \operatorname*{ess\,inf}  plim \operatorname*{plim}  colim \operatorname*{colim}
+    Alpha \mathrm{A}  Beta \mathrm{B}  Epsilon \mathrm{E}  Zeta \mathrm{Z}  Eta \mathrm{H}
+    Iota \mathrm{I}  Kappa \mathrm{K}  Mu \mathrm{M}  Nu \mathrm{N}  Omicron \mathrm{O}
+    Rho \mathrm{P}  Tau \mathrm{T}  Chi \mathrm{X}  1 \mathbf{1}
 """
-_ONE = ("{}", "{#1}")
-_ARC = ("{}", r"\overset{\frown}{#1}")
-_BRA_KET = ("{}{}", r"\lvert#1\rangle\langle#2\rvert")
-_INNER = ("{}{}", r"\langle#1\vert#2\rangle")
-_VALUE = ("{}{}", r"\langle#2\vert#1\vert#2\rangle", "{}", r"\langle#1\rangle")
-_ELEMENT = ("{}{}{}", r"\langle#1\vert#2\vert#3\rangle")
+# Names, and for each form of their arguments what is written instead.
+_WRITTEN_WITH = r"""
+    vcenter,ensuremath,llap,rlap,clap,mathllap,mathrlap,mathclap,cramped,mathmbox,hl,num {} {#1}
+    overparen,wideparen,overarc,overgroup {} \overset{\frown}{#1}
+    underparen {} \underset{\smile}{#1}
+    utilde {} \underset{\sim}{#1}
+    overlinesegment {} \overline{#1}
+    longdiv {} \overline{)#1}
+    textcolor {}{} {#2} []{}{} {#3}
+    colorbox {}{} \text{#2}
+    fcolorbox {}{}{} \fbox{#3}
+    framebox {} \fbox{#1}
+    raisebox {}{} \text{#2}
+    bbox,smash []{} {#2} {} {#1}
+    smashoperator []{} #2 {} #1
+    mathbfcal {} \boldsymbol{\mathcal{#1}}
+    slashed {} \not{#1}
+    sout {} \cancel{\text{#1}}
+    cancelto {}{} \cancel{#2}^{#1}
+    flatfrac {}{} {#1}/{#2}
+    sideset {}{}{} \mathop{{}#1{#3}#2}
+    prescript {}{}{} {}^{#1}_{#2}{#3}
+    overunderset {}{}{} \overset{#1}{\underset{#2}{#3}}
+    underoverset {}{}{} \underset{#1}{\overset{#2}{#3}}
+    matrix {} \begin{matrix}#1\end{matrix}
+    cases {} \begin{cases}#1\end{cases}
+    pmatrix,pmqty {} \begin{pmatrix}#1\end{pmatrix}
+    bmqty {} \begin{bmatrix}#1\end{bmatrix}
+    vmqty,mdet {} \begin{vmatrix}#1\end{vmatrix}
+    eqalign {} \begin{aligned}#1\end{aligned}
+    displaylines {} \begin{gathered}#1\end{gathered}
+    abs {} \lvert#1\rvert
+    norm {} \lVert#1\rVert
+    pqty {} \left(#1\right)
+    bqty {} \left[#1\right]
+    Bqty {} \left\{#1\right\}
+    ref {} \text{#1}
+    eqref {} (\text{#1})
+    cite {} [\text{#1}]
+    textsuperscript {} ^{\text{#1}}
+    textsubscript {} _{\text{#1}}
+    ang {} {#1}^{\circ}
+    order {} \mathcal{O}(#1)
+    vb {} \mathbf{#1}
+    va {} \vec{\mathbf{#1}}
+    vu {} \hat{\mathbf{#1}}
+    comm,commutator {}{} [#1,#2]
+    acomm,anticommutator,pb,poissonbracket {}{} \{#1,#2\}
+    ketbra,dyad,op,outerproduct {}{} \lvert#1\rangle\langle#2\rvert
+    ip,innerproduct {}{} \langle#1\vert#2\rangle
+    braket {}{} \langle#1\vert#2\rangle {} \langle#1\rangle
+    expval,ev {}{} \langle#2\vert#1\vert#2\rangle {} \langle#1\rangle
+    vev {} \langle#1\rangle
+    mel,matrixel {}{}{} \langle#1\vert#2\vert#3\rangle
+    fdv {}{} \frac{\delta#1}{\delta#2} {} \frac{\delta}{\delta#1}
+"""
 Template = str | Callable[..., str | None]
 
 
@@ -148,79 +198,42 @@ def _dingbat(number: str) -> str | None:
 # The forms of their arguments, each followed by what is written instead.
 _MACROS: dict[str, tuple[Template, ...]] = {
     **{name: ("", written) for name, written in re.findall(r"(\w+) (\S+)", _WRITTEN)},
+    **{
+        name: tuple(forms)
+        for names, *forms in map(str.split, _WRITTEN_WITH.strip().splitlines())
+        for name in names.split(",")
+    },
     **{letter: ("", rf"\mathbb{{{letter}}}") for letter in "RNZQCEPFK"},
     **{"up" + name: ("", rf"\{name}") for name in _GREEK},
     **{"Up" + name.lower(): ("", rf"\{name}") for name in _GREEK if name[0].isupper()},
     **{"q" + word: ("", rf"\quad\text{{{word}}}\quad ") for word in _BETWEEN},
+    **{name: ("", rf"\operatorname{{{name}}}") for name in _OPERATORS},
     **dict.fromkeys(_DROPPED, ("", "")),
     **dict.fromkeys("label vspace require leftroot uproot".split(), ("{}", "")),
-    "cline": ("{}", r"\hline "),
     **dict.fromkeys("color cellcolor rowcolor columncolor".split(), ("{}", "", "[]{}", "")),
-    **dict.fromkeys(
-        "vcenter ensuremath llap rlap clap mathllap mathrlap mathclap cramped mathmbox hl".split(),
-        _ONE,
-    ),
-    **dict.fromkeys("overparen wideparen overarc overgroup".split(), _ARC),
-    **dict.fromkeys("ketbra dyad op outerproduct".split(), _BRA_KET),
-    **dict.fromkeys("comm commutator".split(), ("{}{}", "[#1,#2]")),
-    **dict.fromkeys("acomm anticommutator pb poissonbracket".split(), ("{}{}", r"\{#1,#2\}")),
-    **dict.fromkeys("eval evaluated".split(), ("{}", r"\left.#1\right\vert ")),
     **dict.fromkeys(["textcircled", "circled"], ("{}", _circled)),
-    **{name: ("", rf"\operatorname{{{name}}}") for name in _OPERATORS},
-    **{name: ("", rf"\operatorname*{{{written}}}") for name, written in _LIMITS.items()},
-    **{name: ("", rf"\mathrm{{{letter}}}") for name, letter in _LETTERS.items()},
-    "1": ("", r"\mathbf{1}"),
-    "textcolor": ("{}{}", "{#2}", "[]{}{}", "{#3}"), "colorbox": ("{}{}", r"\text{#2}"),
-    "fcolorbox": ("{}{}{}", r"\fbox{#3}"), "framebox": ("{}", r"\fbox{#1}"),
-    "definecolor": ("{}{}{}", ""), "bbox": ("[]{}", "{#2}", *_ONE), "ding": ("{}", _dingbat),
-    "smash": ("[]{}", "{#2}", *_ONE), "smashoperator": ("[]{}", "#2", "{}", "#1"),
-    "raisebox": ("{}{}", r"\text{#2}"),
-    "mathbfcal": ("{}", r"\boldsymbol{\mathcal{#1}}"), "slashed": ("{}", r"\not{#1}"),
-    "sout": ("{}", r"\cancel{\text{#1}}"), "flatfrac": ("{}{}", "{#1}/{#2}"),
+    **dict.fromkeys(["eval", "evaluated"], ("{}", r"\left.#1\right\vert ")),
+    **dict.fromkeys(["intertext", "shortintertext"], ("{}", r"\text{#1}\\ ")),
+    **dict.fromkeys(["SIrange", "qtyrange"], ("{}{}{}", _range)),
+    **dict.fromkeys(["unit", "si"], ("{}", chemistry.units)),
+    "cline": ("{}", r"\hline "), "definecolor": ("{}{}{}", ""), "ding": ("{}", _dingbat),
     "genfrac": ("{}{}{}{}{}{}", _generalized_fraction, "(){}{}{}{}", _in_parentheses),
-    "sideset": ("{}{}{}", r"\mathop{{}#1{#3}#2}"), "multicolumn": ("{}{}{}", _spanning),
-    "overunderset": ("{}{}{}", r"\overset{#1}{\underset{#2}{#3}}"),
-    "underoverset": ("{}{}{}", r"\underset{#1}{\overset{#2}{#3}}"),
-    "enclose": ("{}{}", _enclosed), "longdiv": ("{}", r"\overline{)#1}"),
-    "cancelto": ("{}{}", r"\cancel{#2}^{#1}"), "prescript": ("{}{}{}", "{}^{#1}_{#2}{#3}"),
-    "underparen": ("{}", r"\underset{\smile}{#1}"), "utilde": ("{}", r"\underset{\sim}{#1}"),
-    "overlinesegment": ("{}", r"\overline{#1}"), "unicode": ("{}", _character),
-    "matrix": ("{}", r"\begin{matrix}#1\end{matrix}"),
-    "cases": ("{}", r"\begin{cases}#1\end{cases}"),
-    "pmatrix": ("{}", r"\begin{pmatrix}#1\end{pmatrix}"),
-    "eqalign": ("{}", r"\begin{aligned}#1\end{aligned}"),
-    "displaylines": ("{}", r"\begin{gathered}#1\end{gathered}"),
-    "abs": ("{}", r"\lvert#1\rvert"), "norm": ("{}", r"\lVert#1\rVert"),
-    "ref": ("{}", r"\text{#1}"), "eqref": ("{}", r"(\text{#1})"), "cite": ("{}", r"[\text{#1}]"),
-    "textsuperscript": ("{}", r"^{\text{#1}}"), "textsubscript": ("{}", r"_{\text{#1}}"),
-    "dd": ("[]{}", r"\mathrm{d}^{#1}{#2}", "", r"\mathrm{d}"), "vb": ("{}", r"\mathbf{#1}"),
-    "va": ("{}", r"\vec{\mathbf{#1}}"), "vu": ("{}", r"\hat{\mathbf{#1}}"),
+    "multicolumn": ("{}{}{}", _spanning), "enclose": ("{}{}", _enclosed),
+    "unicode": ("{}", _character), "vqty": ("{}", r"\left\vert#1\right\vert "),
+    "qty": ("{}{}", _quantity, "{}", r"\left\{#1\right\}", "()", r"\left(#1\right)",
+            "[]", r"\left[#1\right]"),
+    "mqty": ("{}", r"\begin{matrix}#1\end{matrix}", "()", r"\begin{pmatrix}#1\end{pmatrix}",
+             "[]", r"\begin{bmatrix}#1\end{bmatrix}"),
+    "dd": ("[]{}", r"\mathrm{d}^{#1}{#2}", "", r"\mathrm{d}"),
     "dv": ("[]{}{}", r"\frac{\mathrm{d}^{#1}#2}{\mathrm{d}#3^{#1}}",
            "{}{}", r"\frac{\mathrm{d}#1}{\mathrm{d}#2}", "{}", r"\frac{\mathrm{d}}{\mathrm{d}#1}"),
     "pdv": ("[]{}{}", r"\frac{\partial^{#1}#2}{\partial#3^{#1}}",
             "[]{}", r"\frac{\partial^{#1}}{\partial#2^{#1}}",
             "{}{}{}", r"\frac{\partial^{2}#1}{\partial#2\,\partial#3}",
             "{}{}", r"\frac{\partial#1}{\partial#2}", "{}", r"\frac{\partial}{\partial#1}"),
-    "fdv": ("{}{}", r"\frac{\delta#1}{\delta#2}", "{}", r"\frac{\delta}{\delta#1}"),
-    "order": ("{}", r"\mathcal{O}(#1)"), "braket": (*_INNER, "{}", r"\langle#1\rangle"),
-    "ip": _INNER, "innerproduct": _INNER, "expval": _VALUE, "ev": _VALUE,
-    "vev": ("{}", r"\langle#1\rangle"), "mel": _ELEMENT, "matrixel": _ELEMENT,
-    "qty": ("{}{}", _quantity, "{}", r"\left\{#1\right\}", "()", r"\left(#1\right)",
-            "[]", r"\left[#1\right]"),
-    "pqty": ("{}", r"\left(#1\right)"), "bqty": ("{}", r"\left[#1\right]"),
-    "Bqty": ("{}", r"\left\{#1\right\}"), "vqty": ("{}", r"\left\vert#1\right\vert "),
-    "mqty": ("{}", r"\begin{matrix}#1\end{matrix}", "()", r"\begin{pmatrix}#1\end{pmatrix}",
-             "[]", r"\begin{bmatrix}#1\end{bmatrix}"),
-    "pmqty": ("{}", r"\begin{pmatrix}#1\end{pmatrix}"),
-    "bmqty": ("{}", r"\begin{bmatrix}#1\end{bmatrix}"),
-    "vmqty": ("{}", r"\begin{vmatrix}#1\end{vmatrix}"),
-    "mdet": ("{}", r"\begin{vmatrix}#1\end{vmatrix}"), "qq": ("{}", r"\quad\text{#1}\quad "),
-    "num": _ONE, "ang": ("{}", r"{#1}^{\circ}"), "unit": ("{}", chemistry.units),
-    "si": ("{}", chemistry.units), "SI": ("{}{}", _quantity, "[]{}{}", _with_options),
-    "SIrange": ("{}{}{}", _range),
-    "qtyrange": ("{}{}{}", _range), "intertext": ("{}", r"\text{#1}\\ "),
-    "shortintertext": ("{}", r"\text{#1}\\ "), "ce": ("{}", chemistry.reaction),
-    "pu": ("{}", chemistry.quantity),
+    "qq": ("{}", r"\quad\text{#1}\quad "),
+    "SI": ("{}{}", _quantity, "[]{}{}", _with_options),
+    "ce": ("{}", chemistry.reaction), "pu": ("{}", chemistry.quantity),
 }  # fmt: skip
 # What the first argument of a macro may be that is dropped.
 _COLOUR, _BOX = re.compile(r"[\w#!.,-]{1,30}"), re.compile(r"[\w#!.,: -]{0,40}")

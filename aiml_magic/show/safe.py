@@ -29,14 +29,13 @@ from aiml_magic.text import fence_for, plain, plain_line
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_LANGUAGES = frozenset(
-    "bash c c++ clojure cmake console cpp cs csharp css dart diff docker dockerfile elixir erlang "
-    "fortran fsharp go graphql haskell haskell html http ini java javascript js json jsx julia "
-    "kotlin latex lisp lua make makefile markdown matlab md nix nim objc ocaml pascal perl php "
-    "powershell prolog proto ps1 py pycon python python3 r rb rs ruby rust sas scala scheme sh "
-    "shell sql stan swift tcl tex text toml ts tsx typescript verilog vhdl vim xml "
-    "yaml yml zig".split()
-)
+_LANGUAGES = frozenset("""
+    bash c c++ clojure cmake console cpp cs csharp css dart diff docker dockerfile elixir erlang
+    fortran fsharp go graphql haskell haskell html http ini java javascript js json jsx julia
+    kotlin latex lisp lua make makefile markdown matlab md nix nim objc ocaml pascal perl php
+    powershell prolog proto ps1 py pycon python python3 r rb rs ruby rust sas scala scheme sh
+    shell sql stan swift tcl tex text toml ts tsx typescript verilog vhdl vim xml yaml yml zig
+""".split())  # fmt: skip
 # Characters up to which code of a page is highlighted: Pygments takes quadratic time for longer
 # lines or code in some languages. (In Terraform it is slower still, so that is not in the list.)
 _LONG_LINE, _LONG_CODE = 1000, 10_000

@@ -14,89 +14,86 @@ from aiml_magic.show.environments import mended
 from aiml_magic.show.formulas import is_between_dollars
 from aiml_magic.show.macros import REWRITTEN, expanded
 
-_COMMANDS = frozenset(
-    # letters
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda "
-    "mu nu xi omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega aleph beth gimel ell hbar hslash "
-    "imath jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth "
-    # relations and operators
-    "le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong "
-    "equiv propto prec succ preceq succeq subset supset subseteq supseteq subsetneq supsetneq "
-    "sqsubseteq sqsupseteq in notin ni mid nmid parallel nparallel perp vdash dashv models asymp "
-    "doteq bowtie not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash "
-    "odot cup cap uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger "
-    "diamond triangle triangleleft triangleright bigtriangleup bigtriangledown lhd rhd "
-    "trianglelefteq trianglerighteq square Box blacksquare lozenge angle measuredangle therefore "
-    "because forall exists nexists top bot prime backprime degree checkmark surd flat natural "
-    "sharp clubsuit diamondsuit heartsuit spadesuit colon coloneqq triangleq lesssim "
-    "gtrsim "
-    # arrows
-    "to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow "
-    "longleftarrow longrightarrow longleftrightarrow Longleftarrow Longrightarrow "
-    "Longleftrightarrow mapsto longmapsto uparrow downarrow updownarrow Uparrow Downarrow "
-    "Updownarrow nearrow searrow swarrow nwarrow hookleftarrow hookrightarrow leftharpoonup "
-    "rightharpoonup rightleftharpoons leadsto implies impliedby iff xrightarrow xleftarrow "
-    # big operators and functions
-    "sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes "
-    "bigsqcup limits nolimits lim limsup liminf varlimsup varliminf max min sup inf arg det dim "
-    "ker deg gcd hom exp ln log lg sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh "
-    "coth Pr mod bmod pmod operatorname "
-    # structures
-    "frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset "
-    "underset substack overline underline overbrace underbrace overrightarrow overleftarrow "
-    "widehat widetilde hat check tilde acute grave dot ddot dddot breve bar vec mathring boxed "
-    "cancel bcancel left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr "
-    "Biggr bigm Bigm lvert rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil "
-    "lbrace rbrace lbrack rbrack ulcorner urcorner llcorner lrcorner backslash begin end hline cr "
-    "nonumber notag tag displaystyle textstyle scriptstyle "
-    # letters in another shape, space, dots
-    "text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal "
-    "mathfrak mathscr mathnormal boldsymbol rm bf it sf tt cal quad qquad enspace thinspace "
-    "phantom hphantom vphantom ldots cdots vdots ddots dots dotsc dotsb dotsm dotsi dotso "
-    # further signs, arrows, accents and shapes that MathJax 3 and KaTeX both know
-    "varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi "
-    "varOmega daleth Finv Game Bbbk circledS circledR yen mho maltese diagup diagdown bigstar "
-    "blacktriangle blacktriangledown blacktriangleleft blacktriangleright triangledown "
-    "vartriangle vartriangleleft vartriangleright blacklozenge sphericalangle leqq geqq lneq "
-    "gneq lneqq gneqq nleq ngeq nless ngtr nleqslant ngeqslant lessapprox gtrapprox lessgtr "
-    "gtrless lesseqgtr gtreqless eqsim eqcirc circeq doteqdot fallingdotseq risingdotseq "
-    "backsim backsimeq thicksim thickapprox bumpeq Bumpeq ncong nsim nprec nsucc npreceq "
-    "nsucceq precsim succsim preccurlyeq succcurlyeq curlyeqprec curlyeqsucc precapprox "
-    "succapprox nsubseteq nsupseteq subseteqq supseteqq subsetneqq supsetneqq varsubsetneq "
-    "Subset Supset sqsubset sqsupset Cap Cup doublecap doublecup curlyvee curlywedge barwedge "
-    "veebar doublebarwedge vDash Vdash Vvdash nvdash nvDash nVdash nVDash frown smile "
-    "smallfrown smallsmile shortmid shortparallel nshortmid nshortparallel pitchfork between "
-    "multimap varpropto ltimes rtimes leftthreetimes rightthreetimes boxplus boxminus boxtimes "
-    "boxdot circledast circledcirc circleddash dotplus divideontimes intercal smallsetminus "
-    "centerdot bigcirc bigodot biguplus unlhd unrhd Join owns And leftrightarrows "
-    "rightleftarrows leftleftarrows rightrightarrows upuparrows downdownarrows "
-    "twoheadrightarrow twoheadleftarrow rightarrowtail leftarrowtail looparrowleft "
-    "looparrowright curvearrowleft curvearrowright circlearrowleft circlearrowright Lsh Rsh "
-    "rightsquigarrow leftrightsquigarrow leftrightharpoons leftharpoondown rightharpoondown "
-    "upharpoonleft upharpoonright downharpoonleft downharpoonright restriction nleftarrow "
-    "nrightarrow nleftrightarrow nLeftarrow nRightarrow nLeftrightarrow Lleftarrow Rrightarrow "
-    "dashrightarrow dashleftarrow injlim projlim varinjlim varprojlim smallint intop lgroup "
-    "rgroup lmoustache rmoustache Diamond Doteq negthinspace negmedspace negthickspace "
-    "nobreakspace space mathstrut eqcolon Coloneqq Colonapprox coloneq eqqcolon dblcolon "
-    "ordinarycolon scriptscriptstyle ket bra Ket Bra braket Braket mathop mathrel mathbin "
-    "mathord mathopen mathclose mathpunct mathinner Bbb fbox textup textnormal pmb "
-    "overleftrightarrow underleftarrow underrightarrow underleftrightarrow xcancel pod Set set "
-    "ddddot xLeftarrow xRightarrow xleftrightarrow xLeftrightarrow xmapsto xhookrightarrow "
-    "xhookleftarrow xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown "
-    "xrightleftharpoons xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak "
-    "overbracket underbracket brace brack hspace tiny small normalsize large Large LARGE huge "
-    "Huge S xlongequal xtofrom scriptsize hdashline rule TeX LaTeX eqslantless eqslantgtr lessdot "
-    "gtrdot llless gggtr lesseqqgtr gtreqqless backepsilon nleqq ngeqq lvertneqq gvertneqq lnsim "
-    "gnsim lnapprox gnapprox precneqq succneqq precnsim succnsim precnapprox succnapprox "
-    "ntriangleleft ntriangleright ntrianglelefteq ntrianglerighteq nsubseteqq nsupseteqq "
-    "varsupsetneq varsubsetneqq varsupsetneqq Coloneq Eqqcolon Eqcolon colonapprox colonsim "
-    "Colonsim".split()
-)
-_ENVIRONMENTS = frozenset(
-    "equation align aligned alignat alignedat gather gathered multline split cases rcases array "
-    "matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix dcases drcases subarray".split()
-)
+# Letters; relations and operators; arrows; big operators and functions; structures; letters in
+# another shape, space and dots; further ones that MathJax 3 and KaTeX both know.
+_COMMANDS = frozenset("""
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu
+    nu xi omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega Gamma
+    Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega aleph beth gimel ell hbar hslash imath
+    jmath wp Re Im partial nabla infty emptyset varnothing complement digamma eth
+
+    le leq leqslant ge geq geqslant ne neq lt gt ll gg lll ggg approx approxeq sim simeq cong equiv
+    propto prec succ preceq succeq subset supset subseteq supseteq subsetneq supsetneq sqsubseteq
+    sqsupseteq in notin ni mid nmid parallel nparallel perp vdash dashv models asymp doteq bowtie
+    not times div pm mp cdot cdotp ast star circ bullet oplus ominus otimes oslash odot cup cap
+    uplus sqcup sqcap vee wedge lor land lnot neg setminus wr amalg dagger ddagger diamond triangle
+    triangleleft triangleright bigtriangleup bigtriangledown lhd rhd trianglelefteq trianglerighteq
+    square Box blacksquare lozenge angle measuredangle therefore because forall exists nexists top
+    bot prime backprime degree checkmark surd flat natural sharp clubsuit diamondsuit heartsuit
+    spadesuit colon coloneqq triangleq lesssim gtrsim
+
+    to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow longleftarrow
+    longrightarrow longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow mapsto
+    longmapsto uparrow downarrow updownarrow Uparrow Downarrow Updownarrow nearrow searrow swarrow
+    nwarrow hookleftarrow hookrightarrow leftharpoonup rightharpoonup rightleftharpoons leadsto
+    implies impliedby iff xrightarrow xleftarrow
+
+    sum prod coprod int iint iiint oint bigcup bigcap bigvee bigwedge bigoplus bigotimes bigsqcup
+    limits nolimits lim limsup liminf varlimsup varliminf max min sup inf arg det dim ker deg gcd
+    hom exp ln log lg sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh coth Pr mod bmod
+    pmod operatorname
+
+    frac dfrac tfrac cfrac sqrt root of binom dbinom tbinom choose over atop stackrel overset
+    underset substack overline underline overbrace underbrace overrightarrow overleftarrow widehat
+    widetilde hat check tilde acute grave dot ddot dddot breve bar vec mathring boxed cancel bcancel
+    left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr bigm Bigm lvert
+    rvert lVert rVert vert Vert langle rangle lfloor rfloor lceil rceil lbrace rbrace lbrack rbrack
+    ulcorner urcorner llcorner lrcorner backslash begin end hline cr nonumber notag tag displaystyle
+    textstyle scriptstyle
+
+    text textrm textbf textit texttt textsf mathrm mathbf mathit mathsf mathtt mathbb mathcal
+    mathfrak mathscr mathnormal boldsymbol rm bf it sf tt cal quad qquad enspace thinspace phantom
+    hphantom vphantom ldots cdots vdots ddots dots dotsc dotsb dotsm dotsi dotso
+
+    varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi varOmega
+    daleth Finv Game Bbbk circledS circledR yen mho maltese diagup diagdown bigstar blacktriangle
+    blacktriangledown blacktriangleleft blacktriangleright triangledown vartriangle vartriangleleft
+    vartriangleright blacklozenge sphericalangle leqq geqq lneq gneq lneqq gneqq nleq ngeq nless
+    ngtr nleqslant ngeqslant lessapprox gtrapprox lessgtr gtrless lesseqgtr gtreqless eqsim eqcirc
+    circeq doteqdot fallingdotseq risingdotseq backsim backsimeq thicksim thickapprox bumpeq Bumpeq
+    ncong nsim nprec nsucc npreceq nsucceq precsim succsim preccurlyeq succcurlyeq curlyeqprec
+    curlyeqsucc precapprox succapprox nsubseteq nsupseteq subseteqq supseteqq subsetneqq supsetneqq
+    varsubsetneq Subset Supset sqsubset sqsupset Cap Cup doublecap doublecup curlyvee curlywedge
+    barwedge veebar doublebarwedge vDash Vdash Vvdash nvdash nvDash nVdash nVDash frown smile
+    smallfrown smallsmile shortmid shortparallel nshortmid nshortparallel pitchfork between multimap
+    varpropto ltimes rtimes leftthreetimes rightthreetimes boxplus boxminus boxtimes boxdot
+    circledast circledcirc circleddash dotplus divideontimes intercal smallsetminus centerdot
+    bigcirc bigodot biguplus unlhd unrhd Join owns And leftrightarrows rightleftarrows
+    leftleftarrows rightrightarrows upuparrows downdownarrows twoheadrightarrow twoheadleftarrow
+    rightarrowtail leftarrowtail looparrowleft looparrowright curvearrowleft curvearrowright
+    circlearrowleft circlearrowright Lsh Rsh rightsquigarrow leftrightsquigarrow leftrightharpoons
+    leftharpoondown rightharpoondown upharpoonleft upharpoonright downharpoonleft downharpoonright
+    restriction nleftarrow nrightarrow nleftrightarrow nLeftarrow nRightarrow nLeftrightarrow
+    Lleftarrow Rrightarrow dashrightarrow dashleftarrow injlim projlim varinjlim varprojlim smallint
+    intop lgroup rgroup lmoustache rmoustache Diamond Doteq negthinspace negmedspace negthickspace
+    nobreakspace space mathstrut eqcolon Coloneqq Colonapprox coloneq eqqcolon dblcolon
+    ordinarycolon scriptscriptstyle ket bra Ket Bra braket Braket mathop mathrel mathbin mathord
+    mathopen mathclose mathpunct mathinner Bbb fbox textup textnormal pmb overleftrightarrow
+    underleftarrow underrightarrow underleftrightarrow xcancel pod Set set ddddot xLeftarrow
+    xRightarrow xleftrightarrow xLeftrightarrow xmapsto xhookrightarrow xhookleftarrow
+    xrightharpoonup xleftharpoonup xrightharpoondown xleftharpoondown xrightleftharpoons
+    xleftrightharpoons xtwoheadrightarrow xtwoheadleftarrow frak overbracket underbracket brace
+    brack hspace tiny small normalsize large Large LARGE huge Huge S xlongequal xtofrom scriptsize
+    hdashline rule TeX LaTeX eqslantless eqslantgtr lessdot gtrdot llless gggtr lesseqqgtr
+    gtreqqless backepsilon nleqq ngeqq lvertneqq gvertneqq lnsim gnsim lnapprox gnapprox precneqq
+    succneqq precnsim succnsim precnapprox succnapprox ntriangleleft ntriangleright ntrianglelefteq
+    ntrianglerighteq nsubseteqq nsupseteqq varsupsetneq varsubsetneqq varsupsetneqq Coloneq Eqqcolon
+    Eqcolon colonapprox colonsim Colonsim
+""".split())  # fmt: skip
+_ENVIRONMENTS = frozenset("""
+    equation align aligned alignat alignedat gather gathered multline split cases rcases array
+    matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix dcases drcases subarray
+""".split())  # fmt: skip
 _ALLOWED = _COMMANDS | frozenset("\\,;:! {}|%#_&$")
 
 
