@@ -133,7 +133,7 @@ class RequestFailed(AimlMagicError):
         self.hint = self.hint.replace(hint_to_check(row_id), alone)
 
     def as_dict(self) -> dict[str, object]:
-        """The error for the journal; `from_dict` makes the same error of it."""
+        """The error for the journal; `error_from_dict` makes the same error of it."""
         names = ("message", "hint", *_FIELDS)
         return {"class": type(self).__name__} | {name: getattr(self, name) for name in names}
 
@@ -241,7 +241,7 @@ def hint_to_check(row_id: int | str = "ID", way: str = "--fresh") -> str:
     )
 
 
-def from_dict(kept: Mapping[str, Any]) -> RequestFailed:
+def error_from_dict(kept: Mapping[str, Any]) -> RequestFailed:
     """The error from its `as_dict`, which may come from an untrusted file or a newer version.
 
     An unknown class is a plain `RequestFailed`, an unknown field is left out, and message and hint

@@ -23,7 +23,6 @@ from typing import Any
 
 import httpx
 
-from aiml_magic import errors
 from aiml_magic.api import failures
 from aiml_magic.api.bodies import BodyCut, BodyTooLarge, read, read_stream, reason_of
 from aiml_magic.api.masking import Secrets
@@ -43,6 +42,14 @@ from aiml_magic.api.replies import (
 from aiml_magic.api.responses import Raw, Response, attempt_id, cost, is_response
 from aiml_magic.api.stream import Created, with_streamed
 from aiml_magic.credentials import is_token, proof
+from aiml_magic.errors import (
+    ConnectError,
+    MalformedResponse,
+    NotFound,
+    RequestFailed,
+    RetrieveUnsupported,
+    Unavailable,
+)
 from aiml_magic.files import is_out_of_handles, open_limit
 from aiml_magic.text import dump
 
@@ -178,8 +185,7 @@ class Client:
         if response.id and reply.error is not None and reply.error.retry == "resume":
             fetched = await self.fetch(response.id, reply, listener)
             is_unsupported = (
-                isinstance(fetched.error, errors.RetrieveUnsupported)
-                and fetched.error.retry == "never"
+                isinstance(fetched.error, RetrieveUnsupported) and fetched.error.retry == "never"
             )
             return reply if is_unsupported else fetched
         return reply
@@ -200,13 +206,13 @@ class Client:
                 self._stop(response_id)
                 raise
             # Some gateways reply with a page to unknown paths.
-            except (errors.NotFound, errors.MalformedResponse) as error:
+            except (NotFound, MalformedResponse) as error:
                 strange += 1
                 if strange >= _MAX_STRANGE:
                     return replace(
                         known, error=failures.not_fetched(response_id, error, is_final=True)
                     )
-            except errors.RequestFailed as error:
+            except RequestFailed as error:
                 is_refused = error.retry == "never" and (error.status or 0) < 500
                 if is_refused or time.monotonic() - heard > self._silence:
                     return replace(known, error=failures.not_fetched(response_id, error))
@@ -240,7 +246,7 @@ class Client:
         """
         try:
             return await self._get(path)
-        except errors.RequestFailed as error:
+        except RequestFailed as error:
             raise failures.of_get(error) from error
 
     async def _get(self, path: str) -> Any:
@@ -256,7 +262,7 @@ class Client:
             raise failures.malformed(
                 f"more than {MAX_BODY // 2**20} MiB", response.status_code
             ) from error
-        except errors.RequestFailed:
+        except RequestFailed:
             raise
         except Exception as error:  # as of a POST
             if is_out_of_handles(error):
@@ -275,7 +281,7 @@ class Client:
         self, body: Raw, client_request_id: str, listener: Listener, attempts: int
     ) -> Reply:
         retries, notices = 0, tuple[str, ...]()
-        limit: errors.RequestFailed | None = None
+        limit: RequestFailed | None = None
         began = time.monotonic()
 
         def on_wait(seconds: float) -> None:
@@ -294,7 +300,7 @@ class Client:
                 continue
             if reply.error and failures.is_limit(reply.error):
                 limit = reply.error
-                is_outage = isinstance(limit, errors.Unavailable)
+                is_outage = isinstance(limit, Unavailable)
                 self._pace.refused(burst, limit.retry_after, is_outage=is_outage)
                 continue
             self._pace.accepted(burst)
@@ -354,9 +360,9 @@ class Client:
         except Exception as error:  # noqa: BLE001  # also of TLS, of a proxy, of an invalid address
             return Reply({}, error=self._failure(error, is_sent=is_sent))
 
-    def _failure(self, error: Exception, *, is_sent: bool) -> errors.RequestFailed:
+    def _failure(self, error: Exception, *, is_sent: bool) -> RequestFailed:
         """The failure of a POST with this error; `is_sent` once its headers were on their way."""
-        if isinstance(error, errors.ConnectError):
+        if isinstance(error, ConnectError):
             return error
         if not is_sent and is_out_of_handles(error):
             return failures.no_handle(open_limit())
@@ -368,11 +374,7 @@ class Client:
                 else failures.not_connected(why, is_final=True)
             )
         lost = _transport_error(error, why)
-        return (
-            lost
-            if is_sent or isinstance(lost, errors.ConnectError)
-            else failures.not_connected(why)
-        )
+        return lost if is_sent or isinstance(lost, ConnectError) else failures.not_connected(why)
 
     async def _reply(self, response: httpx.Response, source: Source, listener: Listener) -> Reply:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -395,7 +397,7 @@ class Client:
 
         async def post() -> None:
             url = f"{self._base_url}/{_path(response_id)}/cancel"
-            failed = httpx.HTTPError, OSError, TimeoutError, errors.RequestFailed
+            failed = httpx.HTTPError, OSError, TimeoutError, RequestFailed
             with contextlib.suppress(*failed):
                 async with asyncio.timeout(_STOP_WAIT), self._response("POST", url) as response:
                     await read(response, MAX_ERROR_BODY, is_cut=True)
@@ -418,7 +420,7 @@ def _path(response_id: str) -> str:
     return "responses/" + urllib.parse.quote(response_id, safe="")
 
 
-def _transport_error(error: httpx.HTTPError, why: str) -> errors.RequestFailed:
+def _transport_error(error: httpx.HTTPError, why: str) -> RequestFailed:
     is_certificate = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in str(error)
     match error:
         case (

@@ -15,9 +15,33 @@ import random
 import re
 from collections.abc import Mapping
 
-from aiml_magic import errors
 from aiml_magic.api.error_bodies import ErrorBody, as_status, read_error, read_error_body
 from aiml_magic.api.responses import Raw, Response
+from aiml_magic.errors import (
+    NOTHING_SENT,
+    AuthError,
+    BadGateway,
+    ConnectError,
+    ConnectionLost,
+    GatewayTimeout,
+    InvalidRequest,
+    MalformedResponse,
+    NotFound,
+    OutOfCredits,
+    PayloadTooLarge,
+    PermissionDenied,
+    QuotaExceeded,
+    RateLimited,
+    Redirected,
+    RequestFailed,
+    ResponseFailed,
+    RetrieveUnsupported,
+    Retry,
+    ServerError,
+    StreamInterrupted,
+    Unavailable,
+    hint_to_check,
+)
 from aiml_magic.text import one_line
 
 MAX_RETRIES = 2
@@ -50,7 +74,7 @@ _NEGATIONS = (
 )
 
 
-def refuses(error: errors.RequestFailed, field: str, value: str = "") -> bool:
+def refuses(error: RequestFailed, field: str, value: str = "") -> bool:
     """Whether the server refused a request because of a field or its value, in whatever words.
 
     An error after HTTP 200 counts only if it names the field.
@@ -68,7 +92,7 @@ def refuses(error: errors.RequestFailed, field: str, value: str = "") -> bool:
 
 def http_error(
     status: int, headers: Mapping[str, str], body: bytes, seconds: float
-) -> errors.RequestFailed:
+) -> RequestFailed:
     """The error of an HTTP response that is not 2xx, `seconds` after the request."""
     said = read_error_body(body)
     kind, retry, next_step = _judge(status, said)
@@ -96,7 +120,7 @@ def http_error(
     )
 
 
-def error_in_success(raw: Raw) -> errors.RequestFailed:
+def error_in_success(raw: Raw) -> RequestFailed:
     """The error of an error body with HTTP 200, or in an event: the request may have run."""
     said = read_error(raw)
     status = said.status or as_status(said.code) or _STATUS_OF_CODE.get(said.code or "", 500)
@@ -113,17 +137,17 @@ def error_in_success(raw: Raw) -> errors.RequestFailed:
     )
 
 
-def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.ResponseFailed:
+def failed_run(error: Raw | None, *, has_worked: bool = False) -> ResponseFailed:
     """The error of a response with the status "failed"; `has_worked`: a model worked on it."""
     said = read_error(error or {})
     code, words = said.code, said.message or "no reason was given"
-    retry: errors.Retry = "ask"
+    retry: Retry = "ask"
     hint = "Run the cell again to ask once more."
     if code == "rate_limit_exceeded":
         retry, hint = "ask" if has_worked else "auto", "Wait a little, then run the cell again."
     elif code == "invalid_prompt":
         retry, hint = "never", "Change the question; the same one would fail again."
-    return errors.ResponseFailed(
+    return ResponseFailed(
         f"The model failed{f' ({code})' if code else ''}{_quoted(words)}. {_FREE}",
         hint,
         retry=retry,
@@ -131,9 +155,7 @@ def failed_run(error: Raw | None, *, has_worked: bool = False) -> errors.Respons
     )
 
 
-def of_response(
-    response: Response, *, has_worked: bool, is_paid: bool
-) -> errors.RequestFailed | None:
+def of_response(response: Response, *, has_worked: bool, is_paid: bool) -> RequestFailed | None:
     """The error of a response that failed, is empty, or is pending without an id; else `None`.
 
     `has_worked`: the model worked on it. `is_paid`: the server reported a cost.
@@ -152,11 +174,11 @@ def of_response(
     return None
 
 
-def no_answer(response: Response) -> errors.MalformedResponse:
+def no_answer(response: Response) -> MalformedResponse:
     return malformed(f"a response without an answer, {_named(response.status)}")
 
 
-def in_doubt(error: errors.RequestFailed) -> errors.RequestFailed:
+def in_doubt(error: RequestFailed) -> RequestFailed:
     """`error`, changed to one that may be charged, and that only the person may send again."""
     error.message = error.message.replace(_FREE, _MAYBE)
     error.retry, error.may_cost, error.hint = "ask", True, _CHECK
@@ -168,23 +190,23 @@ def is_quick(seconds: float) -> bool:
     return seconds < _QUICK
 
 
-def malformed(what: str, status: int | None = None) -> errors.MalformedResponse:
-    return errors.MalformedResponse(
+def malformed(what: str, status: int | None = None) -> MalformedResponse:
+    return MalformedResponse(
         f"The server sent {what}. {_MAYBE}", _CHECK, retry="ask", may_cost=True, status=status
     )
 
 
-def not_connected(reason: str, *, is_final: bool = False) -> errors.ConnectError:
+def not_connected(reason: str, *, is_final: bool = False) -> ConnectError:
     """The error that no connection was made; `is_final` if trying again cannot help."""
     hint = "Check the network, the proxy and %config O3Pro.base_url; then run the cell again."
     message = f"No connection to the server ({one_line(reason)}). {_UNSENT}"
-    return errors.ConnectError(message, hint, retry="never" if is_final else "auto")
+    return ConnectError(message, hint, retry="never" if is_final else "auto")
 
 
-def no_handle(limit: int | None) -> errors.ConnectError:
+def no_handle(limit: int | None) -> ConnectError:
     """The error that this process may open no more files and connections for now."""
     most = "" if limit is None else f", which is {limit:,}"
-    return errors.ConnectError(
+    return ConnectError(
         f"Too many files and connections are open: the limit{most}, is reached. {_UNSENT}",
         "Raise it (ulimit -n), or lower %config O3Pro.max_concurrency; then ask again.",
         retry="auto",
@@ -192,7 +214,7 @@ def no_handle(limit: int | None) -> errors.ConnectError:
     )
 
 
-def untrusted(reason: str) -> errors.ConnectError:
+def untrusted(reason: str) -> ConnectError:
     """The error that no trusted authority signed the server's certificate."""
     error = not_connected(reason, is_final=True)
     error.hint = (
@@ -202,31 +224,31 @@ def untrusted(reason: str) -> errors.ConnectError:
     return error
 
 
-def sandbox_gone() -> errors.ConnectError:
+def sandbox_gone() -> ConnectError:
     """The error that the server at the sandbox's port did not prove to be the sandbox."""
-    return errors.ConnectError(
+    return ConnectError(
         f"The sandbox is gone, or something else is at its port. {_UNSENT}",
         "%aiml sandbox starts it again; then run the cell again.",
         retry="never",
     )
 
 
-def unusable(variable: str, what: str, reason: str) -> errors.ConnectError:
+def unusable(variable: str, what: str, reason: str) -> ConnectError:
     """The error of an environment variable for the network with an unusable value."""
-    return errors.ConnectError(
+    return ConnectError(
         f"{variable} {what}{f' ({one_line(reason)})' if reason else ''}. {_UNSENT}",
         f"Set {variable} to what it should be, or remove it; then run the cell again.",
         retry="never",
     )
 
 
-def connection_lost(reason: str) -> errors.ConnectionLost:
+def connection_lost(reason: str) -> ConnectionLost:
     message = f"The connection ended without an answer ({one_line(reason)}). {_MAYBE}"
-    return errors.ConnectionLost(message, _CHECK, retry="ask", may_cost=True)
+    return ConnectionLost(message, _CHECK, retry="ask", may_cost=True)
 
 
-def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.StreamInterrupted:
-    return errors.StreamInterrupted(
+def stream_interrupted(reason: str, *, can_resume: bool = False) -> StreamInterrupted:
+    return StreamInterrupted(
         f"The connection ended in the middle of the answer ({one_line(reason)}). {_MAYBE}",
         _CHECK,
         retry="resume" if can_resume else "ask",
@@ -234,7 +256,7 @@ def stream_interrupted(reason: str, *, can_resume: bool = False) -> errors.Strea
     )
 
 
-def of_get(error: errors.RequestFailed) -> errors.RequestFailed:
+def of_get(error: RequestFailed) -> RequestFailed:
     """`error` as one of a GET: without a word on costs or on running a cell again."""
     for cost in (_UNSENT, _FREE, _MAYBE):
         error.message = error.message.replace(f" {cost}", "")
@@ -244,8 +266,8 @@ def of_get(error: errors.RequestFailed) -> errors.RequestFailed:
 
 
 def not_fetched(
-    response_id: str, error: errors.RequestFailed, *, is_final: bool = False
-) -> errors.RetrieveUnsupported:
+    response_id: str, error: RequestFailed, *, is_final: bool = False
+) -> RetrieveUnsupported:
     """The error of a question that the server accepted, but whose answer a GET could not fetch.
 
     `is_final` if the server does not support GET for answers.
@@ -254,10 +276,10 @@ def not_fetched(
     later = (
         " Run the cell again to go on: its answer is fetched, and the question is not sent again."
     )
-    return errors.RetrieveUnsupported(
+    return RetrieveUnsupported(
         f"The server took the question as {one_line(response_id, 80)},"
         f" but its answer could not be fetched. {said}. {_MAYBE}",
-        f"{_remedy(error)}{'' if is_final else later} {errors.hint_to_check()}".strip(),
+        f"{_remedy(error)}{'' if is_final else later} {hint_to_check()}".strip(),
         retry="never" if is_final else "resume",
         may_cost=True,
         status=error.status,
@@ -267,26 +289,26 @@ def not_fetched(
     )
 
 
-def limited() -> errors.RequestFailed:
+def limited() -> RequestFailed:
     """The error that the server accepts no more requests for now; nothing was sent."""
-    return errors.RateLimited(
-        f"The server takes fewer requests at once. {errors.NOTHING_SENT}", _AGAIN, retry="auto"
+    return RateLimited(
+        f"The server takes fewer requests at once. {NOTHING_SENT}", _AGAIN, retry="auto"
     )
 
 
-def is_limit(error: errors.RequestFailed) -> bool:
+def is_limit(error: RequestFailed) -> bool:
     """Whether the server refused a request only because there were too many.
 
     These are 429, and 503 with Retry-After: they are retried without a limit.
     """
     if error.retry != "auto" or error.may_cost:
         return False
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, Unavailable):
         return error.retry_after is not None
-    return isinstance(error, errors.RateLimited) and error.status == 429
+    return isinstance(error, RateLimited) and error.status == 429
 
 
-def seconds_before_retry(error: errors.RequestFailed | None, retries: int) -> float | None:
+def seconds_before_retry(error: RequestFailed | None, retries: int) -> float | None:
     """Seconds to wait before the request is sent again, or `None` to give up.
 
     `retries` counts those already made. The server's Retry-After decides, else 1 s, then 2 s, less
@@ -316,7 +338,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, until - now) if until is not None and now is not None else None
 
 
-_CHECK = f"The journal keeps the part received. {errors.hint_to_check()}"
+_CHECK = f"The journal keeps the part received. {hint_to_check()}"
 
 _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
@@ -333,27 +355,27 @@ _REMEDIES: Mapping[int | None, str] = {
 }
 
 
-def _remedy(error: errors.RequestFailed) -> str:
-    return _REMEDIES.get(402 if isinstance(error, errors.OutOfCredits) else error.status, "")
+def _remedy(error: RequestFailed) -> str:
+    return _REMEDIES.get(402 if isinstance(error, OutOfCredits) else error.status, "")
 
 
-_SAID: dict[type[errors.RequestFailed], str] = {
-    errors.InvalidRequest: "The server does not accept the request",
-    errors.AuthError: "The server does not accept the API key",
-    errors.PermissionDenied: "The API key may not do this",
-    errors.OutOfCredits: "The account has run out of credits",
-    errors.NotFound: "The server does not know this model or address",
-    errors.Redirected: "The server points to another address, where the key must not go",
-    errors.PayloadTooLarge: "The request is too large for the server",
-    errors.RateLimited: "Too many requests",
-    errors.QuotaExceeded: "A quota is used up",
-    errors.ServerError: "The server failed",
-    errors.BadGateway: "A gateway got no good answer",
-    errors.Unavailable: "The service is unavailable",
-    errors.GatewayTimeout: "A gateway stopped waiting for the answer",
+_SAID: dict[type[RequestFailed], str] = {
+    InvalidRequest: "The server does not accept the request",
+    AuthError: "The server does not accept the API key",
+    PermissionDenied: "The API key may not do this",
+    OutOfCredits: "The account has run out of credits",
+    NotFound: "The server does not know this model or address",
+    Redirected: "The server points to another address, where the key must not go",
+    PayloadTooLarge: "The request is too large for the server",
+    RateLimited: "Too many requests",
+    QuotaExceeded: "A quota is used up",
+    ServerError: "The server failed",
+    BadGateway: "A gateway got no good answer",
+    Unavailable: "The service is unavailable",
+    GatewayTimeout: "A gateway stopped waiting for the answer",
 }
 
-_Verdict = tuple[type[errors.RequestFailed], errors.Retry, str]
+_Verdict = tuple[type[RequestFailed], Retry, str]
 
 
 _AGAIN = "Wait a little, then run the cell again."
@@ -367,7 +389,7 @@ def _judge(status: int, said: ErrorBody) -> _Verdict:
     """The class of the error, whether to send again, and the hint."""
     words = f"{said.message} {said.code}".lower()
     if 300 <= status < 400:
-        return errors.Redirected, "never", "Set AIML_API_URL to the right address."
+        return Redirected, "never", "Set AIML_API_URL to the right address."
     if 400 <= status < 500:
         return _judge_4xx(status, words)
     return _judge_5xx(status, words, is_json=said.is_json)
@@ -376,45 +398,45 @@ def _judge(status: int, said: ErrorBody) -> _Verdict:
 def _judge_4xx(status: int, words: str) -> _Verdict:
     match status:
         case 401:
-            return errors.AuthError, "never", _REMEDIES[401]
+            return AuthError, "never", _REMEDIES[401]
         case 402:
-            return errors.OutOfCredits, "never", _TOP_UP
+            return OutOfCredits, "never", _TOP_UP
         case 403 if "credit" in words or "balance" in words:
-            return errors.OutOfCredits, "never", _TOP_UP
+            return OutOfCredits, "never", _TOP_UP
         case 403:
-            return errors.PermissionDenied, "never", _REMEDIES[403]
+            return PermissionDenied, "never", _REMEDIES[403]
         case 404:
-            return errors.NotFound, "never", "Check --model and %config O3Pro.base_url."
+            return NotFound, "never", "Check --model and %config O3Pro.base_url."
         case 408:
-            return errors.GatewayTimeout, "ask", _CHECK
+            return GatewayTimeout, "ask", _CHECK
         case 409 | 429 if "quota" in words or "free limit" in words:
-            return errors.QuotaExceeded, "never", _RENEW
+            return QuotaExceeded, "never", _RENEW
         case 409 | 429:
-            return errors.RateLimited, "auto", _AGAIN
+            return RateLimited, "auto", _AGAIN
         case 413:
-            return errors.PayloadTooLarge, "never", "Send less text, or smaller attachments."
+            return PayloadTooLarge, "never", "Send less text, or smaller attachments."
         case _:
-            return errors.InvalidRequest, "never", _CHANGE
+            return InvalidRequest, "never", _CHANGE
 
 
 def _judge_5xx(status: int, words: str, *, is_json: bool) -> _Verdict:
     match status:
         case 500 if "maintenance" in words:
-            return errors.ServerError, "never", _OTHER_MODEL
+            return ServerError, "never", _OTHER_MODEL
         case 500 if is_json:
-            return errors.ServerError, "auto", _AGAIN
+            return ServerError, "auto", _AGAIN
         case 501 if is_json:
-            return errors.InvalidRequest, "never", _CHANGE
+            return InvalidRequest, "never", _CHANGE
         case 502 if is_json:
-            return errors.BadGateway, "auto", _AGAIN
+            return BadGateway, "auto", _AGAIN
         case 502:
-            return errors.BadGateway, "ask", _CHECK
+            return BadGateway, "ask", _CHECK
         case 503:
-            return errors.Unavailable, "auto", _AGAIN
+            return Unavailable, "auto", _AGAIN
         case 504 | 520 | 521 | 522 | 523 | 524:
-            return errors.GatewayTimeout, "ask", _CHECK
+            return GatewayTimeout, "ask", _CHECK
         case _:
-            return errors.ServerError, "ask", _CHECK
+            return ServerError, "ask", _CHECK
 
 
 def _named(status: str | None) -> str:

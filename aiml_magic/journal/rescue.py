@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[Row, Result]:
         seconds=row.seconds,
         notices=tuple(notice for notice in row.notices if notice != "not_in_journal"),
         cost=None if row.cost_usd is None else _cost(row.cost_usd, found),
-        error=None if row.error is None else errors.from_dict(row.error),
+        error=None if row.error is None else errors.error_from_dict(row.error),
         response_id=row.response_id,
         text=row.text or None,
     )

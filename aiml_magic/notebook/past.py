@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiml_magic import addresses, errors
+from aiml_magic import addresses
+from aiml_magic.errors import BadInput, error_from_dict
 from aiml_magic.notebook import options
 from aiml_magic.notebook.account import spent
 from aiml_magic.notebook.context import (
@@ -52,7 +53,7 @@ def show(context: Context, rest: str) -> None:
     row = row_of(context, rest, "show")
     context.view().show(row.answer())
     if row.error is not None:
-        say(errors.from_dict(row.error))
+        say(error_from_dict(row.error))
 
 
 def diff(context: Context, rest: str) -> None:
@@ -60,7 +61,7 @@ def diff(context: Context, rest: str) -> None:
 
     names = [options.unquoted(word.group()) for word in options.WORD.finditer(rest)]
     if len(names) != 2:
-        raise errors.BadInput(
+        raise BadInput(
             "%aiml diff needs two answers.", "Name both, as in %aiml diff answers[0] answers[1]."
         )
     first, second = (_answer(context, name) for name in names)
@@ -75,12 +76,12 @@ def _answer(context: Context, name: str) -> Answer:
         return value
     try:
         row = row_of(context, name, "diff")
-    except errors.BadInput:
+    except BadInput:
         if (head := context.asking.chats.head(name)) is None:
             raise
         row = context.journal.row(head)
     if row.state == "forgotten":
-        raise errors.BadInput(
+        raise BadInput(
             f"Answer {row.id} is forgotten: there is nothing to compare.",
             "%aiml history lists the others.",
         )
@@ -129,7 +130,7 @@ def export(
 
     name = needed(rest, "export", "a file that ends with .md, .html, .jsonl, .tex or .bib")
     if all and chat is not None:
-        raise errors.BadInput(
+        raise BadInput(
             "--all is every conversation, and -c is one. Nothing was written.", "Leave out either."
         )
     rows = _everything(context) if all else _chat(context, chat or "main")
@@ -147,7 +148,7 @@ def _everything(context: Context) -> list[Row]:
     rows = context.journal.history(context.session.notebook, limit=_MOST_ROWS)
     rows = [*map(context.journal.row, replayed), *rows]
     if not rows:
-        raise errors.BadInput("Nothing was asked in this notebook yet.", "Ask something first.")
+        raise BadInput("Nothing was asked in this notebook yet.", "Ask something first.")
     return rows
 
 
@@ -156,7 +157,7 @@ def _chat(context: Context, chat: str) -> list[Row]:
     if head is None:
         known = context.asking.chats.names()
         hint = did_you_mean(chat, known) or "Ask something first, or run %aiml resume."
-        raise errors.BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
+        raise BadInput(f"There is no conversation {chat[:40]} to export yet.", hint)
     return context.journal.ancestors(head)
 
 
@@ -178,6 +179,6 @@ def _path(name: str) -> Path:
     try:
         return addresses.absolute(Path(name).expanduser())
     except RuntimeError as error:
-        raise errors.BadInput(
+        raise BadInput(
             f"{name[:60]} names an unknown user.", "Name the file by its whole path."
         ) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aiml_magic import errors
 from aiml_magic.api.responses import as_objects
+from aiml_magic.errors import NOTHING_SENT, BadInput, hint_to_check
 from aiml_magic.notebook.context import Context, line, row_of
 from aiml_magic.text import count_of, printable, say
 
@@ -54,7 +54,7 @@ def resume(context: Context, rest: str) -> None:
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             lost = f"Question {row.id} was sent, but its runner has ended."
-            what = f"{lost} {errors.hint_to_check(row.id)}"
+            what = f"{lost} {hint_to_check(row.id)}"
             say(what if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
             say(f"Question {row.id} was not sent; run its cell to ask it.")
@@ -80,8 +80,8 @@ def cancel(context: Context, rest: str) -> None:
 def again(context: Context, rest: str) -> None:
     row = row_of(context, rest, "again")
     if row.state == "queued" or row.is_alive:
-        raise errors.BadInput(
-            f"Question {row.id} waits for its answer. {errors.NOTHING_SENT}",
+        raise BadInput(
+            f"Question {row.id} waits for its answer. {NOTHING_SENT}",
             f"%aiml cancel {row.id} stops it.",
         )
     context.view().follow(context.asking.ask(_afresh(row, context.question())))
@@ -94,9 +94,9 @@ def _afresh(row: Row, question: Question) -> Question:
     asked = row.request.get("input")
     kinds = [tool.get("type") for tool in as_objects(row.request.get("tools"))]
     if asked is None or row.origin != "asked" or "function" in kinds:
-        raise errors.BadInput(
+        raise BadInput(
             f"Question {row.id} was forgotten, is of a recording, or calls functions of a "
-            f"notebook. {errors.NOTHING_SENT}",
+            f"notebook. {NOTHING_SENT}",
             "Run its cell with --fresh.",
         )
     is_only = question.delivery.replay == "only"
@@ -118,9 +118,8 @@ def approve(context: Context, rest: str) -> None:
         try:
             say(f"Allowed: {shown_request(request)}")
         except ValueError as error:
-            raise errors.BadInput(
-                f"Answer {row.id} waits for a call that cannot be judged: {error}. "
-                f"{errors.NOTHING_SENT}",
+            raise BadInput(
+                f"Answer {row.id} waits for a call that cannot be judged: {error}. {NOTHING_SENT}",
                 f"%aiml deny {row.id} does not allow it.",
             ) from error
     _decide(context, row, is_approved=True)

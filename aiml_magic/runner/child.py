@@ -19,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.addresses import network
 from aiml_magic.api.masking import Secrets
 from aiml_magic.credentials import environment
+from aiml_magic.errors import NOTHING_SENT, RunnerDied, error_from_dict
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
 from aiml_magic.runner.jobs import Event, Job
@@ -113,9 +113,9 @@ class RunnerProcess:
         finally:
             child.calls.pop(call, None)
         if "error" in event:
-            raise errors.from_dict(event["error"])
+            raise error_from_dict(event["error"])
         if "value" not in event:
-            raise errors.RunnerDied(
+            raise RunnerDied(
                 "The server did not answer in time. Nothing was charged.", "Try again later."
             )
         return event["value"]
@@ -136,9 +136,9 @@ class RunnerProcess:
             try:
                 self._child = _Child(self._journal.path, self._lock)
             except OSError as error:
-                raise errors.RunnerDied(
+                raise RunnerDied(
                     f"The process that holds the connection did not start ({error}). "
-                    f"{errors.NOTHING_SENT}",
+                    f"{NOTHING_SENT}",
                     "Close files that the notebook has open, or end other processes; "
                     "then ask again.",
                     retry="auto",

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.api.masking import Secrets
+from aiml_magic.errors import NOTHING_SENT, BadInput, JournalError, RunnerDied, hint_to_check
 from aiml_magic.journal.replay import sendable
 from aiml_magic.journal.rows import HEARTBEAT, Result, Row
 from aiml_magic.journal.store import Journal
@@ -115,7 +115,7 @@ class Cluster:
     def tell(self, command: Event) -> None:
         """Cancels a row that no worker has sent: the thread of a worker cannot be stopped."""
         job = self._jobs.get(command["row"])
-        with contextlib.suppress(errors.JournalError):
+        with contextlib.suppress(JournalError):
             if job is not None and (
                 self.journal.withdraw(job.id) or self.journal.row(job.id).is_over
             ):
@@ -139,7 +139,7 @@ class Cluster:
 
     def _send_heartbeats(self) -> None:
         ours = {task.row.id for task in list(self._tasks.values()) if task.future}
-        with contextlib.suppress(errors.JournalError):
+        with contextlib.suppress(JournalError):
             self.journal.note_alive(ours | self._unkept.rows)
         if self._unkept.rows:
             self._unkept.try_again()
@@ -185,8 +185,8 @@ class Cluster:
         try:
             claimed = self.journal.claim(task.row.id, self._name)
             task.row = claimed or self.journal.row(task.row.id)
-        except errors.JournalError as error:
-            words = f"{error.message} {errors.NOTHING_SENT}"
+        except JournalError as error:
+            words = f"{error.message} {NOTHING_SENT}"
             self._tell(task.row, {"event": "stuck", "why": words, "hint": error.hint})
             return self._leave(task.row, {"event": "over"})
         if claimed:
@@ -246,13 +246,9 @@ class Cluster:
                     return result_from(text)
         was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
         words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
-        cost = (
-            "The request may have been sent, and may be charged."
-            if was_sent
-            else errors.NOTHING_SENT
-        )
-        hint = errors.hint_to_check(row.id) if was_sent else "Mend that, then ask again."
-        lost = errors.RunnerDied(
+        cost = "The request may have been sent, and may be charged." if was_sent else NOTHING_SENT
+        hint = hint_to_check(row.id) if was_sent else "Mend that, then ask again."
+        lost = RunnerDied(
             f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent
         )
         return Result("failed", error=lost)
@@ -267,7 +263,7 @@ class Cluster:
         else:
             try:
                 self._finish(row, result)
-            except errors.JournalError as error:
+            except JournalError as error:
                 self._tell(row, self._unkept.add(row, result, error.message))
             self._leave(row, {"event": "over"})
 
@@ -280,7 +276,7 @@ class Cluster:
 
     def _give_up(self, row: Row, why: str) -> None:
         """Drops a row without a result: another kernel may get it from the scheduler."""
-        with contextlib.suppress(errors.JournalError):
+        with contextlib.suppress(JournalError):
             self.journal.let_go(row.id)
         self._leave(row, {"event": "gone", "words": why})
 
@@ -301,7 +297,7 @@ class Cluster:
     def _look_elsewhere(self) -> None:
         """Polls the rows of other runners, and takes over those of a dead kernel."""
         for task in [task for task in list(self._tasks.values()) if task.future is None]:
-            with contextlib.suppress(errors.JournalError):
+            with contextlib.suppress(JournalError):
                 task.row = self.journal.row(task.row.id)
                 if task.row.is_over or self._collect(task.row):
                     self._leave(task.row, {"event": "over"})
@@ -343,10 +339,10 @@ def _on_message(event: Any) -> None:
         cluster.on_message(name, run)
 
 
-def _unreachable(error: Exception) -> errors.BadInput:
+def _unreachable(error: Exception) -> BadInput:
     why = f"{type(error).__name__}: {error}".split("\n")[0][:200]
-    return errors.BadInput(
-        f"The Dask scheduler cannot be reached ({why}). {errors.NOTHING_SENT}",
+    return BadInput(
+        f"The Dask scheduler cannot be reached ({why}). {NOTHING_SENT}",
         "Connect client= anew, then ask again.",
     )
 

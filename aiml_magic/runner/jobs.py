@@ -15,8 +15,16 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from aiml_magic import errors
 from aiml_magic.api.masking import Secrets
+from aiml_magic.errors import (
+    AimlMagicError,
+    Interrupted,
+    JournalError,
+    RunnerDied,
+    SchemaMismatch,
+    error_from_dict,
+    hint_to_check,
+)
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.rows import Result, Row, row_of
 from aiml_magic.journal.store import Journal
@@ -24,7 +32,7 @@ from aiml_magic.text import encodable, one_line, plain, printable, say
 
 Event = dict[str, Any]  # of a runner; also a command to one
 _LONGEST_STATE = 100  # characters
-_Error = TypeVar("_Error", bound=errors.AimlMagicError)
+_Error = TypeVar("_Error", bound=AimlMagicError)
 HOLD = 2.0  # seconds between an interrupt and the cancellation: a restart begins with an interrupt
 
 
@@ -109,11 +117,11 @@ class Job:
         self._is_held = False  # the runner holds its cancellation
         self._last_words = ""
         self._warning = ""  # printed with the answer, by its reader
-        self._outcome: Answer | errors.AimlMagicError | None = None
+        self._outcome: Answer | AimlMagicError | None = None
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
         self.record: Callable[[Answer], None] | None = None  # called with the answer
         # Called with the error, whose hint it may change.
-        self.explain: Callable[[errors.AimlMagicError], None] = _unexplained
+        self.explain: Callable[[AimlMagicError], None] = _unexplained
 
     @property
     def done(self) -> bool:
@@ -125,9 +133,9 @@ class Job:
         """The state of its progress, finally completed, failed or cancelled."""
         if not self.done:
             return self.progress.state
-        with contextlib.suppress(errors.AimlMagicError):
+        with contextlib.suppress(AimlMagicError):
             return one_line(self.outcome().status or "completed", _LONGEST_STATE)
-        return "cancelled" if isinstance(self._outcome, errors.Interrupted) else "failed"
+        return "cancelled" if isinstance(self._outcome, Interrupted) else "failed"
 
     @property
     def answer(self) -> Answer | None:
@@ -207,7 +215,7 @@ class Job:
 
     def _withdraw_row(self) -> bool:
         """Cancels the row in the journal, which needs no runner; `False` if it was sent."""
-        with contextlib.suppress(errors.JournalError):
+        with contextlib.suppress(JournalError):
             if self._journal.withdraw(self.id):
                 self._is_over = True
                 return True
@@ -225,7 +233,7 @@ class Job:
                     self._last_words = event["words"]
                     self._is_over = True
                 case "stuck":
-                    self._outcome = errors.JournalError(event["why"], event["hint"])
+                    self._outcome = JournalError(event["why"], event["hint"])
                 case "unkept":
                     self._row = row_of(event["came"])
                     self._warning = _warning_of_unkept(event)
@@ -241,13 +249,13 @@ class Job:
         if self._outcome is None:
             try:
                 self._outcome = self._read()
-            except errors.JournalError:
+            except JournalError:
                 raise  # and not kept: the next call may succeed
-            except errors.AimlMagicError as error:
+            except AimlMagicError as error:
                 self.explain(error)
                 error.row_id = self.id
                 self._outcome = error
-        if isinstance(self._outcome, errors.AimlMagicError):
+        if isinstance(self._outcome, AimlMagicError):
             raise self._outcome
         return self._outcome
 
@@ -276,11 +284,11 @@ class Job:
                 if self.parse
                 else answer
             )
-        except errors.SchemaMismatch as error:
+        except SchemaMismatch as error:
             error.answer = answer
             raise
 
-    def _abandon(self, row: Row) -> errors.RunnerDied:
+    def _abandon(self, row: Row) -> RunnerDied:
         """The error for a row whose runner ended; a row that was sent is marked as failed."""
         if row.cluster is not None:
             return left_at_cluster(row)
@@ -288,9 +296,9 @@ class Job:
         words = f" ({self._last_words})" if self._last_words else ""
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
         go_on = "Run the cell again to go on: the server has the question. " if row.is_taken else ""
-        error = errors.RunnerDied(
+        error = RunnerDied(
             f"The process that held the connection ended{words}. {cost}",
-            go_on + errors.hint_to_check(row.id) if was_sent else "Run the cell again.",
+            go_on + hint_to_check(row.id) if was_sent else "Run the cell again.",
             retry=("resume" if row.is_taken else "ask") if was_sent else "auto",
             may_cost=was_sent,
         )
@@ -335,14 +343,14 @@ class Job:
         return known
 
 
-def _unexplained(_: errors.AimlMagicError) -> None: ...
+def _unexplained(_: AimlMagicError) -> None: ...
 
 
 def _answer_of(row: Row, journal: Journal) -> Answer:
     """The answer of a row that is over. Raises the error of one that failed."""
     if row.state == "done":
         return journal.answers([row])[0]
-    error = _interrupted(row) if row.error is None else errors.from_dict(row.error)
+    error = _interrupted(row) if row.error is None else error_from_dict(row.error)
     raise _with_partial_answer(error, row, journal)
 
 
@@ -351,14 +359,13 @@ def _with_partial_answer(error: _Error, row: Row, journal: Journal) -> _Error:
     return error
 
 
-def left_at_cluster(row: Row) -> errors.RunnerDied:
+def left_at_cluster(row: Row) -> RunnerDied:
     """The error for a row that a Dask cluster sent, and that no kernel waits for."""
     where = printable(row.cluster).split(" ")[0]
-    return errors.RunnerDied(
+    return RunnerDied(
         f"Question {row.id} was sent from the Dask cluster at {where}, which may have its answer. "
         "It may be charged.",
-        "ask.map with a client= of that cluster fetches the answer; else "
-        f"{errors.hint_to_check(row.id)}",
+        f"ask.map with a client= of that cluster fetches the answer; else {hint_to_check(row.id)}",
         retry="ask",
         may_cost=True,
     )
@@ -371,7 +378,7 @@ def _warning_of_unkept(event: Event) -> str:
     return f"The answer could not be written to the journal yet: {event['why']}\n{copy}"
 
 
-def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:
+def _interrupted(row: Row, *, is_held: bool = False) -> AimlMagicError:
     cost = "nothing was charged"
     if not (row.is_over or is_held):  # its runner has not written the outcome yet
         cost = "the request may have been sent, and may be charged"
@@ -380,13 +387,11 @@ def _interrupted(row: Row, *, is_held: bool = False) -> errors.AimlMagicError:
     kept = "no text had come"
     if row.text:
         kept = f"{len(row.text):,} characters of the answer are kept"
-    return errors.Interrupted(
-        f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more."
-    )
+    return Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")
 
 
-def _left_running() -> errors.AimlMagicError:
-    return errors.Interrupted(
+def _left_running() -> AimlMagicError:
+    return Interrupted(
         "You stopped waiting; the question is still being answered.",
         "Run the cell again to see it.",
     )

@@ -34,7 +34,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.addresses import network, use_network
 from aiml_magic.api import failures
 from aiml_magic.api.client import Client
@@ -42,6 +41,7 @@ from aiml_magic.api.masking import Secrets
 from aiml_magic.api.network import settings_of_network
 from aiml_magic.api.replies import Reply
 from aiml_magic.api.responses import Response
+from aiml_magic.errors import NOTHING_SENT, JournalError, ParentFailed, RequestFailed
 from aiml_magic.files import connections_within, limit_for, raise_open_limit
 from aiml_magic.journal.replay import request_key, request_keys
 from aiml_magic.journal.rows import HEARTBEAT, TAIL, Result, Row
@@ -144,7 +144,7 @@ class Runner:
     async def _hold(self, row: int, listener: ProgressListener, seconds: float) -> None:
         """Cancels a request in flight after some seconds, once its text is on the disk."""
         deadline = time.monotonic() + seconds
-        with contextlib.suppress(errors.JournalError):
+        with contextlib.suppress(JournalError):
             await listener.keep_text()
         self._outbox.put({"row": row, "event": "held"})
         while listener.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # by the clock
@@ -163,7 +163,7 @@ class Runner:
         while True:
             await asyncio.sleep(HEARTBEAT)
             if ours := (self._tasks.keys() - self._followed) | self._unkept.rows:
-                with contextlib.suppress(errors.JournalError):
+                with contextlib.suppress(JournalError):
                     for row_id in await self._writes.run(partial(self._journal.note_alive, ours)):
                         if row_id in self._tasks:
                             self._tasks[row_id].cancel()
@@ -198,15 +198,15 @@ class Runner:
                 await self._follow(row)
                 if await self._fetch(row, secrets, timeout):
                     return
-        except errors.JournalError as error:
-            cost = "" if row in self._followed else f" {errors.NOTHING_SENT}"
+        except JournalError as error:
+            cost = "" if row in self._followed else f" {NOTHING_SENT}"
             self._outbox.put(
                 {"row": row, "event": "stuck", "why": error.message + cost, "hint": error.hint}
             )
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            with contextlib.suppress(errors.JournalError):  # an unclaimed row is never sent anyway
+            with contextlib.suppress(JournalError):  # an unclaimed row is never sent anyway
                 self._journal.withdraw(row)
         self._followed.discard(row)
         if hold := self._holds.pop(row, None):
@@ -256,7 +256,7 @@ class Runner:
         if parent.can_continue:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.identity))
             return True
-        error = errors.ParentFailed(
+        error = ParentFailed(
             f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.",
             "Run the cell of that answer again, then this one.",
         )
@@ -320,7 +320,7 @@ class Runner:
         """Stores a result; if the journal fails, sends it to the kernel and retries."""
         try:
             await self._writes.run(partial(self._journal.finish, row.id, result))
-        except errors.JournalError as error:
+        except JournalError as error:
             self._outbox.put({"row": row.id, **self._unkept.add(row, result, error.message)})
 
     async def _get(self, call: int, base_url: str, path: str, key: str) -> None:
@@ -330,7 +330,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001  # unusable settings
             failed = (
                 error
-                if isinstance(error, errors.RequestFailed)
+                if isinstance(error, RequestFailed)
                 else failures.not_connected(f"{type(error).__name__}: {error}")
             )
             event["error"] = failed.as_dict()
@@ -358,7 +358,7 @@ class Runner:
         call.add_done_callback(self._calls.discard)
 
 
-def _failure(row: Row, why: str, *, is_out: bool) -> errors.RequestFailed:
+def _failure(row: Row, why: str, *, is_out: bool) -> RequestFailed:
     """The error of a request that an exception here ended; `is_out` if it was in flight."""
     lost = failures.connection_lost(why) if is_out else failures.not_connected(why, is_final=True)
     if row.can_go_on:

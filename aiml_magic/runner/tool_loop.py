@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aiml_magic import errors
 from aiml_magic.api.responses import Raw, ToolCall, call_result, sum_of
+from aiml_magic.errors import AimlMagicError, Interrupted
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question import tools
 from aiml_magic.runner.jobs import Event, Job, Progress
@@ -65,7 +65,7 @@ class ToolLoop(Job):
             self._earlier.append(answer)
             try:
                 self._job = self._ask_on(answer, results)
-            except errors.AimlMagicError as error:
+            except AimlMagicError as error:
                 self._outcome, self._is_over = error, True
 
     def step(self) -> bool:
@@ -80,7 +80,7 @@ class ToolLoop(Job):
         """Stops the current round; the answers of earlier ones are in the journal."""
         self._job._stop(command, timeout)  # noqa: SLF001  # of the base class
         if not self._is_over and self._job.done:
-            self._outcome = errors.Interrupted(
+            self._outcome = Interrupted(
                 "Interrupted between two rounds of functions; the answers so far are kept.",
                 "Run the cell again: it goes on from there.",
             )
@@ -88,7 +88,7 @@ class ToolLoop(Job):
 
     def outcome(self) -> Answer:
         """The last answer, with the tokens, dollars, seconds and calls of all rounds."""
-        if isinstance(self._outcome, errors.AimlMagicError):
+        if isinstance(self._outcome, AimlMagicError):
             raise self._outcome
         last = self._job.outcome()
         rounds = [*self._earlier, last]
@@ -105,6 +105,6 @@ class ToolLoop(Job):
         )
 
     def _answer_of_round(self) -> Answer | None:
-        with contextlib.suppress(errors.AimlMagicError):
+        with contextlib.suppress(AimlMagicError):
             return self._job.outcome()
         return None

@@ -106,5 +106,5 @@ def result_from(text: str) -> Result:
     """The result that `_as_text` wrote."""
     raw = json.loads(text)
     cost = raw["cost"] and Cost(**raw["cost"])
-    error = raw["error"] and errors.from_dict(raw["error"])
+    error = raw["error"] and errors.error_from_dict(raw["error"])
     return Result(**raw | {"notices": tuple(raw["notices"]), "cost": cost, "error": error})

@@ -148,7 +148,7 @@ def test_errors_survive_the_journal(body):
     except ValueError:
         return
     error = failures.error_in_success(raw)
-    again = errors.from_dict(json.loads(json.dumps(error.as_dict())))
+    again = errors.error_from_dict(json.loads(json.dumps(error.as_dict())))
     assert (type(error), error.as_dict()) == (type(again), again.as_dict())
 
 
@@ -159,7 +159,7 @@ KEPT = [{}, {"message": "\n"}, {"message": 5}, {"message": "x", "later": 1}, {"h
 @pytest.mark.parametrize("kept", KEPT)
 def test_errors_of_others(kept):
     """An error that somebody else's journal holds, or a newer version's, is two lines at most, without control characters."""
-    error = errors.from_dict(kept)
+    error = errors.error_from_dict(kept)
     lines = str(error).split("\n")
     assert len(lines) <= 2
     assert lines[0]

@@ -77,7 +77,7 @@ def test_error_is_kept(journal):
     row_id = journal.add(**new()).id
     error = errors.RateLimited("Too many.", "Wait.", retry="auto", retry_after=3.0, status=429)
     journal.finish(row_id, Result("failed", seconds=1, error=error))
-    again = errors.from_dict(journal.row(row_id).error)
+    again = errors.error_from_dict(journal.row(row_id).error)
     assert (type(error), error.as_dict()) == (type(again), again.as_dict())
 
 

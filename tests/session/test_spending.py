@@ -152,7 +152,7 @@ def test_dead_kernel(asker):
         assert "queued" == asker.journal.row(left).state, "there was room"
         asker.ask(server.url, "And now?", budget_usd_per_day=10.0)
         assert asker.journal.claim(left) is None
-        lost = errors.from_dict(asker.journal.row(left).error)
+        lost = errors.error_from_dict(asker.journal.row(left).error)
         assert "Nothing was sent" in str(lost)
         assert 2 == len(str(lost).splitlines())
 
