@@ -35,7 +35,9 @@ from aiml_magic.text import say
 if TYPE_CHECKING:
     from aiml_magic.journal.answer import Answer
     from aiml_magic.notebook.answers import Answers
+    from aiml_magic.notebook.options import Given
     from aiml_magic.question.schemas import Schema
+    from aiml_magic.question.values import Variables
     from aiml_magic.runner.jobs import Job
     from aiml_magic.session.asking import Asking, Session
     from aiml_magic.session.question import Delivery, Place, Question
@@ -121,7 +123,7 @@ class O3Pro(Settings):
         self._bind(given, answer)
         return answer
 
-    def _several(self, questions: Sequence[Question], given: Mapping[str, Any]) -> Answers:
+    def _several(self, questions: Sequence[Question], given: Given) -> Answers:
         """Asks several questions of one cell, and shows their answers in a table.
 
         Raises the first error, after all answers are shown.
@@ -236,9 +238,7 @@ class O3Pro(Settings):
         self._run = f"{time.time_ns():x}"
         self._asked = itertools.count(1)
 
-    def questions(
-        self, each: Iterable[Mapping[str, Any]], text: str, variables: Mapping[str, Any]
-    ) -> list[Question]:
+    def questions(self, each: Iterable[Given], text: str, variables: Variables) -> list[Question]:
         """A question for each set of options; further samples are copies of the first.
 
         Raises BadInput.
@@ -251,9 +251,7 @@ class O3Pro(Settings):
                 made.append(replace(made[-1], sample=sample))
         return made
 
-    def question(
-        self, given: Mapping[str, Any], text: str, variables: Mapping[str, Any]
-    ) -> Question:
+    def question(self, given: Given, text: str, variables: Variables) -> Question:
         """The question made of a text, the options given, and the settings. Raises BadInput."""
         from aiml_magic.question.attachments import attach, check_size
         from aiml_magic.question.prompts import fill
@@ -291,7 +289,7 @@ class O3Pro(Settings):
             **self._as_they_are(given, _OF_ANSWER),
         )
 
-    def _place(self, given: Mapping[str, Any], variables: Mapping[str, Any]) -> Place:
+    def _place(self, given: Given, variables: Variables) -> Place:
         from aiml_magic.notebook.context import id_of
         from aiml_magic.session.question import NO_ID, Place
 
@@ -302,7 +300,7 @@ class O3Pro(Settings):
             after=id_of(given["after"], variables) if "after" in given else None,
         )
 
-    def _delivery(self, given: Mapping[str, Any]) -> Delivery:
+    def _delivery(self, given: Given) -> Delivery:
         from aiml_magic.session.question import Delivery
 
         return Delivery(
@@ -313,13 +311,13 @@ class O3Pro(Settings):
             **self._as_they_are(given, _OF_DELIVERY),
         )
 
-    def _as_they_are(self, given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    def _as_they_are(self, given: Given, names: Iterable[str]) -> dict[str, Any]:
         """The options of these names, else the settings of the same names."""
         return {name: given.get(name, getattr(self, name)) for name in names}
 
     def _merged(
         self,
-        given: Mapping[str, Any],
+        given: Given,
         fields: Mapping[str, Any],
         schema: Schema | None,
         choice: Any,
@@ -340,7 +338,7 @@ class O3Pro(Settings):
             together["reasoning"] = {**set_here, **together["reasoning"]}
         return together
 
-    def _bind(self, given: Mapping[str, Any], value: Answer | Answers | Job | None) -> None:
+    def _bind(self, given: Given, value: Answer | Answers | Job | None) -> None:
         if value is not None and "out" in given:
             self.shell.push({given["out"]: value})
 
@@ -348,7 +346,7 @@ class O3Pro(Settings):
     aiml.__doc__ = commands.usage()
 
 
-def _schema_of(named: str, variables: Mapping[str, Any]) -> Schema:
+def _schema_of(named: str, variables: Variables) -> Schema:
     from aiml_magic.question.schemas import schema_of
 
     return schema_of(named, variables)

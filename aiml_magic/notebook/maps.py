@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from aiml_magic.errors import AimlMagicError, BudgetExceeded, Interrupted, RequestFailed
 from aiml_magic.journal.answer import Answer
@@ -11,17 +12,21 @@ from aiml_magic.notebook.answers import Answers
 from aiml_magic.runner.jobs import Job
 from aiml_magic.text import count_of
 
+if TYPE_CHECKING:
+    from aiml_magic.show.follow import Counter
+
+Start = Callable[[], Job]  # asks the question of a row
 _TICK = 0.005  # seconds between two polls of the jobs
 _UNSENT = ("queued", "waiting", "retry")  # states of a job
 _FREE = "nothing else was charged"
 
 
 def gather(
-    starts: Iterable[Callable[[], Job]],
+    starts: Iterable[Start],
     at_once: float,
     *,
     keeps_errors: bool = False,
-    show: Callable[[int | None, float], None] = lambda *_: None,
+    show: Counter = lambda *_: None,
 ) -> Answers:
     """The answers of jobs that are started in order, at most `at_once` at a time.
 
@@ -48,13 +53,13 @@ def gather(
 class _Asked:
     """The rows of a map asked so far: their answers, and the jobs of those without one."""
 
-    def __init__(self, show: Callable[[int | None, float], None], *, keeps_errors: bool) -> None:
+    def __init__(self, show: Counter, *, keeps_errors: bool) -> None:
         self.answers: list[Answer | AimlMagicError | None] = []
         self.show = show
         self._keeps_errors = keeps_errors
         self._running: dict[int, Job] = {}  # by the index of the row
 
-    def add(self, start: Callable[[], Job]) -> None:
+    def add(self, start: Start) -> None:
         """Asks the next row."""
         try:
             self._running[len(self.answers)] = self._started(start)
@@ -65,7 +70,7 @@ class _Asked:
         else:
             self.answers.append(None)
 
-    def _started(self, start: Callable[[], Job]) -> Job:
+    def _started(self, start: Start) -> Job:
         """The job of a row; without room in a limit it waits until others are charged.
 
         Raises BudgetExceeded if no other job is running.

@@ -16,7 +16,7 @@ import math
 import numbers
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cache, partial
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aiml_magic.journal.store import Journal
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
+    from aiml_magic.show.follow import Counter
 
 # Several answers are waited for, and those of `again` continue what they continued before.
 _WITHOUT_EFFECT = {"ask.map": {"background"}, "again": {"background", "chat", "new"}}
@@ -414,7 +415,7 @@ def _named(value: Any, name: str, things: dict[str, Any]) -> str:
     return name
 
 
-def _counter(total: int | None, progress: Any) -> Callable[[int | None, float], None]:
+def _counter(total: int | None, progress: Any) -> Counter:
     """A callback that shows the number of answered rows, by tqdm if installed; `None` ends it.
 
     Without `progress` it shows nothing.

@@ -11,6 +11,7 @@ from typing import Any
 from aiml_magic import errors
 from aiml_magic.journal.store import Journal
 
+Step = Callable[[], Any]  # of the journal
 # Seconds between two transactions while many requests are answered: fewer syncs of the disk, and
 # the kernel gets the journal in between.
 _GATHER = 0.01
@@ -22,10 +23,10 @@ class WriteQueue:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._thread = ThreadPoolExecutor(1)  # not the loop's executor, which DNS lookups occupy
-        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Step, asyncio.Future[Any]]] = []
         self._work: asyncio.Task[None] | None = None
 
-    async def run(self, step: Callable[[], Any]) -> Any:
+    async def run(self, step: Step) -> Any:
         """The result of a step; a cancellation takes effect after the step."""
         written = self.put(step)
         is_cancelled = False
@@ -38,7 +39,7 @@ class WriteQueue:
             task.cancel()
         return written.result()
 
-    def put(self, step: Callable[[], Any]) -> asyncio.Future[Any]:
+    def put(self, step: Step) -> asyncio.Future[Any]:
         """Queues a step; its error is raised by the returned future."""
         written = asyncio.get_running_loop().create_future()
         written.add_done_callback(asyncio.Future.exception)  # an unread error is not logged
@@ -67,7 +68,7 @@ class WriteQueue:
             if len(steps) > 1:
                 await asyncio.sleep(_GATHER)
 
-    def _write(self, steps: list[Callable[[], Any]]) -> list[tuple[Any, Exception | None]]:
+    def _write(self, steps: list[Step]) -> list[tuple[Any, Exception | None]]:
         has_begun = False
         try:
             with self._journal.together():
@@ -79,7 +80,7 @@ class WriteQueue:
             return [result for step in steps for result in self._write([step])]
 
 
-def _try(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
+def _try(step: Step) -> tuple[Any, Exception | None]:
     try:
         return step(), None
     except errors.JournalError:

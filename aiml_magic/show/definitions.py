@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aiml_magic.show.arguments import closing_brace
-from aiml_magic.show.macros import Template, expand
+from aiml_magic.show.macros import Forms, expand
 from aiml_magic.show.typeset import typeset
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def expand_definitions(tokens: Iterable[Token]) -> None:
 
     A formula that could then not be typeset stays as it was, and one of definitions alone is empty.
     """
-    macros: dict[str, tuple[Template, ...]] = {}
+    macros: dict[str, Forms] = {}
     growth = 0
     for token in tokens:
         if token.type not in ("formula", "formula_block"):
@@ -50,7 +50,7 @@ def expand_definitions(tokens: Iterable[Token]) -> None:
             token.content = content
 
 
-def _without_definitions(content: str, macros: dict[str, tuple[Template, ...]]) -> str:
+def _without_definitions(content: str, macros: dict[str, Forms]) -> str:
     """The formula without its definitions, which are put into `macros`."""
     content = _REQUIRED.sub("", content)
     text, end = "", 0
@@ -77,7 +77,7 @@ def _without_definitions(content: str, macros: dict[str, tuple[Template, ...]]) 
     return text + content[end:]
 
 
-def _forms(body: str, count: int, default: str | None) -> tuple[Template, ...]:
+def _forms(body: str, count: int, default: str | None) -> Forms:
     if default is None or not count:
         return "{}" * count, body
     rest = re.sub(r"#(\d)", lambda one: f"#{int(one[1]) - 1}" if one[1] != "1" else default, body)

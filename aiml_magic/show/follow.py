@@ -32,6 +32,7 @@ _STATES = {
 # Called with the number of answers, `None` at the end, and the seconds to wait for the server.
 Counter = Callable[[int | None, float], None]
 Outcome = Answer | AimlMagicError
+Shown = Answer | Sequence[Any] | Job  # the value of a cell
 
 
 class Panel:
@@ -57,7 +58,7 @@ class View(ABC):
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._shown: tuple[int, Answer | Sequence[Any] | Job] | None = None
+        self._shown: tuple[int, Shown] | None = None
         self._watcher = _Watcher()
 
     def follow(self, job: Job, *, is_quiet: bool = False) -> Answer:
@@ -115,7 +116,7 @@ class View(ABC):
         if html or text:
             self.show_bundle({**({"text/html": html} if html else {}), "text/plain": text})
 
-    def show_result(self, value: Answer | Sequence[Any] | Job) -> None:
+    def show_result(self, value: Shown) -> None:
         """Shows an answer or a job as the value of a cell, unless the cell has shown it already."""
         count, shown = self._shown or (None, None)
         was_shown = shown is value and count == self._shell.execution_count
@@ -131,7 +132,7 @@ class View(ABC):
         else:
             say(value)
 
-    def _mark_as_shown(self, value: Answer | Sequence[Any] | Job) -> None:
+    def _mark_as_shown(self, value: Shown) -> None:
         """Notes the value of this cell, so that IPython does not show it a second time."""
         self._shown = (self._shell.execution_count, value)
 
@@ -151,7 +152,7 @@ class View(ABC):
         """
 
     @abstractmethod
-    def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
+    def _point_to(self, value: Shown) -> None:
         """Shows a reference to a value that is shown above."""
 
     def _is_watched(self) -> bool:

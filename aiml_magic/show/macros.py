@@ -122,6 +122,7 @@ _WRITTEN_WITH = r"""
     fdv {}{} \frac{\delta#1}{\delta#2} {} \frac{\delta}{\delta#1}
 """
 Template = str | Callable[..., str | None]
+Forms = tuple[Template, ...]  # each form of the arguments, and what is written instead
 
 
 def _circled(text: str) -> str | None:
@@ -195,8 +196,7 @@ def _dingbat(number: str) -> str | None:
     return {"51": "✓", "52": "✔", "55": "✗", "56": "✘"}.get(number)
 
 
-# The forms of their arguments, each followed by what is written instead.
-_MACROS: dict[str, tuple[Template, ...]] = {
+_MACROS: dict[str, Forms] = {
     **{name: ("", written) for name, written in re.findall(r"(\w+) (\S+)", _WRITTEN)},
     **{
         name: tuple(forms)
@@ -261,7 +261,7 @@ def expanded(line: str) -> str:
     return expand(_RULE.sub(_rule, _SPACE.sub(_space, line)), _MACROS)
 
 
-def expand(line: str, macros: Mapping[str, tuple[Template, ...]]) -> str:
+def expand(line: str, macros: Mapping[str, Forms]) -> str:
     """The formula with these macros expanded, the last one first; at most up to a length."""
     for found in reversed([*_TOKEN.finditer(line)]):
         if found[1] in macros and len(line) < _MAX_EXPANDED:
@@ -272,9 +272,7 @@ def expand(line: str, macros: Mapping[str, tuple[Template, ...]]) -> str:
     return line
 
 
-def _written(
-    name: str, forms: tuple[Template, ...], line: str, start: int
-) -> tuple[str | None, int]:
+def _written(name: str, forms: Forms, line: str, start: int) -> tuple[str | None, int]:
     """The expansion of a macro whose arguments begin at `start`, and their end."""
     after = start + line.startswith("*", start) if forms[0] else start
     for form, template in zip(forms[::2], forms[1::2], strict=True):

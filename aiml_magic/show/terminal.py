@@ -7,13 +7,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from aiml_magic.journal.answer import Answer
-from aiml_magic.runner.jobs import Job, Progress
+from aiml_magic.runner.jobs import Progress
 from aiml_magic.show.answers import with_banner
 from aiml_magic.show.details import line_with_replay
-from aiml_magic.show.follow import Counter, Panel, View, counted, status_line
+from aiml_magic.show.follow import Counter, Panel, Shown, View, counted, status_line
 from aiml_magic.show.parse import tokens
 from aiml_magic.text import encodable, plain, say
 
@@ -41,7 +40,7 @@ class TerminalView(View):
 
         return show
 
-    def _point_to(self, value: Answer | Sequence[Any] | Job) -> None:
+    def _point_to(self, value: Shown) -> None:
         """Prints a reference after the prompt Out[n], which IPython has printed already."""
         if isinstance(value, Sequence):
             say(f"<{len(value)} answers>")
