@@ -39,7 +39,7 @@ from aiml_magic.api.replies import (
     refused,
     weighed,
 )
-from aiml_magic.api.responses import Raw, Response, attempt_id, cost, is_response
+from aiml_magic.api.responses import Raw, Response, as_objects, attempt_id, cost, is_response
 from aiml_magic.api.stream import Created, with_streamed
 from aiml_magic.credentials import is_token, proof
 from aiml_magic.errors import (
@@ -233,8 +233,7 @@ class Client:
         if not (isinstance(raw, dict) and is_response(raw)):
             raise failures.malformed("something that is not a response", 200)
         named = raw if Response(raw).id else raw | {"id": response_id}
-        streamed = [item for item in known.response.get("output") or [] if isinstance(item, dict)]
-        whole = with_streamed(named, streamed)
+        whole = with_streamed(named, as_objects(known.response.get("output")))
         notices = () if whole is named or not raw.get("output") else ("final_left_out",)
         reply = judged(whole, {}, cost(raw, {}) or known.cost, notices)
         return replace(reply, attempts=known.attempts)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiml_magic.api.responses import Raw
+from aiml_magic.api.responses import Raw, as_object
 from aiml_magic.text import dump, load, one_line
 
 # The fields in which an error may hold another error, and those of its message.
@@ -115,8 +115,7 @@ def _issue_text(issue: Any) -> str:
     if not isinstance(issue, Mapping):
         return _phrase(issue) or dump(issue)
     layers = list(_layers(issue))
-    constraints = issue.get("constraints")
-    broken = list(constraints.values()) if isinstance(constraints, Mapping) else []
+    broken = list(as_object(issue.get("constraints")).values())
     message = next(filter(None, map(_message, layers)), "") or _phrase(broken) or dump(issue)
     field = _field_of(issue)
     return f"{field}: {message}" if field else message
@@ -125,8 +124,7 @@ def _issue_text(issue: Any) -> str:
 def _field_of(issue: Any) -> str:
     """The path of the field that an issue is about."""
     names = ("path", "loc", "field", "property", "param")
-    found = [issue.get(name) for name in names] if isinstance(issue, Mapping) else []
-    path = next(filter(None, found), "")
+    path = next(filter(None, map(as_object(issue).get, names)), "")
     if not isinstance(path, list):
         return _phrase(path)
     return ".".join(map(str, path[1:] if path[0] == "body" else path))

@@ -16,6 +16,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
+from aiml_magic.api.responses import Raw, as_object, as_objects
 from aiml_magic.errors import InvalidRequest, RequestFailed, RetrieveUnsupported
 from aiml_magic.text import one_line
 
@@ -188,13 +189,13 @@ def is_gone(error: RequestFailed) -> bool:
     return error.status == 410 or has_code or _GONE.search(said) is not None
 
 
-def _entries(raw: Any) -> list[Mapping[str, Any]]:
+def _entries(raw: Any) -> list[Raw]:
     """The first list of objects with an id, at most three levels deep."""
     waiting: deque[tuple[Any, int]] = deque([(raw, 0)])
     while waiting:
         value, depth = waiting.popleft()
         if isinstance(value, list):
-            found = [entry for entry in value if isinstance(entry, Mapping) and entry.get("id")]
+            found = [entry for entry in as_objects(value) if entry.get("id")]
             if found:
                 return found[:MAX_MODELS]
         elif isinstance(value, Mapping) and depth < 3:
@@ -202,7 +203,7 @@ def _entries(raw: Any) -> list[Mapping[str, Any]]:
     return []
 
 
-def _model(entry: Mapping[str, Any]) -> Model | None:
+def _model(entry: Raw) -> Model | None:
     name = _name(entry["id"])
     if name is None:
         return None
@@ -225,7 +226,7 @@ def _model(entry: Mapping[str, Any]) -> Model | None:
 _STATES = ("deprecated", "superseded", "withdrawn")
 
 
-def _fields(entry: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _fields(entry: Raw, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """The fields of an entry, outer ones first; names in lower case without punctuation."""
     for name, value in entry.items():
         yield re.sub(r"[\W_]", "", str(name)).lower(), value
@@ -262,10 +263,9 @@ def _date(value: Any) -> date | None:
 
 def _price(pricing: Any) -> tuple[float, float] | None:
     """Dollars per token of input and of output; the server's price is for `per` units."""
-    is_fixed = isinstance(pricing, Mapping) and pricing.get("kind") == "fixed"
-    units = pricing.get("units") if is_fixed else None
+    listed = as_object(pricing)
     found: dict[str, float] = {}
-    for unit in units if isinstance(units, list) else []:
+    for unit in as_objects(listed.get("units")) if listed.get("kind") == "fixed" else []:
         try:
             name, dollars = str(unit["unit"]).lower(), float(unit["price"]) / float(unit["per"])
         except (KeyError, TypeError, ValueError, ArithmeticError):

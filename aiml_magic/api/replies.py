@@ -16,7 +16,7 @@ from aiml_magic import errors
 from aiml_magic.api import failures
 from aiml_magic.api.error_bodies import read_error, read_error_body
 from aiml_magic.api.masking import Secrets
-from aiml_magic.api.responses import Cost, Raw, Response, cost, is_error, is_response
+from aiml_magic.api.responses import Cost, Raw, Response, cost, is_error, is_response, type_of
 from aiml_magic.api.sse import Decoder, EventTooLarge
 from aiml_magic.api.stream import Event, Stream
 from aiml_magic.text import MAX_JSON, load, one_line
@@ -143,7 +143,7 @@ class Reader:
                 self._notices.append("event_not_json")
             return
         # A delta may hold a part of a secret only: `_judged` masks them all together.
-        is_piece = str(raw.get("type")).endswith(".delta")
+        is_piece = type_of(raw).endswith(".delta")
         seen = self._stream.add(raw if is_piece else self._source.secrets.load(event))
         if seen is not None:
             self._listener.on_event(seen)
@@ -290,5 +290,5 @@ def _first_line(body: bytes | bytearray) -> Any:
 
 
 def _is_event(raw: Raw) -> bool:
-    kind = raw.get("type")
-    return isinstance(kind, str) and (kind in _EVENTS or kind.startswith("response."))
+    kind = type_of(raw)
+    return kind in _EVENTS or kind.startswith("response.")

@@ -550,6 +550,11 @@ def input_texts(request: Raw) -> list[str]:
     ]
 
 
+def format_of(request: Raw) -> str:
+    """The type of the format in which a request wants its text; empty for plain text."""
+    return type_of(as_object(as_object(request.get("text")).get("format")))
+
+
 def question_text(request: Raw) -> str:
     """The question as text, without attachments."""
     return next(iter(input_texts(request)), "(results of tools)")

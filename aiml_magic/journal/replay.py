@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
-from aiml_magic.api.responses import Raw
+from aiml_magic.api.responses import Raw, as_object, as_text
 from aiml_magic.text import cut
 
 SAMPLE = "aiml_magic.sample"  # field of a row's request: the number of the sample, from 2 on
@@ -40,8 +40,7 @@ def request_keys(server: str, request: Raw, parent: str | None) -> tuple[str, ..
     These hashed attached texts as they are, and left out the label of an MCP server's choice.
     """
     forms = (with_hashes(request), with_file_hashes(request))
-    choice = request.get("tool_choice")
-    if isinstance(choice, Mapping) and choice.get("type") == "mcp":
+    if as_object(request.get("tool_choice")).get("type") == "mcp":
         forms += tuple({**form, "tool_choice": {"type": "mcp"}} for form in forms)
     return tuple(dict.fromkeys(_key(server, form, parent) for form in forms))
 
@@ -107,15 +106,12 @@ def _with_text_hash(part: Any) -> Any:
 def _without_hash(part: Any) -> Any:
     if found := _HASHED_TEXT.fullmatch(_text_of(part)):
         return {**part, "text": f"{found[1]} {_NOT_AT_HAND}"}
-    is_hashed = isinstance(part, Mapping) and any(
-        isinstance(value, str) and _HASHED.match(value) for value in part.values()
-    )
+    is_hashed = any(_HASHED.match(as_text(value)) for value in as_object(part).values())
     return {"type": "input_text", "text": _NOT_AT_HAND} if is_hashed else part
 
 
 def _text_of(part: Any) -> str:
-    text = part.get("text") if isinstance(part, Mapping) else None
-    return text if isinstance(text, str) else ""
+    return as_text(as_object(part).get("text"))
 
 
 def _sha256(text: str) -> str:

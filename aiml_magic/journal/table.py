@@ -10,7 +10,15 @@ from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, overload
 
-from aiml_magic.api.responses import Raw, Response, Usage, as_object, as_text, question_text
+from aiml_magic.api.responses import (
+    Raw,
+    Response,
+    Usage,
+    as_object,
+    as_text,
+    format_of,
+    question_text,
+)
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.queries import Queries
 from aiml_magic.journal.rows import read_row
@@ -131,8 +139,7 @@ def _parsed_fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
 
 def _parse_json(request: Raw, text: str) -> Any:
     """The JSON of an answer to a schema; the class for it may not exist any more."""
-    form = as_object(as_object(request.get("text")).get("format"))
-    return _loaded(text) if form.get("type") == "json_schema" else None
+    return _loaded(text) if format_of(request) == "json_schema" else None
 
 
 def _part(found: Any) -> str:

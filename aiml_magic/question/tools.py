@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiml_magic.api.responses import Raw, ToolCall
+from aiml_magic.api.responses import Raw, ToolCall, as_object, type_of
 from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.question import attachments, values
 from aiml_magic.question.values import Function, Variables
@@ -217,8 +217,8 @@ def _of_function(function: Function) -> dict[str, Any]:
 
 def _of_dict(value: Any, name: str) -> dict[str, Any]:
     """A tool as the API has it; its type is the server's to judge. Raises BadInput."""
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    if not isinstance(kind, str) or not kind.strip():
+    kind = type_of(as_object(value))
+    if not kind.strip():
         raise BadInput(
             f"The tool {name} has no type. {NOTHING_SENT}",
             'Such as {"type": "web_search_preview"}.',

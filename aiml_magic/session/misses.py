@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from aiml_magic.api.responses import Raw
+from aiml_magic.api.responses import Raw, as_object
 from aiml_magic.errors import NOTHING_SENT, ReplayMiss
 from aiml_magic.journal.replay import differences, nearest, short_json
 from aiml_magic.journal.store import Journal
@@ -85,6 +85,5 @@ def _field(setting: str, request: Raw) -> Any:
     if setting == "base_url":
         return request.get("server")
     if setting in ("effort", "summary", "mode"):
-        reasoning = request.get("reasoning")
-        return reasoning.get(setting) if isinstance(reasoning, Mapping) else None
+        return as_object(request.get("reasoning")).get(setting)
     return request.get(setting)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from aiml_magic.api.responses import Raw, Usage
+from aiml_magic.api.responses import Raw, Usage, format_of
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question.tools import shown_request
 from aiml_magic.show import safe
@@ -145,10 +145,7 @@ def _wanted(request: Raw) -> str:
 
 def _structured(answer: Answer) -> str | None:
     """A JSON answer as a table if it is flat, else as JSON; None for other answers."""
-    wanted = answer.request.get("text")
-    form = wanted.get("format") if isinstance(wanted, Mapping) else None
-    kind = form.get("type") if isinstance(form, Mapping) else None
-    if kind not in ("json_schema", "json_object"):
+    if format_of(answer.request) not in ("json_schema", "json_object"):
         return None
     try:
         value = load(answer.text)

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from itertools import chain
 from typing import Any
 
-from aiml_magic.api.responses import Raw, is_web_link
+from aiml_magic.api.responses import Raw, as_object, as_objects, is_web_link
 from aiml_magic.journal import offers
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question.attachments import kind_of, labels
@@ -236,8 +236,7 @@ def _sections(answer: Answer, room: _Room) -> dict[str, str]:
 def _effort(answer: Answer) -> Any:
     """The effort of the request, else the server's, else a word for the default."""
     for raw in (answer.request, answer.response.raw):
-        reasoning = raw.get("reasoning")
-        if isinstance(reasoning, Mapping) and (effort := reasoning.get("effort")):
+        if effort := as_object(raw.get("reasoning")).get("effort"):
             return effort
     return "the model's default"
 
@@ -332,9 +331,7 @@ def _call(item: Raw) -> tuple[str, Any] | None:
         case "mcp_call":
             return call, item.get("error") or item.get("output") or ""
         case "mcp_list_tools":
-            listed = item.get("tools")
-            tools = listed if isinstance(listed, list) else []
-            names = (str(tool.get("name")) for tool in tools if isinstance(tool, Mapping))
+            names = (str(tool.get("name")) for tool in as_objects(item.get("tools")))
             return f"tools of {item.get('server_label')}", item.get("error") or ", ".join(names)
         case "web_search_call":
             return "web search", _scalar(item.get("action") or item.get("status"))

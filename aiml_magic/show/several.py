@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiml_magic.api.responses import question_text
+from aiml_magic.api.responses import as_object, question_text
 from aiml_magic.journal.answer import Answer
 from aiml_magic.show import safe
 from aiml_magic.show.answers import answer_bundle
@@ -48,7 +48,7 @@ def _option(*path: str) -> Callable[[Any], str]:
     def read(answer: Any) -> str:
         value: Any = answer.request if isinstance(answer, Answer) else {}
         for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
+            value = as_object(value).get(name)
         return "" if value is None else str(value)
 
     return read
