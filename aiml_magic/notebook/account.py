@@ -29,7 +29,7 @@ def status(context: Context, _: str) -> None:
     say(f"Server   {Secrets(key.text).mask(server) if key else server}")
     say(f"Balance  {_balance(context)}")
     say(f"Model    {_model_in_use(context)}")
-    say(f"Journal  {short(context.journal_path)}")
+    say(f"Journal  {short(context.journal.path)}")
     say(f"Spent    {spent(context)}{', in play money' if is_sandbox else ''}")
     for limit in context.asking.spending.limits(context.question().delivery, server):
         say(f"Budget   {limit}")

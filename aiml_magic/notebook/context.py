@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic import errors
@@ -21,21 +20,19 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """The session, settings and notebook that a command works on.
+    """The session and the notebook that a command works on.
 
     `view` returns the view, which is made at its first use; `variables` are the notebook's.
     """
 
-    session: Session
-    base_url: str
-    journal_path: Path
+    asking: Asking
     question: Callable[[], Question]  # an empty one, with the settings
     view: Callable[[], View]
     variables: Variables
 
     @property
-    def asking(self) -> Asking:
-        return self.session.on(self.base_url, self.journal_path)
+    def session(self) -> Session:
+        return self.asking.session
 
     @property
     def journal(self) -> Journal:

@@ -13,7 +13,6 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -84,12 +83,8 @@ class O3Pro(Settings):
     @property
     def asking(self) -> Asking:
         """The session at the server and with the journal of the settings."""
-        asking = self.session.on(self.base_url, self.journal_path)
+        asking = self.session.on(self.base_url, addresses.journal_path(self.journal))
         return replace(asking, **self.for_this_call)
-
-    @property
-    def journal_path(self) -> Path:
-        return addresses.journal_path(self.journal)
 
     @no_var_expand
     @needs_local_scope
@@ -173,8 +168,7 @@ class O3Pro(Settings):
         from aiml_magic.notebook.context import Context
 
         question, view = partial(self.question, {}, "", {}), lambda: self.view
-        base_url, path, variables = self.base_url, self.journal_path, self.shell.user_ns
-        commands.run(line, Context(self.session, base_url, path, question, view, variables))
+        commands.run(line, Context(self.asking, question, view, self.shell.user_ns))
 
     def show_result(self, value: Answer | Answers | Job) -> None:
         """Called by IPython if an answer or a job is the value of a cell."""
