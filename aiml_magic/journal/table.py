@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from functools import cache, lru_cache
 from itertools import chain
-from typing import Any, overload
+from typing import Any
 
 from aiml_magic.api.responses import (
     Raw,
@@ -39,11 +39,8 @@ class Kept(Sequence[Answer]):
         self._journal = journal
         self._ids = ids
 
-    @overload
-    def __getitem__(self, index: int) -> Answer: ...
-    @overload
-    def __getitem__(self, index: slice) -> Kept: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: Any) -> Any:
+        """The answer at a position, or the answers of a slice."""
         if isinstance(index, slice):
             return Kept(self._journal, self._ids[index])
         return self._journal.answers([self._journal.row(self._ids[index])])[0]

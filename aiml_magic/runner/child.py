@@ -41,14 +41,10 @@ class RunnerProcess:
     has_keys = False
 
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        self.journal = journal
         self._child: _Child | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-
-    @property
-    def journal(self) -> Journal:
-        return self._journal
 
     @property
     def jobs(self) -> dict[int, Job]:
@@ -87,7 +83,7 @@ class RunnerProcess:
             child = self._living_child()
             job = child.jobs.get(row.id)
             if job is None or job.is_cancelled:
-                job = child.jobs[row.id] = Job(row, self._journal, self, notices)
+                job = child.jobs[row.id] = Job(row, self.journal, self, notices)
                 try:
                     child.tell(command)
                 except BaseException:  # an interrupt, before the process has the row
@@ -134,7 +130,7 @@ class RunnerProcess:
     def _living_child(self) -> _Child:
         if self._child is None or self._child.process.poll() is not None:
             try:
-                self._child = _Child(self._journal.path, self._lock)
+                self._child = _Child(self.journal.path, self._lock)
             except OSError as error:
                 raise RunnerDied(
                     f"The process that holds the connection did not start ({error}). "

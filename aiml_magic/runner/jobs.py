@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -265,7 +264,7 @@ class Job:
             say(self._warning)
         if row.is_over:
             answer = _answer_of(row, self._journal)
-            answer = dataclasses.replace(
+            answer = replace(
                 answer, replayed=self._is_replay, notices=(*answer.notices, *self._notices)
             )
             if self.record:
@@ -279,11 +278,7 @@ class Job:
 
     def _parsed(self, answer: Answer) -> Answer:
         try:
-            return (
-                dataclasses.replace(answer, parsed=self.parse(answer.text))
-                if self.parse
-                else answer
-            )
+            return replace(answer, parsed=self.parse(answer.text)) if self.parse else answer
         except SchemaMismatch as error:
             error.answer = answer
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -93,7 +92,7 @@ class ToolLoop(Job):
         last = self._job.outcome()
         rounds = [*self._earlier, last]
         known = [answer.cost_usd for answer in rounds if answer.cost_usd is not None]
-        return dataclasses.replace(
+        return replace(
             last,
             usage=sum_of([answer.usage for answer in rounds]),
             cost_usd=sum(known) if len(known) == len(rounds) else None,
