@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     from markdown_it.rules_block import StateBlock
     from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
 
 # The closing mark by the opening mark of a formula; empty for an environment, which has its own.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
 _MAX_IN_LINE = 4000  # characters of a formula within a line
 _MAX_FORMULA, _MAX_LINES = 16_000, 400  # characters and lines of one of whole lines
 _MAX_CLOSERS = 40  # dollars that are escaped, or within the braces of a formula
+
+
+def source_of(token: Token) -> str:
+    """A formula with its marks, as the model wrote it."""
+    return token.markup + token.content + CLOSERS[token.markup]
 
 
 def read_formulas(parser: MarkdownIt) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aiml_magic.show.formulas import CLOSERS, read_formula, read_formulas
+from aiml_magic.show.formulas import read_formula, read_formulas, source_of
 from aiml_magic.show.links import is_address, read_links
 from aiml_magic.text import plain
 
@@ -38,22 +38,13 @@ def tokens(text: str) -> list[Token]:
     for token in each(parsed):
         match token.type:
             case "formula":
-                token.type, token.content = (
-                    "text",
-                    token.markup + token.content + CLOSERS[token.markup],
-                )
+                _make_text(token, source_of(token))
             case "formula_block":
-                token.type, token.content = (
-                    "fence",
-                    token.markup + token.content + CLOSERS[token.markup],
-                )
-                token.info = "latex"
+                token.type, token.content, token.info = "fence", source_of(token), "latex"
             case "sub_open" | "sup_open" | "sub_close" | "sup_close":
-                token.content = f"<{'/' * (token.nesting < 0)}{token.tag}>"
-                token.type, token.nesting = "text", 0
+                _make_text(token, f"<{'/' * (token.nesting < 0)}{token.tag}>", token.tag)
             case "image":
-                token.type, token.tag, token.children = "text", "", None
-                token.content = f"picture: {token.content or 'untitled'} ({token.attrs.get('src')})"
+                _make_text(token, f"{title_of(token)} ({token.attrs.get('src')})")
             case _:
                 pass
     return parsed
@@ -146,14 +137,19 @@ def _plain_signs(state: StateCore) -> None:
         elif token.type in ("link_open", "link_close"):
             is_linked = is_address(str(token.attrs.get("href", "")))
         elif token.type == "image" and is_linked:
-            token.type, token.tag, token.content, token.children = (
-                "text",
-                "",
-                f"picture: {token.content or 'untitled'}",
-                None,
-            )
+            _make_text(token, title_of(token))
         elif token.tag in ("em", "strong", "s") and token.level > MAX_DEPTH:
-            token.type, token.tag, token.content, token.nesting = "text", "", token.markup, 0
+            _make_text(token, token.markup)
+
+
+def title_of(image: Token) -> str:
+    """The words that stand for a picture."""
+    return f"picture: {image.content or 'untitled'}"
+
+
+def _make_text(token: Token, content: str, tag: str = "") -> None:
+    token.type, token.tag, token.content = "text", tag, content
+    token.nesting, token.children = 0, None
 
 
 def _reference(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so

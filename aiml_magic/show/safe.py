@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiml_magic.show.definitions import expand_definitions, is_defining
-from aiml_magic.show.formulas import CLOSERS
+from aiml_magic.show.formulas import source_of
 from aiml_magic.show.parse import each, parser
 from aiml_magic.show.spans import begun, entities, entity, formula, inline, linked
 from aiml_magic.show.typeset import typeset
@@ -201,7 +201,7 @@ def _show_as_code(tokens: Iterable[Token]) -> None:
         is_long = token.type == "formula_block" and "\n" in token.content.strip()
         if is_long and typeset(token.content) is None:
             token.type, token.info = "fence", "latex"
-            token.content = f"{token.markup}{token.content}{CLOSERS[token.markup]}\n"
+            token.content = f"{source_of(token)}\n"
 
 
 def _tagged(tokens: Iterable[Token]) -> set[int]:

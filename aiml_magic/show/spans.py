@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiml_magic.show.formulas import CLOSERS
 from aiml_magic.show.links import BARE_LINK, encoded, is_address, with_scheme
-from aiml_magic.show.parse import parser
+from aiml_magic.show.parse import parser, title_of
 from aiml_magic.show.typeset import typeset
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def _span(token: Token, tokens: Iterator[Token], *, in_link: bool, in_table: boo
             is_link = in_link or is_address(address)  # links cannot be nested
             return _link(_spans(tokens, in_link=is_link, in_table=in_table), address)
         case "image":
-            words = _literal(f"picture: {token.content or 'untitled'}")
-            return _link(words, str(token.attrs.get("src", "")))
+            return _link(_literal(title_of(token)), str(token.attrs.get("src", "")))
         case _:
             return entities(token.content)
 
