@@ -17,13 +17,12 @@ from aiml_magic.text import MASK, dump, load
 
 _ENCODINGS = 3  # levels of nested escapes that are decoded
 # Words of every response: masked as secrets, they would make every answer unreadable.
-_OF_THE_API = frozenset(
-    "annotations application/json assistant cancelled completed created_at function_call"
-    " in_progress incomplete incomplete_details input_tokens instructions max_output_tokens"
-    " metadata output_text output_tokens parallel_tool_calls previous_response_id reasoning"
-    " response summary_text"
-    " text/event-stream tool_choice total_tokens truncation".split()
-)
+_OF_THE_API = frozenset("""
+    annotations application/json assistant cancelled completed created_at function_call in_progress
+    incomplete incomplete_details input_tokens instructions max_output_tokens metadata output_text
+    output_tokens parallel_tool_calls previous_response_id reasoning response summary_text
+    text/event-stream tool_choice total_tokens truncation
+""".split())  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,23 @@ _OF_OPTIONS = {
     "store": "--no-store",
     "previous_response_id": "--after",
 }
-_DESCRIBED = (  # by AI/ML API, for o3-pro
+# By AI/ML API, for o3-pro.
+_DESCRIBED = (
     "background include parallel_tool_calls prompt reasoning text tool_choice tools truncation"
 ).split()
-_UNDESCRIBED = (  # of other models and servers
-    "background_options context_management conversation frequency_penalty logprobs max_tool_calls "
-    "metadata min_p moderation presence_penalty prompt_cache_key prompt_cache_options "
-    "prompt_cache_retention safety_identifier seed service_tier stop stream_options temperature "
-    "top_k top_logprobs top_p user"
-).split()
+# Of other models and servers.
+_UNDESCRIBED = """
+    background_options context_management conversation frequency_penalty logprobs max_tool_calls
+    metadata min_p moderation presence_penalty prompt_cache_key prompt_cache_options
+    prompt_cache_retention safety_identifier seed service_tier stop stream_options temperature
+    top_k top_logprobs top_p user
+""".split()
 FIELDS = _DESCRIBED + _UNDESCRIBED  # these are not misspelt
-_INCLUDED = (
-    "message.input_image.image_url computer_call_output.output.image_url "
-    "reasoning.encrypted_content code_interpreter_call.outputs file_search_call.results "
-    "message.output_text.logprobs web_search_call.action.sources web_search_call.results"
-).split()
+_INCLUDED = """
+    message.input_image.image_url computer_call_output.output.image_url reasoning.encrypted_content
+    code_interpreter_call.outputs file_search_call.results message.output_text.logprobs
+    web_search_call.action.sources web_search_call.results
+""".split()
 _FORMS: dict[str, tuple[Any, str]] = {  # the type of a field's value, and its form in words
     "background": (bool, "background=true or background=false"),
     "include": (list, f"include=[…] of {', '.join(_INCLUDED)}"),

@@ -14,17 +14,18 @@ from aiml_magic.errors import NOTHING_SENT, BadInput
 
 JsonSchema = dict[str, Any]  # or a part of one
 UNSUPPORTED = "x-unsupported"  # keyword of a part that strict mode lacks; its value says what
-_KEYWORDS = (  # in the order in which they are sent
-    "$schema title type description enum const format pattern minimum maximum exclusiveMinimum "
-    "exclusiveMaximum multipleOf minItems maxItems items anyOf $ref properties required "
-    "additionalProperties $defs definitions"
-).split()
+# In the order in which they are sent.
+_KEYWORDS = """
+    $schema title type description enum const format pattern minimum maximum exclusiveMinimum
+    exclusiveMaximum multipleOf minItems maxItems items anyOf $ref properties required
+    additionalProperties $defs definitions
+""".split()
 _UNSUPPORTED_KEYWORDS = {
     name: f"the keyword {name}"
-    for name in (
-        "propertyNames not if then else dependentSchemas dependentRequired dependencies contains "
-        "unevaluatedProperties unevaluatedItems $dynamicRef $recursiveRef"
-    ).split()
+    for name in """
+        propertyNames not if then else dependentSchemas dependentRequired dependencies contains
+        unevaluatedProperties unevaluatedItems $dynamicRef $recursiveRef
+    """.split()
 } | {"prefixItems": "a tuple of several types", "patternProperties": "an object with any names"}
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
 _LOOKAROUND = re.compile(r"\(\?[^:]")  # servers do not support it

@@ -18,18 +18,19 @@ Schema = dict[str, Any]
 
 _ALL_EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _EFFORTS = {"openai/o3-pro": ["low", "medium", "high"]}  # of the vendor's own description
-_INCLUDED = (
-    "message.input_image.image_url computer_call_output.output.image_url"
-    " reasoning.encrypted_content code_interpreter_call.outputs file_search_call.results"
-    " message.output_text.logprobs web_search_call.action.sources web_search_call.results"
-).split()
+_INCLUDED = """
+    message.input_image.image_url computer_call_output.output.image_url reasoning.encrypted_content
+    code_interpreter_call.outputs file_search_call.results message.output_text.logprobs
+    web_search_call.action.sources web_search_call.results
+""".split()
 _WEB_SEARCH = (
     "web_search web_search_2025_08_26 web_search_preview web_search_preview_2025_03_11".split()
 )
-_HOSTED = (  # tools without a field that every server requires
-    "apply_patch code_interpreter computer computer_use computer_use_preview custom file_search"
-    " image_generation local_shell namespace programmatic_tool_calling shell tool_search x_search"
-).split()
+# Tools without a field that every server requires.
+_HOSTED = """
+    apply_patch code_interpreter computer computer_use computer_use_preview custom file_search
+    image_generation local_shell namespace programmatic_tool_calling shell tool_search x_search
+""".split()
 
 
 def _enum(*values: str | None) -> Schema:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html as entities
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
@@ -25,19 +25,17 @@ from markdown.util import AtomicString
 from aiml_magic.show import links, safe
 from aiml_magic.text import plain
 
-_TAGS = set(
-    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s sub sup"
-    " table thead tbody tr th td a".split()
-)
+_TAGS = set("""
+    p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s sub sup table thead tbody
+    tr th td a
+""".split())  # fmt: skip
 _PAGE_TAGS = _TAGS | {"div", "span"}
-_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _ALLOWED = {"a": {"href"}, "ol": {"start"}, "th": {"style"}, "td": {"style"}, "code": {"class"}}
 _PAGE_ALLOWED = _ALLOWED | {
     "a": {"href", "class"},
     "div": {"class"},
     "span": {"class"},
-    "sup": {"id"},
-    "li": {"id"},
+    **{tag: {"id"} for tag in "h1 h2 h3 h4 h5 h6 sup li".split()},
 }
 # The allowed values of attributes. (nh3 alone would allow relative paths, which lead to the server
 # of the page.)
@@ -50,17 +48,10 @@ _ATTRIBUTES = {
 }
 # Patterns that find nothing in safe Markdown, and that of entities, which need no change: they take
 # quadratic time.
-_NEEDLESS = (
-    "entity",
-    "escape",
-    "reference",
-    "image_link",
-    "image_reference",
-    "short_reference",
-    "short_image_ref",
-    "autolink",
-    "automail",
-)
+_NEEDLESS = """
+    entity escape reference image_link image_reference short_reference short_image_ref autolink
+    automail
+""".split()
 _FOOTNOTE = r"&#91;\^([\w-]{1,40})&#93;"  # safe Markdown writes brackets of text as entities
 
 
@@ -89,9 +80,7 @@ class Page:
         self._turn += 1
         self._parser.reset()
         page = self._parser.convert(safe.markdown(text, is_for_page=True))
-        cleaned = _cleaned(
-            page, _PAGE_TAGS, _PAGE_ALLOWED | {heading: {"id"} for heading in _HEADINGS}
-        )
+        cleaned = _cleaned(page, _PAGE_TAGS, _PAGE_ALLOWED)
         # With a tabindex, the keyboard can scroll wide ones.
         return re.sub("<(pre|table)>", r'<\1 tabindex="0">', cleaned)
 
@@ -188,11 +177,11 @@ def _parser(*extensions: Extension) -> Markdown:
     )
 
 
-def _cleaned(page: str, tags: set[str], attributes: Mapping[str, set[str]]) -> str:
+def _cleaned(page: str, tags: set[str], attributes: dict[str, set[str]]) -> str:
     return nh3.clean(
         page,
         tags=tags,
-        attributes=dict(attributes),
+        attributes=attributes,
         attribute_filter=_attribute,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer",
