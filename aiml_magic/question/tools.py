@@ -69,8 +69,14 @@ def tools_of(
         elif isinstance(value, Mapping):
             wanted.append(_of_dict(value, name))
         elif callable(value):
-            wanted.append(_of_function(value))
-            functions[wanted[-1]["name"]] = value
+            tool = _of_function(value)
+            known = functions.setdefault(tool["name"], value)
+            if known is not value:
+                raise BadInput(
+                    f"{name[:60]} is the second function called {tool['name']}. {NOTHING_SENT}",
+                    "Give each function a name of its own.",
+                )
+            wanted += [tool] if tool not in wanted else []
         else:
             raise _no_tool(name, variables)
     wanted += [_of_dict(given, "of --param tools") for given in specifications]
@@ -202,7 +208,7 @@ def _message(error: BaseException) -> str:
 
 
 def _of_function(function: Function) -> dict[str, Any]:
-    name = getattr(function, "__name__", "")
+    name = str(getattr(function, "__name__", ""))
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
         raise BadInput(
             f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}",
@@ -211,7 +217,8 @@ def _of_function(function: Function) -> dict[str, Any]:
     from aiml_magic.question.schemas import of_parameters
 
     parameters = of_parameters(function)
-    words = {"description": inspect.cleandoc(function.__doc__)} if function.__doc__ else {}
+    said = function.__doc__ if isinstance(function.__doc__, str) else ""
+    words = {"description": inspect.cleandoc(said)} if said else {}
     return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
 
 
@@ -282,10 +289,25 @@ def _result_text(value: Any) -> str:
     text: str = value
     if not isinstance(value, str):
         table = attachments.as_csv(value)
-        text = table or json.dumps(value, default=_plain, ensure_ascii=False)
+        text = table or json.dumps(_with_text_keys(value), default=_plain, ensure_ascii=False)
     if len(text) > _MAX_RESULT:
         return f"{text[:_MAX_RESULT]}\n(cut off; it has {len(text):,} characters)"
     return text
+
+
+def _with_text_keys(value: Any) -> Any:
+    """A value with texts in place of the keys that JSON does not have, also in its entries."""
+    match value:
+        case dict():
+            return {
+                key if isinstance(key, str | int | float | None) else values.whole(key): (
+                    _with_text_keys(entry)
+                )
+                for key, entry in value.items()
+            }
+        case list() | tuple():
+            return [_with_text_keys(entry) for entry in value]
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -293,7 +315,14 @@ def _plain(value: Any) -> Any:
 
     Raises ValueError for a text that leaves something out.
     """
-    return value.item() if getattr(value, "shape", None) == () else values.whole(value)
+    if getattr(value, "shape", None) != ():
+        return values.whole(value)
+    plain, kind = value.item(), getattr(getattr(value, "dtype", None), "kind", "")
+    if kind in "mM" and isinstance(plain, int):  # a time, counted in nanoseconds
+        return str(value)
+    if type(plain) is not type(value):
+        return plain
+    return float(value) if kind == "f" else str(value)  # of more digits than Python's own
 
 
 def _error(words: str) -> str:

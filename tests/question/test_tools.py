@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import json
+from collections.abc import Iterable
 from typing import Any
 from unittest.mock import patch
 
@@ -64,6 +66,39 @@ def test_specification():
         tool["description"],
     )
     assert ["item", "count"] == tool["parameters"]["required"]
+
+
+class Scaled:
+    """A scale."""
+
+    __doc__ = 7  # type: ignore[assignment]  # a class may have any
+
+    def __init__(self, by: Iterable[float]) -> None:
+        self.total = sum(by) / len(list(by))
+
+    def __str__(self) -> str:
+        return f"{self.total:g}"
+
+
+def test_class_as_tool():
+    """A class is called with the parameters of its `__init__`; any number of values is a list."""
+    known = tools_of(["Scaled", "Scaled"], {"Scaled": Scaled})
+    (tool,) = known.specifications
+    assert {"type": "array", "items": {"type": "number"}} == tool["parameters"]["properties"]["by"]
+    assert '"1.5"' == tools.run(call("Scaled", by=[1, 2]), known.functions)
+
+
+def test_two_functions_of_one_name():
+    """Two functions of one name are refused: a call would not say which one it means."""
+    with pytest.raises(errors.BadInput, match="second is the second function called price"):
+        tools_of(["price", "second"], {"price": price, "second": twin()})
+
+
+def twin():
+    def price(item: str) -> float:
+        return 0.0
+
+    return price
 
 
 def test_run():
@@ -203,6 +238,10 @@ def test_long_and_odd_results():
     assert '"[0 1 2]"' == tools.run(call("few"), {"few": lambda: np.arange(3)})
     assert "cut off; it has 300,000" in tools.run(call("long"), results)
     assert "{1}" in tools.run(call("set"), results)
+    keys = {np.int64(1): {(1, "a"): 2}, dt.date(2026, 1, 2): [{None: 3}]}
+    assert '{"1": {"(1, \'a\')": 2}, "2026-01-02": [{"null": 3}]}' == tools.run(
+        call("keys"), {"keys": lambda: keys}
+    )
 
 
 @pytest.mark.parametrize("given", ["", None, "null", " ", "{}", {}])
@@ -228,10 +267,17 @@ def test_arguments_as_an_object():
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [("int64(7)", "7"), ("float32(0.5)", "0.5"), ("bool_(True)", "true"), ("array(3)", "3")],
+    [
+        ("int64(7)", "7"),
+        ("float32(0.5)", "0.5"),
+        ("bool_(True)", "true"),
+        ("array(3)", "3"),
+        ("longdouble(0.5)", "0.5"),
+        ("datetime64(1, 'ns')", '"1970-01-01T00:00:00.000000001"'),
+    ],
 )
 def test_scalars_of_numpy(value, told):
-    """A scalar of NumPy is a number in what goes back to the model, alone and in a dict."""
+    """A scalar of NumPy is a number, or a date, in what goes back to the model, alone and in a dict."""
     numpy = pytest.importorskip("numpy")
     made = eval(f"numpy.{value}", {"numpy": numpy})
     assert told == tools.run(call("give"), {"give": lambda: made})
