@@ -12,14 +12,16 @@ import re
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NotRequired
 
 import pydantic
 from pydantic._internal import _generate_schema
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticOmit
 from typing_extensions import TypedDict
 
 from aiml_magic.api.responses import Raw
@@ -27,21 +29,23 @@ from aiml_magic.errors import NOTHING_SENT, BadInput, SchemaMismatch, refusing
 from aiml_magic.question.strict import (
     UNSUPPORTED,
     JsonSchema,
-    nullable,
+    as_json,
+    check_references,
     nullable_fields,
+    of_choices,
     references,
+    relaxed,
     strict,
-    target,
     with_parts,
 )
 from aiml_magic.question.values import Function, Variables
 from aiml_magic.text import did_you_mean, one_line, reason
 
 _WRAPPED = "value"  # the field of an object around another type: the API accepts only objects
-_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _READING = threading.RLock()
 _HINT = "Use types that JSON has: text, numbers, booleans, lists and objects."
-_FENCED = re.compile(r"```[\w-]*\s*\n(.*?)\s*```", re.DOTALL)
+_FENCED = re.compile(r"(`{3,}+|~{3,}+)[^`{\n]*+(.*?)\1", re.DOTALL)
+_AROUND = "\ufeff \t\r\n"  # a reply may have these around it
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,11 @@ class Schema:
 
     def parse(self, text: str) -> Any:
         """The instance in a reply, which may have a BOM or a code fence. Raises SchemaMismatch."""
-        stripped = text.strip("\ufeff \t\r\n")
+        stripped = text.strip(_AROUND)
         fenced = _FENCED.fullmatch(stripped)
         try:
-            return self.read(fenced[1] if fenced else stripped)
-        except Exception as error:  # a class of the notebook may raise anything
+            return self.read(fenced[2].strip(_AROUND) if fenced else stripped)
+        except (Exception, SystemExit) as error:  # a class of the notebook may raise anything
             raise SchemaMismatch(
                 f"The reply does not fit {self.name}: {_why(error)}. It was paid for, and is kept.",
                 "Its text is above; ask once more with --fresh, or loosen the schema.",
@@ -125,16 +129,23 @@ def _of_value(value: Any, name: str) -> Schema:
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", getattr(value, "__name__", name))[:64]
     if isinstance(value, Mapping):
         return _of_dict(value, name)
-    if inspect.isroutine(value) or isinstance(value, str):
+    is_class = isinstance(value, type)
+    is_instance = not is_class and (is_dataclass(value) or isinstance(value, pydantic.BaseModel))
+    if is_instance or inspect.isroutine(value) or isinstance(value, str):
         raise TypeError(f"{name} is not a type")
-    is_model = isinstance(value, type) and issubclass(value, pydantic.BaseModel)
+    is_model = is_class and issubclass(value, pydantic.BaseModel)
     is_strict = None if is_model else True  # a model has its own setting
-    adapter = _adapter(value)
+    try:
+        adapter = _adapter(value)
+    except PydanticSchemaGenerationError:
+        if is_class or typing.get_origin(value):
+            known = _object(name, {_WRAPPED: value}, arbitrary_types_allowed=True)
+            strict(_adapter(known).json_schema(schema_generator=_Naming), name)
+        raise
     schema = _json_schema(adapter, is_model=is_model)
     is_wrapped = schema.get("type") != "object"
     if is_wrapped:
-        wrapper: Any = TypedDict(name, {_WRAPPED: value})  # type: ignore[misc]  # made at run time
-        adapter = _adapter(wrapper)
+        adapter = _adapter(_object(name, {_WRAPPED: value}))
         schema = _json_schema(adapter)
 
     def read(text: str) -> Any:
@@ -144,22 +155,29 @@ def _of_value(value: Any, name: str) -> Schema:
     return Schema(name, strict(schema, name), read)
 
 
+def _object(name: str, parts: Mapping[str, Any], **config: Any) -> Any:
+    """An object with these fields. If any class is allowed, `float | array` is read as `float`."""
+    made: Any = TypedDict(name, dict(parts))  # type: ignore[misc]  # made at run time
+    return pydantic.with_config(**config)(made)
+
+
 def _of_dict(value: Raw, name: str) -> Schema:
     from jsonschema import validators
     from jsonschema.exceptions import best_match
     from referencing import Registry
 
-    given = json.loads(json.dumps(value, allow_nan=False))
+    given = json.loads(json.dumps(as_json(value, name)))
     if given.get("type") != "object" or not isinstance(given.get("properties"), Mapping):
         raise BadInput(
             f"{name} does not describe an object. {NOTHING_SENT}",
             'Wrap it in one: it needs "type": "object" and "properties".',
         )
-    schema = nullable(given)
+    schema = relaxed(given)
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
     kind.check_schema(schema)
-    for reference in references(schema):
-        target(schema, reference)
+    sent = strict(schema, name)
+    for each in (schema, sent):  # strict mode may lack the part
+        check_references(each)
     # The default registry would fetch references from the network.
     validator = kind(schema, registry=Registry())
 
@@ -169,13 +187,15 @@ def _of_dict(value: Raw, name: str) -> Schema:
             raise ValueError(f"{_at(error.absolute_path)}{error.message}")
         return reply
 
-    return Schema(name, strict(schema, name), read)
+    return Schema(name, sent, read)
 
 
 def _parameters(function: Function) -> pydantic.TypeAdapter[Any]:
     """The parameters of a function as one type. Raises BadInput."""
     name = getattr(function, "__name__", "function")
     hints = typing.get_type_hints(function, include_extras=True)
+    if isinstance(function, type) and not issubclass(function, pydantic.BaseModel):
+        hints |= typing.get_type_hints(function.__init__, include_extras=True)
     known: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -189,9 +209,10 @@ def _parameters(function: Function) -> pydantic.TypeAdapter[Any]:
                 "Add one, such as `: str`.",
             )
         hint = hints[parameter.name]
+        if typing.get_origin(hint) is Iterable:  # which pydantic would read only once
+            hint = list[typing.get_args(hint)]  # type: ignore[misc]  # made at run time
         known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
-    arguments: Any = TypedDict(name, known)  # type: ignore[misc]  # made at run time
-    return _adapter(pydantic.with_config(extra="forbid")(arguments))
+    return _adapter(_object(name, known, extra="forbid", arbitrary_types_allowed=True))
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
@@ -227,8 +248,23 @@ def _any_typed_dict() -> Iterator[None]:
 class _Generator(GenerateJsonSchema):
     """pydantic's JSON Schema, with texts of `Annotated` and docstrings as descriptions.
 
-    Values that JSON cannot represent are marked as unsupported.
+    What JSON cannot represent is marked as unsupported, where `strict` names the field of it.
     """
+
+    def model_field_schema(self, schema: Any) -> JsonSchema:
+        return _of_field(schema, super().model_field_schema)
+
+    def dataclass_field_schema(self, schema: Any) -> JsonSchema:
+        return _of_field(schema, super().dataclass_field_schema)
+
+    def typed_dict_field_schema(self, schema: Any) -> JsonSchema:
+        return _of_field(schema, super().typed_dict_field_schema)
+
+    def handle_invalid_for_json_schema(self, schema: Any, *_: Any) -> JsonSchema:
+        raise PydanticInvalidForJsonSchema(_kind_of(schema))
+
+    def generator_schema(self, *_: Any) -> JsonSchema:
+        return {UNSUPPORTED: "an iterator"}  # its entries would be read late, and only once
 
     def dataclass_schema(self, schema: Any) -> JsonSchema:
         made = _described(super().dataclass_schema(schema), schema["cls"])
@@ -250,12 +286,12 @@ class _Generator(GenerateJsonSchema):
         return _of_hashable(super().frozenset_schema(schema), schema)
 
     def enum_schema(self, schema: Any) -> JsonSchema:
-        return _of_choices(
+        return of_choices(
             super().enum_schema(schema), [member.value for member in schema["members"]]
         )
 
     def literal_schema(self, schema: Any) -> JsonSchema:
-        return _of_choices(super().literal_schema(schema), schema["expected"])
+        return of_choices(super().literal_schema(schema), schema["expected"])
 
     def default_schema(self, schema: Any) -> JsonSchema:
         return self.generate_inner(schema["schema"])  # without the default: it may not be JSON
@@ -273,6 +309,33 @@ class _PlainGenerator(_Generator):
     def literal_schema(self, schema: Any) -> JsonSchema:
         made = super().literal_schema(schema)
         return made | {"enum": [made.pop("const")]} if "const" in made else made
+
+
+class _Naming(_PlainGenerator):
+    """As `_PlainGenerator`, with a mark on every class that pydantic does not know."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, *_: Any) -> JsonSchema:
+        return {UNSUPPORTED: _kind_of(schema)}
+
+
+def _kind_of(schema: Any) -> str:
+    return f"a value of type {getattr(schema.get('cls'), '__name__', schema['type'])}"
+
+
+def _of_field(schema: Any, make: Callable[[Any], JsonSchema]) -> JsonSchema:
+    """The schema of a field, or the reason for which no reply could have it."""
+    alias = schema.get("validation_alias")
+    paths = alias if isinstance(alias, list) and isinstance(alias[0], list) else [alias]
+    if all(isinstance(path, list) and len(path) > 1 for path in paths):
+        return {UNSUPPORTED: "a value inside another field"}
+    try:
+        return make(schema)
+    except PydanticInvalidForJsonSchema as error:
+        return {UNSUPPORTED: error.message}
+    except PydanticOmit:
+        if schema["schema"]["type"] == "default" or schema.get("required") is False:
+            raise
+        return {UNSUPPORTED: "a field that its type leaves out"}
 
 
 def _untitled(made: JsonSchema) -> JsonSchema:
@@ -322,21 +385,16 @@ def _of_hashable(made: JsonSchema, schema: Any) -> JsonSchema:
     return {UNSUPPORTED: "a set of values that cannot be hashed"}
 
 
-def _of_choices(made: JsonSchema, values: Sequence[Any]) -> JsonSchema:
-    """A choice with the type of its values, since servers require a type."""
-    if not values or not all(type(value) in _PLAIN for value in values):
-        return {UNSUPPORTED: "a choice of values that JSON does not have"}
-    kinds = sorted({_PLAIN[type(value)] for value in values})
-    return {**made, "type": kinds[0] if len(kinds) == 1 else kinds}
-
-
 def _json_schema(adapter: pydantic.TypeAdapter[Any], *, is_model: bool = False) -> JsonSchema:
     """The JSON Schema of a type; its root is not a reference, which the API refuses.
 
     The replay key covers the schema, so the form must not change: that of a model is as pydantic
     writes it; others have no titles, and the choices of an Enum in place.
     """
-    schema = adapter.json_schema(schema_generator=_Generator if is_model else _PlainGenerator)
+    try:
+        schema = adapter.json_schema(schema_generator=_Generator if is_model else _PlainGenerator)
+    except (PydanticInvalidForJsonSchema, PydanticOmit):
+        return {}
     schema = schema if is_model else _with_choices_in_place(schema)
     if not isinstance(reference := schema.get("$ref"), str):
         return schema
@@ -364,7 +422,7 @@ def _with_choices_in_place(schema: JsonSchema) -> JsonSchema:
     return with_parts({**rest, "$defs": others} if others else rest, in_place)
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """The message of a validation error with the path of its value, on one line."""
     try:
         match error:
@@ -376,8 +434,10 @@ def _why(error: Exception) -> str:
             case ValueError():
                 return reason(error)
             case _:
-                words, _, _ = str(getattr(error, "message", error)).partition("For further info")
-                why = f"{type(error).__name__}: {words}"
+                words = str(getattr(error, "message", error))
+                words = re.split("For further info| Set `", words)[0]
+                place = _at(getattr(error, "absolute_path", ()))  # of a SchemaError
+                why = f"{type(error).__name__}: {place}{words}"
     except Exception:  # noqa: BLE001  # a class of the notebook may fail to write its text
         return type(error).__name__
     return one_line(why).rstrip(": .")

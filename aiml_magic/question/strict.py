@@ -6,11 +6,13 @@ keys), and left out if it only narrows values (a length): the reply is validated
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
+from aiml_magic.text import one_line
 
 JsonSchema = dict[str, Any]  # or a part of one
 UNSUPPORTED = "x-unsupported"  # keyword of a part that strict mode lacks; its value says what
@@ -27,8 +29,19 @@ _UNSUPPORTED_KEYWORDS = {
         unevaluatedProperties unevaluatedItems $dynamicRef $recursiveRef
     """.split()
 } | {"prefixItems": "a tuple of several types", "patternProperties": "an object with any names"}
+_SHAPE = frozenset("type enum const anyOf items prefixItems properties".split())
+_NARROWING = {  # keywords by the types to which they apply
+    name: frozenset(kinds.split())
+    for names, kinds in (
+        ("format pattern", "string"),
+        ("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf", "integer number"),
+        ("minItems maxItems", "array"),
+    )
+    for name in names.split()
+}
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
-_LOOKAROUND = re.compile(r"\(\?[^:]")  # servers do not support it
+_UNSUPPORTED_PATTERN = re.compile(r"\(\?[^:]|\\[1-9]")  # a lookaround or a reference to a group
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
 
 def strict(schema: Any, place: str) -> JsonSchema:
@@ -47,6 +60,11 @@ def strict(schema: Any, place: str) -> JsonSchema:
     if "$ref" in done:
         return {name: done[name] for name in ("$ref", "$defs", "definitions") if name in done}
     if "properties" in done:
+        for name in simple.get("required") or ():
+            if name not in done["properties"]:
+                raise _refused(place, f"the field {name[:60]!r} without its schema")
+        if "anyOf" in done:
+            raise _refused(place, "fields beside a union")
         done |= {"required": list(done["properties"]), "additionalProperties": False}
         return {name: done[name] for name in _KEYWORDS if name in done}
     kinds = _kinds(done)
@@ -58,13 +76,21 @@ def strict(schema: Any, place: str) -> JsonSchema:
     return done
 
 
-def nullable(schema: Any, _: str = "") -> Any:
-    """A schema whose optional fields may be null, since strict mode requires every field."""
-    return nullable_fields(with_parts(schema, nullable)) if isinstance(schema, Mapping) else schema
+def relaxed(schema: Any, _: str = "") -> Any:
+    """A schema whose optional fields may be null, since strict mode requires every field.
+
+    `oneOf` becomes `anyOf`, which strict mode has: a reply may fit several of its schemas.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    done = nullable_fields(with_parts(schema, relaxed))
+    if "oneOf" in done and "anyOf" not in done:
+        done["anyOf"] = done.pop("oneOf")
+    return done
 
 
 def nullable_fields(schema: JsonSchema) -> JsonSchema:
-    """As `nullable`, for the fields of the outermost object only."""
+    """A schema whose optional fields, those of the outermost object only, may be null."""
     fields = schema.get("properties")
     if isinstance(fields, Mapping):
         needed = schema.setdefault("required", list(fields))
@@ -105,7 +131,37 @@ def references(schema: Any) -> Iterator[str]:
         yield from references(entry)
 
 
-def target(root: Any, reference: str) -> Any:
+def as_json(value: Any, place: str) -> Any:
+    """A JSON Schema with dicts and lists in place of other containers. Raises BadInput."""
+    match value:
+        case Mapping():
+            return {str(key): as_json(entry, f"{place}.{key}") for key, entry in value.items()}
+        case list() | tuple():
+            return [as_json(entry, f"{place}[{number}]") for number, entry in enumerate(value)]
+        case str() | int() | None:
+            return value
+        case float() if math.isfinite(value):
+            return value
+    raise BadInput(
+        f"{one_line(place, 200)} is not JSON but a {type(value).__name__}. {NOTHING_SENT}",
+        'Write types by their names in JSON Schema, such as "string".',
+    )
+
+
+def check_references(schema: JsonSchema) -> None:
+    """Raises ValueError for a reference that leads to no part of a schema."""
+    for reference in references(schema):
+        passed: list[Any] = []
+        following: Any = reference
+        while isinstance(following, str):
+            if following in passed:
+                raise ValueError(f"its reference {reference} leads back to itself")
+            passed.append(following)
+            found = _target(schema, following)
+            following = found.get("$ref") if isinstance(found, Mapping) else None
+
+
+def _target(root: Any, reference: str) -> Any:
     """The part of a schema that a reference (RFC 6901) points to. Raises ValueError."""
     start, *steps = reference.split("/")
     nowhere = ValueError(f"its reference {reference} leads nowhere")
@@ -133,23 +189,75 @@ def _simplified(schema: Mapping[str, Any]) -> JsonSchema:
     """
     simple = dict(schema)
     if "oneOf" in simple:
+        if "anyOf" in simple:
+            simple[UNSUPPORTED] = "oneOf beside anyOf"
         simple["anyOf"] = simple.pop("oneOf")
+    if simple.get("anyOf") == []:
+        simple[UNSUPPORTED] = "a choice of no values"
     match simple.get("allOf"):
-        case [Mapping() as alone]:
+        case [Mapping() as alone] if all(
+            simple[name] == alone[name] for name in _SHAPE & simple.keys() & alone.keys()
+        ):
             del simple["allOf"]
             simple |= alone
         case None:
             pass
         case _:
             simple[UNSUPPORTED] = "allOf"
-    if simple.get("format") not in _FORMATS:
-        simple.pop("format", None)
-    if _LOOKAROUND.search(str(simple.get("pattern", ""))):
-        del simple["pattern"]
+    if "$ref" in simple and simple.keys() & {"anyOf", "items", "properties"}:
+        simple[UNSUPPORTED] = "a reference beside other parts"
+    if isinstance(simple.get("items"), list):  # a tuple until draft 2020-12
+        simple["prefixItems"] = simple.pop("items")
     entries = simple.get("prefixItems")
     if entries and len(entries) == simple.get("maxItems") == entries.count(entries[0]):
         simple["items"] = simple.pop("prefixItems")[0]
-    return simple
+    return _without_limits(_typed(simple))
+
+
+def _typed(schema: JsonSchema) -> JsonSchema:
+    """A schema with the type that its choices or its parts imply, since servers require one."""
+    if "enum" in schema or "const" in schema:
+        return of_choices(schema, schema["enum"] if "enum" in schema else [schema["const"]])
+    if schema.keys().isdisjoint({"type", "anyOf", "$ref"}):
+        for part, kind in (("properties", "object"), ("items", "array")):
+            if part in schema:
+                return schema | {"type": kind}
+    return schema
+
+
+def of_choices(schema: JsonSchema, values: Sequence[Any]) -> JsonSchema:
+    """A schema with the type of the values from which it lets choose, and each of them once."""
+    kinds, named = _kinds(schema), {}
+    for value in values:
+        kind = _PLAIN.get(type(value))
+        if kind is None or (kind == "number" and not math.isfinite(value)):
+            return {UNSUPPORTED: "a choice of values that JSON does not have"}
+        if not kinds or kind in kinds or (kind == "integer" and "number" in kinds):
+            named[kind, value] = value
+    if not named:
+        return {UNSUPPORTED: "a choice of no values"}
+    if not kinds and "anyOf" not in schema:
+        kinds = sorted({kind for kind, _ in named})
+        schema = schema | {"type": kinds[0] if len(kinds) == 1 else kinds}
+    return schema | ({"enum": list(named.values())} if "enum" in schema else {})
+
+
+def _without_limits(schema: JsonSchema) -> JsonSchema:
+    """A schema without the limits that servers do not support, or that limit nothing."""
+    kinds = set(_kinds(schema))
+
+    def is_supported(name: str, value: Any) -> bool:
+        if name == "format" and value not in _FORMATS:
+            return False
+        if name == "pattern" and _UNSUPPORTED_PATTERN.search(value):
+            return False
+        return not (isinstance(value, bool) or (kinds and kinds.isdisjoint(_NARROWING[name])))
+
+    return {
+        name: value
+        for name, value in schema.items()
+        if name not in _NARROWING or is_supported(name, value)
+    }
 
 
 def _kinds(schema: Mapping[str, Any]) -> list[Any]:

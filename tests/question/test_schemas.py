@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import typing
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from unittest import mock
 
@@ -19,6 +20,7 @@ import pytest
 import wire
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from aiml_magic.errors import BadInput, SchemaMismatch
@@ -29,6 +31,7 @@ from aiml_magic.question.schemas import of_value
 class Colour(enum.Enum):
     RED = "red"
     BLUE = "blue"
+    ROUGE = "red"  # noqa: PIE796  # another name of a value
 
 
 @dataclasses.dataclass
@@ -190,10 +193,20 @@ class Share:
         self.percent = 100 * self.part / self.whole
 
 
+@dataclasses.dataclass
+class Leaving:
+    x: int
+
+    def __post_init__(self):
+        sys.exit("bye")
+
+
 def test_type_that_fails():
     """If a type of the notebook raises any exception, the answer does not fit, and is kept, since it was paid for."""
     with pytest.raises(SchemaMismatch, match=r"does not fit Share: ZeroDivisionError: .* is kept"):
         of_value(Share, "Share").parse('{"part": 1, "whole": 0}')
+    with pytest.raises(SchemaMismatch, match="does not fit Leaving: SystemExit: bye.* is kept"):
+        of_value(Leaving, "Leaving").parse('{"x": 1}')
 
 
 @pytest.mark.parametrize(
@@ -387,7 +400,11 @@ itself.append(itself)
         Pair, Odd, Literal[Colour.RED], Literal[b"x"], enum.Enum("Empty", {}), list[Pair], set[Author], frozenset[list[int]], [1, 2], itself, typing.List, typing.Sequence, typing.Set, typing.Tuple,  # noqa: UP006
         dataclasses.make_dataclass("Bare", [("x", typing.List)]), Lazy(), mock.Mock(), mock.MagicMock(), Unmade, described(itself), described({"enum": [float("nan")]}),  # noqa: UP006
         described(True, required=[]), described({}, required=True), described({}, required=None), described({"allOf": 5}), described({"allOf": [True]}),
-        described({"$ref": "#/$defs/nowhere"}),
+        described({"$ref": "#/$defs/nowhere"}), described({"$ref": "#/properties/a"}), described({"oneOf": [TEXT, {"$ref": "#/properties/a/oneOf/0"}]}),
+        described({"$ref": "#/$defs/b", "properties": {"c": TEXT}}, **{"$defs": {"b": TEXT}}), described({"allOf": [one({"b": TEXT})], "properties": {"c": TEXT}}),
+        described({"oneOf": [TEXT], "anyOf": [TEXT, NULL]}), described(TEXT, anyOf=[one({"b": TEXT})]), described(TEXT, required=["a", "b"]), described({"enum": []}),
+        described({"enum": [{"b": 1}]}), described({"const": [1]}), described({"type": "string", "enum": [1]}), described({"type": str}),
+        enum.Enum("Unbounded", {"A": float("inf")}), Author("A", None), Titled(as_printed="x", colour=Colour.RED),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -566,9 +583,38 @@ def test_types_that_work(kind, reply, read):
     assert read == schema.parse(json.dumps(reply))
 
 
+class Inside(pydantic.BaseModel):
+    first: int = pydantic.Field(validation_alias=pydantic.AliasPath("them", 0))
+
+
+class Skipped(pydantic.BaseModel):
+    unasked: SkipJsonSchema[int]
+
+
+class Undecided(pydantic.BaseModel):
+    model_config: typing.ClassVar = {"arbitrary_types_allowed": True}
+    which: Callable[[], int] | Lazy
+
+
+@dataclasses.dataclass
+class Drawn:
+    n: int
+    lazy: float | list[Lazy]
+
+
+@dataclasses.dataclass
+class Flowing:
+    numbers: Iterable[int]
+
+
 @pytest.mark.parametrize(
     ("kind", "named"),
-    [(Counted, "Counted.by_name"), (Anything, "Counted.by_name"), (tuple[int, str], "tuple"), (list[Any], r"\[\]"), (dict, "dict"), (Any, "Any")],
+    [
+        (Counted, "Counted.by_name"), (Anything, "Counted.by_name"), (tuple[int, str], "tuple"), (list[Any], r"\[\]"), (dict, "dict"), (Any, "Any"),
+        (Inside, "Inside.first"), (Skipped, "Skipped.unasked"), (Undecided, "Undecided.which"), (Drawn, "Drawn.lazy.* Lazy"), (list[Drawn], "Drawn.lazy.* Lazy"),
+        (Flowing, "Flowing.numbers"), (described({"type": "text"}), "properties.a.type"), (described({"minimum": object()}), "properties.a.minimum"),
+        (described({"type": "string", "pattern": "("}), "properties.a.pattern"),
+    ],
 )  # fmt: skip
 def test_what_cannot_be_said_is_named(kind, named):
     """A field that strict mode has no word for is named, in a model as in a dataclass."""
@@ -592,10 +638,13 @@ def test_limits():
 
 @pytest.mark.parametrize(
     "around",
-    ["```json\n{}\n```", "```\n{}```", "\ufeff{}", "\n  {}\n", "\ufeff```JSON\r\n{}\n```\n"],
-)
+    [
+        "```json\n{}\n```", "```\n{}```", "\ufeff{}", "\n  {}\n", "\ufeff```JSON\r\n{}\n```\n", "``` json\n\ufeff{}\n```", "```json {}```", "```application/json\n{}\n```",
+        "````\n{}\n````", "~~~json\n{}\n~~~",
+    ],
+)  # fmt: skip
 def test_reply_in_a_fence(around):
-    """A reply behind a BOM, or in a fence of three backticks, is read."""
+    """A reply behind a BOM, or in a fence of three or more backticks or tildes, is read."""
     schema = of_value(RATED, "rated")
     assert {"score": 1} == schema.parse(around.format('{"score": 1}'))
 
@@ -611,6 +660,34 @@ def test_fields_named_as_keywords():
     assert {"items": "x", "properties": None} == schema.parse('{"items": "x", "properties": null}')
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"enum": ["x", 1, None, "x"]}, {"type": ["integer", "null", "string"], "enum": ["x", 1, None]}), ({"const": "x"}, {"type": "string", "const": "x"}),
+        ({"type": "string", "enum": ["x", 1]}, {"type": "string", "enum": ["x"]}), ({"type": "number", "enum": [1, 2.5]}, {"type": "number", "enum": [1, 2.5]}),
+        ({"enum": list(Level)}, {"type": "integer", "enum": [1, 2]}),
+        ({"properties": {"b": TEXT}}, one({"b": TEXT})), ({"items": TEXT}, {"type": "array", "items": TEXT}),
+        ({"type": "integer", "format": "date", "pattern": "x", "minItems": 1, "minimum": 1}, {"type": "integer", "minimum": 1}),
+        ({"type": "string", "pattern": r"(a)\1", "minimum": 1}, TEXT), ({"allOf": [TEXT], "type": "string", "description": "b"}, TEXT | {"description": "b"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_strict_servers_require(given, sent):
+    """A choice or a part says its type, and a limit is sent only with a type that it limits."""
+    assert one({"a": sent}) == of_value(described(given), "kind").json_schema
+
+
+def test_one_of_several():
+    """A reply may fit several schemas of `oneOf`: the server was asked for any of them."""
+    either = described({"oneOf": [WHOLE, {"type": "number"}]})
+    assert {"a": 1} == of_value(either, "either").parse('{"a": 1}')
+
+
 def test_reference_to_elsewhere_is_not_fetched():
     """A reference out of the schema is refused, and nothing is fetched for it."""
     with wire.serve(lambda _: wire.json_reply({})) as server:
@@ -620,13 +697,13 @@ def test_reference_to_elsewhere_is_not_fetched():
 
 
 def test_pydantic_without_a_schema():
-    """A model that has no schema says why in two lines, however many its library takes."""
+    """A model with a class that has no schema names its field, in two lines."""
 
     class Model(pydantic.BaseModel):
         model_config: typing.ClassVar = {"arbitrary_types_allowed": True}
         x: Lazy
 
-    with pytest.raises(BadInput, match="Model gives no schema: .*Lazy") as refused:
+    with pytest.raises(BadInput, match=r"Model\.x asks for .*Lazy") as refused:
         of_value(Model, "Model")
     assert 2 == len(str(refused.value).splitlines())
 
