@@ -31,7 +31,7 @@ from aiml_magic.question.schemas import of_value
 class Colour(enum.Enum):
     RED = "red"
     BLUE = "blue"
-    ROUGE = "red"  # noqa: PIE796  # another name of a value
+    CRIMSON = "red"  # noqa: PIE796  # another name of a value
 
 
 @dataclasses.dataclass
