@@ -205,7 +205,11 @@ class Database:
             check_file(file)
 
     def _connect(self, mode: str, **options: str) -> sqlite3.Connection:
-        query = urllib.parse.urlencode({"mode": mode, **options}, quote_via=urllib.parse.quote)
+        query = urllib.parse.urlencode(
+            {"mode": mode, **options},
+            errors="surrogateescape",  # of a name that is not UTF-8
+            quote_via=urllib.parse.quote,
+        )
         return sqlite3.connect(
             f"{self.path.as_uri()}?{query}", uri=True, timeout=BUSY, check_same_thread=False
         )

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from json_values import scalars, values
 from kernels import kernel, without_ports
 from nbclient import NotebookClient
+from processes import processes
 from rows import new
 from traitlets.config import Config
 
@@ -585,16 +586,17 @@ def test_another_journal_is_another_memory(asker, numbered, tmp_path):
 
 
 def test_notebook_of_any_name(home, numbered, tmp_path, monkeypatch):
-    """A notebook can ask in a folder of any name, even if the name is not valid UTF-8."""
+    """A notebook can ask in a folder of any name, and keep its journal there, even if the name is not valid UTF-8."""
     folder = tmp_path / os.fsdecode(b"\xe9\xe8")
     try:
         folder.mkdir()
     except OSError:
         pytest.skip("this disk takes no such name")
     monkeypatch.chdir(folder)
-    asker = Asker(home / "journal.sqlite3")
+    asker = Asker(folder / "journal.sqlite3")
     try:
         assert asker.ask(numbered.url).text
+        assert processes("aiml_magic.runner", parent=os.getpid()), "it is found all the same"
     finally:
         asker.session.close(10)
 

@@ -15,12 +15,12 @@ def processes(name: str, parent: int | None = None) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            parent_id = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+            state, parent_id, *_ = (folder / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue
-        if name in command and parent in (None, parent_id) and state != "Z":
+        # Bytes: names of others may be in any encoding.
+        if name.encode() in command and parent in (None, int(parent_id)) and state != b"Z":
             found.append(int(folder.name))
     return found
 
