@@ -58,9 +58,12 @@ def test_nothing_of_the_person(run, tmp_path):
 
 
 def test_ascii(run):
-    """A terminal that has no sign but those of ASCII shows all of it."""
+    """An output that has no sign but those of ASCII gets all of it, also if it is the only one of the standard streams."""
     done = subprocess.run(
-        COMMAND, env=run | {"PYTHONUTF8": "0", "LC_ALL": "C"}, capture_output=True, check=True
+        ["/bin/sh", "-c", 'exec "$@" <&- 2>&-', "sh", *COMMAND],
+        env=run | {"PYTHONUTF8": "0", "LC_ALL": "C"},
+        stdout=subprocess.PIPE,
+        check=True,
     )
     assert re.search(DETAILS.format(r"\|"), done.stdout.decode("ascii"), re.MULTILINE)
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import TextIO
 
 from aiml_magic.journal.answer import Answer
 from aiml_magic.runner.jobs import Progress
@@ -33,7 +34,7 @@ class TerminalView(View):
         """A line that is overwritten, unless standard error is redirected."""
 
         def show(done: int | None, wait: float = 0.0) -> None:
-            if sys.stderr.isatty():
+            if _is_terminal(sys.stderr):
                 text = "\n" if done is None else f"\r{counted(done, total, wait):<60}"
                 sys.stderr.write(text)
                 sys.stderr.flush()
@@ -71,7 +72,7 @@ class TerminalPanel(Panel):
         self._write("")
 
     def _write(self, line: str) -> None:
-        if sys.stderr.isatty():
+        if _is_terminal(sys.stderr):
             # Blanks, since a dumb terminal would show an escape sequence.
             blanks = " " * (self._written - len(line))
             sys.stderr.write(f"\r{line}{blanks}\r{line}")
@@ -89,7 +90,7 @@ def print_answer(answer: Answer) -> None:
 
 def _print_rich(text: str) -> bool:
     """Prints Markdown in colours; False if rich is not installed or the output is redirected."""
-    if not sys.stdout.isatty():
+    if not _is_terminal(sys.stdout):
         return False
     try:
         from rich.console import Console
@@ -107,7 +108,7 @@ def _print_rich(text: str) -> bool:
 
 def _wrapped(text: str) -> str:
     """`text` with long lines of prose wrapped, unless the output is redirected."""
-    if not sys.stdout.isatty():
+    if not _is_terminal(sys.stdout):
         return text
     lines: list[str] = []
     is_code = False
@@ -119,6 +120,11 @@ def _wrapped(text: str) -> str:
         else:
             lines += textwrap.wrap(line, _width(), break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal; one that the process was started without is None."""
+    return stream is not None and stream.isatty()
 
 
 def _width() -> int:

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import wire
+from asking import ANSWER
 from document import DOCUMENT, streamed
 
-from aiml_magic.show import follow
+from aiml_magic.show import follow, terminal
 
 if sys.platform == "win32":
     pytest.skip("there are no such terminals here", allow_module_level=True)
@@ -126,6 +127,14 @@ def test_pipe(environment):
     assert re.match(r"Out\[\d\]: <Answer", value)
     assert "" == done.stderr
     assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f]*", done.stdout)
+
+
+def test_no_standard_streams(monkeypatch):
+    """A program that was started without standard streams shows an answer to nobody, and goes on."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    terminal.print_answer(ANSWER)
+    terminal.TerminalPanel().close()
 
 
 def test_no_meaning_by_signs_alone():
