@@ -136,7 +136,7 @@ def path_of(home: Path, ending: str) -> Path:
     """
     names = [socket.gethostname()]
     with suppress(OSError):  # only Linux has these
-        names.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        names.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
         names.append(str(Path("/proc/self/ns/net").readlink()))
     return home / f"sandbox-{hashlib.sha256(dump(names).encode()).hexdigest()[:12]}.{ending}"
 
