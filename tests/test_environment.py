@@ -18,19 +18,21 @@ from leftovers import processes_of
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from processes import processes, wait_until
 
+PATH = os.environ.get("PATH", os.defpath)
 SHOW = "import environment, json, os; environment.make(); print(json.dumps(dict(os.environ)))"
 OF_A_PERSON = {
     "HOME": "/nowhere", "XDG_CONFIG_HOME": "/nowhere", "IPYTHONDIR": "/nowhere", "JUPYTER_CONFIG_DIR": "/nowhere",
     "JUPYTER_PATH": "/nowhere", "MPLCONFIGDIR": "/nowhere", "MPLBACKEND": "TkAgg", "MATPLOTLIBRC": "/nowhere", "VIRTUAL_ENV": "/nowhere",
     "PYTHONUTF8": "0", "LC_ALL": "C", "HTTPS_PROXY": "http://nowhere", "no_proxy": "", "SSL_CERT_FILE": "", "SSLKEYLOGFILE": "/nowhere",
     "AIML_API_KEY": "sk-of-a-person-0123456789", "AIML_MAGIC_REPLAY": "only", "AIML_MAGIC_JOURNAL": "/nowhere", "PYTHONWARNINGS": "error",
+    "PYTEST_ADDOPTS": "-qq",
 }  # fmt: skip
 
 
 def made(**given: str) -> dict[str, str]:
     """The environment that the tests make where these variables are set."""
     command = [sys.executable, "-c", SHOW]
-    place = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(environment.__file__).parent)}
+    place = {"PATH": PATH, "PYTHONPATH": str(Path(environment.__file__).parent)}
     return json.loads(
         subprocess.run(command, env=place | given, capture_output=True, check=True).stdout
     )
@@ -51,7 +53,7 @@ def test_own_environment():
         "AIML_MAGIC_HOME",
     ):
         assert told[name].startswith(f"{run}{os.sep}"), name
-    assert told["PATH"] == os.environ["PATH"]
+    assert told["PATH"] == PATH
     assert not {name for name in told if name.lower().endswith("_proxy")}
     assert not Path(run).exists()
 

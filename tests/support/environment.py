@@ -60,7 +60,7 @@ def files_at_once() -> int:
 
 
 def _is_kept(name: str) -> bool:
-    return name.upper() in _KEPT or name.startswith(_KEPT_FAMILIES)
+    return name.upper() in _KEPT or (name.startswith(_KEPT_FAMILIES) and name != "PYTEST_ADDOPTS")
 
 
 def _variables(home: Path, place: str) -> dict[str, str]:
