@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from aiml_magic.api.responses import Raw
 from aiml_magic.text import dump
 
-_EXAMPLES = {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00"}  # of formats of a string
+_EXAMPLES = {  # of formats of a string
+    "date": "2026-01-01",
+    "date-time": "2026-01-01T00:00:00",
+    "time": "00:00:00",
+    "duration": "PT1H",
+    "email": "sandbox@example.org",
+    "hostname": "example.org",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+
+_LIMITS = "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()
+_MOST = 20  # entries of a list
 
 
 def wrong_choice(body: Raw) -> str:
@@ -52,26 +67,54 @@ def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
     if not isinstance(schema, Mapping) or depth > 8:
         return None
     if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        return filled(root.get("$defs", {}).get(name), root, depth + 1)
+        return filled(_target(root, str(schema["$ref"])), root, depth + 1)
     if schema.get("anyOf"):
         return filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
     if schema.get("enum"):
         return schema["enum"][0]
-    match schema.get("type"):
+    if "const" in schema:
+        return schema["const"]
+    kind = schema.get("type")
+    match kind[0] if isinstance(kind, list) and kind else kind:
         case "object":
             properties = schema.get("properties") or {}
             return {name: filled(entry, root, depth + 1) for name, entry in properties.items()}
         case "array":
-            return [filled(schema.get("items"), root, depth + 1)] if depth < 4 else []
+            needed = schema.get("minItems") or (1 if depth < 4 else 0)
+            count = min(needed, _MOST) if isinstance(needed, int) else 1
+            return [filled(schema.get("items"), root, depth + 1)] * count
         case "integer" | "number":
-            return 1
+            return _number(schema)
         case "boolean":
             return True
         case "string":
             return _EXAMPLES.get(schema.get("format", ""), "sandbox")
         case _:
             return None
+
+
+def _target(root: Any, reference: str) -> Any:
+    """The part of a schema that a reference points to; None for nowhere."""
+    for step in reference.split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        root = root.get(key) if isinstance(root, Mapping) else None
+    return root
+
+
+def _number(schema: Raw) -> float:
+    """The simplest number within the limits of a schema."""
+    from jsonschema import Draft202012Validator
+
+    limits = {name: schema[name] for name in _LIMITS if isinstance(schema.get(name), int | float)}
+    with suppress(ArithmeticError, ValueError):  # limits out of reach, or infinite
+        step = limits.get("multipleOf") or 1
+        low = limits.get("minimum", limits.get("exclusiveMinimum", step))
+        high = limits.get("maximum", limits.get("exclusiveMaximum", low))
+        first, last = math.ceil(low / step) * step, math.floor(high / step) * step
+        numbers = (1, step, first, first + step, last, last - step, (low + high) / 2)
+        is_valid = Draft202012Validator(limits).is_valid
+        return next((number for number in numbers if is_valid(number)), 1)
+    return 1
 
 
 def _is_named(tool: Raw, question: str) -> bool:

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import typing
+import uuid
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from unittest import mock
@@ -26,6 +27,7 @@ from typing_extensions import TypedDict
 from aiml_magic.errors import BadInput, SchemaMismatch
 from aiml_magic.question import schemas
 from aiml_magic.question.schemas import of_value
+from aiml_magic.sandbox.calls import filled
 
 
 class Colour(enum.Enum):
@@ -605,6 +607,38 @@ class Drawn:
 @dataclasses.dataclass
 class Flowing:
     numbers: Iterable[int]
+
+
+@dataclasses.dataclass
+class Limited:
+    half: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    even: Annotated[int, pydantic.Field(ge=5, multiple_of=2)]
+    below: Annotated[int, pydantic.Field(le=-3)]
+    pair: tuple[dt.time, dt.time]
+    wait: dt.timedelta
+    id: uuid.UUID
+
+
+REFERRING = described({"$ref": "#/definitions/b"}, definitions={"b": {"const": "c"}})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Owner, Cats, Page[Cat], tuple[int, int], Paper, Noted, Limited, REFERRING],
+    ids=str,
+)
+def test_the_sandbox_fits(kind):
+    """The sandbox's reply fits a schema: its choices, references, limits and formats."""
+    schema = of_value(kind, "kind")
+    assert schema.parse(json.dumps(filled(schema.json_schema, schema.json_schema)))
+
+
+@pytest.mark.parametrize("value", [{}, "x", 1e999, 0, -1, 10**400, None, [1]], ids=str)
+def test_the_sandbox_fills_anything(value):
+    """A limit that is no number, or out of reach, is no failure of the sandbox."""
+    for name in ("minimum", "maximum", "multipleOf", "minItems", "$ref"):
+        for kind in ("number", "array"):
+            filled({"type": kind, name: value}, {})
 
 
 @pytest.mark.parametrize(
