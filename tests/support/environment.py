@@ -7,8 +7,10 @@ with it: `AIML_TEST_RUN` names the folder of a run, and by that variable its pro
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ def make() -> Path:
     """Gives this process, and all that it starts, an environment of its own; says where its home is."""
     place = _place_of_temporary_files()
     if "AIML_TEST_RUN" not in os.environ:
+        _mend_process()
         run = tempfile.mkdtemp(prefix="aiml-", dir=place)
         _end_with_this_process(run)
         os.environ["AIML_TEST_RUN"] = run
@@ -51,6 +54,14 @@ def make() -> Path:
     os.environ.update(wanted)
     tempfile.tempdir = None  # found anew, by the variable
     return home
+
+
+def _mend_process() -> None:
+    """Makes up for what a daemon or a script may have left out when it started this process."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, every exit status would be 0
+    if sys.__stdin__ is None:
+        sys.__stdin__ = io.TextIOWrapper(io.BytesIO(), "utf-8")  # IPython asks for its encoding
 
 
 def files_at_once() -> int:
