@@ -79,10 +79,12 @@ def token(url: str) -> str | None:
 
 
 def stop(home: Path) -> bool:
-    """Stops the home's sandbox; `False` if none was running."""
+    """Stops the home's sandbox; `False` if none was running. Raises SandboxError."""
     note = _running(home)
     if note is not None:
-        _call(note.port, "DELETE", "/sandbox", f"Authorization: Bearer {note.token}\r\n")
+        authorization = f"Authorization: Bearer {note.token}\r\n"
+        if not _call(note.port, "DELETE", "/sandbox", authorization):
+            raise SandboxError("The sandbox did not answer, and may go on.", "Try again.")
         for process in _started:
             if process.args[-1] == str(home):  # type: ignore[index]  # a list, as `_start` gives it
                 with suppress(subprocess.TimeoutExpired):

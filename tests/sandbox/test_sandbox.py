@@ -579,3 +579,19 @@ def test_stranger_on_the_port(tmp_path: Path, sent):
         sandbox.Note(port_of(stranger.url), credentials.new_token()).write(tmp_path)
         assert not sandbox.stop(tmp_path)
         assert [] == ends
+
+
+def test_stop_without_a_reply(tmp_path: Path):
+    """A sandbox that does not say that it stops is not said to be stopped."""
+    token = credentials.new_token()
+
+    def reply(request: wire.Request) -> wire.Reply:
+        nonce = request.path.rpartition("=")[2]
+        proof = credentials.proof(token, port_of(busy.url), nonce)
+        raw = b"" if request.method == "DELETE" else f"HTTP/1.1 200 OK\r\n\r\n{proof}".encode()
+        return wire.Reply(raw=raw, end="close")
+
+    with wire.serve(reply) as busy:
+        sandbox.Note(port_of(busy.url), token).write(tmp_path)
+        with pytest.raises(errors.SandboxError, match="may go on"):
+            sandbox.stop(tmp_path)
