@@ -66,13 +66,13 @@ def _value(text: str, variables: Variables, attached: list[Raw]) -> str:
             _RAW_HINT,
         )
     value = _look_up(field["name"], field["path"], variables)
-    if (own_text := getattr(type(value), "__prompt__", None)) is not None:
-        value = own_text(value)
     convert, form = _CONVERSIONS.get(field["conversion"]), (field["format"] or "").strip()
     with refusing(
         f"{shown} cannot be written out",
         "Insert a field or a part of it; a format after a colon must fit it.",
     ):
+        if (own_text := getattr(type(value), "__prompt__", None)) is not None:
+            value = own_text(value)
         if form or convert:
             # A conversion without a format may fall back to the plain text.
             with suppress(*() if form else (ValueError,)):

@@ -116,8 +116,13 @@ def test_broken_values():
         def __format__(self, spec):
             raise RuntimeError("no")
 
-    with pytest.raises(BadInput, match="cannot be written out: no"):
-        fill("{{broken}}", {"broken": Broken()})
+    class Silent:
+        def __prompt__(self):
+            raise RuntimeError("no")
+
+    for broken in (Broken(), Silent()):
+        with pytest.raises(BadInput, match="cannot be written out: no"):
+            fill("{{broken}}", {"broken": broken})
 
 
 class Wordless(Exception):

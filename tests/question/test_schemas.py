@@ -399,7 +399,7 @@ itself.append(itself)
     "value",
     [
         Unsayable, dict[str, int], Any, 7, "text", {}, {"type": "array"}, {"type": "object"}, described(object()), len, tuple[int, str], object,
-        Pair, Odd, Literal[Colour.RED], Literal[b"x"], enum.Enum("Empty", {}), list[Pair], set[Author], frozenset[list[int]], [1, 2], itself, typing.List, typing.Sequence, typing.Set, typing.Tuple,  # noqa: UP006
+        Pair, Odd, Literal[Colour.RED], Literal[b"x"], enum.Enum("Empty", {}), list[Pair], set[Author], frozenset[list[int]], set[int | list[int]], set[tuple[list[int], list[int]]], [1, 2], itself, typing.List, typing.Sequence, typing.Set, typing.Tuple,  # noqa: UP006
         dataclasses.make_dataclass("Bare", [("x", typing.List)]), Lazy(), mock.Mock(), mock.MagicMock(), Unmade, described(itself), described({"enum": [float("nan")]}),  # noqa: UP006
         described(True, required=[]), described({}, required=True), described({}, required=None), described({"allOf": 5}), described({"allOf": [True]}),
         described({"$ref": "#/$defs/nowhere"}), described({"$ref": "#/properties/a"}), described({"oneOf": [TEXT, {"$ref": "#/properties/a/oneOf/0"}]}),
@@ -553,6 +553,11 @@ class Anything(pydantic.BaseModel):
     inner: list[Counted]
 
 
+class Written(pydantic.BaseModel):
+    model_config: typing.ClassVar = {"json_schema_mode_override": "serialization"}
+    n: int = pydantic.Field(validation_alias="read", serialization_alias="written")
+
+
 FELIX = {"kind": "cat", "lives": 9}
 
 
@@ -563,6 +568,7 @@ FELIX = {"kind": "cat", "lives": 9}
         (Owner, {"pet": {"kind": "dog", "name": "Rex"}}, Owner(pet=Dog(kind="dog", name="Rex"))),
         (Cats, {"value": [FELIX]}, Cats([Cat(**FELIX)])),
         (Page[Cat], {"entries": [FELIX], "following": {"entries": [], "following": None}}, Page[Cat](entries=[Cat(**FELIX)], following=Page[Cat](entries=[]))),
+        (Written, {"read": 1}, Written(read=1)),
         (Late, {"defined_later": {"n": 1}}, Late(defined_later=LaterStill(n=1))),
         (tuple[int, int], {"value": [1, 2]}, (1, 2)),
         (tuple[int, ...], {"value": [1, 2, 3]}, (1, 2, 3)),
@@ -577,6 +583,7 @@ def test_types_that_work(kind, reply, read):
     """Unions by a field, lists at the root, generic and late types, tuples, sets and numbers are asked for, and read."""
     schema = of_value(kind, "kind")
     text = json.dumps(schema.json_schema)
+    assert list(reply) == schema.json_schema["required"]
     assert not [
         word
         for word in ("oneOf", "discriminator", "prefixItems", "uniqueItems", "maxLength", "(?!")
