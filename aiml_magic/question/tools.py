@@ -315,14 +315,16 @@ def _plain(value: Any) -> Any:
 
     Raises ValueError for a text that leaves something out.
     """
-    if getattr(value, "shape", None) != ():
+    if getattr(value, "shape", None) != () or getattr(value, "mask", False):
         return values.whole(value)
     plain, kind = value.item(), getattr(getattr(value, "dtype", None), "kind", "")
     if kind in "mM" and isinstance(plain, int):  # a time, counted in nanoseconds
         return str(value)
     if type(plain) is not type(value):
         return plain
-    return float(value) if kind == "f" else str(value)  # of more digits than Python's own
+    # A number of more digits than Python's own, or a quantity with its unit.
+    is_number = type(value).__module__ == "numpy" and kind == "f"
+    return float(value) if is_number else values.whole(value)
 
 
 def _error(words: str) -> str:

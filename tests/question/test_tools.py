@@ -273,6 +273,8 @@ def test_arguments_as_an_object():
         ("bool_(True)", "true"),
         ("array(3)", "3"),
         ("longdouble(0.5)", "0.5"),
+        ("clongdouble(2j)", '"2j"'),
+        ("ma.masked", '"--"'),
         ("datetime64(1, 'ns')", '"1970-01-01T00:00:00.000000001"'),
     ],
 )
