@@ -31,6 +31,7 @@ from aiml_magic.question.strict import (
     nullable_fields,
     relaxed,
     strict,
+    target,
 )
 from aiml_magic.question.values import Function, Variables
 from aiml_magic.text import did_you_mean, one_line, reason
@@ -162,6 +163,9 @@ def _of_dict(value: Raw, name: str) -> Schema:
     from referencing import Registry
 
     given = json.loads(json.dumps(as_json(value, name)))
+    if isinstance(reference := given.get("$ref"), str):  # as the schema of a recursive type has
+        del given["$ref"]
+        given |= target(given, reference)
     if given.get("type") != "object" or not isinstance(given.get("properties"), Mapping):
         raise BadInput(
             f"{name} does not describe an object. {NOTHING_SENT}",

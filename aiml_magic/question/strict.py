@@ -157,11 +157,11 @@ def check_references(schema: JsonSchema) -> None:
             if following in passed:
                 raise ValueError(f"its reference {reference} leads back to itself")
             passed.append(following)
-            found = _target(schema, following)
+            found = target(schema, following)
             following = found.get("$ref") if isinstance(found, Mapping) else None
 
 
-def _target(root: Any, reference: str) -> Any:
+def target(root: Any, reference: str) -> Any:
     """The part of a schema that a reference (RFC 6901) points to. Raises ValueError."""
     start, *steps = reference.split("/")
     nowhere = ValueError(f"its reference {reference} leads nowhere")

@@ -241,8 +241,13 @@ def test_references_in_a_dict():
         of_value(schema, "s").parse('{"x": 1.5}')
 
 
+class Node(pydantic.BaseModel):
+    name: str
+    kids: list[Node] = pydantic.Field(default_factory=list)
+
+
 def test_references_to_the_whole():
-    """A JSON Schema that holds itself by the shortest reference is followed, all the way down; so is a name with a slash."""
+    """A JSON Schema that holds itself is followed, all the way down, also by the shortest reference or from its root; so is a name with a slash."""
     tree = {
         "type": "object",
         "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}},
@@ -251,6 +256,9 @@ def test_references_to_the_whole():
     assert {"kids": [{"kids": []}]} == of_value(tree, "tree").parse('{"kids": [{"kids": []}]}')
     with pytest.raises(SchemaMismatch, match=r"kids\[0\]\.kids"):
         of_value(tree, "tree").parse('{"kids": [{"kids": 1}]}')
+    assert Node(name="a", kids=[Node(name="b")]).model_dump() == of_value(
+        Node.model_json_schema(), "node"
+    ).parse('{"name": "a", "kids": [{"name": "b", "kids": []}]}')
     slash = {
         "type": "object",
         "properties": {"n": {"$ref": "#/$defs/a~1b"}},
@@ -490,12 +498,6 @@ def test_pydantic():
 
 def test_pydantic_that_holds_itself():
     """A model that holds itself keeps its definition inside a list or a dataclass, beside another of its name."""
-
-    class Node(pydantic.BaseModel):
-        name: str
-        kids: list[Node] = pydantic.Field(default_factory=list)
-
-    Node.model_rebuild(_types_namespace={"Node": Node})
     node = {"name": "a", "kids": [{"name": "b", "kids": []}]}
     nodes = of_value(list[Node], "nodes")
     assert ["name", "kids"] == nodes.json_schema["$defs"]["Node"]["required"]
