@@ -119,7 +119,7 @@ class Cluster:
             if job is not None and (
                 self.journal.withdraw(job.id) or self.journal.row(job.id).is_over
             ):
-                self._leave(self.journal.row(job.id), {"event": "over"})
+                self._leave(self.journal.row(job.id), "over")
 
     def _work(self) -> None:
         """Runs the queued steps until it is closed and no answer is missing; in a thread."""
@@ -167,10 +167,7 @@ class Cluster:
         task.future = self._client.submit(
             answer_there, *args, key=task_name(row.client_request_id), retries=0
         )
-        self._await_end(task)
-
-    def _await_end(self, task: _Task) -> None:
-        step = partial(self._on_end, task.row.client_request_id)
+        step = partial(self._on_end, row.client_request_id)
         task.future.add_done_callback(lambda _: self._queue.put(step))
 
     def on_message(self, name: str, run: str) -> None:
@@ -188,7 +185,7 @@ class Cluster:
         except JournalError as error:
             words = f"{error.message} {NOTHING_SENT}"
             self._tell(task.row, {"event": "stuck", "why": words, "hint": error.hint})
-            return self._leave(task.row, {"event": "over"})
+            return self._leave(task.row, "over")
         if claimed:
             self._tell(task.row, {"event": "claimed"})
             with contextlib.suppress(Exception):  # the scheduler is gone: the task ends, too
@@ -265,7 +262,7 @@ class Cluster:
                 self._finish(row, result)
             except JournalError as error:
                 self._tell(row, self._unkept.add(row, result, error.message))
-            self._leave(row, {"event": "over"})
+            self._leave(row, "over")
 
     def _finish(self, row: Row, result: Result) -> None:
         if result.error is not None:
@@ -278,9 +275,9 @@ class Cluster:
         """Drops a row without a result: another kernel may get it from the scheduler."""
         with contextlib.suppress(JournalError):
             self.journal.let_go(row.id)
-        self._leave(row, {"event": "gone", "words": why})
+        self._leave(row, "gone", words=why)
 
-    def _leave(self, row: Row, event: Event) -> None:
+    def _leave(self, row: Row, event: str, **facts: Any) -> None:
         """Drops a row, and ends its job with an event."""
         task = self._tasks.pop(row.client_request_id, None)
         if task is not None and task.future is not None and not task.future.done():
@@ -288,7 +285,7 @@ class Cluster:
                 task.future.cancel(force=True)
         # Removed before its readers see that it is over: a new question starts a new job.
         if job := self._jobs.pop(row.id, None):
-            job.on_event(event)
+            job.on_event({"event": event, **facts})
 
     def _tell(self, row: Row, event: Event) -> None:
         if job := self._jobs.get(row.id):
@@ -300,13 +297,13 @@ class Cluster:
             with contextlib.suppress(JournalError):
                 task.row = self.journal.row(task.row.id)
                 if task.row.is_over or self._collect(task.row):
-                    self._leave(task.row, {"event": "over"})
+                    self._leave(task.row, "over")
                 elif task.row.state == "queued" or (
                     self._is_here(task.row) and self.journal.take_over(task.row)
                 ):
                     self._submit(task)
                 elif not (task.row.is_alive or self._is_here(task.row)):
-                    self._leave(task.row, {"event": "gone", "words": ""})
+                    self._leave(task.row, "gone", words="")
 
     def _collect(self, row: Row) -> bool:
         """Stores the result that the scheduler keeps for a row; `False` if there is none."""

@@ -120,7 +120,7 @@ class Job:
         self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
         self.record: Callable[[Answer], None] | None = None  # called with the answer
         # Called with the error, whose hint it may change.
-        self.explain: Callable[[AimlMagicError], None] = _unexplained
+        self.explain: Callable[[AimlMagicError], None] = lambda _: None
 
     @property
     def done(self) -> bool:
@@ -336,9 +336,6 @@ class Job:
                 again = time.monotonic() - self._asked_at + event["seconds"]
                 return replace(known, state="retry", retry_at=again, why=event["why"])
         return known
-
-
-def _unexplained(_: AimlMagicError) -> None: ...
 
 
 def _answer_of(row: Row, journal: Journal) -> Answer:

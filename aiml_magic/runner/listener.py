@@ -34,6 +34,10 @@ class Outbox:
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
+    def tell(self, row: int, event: str, **facts: Any) -> None:
+        """Sends an event of a row."""
+        self.put({"row": row, "event": event, **facts})
+
     def put(self, event: Mapping[str, Any]) -> None:
         self._queue.put(dump(event).encode("ascii") + b"\n")
 
@@ -77,7 +81,7 @@ class ProgressListener(Listener):
         self._pending: Raw = {}
         self.is_out = False  # in flight, so it may be charged
         self.response_id: str | None = None
-        self._tell(event="claimed")
+        self._tell("claimed")
 
     async def on_attempt(self, attempt: int) -> None:
         """Claims a row that was queued again. Raises NotQueued, and JournalError."""
@@ -94,16 +98,16 @@ class ProgressListener(Listener):
 
     def on_sent(self) -> None:
         self.is_out = True
-        self._tell(event="sent")
+        self._tell("sent")
 
     def on_event(self, event: Event) -> None:
         match event:
             case Created(response_id):
                 self.response_id = response_id
                 self._keep_id()
-                self._tell(event="thinking", what="")
+                self._tell("thinking", what="")
             case Thinking(what):
-                self._tell(event="thinking", what=what)
+                self._tell("thinking", what=what)
             case TextDelta(text):
                 add_piece(self._pieces, text)
                 self._characters += len(text)
@@ -119,13 +123,13 @@ class ProgressListener(Listener):
             self._released = self._writes.put(release)
         self._pieces.clear()  # the answer begins anew
         self._characters, self._tail = 0, ""
-        self._tell(event="retry", seconds=seconds, why=error.message)
+        self._tell("retry", seconds=seconds, why=error.message)
 
     def on_poll(self, response: Raw) -> None:
         if response != self._pending:
             self._pending = response
             self._writes.put(partial(self._journal.note_pending, self._row_id, response))
-        self._tell(event="poll", status=Response(response).status or "in_progress")
+        self._tell("poll", status=Response(response).status or "in_progress")
 
     def close(self) -> None:
         """Stops the timers: the result has the whole text."""
@@ -145,9 +149,9 @@ class ProgressListener(Listener):
 
     def tell_all(self) -> None:
         """Sends the state of the request to a kernel that asks for it again."""
-        self._tell(event="claimed")
+        self._tell("claimed")
         if self.is_out:
-            self._tell(event="sent")
+            self._tell("sent")
         if self._pieces:
             self._tell_text()
 
@@ -158,9 +162,7 @@ class ProgressListener(Listener):
     def _tell_text(self) -> None:
         if timer := self._timers.pop("tell", None):
             timer.cancel()
-        self._tell(
-            event="text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters
-        )
+        self._tell("text", tail=self._secrets.mask(self._tail)[-TAIL:], characters=self._characters)
 
     def _keep_text(self) -> None:
         self._timers.pop("keep", None)
@@ -185,5 +187,5 @@ class ProgressListener(Listener):
             lambda done: self._later("id", _KEEP_EVERY, self._keep_id) if done.exception() else None
         )
 
-    def _tell(self, **event: Any) -> None:
-        self._outbox.put({"row": self._row_id} | event)
+    def _tell(self, event: str, **facts: Any) -> None:
+        self._outbox.tell(self._row_id, event, **facts)

@@ -131,7 +131,7 @@ class Runner:
             }:
                 self._call(self._get(number, base_url, path, key))
             case {"do": "send", "row": int(row)} if row not in self._tasks:
-                self._outbox.put({"row": row, "event": "over"})  # else the kernel would wait
+                self._outbox.tell(row, "over")  # else the kernel would wait
 
     def _cancel(self, row: int, hold: Any) -> None:
         """Cancels a request: at once if it is not in flight, or without a hold."""
@@ -146,7 +146,7 @@ class Runner:
         deadline = time.monotonic() + seconds
         with contextlib.suppress(JournalError):
             await listener.keep_text()
-        self._outbox.put({"row": row, "event": "held"})
+        self._outbox.tell(row, "held")
         while listener.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_HOLD_STEP)
         self._tasks[row].cancel()
@@ -200,9 +200,7 @@ class Runner:
                     return
         except JournalError as error:
             cost = "" if row in self._followed else f" {NOTHING_SENT}"
-            self._outbox.put(
-                {"row": row, "event": "stuck", "why": error.message + cost, "hint": error.hint}
-            )
+            self._outbox.tell(row, "stuck", why=error.message + cost, hint=error.hint)
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -212,12 +210,12 @@ class Runner:
         if hold := self._holds.pop(row, None):
             hold.cancel()
         del self._tasks[row]
-        self._outbox.put({"row": row, "event": "over"})
+        self._outbox.tell(row, "over")
 
     async def _send(self, row_id: int, secrets: Secrets, timeout: float, slots: Slots) -> bool:
         """Sends the row when a slot is free; `False` if it may not be sent."""
         if slots.are_used:
-            self._outbox.put({"row": row_id, "event": "waiting", "parent": None})
+            self._outbox.tell(row_id, "waiting", parent=None)
         async with slots:
             row = await self._writes.run(partial(self._journal.claim, row_id))
             if row is None:
@@ -243,7 +241,7 @@ class Runner:
     async def _wait_for_parent(self, row_id: int, parent_id: int) -> bool:
         """Waits for the parent's answer; `False` if it failed, which fails the row as well."""
         while (parent := self._journal.row(parent_id)).is_alive:
-            self._outbox.put({"row": row_id, "event": "waiting", "parent": parent_id})
+            self._outbox.tell(row_id, "waiting", parent=parent_id)
             if parent_id in self._tasks:
                 await asyncio.wait([self._tasks[parent_id]])
             else:
@@ -270,16 +268,9 @@ class Runner:
         self._followed.add(row_id)
         while (row := self._journal.row(row_id)).is_alive:
             if row.text:
-                self._outbox.put(
-                    {
-                        "row": row_id,
-                        "event": "text",
-                        "tail": row.text[-TAIL:],
-                        "characters": len(row.text),
-                    }
-                )
+                self._outbox.tell(row_id, "text", tail=row.text[-TAIL:], characters=len(row.text))
             else:
-                self._outbox.put({"row": row_id, "event": "thinking", "what": "in_progress"})
+                self._outbox.tell(row_id, "thinking", what="in_progress")
             await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask(self, row: Row, secrets: Secrets, timeout: float) -> Result:

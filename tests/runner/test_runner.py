@@ -22,9 +22,19 @@ from aiml_magic import errors
 from aiml_magic.api.masking import Secrets
 from aiml_magic.api.stream import TextDelta
 from aiml_magic.journal.store import Journal
-from aiml_magic.runner.listener import ProgressListener
+from aiml_magic.runner.listener import Outbox, ProgressListener
 from aiml_magic.runner.process import Runner
 from aiml_magic.runner.queues import Slots, WriteQueue
+
+
+class Told(Outbox):
+    """The events for a kernel, in a list."""
+
+    def __init__(self) -> None:
+        self.events: list = []
+
+    def put(self, event):
+        self.events.append(event)
 
 
 @pytest.fixture
@@ -128,9 +138,7 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
 
     async def play():
         steps = WriteQueue(journal)
-        listener = ProgressListener(
-            row, journal, steps, SimpleNamespace(put=lambda _: None), Secrets("k" * 20)
-        )
+        listener = ProgressListener(row, journal, steps, Told(), Secrets("k" * 20))
         steps.put(lambda: is_free.wait(20))
         for _ in range(30):
             listener.on_event(TextDelta("word "))
@@ -192,7 +200,7 @@ def test_slots(limit, moves):
 
 def test_question_that_is_cancelled_before_it_begins(journal):
     """A question may be cancelled while the runner starts: it is withdrawn, and reported as over."""
-    row, told = journal.add(**new()).id, []
+    row, told = journal.add(**new()).id, Told()
 
     async def play():
         commands: asyncio.Queue = asyncio.Queue()
@@ -207,16 +215,16 @@ def test_question_that_is_cancelled_before_it_begins(journal):
         }
         for command in (send, {"do": "cancel", "row": row}, None):
             commands.put_nowait(command)
-        await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
+        await Runner(journal, told).run(commands)
 
     asyncio.run(play())
     assert "cancelled" == journal.row(row).state
-    assert [{"row": row, "event": "over"}] == told
+    assert [{"row": row, "event": "over"}] == told.events
 
 
 def play(journal, rows) -> list:
     """The events of a runner that is to send these rows, and then loses its kernel."""
-    told: list = []
+    told = Told()
 
     async def run():
         commands: asyncio.Queue = asyncio.Queue()
@@ -233,10 +241,10 @@ def play(journal, rows) -> list:
                 }
             )
         commands.put_nowait(None)
-        await Runner(journal, SimpleNamespace(put=told.append)).run(commands)
+        await Runner(journal, told).run(commands)
 
     asyncio.run(run())
-    return told
+    return told.events
 
 
 def test_question_that_cannot_be_claimed(journal):
