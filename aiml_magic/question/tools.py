@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,25 +265,22 @@ def _check_headers(headers: Any, name: str) -> None:
 
 def _awaited(awaitable: Any) -> Any:
     """The result of an awaitable, from a loop in another thread: that of the notebook is busy."""
-    outcome: list[Any] = []
+    outcome: Future[Any] = Future()
 
     async def wait() -> Any:
         return await awaitable
 
     def run_it() -> None:
         try:
-            outcome.append((asyncio.run(wait()), None))
+            outcome.set_result(asyncio.run(wait()))
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
-            outcome.append((None, error))
+            outcome.set_exception(error)
 
     thread = threading.Thread(target=run_it, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(0.1)  # in steps: an interrupt is raised between two
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value
+    return outcome.result()
 
 
 def _result_text(value: Any) -> str:
