@@ -233,14 +233,11 @@ class Logs(Route):
     """`GET /v2/logs`."""
 
     def get(self) -> None:
-        if not re.fullmatch(r"[1-9]\d*[hd]", self.get_query_argument("period", "24h")):
-            return self.refuse("period: Invalid")
-        wanted = {
-            name: self.get_query_argument(name, default)
-            for name, default in (("offset", "0"), ("limit", "50"))
-        }
-        for name, value in wanted.items():
-            if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        wanted = {"period": "24h", "offset": "0", "limit": "50"}
+        for name, default in wanted.items():
+            wanted[name] = self.get_query_argument(name, default)
+            form = r"[1-9]\d*[hd]" if name == "period" else r"\d{1,9}"
+            if not re.fullmatch(form, wanted[name], re.ASCII):
                 return self.refuse(f"{name}: Invalid")
         models = self.get_query_arguments("model")
         offset, limit = int(wanted["offset"]), min(int(wanted["limit"]), 100)
