@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import re
 
+# The name of each arrow, and of one with words above and below.
 _ARROWS = {
-    "->": ("longrightarrow", "xrightarrow"), "<-": ("longleftarrow", "xleftarrow"),
-    "<->": ("longleftrightarrow", "xleftrightarrow"), "<-->": ("rightleftarrows", ""),
-    "<=>": ("rightleftharpoons", "xrightleftharpoons"),
-    "<=>>": ("rightleftharpoons", "xrightleftharpoons"),
-    "<<=>": ("rightleftharpoons", "xrightleftharpoons"),
-    "→": ("longrightarrow", "xrightarrow"), "⇌": ("rightleftharpoons", "xrightleftharpoons"),
+    sign: names
+    for sign, *names in map(str.split, """
+        -> longrightarrow xrightarrow
+        → longrightarrow xrightarrow
+        <- longleftarrow xleftarrow
+        <-> longleftrightarrow xleftrightarrow
+        <--> rightleftarrows
+        <=> rightleftharpoons xrightleftharpoons
+        <=>> rightleftharpoons xrightleftharpoons
+        <<=> rightleftharpoons xrightleftharpoons
+        ⇌ rightleftharpoons xrightleftharpoons
+    """.strip().splitlines())
 }  # fmt: skip
-_SIGNS = {
-    "*": r"{\cdot}",
-    ".": r"{\cdot}",
-    "=": "{=}",
-    "#": r"{\equiv}",
-    "-": "{-}",
-    "...": r"\cdots",
-}
+_SIGNS = {"*": r"{\cdot}", ".": r"{\cdot}", "=": "{=}", "#": r"{\equiv}", "-": "{-}",
+          "...": r"\cdots"}  # fmt: skip
 _BONDS = {"~": "{-}", "~-": "{=}", "1": "{-}", "2": "{=}", "3": r"{\equiv}", "....": r"\cdots",
           "->": r"\rightarrow ", "<-": r"\leftarrow "}  # fmt: skip
 _STATE = r"\((?:aq|s|l|g|cr|am|ads|sln)\)"  # behind a charge
@@ -105,13 +106,13 @@ def _written(part: re.Match[str], before: str) -> str | None:
 
 
 def _arrow(part: re.Match[str]) -> str | None:
-    plain, wide = _ARROWS[part["arrow"]]
+    plain, *wide = _ARROWS[part["arrow"]]
     above, below = (reaction(words or "") for words in (part["above"], part["below"]))
     if above is None or below is None:
         return None
     if not (above or below) or not wide:
         return rf" \{plain} "
-    return rf" \{wide}{f'[{below}]' if below else ''}{{{above}}} "
+    return rf" \{wide[0]}{f'[{below}]' if below else ''}{{{above}}} "
 
 
 def quantity(content: str) -> str | None:

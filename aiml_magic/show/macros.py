@@ -167,10 +167,11 @@ def _spanning(count: str, _: str, content: str) -> str | None:
     return content + "&" * (int(count) - 1) if count in map(str, range(1, 21)) else None
 
 
-_ENCLOSURES = {"longdiv": r"\overline{)%s}", "box": r"\boxed{%s}", "circle": r"\boxed{%s}",
-               "roundedbox": r"\boxed{%s}", "updiagonalstrike": r"\cancel{%s}",
-               "downdiagonalstrike": r"\bcancel{%s}", "top": r"\overline{%s}",
-               "bottom": r"\underline{%s}", "horizontalstrike": r"\xcancel{%s}"}  # fmt: skip
+_ENCLOSURES = dict(re.findall(r"(\w+) (\S+)", r"""
+    longdiv \overline{)%s}  box \boxed{%s}  circle \boxed{%s}  roundedbox \boxed{%s}
+    updiagonalstrike \cancel{%s}  downdiagonalstrike \bcancel{%s}  horizontalstrike \xcancel{%s}
+    top \overline{%s}  bottom \underline{%s}
+"""))  # fmt: skip
 
 
 def _enclosed(notation: str, content: str) -> str | None:
