@@ -7,7 +7,6 @@ never from the pipe.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import json
 import queue
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -179,13 +179,13 @@ class _Child:
         """
         assert self.process.stdin is not None
         line = json.dumps(command | {"network": network()})
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
 
     def close(self, timeout: float = 0.0) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.process.stdin.close()
         if timeout:
             self.process.wait(timeout)
@@ -195,7 +195,7 @@ class _Child:
         with self.process.stdout as events:
             for line in events:
                 # Half a line of a killed process, or a line that a library printed, is skipped.
-                with contextlib.suppress(Exception):
+                with suppress(Exception):
                     self._pass_on(json.loads(line))
         self.process.wait()
         atexit.unregister(self.close)

@@ -12,13 +12,13 @@ Another scheduler has no such result: the row may have been charged, and is not 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -115,7 +115,7 @@ class Cluster:
     def tell(self, command: Event) -> None:
         """Cancels a row that no worker has sent: the thread of a worker cannot be stopped."""
         job = self._jobs.get(command["row"])
-        with contextlib.suppress(JournalError):
+        with suppress(JournalError):
             if job is not None and (
                 self.journal.withdraw(job.id) or self.journal.row(job.id).is_over
             ):
@@ -125,7 +125,7 @@ class Cluster:
         """Runs the queued steps until it is closed and no answer is missing; in a thread."""
         looked = alive = time.monotonic()
         while not self._is_closed or self._has_tasks() or self._unkept.need_time(math.inf):
-            with contextlib.suppress(queue.Empty):
+            with suppress(queue.Empty):
                 self._queue.get(timeout=_LOOK)()
             if time.monotonic() - looked >= _LOOK:
                 self._look_elsewhere()
@@ -139,11 +139,11 @@ class Cluster:
 
     def _send_heartbeats(self) -> None:
         ours = {task.row.id for task in list(self._tasks.values()) if task.future}
-        with contextlib.suppress(JournalError):
+        with suppress(JournalError):
             self.journal.note_alive(ours | self._unkept.rows)
         if self._unkept.rows:
             self._unkept.try_again()
-        with contextlib.suppress(Exception):  # the scheduler is gone
+        with suppress(Exception):  # the scheduler is gone
             self.capacity = self._count_threads()
 
     def _count_threads(self) -> int:
@@ -188,7 +188,7 @@ class Cluster:
             return self._leave(task.row, "over")
         if claimed:
             self._tell(task.row, {"event": "claimed"})
-            with contextlib.suppress(Exception):  # the scheduler is gone: the task ends, too
+            with suppress(Exception):  # the scheduler is gone: the task ends, too
                 self._variable(task.row).set({"run": run})
         elif not self._is_here(task.row):
             task.future.cancel(force=True)
@@ -268,12 +268,12 @@ class Cluster:
         if result.error is not None:
             result.error.name_row(row.id)
         self.journal.finish(row.id, result)
-        with contextlib.suppress(Exception):  # the scheduler is gone
+        with suppress(Exception):  # the scheduler is gone
             self._variable(row).delete()
 
     def _give_up(self, row: Row, why: str) -> None:
         """Drops a row without a result: another kernel may get it from the scheduler."""
-        with contextlib.suppress(JournalError):
+        with suppress(JournalError):
             self.journal.let_go(row.id)
         self._leave(row, "gone", words=why)
 
@@ -281,7 +281,7 @@ class Cluster:
         """Drops a row, and ends its job with an event."""
         task = self._tasks.pop(row.client_request_id, None)
         if task is not None and task.future is not None and not task.future.done():
-            with contextlib.suppress(Exception):  # the scheduler is gone
+            with suppress(Exception):  # the scheduler is gone
                 task.future.cancel(force=True)
         # Removed before its readers see that it is over: a new question starts a new job.
         if job := self._jobs.pop(row.id, None):
@@ -294,7 +294,7 @@ class Cluster:
     def _look_elsewhere(self) -> None:
         """Polls the rows of other runners, and takes over those of a dead kernel."""
         for task in [task for task in list(self._tasks.values()) if task.future is None]:
-            with contextlib.suppress(JournalError):
+            with suppress(JournalError):
                 task.row = self.journal.row(task.row.id)
                 if task.row.is_over or self._collect(task.row):
                     self._leave(task.row, "over")

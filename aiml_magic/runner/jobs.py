@@ -7,10 +7,10 @@ the main thread, where an interrupt is raised at once. The result is read from t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -132,7 +132,7 @@ class Job:
         """The state of its progress, finally completed, failed or cancelled."""
         if not self.done:
             return self.progress.state
-        with contextlib.suppress(AimlMagicError):
+        with suppress(AimlMagicError):
             return one_line(self.outcome().status or "completed", _LONGEST_STATE)
         return "cancelled" if isinstance(self._outcome, Interrupted) else "failed"
 
@@ -214,7 +214,7 @@ class Job:
 
     def _withdraw_row(self) -> bool:
         """Cancels the row in the journal, which needs no runner; `False` if it was sent."""
-        with contextlib.suppress(JournalError):
+        with suppress(JournalError):
             if self._journal.withdraw(self.id):
                 self._is_over = True
                 return True

@@ -21,7 +21,6 @@ Each command has the kernel's network variables: "network": {"HTTPS_PROXY": …}
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import sys
@@ -29,6 +28,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,7 +99,7 @@ class Runner:
     def _execute(self, command: Command) -> None:
         variables = command.get("network")
         if isinstance(variables, dict) and variables != self._network:
-            with contextlib.suppress(TypeError, ValueError):  # invalid names or values
+            with suppress(TypeError, ValueError):  # invalid names or values
                 use_network(variables)
                 self._network = variables
         if command.get("headers") == {}:  # from a kernel with an older version
@@ -144,7 +144,7 @@ class Runner:
     async def _hold(self, row: int, listener: ProgressListener, seconds: float) -> None:
         """Cancels a request in flight after some seconds, once its text is on the disk."""
         deadline = time.monotonic() + seconds
-        with contextlib.suppress(JournalError):
+        with suppress(JournalError):
             await listener.keep_text()
         self._outbox.tell(row, "held")
         while listener.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # by the clock
@@ -163,7 +163,7 @@ class Runner:
         while True:
             await asyncio.sleep(HEARTBEAT)
             if ours := (self._tasks.keys() - self._followed) | self._unkept.rows:
-                with contextlib.suppress(JournalError):
+                with suppress(JournalError):
                     for row_id in await self._writes.run(partial(self._journal.note_alive, ours)):
                         if row_id in self._tasks:
                             self._tasks[row_id].cancel()
@@ -204,7 +204,7 @@ class Runner:
 
     def _end(self, row: int, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            with contextlib.suppress(JournalError):  # an unclaimed row is never sent anyway
+            with suppress(JournalError):  # an unclaimed row is never sent anyway
                 self._journal.withdraw(row)
         self._followed.discard(row)
         if hold := self._holds.pop(row, None):
@@ -363,7 +363,7 @@ def _read_commands(
     """Queues the commands of standard input, then `None`; in a thread, which Windows needs."""
     for line in sys.stdin.buffer:
         # A killed kernel leaves half a line.
-        with contextlib.suppress(ValueError, RecursionError):
+        with suppress(ValueError, RecursionError):
             if isinstance(command := json.loads(line), dict):
                 loop.call_soon_threadsafe(commands.put_nowait, command)
     loop.call_soon_threadsafe(commands.put_nowait, None)
