@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from aiml_magic import errors
+from aiml_magic.journal.replay import sendable, with_file_hashes
 from aiml_magic.notebook import params
-
-if TYPE_CHECKING:
-    from aiml_magic.session.asking import Asking
-    from aiml_magic.session.question import Question
+from aiml_magic.session.asking import Asking
+from aiml_magic.session.question import Question
+from aiml_magic.session.spending import Terms, asks_first
 
 
 def dry_run(question: Question, asking: Asking) -> str:
     """The request of a question, its size, its highest cost, and whether it would be replayed."""
-    from aiml_magic.journal.replay import sendable, with_file_hashes
-    from aiml_magic.session.spending import Terms, asks_first
-
     plan = asking.plan(question)
     request = sendable(plan.request)
     body = json.dumps(with_file_hashes(request), indent=1, ensure_ascii=False)

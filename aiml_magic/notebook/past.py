@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aiml_magic import addresses
 from aiml_magic.errors import BadInput, error_from_dict
+from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.rows import Row
 from aiml_magic.notebook import options
 from aiml_magic.notebook.account import spent
 from aiml_magic.notebook.context import (
@@ -17,12 +18,8 @@ from aiml_magic.notebook.context import (
     needed,
     row_of,
 )
+from aiml_magic.session import conversation
 from aiml_magic.text import count_of, did_you_mean, say
-
-if TYPE_CHECKING:
-    from aiml_magic.journal.answer import Answer
-    from aiml_magic.journal.rows import Row
-
 
 _MOST_ROWS = 1_000_000  # of a notebook that are exported
 
@@ -70,8 +67,6 @@ def diff(context: Context, rest: str) -> None:
 
 def _answer(context: Context, name: str) -> Answer:
     """The answer of a variable or an id, else the last one of a conversation. Raises BadInput."""
-    from aiml_magic.journal.answer import Answer
-
     if isinstance(value := held(name, context.variables), Answer):
         return value
     try:
@@ -89,7 +84,6 @@ def _answer(context: Context, name: str) -> Answer:
 
 
 def tree(context: Context, _: str) -> None:
-    from aiml_magic.session import conversation
     from aiml_magic.show import charts
 
     entries = conversation.tree(context.journal.history(context.session.notebook))

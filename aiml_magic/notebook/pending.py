@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from aiml_magic.api.responses import as_objects
+from aiml_magic.api.responses import Response, as_objects
 from aiml_magic.errors import NOTHING_SENT, BadInput, hint_to_check
+from aiml_magic.journal.rows import Row
 from aiml_magic.notebook.context import Context, line, row_of
+from aiml_magic.question.tools import shown_request
+from aiml_magic.runner.jobs import left_at_cluster
+from aiml_magic.session.question import Place, Question
 from aiml_magic.text import count_of, printable, say
-
-if TYPE_CHECKING:
-    from aiml_magic.journal.rows import Row
-    from aiml_magic.session.question import Question
-
 
 _FATES = {
     "done": "Question {id} is answered, and cost {usd}: %aiml show {id}.",
@@ -37,8 +35,6 @@ _FATES = {
 
 
 def resume(context: Context, rest: str) -> None:
-    from aiml_magic.runner.jobs import left_at_cluster
-
     chats = context.asking.chats.resume(rest.strip("\"'"))
     told = ", ".join(
         f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items()
@@ -89,8 +85,6 @@ def again(context: Context, rest: str) -> None:
 
 def _afresh(row: Row, question: Question) -> Question:
     """The question of a row in its place, to be asked afresh. Raises BadInput."""
-    from aiml_magic.session.question import Place
-
     asked = row.request.get("input")
     kinds = [tool.get("type") for tool in as_objects(row.request.get("tools"))]
     if asked is None or row.origin != "asked" or "function" in kinds:
@@ -110,9 +104,6 @@ def _afresh(row: Row, question: Question) -> Question:
 
 
 def approve(context: Context, rest: str) -> None:
-    from aiml_magic.api.responses import Response
-    from aiml_magic.question.tools import shown_request
-
     row = row_of(context, rest, "approve")
     for request in Response(row.response).of_type("mcp_approval_request"):
         try:

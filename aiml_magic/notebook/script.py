@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiml_magic.api import hidden
 from aiml_magic.errors import AimlMagicError, BadInput, refusing
 from aiml_magic.journal.answer import Answer
+from aiml_magic.journal.replay import SAMPLE, sendable, without_delivery
+from aiml_magic.journal.store import Journal
 from aiml_magic.journal.table import Kept
 from aiml_magic.notebook import options
 from aiml_magic.notebook.answers import Answers
@@ -38,7 +40,6 @@ from aiml_magic.runner.jobs import Job
 from aiml_magic.text import did_you_mean, dump, one_line
 
 if TYPE_CHECKING:
-    from aiml_magic.journal.store import Journal
     from aiml_magic.runner.cluster import Cluster
     from aiml_magic.session.question import Question
     from aiml_magic.show.follow import Counter
@@ -198,8 +199,6 @@ def _asked(entry: Any) -> Any:
 
 def _without_samples(answers: Iterable[Any]) -> Iterator[Any]:
     """The answers without the numbers of their samples; of several samples the first."""
-    from aiml_magic.journal.replay import SAMPLE, sendable
-
     seen: set[str] = set()
     for answer in answers:
         if not isinstance(answer, Answer):
@@ -219,8 +218,6 @@ def _question_again(
 
     Raises BadInput for an incomplete question.
     """
-    from aiml_magic.journal.replay import without_delivery
-
     kept = without_delivery(answer.request) if isinstance(answer, Answer) else {}
     text, attached = _text_and_parts(kept.get("input"))
     functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
