@@ -90,6 +90,11 @@ def cut(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def rows_of(table: str) -> list[list[str]]:
+    """The words of each line of a table."""
+    return [row for row in map(str.split, table.splitlines()) if row]
+
+
 def fence_for(text: str) -> str:
     """The fence of a Markdown code block: one backtick more than the longest run in `text`."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))

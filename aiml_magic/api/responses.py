@@ -471,8 +471,8 @@ def cost(raw: Raw, headers: Mapping[str, str], meta: Raw | None = None) -> Cost 
         (
             "headers",
             {
-                name: headers.get(f"x-aimlapi-{name.replace('_', '-')}")
-                for name in ("usd_spent", "credits_used")
+                "usd_spent": headers.get("x-aimlapi-usd-spent"),
+                "credits_used": headers.get("x-aimlapi-credits-used"),
             },
         ),
     )

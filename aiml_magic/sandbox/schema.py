@@ -181,7 +181,7 @@ def _choice() -> Schema:
 
 
 def _text() -> Schema:
-    plain = {**_object(), "additionalProperties": False, "properties": {"type": _ANY}}
+    plain = _object(type=_ANY) | {"additionalProperties": False}
     described = _object(
         "name schema",
         name=_TEXT,

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import re
 
+from aiml_magic.text import rows_of
+
 # The name of each arrow, and of one with words above and below.
-_ARROWS = {
-    sign: names
-    for sign, *names in map(str.split, """
-        -> longrightarrow xrightarrow
-        → longrightarrow xrightarrow
-        <- longleftarrow xleftarrow
-        <-> longleftrightarrow xleftrightarrow
-        <--> rightleftarrows
-        <=> rightleftharpoons xrightleftharpoons
-        <=>> rightleftharpoons xrightleftharpoons
-        <<=> rightleftharpoons xrightleftharpoons
-        ⇌ rightleftharpoons xrightleftharpoons
-    """.strip().splitlines())
-}  # fmt: skip
+_ARROWS = {sign: names for sign, *names in rows_of("""
+    -> longrightarrow xrightarrow
+    → longrightarrow xrightarrow
+    <- longleftarrow xleftarrow
+    <-> longleftrightarrow xleftrightarrow
+    <--> rightleftarrows
+    <=> rightleftharpoons xrightleftharpoons
+    <=>> rightleftharpoons xrightleftharpoons
+    <<=> rightleftharpoons xrightleftharpoons
+    ⇌ rightleftharpoons xrightleftharpoons
+""")}  # fmt: skip
 _SIGNS = {"*": r"{\cdot}", ".": r"{\cdot}", "=": "{=}", "#": r"{\equiv}", "-": "{-}",
           "...": r"\cdots"}  # fmt: skip
 _BONDS = {"~": "{-}", "~-": "{=}", "1": "{-}", "2": "{=}", "3": r"{\equiv}", "....": r"\cdots",

@@ -6,23 +6,21 @@ import re
 from collections.abc import Iterator
 
 from aiml_magic.show.arguments import closing_brace
+from aiml_magic.text import rows_of
 
 # Environments, and what is written at their beginning and end.
-_WRITTEN = {
-    name: (begin, end)
-    for name, begin, end in map(str.split, r"""
-        eqnarray \begin{array}{rcl} \end{array}
-        flalign \begin{align} \end{align}
-        multline \begin{gather} \end{gather}
-        multlined \begin{gathered} \end{gathered}
-        lgathered \begin{gathered} \end{gathered}
-        dmath \begin{gather} \end{gather}
-        IEEEeqnarray \begin{array} \end{array}
-        psmallmatrix \left(\begin{smallmatrix} \end{smallmatrix}\right)
-        bsmallmatrix \left[\begin{smallmatrix} \end{smallmatrix}\right]
-        vsmallmatrix \left|\begin{smallmatrix} \end{smallmatrix}\right|
-    """.strip().splitlines())
-} | dict.fromkeys("math displaymath subequations center dgroup".split(), ("", ""))  # fmt: skip
+_WRITTEN = {name: (begin, end) for name, begin, end in rows_of(r"""
+    eqnarray \begin{array}{rcl} \end{array}
+    flalign \begin{align} \end{align}
+    multline \begin{gather} \end{gather}
+    multlined \begin{gathered} \end{gathered}
+    lgathered \begin{gathered} \end{gathered}
+    dmath \begin{gather} \end{gather}
+    IEEEeqnarray \begin{array} \end{array}
+    psmallmatrix \left(\begin{smallmatrix} \end{smallmatrix}\right)
+    bsmallmatrix \left[\begin{smallmatrix} \end{smallmatrix}\right]
+    vsmallmatrix \left|\begin{smallmatrix} \end{smallmatrix}\right|
+""")} | dict.fromkeys("math displaymath subequations center dgroup".split(), ("", ""))  # fmt: skip
 _ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_WRITTEN)})\*?\}}")
 _PLACE = re.compile(
     r"\\(begin|end)\s*\{(\w+\*?)\}"

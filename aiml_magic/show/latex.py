@@ -11,27 +11,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aiml_magic.show import parse
-from aiml_magic.text import plain, plain_line
+from aiml_magic.text import plain, plain_line, rows_of
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_SIGNS = str.maketrans(
-    {sign: rf"\{sign}" for sign in "$&%#_"}
-    | {
-        "\\": r"\textbackslash{}",
-        "{": r"\textbraceleft{}",  # BibTeX counts each brace, even after a backslash
-        "}": r"\textbraceright{}",
-        "^": r"\textasciicircum{}",
-        "~": r"\textasciitilde{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        '"': r"\char34{}",  # in every encoding of fonts
-        "`": r"\textasciigrave{}",
-        "-": "-{}",  # two would be a dash
-    }
-)
+# BibTeX counts each brace, even after a backslash; \char34 is in every encoding of fonts; two
+# hyphens would be a dash.
+_SIGNS = str.maketrans({sign: rf"\{sign}" for sign in "$&%#_"} | dict(rows_of(r"""
+    \ \textbackslash{}
+    { \textbraceleft{}
+    } \textbraceright{}
+    ^ \textasciicircum{}
+    ~ \textasciitilde{}
+    < \textless{}
+    > \textgreater{}
+    | \textbar{}
+    " \char34{}
+    ` \textasciigrave{}
+    - -{}
+""")))  # fmt: skip
 _BREAK = "\\leavevmode\\\\{}\n"
 _SCRIPTS = {"sub": r"\textsubscript{", "sup": r"\textsuperscript{"}
 _MARKS = {"strong": r"\textbf{", "em": r"\emph{", "s": "{"}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from aiml_magic.show import chemistry, environments
 from aiml_magic.show.arguments import arguments
+from aiml_magic.text import rows_of
 
 _OPERATORS = """
     arcosh arsinh artanh arccosh arcsinh arctanh arcoth arccoth sech csch arccot arcsec arccsc
@@ -201,7 +202,7 @@ _MACROS: dict[str, Forms] = {
     **{name: ("", written) for name, written in re.findall(r"(\w+) (\S+)", _WRITTEN)},
     **{
         name: tuple(forms)
-        for names, *forms in map(str.split, _WRITTEN_WITH.strip().splitlines())
+        for names, *forms in rows_of(_WRITTEN_WITH)
         for name in names.split(",")
     },
     **{letter: ("", rf"\mathbb{{{letter}}}") for letter in "RNZQCEPFK"},
