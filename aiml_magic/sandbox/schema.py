@@ -49,6 +49,11 @@ def _object(required: str = "", /, **fields: Schema) -> Schema:
     return {"type": "object", "required": required.split(), "properties": fields}
 
 
+def _texts(required: str, /, **fields: Schema) -> Schema:
+    """An object whose required fields are texts, except for those among `fields`."""
+    return _object(required, **dict.fromkeys(required.split(), _TEXT) | fields)
+
+
 def _kinds(by: str = "type", /, **kinds: Schema) -> Schema:
     return {"kinds": kinds, "by": by, "type": "object"}
 
@@ -58,22 +63,17 @@ _TEXT, _FLAG, _TEXTS = _type("string"), _type("boolean"), _list(_type("string"))
 _TEXT_OR_NULL, _FLAG_OR_NULL = _type("string", "null"), _type("boolean", "null")
 _STATUS = _enum("in_progress", "completed", "incomplete")
 _INPUT = {
-    "input_text": _object("text", text=_TEXT),
+    "input_text": _texts("text"),
     "input_image": _object(
         image_url=_TEXT_OR_NULL, detail=_enum("high", "low", "auto", "original", None)
     ),
     "input_file": _object(file_data=_TEXT_OR_NULL, filename=_TEXT_OR_NULL, file_url=_TEXT_OR_NULL),
 }
-_CITATION = _object(
-    "start_index end_index title url",
-    start_index=_type("integer"),
-    end_index=_type("integer"),
-    title=_TEXT,
-    url=_TEXT,
+_CITATION = _texts(
+    "start_index end_index title url", start_index=_type("integer"), end_index=_type("integer")
 )
-_CALL = {"arguments": _TEXT, "id": _TEXT, "name": _TEXT, "server_label": _TEXT}
-_PROMPT = _object("id", id=_TEXT, version=_TEXT_OR_NULL, variables=_type("object", "null"))
-_SUMMARY = _list(_kinds(summary_text=_object("text", text=_TEXT)))
+_PROMPT = _texts("id", version=_TEXT_OR_NULL, variables=_type("object", "null"))
+_SUMMARY = _list(_kinds(summary_text=_texts("text")))
 
 
 def _nullable(schema: Schema) -> Schema:
@@ -108,7 +108,7 @@ def _item(*, is_vendors: bool) -> Schema:
             text=_TEXT,
             annotations=_list(_kinds(url_citation=_CITATION) if is_vendors else _ANY),
         ),
-        "refusal": _object("refusal", refusal=_TEXT),
+        "refusal": _texts("refusal"),
     }
     question = _message(_INPUT)
     output = _TEXT if is_vendors else {"type": ["string", "array"], "items": _kinds(**_INPUT)}
@@ -120,21 +120,19 @@ def _item(*, is_vendors: bool) -> Schema:
             developer=question,
             assistant=_message(answer, is_answer=is_vendors),
         ),
-        web_search_call=_object(
-            "id status", id=_TEXT, status=_enum("in_progress", "completed", "searching", "failed")
+        web_search_call=_texts(
+            "id status", status=_enum("in_progress", "completed", "searching", "failed")
         ),
-        function_call=_object("arguments call_id name", **_CALL, call_id=_TEXT),
-        function_call_output=_object("call_id output", call_id=_TEXT, output=output),
+        function_call=_texts("arguments call_id name", id=_TEXT, server_label=_TEXT),
+        function_call_output=_texts("call_id output", output=output),
         reasoning=_object("id summary" if is_vendors else "summary", id=_TEXT, summary=_SUMMARY),
         mcp_list_tools=_object(
             "id server_label tools", server_label=_TEXT, tools=_list(_type("object"))
         ),
-        mcp_approval_request=_object("arguments id name server_label", **_CALL),
-        mcp_approval_response=_object(
-            "approval_request_id approve", approval_request_id=_TEXT, approve=_FLAG
-        ),
-        mcp_call=_object("arguments id name server_label", **_CALL, output=_TEXT_OR_NULL),
-        item_reference=_object("id", id=_TEXT),
+        mcp_approval_request=_texts("arguments id name server_label"),
+        mcp_approval_response=_texts("approval_request_id approve", approve=_FLAG),
+        mcp_call=_texts("arguments id name server_label", output=_TEXT_OR_NULL),
+        item_reference=_texts("id"),
     )
     return kinds | {"untyped": {"role": "message", "id": "item_reference"}}
 
@@ -147,9 +145,8 @@ def _tool(*, is_vendors: bool) -> Schema:
         strict=_FLAG if is_vendors else _FLAG_OR_NULL,
         description=_TEXT if is_vendors else _TEXT_OR_NULL,
     )
-    mcp = _object(
+    mcp = _texts(
         "server_label",
-        server_label=_TEXT,
         server_url=_TEXT,
         connector_id=_TEXT,
         allowed_tools={"type": ["array", "object", "null"], "items": _TEXT},
@@ -168,10 +165,8 @@ def _tool(*, is_vendors: bool) -> Schema:
 
 def _choice() -> Schema:
     kinds = dict.fromkeys([*_HOSTED, *_WEB_SEARCH, "mcp"], _type("object"))
-    named = dict.fromkeys(("function", "custom"), _object("name", name=_TEXT))
-    allowed = _object(
-        "mode tools", mode=_enum("auto", "required"), tools=_list(_object("type", type=_TEXT))
-    )
+    named = dict.fromkeys(("function", "custom"), _texts("name"))
+    allowed = _object("mode tools", mode=_enum("auto", "required"), tools=_list(_texts("type")))
     return {
         "type": ["string", "object"],
         "if": _TEXT,
@@ -182,9 +177,8 @@ def _choice() -> Schema:
 
 def _text() -> Schema:
     plain = _object(type=_ANY) | {"additionalProperties": False}
-    described = _object(
+    described = _texts(
         "name schema",
-        name=_TEXT,
         schema=_type("object"),
         strict=_FLAG_OR_NULL,
         description=_TEXT_OR_NULL,
@@ -205,9 +199,8 @@ def _request(efforts: list[str], *, is_vendors: bool) -> Schema:
         summary=_enum("auto", "concise", "detailed", None),
         mode=_enum("standard", "pro", None),
     )
-    return _object(
+    return _texts(
         "model input",
-        model=_TEXT,
         input={
             "type": ["string", "array"],
             "minLength": 1,
