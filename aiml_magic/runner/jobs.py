@@ -92,6 +92,15 @@ class Sender(Protocol):
 class Job:
     """A question that is being answered: `await` it, `job.wait()`, or read `job.answer`."""
 
+    is_cancelled = False
+    _is_ours = False
+    _is_held = False  # the runner holds its cancellation
+    _last_words = ""
+    _warning = ""  # printed with the answer, by its reader
+    _outcome: Answer | AimlMagicError | None = None
+    parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
+    record: Callable[[Answer], None] | None = None  # called with the answer
+
     def __init__(
         self,
         row: Row,
@@ -111,14 +120,6 @@ class Job:
         self._progress = Progress(worst_usd=row.worst_usd)
         self._changed = threading.Condition()
         self._is_over = runner is None
-        self._is_ours = False
-        self.is_cancelled = False
-        self._is_held = False  # the runner holds its cancellation
-        self._last_words = ""
-        self._warning = ""  # printed with the answer, by its reader
-        self._outcome: Answer | AimlMagicError | None = None
-        self.parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
-        self.record: Callable[[Answer], None] | None = None  # called with the answer
         # Called with the error, whose hint it may change.
         self.explain: Callable[[AimlMagicError], None] = lambda _: None
 

@@ -36,7 +36,6 @@ class ToolLoop(Job):
         self._calls: list[ToolCall] = []
         self._steps: Iterator[Progress] | None = None
         self._is_over = False
-        self._outcome = None
 
     @property
     def progress(self) -> Progress:
