@@ -313,7 +313,9 @@ class Response:
             {**note, **as_object(note.get(type_of(note)))}
             for item in self.of_type("message")
             for part in _text_parts(item)
-            for note in _annotations_of(part)
+            for note in as_objects(
+                part.get("annotations") or as_object(part.get("text")).get("annotations")
+            )
         )
 
     @cached_property
@@ -614,10 +616,6 @@ def _text_of(part: Raw) -> str:
     """The text of a part; some servers nest it together with its annotations."""
     text = part.get("text")
     return as_text(text) or as_text(as_object(text).get("value"))
-
-
-def _annotations_of(part: Raw) -> list[Raw]:
-    return as_objects(part.get("annotations") or as_object(part.get("text")).get("annotations"))
 
 
 def _text_in_own_form(output: Any) -> str:

@@ -124,7 +124,8 @@ def _column(name: str) -> str:
 
 def _parsed_fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
     """The fields of a parsed answer by name; a value without fields has the name `value`."""
-    parsed = _parse_json(request, text) if parsed is None else parsed
+    if parsed is None and format_of(request) == "json_schema":
+        parsed = _loaded(text)  # the class for it may not exist any more
     if parsed is None:
         return {}
     if isinstance(parsed, Mapping):
@@ -132,11 +133,6 @@ def _parsed_fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
     if is_dataclass(parsed):  # also one with slots
         return {field.name: getattr(parsed, field.name) for field in fields(parsed)}
     return getattr(parsed, "__dict__", None) or {"value": parsed}
-
-
-def _parse_json(request: Raw, text: str) -> Any:
-    """The JSON of an answer to a schema; the class for it may not exist any more."""
-    return _loaded(text) if format_of(request) == "json_schema" else None
 
 
 def _part(found: Any) -> str:

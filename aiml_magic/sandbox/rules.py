@@ -229,7 +229,7 @@ def _report(body: Raw, turns: list[Turn], question: str) -> str:
     if not turns:
         return text
     earlier = "".join(
-        f"{number}. {_first_words(asked) or 'orders alone'}\n"
+        f"{number}. {cut(' '.join(_ORDER.sub('', asked).split())) or 'orders alone'}\n"
         for number, (asked, _) in enumerate(turns, start=1)
     )
     return f"{text}\nEarlier in this conversation you asked:\n\n{earlier}"
@@ -248,10 +248,6 @@ def _texts(content: Any) -> list[str]:
     if isinstance(content, str):
         return [content]
     return [part["text"] for part in content if part.get("text")]
-
-
-def _first_words(text: str) -> str:
-    return cut(" ".join(_ORDER.sub("", text).split()))
 
 
 def _tokens(text: str) -> int:

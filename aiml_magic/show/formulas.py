@@ -81,7 +81,8 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
     if source[end:].partition("\n")[0].strip():
         return False
     count = source.count("\n", 0, end) + 1
-    is_lazy = silent and _is_lazy(state, first)
+    # The line continues the paragraph of a list item without its indentation.
+    is_lazy = silent and state.sCount[first] < state.blkIndent
     has_blanks = numbers[count - 1] >= first + count
     if is_lazy and not any(map(_BLOCK.match, lines[1:count])):
         return False
@@ -180,11 +181,6 @@ def _lines(state: StateBlock, first: int, last: int, closer: str) -> Iterator[tu
 
 def _is_prose(line: str) -> bool:
     return _PROSE.search(_NAMED.sub(" ", line)) is not None
-
-
-def _is_lazy(state: StateBlock, line: int) -> bool:
-    """Whether a line continues the paragraph of a list item without its indentation."""
-    return state.sCount[line] < state.blkIndent
 
 
 def _formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:

@@ -185,19 +185,12 @@ def _quantity(number: str, unit: str) -> str | None:
     return written and rf"{{{number}}}\,{written}"
 
 
-def _with_options(_: str, number: str, unit: str) -> str | None:
-    return _quantity(number, unit)
-
-
 def _range(first: str, last: str, unit: str) -> str | None:
     written = chemistry.units(unit)
     return written and rf"{{{first}}}\text{{–}}{{{last}}}\,{written}"
 
 
-def _dingbat(number: str) -> str | None:
-    return {"51": "✓", "52": "✔", "55": "✗", "56": "✘"}.get(number)
-
-
+_DINGBATS = {"51": "✓", "52": "✔", "55": "✗", "56": "✘"}
 _MACROS: dict[str, Forms] = {
     **{name: ("", written) for name, written in re.findall(r"(\w+) (\S+)", _WRITTEN)},
     **{
@@ -218,7 +211,7 @@ _MACROS: dict[str, Forms] = {
     **dict.fromkeys(["intertext", "shortintertext"], ("{}", r"\text{#1}\\ ")),
     **dict.fromkeys(["SIrange", "qtyrange"], ("{}{}{}", _range)),
     **dict.fromkeys(["unit", "si"], ("{}", chemistry.units)),
-    "cline": ("{}", r"\hline "), "definecolor": ("{}{}{}", ""), "ding": ("{}", _dingbat),
+    "cline": ("{}", r"\hline "), "definecolor": ("{}{}{}", ""), "ding": ("{}", _DINGBATS.get),
     "genfrac": ("{}{}{}{}{}{}", _generalized_fraction, "(){}{}{}{}", _in_parentheses),
     "multicolumn": ("{}{}{}", _spanning), "enclose": ("{}{}", _enclosed),
     "unicode": ("{}", _character), "vqty": ("{}", r"\left\vert#1\right\vert "),
@@ -234,7 +227,7 @@ _MACROS: dict[str, Forms] = {
             "{}{}{}", r"\frac{\partial^{2}#1}{\partial#2\,\partial#3}",
             "{}{}", r"\frac{\partial#1}{\partial#2}", "{}", r"\frac{\partial}{\partial#1}"),
     "qq": ("{}", r"\quad\text{#1}\quad "),
-    "SI": ("{}{}", _quantity, "[]{}{}", _with_options),
+    "SI": ("{}{}", _quantity, "[]{}{}", lambda _, *given: _quantity(*given)),
     "ce": ("{}", chemistry.reaction), "pu": ("{}", chemistry.quantity),
 }  # fmt: skip
 # What the first argument of a macro may be that is dropped.
