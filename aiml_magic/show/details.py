@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from itertools import chain
@@ -14,8 +15,9 @@ from aiml_magic.api.responses import Raw, as_object, as_objects, is_web_link
 from aiml_magic.journal import offers
 from aiml_magic.journal.answer import Answer
 from aiml_magic.question.attachments import kind_of, labels
-from aiml_magic.show import links, safe
+from aiml_magic.show import links
 from aiml_magic.show.answers import money, total_tokens
+from aiml_magic.show.safe import escape
 from aiml_magic.text import dump, plain
 
 # Limits of long content, as bytes of HTML in all and characters of one value: for the widget, for
@@ -31,37 +33,51 @@ _USAGE = {
     "of them reasoning": "reasoning_tokens",
     "Total": "total_tokens",
 }
-_CAVEATS = {
-    "status_missing": "The server sent no status; the answer looks complete.",
-    "item_not_completed": "The server calls a part of this complete answer unfinished.",
-    "usage_missing": "The server did not report any usage.",
-    "usage_exceeds_max_output_tokens": (
-        "The server reports more output tokens than it allowed: these may be credits."
-    ),
-    "max_output_tokens_changed": "The server lowered the limit of output tokens.",
-    "background_not_honoured": "The server answered at once, although background was asked for.",
-    "tool_arguments_not_json": "The arguments of a tool call are not JSON.",
-    "citation_out_of_range": "A citation points outside the text.",
-    "citation_unsafe_url": "A citation names an address that is not a web link.",
-    "mcp_error": "A tool server reported an error.",
-    "event_not_json": "The stream held something that is not JSON; it was left out.",
-    "no_terminal_event": "The stream ended without a final event.",
-    "salvaged_unterminated_event": "The stream ended early, but its last event was complete.",
-    "salvaged_after_cut": "The connection ended early, but the answer was complete.",
-    "final_differs_from_stream": (
-        "The final text differs from what was streamed; the final one is shown."
-    ),
-    "final_left_out": (
-        "The final response left out a part of what was streamed; that part is shown."
-    ),
-    "error_before_end": "The stream reported an error before it ended.",
-    "store_refused": "The server does not store answers, so it was asked without storage.",
-    "not_in_journal": "The journal could not take this answer.",
-    "parent_changed": "It was asked again, since the answer that it continues has changed.",
-    "chain_refused": (
-        "The server does not know the earlier answers; the conversation was sent as a transcript."
-    ),
-}
+# The remarks of an answer, below their codes.
+_CAVEATS = dict(re.findall(r"(\w+)\n +(.+)", """
+status_missing
+    The server sent no status; the answer looks complete.
+item_not_completed
+    The server calls a part of this complete answer unfinished.
+usage_missing
+    The server did not report any usage.
+usage_exceeds_max_output_tokens
+    The server reports more output tokens than it allowed: these may be credits.
+max_output_tokens_changed
+    The server lowered the limit of output tokens.
+background_not_honoured
+    The server answered at once, although background was asked for.
+tool_arguments_not_json
+    The arguments of a tool call are not JSON.
+citation_out_of_range
+    A citation points outside the text.
+citation_unsafe_url
+    A citation names an address that is not a web link.
+mcp_error
+    A tool server reported an error.
+event_not_json
+    The stream held something that is not JSON; it was left out.
+no_terminal_event
+    The stream ended without a final event.
+salvaged_unterminated_event
+    The stream ended early, but its last event was complete.
+salvaged_after_cut
+    The connection ended early, but the answer was complete.
+final_differs_from_stream
+    The final text differs from what was streamed; the final one is shown.
+final_left_out
+    The final response left out a part of what was streamed; that part is shown.
+error_before_end
+    The stream reported an error before it ended.
+store_refused
+    The server does not store answers, so it was asked without storage.
+not_in_journal
+    The journal could not take this answer.
+parent_changed
+    It was asked again, since the answer that it continues has changed.
+chain_refused
+    The server does not know the earlier answers; the conversation was sent as a transcript.
+"""))  # fmt: skip
 
 # Important: front ends style tables, as results of computations, by more specific rules.
 _STYLE = (
@@ -195,7 +211,7 @@ class _Room:
 def _folded(line: str, sections: Mapping[str, str]) -> str:
     # An inline style, since some front ends remove style sheets.
     inside = f'<div style="margin-left:1em">{_folds(sections)}</div>'
-    return _box(f"<details><summary>{safe.escape(line)}</summary>{inside}</details>")
+    return _box(f"<details><summary>{escape(line)}</summary>{inside}</details>")
 
 
 def _folds(sections: Mapping[str, str], state: str = "") -> str:
@@ -263,7 +279,7 @@ def _html(text: str) -> str:
     try:
         from aiml_magic.show import pages
     except ImportError:
-        return f'<p style="white-space:pre-wrap">{safe.escape(text)}</p>'
+        return f'<p style="white-space:pre-wrap">{escape(text)}</p>'
     return pages.html(text)
 
 
@@ -274,17 +290,17 @@ def _table(rows: Iterable[tuple[str, Any]]) -> str:
 def _rows(rows: Iterable[tuple[str, Any]]) -> Iterator[str]:
     for name, value in rows:
         if value is not None:
-            yield f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>"
+            yield f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
 
 
 def _entries(lines: Iterable[str]) -> Iterator[str]:
-    return (f"<li>{safe.escape(line)}</li>" for line in lines)
+    return (f"<li>{escape(line)}</li>" for line in lines)
 
 
 def _sources(answer: Answer) -> Iterator[str]:
     for citation in answer.response.citations:
-        title, url = safe.escape(citation.title or citation.url), safe.escape(citation.url)
-        file = safe.escape(f" (file {citation.file_id})") if citation.file_id else ""
+        title, url = escape(citation.title or citation.url), escape(citation.url)
+        file = escape(f" (file {citation.file_id})") if citation.file_id else ""
         if is_web_link(citation.url) and links.is_address(citation.url):
             yield f'<li><a href="{url}" rel="noopener noreferrer">{title}</a></li>'
         else:
@@ -318,7 +334,7 @@ def _calls(answer: Answer, room: _Room) -> Iterator[str]:
     """Calls of functions and tools, searches, code, and items of an unknown type."""
     functions = ((f"{call.name}({call.arguments})", call.result or "") for call in answer.calls)
     for name, result in chain(functions, filter(None, map(_call, answer.items))):
-        summary = safe.escape(room.cut(name))
+        summary = escape(room.cut(name))
         yield f"<details><summary>{summary}</summary>{_pre(room.cut(result))}</details>"
 
 
@@ -355,7 +371,7 @@ def _raw_json(answer: Answer, room: _Room) -> str:
 
 
 def _pre(text: str) -> str:
-    return f'<pre tabindex="0">{safe.escape(text)}</pre>'  # the keyboard can scroll it
+    return f'<pre tabindex="0">{escape(text)}</pre>'  # the keyboard can scroll it
 
 
 def _without_secrets(value: Any) -> Any:

@@ -21,6 +21,7 @@ from aiml_magic.journal.replay import with_hashes, without_delivery
 from aiml_magic.question.attachments import labels
 from aiml_magic.show import latex, safe
 from aiml_magic.show.answers import money, total_tokens
+from aiml_magic.show.safe import escape
 from aiml_magic.text import cut, one_line, plain
 
 _STYLE = """\
@@ -186,11 +187,11 @@ def _html(turns: Sequence[Answer]) -> str:
     page = Page()
     parts, contents = [], []
     for title, numbered in _chats(turns):
-        parts.append(f"<h1>{safe.escape(title)}</h1>")
+        parts.append(f"<h1>{escape(title)}</h1>")
         for number, turn in numbered:
-            question = f'<blockquote class="question">{safe.escape(_question(turn))}</blockquote>'
+            question = f'<blockquote class="question">{escape(_question(turn))}</blockquote>'
             parts.append(f'<h2 id="turn{number}">{number}</h2>{question}{page.html(turn.text)}')
-            parts.append(f'<p class="about">{safe.escape(_about(turn))}</p>{_rows(turn)}')
+            parts.append(f'<p class="about">{escape(_about(turn))}</p>{_rows(turn)}')
             inside = "".join(_entry(anchor, one_line(words, 70)) for anchor, words in page.headings)
             below = f"<ul>{inside}</ul>" if inside else ""
             contents.append(_entry(f"turn{number}", one_line(_question(turn), 70), below))
@@ -202,7 +203,7 @@ def _html(turns: Sequence[Answer]) -> str:
 
 def _rows(turn: Answer) -> str:
     rows = (
-        f"<tr><th>{safe.escape(name)}</th><td>{safe.escape(value)}</td></tr>"
+        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
         for name, value in parameters(turn).items()
     )
     return f'<table class="about">{"".join(rows)}</table>'
@@ -210,7 +211,7 @@ def _rows(turn: Answer) -> str:
 
 def _entry(anchor: str, words: str, inside: str = "") -> str:
     """An entry of the table of contents."""
-    return f'<li><a href="#{safe.escape(anchor)}">{safe.escape(words)}</a>{inside}</li>'
+    return f'<li><a href="#{escape(anchor)}">{escape(words)}</a>{inside}</li>'
 
 
 def _json_lines(turns: Sequence[Answer]) -> str:
