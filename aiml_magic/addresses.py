@@ -1,9 +1,10 @@
-"""The addresses in use: the server, its proxies, the notebook, the journal and its folder."""
+"""The addresses in use: the server, its proxies, the notebook, the journal, this package."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import urllib.parse
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,6 +14,12 @@ from aiml_magic.errors import NOTHING_SENT, BadInput
 
 DEFAULT_BASE_URL = "https://api.aimlapi.com/v1"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # variables that name trusted certificates
+
+_RUN = """\
+import runpy, sys
+del sys.argv[0]
+sys.path += [folder for folder in {!a} if folder not in sys.path]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)"""
 
 # URL parsers disagree about all other characters, so none is allowed.
 _PLAIN_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[\w.~%/-]*)?"
@@ -94,6 +101,18 @@ def use_network(variables: Mapping[str, str]) -> None:
     for name in network().keys() - variables.keys():
         del os.environ[name]
     os.environ.update(variables)
+
+
+def child_command(module: str, *arguments: str) -> list[str]:
+    """The command of a child process that runs `module` and imports from the folders of this one.
+
+    -P, and these folders last: a json.py or httpx.py beside the notebook must not be imported.
+    """
+    found = [one for one in sys.path if isinstance(one, str) and Path(one).is_absolute()]
+    folders = [str(Path(__file__).parents[1]), *found]
+    flags = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site}
+    as_here = [flag for flag, is_set in flags.items() if is_set]
+    return [sys.executable, "-P", *as_here, "-c", _RUN.format(folders), module, *arguments]
 
 
 def home() -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,13 @@ def test_key_without_a_home_directory(homeless, monkeypatch, tmp_path):
     assert "test-key-0123456789" == credentials.need_key().text
     credentials.forget_key()
     assert credentials.find_key() is None
+
+
+def test_child_process(tmp_path, monkeypatch):
+    """What is found here is found by a child process, however it was added; but no module of the person takes the place of another."""
+    (tmp_path / "only_here.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    (tmp_path / "json.py").write_text("raise SystemExit('beside the notebook')")
+    monkeypatch.setattr(sys, "path", [Path("not a text"), str(tmp_path), *sys.path])
+    monkeypatch.chdir(tmp_path)
+    told = subprocess.check_output(addresses.child_command("only_here", "a b", "é"))
+    assert ["a b", "é"] == json.loads(told)

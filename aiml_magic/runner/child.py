@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aiml_magic.addresses import network
+from aiml_magic.addresses import child_command, network
 from aiml_magic.api.masking import Secrets
 from aiml_magic.credentials import environment
 from aiml_magic.errors import NOTHING_SENT, RunnerDied, error_from_dict
@@ -153,12 +153,10 @@ class _Child:
         self.calls: dict[int, queue.SimpleQueue[Event]] = {}
         self.unkept: set[int] = set()  # rows whose answers the journal did not take at first
         self._lock = lock
-        # -P: a json.py or httpx.py beside the notebook must not be imported.
-        command = [sys.executable, "-P", "-m", "aiml_magic.runner", str(journal)]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed after the process ends
         try:
             self.process = subprocess.Popen(
-                command,
+                child_command("aiml_magic.runner", str(journal)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,

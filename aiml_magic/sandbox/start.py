@@ -13,7 +13,6 @@ import secrets
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from aiml_magic.addresses import home
+from aiml_magic.addresses import child_command, home
 from aiml_magic.credentials import environment, new_token, proof
 from aiml_magic.errors import SandboxError
 from aiml_magic.files import make_private_folder, write_private
@@ -144,10 +143,9 @@ def path_of(home: Path, ending: str) -> Path:
 
 
 def _start(home: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "aiml_magic.sandbox", "--home", str(home)]
     try:
         process = subprocess.Popen(
-            command,
+            child_command("aiml_magic.sandbox", "--home", str(home)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
