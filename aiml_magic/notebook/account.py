@@ -16,7 +16,7 @@ from aiml_magic.session import advice
 from aiml_magic.session.spending import midnight, purse
 from aiml_magic.text import did_you_mean, say
 
-_FAR = 5e10  # dollars: an upper bound
+_MOST_DOLLARS = 5e10  # of a balance
 _MOST_MODELS = 200  # lines of one list
 _NOWHERE = "http://127.0.0.1:9/v1"  # nothing listens there
 
@@ -63,8 +63,10 @@ def spent(context: Context) -> str:
     notebook, _ = journal.spent(servers, notebook=session.notebook)
     day, _ = journal.spent(servers, since=midnight())
     of_unknown_cost = f" (and {unknown} of unknown cost)" if unknown else ""
-    told = f"${here:,.4f} in this session{of_unknown_cost}"
-    return f"{told}, ${notebook:,.4f} in this notebook, ${day:,.4f} today"
+    return (
+        f"${here:,.4f} in this session{of_unknown_cost}, ${notebook:,.4f} in this notebook, "
+        f"${day:,.4f} today"
+    )
 
 
 def _no_key(context: Context) -> str:
@@ -86,7 +88,7 @@ def _balance(context: Context) -> str:
 
 def _dollars(value: Any) -> str:
     """A sum of money for a message. Raises TypeError and ValueError for other values."""
-    if isinstance(value, bool) or not abs(value) < _FAR:
+    if isinstance(value, bool) or not abs(value) < _MOST_DOLLARS:
         raise ValueError(value)
     return f"-${-value:,.2f}" if value < 0 else f"${value:,.2f}"
 
@@ -96,7 +98,7 @@ def login(context: Context, _: str) -> None:
         text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
     # IPython's StdinNotImplementedError is a RuntimeError.
     except (EOFError, OSError, RuntimeError) as error:
-        raise BadInput("Nobody can type a key here.", "Set AIML_API_KEY instead.") from error
+        raise BadInput("A key cannot be typed here.", "Set AIML_API_KEY instead.") from error
     if not credentials.is_key(text):
         raise BadInput(
             "That is not an API key; nothing was saved.",
@@ -110,8 +112,8 @@ def login(context: Context, _: str) -> None:
 
 
 def logout(*_: Any) -> None:
-    places, why = credentials.forget_key()
-    say(f"Removed from {' and '.join(places)}." if places else "No key was saved.")
+    sources, why = credentials.forget_key()
+    say(f"Removed from {' and '.join(sources)}." if sources else "No key was saved.")
     if why:
         say(f"The system's keyring does not answer ({why}); a key in it stays there.")
     if (left := credentials.find_key()) is not None:

@@ -36,7 +36,7 @@ class Answers(Sequence[Any]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as of a list
+    __hash__ = None  # type: ignore[assignment]  # like a list
 
     def __repr__(self) -> str:
         return f"Answers({list(self[:20])!r})" if len(self) <= 20 else f"<{len(self):,} answers>"
@@ -69,8 +69,8 @@ class Answers(Sequence[Any]):
     def again(self, **options: Any) -> Answers:
         """The same questions with other options; each continues the same answer as before.
 
-        With `samples`, several samples of one question are that question, asked once for each.
-        Options are those of `ask`, and of `ask.map` (on_error, progress). Raises BadInput before
+        With `samples`, several samples of one question count as one question. Options are those of
+        `ask`, and of `ask.map` (on_error, progress). Raises BadInput before
         anything is sent for incomplete questions: with attachments of a recording, or functions of
         a notebook.
         """
@@ -87,6 +87,6 @@ class Answers(Sequence[Any]):
 def _line(answer: Any) -> dict[str, Any]:
     if isinstance(answer, Answer):
         return line_of(answer)
-    paid = getattr(answer, "answer", None)  # of an error, such as a reply that its schema refuses
+    paid = getattr(answer, "answer", None)  # of an error, such as a reply that its schema rejects
     known = {"replayed": False} if paid is None else line_of(paid)
     return known | {"error": plain(str(answer or "not answered"))}

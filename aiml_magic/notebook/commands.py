@@ -29,11 +29,11 @@ def run(line: str, context: Context) -> None:
     given, rest = _given(name, rest.strip())
     if rest and COMMANDS[name].usage == name:
         raise BadInput(
-            f"This command takes nothing more, but got {rest[:40]}.",
+            f"%aiml {name} takes no argument, but got {rest[:40]}.",
             "%aiml help shows how each is written.",
         )
-    theme = importlib.import_module(f"aiml_magic.notebook.{COMMANDS[name].theme}")
-    getattr(theme, name)(context, rest, **given)
+    module = importlib.import_module(f"aiml_magic.notebook.{COMMANDS[name].module}")
+    getattr(module, name)(context, rest, **given)
 
 
 def _given(name: str, rest: str) -> tuple[options.Given, str]:
@@ -50,17 +50,17 @@ def _given(name: str, rest: str) -> tuple[options.Given, str]:
         if option is None:
             hint = (
                 did_you_mean(flag, known)
-                or "%aiml help shows how each is written; what begins with a dash goes after --."
+                or "%aiml help shows how each is written; words that begin with - go after --."
             )
             raise BadInput(f"%aiml {name} has no option {flag[:40]}.", hint)
         end = word.end()
         if option.read is not None and not equals:
-            behind = options.WORD.search(rest, end)
-            if behind is None:
+            argument = options.WORD.search(rest, end)
+            if argument is None:
                 raise BadInput(
-                    f"{flag} needs a value: {option.metavar}.", f"{option.long} is {option.help}."
+                    f"{flag} needs a value: {option.metavar}.", f"{option.long}: {option.help}."
                 )
-            value, end = behind.group(), behind.end()
+            value, end = argument.group(), argument.end()
         given[option.name] = (
             True if option.read is None else options.check(option, options.unquoted(value))
         )
@@ -71,8 +71,8 @@ def _given(name: str, rest: str) -> tuple[options.Given, str]:
 def _option(rest: str, *, is_first: bool) -> re.Match[str] | None:
     """The first option of a line, if any; with `is_first` it must be the first word."""
     words = takewhile(lambda word: word.group() != "--", options.WORD.finditer(rest))
-    found = next((word for word in words if re.match(r"--?[A-Za-z]", word.group())), None)
-    return None if found is not None and is_first and found.start() > 0 else found
+    option = next((word for word in words if re.match(r"--?[A-Za-z]", word.group())), None)
+    return None if option is not None and is_first and option.start() > 0 else option
 
 
 def usage() -> str:
@@ -92,7 +92,7 @@ class Command(NamedTuple):
 
     usage: str
     help: str
-    theme: str
+    module: str
     options: tuple[options.Option, ...]
 
     @property

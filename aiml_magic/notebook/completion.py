@@ -1,7 +1,7 @@
 """Completions for Tab: options, their values, commands, chats and variables; without IPython.
 
-The line up to the cursor is read as by `options`. In the words of a question there are none, so
-that IPython completes.
+The line up to the cursor is parsed as by `options`. The words of a question have none: IPython
+completes them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def candidates(before: str, token: str, variables: Variables, chats: Names) -> l
     """
     magic = _MAGIC.search(before)
     if _OPEN_BRACES.search(before):
-        found: Iterable[str] = _public(variables)
+        texts: Iterable[str] = _public(variables)
     elif magic is None:
-        found = ()
+        texts = ()
     elif magic[1] == "aiml":
-        found = _of_command(magic[2], chats)
+        texts = _of_command(magic[2], chats)
     else:
-        found = _of_line(magic[2], token, variables, chats)
-    return [text for text in found if text.startswith(token) and text.isprintable()]
+        texts = _of_line(magic[2], token, variables, chats)
+    return [text for text in texts if text.startswith(token) and text.isprintable()]
 
 
 def _of_command(rest: str, chats: Names) -> Iterable[str]:
@@ -75,18 +75,18 @@ def _values(option: Option, token: str, variables: Variables, chats: Names) -> I
     named = _public(variables)
     match option.name:
         case "attach":
-            return [*_those(named, lambda value: not callable(value)), *_paths(token)]
+            return [*_names_of(named, lambda value: not callable(value)), *_paths(token)]
         case "schema":
-            return _those(
+            return _names_of(
                 named, lambda value: isinstance(value, type | dict) or hasattr(value, "__origin__")
             )
         case "tool":
             return [
                 "web_search",
-                *_those(named, lambda value: isinstance(value, dict) or _is_function(value)),
+                *_names_of(named, lambda value: isinstance(value, dict) or _is_function(value)),
             ]
         case "tool_choice":
-            return ["auto", "none", "required", *_those(named, _is_function)]
+            return ["auto", "none", "required", *_names_of(named, _is_function)]
         case "param":
             return (f"{name}=" for name in FIELDS)
         case "chat":
@@ -103,7 +103,7 @@ def _quoted(chat: str) -> str:
 
 def _public(variables: Variables) -> dict[str, Any]:
     """The variables that a question may name."""
-    modules = _those(variables, lambda value: isinstance(value, ModuleType))
+    modules = _names_of(variables, lambda value: isinstance(value, ModuleType))
     return {
         name: value
         for name, value in variables.items()
@@ -111,13 +111,13 @@ def _public(variables: Variables) -> dict[str, Any]:
     }
 
 
-def _those(named: Mapping[str, Any], fits: Callable[[Any], bool]) -> list[str]:
+def _names_of(named: Mapping[str, Any], fits: Callable[[Any], bool]) -> list[str]:
     """The names of the values that fit; values such as proxies may raise, and do not fit."""
-    found = []
+    names = []
     for name, value in named.items():
         with contextlib.suppress(Exception):
-            found += [name] if fits(value) else []
-    return found
+            names += [name] if fits(value) else []
+    return names
 
 
 def _is_function(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The context of a command of %aiml, and what several commands share: ids, rows, refusals."""
+"""The context of a command of %aiml, and the functions that several commands share."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def id_of(name: str, variables: Variables) -> str:
     from aiml_magic.journal.answer import Answer
     from aiml_magic.runner.jobs import Job
 
-    match held(name, variables):
+    match value_of(name, variables):
         case Answer(journal_id=int(number)) | Job(id=number):
             return str(number)
         case errors.AimlMagicError(row_id=int(number)):  # of a map that keeps errors
@@ -63,7 +63,7 @@ def id_of(name: str, variables: Variables) -> str:
             return name
 
 
-def held(name: str, variables: Variables) -> Any:
+def value_of(name: str, variables: Variables) -> Any:
     """The value of a variable, or of an entry as in `answers[0]`; `None` if there is none."""
     entry = re.fullmatch(r"(\w+)\[(-?\d{1,9})\]", name)
     if entry is None:

@@ -22,7 +22,7 @@ def dry_run(question: Question, asking: Asking) -> str:
     if plan.hidden:
         lines.append("Headers, keys, tokens and passwords in it would be sent, but are not shown.")
     lines += [
-        f"The vendor's description of a request has no field {name}; it would be sent all the same."
+        f"The vendor's description of a request has no field {name}; it would still be sent."
         for name in params.undescribed(request)
     ]
     if plan.parent is not None:

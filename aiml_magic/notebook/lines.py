@@ -13,17 +13,17 @@ def keep_question_marks(lines: list[str]) -> list[str]:
         lines
     ).lstrip().startswith("%%"):
         return lines
-    kept, is_in_string = [], False
+    rewritten, is_in_string = [], False
     for line in lines:
-        found = None if is_in_string else re.match(_LINE_QUESTION, line)
-        kept.append(
-            f"{found[1]}get_ipython().run_line_magic({found[2]!r}, {found[3]!r})\n"
-            if found
+        match = None if is_in_string else re.match(_LINE_QUESTION, line)
+        rewritten.append(
+            f"{match[1]}get_ipython().run_line_magic({match[2]!r}, {match[3]!r})\n"
+            if match
             else line
         )
-        if found is None and (line.count('"""') + line.count("'''")) % 2 == 1:
+        if match is None and (line.count('"""') + line.count("'''")) % 2 == 1:
             is_in_string = not is_in_string
-    return kept
+    return rewritten
 
 
 def begin_with_magic(lines: list[str]) -> list[str]:

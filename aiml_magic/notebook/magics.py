@@ -148,7 +148,7 @@ class O3Pro(Settings):
         delivery = questions[0].delivery
         if delivery.background:
             raise errors.BadInput(
-                "Several answers are not waited for in the background. Nothing was sent.",
+                "Several answers cannot be asked for in the background. Nothing was sent.",
                 "Ask without -b, or one at a time.",
             )
         if delivery.confirm_above_usd is not None:
@@ -182,15 +182,15 @@ class O3Pro(Settings):
         is_old = isinstance(context, str)
         completer: Any = self.shell.Completer
         before = completer.text_until_cursor if is_old else context.text_until_cursor
-        found = (
+        texts = (
             self._candidates(before, completer.splitter.split_line(before))
             if re.search(_COMPLETED, before)
             else []
         )
         if is_old:
-            return found
+            return texts
         return {
-            "completions": [SimpleNamespace(text=text, type="magic") for text in found],
+            "completions": [SimpleNamespace(text=text, type="magic") for text in texts],
             "suppress": True,
             "ordered": True,
         }
@@ -204,7 +204,7 @@ class O3Pro(Settings):
         variables = {
             name: value for name, value in self.shell.user_ns.items() if name not in hidden
         }
-        return candidates(before, token, variables, lambda: self.asking.chats.names())  # noqa: PLW0108  # only if a chat is wanted
+        return candidates(before, token, variables, lambda: self.asking.chats.names())  # noqa: PLW0108  # only if chats are needed
 
     def begin_run(self, info: Any) -> None:
         """Called by IPython when a cell begins.
@@ -219,10 +219,10 @@ class O3Pro(Settings):
         """Called by IPython when a cell is over."""
         self._nesting.depth = max(0, getattr(self._nesting, "depth", 0) - 1)
 
-    def begin_end(self, change: Any) -> None:
-        """Called by IPython when the kernel begins to end, which threads may delay.
+    def begin_shutdown(self, change: Any) -> None:
+        """Called by IPython when the kernel begins to shut down, which threads may delay.
 
-        Closes the pipes early, so that requests that the front end interrupted go on.
+        Closes the pipes early: then the runner finishes requests that the front end interrupted.
         """
         if change["new"] and "session" in vars(self):
             self.session.close()
@@ -280,7 +280,7 @@ class O3Pro(Settings):
                 for name, value in self._configured.items()
                 if name not in given and getattr(self, name) == value
             },
-            **self._as_they_are(given, _OF_ANSWER),
+            **self._or_settings(given, _OF_ANSWER),
         )
 
     def _place(self, given: Given, variables: Variables) -> Place:
@@ -302,10 +302,10 @@ class O3Pro(Settings):
             stream=self.stream and not given.get("no_stream"),
             store=self.store and not given.get("no_store"),
             background=given.get("background", False),
-            **self._as_they_are(given, _OF_DELIVERY),
+            **self._or_settings(given, _OF_DELIVERY),
         )
 
-    def _as_they_are(self, given: Given, names: Iterable[str]) -> dict[str, Any]:
+    def _or_settings(self, given: Given, names: Iterable[str]) -> dict[str, Any]:
         """The options of these names, else the settings of the same names."""
         return {name: given.get(name, getattr(self, name)) for name in names}
 
@@ -359,7 +359,7 @@ def _body(rest: str, cell: str | None) -> str:
     return cell.strip("\n")
 
 
-# Fields of a question, and of its delivery, from an option, else from the setting of that name.
+# Fields of a question and of its delivery, from the option of that name, else from the setting.
 _OF_ANSWER = ("model", "effort", "mode", "summary", "max_output_tokens")
 _OF_DELIVERY = (
     "chain", "timeout", "max_concurrency", "max_tool_rounds",
@@ -384,7 +384,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.begin_run)
     shell.events.register("post_run_cell", magics.end_run)
-    shell.observe(magics.begin_end, "exit_now")
+    shell.observe(magics.begin_shutdown, "exit_now")
     shell.input_transformers_cleanup.extend(TRANSFORMERS)
     shell.Completer.magic_arg_matchers.append(magics.complete)
     formatter: Any = shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # a shell has one
@@ -400,7 +400,7 @@ def load(shell: InteractiveShell) -> None:
                 shell.magics_manager.magics[kind].pop(name, None)
         shell.events.unregister("pre_run_cell", magics.begin_run)
         shell.events.unregister("post_run_cell", magics.end_run)
-        shell.unobserve(magics.begin_end, "exit_now")
+        shell.unobserve(magics.begin_shutdown, "exit_now")
         for transformer in TRANSFORMERS:
             shell.input_transformers_cleanup.remove(transformer)
         shell.Completer.magic_arg_matchers.remove(magics.complete)

@@ -42,7 +42,7 @@ def gather(
         asked.settle(1)
     except (AimlMagicError, KeyboardInterrupt) as error:
         raise asked.stopped(error) from error
-    except BaseException:  # of the rows themselves
+    except BaseException:  # raised by the iterable of rows
         asked.withdraw()
         raise
     finally:

@@ -76,13 +76,13 @@ def seconds(text: str) -> float:
 
 
 def variable_name(text: str) -> str:
-    name = name_of_a_thing(text)
+    name = normalized_name(text)
     if not name.isidentifier() or keyword.iskeyword(name):
         raise ValueError("a name that a variable can have")
     return name
 
 
-def name_of_a_thing(text: str) -> str:
+def normalized_name(text: str) -> str:
     return as_python_reads(words(text))
 
 
@@ -152,10 +152,10 @@ OPTIONS = (
     Option(
         "-f, --tool NAME",
         "let the model use a function, web_search, or a dict of any tool; repeatable",
-        name_of_a_thing,
+        normalized_name,
         is_repeatable=True,
     ),
-    Option("    --tool-choice NAME", "auto, none, required, or the tool to use", name_of_a_thing),
+    Option("    --tool-choice NAME", "auto, none, required, or the tool to use", normalized_name),
     Option(
         "    --param KEY=JSON",
         "any other field of the API, merged with those of the options; repeatable",
@@ -167,7 +167,7 @@ OPTIONS = (
     Option(
         "    --after ID",
         "continue from that answer: a variable that holds it, its number or its id",
-        name_of_a_thing,
+        normalized_name,
     ),
     Option("    --alone", "ask outside every conversation"),
     Option("    --fresh", "ask again, although the journal has the answer"),
@@ -181,7 +181,7 @@ OPTIONS = (
     ),
     Option("    --raw", "send the question as it is, {{...}} included"),
     Option("    --no-stream", "receive the answer in one piece"),
-    Option("    --no-store", "ask the server not to keep the answer"),
+    Option("    --no-store", "ask the server not to store the answer"),
     Option("    --dry-run", "show the request and its highest cost; send nothing"),
 )
 
@@ -196,9 +196,9 @@ FLAGS = by_flag(OPTIONS)
 def read_line(line: str) -> tuple[Given, str]:
     """The options at the beginning of `line` by name, and the question. Raises BadInput."""
     values: dict[str, Any] = {}
-    found = list(WORD.finditer(line))
-    while found and found[0].group().startswith("-"):
-        word = found.pop(0)
+    left = list(WORD.finditer(line))
+    while left and left[0].group().startswith("-"):
+        word = left.pop(0)
         if word.group() == "--":
             return values, line[word.end() :].strip()
         flag, equals, attached = word.group().partition("=")
@@ -214,16 +214,16 @@ def read_line(line: str) -> tuple[Given, str]:
                 raise BadInput(f"{flag} takes no value. {NOTHING_SENT}", f"Write just {flag}.")
             values[option.name] = True
             continue
-        if not equals and not found:
+        if not equals and not left:
             raise BadInput(
                 f"{flag} needs a value: {option.metavar}. {NOTHING_SENT}",
-                f"{option.long} is to {option.help}.",
+                f"{option.long}: {option.help}.",
             )
-        value = _read(option, flag, unquoted(attached if equals else found.pop(0).group()))
+        value = _read(option, flag, unquoted(attached if equals else left.pop(0).group()))
         values[option.name] = (
             [*values.get(option.name, []), value] if option.is_repeatable else value
         )
-    return values, line[found[0].start() :].strip() if found else ""
+    return values, line[left[0].start() :].strip() if left else ""
 
 
 def each(given: Given) -> Iterator[Given]:
@@ -315,7 +315,7 @@ Examples:
   %%o3pro -f area --tool-choice required     have the model call the function area of the notebook
   %%o3pro -m openai/gpt-5.6-sol --mode pro   another model, thinking as hard as it can
   %%o3pro --samples 5 -e low -e high         five answers with each effort, side by side
-  %%o3pro --alone --no-store --raw           no conversation, not kept there, {{{{braces}}}} as is
+  %%o3pro --alone --no-store --raw           no conversation, not stored there, {{{{braces}}}} kept
   %%o3pro -a figure -a table.csv             with a figure of the notebook and a file
   %o3pro --param truncation="auto" -- -1 is the square of what?
 

@@ -30,7 +30,7 @@ _UNDESCRIBED = """
     prompt_cache_retention safety_identifier seed service_tier stop stream_options temperature
     top_k top_logprobs top_p user
 """.split()
-FIELDS = _DESCRIBED + _UNDESCRIBED  # these are not misspelt
+FIELDS = _DESCRIBED + _UNDESCRIBED  # names that are not misspelt
 _INCLUDED = """
     message.input_image.image_url computer_call_output.output.image_url reasoning.encrypted_content
     code_interpreter_call.outputs file_search_call.results message.output_text.logprobs
@@ -40,13 +40,13 @@ _FORMS: dict[str, tuple[Any, str]] = {  # the type of a field's value, and its f
     "background": (bool, "background=true or background=false"),
     "include": (list, f"include=[…] of {', '.join(_INCLUDED)}"),
     "parallel_tool_calls": (bool, "parallel_tool_calls=true or parallel_tool_calls=false"),
-    "prompt": (dict, 'prompt={"id": "…"}, with "variables" and "version" if need be'),
-    "reasoning": (dict, 'reasoning={"context": "all_turns"}, say; for effort there is --effort'),
+    "prompt": (dict, 'prompt={"id": "…"}, with "variables" and "version" if needed'),
+    "reasoning": (dict, 'reasoning={"context": "all_turns"}, for example; for effort use --effort'),
     "text": (
         dict,
-        'text={"format": {"type": "json_object"}}, say; for a type there is --schema',
+        'text={"format": {"type": "json_object"}}, for example; for a type use --schema',
     ),
-    "tools": (list, 'tools=[{"type": "web_search_preview"}], say; or --tool with a dict'),
+    "tools": (list, 'tools=[{"type": "web_search_preview"}], for example; or --tool with a dict'),
     "truncation": (object, 'truncation="auto" or truncation="disabled"'),
 }
 _MADE_BY = {
@@ -64,7 +64,7 @@ def field_and_json(text: str) -> tuple[str, Any]:
     """The name of a field and its value. Raises ValueError with the expected form."""
     name, _, value = text.partition("=")
     if name in _OF_OPTIONS:
-        raise ValueError(f"a field that has no option; for {name} there is {_OF_OPTIONS[name]}")
+        raise ValueError(f"a field without an option; for {name} use {_OF_OPTIONS[name]}")
     if name not in FIELDS and (close := did_you_mean(name, (*FIELDS, *_OF_OPTIONS), _CLOSE)):
         raise ValueError(f"a field of the API. {close}")
     try:

@@ -13,15 +13,15 @@ from aiml_magic.notebook.account import spent
 from aiml_magic.notebook.context import (
     Context,
     fields_of,
-    held,
     line,
     needed,
     row_of,
+    value_of,
 )
 from aiml_magic.session import conversation
 from aiml_magic.text import count_of, did_you_mean, say
 
-_MOST_ROWS = 1_000_000  # of a notebook that are exported
+_MOST_ROWS = 1_000_000  # of one notebook in an export
 
 
 def history(context: Context, _: str) -> None:
@@ -67,7 +67,7 @@ def diff(context: Context, rest: str) -> None:
 
 def _answer(context: Context, name: str) -> Answer:
     """The answer of a variable or an id, else the last one of a conversation. Raises BadInput."""
-    if isinstance(value := held(name, context.variables), Answer):
+    if isinstance(value := value_of(name, context.variables), Answer):
         return value
     try:
         row = row_of(context, name, "diff")
@@ -91,8 +91,8 @@ def tree(context: Context, _: str) -> None:
     for depth, row, is_stale in entries:
         lines.append(f"{'   ' * depth}{line(row)}{' (stale)' if is_stale else ''}")
         when, status, cost, words = fields_of(row)
-        told = " · ".join([*([] if status == "completed" else [status]), cost, when])
-        leaves.append(charts.Leaf(depth, row.id, row.parent, row.chat, words, told, is_stale))
+        facts = " · ".join([*([] if status == "completed" else [status]), cost, when])
+        leaves.append(charts.Leaf(depth, row.id, row.parent, row.chat, words, facts, is_stale))
     context.view().show_chart(
         charts.tree(leaves), "\n".join(lines) or "Nothing was asked in this notebook yet."
     )
@@ -100,9 +100,9 @@ def tree(context: Context, _: str) -> None:
 
 def record(context: Context, rest: str) -> None:
     name = needed(rest, "record", "a file, such as tutorial.o3pro")
-    known = context.session.recordings.start(_path(name))
-    held = f"; it has {known} already" if known else ""
-    say(f"Every answer is also written to {name} from now on{held}.")
+    count = context.session.recordings.start(_path(name))
+    earlier = f"; it has {count} already" if count else ""
+    say(f"Every answer is also written to {name} from now on{earlier}.")
 
 
 def replay(context: Context, rest: str) -> None:
@@ -125,7 +125,8 @@ def export(
     name = needed(rest, "export", "a file that ends with .md, .html, .jsonl, .tex or .bib")
     if all and chat is not None:
         raise BadInput(
-            "--all is every conversation, and -c is one. Nothing was written.", "Leave out either."
+            "--all is every conversation, and -c is one. Nothing was written.",
+            "Leave out one of them.",
         )
     rows = _everything(context) if all else _chat(context, chat or "main")
     turns = context.journal.answers(rows)
@@ -136,7 +137,7 @@ def export(
 def _everything(context: Context) -> list[Row]:
     """All answers of this notebook: of each chat, of single questions, of maps.
 
-    Answers of a recording that stood in for it are among them.
+    Included are the recorded answers that were replayed in this session.
     """
     replayed = sorted(context.session.recordings.replayed[context.journal])
     rows = context.journal.history(context.session.notebook, limit=_MOST_ROWS)

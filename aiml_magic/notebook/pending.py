@@ -1,4 +1,4 @@
-"""Commands of %aiml about questions without an answer: on their way, or lost."""
+"""Commands of %aiml for questions without an answer: unfinished, lost, or to be approved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FATES = {
     "Check again in some minutes, or run its cell again: "
     "that waits for the answer, and sends nothing.",
     "charged": "The server finished question {id} and charged {usd}, "
-    "but does not give out its text.\n"
+    "but does not return its text.\n"
     "Only --fresh, or %aiml again {id}, asks once more, and pays once more.",
     "failed": "Question {id} failed at the server; nothing was charged.\n"
     "Run its cell again to ask once more.",
@@ -36,11 +36,11 @@ _FATES = {
 
 def resume(context: Context, rest: str) -> None:
     chats = context.asking.chats.resume(rest.strip("\"'"))
-    told = ", ".join(
+    counts = ", ".join(
         f"{printable(chat)} ({count_of(count, 'answer')})" for chat, count in chats.items()
     )
     say(
-        f"The conversations of this notebook go on: {told}."
+        f"The conversations of this notebook go on: {counts}."
         if chats
         else "Nothing was asked in this notebook yet."
     )
@@ -50,8 +50,8 @@ def resume(context: Context, rest: str) -> None:
     for row in context.journal.unfinished(context.session.notebook):
         if row.state == "sent" and not row.is_alive:
             lost = f"Question {row.id} was sent, but its runner has ended."
-            what = f"{lost} {hint_to_check(row.id)}"
-            say(what if row.cluster is None else left_at_cluster(row))
+            message = f"{lost} {hint_to_check(row.id)}"
+            say(message if row.cluster is None else left_at_cluster(row))
         elif row.state == "queued" and row.id not in [job.id for job in jobs]:
             say(f"Question {row.id} was not sent; run its cell to ask it.")
     for job in jobs:

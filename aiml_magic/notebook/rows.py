@@ -29,7 +29,7 @@ def rows_of(rows: Any) -> Iterator[Any]:
     if isinstance(rows, Mapping):
         return _rows_of_columns(rows)
     if hasattr(rows, "collect_schema") and hasattr(rows, "collect"):  # a lazy frame of polars
-        with refusing("The rows cannot be collected", "Mend the query of the lazy frame."):
+        with refusing("The rows cannot be collected", "Correct the query of the lazy frame."):
             rows = rows.collect()
     if hasattr(rows, "iter_rows"):  # polars
         return iter(rows.iter_rows(named=True))
@@ -50,7 +50,7 @@ def rows_of(rows: Any) -> Iterator[Any]:
         return iter(rows)
     except TypeError as error:
         raise BadInput(
-            f"The rows are a {type(rows).__name__}, which has none. {NOTHING_SENT}",
+            f"The rows are a {type(rows).__name__}, which is not iterable. {NOTHING_SENT}",
             "Give a list, a table, or another iterable.",
         ) from error
 
@@ -58,7 +58,7 @@ def rows_of(rows: Any) -> Iterator[Any]:
 def fields_of(row: Any, names: Collection[str], columns: Collection[str] = ()) -> Mapping[str, Any]:
     """The fields of a row by name; a value without any of `names` is the field of each of them.
 
-    `columns` are further names, of which it is none.
+    `columns` are further names, for which a plain value is not used.
     """
     if isinstance(row, Mapping):
         return {"row": row, **row}
@@ -66,9 +66,9 @@ def fields_of(row: Any, names: Collection[str], columns: Collection[str] = ()) -
         return {"row": row, **{str(name): row[name] for name in row.keys()}}  # noqa: SIM118
     if own := getattr(getattr(row, "dtype", None), "names", None):  # of a structured array
         return {"row": row, **{name: row[name] for name in own}}
-    found = {name: getattr(row, name) for name in {*names, *columns} if _has_field(row, name)}
-    whole = () if any(name in found for name in names) else names
-    return {"row": row, **dict.fromkeys(whole, row), **found}
+    fields = {name: getattr(row, name) for name in {*names, *columns} if _has_field(row, name)}
+    whole = () if any(name in fields for name in names) else names
+    return {"row": row, **dict.fromkeys(whole, row), **fields}
 
 
 def _rows_of_columns(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -156,7 +156,7 @@ def _without_notebook() -> O3Pro:
     return O3Pro(None)  # type: ignore[arg-type]  # only outputs need a shell
 
 
-# Neither `cache` nor, since Python 3.12, `cached_property` is locked against two threads.
+# Neither `cache` nor, since Python 3.12, `cached_property` has a lock against a second thread.
 _first_use = threading.Lock()
 
 
@@ -190,7 +190,7 @@ def _read(
 
 
 def _asked(entry: Any) -> Any:
-    """An answer; of an error the answer of its row, in which the question is."""
+    """The answer of an entry; for an error, that of its row, which has the question."""
     if isinstance(entry, AimlMagicError) and entry.row_id is not None:
         journal = loaded_or_new().asking.journal
         return journal.answers([journal.row(entry.row_id)])[0]
@@ -198,7 +198,7 @@ def _asked(entry: Any) -> Any:
 
 
 def _without_samples(answers: Iterable[Any]) -> Iterator[Any]:
-    """The answers without the numbers of their samples; of several samples the first."""
+    """The answers without their sample numbers, and only the first of several samples."""
     seen: set[str] = set()
     for answer in answers:
         if not isinstance(answer, Answer):
@@ -268,7 +268,7 @@ def _parent_of(answer: Answer, magics: O3Pro) -> int | None:
         raise BadInput(
             f"{answer!r} continues an answer that the other journal does not have. "
             "Nothing was sent.",
-            "Ask it again without journal.",
+            "Ask it again without journal=.",
         )
     return parent
 
@@ -335,8 +335,8 @@ def _cluster(client: Any, given: Given, journal: Journal) -> Cluster:
     stands_alone = {"chat", "after", "new"}.isdisjoint(given)
     if not stands_alone or tool not in ("web_search", ["web_search"]):
         raise BadInput(
-            "On a cluster each row stands alone, without functions of the notebook and servers of "
-            "tools. Nothing was sent.",
+            "On a cluster each row stands alone, and the only tool is web_search. "
+            "Nothing was sent.",
             "Leave out chat, after, new and tool; or leave out client.",
         )
     if hidden.texts(given.get("param")):

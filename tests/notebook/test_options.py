@@ -45,7 +45,7 @@ def test_lines(line, values, question):
         ("-t 15", "at least 16"), ("-t many", "whole number"), ("-t 1e3", "whole number"), ("--timeout 0", "above 0"),
         ("--timeout -5", "above 0"), ("-o 1x", "variable"), ("-o a.b", "variable"), ("-o class", "variable"), ("-o None", "variable"), ("-o ｃlass", "variable"), ("-o ''", "some text"), ("-s True", "variable"),
         ("--param metadata=" + "[" * 100_000, "KEY=JSON"), ("--param x", "KEY=JSON"),
-        ("--param x={", "KEY=JSON"), ("--param model=\"x\"", "there is --model"), ("-q=yes", "takes no value"), ("-5 what?", "goes after --"), ("-x", "There is no option -x"),
+        ("--param x={", "KEY=JSON"), ("--param model=\"x\"", "use --model"), ("-q=yes", "takes no value"), ("-5 what?", "goes after --"), ("-x", "There is no option -x"),
         ("--param trunkation=1", "Did you mean truncation?"), ('--param truncation="never"', 'truncation="auto"'),
         ('--param include=["reasoning.encrypted"]', "Did you mean reasoning.encrypted_content?"), ("--param include=3", "include=["),
         ("--param background=1", "background=true"), ("--param prompt={}", 'prompt={"id"'), ("--param text=3", "--schema"),

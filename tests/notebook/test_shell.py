@@ -717,7 +717,7 @@ def test_several_answers_of_a_cell(shell, sandbox_url, capsys):
     assert several[0].id == shell.user_ns["next"].response.raw["previous_response_id"]
     assert ["main", None, None] == [answer.chat for answer in several]
     shell.run_cell("%%o3pro -b --samples 2\nWhich?")
-    assert "not waited for in the background" in capsys.readouterr().out
+    assert "cannot be asked for in the background" in capsys.readouterr().out
     shell.run_cell("%%o3pro -q -m openai/o3-pro -m openai/gpt-5.6-sol -e low -e high\nWhich star?")
     assert 4 == len(shell.user_ns["_"])
     assert "[1] " not in capsys.readouterr().out
