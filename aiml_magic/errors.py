@@ -159,7 +159,7 @@ class NotFound(RequestFailed):
 
 
 class RetrieveUnsupported(NotFound):
-    """The server took the question, but its answer cannot be fetched by GET."""
+    """The server accepted the question, but its answer cannot be fetched by GET."""
 
 
 class Redirected(RequestFailed):
@@ -183,7 +183,7 @@ class ServerError(RequestFailed):
 
 
 class BadGateway(ServerError):
-    """A gateway got no good answer (502)."""
+    """A gateway got no valid answer (502)."""
 
 
 class Unavailable(ServerError):

@@ -20,7 +20,7 @@ from shells import IN_MEMORY
 from aiml_magic import load_ipython_extension, unload_ipython_extension
 from aiml_magic.notebook import script
 
-# Few, so that all is run in three minutes; `tests/tools/fuzz.py` tries thousands.
+# Few examples: the whole suite must run in three minutes; `tests/tools/fuzz.py` tries thousands.
 settings.register_profile(
     "tests", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def plain_script(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A script of its own: no notebook, and settings as they come."""
+    """A plain script without a notebook, with default settings."""
     script._without_notebook.cache_clear()
     monkeypatch.setenv("AIML_MAGIC_REPLAY", "auto")
     yield
@@ -80,7 +80,7 @@ def module_asker(_module_asker: Asker, home: Path) -> Asker:
 
 @pytest.fixture(scope="session")
 def sandbox_url() -> Iterator[str]:
-    """A sandbox of the tests' own."""
+    """A sandbox that the tests started by hand."""
     process = subprocess.Popen(
         [sys.executable, "-m", "aiml_magic.sandbox"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Where the journal and the home are, and texts that cannot be a path."""
+"""The paths of journal and home, and texts that cannot be a path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiml_magic.files import short
 
 
 def test_journal_path(home, monkeypatch):
-    """The setting, else the environment, else at home; `~` is the person's own."""
+    """The journal is that of the setting, else of the environment, else at home; `~` is the person's home directory."""
     assert home / "journal.sqlite3" == addresses.journal_path("")
     monkeypatch.setenv("AIML_MAGIC_JOURNAL", "~/mine")
     assert Path.home() / "mine" == addresses.journal_path("")
@@ -33,14 +33,14 @@ def test_what_is_no_path(named):
 
 
 def test_what_is_no_home(monkeypatch):
-    """So is an AIML_MAGIC_HOME of an unknown user."""
+    """An AIML_MAGIC_HOME of an unknown user is an error of two lines."""
     monkeypatch.setenv("AIML_MAGIC_HOME", "~nosuchuser/x")
     with pytest.raises(BadInput, match="Nothing was sent"):
         addresses.home()
 
 
 def test_relative_home(monkeypatch, tmp_path):
-    """A home that is named without its whole path begins where the session began, wherever the notebook goes."""
+    """A relative home begins in the folder of the session, also after %cd."""
     began = tmp_path / "began"
     addresses.begin_in(str(began))
     monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def test_relative_home(monkeypatch, tmp_path):
 
 
 def test_relative_home_in_a_notebook(monkeypatch, tmp_path):
-    """Sandbox, journal and answers stay in one place while the notebook goes elsewhere."""
+    """Sandbox, journal and answers stay in one folder after %cd."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def test_no_home_directory(homeless, monkeypatch, tmp_path):
 
 
 def test_key_without_a_home_directory(homeless, monkeypatch, tmp_path):
-    """A saved key is found, saved and removed there as anywhere."""
+    """Without a home directory a key is saved, found and removed as usual."""
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "data"))
     monkeypatch.setattr("aiml_magic.credentials._keyring", lambda: None)
     assert credentials.find_key() is None

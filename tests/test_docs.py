@@ -1,4 +1,4 @@
-"""The README and the notebooks say what the code does, all of it, and what they say works."""
+"""The README and the notebooks describe all of the code, and their examples work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TESTS = "\n".join(
 
 
 def test_options():
-    """Every option is in the README with its short form and nothing else is in that table; a test or a notebook uses it."""
+    """The README's table has every option with its short form and nothing else; a test or a notebook uses each."""
     rows = set(re.findall(r"^\| `((?:-\w, )?--[\w-]+)", README, re.MULTILINE))
     assert {", ".join(option.flags) for option in OPTIONS} == rows
     for option in OPTIONS:
@@ -86,7 +86,7 @@ def test_examples(home, monkeypatch):
 
 
 def test_length():
-    """The README is read in five minutes, at 240 words a minute; in its tables one looks things up."""
+    """The README's prose takes five minutes at 240 words a minute; its tables are for looking things up."""
     words = [
         word
         for line in README.splitlines()
@@ -109,7 +109,7 @@ def test_links():
 
 
 def test_two_commands():
-    """The first shell block holds the two commands of the set-up, a line each, that need nothing but Python."""
+    """The first shell block has the two commands of the set-up, one line each, which need nothing but Python."""
     block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)
     lines = block[1].splitlines()
     assert 2 == len(lines)
@@ -118,7 +118,7 @@ def test_two_commands():
 
 
 def test_promises():
-    """Each test that SECURITY names is there, and each promise there names one."""
+    """Each test that SECURITY names exists, and each of its promises names one."""
     page = (ROOT / ".github" / "SECURITY.md").read_text()
     for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", page):
         assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
@@ -159,14 +159,14 @@ def test_licences():
 
 
 def test_modules():
-    """Every module is in the table of layers, with the sentence that its header begins with in other words."""
+    """Every module is in the table of layers, whose description differs from the module's header."""
     design = (ROOT / ".github" / "DESIGN.md").read_text()
     for module in (ROOT / "aiml_magic").rglob("[a-z]*.py"):
         assert f"`{module.stem}`" in design
 
 
 def test_top_level():
-    """Nothing else has settled at the top of the repository."""
+    """The top level of the repository has the listed entries only."""
     names = committed.names(ROOT)
     if names is None:
         pytest.skip("there is no git here, and what else lies here may be a person's own")

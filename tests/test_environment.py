@@ -1,4 +1,4 @@
-"""The tests change nothing of the user, nothing of the user changes them, and they leave nothing behind, however they end."""
+"""The tests neither change the user's files nor depend on the user's environment, and leave nothing behind, however they end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OF_A_PERSON = {
 
 
 def made(**given: str) -> dict[str, str]:
-    """The environment that the tests make where these variables are set."""
+    """The environment that the tests make from one with these variables."""
     command = [sys.executable, "-c", SHOW]
     place = {"PATH": PATH, "PYTHONPATH": str(Path(environment.__file__).parent)}
     return json.loads(
@@ -39,7 +39,7 @@ def made(**given: str) -> dict[str, str]:
 
 
 def test_own_environment():
-    """Of what a person has set nothing is left but by which programs run; what is written goes into a folder that is gone at the end."""
+    """Of a person's variables only those that programs need are left; all files go into a folder that is removed at the end."""
     told = made(**OF_A_PERSON)
     assert not {name: value for name, value in told.items() if OF_A_PERSON.get(name) == value}
     run = told["AIML_TEST_RUN"]
@@ -60,7 +60,7 @@ def test_own_environment():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sockets have no paths here")
 def test_short_temporary_folder(tmp_path):
-    """A folder for temporary files whose name is too long for sockets is not taken; a short one of the person's is."""
+    """The person's folder for temporary files is used unless its name is too long for sockets."""
     long = tmp_path / ("x" * 90)
     long.mkdir()
     short = tempfile.mkdtemp(prefix="t", dir=tempfile.gettempdir())
@@ -71,7 +71,7 @@ def test_short_temporary_folder(tmp_path):
 
 def test_killed_run():
     """A run that is killed leaves no kernel, no runner, no sandbox, no worker and no folder."""
-    place = tempfile.mkdtemp(prefix="t")  # where to look for the name of that run
+    place = tempfile.mkdtemp(prefix="t")  # the file with the name of that run
     command = [
         sys.executable,
         "-m",
@@ -111,7 +111,7 @@ def test_killed_run():
 
 
 def sum_of_two(result: str, **metadata: object) -> nbformat.NotebookNode:
-    """A notebook of ours, which says what 1 + 1 is."""
+    """A notebook of this repository, with a cell that shows 1 + 1."""
     cell = new_code_cell("1 + 1", id="cell-00", execution_count=1)
     cell.outputs = [new_output("execute_result", {"text/plain": result}, execution_count=1)]
     return new_notebook(

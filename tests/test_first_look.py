@@ -1,4 +1,4 @@
-"""`python -m aiml_magic`: a question, its answer and its details in any terminal, with nothing of the person's and nothing left."""
+"""`python -m aiml_magic`: a question, its answer and its details in any terminal, without the person's files, and without leftovers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def left_by(run: dict[str, str]) -> list[object]:
 
 
 def test_look(run):
-    """The question, the answer and its details, then what `%load_ext` would do next; no process is left."""
+    """The output has the question, the answer, its details and the next steps; no process is left."""
     done = subprocess.run(COMMAND, env=run, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(CELL)
     assert "no model is behind it" in done.stdout
@@ -58,7 +58,7 @@ def test_nothing_of_the_person(run, tmp_path):
 
 
 def test_ascii(run):
-    """An output that has no sign but those of ASCII gets all of it, also if it is the only one of the standard streams."""
+    """An output with ASCII only gets the whole output, also if it is the only one of the standard streams."""
     done = subprocess.run(
         ["/bin/sh", "-c", 'exec "$@" <&- 2>&-', "sh", *COMMAND],
         env=run | {"PYTHONUTF8": "0", "LC_ALL": "C"},
@@ -70,7 +70,7 @@ def test_ascii(run):
 
 @pytest.mark.parametrize("name", ["wide", "narrow", "without rich"])
 def test_terminals(run, name, tmp_path):
-    """In a terminal it is the same, in colours if rich is there."""
+    """The output in a terminal is the same, with colours if rich is installed."""
     terminal = TERMINALS[name]
     (tmp_path / "rich.py").write_text("raise ImportError")
     path = {} if terminal.is_rich else {"PYTHONPATH": str(tmp_path)}
@@ -81,7 +81,7 @@ def test_terminals(run, name, tmp_path):
 
 
 def test_reader_that_has_read_enough(run):
-    """`| head -n 1` shows the first line, and no complaint."""
+    """`| head -n 1` shows the first line and no error."""
     command = subprocess.Popen(
         COMMAND, env=run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -93,7 +93,7 @@ def test_reader_that_has_read_enough(run):
 
 
 def test_no_place_for_files(run, tmp_path):
-    """Where no file can be written it is an error of two lines."""
+    """Without a writable folder the first look is an error of two lines."""
     broken = tmp_path / "sitecustomize.py"
     broken.write_text("import tempfile\ntempfile._candidate_tempdir_list = lambda: ['/nowhere']")
     done = subprocess.run(
@@ -109,7 +109,7 @@ def test_no_place_for_files(run, tmp_path):
 
 
 def test_killed(run):
-    """Killed in the middle, it leaves no process."""
+    """A first look that is killed leaves no process."""
     command = subprocess.Popen(COMMAND, env=run, stdout=subprocess.DEVNULL)
     wait_until(
         lambda: processes("aiml_magic.runner", parent=command.pid) or command.poll() is not None, 20

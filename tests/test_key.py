@@ -1,4 +1,4 @@
-"""The key: its sources, and that nothing shows it, whatever a server sends."""
+"""The key: its sources, and its absence from every output and file, whatever a server sends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADER = "tool-server-secret-42"
 
 
 def holds(text: str, secret: str = KEY, run: int = 8) -> bool:
-    """`text` holds `run` characters in a row of the secret."""
+    """Whether `text` holds `run` characters of the secret in a row."""
     return any(secret[start : start + run] in text for start in range(len(secret) - run + 1))
 
 
@@ -70,7 +70,7 @@ def read(text: str) -> list[str]:
 
 @pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
 def test_masked_as_it_is_written(written):
-    """However the key is written, no reading of the masked text gives eight characters in a row of it; the rest stays."""
+    """In any encoding of the key, no decoding of the masked text has eight characters of it in a row; the rest stays."""
     masked = Secrets(KEY).mask(f"You sent {written} here.")
     assert not any(holds(text) for text in read(masked))
     assert base64.b64encode(KEY.encode()[3:12]).decode()[:12] not in masked
@@ -92,7 +92,7 @@ parts = st.tuples(st.integers(0, len(KEY)), st.integers(0, len(KEY))).map(
 @example("resp_", KEY[9:], "", "", "")
 @example("", KEY, "", KEY[4:12], "")
 def test_any_part_is_masked(before, part, between, other, after):
-    """A text with most of the key in it, or its beginning at an end, holds no eight characters of it then; others stay."""
+    """A masked text that held most of the key, or its beginning at the end, has no eight characters of it in a row; others stay."""
     text = before + part + between + other + after
     masked = Secrets(KEY).mask(text)
     is_told = holds(text, run=17) or any(text.endswith(KEY[:end]) for end in range(8, len(KEY)))
@@ -116,7 +116,7 @@ trees = st.recursive(
 
 @given(trees)
 def test_any_json(value):
-    """In JSON with the key in it eight characters of it are left nowhere, in no name and no text; other JSON stays as it is."""
+    """Masked JSON that held the key has no eight characters of it in a name or text; other JSON stays unchanged."""
     body = json.dumps(value)
     loaded = Secrets(KEY).load(body)
     is_told = holds(body, run=17) or "&#" in body
@@ -126,7 +126,7 @@ def test_any_json(value):
 
 
 def test_number_that_is_the_key():
-    """A key of digits is masked where it is a number too, and the JSON stays JSON."""
+    """A key of digits is masked in numbers as well, and the result is valid JSON."""
     assert {"code": "…", "n": [1, 2.5, True]} == Secrets("4711471147114711").load(
         '{"code": 4711471147114711, "n": [1, 2.5, true]}'
     )
@@ -142,7 +142,7 @@ def test_words_stay(key):
 
 
 def test_deep_json():
-    """JSON that is nested as deep as it may be is masked too."""
+    """JSON with the deepest allowed nesting is masked as well."""
     body = "[" * 900 + json.dumps(KEY) + "]" * 900
     assert not holds(repr(Secrets(KEY).load(body)))
 
@@ -235,7 +235,7 @@ def told(job) -> list[str]:
 
 
 def test_key_that_a_server_echoes(asker, home, capsys):
-    """Wherever in an answer the key is, no file, no attribute and no output holds eight characters in a row of it."""
+    """Wherever an answer has the key, no file, attribute or output has eight characters of it in a row."""
     leaks = set()
     for name, reply in REPLIES.items():
         with wire.serve(lambda _, reply=reply: reply) as server:
@@ -249,7 +249,7 @@ def test_key_that_a_server_echoes(asker, home, capsys):
 
 
 def test_key_in_what_is_asked_for(asker):
-    """Neither does what a server says of balance, log or models hold it, nor its error."""
+    """Replies and errors of a server for balance, log and models show no part of the key."""
     replies = [wire.json_reply({"current_balance": 1, KEY: [KEY]}), page(f"{'x' * 280}{KEY}")]
     with wire.serve(lambda _: replies.pop(0)) as server:
         assert not holds(str(asker.on(server.url).get("/v2/billing")))
@@ -259,7 +259,7 @@ def test_key_in_what_is_asked_for(asker):
 
 
 def test_id_that_holds_the_key(asker):
-    """An answer whose id holds the key has none: the conversation goes on, as a transcript."""
+    """A response id that holds the key is dropped: the conversation goes on as a transcript."""
     replies = [
         wire.json_reply(wire.response("One.", id=f"resp_{KEY}")),
         wire.json_reply(wire.response("Two.", id="resp_2")),
@@ -333,7 +333,7 @@ def test_what_is_no_key(text, home, monkeypatch):
 
 @pytest.mark.parametrize("text", ['""', " ", "AIML_API_KEY=", "\ufeff"])
 def test_no_key_at_all(text, home, monkeypatch):
-    """A variable that holds no more than what is around a key holds none, and the next place is looked at."""
+    """A variable with only blanks, quotes or a prefix counts as empty, and the next source is used."""
     monkeypatch.setenv("AIML_API_KEY", text)
     monkeypatch.setenv("AIMLAPI_API_KEY", KEY)
     assert "AIMLAPI_API_KEY" == credentials.need_key().source
@@ -348,7 +348,7 @@ REFUSALS = [
 
 @pytest.fixture
 def colab(home, monkeypatch):
-    """Loads the package of Colab, whose page answers by a function; gives the names that it is asked for."""
+    """Loads a stand-in for Colab's package, whose secrets a function returns; yields the requested names."""
     return partial(_service, monkeypatch, "google.colab")
 
 
@@ -381,7 +381,7 @@ def refuse(kind):
 
 @pytest.mark.parametrize("name", ["Colab", "Kaggle"])
 def test_secret_of_a_service(name, request, shell, monkeypatch, capsys):
-    """The secret of Colab or Kaggle is the key: asked for once, after the environment, named in the status, and shown nowhere."""
+    """The secret of Colab or Kaggle is the key: requested once, after the environment, named in the status, and shown nowhere."""
     asked = request.getfixturevalue(name.lower())(lambda: f" {SECRET}\n")
     monkeypatch.setenv("AIML_API_KEY", KEY)
     assert KEY == credentials.need_key().text
@@ -424,7 +424,7 @@ def test_service_without_a_key(reply, kaggle):
 
 
 def test_services_elsewhere(monkeypatch, colab, kaggle):
-    """Nobody is asked where the page of Colab or the token of Kaggle is not."""
+    """Outside Colab and Kaggle neither is asked for a key."""
     asked = [colab(lambda: SECRET), kaggle(lambda: SECRET)]
     monkeypatch.setitem(sys.modules, "google.colab", None)
     monkeypatch.delenv("KAGGLE_USER_SECRETS_TOKEN")

@@ -1,4 +1,4 @@
-"""The notebooks, run by other means than nbval: with a key by papermill, and by the commands that one of them prints."""
+"""The notebooks without nbval: run with a key by papermill, and by the commands that one of them prints."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sources(notebook):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_with_a_key(path, folder, sandbox_url, monkeypatch):
-    """With a key the same cells, unchanged and run by papermill, ask the server, and none of them fails."""
+    """With a key the unchanged cells, run by papermill, ask the server, and none fails."""
     papermill = pytest.importorskip("papermill")
     monkeypatch.setenv("AIML_API_URL", sandbox_url)
     run = papermill.execute_notebook(
@@ -61,7 +61,7 @@ def test_with_a_key(path, folder, sandbox_url, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
 def test_commands_of_the_tutorial(command, folder, monkeypatch):
-    """The commands that the tutorial prints work as printed, where the notebook and its recording are, without a key."""
+    """The commands that the tutorial prints work beside the notebook and its recording, without a key."""
     module = {"pytest": "nbval", "papermill": "papermill", "jupyter": "nbconvert"}[
         command.split()[0]
     ]
@@ -106,7 +106,7 @@ def test_commands_of_the_tutorial(command, folder, monkeypatch):
     ],
 )
 def test_sphinx(extension, settings, tmp_path, monkeypatch):
-    """Sphinx makes pages of all notebooks without a warning: tables are tables, and what is empty leaves no box."""
+    """Sphinx makes pages of all notebooks without a warning: tables are tables, and empty outputs have no box."""
     if importlib.util.find_spec(extension) is None:
         pytest.skip(f"{extension} is not installed")
     pandoc = Path(pytest.importorskip("pypandoc").get_pandoc_path()).parent

@@ -1,4 +1,4 @@
-"""README's four promises, each by the very command that README gives a reader to see it."""
+"""README's four promises, each by the command that README gives to see it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOST, TWICE, BLOCKS, RUNS = COMMANDS
 
 @pytest.fixture
 def home(home, monkeypatch):
-    """No key, as a reader has none at first, and a sandbox that ends with the test."""
+    """A home without a key, and a sandbox that ends with the test."""
     monkeypatch.delenv("AIML_API_KEY")
     yield home
     sandbox.stop(home)
@@ -73,7 +73,7 @@ def test_restart_in_the_middle(running, home):
 
 
 def test_background(running):
-    """`-b` gives the notebook back while the answer is awaited, which then comes into its cell."""
+    """`-b` returns at once, and the answer appears in its cell later."""
     (command,) = COMMANDS[BLOCKS]
     run_all(running, quickstart())
     ran = running.run(f"job = {sooner(command)}\njob")
@@ -84,7 +84,7 @@ def test_background(running):
 
 
 def test_nothing_runs(running):
-    """The sandbox gives a tag back as it was asked, and it is text."""
+    """A tag in the question, which the sandbox quotes, is shown as text."""
     (command,) = COMMANDS[RUNS]
     assert "<img" in command
     run_all(running, quickstart()[:2])

@@ -1,4 +1,4 @@
 """The Responses API and its wire: requests, responses, events and failures.
 
-It knows no notebook and keeps nothing.
+It imports nothing of the notebook, and stores nothing.
 """

@@ -34,7 +34,7 @@ class BodyTooLarge(Exception):
 async def read_stream(response: httpx.Response, source: Source, listener: Listener) -> Reply:
     """The reply of a stream, read until its terminal event and the cost that may follow it."""
     reader = Reader(source, listener)
-    ended: str | None = None  # why the stream ended, if not in good order
+    ended: str | None = None  # the reason for an early end
     chunks = _decompressed(response, _MAX_STREAM)
     until: float | None = None
     try:
@@ -64,7 +64,7 @@ async def read_stream(response: httpx.Response, source: Source, listener: Listen
 
 
 async def _read_to_end(chunks: AsyncGenerator[bytes, None]) -> None:
-    """Reads the end of a body behind its last event: only then can its connection be kept."""
+    """Reads the end of a body behind its last event: only then can its connection be reused."""
     with contextlib.suppress(TimeoutError, BodyCut, BodyTooLarge):
         async with asyncio.timeout(_END_WAIT):
             async for _ in chunks:
@@ -72,7 +72,7 @@ async def _read_to_end(chunks: AsyncGenerator[bytes, None]) -> None:
 
 
 async def read(response: httpx.Response, limit: int, *, is_cut: bool = False) -> bytes:
-    """The whole body. Raises BodyCut and BodyTooLarge; with `is_cut` returns the part it has."""
+    """The whole body. Raises BodyCut and BodyTooLarge; with `is_cut` returns the part received."""
     body = bytearray()
     try:
         async for chunk in _decompressed(response, limit):
@@ -89,8 +89,8 @@ async def read(response: httpx.Response, limit: int, *, is_cut: bool = False) ->
 async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[bytes, None]:
     """The chunks of the body, decompressed, up to `limit` bytes."""
     coding = response.headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity", "gzip", "deflate"):  # httpx would pass it on as it is
-        raise BodyCut("a body in a coding that was not asked for")
+    if coding not in ("", "identity", "gzip", "deflate"):  # httpx would pass it on unchanged
+        raise BodyCut("a body with a Content-Encoding that was not requested")
     size = 0
     try:
         async for chunk in response.aiter_bytes():
@@ -98,13 +98,13 @@ async def _decompressed(response: httpx.Response, limit: int) -> AsyncGenerator[
             if size > limit:
                 raise BodyTooLarge
             yield chunk
-    except (httpx.HTTPError, OSError) as error:  # OSError: of TLS
+    except (httpx.HTTPError, OSError) as error:  # TLS raises OSError
         raise BodyCut(reason_of(error)) from error
 
 
 def reason_of(error: BaseException) -> str:
     if isinstance(error, httpx.ReadTimeout):
-        return "no byte came for as long as --timeout allows"
+        return "no byte was received within --timeout"
     if str(error).startswith("peer closed connection"):
         return "the server closed it too early"
     if isinstance(error, httpx.ProxyError):  # its message may hold the proxy's password

@@ -102,9 +102,9 @@ class Client:
     ) -> AsyncIterator[httpx.Response]:
         """The response to one request, on an idle or new connection.
 
-        The connection is kept for others unless that fails. A transport for each connection:
-        httpx's pool takes quadratic time with many requests at once, and its client a tenth of the
-        time of a request for cookies, redirects and logs.
+        The connection is reused unless the request fails. Each connection has its own transport:
+        httpx's pool takes quadratic time with many requests at once, and its client spends a tenth
+        of a request's time on cookies, redirects and logs.
         """
         connection = (
             self._idle.pop() if self._idle else transport(self._base_url, self._ssl_context)
@@ -143,18 +143,18 @@ class Client:
         Before each request: another program may own the port by now. Raises ConnectError.
         """
         root, nonce = self._base_url.removesuffix("/v1"), secrets.token_hex(16)
-        url, shown = f"{root}/sandbox/proof?nonce={nonce}", b""
+        url, received = f"{root}/sandbox/proof?nonce={nonce}", b""
         try:
             async with (
                 asyncio.timeout(_PROOF_WAIT),
                 self._exchange(connection, "GET", url, {}) as response,
             ):
-                shown = await read(response, 1000)
+                received = await read(response, 1000)
         except (httpx.HTTPError, BodyTooLarge, BodyCut, TimeoutError) as error:
             if is_out_of_handles(error):
                 raise failures.no_handle(open_limit()) from error
         port = urllib.parse.urlsplit(root).port or 80
-        if not hmac.compare_digest(shown, proof(self._secrets.key, port, nonce).encode()):
+        if not hmac.compare_digest(received, proof(self._secrets.key, port, nonce).encode()):
             raise failures.sandbox_gone()
 
     @cached_property
@@ -263,7 +263,7 @@ class Client:
             ) from error
         except RequestFailed:
             raise
-        except Exception as error:  # as of a POST
+        except Exception as error:  # as in `_post`
             if is_out_of_handles(error):
                 raise failures.no_handle(open_limit()) from error
             raise failures.not_connected(self._reason(error)) from error
@@ -313,7 +313,7 @@ class Client:
     async def _post_with_handle(
         self, body: Raw, client_request_id: str, attempt: int, listener: Listener
     ) -> Reply:
-        """As `_post`, but tries again while no file handle is free: nothing was sent then."""
+        """As `_post`, but retries while no file handle is free: nothing was sent then."""
         until = time.monotonic() + self._silence
         while True:
             await listener.on_attempt(attempt)
@@ -360,7 +360,7 @@ class Client:
             return Reply({}, error=self._failure(error, is_sent=is_sent))
 
     def _failure(self, error: Exception, *, is_sent: bool) -> RequestFailed:
-        """The failure of a POST with this error; `is_sent` once its headers were on their way."""
+        """The failure of a POST with this error; `is_sent` once its headers were being sent."""
         if isinstance(error, ConnectError):
             return error
         if not is_sent and is_out_of_handles(error):
@@ -392,7 +392,7 @@ class Client:
         return self._secrets.mask(reason_of(error))
 
     def _stop(self, response_id: str) -> None:
-        """Asks the server to cancel a response, in the background."""
+        """Requests the cancellation of a response, in the background."""
 
         async def post() -> None:
             url = f"{self._base_url}/{_path(response_id)}/cancel"

@@ -45,7 +45,7 @@ from aiml_magic.errors import (
 from aiml_magic.text import one_line
 
 MAX_RETRIES = 2
-MAX_WAIT = 120.0  # seconds; a longer Retry-After is the person's to wait for
+MAX_WAIT = 120.0  # seconds; after a longer Retry-After only the person may send again
 _QUICK = 3.0  # seconds in which no model can have worked on a question
 
 NO_HANDLE = "EMFILE"  # the code of the error that no file handle is free
@@ -75,7 +75,7 @@ _NEGATIONS = (
 
 
 def refuses(error: RequestFailed, field: str, value: str = "") -> bool:
-    """Whether the server refused a request because of a field or its value, in whatever words.
+    """Whether the server refused a request because of a field or its value, however it says so.
 
     An error after HTTP 200 counts only if it names the field.
     """
@@ -227,7 +227,7 @@ def untrusted(reason: str) -> ConnectError:
 def sandbox_gone() -> ConnectError:
     """The error that the server at the sandbox's port did not prove to be the sandbox."""
     return ConnectError(
-        f"The sandbox is gone, or something else is at its port. {_UNSENT}",
+        f"The sandbox is gone, or another program is at its port. {_UNSENT}",
         "%aiml sandbox starts it again; then run the cell again.",
         retry="never",
     )
@@ -237,7 +237,7 @@ def unusable(variable: str, what: str, reason: str) -> ConnectError:
     """The error of an environment variable for the network with an unusable value."""
     return ConnectError(
         f"{variable} {what}{f' ({one_line(reason)})' if reason else ''}. {_UNSENT}",
-        f"Set {variable} to what it should be, or remove it; then run the cell again.",
+        f"Correct {variable} or remove it; then run the cell again.",
         retry="never",
     )
 
@@ -277,7 +277,7 @@ def not_fetched(
         " Run the cell again to go on: its answer is fetched, and the question is not sent again."
     )
     return RetrieveUnsupported(
-        f"The server took the question as {one_line(response_id, 80)},"
+        f"The server accepted the question as {one_line(response_id, 80)},"
         f" but its answer could not be fetched. {said}. {_MAYBE}",
         f"{_remedy(error)}{'' if is_final else later} {hint_to_check()}".strip(),
         retry="never" if is_final else "resume",
@@ -292,7 +292,7 @@ def not_fetched(
 def limited() -> RequestFailed:
     """The error that the server accepts no more requests for now; nothing was sent."""
     return RateLimited(
-        f"The server takes fewer requests at once. {NOTHING_SENT}", _AGAIN, retry="auto"
+        f"The server accepts no more requests for now. {NOTHING_SENT}", _AGAIN, retry="auto"
     )
 
 
@@ -370,7 +370,7 @@ _SAID: dict[type[RequestFailed], str] = {
     RateLimited: "Too many requests",
     QuotaExceeded: "A quota is used up",
     ServerError: "The server failed",
-    BadGateway: "A gateway got no good answer",
+    BadGateway: "A gateway got no valid answer",
     Unavailable: "The service is unavailable",
     GatewayTimeout: "A gateway stopped waiting for the answer",
 }

@@ -127,7 +127,7 @@ class Secrets:
         return re.compile(f"(?=({'|'.join(map(re.escape, self._pieces))}))")
 
 
-# What may stand between two characters of a secret: marks, blanks, and what encodes a line break.
+# The texts between two characters of a broken secret: marks, blanks, and encoded line breaks.
 _BREAK = (
     r"(?:\x1b\[[\d;]*[A-Za-z]|\\x[\da-f]{2}|\\u[\da-f]{4}|\\[nrt]|%0[AD]|<br\s*/?>|\bb(?=['\"])"
     r"|[^0-9A-Za-z]){0,12}"

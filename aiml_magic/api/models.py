@@ -22,7 +22,7 @@ from aiml_magic.text import one_line
 
 MAX_MODELS = 5_000  # of one list: bounds memory and searches
 _LONGEST_NAME = 200  # characters
-_SAFE = re.compile(r"[A-Za-z0-9][\w.:/@+~-]{0,119}", re.ASCII)  # no quotes, no braces, no blanks
+_SAFE = re.compile(r"[A-Za-z0-9][\w.:/@+~-]{0,119}", re.ASCII)  # no quotes, braces or blanks
 # Names of fields, in lower case without punctuation.
 _CONTEXT = set(
     "contextlength contextwindow contextsize contextmax maxcontext maxcontextlength maxmodellen "
@@ -100,7 +100,7 @@ class Catalogue:
 
     def find(self, name: str) -> Model | None:
         """The model of this name, from both documents."""
-        listed, ends = _found(self._offered_by_name, name), _found(self._ending_by_name, name)
+        listed, ends = _lookup(self._offered_by_name, name), _lookup(self._ending_by_name, name)
         if listed is None or ends is None:
             return listed or ends
         return replace(
@@ -114,7 +114,7 @@ class Catalogue:
     def all(self) -> list[Model]:
         """The offered models, then those that only the feed names."""
         known = self._offered_by_name
-        return [*self.offered, *(one for one in self.ending if _found(known, one.id) is None)]
+        return [*self.offered, *(one for one in self.ending if _lookup(known, one.id) is None)]
 
     @cached_property
     def _offered_by_name(self) -> dict[str, Model]:
@@ -195,9 +195,9 @@ def _entries(raw: Any) -> list[Raw]:
     while waiting:
         value, depth = waiting.popleft()
         if isinstance(value, list):
-            found = [entry for entry in as_objects(value) if entry.get("id")]
-            if found:
-                return found[:MAX_MODELS]
+            entries = [entry for entry in as_objects(value) if entry.get("id")]
+            if entries:
+                return entries[:MAX_MODELS]
         elif isinstance(value, Mapping) and depth < 3:
             waiting.extend((entry, depth + 1) for entry in value.values())
     return []
@@ -264,7 +264,7 @@ def _date(value: Any) -> date | None:
 def _price(pricing: Any) -> tuple[float, float] | None:
     """Dollars per token of input and of output; the server's price is for `per` units."""
     listed = as_object(pricing)
-    found: dict[str, float] = {}
+    prices: dict[str, float] = {}
     for unit in as_objects(listed.get("units")) if listed.get("kind") == "fixed" else []:
         try:
             name, dollars = str(unit["unit"]).lower(), float(unit["price"]) / float(unit["per"])
@@ -274,12 +274,12 @@ def _price(pricing: Any) -> tuple[float, float] | None:
             continue
         for kind, signs in (("input", ("input", "prompt")), ("output", ("output", "completion"))):
             if "token" in name and "cache" not in name and any(sign in name for sign in signs):
-                found[kind] = abs(dollars)  # -0.0 would be shown
-    return (found["input"], found["output"]) if len(found) == 2 else None
+                prices[kind] = abs(dollars)  # -0.0 would be shown
+    return (prices["input"], prices["output"]) if len(prices) == 2 else None
 
 
 def _by_name(models: Iterable[Model]) -> dict[str, Model]:
-    """Models by id and aliases; a name with its maker's before it also as `*/name`."""
+    """Models by id and aliases; a name with its maker's in front also as `*/name`."""
     several = list(models)
     named = {model.id: model for model in reversed(several)}
     for model in several:
@@ -291,7 +291,7 @@ def _by_name(models: Iterable[Model]) -> dict[str, Model]:
     return named
 
 
-def _found(named: Mapping[str, Model], name: str) -> Model | None:
+def _lookup(named: Mapping[str, Model], name: str) -> Model | None:
     return named.get(name) or named.get(_tail(name) if "/" in name else f"*/{name}")
 
 

@@ -31,7 +31,7 @@ _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
 ]
 
 
-def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTransport:  # noqa: FBT001  # as httpx has it
+def transport(base_url: str, verify: ssl.SSLContext | bool) -> httpx.AsyncHTTPTransport:  # noqa: FBT001  # as in httpx
     # httpx ignores the proxy variables if it is given a transport, so they are read here.
     return httpx.AsyncHTTPTransport(
         verify=verify,

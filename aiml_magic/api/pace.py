@@ -1,11 +1,11 @@
 """The pace of requests to one server, learned from its refusals: 429, and 503 with Retry-After.
 
 Without a refusal there is no limit. After one, nothing is sent for the time that the server names,
-else for 1 s, doubled with each further refusal up to 60 s; a named time below 1 s is doubled
-too, up to that. Then one request is sent as a probe. Once it is accepted, a burst follows, of as
-many requests as the server accepted before its refusal. Bursts begin as far apart as the first
-accepted request and the probe. After some bursts without a refusal, each is larger by a tenth,
-until there is no limit any more.
+else for 1 s, doubled with each further refusal up to 60 s; a named time below 1 s is doubled up to
+1 s. Then one request is sent as a probe. Once it is accepted, a burst follows, of as many requests
+as the server accepted before its refusal. Bursts begin as far apart as the first accepted request
+and the probe. After some bursts without a refusal, each is larger by a tenth, until the limit is
+dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEAST, _FIRST, _LAST = 0.05, 1.0, 60.0  # seconds of a pause
 _PROMPT = 5.0  # seconds after which a probe without a reply counts as accepted
 _MINUTE = 60.0  # seconds of the longest burst without a limit: most limits are per minute
 _MARGIN = 1.02  # factor on the period: clocks and networks are not exact
-_KEPT = 3  # bursts without a refusal, after which bursts grow
+_GROW_AFTER = 3  # bursts without a refusal
 _NO_LIMIT = 1000  # requests in a burst: beyond it the limit is dropped
 
 
@@ -55,7 +55,7 @@ class Pace:
         self._pause = _FIRST
         self._resume_at = 0.0
         self._refused_since: float | None = None  # the first refusal after the last acceptance
-        self._kept = 0  # bursts in a row without a refusal
+        self._unrefused = 0  # bursts in a row without a refusal
         self._is_used_up = False  # whether the burst has sent its quota
         self._changed = asyncio.Event()
 
@@ -133,10 +133,10 @@ class Pace:
             self._burst, self._quota, self._period = Burst(is_probe=True), None, None
             return
         self._burst = Burst()
-        self._kept = 0 if last.refused else self._kept + 1
+        self._unrefused = 0 if last.refused else self._unrefused + 1
         if last.refused:
             self._quota = last.accepted
-        elif self._quota is not None and self._kept >= _KEPT:
+        elif self._quota is not None and self._unrefused >= _GROW_AFTER:
             self._quota += 1 + self._quota // 10
             if self._quota > _NO_LIMIT:
                 self._quota = self._period = None

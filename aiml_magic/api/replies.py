@@ -1,8 +1,8 @@
 """The reply to a request, read from bytes in any form, and its error; no HTTP.
 
 The form is recognized by the first bytes, not by the Content-Type: events, JSON, JSON lines, or a
-page. Memory is bounded: by the size of one event, and of what is kept of all events. A server may
-echo the key, so its bytes are masked before anything else reads them.
+page. Memory is bounded: by the size of one event, and of the content that all events leave. A
+server may echo the key, so its bytes are masked before anything else reads them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The decoder of `text/event-stream`; pure.
 
-It follows the WHATWG specification (HTML, 9.2.6) but for one thing: a last event without its blank
-line is not discarded, since its answer was paid for; `flush` returns it. Lines end at CR LF, LF or
-CR only: splitting at U+2028, as `str.splitlines` does, breaks JSON.
+It follows the WHATWG specification (HTML, 9.2.6) with one exception: a last event without its
+blank line is not discarded, since its answer was paid for; `flush` returns it. Lines end at CR LF,
+LF or CR only: splitting at U+2028, as `str.splitlines` does, breaks JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Decoder:
         start = 0
         for end in _LINE_END.finditer(self._buffer, self._searched):
             self._skip_line_feed = end.group() == b"\r" and end.end() == len(self._buffer)
-            self._take(bytes(self._buffer[start : end.start()]), events)
+            self._read_line(bytes(self._buffer[start : end.start()]), events)
             start = end.end()
         del self._buffer[:start]
         self._searched = len(self._buffer)
@@ -55,11 +55,11 @@ class Decoder:
         """The event that the end of the stream cut off, if any; called once, at the end."""
         line, self._buffer = bytes(self._buffer), bytearray()
         events: list[str] = []
-        self._take(line, events)
-        self._take(b"", events)
+        self._read_line(line, events)
+        self._read_line(b"", events)
         return events[-1] if events else None
 
-    def _take(self, line: bytes, events: list[str]) -> None:
+    def _read_line(self, line: bytes, events: list[str]) -> None:
         if self._is_first_line:
             line = line.removeprefix(_BOM)
             self._is_first_line = False

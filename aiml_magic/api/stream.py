@@ -117,7 +117,7 @@ class Stream:
     _last_seen: Event | None = None
 
     def add(self, event: Raw) -> Event | None:
-        """Adds one event; returns the news for a person in it, if any."""
+        """Adds one event; returns the progress that it shows, if any."""
         seen = self._fold(event)
         if isinstance(seen, Thinking):
             if seen == self._last_seen:
@@ -284,13 +284,13 @@ class Stream:
         item: dict[str, Any] = {}
         lists: dict[str, list[Raw]] = {}
         for slot, pieces in self._parts[key].items():
-            kind, place, part, name = _PIECES[slot[0]]
+            kind, list_name, part, name = _PIECES[slot[0]]
             text = "".join(pieces)
             item = item or {**_BEGINNINGS[kind], **added}
             if part:
                 notes = self._notes.get((key, slot))
                 made = {"type": part, name: text} | ({"annotations": notes} if notes else {})
-                lists.setdefault(place, []).append(made)
+                lists.setdefault(list_name, []).append(made)
             else:
                 item[name] = text
         return {**item, **lists} or ({} if _is_empty(added) else added)
@@ -402,7 +402,7 @@ def _worse(*statuses: str | None) -> str:
 
 def _is_end(word: str, response: Raw) -> bool:
     """Whether an event of this name ends a stream: by its name, or by the status inside it."""
-    if "." in word:  # most events: an item, or a part of one
+    if "." in word:  # most events are of an item or a part
         return False
     if status_of(word) in _BADNESS:
         return True

@@ -32,7 +32,7 @@ _IS_RESERVED = f"""
     AND (state = 'queued' OR (state = 'forgotten' AND worst_usd IS NOT NULL) OR ({IS_UNKNOWN}))
 """
 _LAPSED = errors.RunnerDied(
-    "Nobody was about to send this question any more, so another one got its part of the budget. "
+    "No runner was left to send this question, so another one got its part of the budget. "
     "Nothing was sent.",
     "Run the cell again.",
     retry="auto",

@@ -49,7 +49,7 @@ class Database:
         with opening:
             living.add(self)
 
-    def take_in(self) -> None:
+    def import_rescued(self) -> None:
         """Imports the rescue files, each time the connection is opened."""
 
     @contextmanager
@@ -129,7 +129,7 @@ class Database:
             databases.append(self.path)
             self._close = weakref.finalize(self, _close, self._db, self.path, os.getpid())
             self._identity = self._current_identity()
-            self.take_in()
+            self.import_rescued()
         return self._db
 
     def _disconnect(self) -> None:
@@ -157,7 +157,7 @@ class Database:
         self._newest_uncommitted = self._newest
 
     def _current_identity(self) -> tuple[int, ...]:
-        """The process and the file that a connection is for."""
+        """The process and the file of a connection."""
         file = self.path.stat()
         return os.getpid(), file.st_dev, file.st_ino
 

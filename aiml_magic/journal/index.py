@@ -65,14 +65,14 @@ def search(db: sqlite3.Connection, words: str, limit: int, *, is_sound: bool) ->
     An index that is known to be sound is not checked again: the check takes time.
     """
     try:
-        found = _matching(db, words, limit)
-        is_usable = bool(found) or is_sound or _is_sound(db)
+        rows = _matching(db, words, limit)
+        is_usable = bool(rows) or is_sound or _is_sound(db)
     except sqlite3.DatabaseError as error:
         if not _is_damage(error):
             raise
         is_usable = False
     if is_usable:
-        return found
+        return rows
     _rebuild(db)
     return _matching(db, words, limit)
 
@@ -126,11 +126,11 @@ def _rebuild(db: sqlite3.Connection) -> None:
     with _savepoint(db):
         _drop(db)
         db.execute("CREATE VIRTUAL TABLE texts USING fts5 (question, answer)")
-        for found in db.execute(
+        for raw in db.execute(
             "SELECT * FROM requests WHERE response IS NOT NULL AND state <> 'forgotten'"
         ):
             with suppress(errors.JournalError):
-                row = read_row(found)
+                row = read_row(raw)
                 if text := Response(row.response).text:
                     _insert(db, row.id, row.request, text)
 

@@ -20,10 +20,10 @@ from aiml_magic.text import dump, load
 
 _DAY = 86_400.0  # seconds
 _MAX_SIZE = 4 * 2**20  # bytes
-_unwritten: dict[str, Catalogue] = {}  # by server, if the disk took no file
+_unwritten: dict[str, Catalogue] = {}  # by server, if no file could be written
 
 
-def kept(server: str) -> Catalogue:
+def cached(server: str) -> Catalogue:
     """The models of a server when it was last asked; empty if it never was."""
     if server in _unwritten:
         return _unwritten[server]
@@ -35,8 +35,8 @@ def kept(server: str) -> Catalogue:
     return Catalogue()
 
 
-def keep(server: str, catalogue: Catalogue) -> None:
-    """Caches the models of a server; in memory if the disk takes no file."""
+def cache(server: str, catalogue: Catalogue) -> None:
+    """Caches the models of a server; in memory if no file can be written."""
     _unwritten[server] = catalogue
     content = {
         "server": server,
@@ -52,7 +52,7 @@ def keep(server: str, catalogue: Catalogue) -> None:
 
 
 def is_of_today(catalogue: Catalogue) -> bool:
-    """Whether it is less than a day old; after the clock was set back it counts as old."""
+    """Whether a catalogue is less than a day old; one from the future (a changed clock) is old."""
     return 0 <= time.time() - catalogue.asked_at < _DAY
 
 

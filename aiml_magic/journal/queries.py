@@ -33,15 +33,15 @@ OF_NOTEBOOK = (
     "names CROSS JOIN requests ON requests.notebook = names.name AND requests.id <= names.until"
 )
 
-_LINE = """
-    WITH RECURSIVE line (id) AS (
+_ANCESTRY = """
+    WITH RECURSIVE ancestry (id) AS (
         SELECT :row
         UNION ALL
-        SELECT requests.parent FROM line JOIN requests ON requests.id = line.id
+        SELECT requests.parent FROM ancestry JOIN requests ON requests.id = ancestry.id
         WHERE requests.parent < requests.id  -- a forged file may have circles
     )
 """
-_OF_LINE = "FROM line JOIN requests ON requests.id = line.id ORDER BY requests.id"
+_OF_ANCESTRY = "FROM ancestry JOIN requests ON requests.id = ancestry.id ORDER BY requests.id"
 
 
 class Queries(Database):
@@ -51,13 +51,13 @@ class Queries(Database):
 
     def row(self, row_id: int) -> Row:
         """The row of this id. Raises BadInput if there is none."""
-        found = self._first("SELECT * FROM requests WHERE id = :row", row=row_id)
-        if found is None:
+        raw = self._first("SELECT * FROM requests WHERE id = :row", row=row_id)
+        if raw is None:
             raise BadInput(
                 f"The journal has no answer {row_id}.",
                 f"%aiml history lists those of this notebook, in {short(self.path)}.",
             )
-        return read_row(found)
+        return read_row(raw)
 
     def unfinished(self, notebook: str) -> list[Row]:
         """The rows of a notebook that are queued or sent, oldest first."""
@@ -88,7 +88,7 @@ class Queries(Database):
 
         A recording may claim any response id, so a row that was asked here comes first.
         """
-        found = self._first(
+        raw = self._first(
             """
             SELECT id FROM requests WHERE id = :number OR response_id = :name
             ORDER BY id = :number DESC, origin = 'asked' DESC, id DESC LIMIT 1
@@ -96,12 +96,12 @@ class Queries(Database):
             number=int(name) if name.isdecimal() and len(name) < 19 else None,
             name=name,
         )
-        if found is None:
+        if raw is None:
             raise BadInput(
                 f"The journal has no answer {name[:60]}.",
                 "%aiml history lists those of this notebook.",
             )
-        return int(found["id"])
+        return int(raw["id"])
 
     def history(self, notebook: str | None = None, limit: int = 1000) -> list[Row]:
         """The newest rows of a notebook, or of all, oldest first; without forgotten ones."""
@@ -124,7 +124,7 @@ class Queries(Database):
         since: float | None = None,
     ) -> list[int]:
         """The ids of the rows that meet all conditions, in the order in which they were asked."""
-        found = self._all(
+        rows = self._all(
             f"""{NAMES}
             SELECT requests.id FROM {"requests" if notebook is None else OF_NOTEBOOK}
             WHERE (:chat IS NULL OR chat = :chat) AND (:since IS NULL OR asked_at >= :since)
@@ -134,14 +134,14 @@ class Queries(Database):
             chat=chat,
             since=since,
         )
-        ids = [entry["id"] for entry in found]
+        ids = [row["id"] for row in rows]
         if words is None:
             return ids
-        having = {row.id for row in self.search(words, limit=len(ids))}
-        return [row_id for row_id in ids if row_id in having]
+        matching = {row.id for row in self.search(words, limit=len(ids))}
+        return [row_id for row_id in ids if row_id in matching]
 
-    def found(self, ids: Sequence[int], columns: str = "*") -> list[sqlite3.Row]:
-        """The rows of these ids, or some columns of them, as they are in the file."""
+    def raw_rows(self, ids: Sequence[int], columns: str = "*") -> list[sqlite3.Row]:
+        """The rows of these ids, or some of their columns, as SQLite returns them."""
         return self._all(
             f"""
             SELECT {columns} FROM requests
@@ -153,7 +153,7 @@ class Queries(Database):
     def answers(self, rows: Sequence[Row]) -> list[Answer]:
         """The answers of rows; each names, as its key does, the response that it continues."""
         ids = {row.parent for row in rows if row.parent is not None}
-        parents = {found["id"]: read_row(found) for found in self.found([*ids])} if ids else {}
+        parents = {raw["id"]: read_row(raw) for raw in self.raw_rows([*ids])} if ids else {}
         return [
             replace(row.answer(), continues=parents[row.parent].identity)
             if row.parent in parents
@@ -174,14 +174,14 @@ class Queries(Database):
 
     def chats(self, notebook: str) -> list[str]:
         """The names of a notebook's conversations, in the order in which they began."""
-        found = self._all(
+        rows = self._all(
             f"""{NAMES}
             SELECT chat FROM {OF_NOTEBOOK} WHERE chat IS NOT NULL AND state <> 'forgotten'
             GROUP BY chat ORDER BY MIN(requests.id)
             """,  # noqa: S608  # both are ours
             notebook=notebook,
         )
-        return [entry["chat"] for entry in found]
+        return [row["chat"] for row in rows]
 
     def search(self, words: str, limit: int = 20) -> list[Row]:
         """The rows with all the words in question or answer, best first.
@@ -190,9 +190,9 @@ class Queries(Database):
         alone they give the newest rows first.
         """
         with self._transaction() as db:
-            found = index.search(db, words, limit, is_sound=self._is_index_sound)
-            self._is_index_sound = self._is_index_sound or not found
-        return [read_row(entry) for entry in found]
+            rows = index.search(db, words, limit, is_sound=self._is_index_sound)
+            self._is_index_sound = self._is_index_sound or not rows
+        return list(map(read_row, rows))
 
     def with_rounds(self, row_id: int) -> list[Row]:
         """A row and the rounds of its cell before it, newest first; the last has the question."""
@@ -206,12 +206,12 @@ class Queries(Database):
 
     def ancestors(self, row_id: int) -> list[Row]:
         """The conversation that ends with this row, oldest first, the row included."""
-        return self._rows(f"{_LINE} SELECT requests.* {_OF_LINE}", row=row_id)
+        return self._rows(f"{_ANCESTRY} SELECT requests.* {_OF_ANCESTRY}", row=row_id)
 
     def states(self, row_id: int) -> dict[int, str]:
         """The states of the same rows, by id: the texts of a long conversation are not read."""
-        found = self._all(f"{_LINE} SELECT requests.id, state {_OF_LINE}", row=row_id)
-        return dict(map(tuple, found))
+        rows = self._all(f"{_ANCESTRY} SELECT requests.id, state {_OF_ANCESTRY}", row=row_id)
+        return dict(map(tuple, rows))
 
     def has_cell(self, notebook: str, chat: str | None, cell: str) -> bool:
         """Whether this cell of a chat has a row."""
@@ -280,7 +280,7 @@ class Queries(Database):
     @staticmethod
     def _asked(db: sqlite3.Connection, keys: Sequence[str]) -> Iterator[Row]:
         """The rows that were asked here under one of these keys, newest first."""
-        found = db.execute(
+        rows = db.execute(
             """
             SELECT * FROM requests
             WHERE key IN (SELECT value FROM json_each(?)) AND origin = 'asked'
@@ -288,11 +288,11 @@ class Queries(Database):
             """,
             (dump(keys),),
         )
-        return map(read_row, found)
+        return map(read_row, rows)
 
 
 def _encodable(values: dict[str, Any]) -> dict[str, Any]:
-    """Values with escapes for lone surrogates, which SQLite does not take."""
+    """Values with escapes for lone surrogates, which SQLite cannot store."""
     return {
         name: value.encode("utf-8", "backslashreplace").decode()
         if isinstance(value, str)

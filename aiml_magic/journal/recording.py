@@ -21,7 +21,7 @@ from aiml_magic.files import append_private, check_no_database, why, write_priva
 from aiml_magic.journal.replay import request_key, request_keys, with_hashes
 from aiml_magic.text import cut, plain
 
-_FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
+_MOST = 5e10  # seconds or dollars: an upper bound that is still a valid date
 # Bounds on memory: bytes of a line, bytes of all texts (as wide as their widest character), values.
 _MAX_LINE, _MAX_TEXT, _MAX_VALUES = 16 * 2**20, 64 * 2**20, 2**19
 # Characters that take four bytes in memory, and two; as UTF-8 or as escapes.
@@ -114,7 +114,7 @@ def _as_bad_input(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise BadInput(
             f"{cut(plain(path.name))} cannot be written: {why(error)}.",
-            "The answer is in the journal all the same; name another file to record to.",
+            "The answer is in the journal; name another file to record to.",
         ) from error
 
 
@@ -150,6 +150,6 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> float:
     number = float(value)
-    if not abs(number) < _FAR:
+    if not abs(number) < _MOST:
         raise ValueError(value)
     return number

@@ -25,7 +25,7 @@ _INLINE = re.compile(r"data:([\w.+/-]+);base64,")
 _HASHED = re.compile(r"data:[\w.+/-]+;sha256,")
 # An attached text as its heading and its hash.
 _HASHED_TEXT = re.compile(r"(.*:) sha256,[0-9a-f]{64}")
-_NOT_AT_HAND = "(it is not at hand any more)"
+_NOT_STORED = "(it is not available any more)"
 _TAG = b"aiml_magic request 1\n"  # makes the hash different from every other kind of hash
 
 
@@ -105,9 +105,9 @@ def _with_text_hash(part: Any) -> Any:
 
 def _without_hash(part: Any) -> Any:
     if found := _HASHED_TEXT.fullmatch(_text_of(part)):
-        return {**part, "text": f"{found[1]} {_NOT_AT_HAND}"}
+        return {**part, "text": f"{found[1]} {_NOT_STORED}"}
     is_hashed = any(_HASHED.match(as_text(value)) for value in as_object(part).values())
-    return {"type": "input_text", "text": _NOT_AT_HAND} if is_hashed else part
+    return {"type": "input_text", "text": _NOT_STORED} if is_hashed else part
 
 
 def _text_of(part: Any) -> str:
@@ -122,7 +122,7 @@ def nearest(request: Raw, others: Iterable[Raw]) -> int | None:
     """The index of the request most similar to `request`; `None` if there are none."""
     text = _text(request)
     compared = [_text(other) for other in others]
-    # The letters in common select a few quickly; among these the order of the letters decides.
+    # `quick_ratio` ignores the letters' order, and selects a few; `ratio` decides among these.
     letters = [
         SequenceMatcher(None, text, other, autojunk=False).quick_ratio() for other in compared
     ]

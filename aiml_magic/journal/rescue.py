@@ -63,11 +63,11 @@ def rescue_files(folder: Path) -> list[Path]:
 
 def read(path: Path) -> tuple[Row, Result]:
     """The row and the result in a rescue file. Raises OSError, ValueError or BadInput."""
-    found = load(_read_bounded(path), _MAX_BYTES)
-    if not isinstance(found, dict):
+    raw = load(_read_bounded(path), _MAX_BYTES)
+    if not isinstance(raw, dict):
         raise ValueError(path)
     earlier = {"origin": "asked"}  # a version without that column wrote no other rows
-    values: dict[str, Any] = {name: (earlier | found).get(name) for name in KINDS}
+    values: dict[str, Any] = {name: (earlier | raw).get(name) for name in KINDS}
     is_known = values["state"] in ("done", "failed", "cancelled")
     columns = KINDS.keys() - JSON_COLUMNS.keys()
     if wrong_columns(values) or not is_known or not all(_fits(values[name]) for name in columns):
@@ -78,15 +78,15 @@ def read(path: Path) -> tuple[Row, Result]:
         response=row.response,
         seconds=row.seconds,
         notices=tuple(notice for notice in row.notices if notice != "not_in_journal"),
-        cost=None if row.cost_usd is None else _cost(row.cost_usd, found),
+        cost=None if row.cost_usd is None else _cost(row.cost_usd, raw),
         error=None if row.error is None else errors.error_from_dict(row.error),
         response_id=row.response_id,
         text=row.text or None,
     )
 
 
-def _cost(usd: float, found: Raw) -> Cost:
-    number, source = found.get("cost_credits"), found.get("cost_source")
+def _cost(usd: float, raw: Raw) -> Cost:
+    number, source = raw.get("cost_credits"), raw.get("cost_source")
     return Cost(
         usd,
         number if isinstance(number, int) and _fits(number) else None,
@@ -109,10 +109,10 @@ def _read_bounded(path: Path) -> bytes:
     check_no_database(path)
     flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
     with os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb") as file:
-        found = os.fstat(file.fileno())
+        status = os.fstat(file.fileno())
         is_ours = not hasattr(os, "geteuid") or (
-            found.st_uid == os.geteuid() and not found.st_mode & 0o022
+            status.st_uid == os.geteuid() and not status.st_mode & 0o022
         )
-        if not stat.S_ISREG(found.st_mode) or not is_ours or found.st_size > _MAX_BYTES:
-            raise OSError(f"{path} is no rescue file of this user")
+        if not stat.S_ISREG(status.st_mode) or not is_ours or status.st_size > _MAX_BYTES:
+            raise OSError(f"{path} is not a rescue file of this user")
         return file.read(_MAX_BYTES)

@@ -3,9 +3,9 @@
 The state of a row:
 
     queued      on disk; not sent yet, or refused and to be sent again
-    sent        the request is on its way, or was when its runner died
-    done        a response came, whatever its status
-    failed      no response came; `error` says why, and whether it may be charged
+    sent        the request is in flight, or was when its runner died
+    done        there is a response, whatever its status
+    failed      there is no response; `error` says why, and whether the request may be charged
     cancelled   the person stopped it
     forgotten   its texts were removed; the time of the request and its cost are left
 """
@@ -25,10 +25,10 @@ from aiml_magic.api.responses import Cost, Raw, Response, Usage, question_text
 from aiml_magic.journal.answer import Answer
 from aiml_magic.text import plain
 
-HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or mend this one."
+HINT = "Name another file with %config O3Pro.journal or AIML_MAGIC_JOURNAL, or repair this one."
 TAIL = 1500  # characters of the newest text that a panel shows
 HEARTBEAT = 5.0  # seconds between two heartbeats of a runner
-STALE = 4 * HEARTBEAT  # seconds after which a runner without a heartbeat is taken for dead
+STALE = 4 * HEARTBEAT  # seconds after which a runner without a heartbeat counts as dead
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Row:
         return not (self.state == "queued" or self.is_alive)
 
     @property
-    def is_taken(self) -> bool:
+    def is_accepted(self) -> bool:
         """The server accepted the request, and may return its response by id."""
         if self.response_id is None:
             return False
@@ -101,7 +101,7 @@ class Row:
     @property
     def can_go_on(self) -> bool:
         """The server accepted the request, and no runner waits for its response."""
-        return self.is_taken and not self.is_alive
+        return self.is_accepted and not self.is_alive
 
     @property
     def is_doubtful(self) -> bool:
@@ -143,8 +143,8 @@ class Row:
         )
 
     @property
-    def is_kept(self) -> bool:
-        """The response is replayed; an incomplete one is not: a higher limit may give more."""
+    def is_replayable(self) -> bool:
+        """The response can be replayed; an incomplete one cannot: a higher limit may give more."""
         return self.state == "done" and Response(self.response).outcome != "incomplete"
 
     @property
@@ -209,33 +209,31 @@ class Result:
 
 # Columns of JSON, and the value of NULL in each.
 JSON_COLUMNS = {"request": "{}", "text": '""', "response": "{}", "notices": "[]", "error": "null"}
-# The type of each column; of those of JSON, as JSON has it.
+# The type of each column; of a JSON column, that of its parsed value.
 KINDS: Mapping[str, Any] = get_type_hints(Row) | {
     "request": dict, "response": dict, "notices": list, "error": dict | None,
 }  # fmt: skip
-_FAR = 5e10  # seconds or dollars: an upper bound that is still a valid date
+_MOST = 5e10  # seconds or dollars: an upper bound that is still a valid date
 
 
-def read_row(found: sqlite3.Row) -> Row:
+def read_row(raw: sqlite3.Row) -> Row:
     """The row as a value.
 
     Raises JournalError for values that this package never writes: the file may be forged.
     """
     try:
         values = {
-            name: json.loads(found[name] or JSON_COLUMNS[name])
-            if name in JSON_COLUMNS
-            else found[name]
+            name: json.loads(raw[name] or JSON_COLUMNS[name]) if name in JSON_COLUMNS else raw[name]
             for name in KINDS
         }
         wrong = wrong_columns(values)
     except IndexError:
-        wrong = sorted(KINDS.keys() - found.keys())
+        wrong = sorted(KINDS.keys() - raw.keys())
     except (ValueError, TypeError, RecursionError):
         wrong = list(JSON_COLUMNS)
     if wrong:
         raise errors.JournalError(
-            f"Row {found['id']} of the journal is damaged, in its {' or '.join(wrong)}.", HINT
+            f"Row {raw['id']} of the journal is damaged, in its {' or '.join(wrong)}.", HINT
         )
     return row_of(values)
 
@@ -248,7 +246,9 @@ def wrong_columns(values: Raw) -> list[str]:
     """The names of the columns with values that this package never writes."""
     wrong = [name for name, kind in KINDS.items() if not isinstance(values[name], kind)]
     wrong += [
-        name for name, value in values.items() if isinstance(value, float) and not abs(value) < _FAR
+        name
+        for name, value in values.items()
+        if isinstance(value, float) and not abs(value) < _MOST
     ]
     if not wrong and (values["parent"] or 0) >= values["id"]:  # a cycle
         wrong.append("parent")

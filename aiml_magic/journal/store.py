@@ -1,9 +1,9 @@
 """The journal: one SQLite file with every request and its answer, one row each.
 
-A row is written before its request is sent, so that a crash leaves a trace of what may have been
-paid. It holds the request without its conversation: `parent` names the row that it continues, and
-the form of the conversation (the parent's response id, or a transcript) is decided when it is sent.
-Neither the API key nor any header is in it.
+A row is written before its request is sent, so that a crash leaves a trace of a possible charge. It
+holds the request without its conversation: `parent` names the row that it continues, and the form
+of the conversation (the parent's response id, or a transcript) is decided when it is sent. Neither
+the API key nor any header is in it.
 
 Each step is one short transaction, so that any number of kernels and runners may write at once.
 """
@@ -76,8 +76,8 @@ class Journal(Costs):
     ) -> Row | None:
         """Marks a queued row as sent (from `cluster`, if named); `None` if it may not be sent.
 
-        That is: it was sent or withdrawn already, or its parent has no answer. `attempts` is the
-        number of this one, else it is the next. If a worker of a cluster dies, it is unknown.
+        It may not if it was sent or withdrawn already, or if its parent has no answer. `attempts`
+        is the number of this attempt, by default the next one; from a cluster it is unknown.
         """
         with self._transaction() as db:
             cursor = db.execute(
@@ -103,7 +103,7 @@ class Journal(Costs):
             row_id,
         )
 
-    def let_go(self, row_id: int) -> None:
+    def end_heartbeat(self, row_id: int) -> None:
         """Ends the heartbeat of a row at once, so that no kernel waits until it is stale."""
         self._execute("UPDATE requests SET alive_at = NULL WHERE id = ? AND state = 'sent'", row_id)
 
@@ -120,7 +120,7 @@ class Journal(Costs):
         )  # fmt: skip
         return changed == 1
 
-    def take_up(self, row_id: int) -> Row | None:
+    def take_over_accepted(self, row_id: int) -> Row | None:
         """Takes over a row whose request the server accepted; `None` if it cannot be resumed."""
         row = self.row(row_id)
         return row if row.can_go_on and self.take_over(row) else None
@@ -151,7 +151,7 @@ class Journal(Costs):
                 """,
                 (dump(list(row_ids)),),
             )
-            return [found["id"] for found in unwanted]
+            return [row["id"] for row in unwanted]
 
     def note_key(self, row_id: int, key: str) -> None:
         """Sets the final key of a row, after its parent is over."""
@@ -231,29 +231,29 @@ class Journal(Costs):
                 index.add(db, row_id, json.loads(known["request"]), response.text)
 
     def rescue(self, row: Row, result: Result) -> tuple[Row, str | None]:
-        """As `finish`, but into a rescue file, which `take_in` reads later."""
+        """As `finish`, but into a rescue file, which `import_rescued` reads later."""
         return rescue.rescue(self._folder, row, result)
 
-    def take_in(self) -> None:
+    def import_rescued(self) -> None:
         """Imports the rescue files of all processes, and removes those whose rows are over.
 
         A file for a row that this journal does not have, or never sent, stays.
         """
         with suppress(JournalError):  # retried when the connection is opened again
             for path in rescue.rescue_files(self._folder):
-                self._take_file(path)
+                self._import_file(path)
 
-    def _take_file(self, path: Path) -> None:
+    def _import_file(self, path: Path) -> None:
         with suppress(OSError, ValueError, BadInput):
             row, result = rescue.read(path)
             with self._transaction():
-                if self._take_result(row, result):
+                if self._import_result(row, result):
                     self._obsolete.append(path)
 
-    def _take_result(self, row: Row, result: Result) -> bool:
+    def _import_result(self, row: Row, result: Result) -> bool:
         """Stores a result, unless the row has a better one; `False` if it was never sent here."""
         with self._transaction():
-            found = self._first(
+            raw = self._first(
                 """
                 SELECT * FROM requests
                 WHERE id = :id AND asked_at = :asked_at AND server = :server
@@ -264,7 +264,7 @@ class Journal(Costs):
                 server=row.server,
                 request=dump(row.request),
             )
-            if found is None or (known := read_row(found)).state == "queued":
+            if raw is None or (known := read_row(raw)).state == "queued":
                 return False
             if result.state == "done" and known.state == "failed" and known.has_unknown_cost:
                 self.recover(row.id, result.response, result.cost)
@@ -301,7 +301,7 @@ class Journal(Costs):
     def known(
         self, keys: Sequence[str], base_url: str, recorded: Mapping[str, int] = MappingProxyType({})
     ) -> Row | None:
-        """The row that answers a request, or that may yet.
+        """The row that answers a request, or that may do so later.
 
         The newest answer that was asked here; else that of a recording (`recorded`: ids of rows by
         key); else the newest row, if it is unfinished or may have been charged without an answer.
@@ -311,14 +311,14 @@ class Journal(Costs):
             newest = next(rows, None)
             if newest is not None and newest.state in ("sent", "failed"):
                 path = rescue.rescue_file(self._folder, newest)
-                if path.exists():  # its runner may have ended before the journal took it
-                    self._take_file(path)
+                if path.exists():  # its runner may have ended before it could write the row
+                    self._import_file(path)
                     rows = self._asked(db, keys)
                     newest = next(rows)
             asked = [] if newest is None else chain([newest], rows)
             imported = (self.row(recorded[key]) for key in keys if key in recorded)
             answers = chain(
-                (row for row in asked if row.is_kept),
+                (row for row in asked if row.is_replayable),
                 (row for row in imported if row.state == "done"),
             )
             if (answer := next(answers, None)) is not None:
@@ -345,8 +345,8 @@ class Journal(Costs):
     def forget(self, row_id: int) -> None:
         """Removes the texts of a row and of its earlier rounds from the journal and its files.
 
-        Time, cost and place of the request stay. Raises BadInput while it is being answered, and
-        JournalError while another reader keeps the texts in the log.
+        Time, cost, notebook and chat of the request stay. Raises BadInput while it is being
+        answered, and JournalError while another reader keeps the texts in the log.
         """
         with self._transaction() as db:
             if self.row(row_id).is_alive:
@@ -367,7 +367,7 @@ class Journal(Costs):
                 ids,
             )
             is_sound = index.remove(db, ids)
-        self.take_in()  # removes rescue files, which hold the same texts
+        self.import_rescued()  # removes rescue files, which hold the same texts
         with self._transaction() as db:
             if not is_sound:  # a damaged index may leave its texts in unused pages
                 db.execute("VACUUM")

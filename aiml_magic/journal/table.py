@@ -26,13 +26,12 @@ from aiml_magic.text import plain
 
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _CHUNK = 1000  # rows in memory at once
-# Those that a line of a table is made of.
-# What a recorded answer cost was paid by others.
+# The columns for a record of a data frame. Others have paid the cost of a recorded answer.
 _COST = "CASE WHEN origin = 'asked' THEN cost_usd END AS cost_usd"
 _COLUMNS = f"id, asked_at, chat, cell, {_COST}, seconds, state, error, text, request, response"
 
 
-class Kept(Sequence[Answer]):
+class StoredAnswers(Sequence[Answer]):
     """Answers of the journal by the ids of their rows."""
 
     def __init__(self, journal: Queries, ids: Sequence[int]) -> None:
@@ -42,7 +41,7 @@ class Kept(Sequence[Answer]):
     def __getitem__(self, index: Any) -> Any:
         """The answer at a position, or the answers of a slice."""
         if isinstance(index, slice):
-            return Kept(self._journal, self._ids[index])
+            return StoredAnswers(self._journal, self._ids[index])
         return self._journal.answers([self._journal.row(self._ids[index])])[0]
 
     def __len__(self) -> int:
@@ -50,33 +49,33 @@ class Kept(Sequence[Answer]):
 
     def __iter__(self) -> Iterator[Answer]:
         for ids in self._chunks():
-            yield from self._journal.answers(list(map(read_row, self._journal.found(ids))))
+            yield from self._journal.answers(list(map(read_row, self._journal.raw_rows(ids))))
 
     def _chunks(self) -> Iterator[Sequence[int]]:
         return (self._ids[start : start + _CHUNK] for start in range(0, len(self), _CHUNK))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The records of a data frame: see `line_of`."""
-        for found in chain.from_iterable(
-            self._journal.found(ids, _COLUMNS) for ids in self._chunks()
+        for raw in chain.from_iterable(
+            self._journal.raw_rows(ids, _COLUMNS) for ids in self._chunks()
         ):
-            request, response = _object(found["request"]), _object(found["response"])
+            request, response = _object(raw["request"]), _object(raw["response"])
             read = Response(response)
             yield line(
                 request,
                 read.usage,
-                text=read.text or _part(found),
+                text=read.text or _part(raw),
                 parsed=None,
-                id=found["id"],
-                asked_at=datetime.fromtimestamp(found["asked_at"], timezone.utc),
+                id=raw["id"],
+                asked_at=datetime.fromtimestamp(raw["asked_at"], timezone.utc),
                 model=request.get("model") or read.model,
-                chat=found["chat"],
-                cell=found["cell"],
-                cost_usd=found["cost_usd"],
-                seconds=found["seconds"],
-                status=read.status if found["state"] == "done" else found["state"],
+                chat=raw["chat"],
+                cell=raw["cell"],
+                cost_usd=raw["cost_usd"],
+                seconds=raw["seconds"],
+                status=read.status if raw["state"] == "done" else raw["state"],
                 replayed=False,
-                error=_object(found["error"]).get("message"),
+                error=_object(raw["error"]).get("message"),
             )
 
 
@@ -118,7 +117,7 @@ def line(
 
 @lru_cache(maxsize=1000)
 def _column(name: str) -> str:
-    """The column of a field of a parsed answer, which is none of ours."""
+    """The column of a field of a parsed answer; the prefix keeps it apart from the others."""
     return f"parsed.{plain(name)}"
 
 
@@ -135,9 +134,9 @@ def _parsed_fields(request: Raw, text: str, parsed: Any) -> Mapping[str, Any]:
     return getattr(parsed, "__dict__", None) or {"value": parsed}
 
 
-def _part(found: Any) -> str:
+def _part(raw: Any) -> str:
     """The text received of an unfinished answer."""
-    return "" if found["state"] == "done" else as_text(_loaded(found["text"]))
+    return "" if raw["state"] == "done" else as_text(_loaded(raw["text"]))
 
 
 def _object(text: str | None) -> Mapping[str, Any]:
@@ -159,10 +158,10 @@ def _loaded(text: str | None) -> Any:
 
 @cache
 def _readers() -> tuple[Callable[[str], Any], ...]:
-    """Pydantic's reader of JSON, three times as fast; it takes no lone surrogates, as json does."""
+    """The parsers of JSON: pydantic's, three times as fast; then json's, for lone surrogates."""
     try:
         from pydantic_core import from_json
-    except ImportError:  # in Pyodide it is not there by itself
+    except ImportError:  # not preinstalled in Pyodide
         return (json.loads,)
     return from_json, json.loads
 

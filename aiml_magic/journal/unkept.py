@@ -1,4 +1,4 @@
-"""Answers that the journal could not take, with retries."""
+"""Answers that could not be written to the journal, with retries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FILE_WAIT = 60.0  # seconds to wait for a journal while rescue files hold the a
 
 
 class Unkept:
-    """The answers of a runner that are in no journal yet, each in a rescue file if possible."""
+    """A runner's answers that are not in the journal yet, each in a rescue file if possible."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -26,8 +26,8 @@ class Unkept:
     def need_time(self, waited: float) -> bool:
         """Whether the runner must stay alive, after waiting so many seconds.
 
-        An answer that is in no file keeps it alive, unless the folder is gone. Answers in rescue
-        files are safe: they keep it for a minute, if the journal exists.
+        An answer without a file keeps it alive, unless the folder is gone. Answers in rescue files
+        are safe: they keep it alive for a minute, if the journal exists.
         """
         if all(event["copy"] for _, _, event in self._held.values()):
             return bool(self._held) and waited < _FILE_WAIT and self._journal.path.exists()
@@ -45,16 +45,16 @@ class Unkept:
         return self._held[row_id][2] if row_id in self._held else None
 
     def try_again(self) -> None:
-        """Writes the answers to the journal, as far as it takes them, then the rescue files."""
-        is_taking = True
+        """Writes the answers to the journal, as far as possible, then imports the rescue files."""
+        is_writable = True
         for row, result, event in list(self._held.values()):
             try:
-                if is_taking:
+                if is_writable:
                     self._journal.finish(row.id, result)
                     del self._held[row.id]
             except errors.JournalError:
-                is_taking = False  # it would not take the next one either
-            if not is_taking:
+                is_writable = False  # the next write would fail as well
+            if not is_writable:
                 self.add(row, result, event["why"])
-        if is_taking:
-            self._journal.take_in()
+        if is_writable:
+            self._journal.import_rescued()

@@ -13,7 +13,7 @@ from aiml_magic.files import short
 from aiml_magic.notebook.context import Context
 from aiml_magic.sandbox import start
 from aiml_magic.session import advice
-from aiml_magic.session.spending import midnight, purse
+from aiml_magic.session.spending import account_of, midnight
 from aiml_magic.text import did_you_mean, say
 
 _MOST_DOLLARS = 5e10  # of a balance
@@ -58,7 +58,11 @@ def models(context: Context, rest: str) -> None:
 
 
 def spent(context: Context) -> str:
-    journal, session, servers = context.journal, context.session, purse(context.asking.server[0])
+    journal, session, servers = (
+        context.journal,
+        context.session,
+        account_of(context.asking.server[0]),
+    )
     here, unknown = journal.spent(servers, session=session.id)
     notebook, _ = journal.spent(servers, notebook=session.notebook)
     day, _ = journal.spent(servers, since=midnight())

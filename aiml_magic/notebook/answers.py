@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from aiml_magic.errors import BadInput
 from aiml_magic.journal.answer import Answer
-from aiml_magic.journal.table import TOKENS, Kept, line_of
+from aiml_magic.journal.table import TOKENS, StoredAnswers, line_of
 from aiml_magic.text import plain
 
 _BEFORE = ("id", "asked_at", "model", "effort", "chat", "cell", "question", "text")
@@ -79,7 +79,7 @@ class Answers(Sequence[Any]):
         return again
 
     def _lines(self) -> Iterable[dict[str, Any]]:
-        if isinstance(self._entries, Kept):
+        if isinstance(self._entries, StoredAnswers):
             return self._entries.lines()
         return map(_line, self)
 

@@ -27,7 +27,7 @@ from aiml_magic.errors import AimlMagicError, BadInput, refusing
 from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.replay import SAMPLE, sendable, without_delivery
 from aiml_magic.journal.store import Journal
-from aiml_magic.journal.table import Kept
+from aiml_magic.journal.table import StoredAnswers
 from aiml_magic.notebook import options
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.magics import O3Pro, loaded
@@ -145,7 +145,7 @@ def history(
     journal = magics.asking.journal
     selected = {"notebook": notebook, "chat": chat, "words": words}
     texts = {name: _text(name, value) for name, value in selected.items()}
-    return Answers(Kept(journal, journal.select(**texts, since=_seconds(since))))
+    return Answers(StoredAnswers(journal, journal.select(**texts, since=_seconds(since))))
 
 
 ask = Ask()

@@ -26,12 +26,12 @@ from aiml_magic.api.responses import Raw, input_texts
 from aiml_magic.errors import NOTHING_SENT, BadInput, refusing
 from aiml_magic.files import check_no_database, why
 from aiml_magic.question.tracebacks import last_error, traceback_of
-from aiml_magic.question.values import MAX_TEXT, Variables, tells_entries, uncut
+from aiml_magic.question.values import MAX_TEXT, Variables, shows_entries, uncut
 from aiml_magic.text import as_python_reads, did_you_mean, fence_for
 
 MAX_BYTES = 16 * 2**20  # of one attachment, and of all together
 _LABEL = "Attachment "
-_ANOTHER_WAY = "Attach a file or the data of it instead."
+_ANOTHER_WAY = "Attach a file or its data instead."
 # In a recording, the hash of a text follows its name.
 _NAMED = re.compile(rf"{_LABEL}(.*):(?: sha256,[0-9a-f]{{64}})?$", re.MULTILINE)
 _KINDS = (
@@ -46,10 +46,10 @@ _KINDS = (
 def attach(named: str, variables: Variables) -> list[Raw]:
     """The parts for a variable's name, the URL of an image, or a path. Raises BadInput."""
     with refusing(f"{_line(named)[:80]} cannot be attached", _ANOTHER_WAY):
-        return _found(named, variables)
+        return _parts_of(named, variables)
 
 
-def _found(named: str, variables: Variables) -> list[Raw]:
+def _parts_of(named: str, variables: Variables) -> list[Raw]:
     variable = as_python_reads(named)
     if variable in variables and not variable.startswith("_"):
         return list(parts(variables[variable], variable))
@@ -97,7 +97,7 @@ def parts(value: Any, name: str) -> Iterator[Raw]:
 
 
 def as_csv(value: Any) -> str | None:
-    """A table of pandas or polars as CSV, with row labels unless they are mere numbers.
+    """A table of pandas or polars as CSV, with row labels unless they are only numbers.
 
     None for other values. Raises BadInput for a table that is too long or cannot be written whole.
     """
@@ -113,7 +113,7 @@ def as_csv(value: Any) -> str | None:
     options = {} if hasattr(value, "write_csv") else {"index": has_labels}
     with refusing("The table cannot be written as CSV", "Attach it as text or a file."), uncut():
         table = str(write(**options))
-        if not tells_entries(value, table):
+        if not shows_entries(value, table):
             raise BadInput(
                 f"A cell of the table has no complete text. {NOTHING_SENT}",
                 "Leave out its column, or make it text.",
@@ -129,8 +129,8 @@ def as_picture(value: Any, name: str) -> bytes | None:
 
 def labels(request: Raw) -> list[str]:
     """Name, kind and size of each attachment in a request, one line each."""
-    found = map(_NAMED.match, input_texts(request))
-    return [label[1] for label in found if label]
+    matches = map(_NAMED.match, input_texts(request))
+    return [match[1] for match in matches if match]
 
 
 def check_size(attached: list[Raw]) -> None:
@@ -145,22 +145,22 @@ def check_size(attached: list[Raw]) -> None:
 
 
 def _drawn(value: Any) -> bytes | None:
-    is_part = _can(value, "get_figure") and _can(value, "plot")
+    is_part = _has_method(value, "get_figure") and _has_method(value, "plot")
     figure = value.get_figure() if is_part else value  # axes are drawn with their figure
-    if _can(figure, "savefig"):  # matplotlib
+    if _has_method(figure, "savefig"):  # matplotlib
         return _saved(figure.savefig, format="png", bbox_inches="tight")
-    if _can(value, "to_plotly_json") and _can(value, "to_image"):
+    if _has_method(value, "to_plotly_json") and _has_method(value, "to_image"):
         return bytes(value.to_image(format="png"))
-    if type(value).__module__.startswith(("altair.", "PIL.")) and _can(value, "save"):
+    if type(value).__module__.startswith(("altair.", "PIL.")) and _has_method(value, "save"):
         return _saved(value.save, format="png")
     if hasattr(value, "__array_interface__"):
         return _png_of_array(value)
-    drawing = value._repr_png_() if _can(value, "_repr_png_") else None
+    drawing = value._repr_png_() if _has_method(value, "_repr_png_") else None
     drawing = drawing[0] if isinstance(drawing, tuple) else drawing  # (picture, metadata)
     return base64.b64decode(drawing) if isinstance(drawing, str) else drawing
 
 
-def _can(value: Any, method: str) -> bool:
+def _has_method(value: Any, method: str) -> bool:
     return callable(getattr(value, method, None))
 
 
@@ -227,7 +227,7 @@ def _of_words(text: str, name: str) -> Iterator[Raw]:
     elif _is_file(text):
         yield from _of_bytes(_read(Path(text).expanduser()), name)
     elif not text.strip():
-        raise BadInput(f"{name} is an empty text. {NOTHING_SENT}", "Check what it is to hold.")
+        raise BadInput(f"{name} is an empty text. {NOTHING_SENT}", "Check its value.")
     elif _PATH.fullmatch(text):
         raise BadInput(
             f"{name} is {text[:80]!r}, which looks like the path of a missing file. {NOTHING_SENT}",
@@ -250,7 +250,7 @@ def _of_file_text(content: bytes, name: str) -> Iterator[Raw]:
     if text is None:
         raise BadInput(
             f"{name} holds neither PNG, JPEG, WebP, GIF, PDF nor text. {NOTHING_SENT}",
-            "Convert it to one of these; a text best to UTF-8.",
+            "Convert it to one of these; text, best to UTF-8.",
         )
     notebook = _notebook_text(text)
     if notebook is not None:
@@ -293,7 +293,7 @@ def _decoded(content: bytes) -> tuple[str | None, str]:
         return text, ""
     if b"\0" in content:
         wide = ((_text_in(content, name), name) for name in ("UTF-16-LE", "UTF-16-BE"))
-        return next((found for found in wide if _is_prose(found[0])), (None, ""))
+        return next((read for read in wide if _is_prose(read[0])), (None, ""))
     runs = re.findall(rb"[\x80-\xff]{4,}", content)
     is_foreign = any(len(re.findall(rb"[\xc0-\xff]", run)) > 1 for run in runs)
     text = _text_in(content, "cp1252")
@@ -347,7 +347,7 @@ def _line(name: str) -> str:
 
 
 def kind_of(content: bytes) -> tuple[str, str]:
-    """The media type of content by its first bytes, and a word for it; text if unknown."""
+    """The media type of content by its first bytes, and its name for a person; text if unknown."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp", "WebP image"
     known = ((kind, words) for magic, kind, words in _KINDS if content.startswith(magic))
@@ -369,22 +369,22 @@ def _cell_text(cell: Raw) -> str:
     lines = [f"# {cell['cell_type']} cell", "".join(cell["source"])]
     for output in cell.get("outputs") or []:
         data = output.get("data") or {}
-        said = output.get("text") or data.get("text/plain") or output.get("traceback")
-        if said:
-            lines += ["# output", "".join(said)]
+        text = output.get("text") or data.get("text/plain") or output.get("traceback")
+        if text:
+            lines += ["# output", "".join(text)]
     return "\n".join(lines)
 
 
 def _read(path: Path) -> bytes:
     """The content of a regular file; reading a pipe or a device may never end."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise BadInput(
                 f"{path.name} is not a regular file. {NOTHING_SENT}",
                 "Attach a file that can be read to its end.",
             )
-        _check_bytes(found.st_size, path.name)
+        _check_bytes(status.st_size, path.name)
         check_no_database(path)
         return path.read_bytes()
     except OSError as error:

@@ -30,7 +30,7 @@ _FIELD = re.compile(
 )
 _STEP = re.compile(rf"\.(?P<attribute>\w+)|\[(?P<index>{_QUOTED}|[^\]]+)\]")
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "a": ascii, "s": str}
-_RAW_HINT = "With --raw the question is sent as it is, braces and all."
+_RAW_HINT = "With --raw the question is sent as it is, with its braces."
 
 
 def fill(template: str, variables: Variables) -> tuple[str, list[Raw]]:
@@ -46,8 +46,8 @@ def fill(template: str, variables: Variables) -> tuple[str, list[Raw]]:
 
 def names_in(template: str) -> set[str]:
     """The names of the variables that `fill` would look up."""
-    found = _BRACES.findall(template, 0, _end_of_braces(template))
-    return {field["name"] for field in map(_FIELD.fullmatch, found) if field}
+    fields = _BRACES.findall(template, 0, _end_of_braces(template))
+    return {field["name"] for field in map(_FIELD.fullmatch, fields) if field}
 
 
 def _end_of_braces(template: str) -> int:
@@ -62,13 +62,13 @@ def _value(text: str, variables: Variables, attached: list[Raw]) -> str:
     field = _FIELD.fullmatch(text.rstrip() if ":" not in text else text)
     if field is None:
         raise BadInput(
-            f"{shown} is not a variable, with .attribute or [index] behind it. {NOTHING_SENT}",
+            f"{shown} is not a variable, with .attribute or [index] after it. {NOTHING_SENT}",
             _RAW_HINT,
         )
     value = _look_up(field["name"], field["path"], variables)
     convert, form = _CONVERSIONS.get(field["conversion"]), (field["format"] or "").strip()
     with refusing(
-        f"{shown} cannot be written out",
+        f"{shown} cannot be written as text",
         "Insert a field or a part of it; a format after a colon must fit it.",
     ):
         if (own_text := getattr(type(value), "__prompt__", None)) is not None:

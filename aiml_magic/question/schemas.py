@@ -37,7 +37,7 @@ from aiml_magic.question.values import Function, Variables
 from aiml_magic.text import did_you_mean, one_line, reason
 
 _WRAPPED = "value"  # the field of an object around another type: the API accepts only objects
-_READING = threading.RLock()
+_lock = threading.RLock()
 _HINT = "Use types that JSON has: text, numbers, booleans, lists and objects."
 _FENCED = re.compile(r"(`{3,}+|~{3,}+)[^`{\n]*+(.*?)\1", re.DOTALL)
 _AROUND = "\ufeff \t\r\n"  # a reply may have these around it
@@ -195,11 +195,11 @@ def _parameters(function: Function) -> pydantic.TypeAdapter[Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     if isinstance(function, type) and not issubclass(function, pydantic.BaseModel):
         hints |= typing.get_type_hints(function.__init__, include_extras=True)
-    known: dict[str, Any] = {}
+    typed: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise BadInput(
-                f"{name} takes {parameter}, which no schema can ask for. {NOTHING_SENT}",
+                f"{name} takes {parameter}, which a schema cannot describe. {NOTHING_SENT}",
                 "Give each parameter a name and a type.",
             )
         if parameter.name not in hints:
@@ -210,15 +210,15 @@ def _parameters(function: Function) -> pydantic.TypeAdapter[Any]:
         hint = hints[parameter.name]
         if typing.get_origin(hint) is Iterable:  # which pydantic would read only once
             hint = list[typing.get_args(hint)]  # type: ignore[misc]  # made at run time
-        known[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
-    return _adapter(_object(name, known, extra="forbid", arbitrary_types_allowed=True))
+        typed[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
+    return _adapter(_object(name, typed, extra="forbid", arbitrary_types_allowed=True))
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     try:
         with _any_typed_dict():
             adapter = pydantic.TypeAdapter(kind)
-            adapter.rebuild(raise_errors=True)  # the error says which name is not defined
+            adapter.rebuild(raise_errors=True)  # the error names the undefined name
     except AttributeError as error:
         if error.name != "__orig_bases__" or hasattr(error.obj, error.name):
             raise
@@ -235,7 +235,7 @@ def _any_typed_dict() -> Iterator[None]:
     pydantic refuses these, since it cannot read the configuration of such a class.
     """
     supported = "_SUPPORTS_TYPEDDICT"
-    with _READING:
+    with _lock:
         known = getattr(_generate_schema, supported, True)
         setattr(_generate_schema, supported, True)
         try:
@@ -267,5 +267,5 @@ def _why(error: BaseException) -> str:
 
 def _at(path: Sequence[str | int]) -> str:
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    place = "".join(steps).removeprefix(".")
-    return f"{place}: " if place else ""
+    text = "".join(steps).removeprefix(".")
+    return f"{text}: " if text else ""

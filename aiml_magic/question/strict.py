@@ -1,7 +1,7 @@
 """JSON Schema in the API's strict form: every object lists all its fields as required.
 
 A keyword that strict mode lacks is refused if it decides the shape of a reply (an object with any
-keys), and left out if it only narrows values (a length): the reply is validated against it here.
+keys), and left out if it only limits values (a length): the reply is validated against it here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiml_magic.errors import NOTHING_SENT, BadInput
 from aiml_magic.text import one_line
 
 JsonSchema = dict[str, Any]  # or a part of one
-UNSUPPORTED = "x-unsupported"  # keyword of a part that strict mode lacks; its value says what
+UNSUPPORTED = "x-unsupported"  # marks a part that strict mode lacks, and describes it
 # In the order in which they are sent.
 _KEYWORDS = """
     $schema title type description enum const format pattern minimum maximum exclusiveMinimum
@@ -44,17 +44,17 @@ _UNSUPPORTED_PATTERN = re.compile(r"\(\?[^:]|\\[1-9]")  # a lookaround or a refe
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
 
-def strict(schema: Any, place: str) -> JsonSchema:
-    """A schema in strict form. Raises BadInput, which names the field by its path, `place`."""
+def strict(schema: Any, path: str) -> JsonSchema:
+    """A schema in strict form. Raises BadInput, which names the field by its path, `path`."""
     if not isinstance(schema, Mapping):
-        raise _refused(place, "anything")
+        raise _refused(path, "anything")
     simple = _simplified(schema)
-    found = (_UNSUPPORTED_KEYWORDS[name] for name in simple if name in _UNSUPPORTED_KEYWORDS)
-    if why := simple.get(UNSUPPORTED) or next(found, None):
-        raise _refused(place, why)
+    lacking = (_UNSUPPORTED_KEYWORDS[name] for name in simple if name in _UNSUPPORTED_KEYWORDS)
+    if why := simple.get(UNSUPPORTED) or next(lacking, None):
+        raise _refused(path, why)
 
     def inner(entry: Any, step: str) -> JsonSchema:
-        return strict(entry, step[1:] if step.startswith("#") else f"{place}{step}")
+        return strict(entry, step[1:] if step.startswith("#") else f"{path}{step}")
 
     done = with_parts({name: simple[name] for name in _KEYWORDS if name in simple}, inner)
     if "$ref" in done:
@@ -69,10 +69,10 @@ def strict(schema: Any, place: str) -> JsonSchema:
         return {name: done[name] for name in _KEYWORDS if name in done}
     kinds = _kinds(done)
     if "object" in kinds:
-        raise _refused(place, "an object with any names")
+        raise _refused(path, "an object with any names")
     needed = {"items"} if "array" in kinds else {"type", "anyOf", "enum", "const"}
     if needed.isdisjoint(done):
-        raise _refused(place, "anything")
+        raise _refused(path, "anything")
     return done
 
 
@@ -164,15 +164,15 @@ def check_references(schema: JsonSchema) -> None:
 def target(root: Any, reference: str) -> Any:
     """The part of a schema that a reference (RFC 6901) points to. Raises ValueError."""
     start, *steps = reference.split("/")
-    nowhere = ValueError(f"its reference {reference} leads nowhere")
+    missing = ValueError(f"its reference {reference} has no target")
     if start != "#":
-        raise nowhere
+        raise missing
     try:
         for step in steps:
             key = step.replace("~1", "/").replace("~0", "~")
             root = root[int(key) if isinstance(root, list) else key]
     except (KeyError, IndexError, TypeError, ValueError):
-        raise nowhere from None
+        raise missing from None
     return root
 
 
@@ -265,9 +265,9 @@ def _kinds(schema: Mapping[str, Any]) -> list[Any]:
     return kinds if isinstance(kinds, list) else [kinds]
 
 
-def _refused(place: str, what: str) -> BadInput:
+def _refused(path: str, what: str) -> BadInput:
     return BadInput(
-        f"{place} asks for {what}, which strict mode does not support. {NOTHING_SENT}",
+        f"{path} asks for {what}, which strict mode does not support. {NOTHING_SENT}",
         "It supports text, numbers, booleans, dates, choices, lists, unions, and objects whose "
         "fields are named.",
     )

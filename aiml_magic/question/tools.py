@@ -29,7 +29,7 @@ _NEEDED = {  # required fields of a tool by its type; one of each group
     "function": (("name",), ("parameters",)),
 }
 _MAX_RESULT = 200_000  # characters of a result that are sent to the model
-_MAX_SHOWN = 20_000  # characters of a call that a person is asked about
+_MAX_SHOWN = 20_000  # characters of a call that a person is asked to confirm
 _CONFIRM = "__aiml_magic_confirm__"
 # Invisible characters that `str.isprintable` accepts: fillers, joiners, variation selectors.
 _INVISIBLE = re.compile(
@@ -148,7 +148,7 @@ def run(call: ToolCall, functions: Mapping[str, Function]) -> str:
         return _result_text(_awaited(value) if inspect.isawaitable(value) else value)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001  # the model gets it, also a sys.exit
+    except BaseException as error:  # noqa: BLE001  # the model gets the error, also of sys.exit
         return _error(_message(error))
 
 
@@ -212,7 +212,7 @@ def _of_function(function: Function) -> dict[str, Any]:
     name = str(getattr(function, "__name__", ""))
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
         raise BadInput(
-            f"{name or 'A callable'} has no name that the API takes. {NOTHING_SENT}",
+            f"{name or 'A callable'} has no name that the API accepts. {NOTHING_SENT}",
             "Define it with def.",
         )
     from aiml_magic.question.schemas import of_parameters
@@ -224,7 +224,7 @@ def _of_function(function: Function) -> dict[str, Any]:
 
 
 def _of_dict(value: Any, name: str) -> dict[str, Any]:
-    """A tool as the API has it; its type is the server's to judge. Raises BadInput."""
+    """A tool in the API's form; the server validates its type. Raises BadInput."""
     kind = type_of(as_object(value))
     if not kind.strip():
         raise BadInput(
@@ -247,7 +247,7 @@ def _of_dict(value: Any, name: str) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
             f"The tool {name} is not JSON: {type(error).__name__}. {NOTHING_SENT}",
-            "Give it as the API has it: texts, numbers, lists and dicts.",
+            "Give it in the API's form: texts, numbers, lists and dicts.",
         ) from None  # its frames and its message may hold a secret
 
 
@@ -270,13 +270,13 @@ def _awaited(awaitable: Any) -> Any:
     async def wait() -> Any:
         return await awaitable
 
-    def run_it() -> None:
+    def run_loop() -> None:
         try:
             outcome.set_result(asyncio.run(wait()))
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=run_it, daemon=True)
+    thread = threading.Thread(target=run_loop, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(0.1)  # in steps: an interrupt is raised between two

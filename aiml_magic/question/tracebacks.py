@@ -1,7 +1,7 @@
 """An exception of the notebook as text for a model: its traceback as Python prints it.
 
 Frames of IPython and of this package are left out, paths are relative to the working directory.
-Masked are the API key and the environment variables whose names are those of secrets.
+Masked are the API key and the environment variables that are named like secrets.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def traceback_of(error: BaseException) -> str:
         for frame in frames:
             frame.filename = _shown(frame.filename)
         each.stack[:] = frames if len(frames) <= _MAX_FRAMES else _ends(frames)
-        if isinstance(place := getattr(each, "filename", None), str):  # of a SyntaxError
-            each.filename = _shown(place)
+        if isinstance(filename := getattr(each, "filename", None), str):  # of a SyntaxError
+            each.filename = _shown(filename)
     return _without_secrets(_GAP.sub(r"  … \1", "".join(whole.format())))
 
 

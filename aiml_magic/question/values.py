@@ -51,7 +51,7 @@ def whole(value: Any, write: Callable[[Any], str] = format) -> str:
         raise OverflowError(f"it holds more than {MAX_TEXT:,} values, which the model cannot read")
     with uncut():
         text = write(value)
-    if says_all(value, text, has_words=has_words):
+    if is_complete(value, text, has_words=has_words):
         return text
     if is_array(value) and (listed := _listed(value)) is not None:
         return whole(listed, write)
@@ -68,7 +68,7 @@ def uncut() -> AbstractContextManager[Any]:
     return options(threshold=sys.maxsize) if options else nullcontext()
 
 
-def says_all(value: Any, text: str, *, has_words: bool = False) -> bool:
+def is_complete(value: Any, text: str, *, has_words: bool = False) -> bool:
     """Whether `text` is the complete text of a value.
 
     If the class `has_words` (its own `__str__`), the entries are not checked.
@@ -80,19 +80,19 @@ def says_all(value: Any, text: str, *, has_words: bool = False) -> bool:
     if has_words:
         return not _is_cut(value, text)
     if is_array(value):
-        return not _is_cut_array(value, text) and tells_entries(value, text)
+        return not _is_cut_array(value, text) and shows_entries(value, text)
     is_cut = _has_own_text(value) and _is_cut(value, text)
-    return not is_cut and tells_entries(value, text)
+    return not is_cut and shows_entries(value, text)
 
 
-def tells_entries(value: Any, text: str) -> bool:
-    """Whether each entry whose `repr` is in the container's text is complete; classes are."""
+def shows_entries(value: Any, text: str) -> bool:
+    """Whether each entry whose `repr` is in the container's text is complete; a class always is."""
     held = (
         (entry, repr(entry))
         for _, entry in entries(value)
         if not isinstance(entry, (*_SIMPLE, type))
     )
-    return all(says_all(entry, said) or said not in text for entry, said in held)
+    return all(is_complete(entry, said) or said not in text for entry, said in held)
 
 
 def entries(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -140,16 +140,16 @@ def _holds_objects(array: Any) -> bool:
 
 def _count(value: Any) -> int:
     """The number of values in a container and in all its entries, counted up to MAX_TEXT."""
-    count, found = 0, [(value, 0)]
-    while found and count <= MAX_TEXT:
-        value, depth = found.pop()
-        if depth > sys.getrecursionlimit():  # a container in itself
-            raise RecursionError("it is nested too deep")
+    count, waiting = 0, [(value, 0)]
+    while waiting and count <= MAX_TEXT:
+        value, depth = waiting.pop()
+        if depth > sys.getrecursionlimit():  # a container that holds itself
+            raise RecursionError("it is nested too deeply")
         count += _size(value) if is_array(value) else 1
         held = [entry for _, entry in islice(entries(value), MAX_TEXT + 1)]
         nested = [(entry, depth + 1) for entry in held if not isinstance(entry, _SIMPLE)]
         count += len(held) - len(nested)
-        found += nested[: MAX_TEXT + 1]
+        waiting += nested[: MAX_TEXT + 1]
     return count
 
 
@@ -177,10 +177,10 @@ def _is_nameless(value: Any, text: str) -> bool:
     is_written = isinstance(type(value).__repr__, types.FunctionType)  # in Python, by its author
     if isinstance(value, _NAMED) or (callable(value) and not is_written):
         return text.startswith(("<", "functools.partial(")) and text in (repr(value), ascii(value))
-    found = _ADDRESS.fullmatch(text)
-    if found is None or int(found[2], 16) != id(value):
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match[2], 16) != id(value):
         return re.fullmatch(rf"<[\w.]*\b{name} object>", text) is not None
-    return not is_written or re.fullmatch(rf"(?:.*[. >])?{name}", found[1]) is not None
+    return not is_written or re.fullmatch(rf"(?:.*[. >])?{name}", match[1]) is not None
 
 
 def _is_drawing(value: Any) -> bool:

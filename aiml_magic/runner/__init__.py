@@ -1,4 +1,4 @@
-"""The process that outlives the kernel and has the connections, and the kernel's end of its pipe.
+"""The process with the connections, which outlives the kernel, and the kernel's end of its pipe.
 
 It runs as `python -m aiml_magic.runner`.
 """

@@ -3,10 +3,10 @@
 import importlib.util
 import sys
 
-# The command line of httpx, without which it is imported as well: it takes click, rich and pygments
-# where they are installed, a third of the time in which a runner starts.
+# The optional command line of httpx imports click, rich and pygments where they are installed: a
+# third of the time that a runner takes to start.
 sys.modules["httpx._main"] = None  # type: ignore[assignment]
-# httpcore looks for it four times in each request, a fifth of the time that a request takes.
+# httpcore tries to import it four times in each request: a fifth of the request's time.
 if importlib.util.find_spec("sniffio") is None:
     sys.modules["sniffio"] = None  # type: ignore[assignment]
 

@@ -199,7 +199,7 @@ class _Child:
         atexit.unregister(self.close)
         with self._lock:
             self.close()
-            gone = {"event": "gone", "words": self._last_words()}
+            gone = {"event": "gone", "words": self._last_line()}
             for inbox in self.calls.values():
                 inbox.put(gone)
             while self.jobs:
@@ -213,14 +213,14 @@ class _Child:
                 row in self.jobs and not self.jobs[row].is_cancelled
             ):
                 pass  # it was asked again
-            case {"row": row, "event": what} if row in self.jobs:
-                if what == "unkept":
+            case {"row": row, "event": kind} if row in self.jobs:
+                if kind == "unkept":
                     self.unkept.add(row)
                 # Removed before its readers see that it is over: a new question starts a new job.
-                job = self.jobs.pop(row) if what in ("over", "held") else self.jobs[row]
+                job = self.jobs.pop(row) if kind in ("over", "held") else self.jobs[row]
                 job.on_event(event)
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         """The last line that the process wrote to its standard error."""
         with self._stderr as file:
             file.seek(0)

@@ -5,8 +5,8 @@ for a worker stays queued, even if this process or the cluster ends, and only on
 permission: Dask restarts the tasks of a dead worker, and a question must not be paid for twice. A
 worker uses the API key of its own machine; the task graph has none.
 
-The scheduler keeps the result of a row, which survives kernel and worker. The tasks of a kernel
-that dies go on: the next kernel that asks the same takes the result, or waits for the same task.
+The scheduler stores the result of a row, which survives kernel and worker. The tasks of a dead
+kernel go on: the next kernel that asks the same takes the result, or waits for the same task.
 Another scheduler has no such result: the row may have been charged, and is not sent again.
 """
 
@@ -32,7 +32,9 @@ from aiml_magic.journal.unkept import Unkept
 from aiml_magic.runner.jobs import Event, Job
 from aiml_magic.runner.worker import TOPIC, NotAllowed, answer_there, result_from, task_name
 
-_LOOK = 0.5  # seconds between two polls of other runners' rows, and to wait for a Dask variable
+_POLL_EVERY = (
+    0.5  # seconds between two polls of other runners' rows, and to wait for a Dask variable
+)
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Cluster:
     """The cluster of a `distributed.Client`, which sends rows of a journal.
 
     `capacity` is the number of rows that the workers can answer at once. `__init__` writes all
-    results that the scheduler still keeps to the journal, also those of other kernels.
+    results that the scheduler still stores to the journal, also those of other kernels.
     """
 
     has_keys = True
@@ -123,13 +125,13 @@ class Cluster:
 
     def _work(self) -> None:
         """Runs the queued steps until it is closed and no answer is missing; in a thread."""
-        looked = alive = time.monotonic()
+        polled = alive = time.monotonic()
         while not self._is_closed or self._has_tasks() or self._unkept.need_time(math.inf):
             with suppress(queue.Empty):
-                self._queue.get(timeout=_LOOK)()
-            if time.monotonic() - looked >= _LOOK:
-                self._look_elsewhere()
-                looked = time.monotonic()
+                self._queue.get(timeout=_POLL_EVERY)()
+            if time.monotonic() - polled >= _POLL_EVERY:
+                self._poll_other_runners()
+                polled = time.monotonic()
             if time.monotonic() - alive >= HEARTBEAT:
                 alive = time.monotonic()
                 self._send_heartbeats()
@@ -188,14 +190,14 @@ class Cluster:
             return self._leave(task.row, "over")
         if claimed:
             self._tell(task.row, {"event": "claimed"})
-            with suppress(Exception):  # the scheduler is gone: the task ends, too
+            with suppress(Exception):  # the scheduler is gone, and the task ends
                 self._variable(task.row).set({"run": run})
         elif not self._is_here(task.row):
             task.future.cancel(force=True)
             task.future = None
 
     def _on_end(self, name: str) -> None:
-        """Called when a task ends: runs it again, keeps its result, or gives the row up."""
+        """Called when a task ends: runs it again, writes its result, or gives the row up."""
         task = self._tasks.get(name)
         if task is None or task.future is None or not task.future.done():
             return
@@ -211,11 +213,15 @@ class Cluster:
     def _may_run_again(self, task: _Task, why: BaseException | None) -> bool:
         """Whether the task ended before its row: by a lost connection, worker or permission."""
         while self._client.status == "connecting":
-            time.sleep(_LOOK)
+            time.sleep(_POLL_EVERY)
         if self._client.status != "running":
             return False
         self._subscribe()
-        if isinstance(why, NotAllowed) and self._is_here(task.row) and self._kept(task.row) is None:
+        if (
+            isinstance(why, NotAllowed)
+            and self._is_here(task.row)
+            and self._stored(task.row) is None
+        ):
             self.journal.release(task.row.id)  # the kernel that claimed it permitted no run
             task.row = self.journal.row(task.row.id)
         is_to_be_sent = task.row.state == "queued" and isinstance(why, NotAllowed)
@@ -225,7 +231,7 @@ class Cluster:
 
     def _run_again(self, task: _Task) -> None:
         task.future.release()
-        until = time.monotonic() + 10 * _LOOK
+        until = time.monotonic() + 10 * _POLL_EVERY
         while (
             task_name(task.row.client_request_id) in self._client.futures
             and time.monotonic() < until
@@ -234,9 +240,9 @@ class Cluster:
         self._submit(task)
 
     def _result(self, row: Row, why: BaseException | None) -> Result | None:
-        """The result of a row whose task is over; `None` if it is lost, or already kept."""
+        """The result of a row whose task is over; `None` if it is lost."""
         if row.state == "sent":
-            match self._kept(row) if self._is_here(row) else None:
+            match self._stored(row) if self._is_here(row) else None:
                 case None:
                     return None
                 case {"came": str(text)}:
@@ -244,7 +250,7 @@ class Cluster:
         was_sent = row.state == "sent" and not isinstance(why, NotAllowed)
         words = f"{type(why).__name__}: {why}".split("\n")[0][:200]
         cost = "The request may have been sent, and may be charged." if was_sent else NOTHING_SENT
-        hint = hint_to_check(row.id) if was_sent else "Mend that, then ask again."
+        hint = hint_to_check(row.id) if was_sent else "Solve this problem, then ask again."
         lost = RunnerDied(
             f"No worker answered ({words}). {cost}", hint, retry="ask", may_cost=was_sent
         )
@@ -274,7 +280,7 @@ class Cluster:
     def _give_up(self, row: Row, why: str) -> None:
         """Drops a row without a result: another kernel may get it from the scheduler."""
         with suppress(JournalError):
-            self.journal.let_go(row.id)
+            self.journal.end_heartbeat(row.id)
         self._leave(row, "gone", words=why)
 
     def _leave(self, row: Row, event: str, **facts: Any) -> None:
@@ -291,7 +297,7 @@ class Cluster:
         if job := self._jobs.get(row.id):
             job.on_event(event)
 
-    def _look_elsewhere(self) -> None:
+    def _poll_other_runners(self) -> None:
         """Polls the rows of other runners, and takes over those of a dead kernel."""
         for task in [task for task in list(self._tasks.values()) if task.future is None]:
             with suppress(JournalError):
@@ -306,17 +312,17 @@ class Cluster:
                     self._leave(task.row, "gone", words="")
 
     def _collect(self, row: Row) -> bool:
-        """Stores the result that the scheduler keeps for a row; `False` if there is none."""
-        match self._kept(row) if self._is_here(row) else None:
+        """Writes the result that the scheduler stores for a row; `False` if there is none."""
+        match self._stored(row) if self._is_here(row) else None:
             case {"came": str(text)}:
                 self._finish(row, result_from(text))
                 return True
         return False
 
-    def _kept(self, row: Row) -> Any:
-        """The value that the scheduler keeps for a row, or `None`."""
+    def _stored(self, row: Row) -> Any:
+        """The value that the scheduler stores for a row, or `None`."""
         try:
-            return self._variable(row).get(timeout=_LOOK)
+            return self._variable(row).get(timeout=_POLL_EVERY)
         except Exception:  # noqa: BLE001  # whatever Dask raises
             return None
 

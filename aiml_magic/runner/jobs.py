@@ -95,7 +95,7 @@ class Job:
     is_cancelled = False
     _is_ours = False
     _is_held = False  # the runner holds its cancellation
-    _last_words = ""
+    _last_line = ""
     _warning = ""  # printed with the answer, by its reader
     _outcome: Answer | AimlMagicError | None = None
     parse: Callable[[str], Any] | None = None  # makes `answer.parsed` of the text
@@ -112,7 +112,7 @@ class Job:
         self.id = row.id
         self._row: Row | None = row if row.is_over and runner is None else None
         self._is_replay = runner is None
-        # On a clock that nobody sets.
+        # On the monotonic clock, which is never set back.
         self._asked_at = time.monotonic() - max(0.0, time.time() - row.asked_at)
         self._notices = notices
         self._journal = journal
@@ -179,7 +179,7 @@ class Job:
                     self._changed.wait(tick)
 
     def step(self) -> bool:
-        """Runs what needs this thread, such as functions, without waiting; `True` once over."""
+        """Runs steps that need this thread, such as functions, without waiting; `True` if over."""
         return self._is_over
 
     def withdraw(self) -> None:
@@ -230,7 +230,7 @@ class Job:
                 case "held":
                     self._is_over = self._is_held = True
                 case "gone":
-                    self._last_words = event["words"]
+                    self._last_line = event["words"]
                     self._is_over = True
                 case "stuck":
                     self._outcome = JournalError(event["why"], event["hint"])
@@ -250,7 +250,7 @@ class Job:
             try:
                 self._outcome = self._read()
             except JournalError:
-                raise  # and not kept: the next call may succeed
+                raise  # not cached: the next call may succeed
             except AimlMagicError as error:
                 self.explain(error)
                 error.row_id = self.id
@@ -289,13 +289,14 @@ class Job:
         if row.cluster is not None:
             return left_at_cluster(row)
         was_sent = row.state == "sent"
-        words = f" ({self._last_words})" if self._last_words else ""
+        words = f" ({self._last_line})" if self._last_line else ""
         cost = "The request was sent, and may be charged." if was_sent else "Nothing was sent."
-        go_on = "Run the cell again to go on: the server has the question. " if row.is_taken else ""
+        is_accepted = row.is_accepted
+        go_on = "Run the cell again to go on: the server has the question. " if is_accepted else ""
         error = RunnerDied(
             f"The process that held the connection ended{words}. {cost}",
             go_on + hint_to_check(row.id) if was_sent else "Run the cell again.",
-            retry=("resume" if row.is_taken else "ask") if was_sent else "auto",
+            retry=("resume" if is_accepted else "ask") if was_sent else "auto",
             may_cost=was_sent,
         )
         if was_sent and self._is_ours:  # a runner of another kernel may only be asleep
@@ -377,10 +378,10 @@ def _interrupted(row: Row, *, is_held: bool = False) -> AimlMagicError:
         cost = "the request may have been sent, and may be charged"
     elif is_held or row.seconds is not None:
         cost = "the request was sent, and may be charged"
-    kept = "no text had come"
+    received = "no text had come"
     if row.text:
-        kept = f"{len(row.text):,} characters of the answer are kept"
-    return Interrupted(f"Interrupted: {cost}; {kept}.", "Run the cell again to ask once more.")
+        received = f"{len(row.text):,} characters of the answer are kept"
+    return Interrupted(f"Interrupted: {cost}; {received}.", "Run the cell again to ask once more.")
 
 
 def _left_running() -> AimlMagicError:

@@ -21,7 +21,7 @@ from aiml_magic.text import dump
 
 _TELL_EVERY = 0.1  # seconds
 _KEEP_EVERY = 2.0  # seconds
-# Characters of the last text written before the end; the result has all. Models write less.
+# Characters: longer texts are only written at the end, with the result. Models write less.
 _KEEP_AT_MOST = 2**21
 
 
@@ -79,14 +79,14 @@ class ProgressListener(Listener):
         self._released: asyncio.Future[Any] | None = None  # the write that queues the row again
         self._is_closed = False
         self._pending: Raw = {}
-        self.is_out = False  # in flight, so it may be charged
+        self.is_in_flight = False  # then it may be charged
         self.response_id: str | None = None
         self._tell("claimed")
 
     async def on_attempt(self, attempt: int) -> None:
         """Claims a row that was queued again. Raises NotQueued, and JournalError."""
         released, self._released = self._released, None
-        self.is_out = False  # the attempt before was refused
+        self.is_in_flight = False  # the attempt before was refused
         if released is not None:
             await asyncio.wait([released])
         if released is not None and released.exception() is None:
@@ -97,7 +97,7 @@ class ProgressListener(Listener):
             await self._writes.run(partial(self._journal.note_attempts, self._row_id, attempt))
 
     def on_sent(self) -> None:
-        self.is_out = True
+        self.is_in_flight = True
         self._tell("sent")
 
     def on_event(self, event: Event) -> None:
@@ -117,7 +117,7 @@ class ProgressListener(Listener):
                     self._later("keep", _KEEP_EVERY, self._keep_text)
 
     def on_retry(self, error: errors.RequestFailed, seconds: float) -> None:
-        self.is_out = False
+        self.is_in_flight = False
         if self._released is None:
             release = partial(self._journal.release, self._row_id)
             self._released = self._writes.put(release)
@@ -150,7 +150,7 @@ class ProgressListener(Listener):
     def tell_all(self) -> None:
         """Sends the state of the request to a kernel that asks for it again."""
         self._tell("claimed")
-        if self.is_out:
+        if self.is_in_flight:
             self._tell("sent")
         if self._pieces:
             self._tell_text()

@@ -90,7 +90,7 @@ class Runner:
             hold.cancel()  # the interrupt was the beginning of a restart
         await asyncio.gather(*self._tasks.values(), *self._calls, return_exceptions=True)
         await self._writes.done()
-        await self._stay()
+        await self._wait_for_journal()
         for task in meanwhile:
             task.cancel()
         for client in self._clients.values():
@@ -136,7 +136,7 @@ class Runner:
     def _cancel(self, row: int, hold: Any) -> None:
         """Cancels a request: at once if it is not in flight, or without a hold."""
         listener = self._listeners.get(row)
-        if listener is None or not listener.is_out or not isinstance(hold, int | float):
+        if listener is None or not listener.is_in_flight or not isinstance(hold, int | float):
             self._tasks[row].cancel()
         elif row not in self._holds:
             self._holds[row] = asyncio.create_task(self._hold(row, listener, hold))
@@ -147,7 +147,7 @@ class Runner:
         with suppress(JournalError):
             await listener.keep_text()
         self._outbox.tell(row, "held")
-        while listener.is_out and time.monotonic() < deadline:  # noqa: ASYNC110  # by the clock
+        while listener.is_in_flight and time.monotonic() < deadline:  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_HOLD_STEP)
         self._tasks[row].cancel()
 
@@ -175,8 +175,8 @@ class Runner:
             if self._unkept.rows:
                 await asyncio.get_running_loop().run_in_executor(None, self._unkept.try_again)
 
-    async def _stay(self) -> None:
-        """Waits until every answer is on the disk."""
+    async def _wait_for_journal(self) -> None:
+        """Waits for the journal to store every answer; see `Unkept.need_time`."""
         since = time.monotonic()
         while self._unkept.need_time(time.monotonic() - since):  # noqa: ASYNC110  # by the clock
             await asyncio.sleep(_LOOK_EVERY)
@@ -231,7 +231,7 @@ class Runner:
         """Resumes a row by its response id; `False` without a key, or if another runner does."""
         if not secrets.key:
             return False
-        row = await self._writes.run(partial(self._journal.take_up, row_id))
+        row = await self._writes.run(partial(self._journal.take_over_accepted, row_id))
         if row is None:
             return False
         self._followed.discard(row_id)
@@ -255,8 +255,8 @@ class Runner:
             self._journal.note_key(row.id, request_key(row.server, row.request, parent.identity))
             return True
         error = ParentFailed(
-            f"Answer {parent.id}, which this question continues, did not come. Nothing was sent.",
-            "Run the cell of that answer again, then this one.",
+            f"Question {parent.id}, which this one continues, was not answered. Nothing was sent.",
+            "Run the cell of that question again, then this one.",
         )
         self._journal.finish(
             row.id, Result("failed", seconds=max(0.0, time.time() - row.asked_at), error=error)
@@ -278,7 +278,7 @@ class Runner:
         listener = self._listeners[row.id] = ProgressListener(
             row.id, self._journal, self._writes, self._outbox, secrets
         )
-        listener.is_out = row.can_go_on
+        listener.is_in_flight = row.can_go_on
         started = time.monotonic() - (row.seconds or 0.0)
         try:
             # Raises a cancellation during the claim, before anything is sent.
@@ -292,14 +292,17 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001  # unusable settings, a damaged conversation
             why = secrets.mask(f"{type(error).__name__}: {error}")
-            reply, state = Reply({}, error=_failure(row, why, is_out=listener.is_out)), "failed"
+            reply, state = (
+                Reply({}, error=_failure(row, why, is_in_flight=listener.is_in_flight)),
+                "failed",
+            )
         finally:
             del self._listeners[row.id]
             listener.close()
         if reply.error is not None:
             state = "failed"
             reply.error.name_row(row.id)
-        was_sent = state != "cancelled" or listener.is_out
+        was_sent = state != "cancelled" or listener.is_in_flight
         result = result_of(reply, state, time.monotonic() - started if was_sent else None)
         # The response has the text already.
         is_whole = state == "done" or Response(reply.response).text
@@ -349,9 +352,13 @@ class Runner:
         call.add_done_callback(self._calls.discard)
 
 
-def _failure(row: Row, why: str, *, is_out: bool) -> RequestFailed:
-    """The error of a request that an exception here ended; `is_out` if it was in flight."""
-    lost = failures.connection_lost(why) if is_out else failures.not_connected(why, is_final=True)
+def _failure(row: Row, why: str, *, is_in_flight: bool) -> RequestFailed:
+    """The error of a request that an exception here ended; `is_in_flight` if it was in flight."""
+    lost = (
+        failures.connection_lost(why)
+        if is_in_flight
+        else failures.not_connected(why, is_final=True)
+    )
     if row.can_go_on:
         return failures.not_fetched(row.response_id or "", failures.of_get(lost))
     return lost
@@ -362,7 +369,7 @@ def _read_commands(
 ) -> None:
     """Queues the commands of standard input, then `None`; in a thread, which Windows needs."""
     for line in sys.stdin.buffer:
-        # A killed kernel leaves half a line.
+        # A killed kernel may leave half a line.
         with suppress(ValueError, RecursionError):
             if isinstance(command := json.loads(line), dict):
                 loop.call_soon_threadsafe(commands.put_nowait, command)

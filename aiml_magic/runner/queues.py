@@ -13,7 +13,7 @@ from aiml_magic.journal.store import Journal
 
 Step = Callable[[], Any]  # of the journal
 # Seconds between two transactions while many requests are answered: fewer syncs of the disk, and
-# the kernel gets the journal in between.
+# the kernel can lock the journal in between.
 _GATHER = 0.01
 
 

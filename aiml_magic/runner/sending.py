@@ -61,8 +61,8 @@ def result_of(reply: Reply, state: str, seconds: float | None) -> Result:
 class Conversations:
     """The conversations of a journal in the form of a transcript.
 
-    The turns of the one that was sent last are cached: a finished one is changed by `forget` alone,
-    which its state shows.
+    The turns of the conversation sent last are cached: only `forget` changes a finished turn, and
+    its state shows that.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -86,7 +86,7 @@ class Conversations:
             if states[turn] == "done"
         }
         numbers = {turn: number for number, turn in enumerate(states, start=1)}
-        for row in map(read_row, self.journal.found([*(states.keys() - turns)])):
+        for row in map(read_row, self.journal.raw_rows([*(states.keys() - turns)])):
             asked = without_hashed(row.request.get("input", ""))
             turns[row.id] = turn_items(numbers[row.id], asked, Response(row.response))
         self._turns = turns

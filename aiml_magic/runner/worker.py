@@ -1,6 +1,6 @@
 """The task on a worker of a Dask cluster: gets permission, sends a row, stores the result.
 
-The scheduler keeps a variable for a row, named by its client request id:
+The scheduler stores a variable for each row, named by its client request id:
 
     {"run": …}    the run that may send the row
     {"came": …}   the result, until it is in the journal
@@ -56,38 +56,38 @@ def answer_there(
             await client.aclose()
 
     secrets = Secrets(key or credentials.need_key().text)
-    kept = Variable(client_request_id, client=get_client())
-    _wait_for_permission(kept)
+    variable = Variable(client_request_id, client=get_client())
+    _wait_for_permission(variable)
     started = time.monotonic()
     reply = asyncio.run(ask())
     state = "done" if reply.error is None else "failed"
-    _store(kept, {"came": _as_text(result_of(reply, state, time.monotonic() - started))})
+    _store(variable, {"came": _as_text(result_of(reply, state, time.monotonic() - started))})
 
 
-def _wait_for_permission(kept: Any) -> None:
+def _wait_for_permission(variable: Any) -> None:
     """Waits until this run of a task may send its row.
 
-    Raises NotAllowed if nobody answers, and RuntimeError if an earlier run got the permission.
+    Raises NotAllowed without an answer, and RuntimeError if an earlier run got the permission.
     """
     from distributed import Future, fire_and_forget, get_worker
 
     # Else the task would be cancelled if the kernel dies.
-    fire_and_forget(Future(task_name(kept.name), kept.client))
+    fire_and_forget(Future(task_name(variable.name), variable.client))
     run = uuid.uuid4().hex
-    get_worker().log_event(TOPIC, [kept.name, run])
+    get_worker().log_event(TOPIC, [variable.name, run])
     try:
-        allowed = kept.get(timeout=_PERMISSION_WAIT)
+        allowed = variable.get(timeout=_PERMISSION_WAIT)
     except TimeoutError as error:
-        raise NotAllowed(f"no kernel let it be sent within {_PERMISSION_WAIT:g} s") from error
+        raise NotAllowed(f"no kernel permitted it within {_PERMISSION_WAIT:g} s") from error
     if allowed != {"run": run}:
-        raise RuntimeError("the worker that began died")
+        raise RuntimeError("the worker that had the permission died")
 
 
-def _store(kept: Any, value: dict[str, str]) -> None:
+def _store(variable: Any, value: dict[str, str]) -> None:
     """Stores a paid answer at the scheduler, where it survives this worker; retries."""
     for left in reversed(range(_TRIES)):
         try:
-            kept.set(value)
+            variable.set(value)
         except Exception:
             if not left:
                 raise

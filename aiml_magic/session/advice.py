@@ -40,7 +40,7 @@ def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
     With `is_wanted` the list is requested in any case, and its error is raised. Raises RunnerDied
     if it does not come in time.
     """
-    known = offers.kept(server)
+    known = offers.cached(server)
     is_new = offers.is_of_today(known)
     if is_new and not is_wanted:
         return known
@@ -53,9 +53,9 @@ def catalogue(server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
     if not is_new:
         with suppress(RequestFailed):  # not every server has one
             ending = models.read(get(FEED))
-    found = Catalogue(offered, ending, known.asked_at if is_new else time.time())
-    offers.keep(server, found)
-    return found
+    updated = Catalogue(offered, ending, known.asked_at if is_new else time.time())
+    offers.cache(server, updated)
+    return updated
 
 
 def explain(error: RequestFailed, model: str, ask: Callable[[], Catalogue]) -> None:
@@ -67,7 +67,7 @@ def explain(error: RequestFailed, model: str, ask: Callable[[], Catalogue]) -> N
     elif isinstance(error, InvalidRequest) and re.search(
         r"reasoning|\beffort\b", f"{error.param} {error.message}"
     ):
-        error.hint = _another_way(error.message)
+        error.hint = _hint_for_reasoning(error.message)
 
 
 def line(name: str, catalogue: Catalogue) -> str:
@@ -103,14 +103,14 @@ def _another_model(error: RequestFailed, model: str, catalogue: Catalogue) -> st
     return f'{fate}. For one cell -m {other}, for all that follow:\n%config O3Pro.model = "{other}"'
 
 
-def _another_way(message: str) -> str:
+def _hint_for_reasoning(message: str) -> str:
     """The hint for a model that refuses an effort, a mode or `reasoning`."""
     offered = _OFFERED.split(message.partition(": ")[2].lower(), maxsplit=1)[1:]
     words = offered[0].partition("received")[0] if offered else ""
-    taken = re.findall(r"['\"`]([\w-]+)['\"`]", words) or re.findall(_LEVEL, words)
-    if taken:
-        option = "--mode" if {"standard", "pro"} & set(taken) else "-e"
-        return f"It takes {', '.join(taken)}: {option} {taken[-1]}, say."
+    allowed = re.findall(r"['\"`]([\w-]+)['\"`]", words) or re.findall(_LEVEL, words)
+    if allowed:
+        option = "--mode" if {"standard", "pro"} & set(allowed) else "-e"
+        return f"It takes {', '.join(allowed)}: for example {option} {allowed[-1]}."
     return (
         "Ask it without -e, --mode and --summary; "
         "%config O3Pro.effort = None unsets a setting, and so for the others."
@@ -121,8 +121,8 @@ class _Ended(Exception):
     """The session ended before the next request."""
 
 
-class Lookout:
-    """When the models of servers are requested: for a person, or by a thread between questions."""
+class Updates:
+    """Requests the models of servers: for a person at once, else in a thread between questions."""
 
     def __init__(self) -> None:
         self._silent_until: dict[str, float] = {}  # of `time.monotonic`, by server
@@ -130,19 +130,19 @@ class Lookout:
         self._thread: threading.Thread | None = None
 
     def catalogue(self, server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
-        """As `catalogue`; a list that did not come in time is not awaited again for a minute."""
+        """As `catalogue`; a list that did not come in time is not requested again for a minute."""
         if not is_wanted and time.monotonic() < self._silent_until.get(server, 0.0):
-            return offers.kept(server)
+            return offers.cached(server)
         try:
             return catalogue(server, get, is_wanted=is_wanted)
         except RunnerDied:
             self._silent_until[server] = time.monotonic() + _SILENCE
             if is_wanted:
                 raise
-            return offers.kept(server)
+            return offers.cached(server)
 
     def begin(self, server: str, get: Get, is_busy: Callable[[], bool]) -> None:
-        """Requests them once `is_busy` was false for a while, unless the thread runs already."""
+        """Requests the models once `is_busy` was false for a while, unless a thread does so."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._stop = threading.Event()

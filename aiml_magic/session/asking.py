@@ -57,7 +57,7 @@ class Session:
         self.lock = threading.RLock()  # threads ask in turn, since each changes the conversation
         self.recordings = Recordings(self.lock)
         self.prices = Prices()
-        self.lookout = advice.Lookout()
+        self.updates = advice.Updates()
         self.hidden: dict[str, Any] = {}  # secrets of requests, see `api.hidden`
         self._askings: dict[Journal, Asking] = {}  # in the order of their last use
 
@@ -81,7 +81,7 @@ class Session:
 
     def close(self, timeout: float = 0.0) -> None:
         """Closes the pipes to the runners, and waits `timeout` seconds for each to end."""
-        self.lookout.end()
+        self.updates.end()
         with self.lock:
             while self._askings:
                 self._askings.popitem()[1].runner.close(timeout)
@@ -186,9 +186,9 @@ class Asking:
         """
         server, _ = self.server
         if self.is_replay_only and not is_wanted:
-            return offers.kept(server)
+            return offers.cached(server)
         get = partial(self._get_of_models, timeout=15.0 if is_wanted else 2.0)
-        return self.session.lookout.catalogue(server, get, is_wanted=is_wanted)
+        return self.session.updates.catalogue(server, get, is_wanted=is_wanted)
 
     def explain(self, model: str, error: errors.AimlMagicError) -> None:
         """Adds the model or effort to use instead to the hint of a server's error."""
@@ -311,10 +311,10 @@ class Asking:
         job.explain = partial(self.explain, model)
         return self._recorded(job)
 
-    def _look_out(self) -> None:
+    def _begin_update(self) -> None:
         """Requests the server's models in the background if the cache is a day old."""
-        if not offers.is_of_today(offers.kept(server := self.server[0])):
-            self.session.lookout.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
+        if not offers.is_of_today(offers.cached(server := self.server[0])):
+            self.session.updates.begin(server, self._get_of_models, lambda: bool(self.runner.jobs))
 
     def _get_of_models(self, path: str, timeout: float = 15.0) -> Any:
         key = keys.key_for_prices if path == advice.FEED else keys.key_if_any
@@ -343,7 +343,7 @@ class Asking:
                 row, secrets, question.delivery.timeout, question.delivery.max_concurrency, notices
             )
             if sender is self.runner and not job.done:
-                self._look_out()
+                self._begin_update()
         return job
 
     def _decide(

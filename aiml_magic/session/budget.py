@@ -22,12 +22,12 @@ class WorstCase(NamedTuple):
 
     usd: float | None
     most: str  # the output tokens assumed, and the source of that number, for a message
-    unpriced: str = ""  # what else costs, such as a tool of the server
+    unpriced: str = ""  # the parts without a listed price, such as a tool of the server
 
     def __str__(self) -> str:
         if self.usd is None:
-            of_what = f" for {self.unpriced}" if self.unpriced else ""
-            return f"What it may cost is unknown: the server lists no price{of_what}"
+            for_parts = f" for {self.unpriced}" if self.unpriced else ""
+            return f"Its highest cost is unknown: the server lists no price{for_parts}"
         return f"It may cost up to {dollars(self.usd)} ({self.most})"
 
 
@@ -49,7 +49,7 @@ def most_output(price: Price | None, max_output_tokens: Any) -> tuple[int, str]:
 
 
 def unpriced(request: Raw) -> str:
-    """What a request uses that no list of models has a price for; empty if nothing."""
+    """The tools and fields of a request without a listed price; empty if there are none."""
     tools = [str(tool.get("type")) for tool in as_objects(request.get("tools"))]
     used = [kind for kind in tools if kind not in _FREE_TOOLS]
     used += [name for name in _STORED if request.get(name)]
@@ -62,7 +62,7 @@ def unpriced(request: Raw) -> str:
 
 
 def _is_of_unknown_size(part: Raw) -> bool:
-    """Whether a part names a text that is at the server, or elsewhere."""
+    """Whether a part refers to a text that is stored at the server or elsewhere."""
     kind = part.get("type")
     return kind == "item_reference" or (kind == "input_file" and not part.get("file_data"))
 

@@ -1,7 +1,7 @@
 """The conversations of a notebook in one journal, and the parents of its questions.
 
-A cell that was asked before a restart, under another id, or in another name of its notebook keeps
-its place.
+A cell that was asked before a restart, under another id, or under another name of its notebook
+keeps its place.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class Chats:
         conversation, place = self._conversation(question), question.place
         if conversation is None or conversation.has_begun or parent is not None or place.is_new:
             return
-        found = self._journal.elsewhere(self._notebook, place.chat, place.cell, limit=1)
-        if not found or found[0].parent is None or _is_file(found[0].notebook):
+        rows = self._journal.elsewhere(self._notebook, place.chat, place.cell, limit=1)
+        if not rows or rows[0].parent is None or _is_file(rows[0].notebook):
             return
-        name = found[0].notebook
+        name = rows[0].notebook
         raise BadInput(
             f"This cell continued the conversation of {name}; here it would begin a new one. "
             "Nothing was sent.",
@@ -131,7 +131,7 @@ class Chats:
         if earlier and not self._journal.chats(earlier):
             raise BadInput(
                 f"The journal has no question of a notebook {earlier[:200]}.",
-                "Give its name as in the journal, mostly the whole path.",
+                "Give its name as in the journal, usually the whole path.",
             )
         if earlier and earlier != self._notebook:
             self._journal.note_past(self._notebook, earlier)

@@ -34,8 +34,8 @@ _IN_LOG_AFTER = 24  # hours after which a request that arrived is in the log: fa
 class Finding(NamedTuple):
     """The fate of a request, and its cost.
 
-    `fate` is answered (and the text is kept), done (it was kept before), pending, charged, failed
-    (and free), lost (and free: it never arrived) or unknown.
+    `fate` is answered (and the answer is in the journal now), done (it was there before), pending,
+    charged, failed (and free), lost (and free: it never arrived) or unknown.
     """
 
     fate: str
@@ -49,29 +49,29 @@ def check(row: Row, journal: Journal, server: str, get: Get) -> Finding:
     journal, which may be forged, must not decide where the key is sent.
     """
     if row.server != server:
-        way = "Name that server with %config O3Pro.base_url"
+        remedy = "Name that server with %config O3Pro.base_url"
         if row.server == SANDBOX:
-            way = "Use it with %aiml sandbox"
+            remedy = "Use it with %aiml sandbox"
         raise BadInput(
             f"Question {row.id} was asked at {row.server[:80]}, which is not the server in use. "
             "Nothing was sent.",
-            f"{way}, then try again.",
+            f"{remedy}, then try again.",
         )
     try:
-        return _found(row, journal, get)
+        return _fate_of(row, journal, get)
     except RequestFailed as error:
         error.message += f" Question {row.id} stays as it was: it may have been charged."
         raise
 
 
-def _found(row: Row, journal: Journal, get: Get) -> Finding:
+def _fate_of(row: Row, journal: Journal, get: Get) -> Finding:
     """The fate of a request by its response id, else by the server's log."""
     if row.state == "done" and row.has_unknown_cost:
         _, spent = _logged(row, get)
         if spent is not None:
             journal.note_cost(row.id, spent)
         return Finding("done", spent.usd if spent else None)
-    raw = _kept_response(row, get)
+    raw = _stored_response(row, get)
     response = Response(raw)
     if response.outcome == "pending":
         journal.note_pending(row.id, row.response or raw)
@@ -101,7 +101,7 @@ def _found(row: Row, journal: Journal, get: Get) -> Finding:
     return Finding(fate, spent.usd if spent else None)
 
 
-def _kept_response(row: Row, get: Get) -> Raw:
+def _stored_response(row: Row, get: Get) -> Raw:
     """The response that the server returns by its id; empty if there is none."""
     if row.response_id is None:
         return {}
@@ -140,20 +140,20 @@ def _never_arrived(row: Row) -> bool:
 
 
 def _hours_since(row: Row) -> int:
-    """Hours since a row was asked; the most for a time to come: the clock was set back."""
+    """Hours since a row was asked; the most for a future time, since the clock was set back."""
     seconds = time.time() - row.asked_at
     return _LONGEST_LOG if seconds < 0 else int(seconds / 3600)
 
 
 def _log_entries(row: Row, get: Get) -> tuple[list[tuple[int, Raw]], bool]:
-    """The finished attempts of a request in the log, each with its number.
+    """The finished attempts of a request in the log, each with its number; and whether it has all.
 
-    And whether the log would show others: it was read to its end, and names each of its requests.
+    It has if it was read to its end, names each request, and has no pending attempt.
     """
     hours = min(_hours_since(row) + 2, _LONGEST_LOG)
     model = urllib.parse.quote(str(row.request.get("model", "")))
-    found: list[tuple[int, Raw]] = []
-    may_be_absent = True
+    attempts: list[tuple[int, Raw]] = []
+    is_whole = True
     for offset in range(0, _MAX_LOG, 100):
         entries, more = log_entries(
             get(f"/v2/logs?period={hours}h&model={model}&limit=100&offset={offset}")
@@ -161,11 +161,9 @@ def _log_entries(row: Row, get: Get) -> tuple[list[tuple[int, Raw]], bool]:
         for entry in entries:
             attempt = attempt_of(row.client_request_id, entry)
             is_pending = attempt is not None and Response(entry).outcome == "pending"
-            may_be_absent = (
-                may_be_absent and bool(entry.get("client_request_id")) and not is_pending
-            )
+            is_whole = is_whole and bool(entry.get("client_request_id")) and not is_pending
             if attempt is not None and not is_pending:
-                found.append((attempt, entry))
-        if not more or len({attempt for attempt, _ in found}) == row.attempts:
-            return found, may_be_absent and not more
-    return found, False
+                attempts.append((attempt, entry))
+        if not more or len({attempt for attempt, _ in attempts}) == row.attempts:
+            return attempts, is_whole and not more
+    return attempts, False

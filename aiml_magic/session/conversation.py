@@ -134,7 +134,7 @@ class Conversation:
             if rounds.get(row.parent) == cell:
                 pass  # later rounds have the place of the first
             elif row.before is None or (
-                row.before in self._places and cell not in self._line(row.before)
+                row.before in self._places and cell not in self._ancestry(row.before)
             ):
                 fork = row.parent if row.before is None else None
                 self._move(cell, Place(row.before, fork))
@@ -169,10 +169,10 @@ class Conversation:
 
     def _after(self, cell: str) -> list[str]:
         """The cells that continue `cell`, directly or not."""
-        found = [cell]
-        for name in found:
-            found += [other for other, place in self._places.items() if place.before == name]
-        return found[1:]
+        cells = [cell]
+        for name in cells:
+            cells += [other for other, place in self._places.items() if place.before == name]
+        return cells[1:]
 
     def _last_answered(self) -> str | None:
         return next(
@@ -180,14 +180,14 @@ class Conversation:
             None,
         )
 
-    def _line(self, cell: str | None) -> Iterator[str]:
+    def _ancestry(self, cell: str | None) -> Iterator[str]:
         """The cell and its ancestors."""
         while cell is not None:
             yield cell
             cell = self._places[cell].before
 
     def _answer_at(self, cell: str | None) -> int | None:
-        answers = (self._newest_answer(name) for name in self._line(cell))
+        answers = (self._newest_answer(name) for name in self._ancestry(cell))
         return next((row_id for row_id in answers if row_id is not None), None)
 
     def _newest_answer(self, cell: str) -> int | None:
@@ -235,15 +235,15 @@ def tree(rows: Iterable[Row]) -> list[tuple[int, Row, bool]]:
     sizes: dict[int, int] = {}  # of each subtree, from the newest row: parents are older
     for row_id in sorted(known, reverse=True):
         sizes[row_id] = 1 + sum(sizes[child.id] for child in children.get(row_id, []))
-    found: list[tuple[int, Row, bool]] = []
+    entries: list[tuple[int, Row, bool]] = []
     waiting = [(0, row, False) for row in reversed(children.get(None, []))]
     while waiting:
         depth, row, is_stale = waiting.pop()
-        found.append((depth, row, is_stale))
+        entries.append((depth, row, is_stale))
         is_replaced = row.can_continue and newest.get((row.chat, row.cell), row.id) != row.id
         if below := children.get(row.id):
             longest = max(below, key=lambda child: (sizes[child.id], child.id))
             forks = [child for child in below if child is not longest]
             depths = [(depth, longest), *((depth + 1, child) for child in reversed(forks))]
             waiting += [(deep, child, is_stale or is_replaced) for deep, child in depths]
-    return found
+    return entries

@@ -25,7 +25,7 @@ def key_of(sandbox_url: str | None) -> Key:
 
 def key_for_prices(sandbox_url: str | None) -> Key:
     """A placeholder for a public price list; for the sandbox, its token."""
-    return Key("nobody", _NO_KEY) if sandbox_url is None else key_of(sandbox_url)
+    return Key("a placeholder", _NO_KEY) if sandbox_url is None else key_of(sandbox_url)
 
 
 def key_if_any(sandbox_url: str | None) -> Key:
@@ -38,16 +38,16 @@ def key_if_any(sandbox_url: str | None) -> Key:
 def key_for_sender(sandbox_url: str | None, sender: Sender, *, is_needed: bool) -> Key:
     """The key for a sender, empty if the sender has its own. Raises NoKey if one `is_needed`.
 
-    To follow a row, none is needed.
+    Following a row needs none.
     """
     if sender.has_keys and sandbox_url is None:
-        return Key("where it is sent", "")
+        return Key("the sender", "")
     try:
         return key_of(sandbox_url)
     except NoKey:
         if is_needed:
             raise
-        return Key("nowhere", "")
+        return Key("none", "")
 
 
 def secret(sandbox_url: str | None) -> Key | None:

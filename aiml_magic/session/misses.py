@@ -73,11 +73,11 @@ def _settings_to_unset(
     causes = [name for name in settings if _field(name, ours) != _field(name, recorded)]
     if not causes:
         return None
-    what = " and ".join(
+    values = " and ".join(
         f"O3Pro.{name} is set to {short_json(settings[name][0])}" for name in causes
     )
-    ways = " and ".join(f"%config O3Pro.{name} = {settings[name][1]!r}" for name in causes)
-    return f"{what} in your configuration; {ways} asks without."
+    commands = " and ".join(f"%config O3Pro.{name} = {settings[name][1]!r}" for name in causes)
+    return f"{values} in your configuration; {commands} asks without."
 
 
 def _field(setting: str, request: Raw) -> Any:

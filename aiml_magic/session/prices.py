@@ -31,11 +31,11 @@ class Prices:
     def known(self, server: str, model: str) -> Price | None:
         """The price, if it is known without a request."""
         asked = self._asked.get((server, model))
-        return asked or price_in(offers.kept(server).find(model))
+        return asked or price_in(offers.cached(server).find(model))
 
     def are_new(self, server: str, model: str) -> bool:
         """Whether the known price is of today, or of this session."""
-        catalogue = offers.kept(server)
+        catalogue = offers.cached(server)
         is_listed = offers.is_of_today(catalogue) and price_in(catalogue.find(model)) is not None
         return is_listed or (server, model) in self._asked
 

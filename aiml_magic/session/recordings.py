@@ -21,7 +21,7 @@ from aiml_magic.text import say
 class Recordings:
     """The files to which a session has written answers.
 
-    `replayed` are the ids of recorded rows that were answers in this session, by journal.
+    `replayed` are the ids of the recorded rows that were replayed in this session, by journal.
     """
 
     def __init__(self, lock: threading.RLock) -> None:
@@ -74,20 +74,20 @@ class Recordings:
         """
         answers = [(with_hashes(row.request), row.response) for row in rows]
         try:
-            held = {path: recording.read(path) for path in self._paths if path.exists()}
+            files = {path: recording.read(path) for path in self._paths if path.exists()}
             left = {
                 path: {
-                    key: one
-                    for key, one in records.items()
-                    if (with_hashes(one.request), one.response) not in answers
+                    key: record
+                    for key, record in records.items()
+                    if (with_hashes(record.request), record.response) not in answers
                 }
-                for path, records in held.items()
+                for path, records in files.items()
             }
-            changed = [path for path in held if len(left[path]) < len(held[path])]
+            changed = [path for path in files if len(left[path]) < len(files[path])]
             for path in changed:
                 self._write(path, left[path])
         except BadInput as error:
-            hint = "Mend or remove that recording, then try again."
+            hint = "Repair or remove that recording, then try again."
             raise BadInput(f"Nothing was forgotten: {error.message}", hint) from error
         return changed
 

@@ -23,7 +23,7 @@ from aiml_magic.session.prices import Prices
 from aiml_magic.session.question import SANDBOX, Delivery
 from aiml_magic.text import agreed, dollars
 
-_FAR = 1e9  # dollars: more than any limit, and still a number that a journal takes
+_MOST_DOLLARS = 1e9  # more than any limit, and still a number that a journal can store
 
 
 class Limit(NamedTuple):
@@ -77,14 +77,14 @@ class Spending:
         return WorstCase(usd, most, what)
 
     def _estimate(self, request: Raw, parent: int | None, price: Price) -> float:
-        """The highest cost of a request's tokens, without what its server's tools cost."""
+        """The highest cost of a request's tokens, without the costs of its server's tools."""
         written, _ = most_output(price, request.get("max_output_tokens"))
         read = tokens_of(size_of(request)) + self._tokens_before(parent, price)
-        return min(read * price.input + written * price.output, _FAR)
+        return min(read * price.input + written * price.output, _MOST_DOLLARS)
 
     def limits(self, delivery: Delivery, server: str) -> list[Limit]:
         """The limits that are set, and their use."""
-        return [self._limit(name, usd, server, None) for name, usd in _set(delivery)]
+        return [self._limit(name, usd, server, None) for name, usd in _set_limits(delivery)]
 
     def worst_within(
         self,
@@ -104,7 +104,7 @@ class Spending:
         """
         worst = self.worst_case(request, parent, terms.price)
         row_id = -1 if row is None else row.id
-        for name, usd in _set(delivery):
+        for name, usd in _set_limits(delivery):
             if worst.usd is None:
                 raise BudgetExceeded(
                     f"The server lists no price for {worst.unpriced or request['model']}, so a "
@@ -164,8 +164,8 @@ class Spending:
                 self.journal.note_worst(row.id, usd)
 
     def _scope(self, name: str, server: str) -> tuple[str, Scope]:
-        """What a limit is about: in words, and as the rows that count."""
-        servers = purse(server)
+        """The scope of a limit: in words, and as the rows that count."""
+        servers = account_of(server)
         match name:
             case "budget_usd":
                 return "in this session", Scope(servers, session=self.session)
@@ -198,7 +198,7 @@ class Spending:
 
 def needs_price(delivery: Delivery) -> bool:
     """Whether a setting of the question depends on its cost."""
-    return delivery.confirm_above_usd is not None or any(_set(delivery))
+    return delivery.confirm_above_usd is not None or any(_set_limits(delivery))
 
 
 def asks_first(delivery: Delivery, worst: WorstCase, terms: Terms) -> bool:
@@ -211,24 +211,24 @@ def asks_first(delivery: Delivery, worst: WorstCase, terms: Terms) -> bool:
 def confirm(delivery: Delivery, worst: WorstCase, terms: Terms) -> Terms:
     """The terms after the person has confirmed the highest cost.
 
-    Raises BadInput if they do not, or if nobody can be asked.
+    Raises BadInput if they do not, or if no person can be asked.
     """
-    said = None
+    is_agreed = None
     is_attended = delivery.is_attended and not delivery.background
     if is_attended and threading.current_thread() is threading.main_thread():
         try:
-            said = agreed(f"{worst}. Send it?")
+            is_agreed = agreed(f"{worst}. Send it?")
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"Interrupted: {NOTHING_SENT}", "Run the cell again to be asked once more."
             ) from error
-    if said:
+    if is_agreed:
         return terms._replace(agreed_usd=_usd(worst))
-    why = "nobody can be asked whether to send it" if said is None else "you did not say yes"
-    way_out = "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd."
+    why = "it cannot be confirmed here" if is_agreed is None else "you did not confirm it"
+    remedy = "Lower --max-output-tokens, or raise %config O3Pro.confirm_above_usd."
     if worst.usd is None:
-        way_out = "%config O3Pro.confirm_above_usd = None asks without a yes."
-    raise BadInput(f"{worst}, and {why}. {NOTHING_SENT}", way_out)
+        remedy = "%config O3Pro.confirm_above_usd = None asks without confirmation."
+    raise BadInput(f"{worst}, and {why}. {NOTHING_SENT}", remedy)
 
 
 def confirm_together(delivery: Delivery, worst_cases: Iterable[WorstCase | None]) -> Delivery:
@@ -249,8 +249,8 @@ def _usd(worst: WorstCase) -> float:
     return math.inf if worst.usd is None else worst.usd
 
 
-def purse(server: str) -> str | None:
-    """The servers whose dollars are summed: the sandbox, or `None` for all others."""
+def account_of(server: str) -> str | None:
+    """The servers whose dollars are summed together: the sandbox, or `None` for all others."""
     return SANDBOX if server == SANDBOX else None
 
 
@@ -260,7 +260,7 @@ def midnight() -> float:
     return datetime(today.year, today.month, today.day).timestamp()  # noqa: DTZ001  # local
 
 
-def _set(delivery: Delivery) -> Iterator[tuple[str, float]]:
+def _set_limits(delivery: Delivery) -> Iterator[tuple[str, float]]:
     """The limits that are set, by the names of their settings."""
     for name in ("budget_usd", "budget_usd_per_notebook", "budget_usd_per_day"):
         if (usd := getattr(delivery, name)) is not None:
@@ -270,7 +270,7 @@ def _set(delivery: Delivery) -> Iterator[tuple[str, float]]:
 def _exceeded(worst: WorstCase, limit: Limit) -> BudgetExceeded:
     hint = f"Lower --max-output-tokens, or raise the budget with %config O3Pro.{limit.setting}."
     if limit.reserved:
-        hint += " %aiml jobs and %aiml check ID tell what is not settled."
+        hint += " %aiml jobs and %aiml check ID show unsettled questions."
     return BudgetExceeded(
         f"{worst}; with {limit.used}, that passes the budget of {dollars(limit.usd)}. "
         f"{NOTHING_SENT}",

@@ -132,7 +132,7 @@ def line_with_replay(answer: Answer) -> str:
         case False, True:
             then = f"from a recording of {day}, {then} then"
     today = datetime.now().astimezone().date()
-    fate = offers.kept(answer.server).fate(str(answer.request.get("model")), today)
+    fate = offers.cached(answer.server).fate(str(answer.request.get("model")), today)
     return " · ".join(filter(None, (_line(answer, then), plain(fate))))
 
 

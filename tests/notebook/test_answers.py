@@ -43,7 +43,7 @@ def server(monkeypatch):
 
 
 def test_history(server):
-    """All questions are there, in order, including failed ones; and the sums are those of the journal."""
+    """The history has all questions in order, failed ones included, and its sums are those of the journal."""
     ask("One?", chat="main")
     with pytest.raises(errors.InvalidRequest):
         ask("fail")
@@ -67,7 +67,7 @@ def test_history(server):
 
 
 def test_lines_are_the_same(server):
-    """A line that is read from the file says what one says that is made of its answer."""
+    """A record of a data frame is the same from the row in the file as from its answer."""
     pytest.importorskip("pandas")
     schema = {"type": "object", "properties": {"id": {"type": "integer"}}, "title": "Star"}
     with wire.serve(lambda _: wire.json_reply(wire.response('{"id": 7}'))) as other:
@@ -91,13 +91,13 @@ def test_lines_are_the_same(server):
     "since", ["yesterday", [], object(), float("nan"), 10**400, dt.date.min, True]
 )
 def test_times_that_are_none(since):
-    """A value that is not a time is an error of two lines."""
+    """A value that cannot be a time is an error of two lines."""
     with pytest.raises(errors.BadInput, match="since cannot be"):
         history(since=since)
 
 
 def test_names_that_are_none(plain_script):
-    """A value that is not a text is an error of two lines; a path and a number are read as text."""
+    """A value other than a text is an error of two lines; a path and a number are read as text."""
     for name in ("notebook", "chat", "words"):
         for value in (["main"], b"main", True):
             with pytest.raises(errors.BadInput, match=f"{name} cannot be"):
@@ -106,7 +106,7 @@ def test_names_that_are_none(plain_script):
 
 
 def test_again(server):
-    """The same questions are asked with other options, behind the same answers, and kept as others are."""
+    """The same questions are asked with other options; they continue the same answers, and are stored and replayed."""
     first = ask("One?", chat="main", instructions="Be brief.", effort="high")
     ask("Two?", chat="main")
     again = history().again(effort="low", progress=False)
@@ -122,7 +122,7 @@ def test_again(server):
 
 
 def test_again_of_samples(numbered):
-    """Each sample is asked again as itself; with `samples=` all are one question, and what is there is replayed."""
+    """Each sample is asked again as that sample; with `samples=` they count as one question, and known samples are replayed."""
 
     def texts(answers, **options):
         return [answer.text for answer in answers.again(progress=False, **options)]
@@ -140,7 +140,7 @@ def test_again_of_samples(numbered):
 
 
 def test_again_of_errors(server):
-    """A question that failed is asked again too; an option without an effect is an error."""
+    """A failed question is asked again as well; an option without an effect is an error."""
     kept = ask.map("{{x}}", ["fail", "Two?"], on_error="keep", progress=False)
     again = kept.again(on_error="keep", effort="low", progress=False)
     assert ["InvalidRequest", "Answer"] == [type(entry).__name__ for entry in again]
@@ -151,7 +151,7 @@ def test_again_of_errors(server):
 
 
 def test_again_without_settings(server):
-    """A setting that was changed later does not apply to the old question."""
+    """A later change of a setting does not apply to the old question."""
     ask("One?")
     script.loaded_or_new().effort = "high"
     again = history().again(model="other", progress=False)
@@ -170,7 +170,7 @@ def test_again_with_attachments(server):
 
 
 def test_fields_of_a_dataclass_with_slots():
-    """A parsed dataclass with slots has a column for each field, as any other."""
+    """A parsed dataclass with slots has a column for each field, like any other."""
     parsed = make_dataclass("Rating", ["id", "score"], slots=True)(7, 9)
     shown = table.line({}, None, text="", parsed=parsed, id=1)
     assert (1, 7, 9) == (shown["id"], shown["parsed.id"], shown["parsed.score"])
@@ -185,7 +185,7 @@ def test_frame_without_pandas(monkeypatch):
 
 
 def test_as_a_table(server):
-    """Several answers show what differs, numbers on the right, with the answers folded below; in a terminal too."""
+    """Several answers are a table of their differences, numbers on the right, with the answers folded below; also in a terminal."""
     answers = ask.map("{{x}}", ["One <b>?", "Two?", "fail"], on_error="keep", progress=False)
     shown = answers._repr_mimebundle_()
     assert "| question |" in shown["text/markdown"]
@@ -199,7 +199,7 @@ def test_as_a_table(server):
 
 
 def _numbered(request):
-    """A text that differs each time."""
+    """A text with the number of the call."""
     _numbered.count += 1
     return wire.json_reply(wire.response(f"{_numbered.count}", id=f"resp_{_numbered.count}"))
 
@@ -213,7 +213,7 @@ def numbered(monkeypatch):
 
 
 def test_samples(numbered, tmp_path):
-    """Samples are asked once each, and are kept; a larger number asks what is missing; the first is the plain question."""
+    """Each sample is asked once and stored; a larger number asks only the missing ones; the first is the plain question."""
     three = ask("Rate it.", samples=3)
     assert {"1", "2", "3"} == {answer.text for answer in three}
     assert 3 == len(numbered.posts)
@@ -231,7 +231,7 @@ def test_samples(numbered, tmp_path):
 
 
 def test_lost_sample(shell, monkeypatch):
-    """A sample that may have been charged is asked again alone, by the command that its error names, and is then replayed."""
+    """The command in the error of a sample that may have been charged asks that sample alone again; then it is replayed."""
 
     def answer(request):
         is_lost = len(server.posts) == 2
@@ -259,7 +259,7 @@ def test_lost_sample(shell, monkeypatch):
 
 
 def test_samples_of_rows(numbered):
-    """A map with samples has them row by row."""
+    """A map with samples has all samples of a row before those of the next."""
     answers = ask.map("Rate {{x}}", ["ab", "c"], samples=2, progress=False)
     assert ["Rate ab", "Rate ab", "Rate c", "Rate c"] == [one.request["input"] for one in answers]
     assert 4 == len({answer.text for answer in answers}) == len(numbered.posts)
@@ -285,7 +285,7 @@ def test_options_that_are_none(numbered, name):
 
 
 def test_models_and_efforts(server):
-    """Each model is asked with each effort, once, and what differs is in the table."""
+    """Each model is asked with each effort, once, and the differing options are in the table."""
     answers = ask("Why?", model=["a", "b", "a"], effort=["low", "high"])
     asked = [(post.body["model"], post.body["reasoning"]["effort"]) for post in server.posts]
     assert {("a", "low"), ("a", "high"), ("b", "low"), ("b", "high")} == set(asked)
@@ -297,7 +297,7 @@ def test_models_and_efforts(server):
 
 
 def test_answer_beside_an_error(shell, server):
-    """An answer is kept and bound beside a question that was refused; one that misses its schema is shown, with what it cost."""
+    """An answer is stored and bound although another question was refused; one that does not fit its schema is shown with its cost."""
     pytest.importorskip("pandas")
     assert run(shell, f"%config O3Pro.base_url = {server.url!r}") is None
     assert run(shell, "%o3pro -q --alone -m good Why?") is None
@@ -316,7 +316,7 @@ def test_answer_beside_an_error(shell, server):
 
 
 def test_diff(shell, server, capsys):
-    """Two answers are named by variable, entry, number, response id or conversation; what differs is said."""
+    """Two answers are named by variable, entry, number, response id or conversation; their differences are shown."""
     shell.user_ns["rated"] = ask("Rate it.", effort=["low", "high"], chat="ideas")
     shell.user_ns["one"] = shell.user_ns["rated"][0]
     for several in ("rated", "\ud800"):  # Python 3.13 has no tokens for a cell with the latter
@@ -344,7 +344,7 @@ def test_diff(shell, server, capsys):
 
 
 def test_entry_that_is_continued(shell, server):
-    """A conversation goes on from the answer that is named among several."""
+    """A conversation continues from a named entry of several answers."""
     assert run(shell, "%%o3pro -q -o rated -n --samples 2\nRate it.") is None
     assert run(shell, "%o3pro -q -o next --after rated[1] And why?") is None
     rated, following = shell.user_ns["rated"], shell.user_ns["next"]
@@ -352,7 +352,7 @@ def test_entry_that_is_continued(shell, server):
 
 
 def test_lines_of_an_export(shell, server, tmp_path):
-    """From each line of an export of what was asked here its request can be built again, with the key of its row."""
+    """From each line of an export its request can be built again, with the key of its row."""
     assert run(shell, "%%o3pro -q -n --samples 2\nOne?") is None
     shell.user_ns["table"] = b"a,b"
     assert run(shell, "%o3pro -q -a table -e low Two?") is None
@@ -364,7 +364,7 @@ def test_lines_of_an_export(shell, server, tmp_path):
 
 
 def test_export_of_a_replay(shell, server, tmp_path):
-    """Answers of a recording that stood in for a notebook's questions are in its export, and no others are."""
+    """The export of a notebook has the recorded answers that it replayed, and no other recorded ones."""
     assert run(shell, f"%aiml record {tmp_path}/all.o3pro") is None
     assert run(shell, "%o3pro -q --samples 2 --alone One?") is None
     assert run(shell, "%o3pro -q --alone Two?") is None

@@ -1,4 +1,4 @@
-"""ask() and ask.map(): the options of a cell from Python, many questions at once, and what is kept when one fails."""
+"""ask() and ask.map(): the options of a cell from Python, many questions at once, and the answers kept after a failure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def echo(monkeypatch):
 
 
 def test_ask(echo):
-    """A question from Python takes the options by their names, stands alone, keeps its braces, and is replayed."""
+    """A question from Python takes the options by their names, is outside every conversation, keeps its braces, and is replayed."""
     answer = ask(
         "Why {{x}}?",
         effort="high",
@@ -83,7 +83,7 @@ def test_ask(echo):
 
 
 def test_conversation(echo):
-    """With a chat, or after an answer, a question continues."""
+    """A question with a chat or `after` continues a conversation."""
     one = ask("one", chat="a")
     ask("two", chat="a")
     ask("three", after=one)
@@ -93,7 +93,7 @@ def test_conversation(echo):
 
 
 def test_things(echo):
-    """Attachments, schemas and tools are given as what they are."""
+    """Attachments, schemas and tools are given as objects."""
     with pytest.raises(errors.SchemaMismatch):
         ask("Rate.", attach=[b"notes", b"more"], schema=Rating)
     content = echo.posts[0].body["input"][0]["content"]
@@ -124,7 +124,7 @@ def test_things(echo):
     ],
 )
 def test_wrong_options(echo, wrong):
-    """A wrong option is the same two lines as in a cell, and nothing is sent."""
+    """A wrong option is the same error as in a cell, and nothing is sent."""
     with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
         ask("Why?", **wrong)
     assert 2 == len(str(refused.value).splitlines())
@@ -140,7 +140,7 @@ def test_background(echo):
 
 
 def test_threads_that_ask_first(home):
-    """Threads that ask for the first time at once share one session, one journal, and so each conversation."""
+    """Threads that ask for the first time at once share one session, one journal and the conversations."""
     code = """
 import sys, threading
 from aiml_magic.notebook import script
@@ -165,7 +165,7 @@ print(len({tuple(map(id, one)) for one in found}))
 
 
 def test_two_threads(echo):
-    """Two threads do not mix: each gets its own answers, and each chat its own conversation."""
+    """Each of two threads gets its own answers, and each chat has its own conversation."""
     came: dict[str, list[str]] = {"a": [], "b": []}
 
     def talk(chat: str) -> None:
@@ -200,7 +200,7 @@ def test_map(echo):
 
 
 def test_map_of_tables(echo):
-    """A table is its rows, and the answers are one."""
+    """Each kind of table is read as its rows, and the answers become a data frame."""
     pd = pytest.importorskip("pandas")
     answers = ask.map("Of {{word}}", pd.DataFrame(ROWS[:3]))
     frame = answers.to_frame()
@@ -230,7 +230,7 @@ class Slotted:
 
 
 class Named:
-    """As a row of SQLAlchemy: its names are a property, its values no attributes of their own."""
+    """Like a row of SQLAlchemy: its names are a property, and its values are not in its `__dict__`."""
 
     __slots__ = ("_values",)
     _fields = property(lambda self: ("title", "year"))
@@ -280,7 +280,7 @@ def dataclass_of(**fields):
 
 
 def test_map_of_rows_of_every_kind(echo):
-    """In every container of rows, a field is written with its own type, and a name without a field is the row."""
+    """In every container of rows a field keeps its type, and a name without a field is the whole row."""
     expected = ["On Of Stars, 1998", "On Of Dust, 2001"]
     for kind, rows in _rows_of_every_kind():
         answers = ask.map("Of {{title}}, {{year}}", rows, progress=False)
@@ -295,7 +295,7 @@ def test_map_of_rows_of_every_kind(echo):
 
 
 def test_map_of_values(echo):
-    """A value stands for each name, also where its kind has an attribute of that name."""
+    """A plain value is inserted for each name, even if its class has an attribute of that name."""
     day = dt.date(2026, 12, 11)
     rows = [("text", "title"), (day, "year"), (Path("a/b"), "name"), (7, "real")]
     for row, name in rows:
@@ -347,7 +347,7 @@ def test_rows_that_are_none(echo, rows, words):
 
 
 def test_map_keeps_what_came(echo):
-    """The first error is raised with the answers that came in their places, or takes the place of its answer."""
+    """The first error is raised with the answers received so far in order, or takes the place of its answer."""
     rows = ["a", "fail", "b"]
     with pytest.raises(errors.InvalidRequest) as failed:
         ask.map("{{row}}", rows)
@@ -363,7 +363,7 @@ def test_map_keeps_what_came(echo):
 
 
 def test_map_is_lazy(echo):
-    """An endless generator is read only as far as it is asked."""
+    """An endless generator is read only as far as its rows are asked."""
     asking.loaded_or_new().max_concurrency = 2
     read = []
 
@@ -378,7 +378,7 @@ def test_map_is_lazy(echo):
 
 
 def test_slow_row_holds_no_other_back(home, monkeypatch):
-    """A row that takes long is waited for at the end, not in the middle: the others are answered meanwhile."""
+    """A slow row does not hold up the others: they are answered while it is waiting."""
     others = threading.Semaphore(0)
 
     def answer(request):
@@ -397,7 +397,7 @@ def test_slow_row_holds_no_other_back(home, monkeypatch):
 
 
 def test_error_drops_no_answer_that_was_sent(home, monkeypatch):
-    """The error of one row ends a map at once; the rows that were sent are answered into the journal, the others are taken back."""
+    """The error of one row ends a map at once; sent rows are answered into the journal, the others are withdrawn."""
     is_over = threading.Event()
 
     def answer(request):
@@ -422,7 +422,7 @@ def test_error_drops_no_answer_that_was_sent(home, monkeypatch):
 
 
 def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
-    """The budget ends it before the row that could pass it, what is on its way counted."""
+    """The budget ends a map before the row that could pass it; rows in flight count."""
     monkeypatch.setenv("AIML_API_URL", sandbox_url)
     asking.loaded_or_new().budget_usd = 0.5
     with pytest.raises(errors.BudgetExceeded) as stopped:
@@ -434,7 +434,7 @@ def test_map_keeps_to_the_budget(echo, sandbox_url, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
 @pytest.mark.parametrize(("soft", "hard"), [(64, 64), (64, 4096)])
 def test_few_file_handles(home, monkeypatch, soft, hard):
-    """A map that may open few files waits for one, or raises the limit if it may: no row fails, and each is sent once."""
+    """A map with few file handles waits for a free one, or raises the limit if possible: no row fails, and each is sent once."""
 
     def answer(request):
         time.sleep(0.1)
@@ -459,7 +459,7 @@ def test_few_file_handles(home, monkeypatch, soft, hard):
 
 
 def test_script_without_a_notebook(echo, home):
-    """A plain script asks, and ends by itself."""
+    """A plain script asks, and its process ends by itself."""
     code = "from aiml_magic import ask; print(ask('Why?').text, [answer.text for answer in ask.map('{{x}}', ['a', 'b'])])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -469,13 +469,13 @@ def test_script_without_a_notebook(echo, home):
 
 @pytest.mark.parametrize("field", ["previous_response_id", "max_output_tokens", "model", "store"])
 def test_fields_that_have_options(home, field):
-    """A field with an option of its own is refused as by --param: it would pass by the replay, or by the budget."""
+    """A field with an option of its own is refused as by --param: it would bypass the replay or the budget."""
     with pytest.raises(errors.BadInput, match="param"):
         ask("Why?", param={field: 1})
 
 
 def test_rows_that_fail(home, monkeypatch):
-    """Rows that raise end a map with their own error; what was not sent yet is taken back."""
+    """An iterable of rows that raises ends a map with its own error; unsent questions are withdrawn."""
     go_on = threading.Event()
 
     def answer(request):
@@ -503,7 +503,7 @@ def test_rows_that_fail(home, monkeypatch):
 
 
 def test_interrupt_of_a_map(home):
-    """An interrupt stops a map, and keeps the answers that came."""
+    """An interrupt stops a map, and keeps the answers received."""
 
     def answer(request):
         if request.body["input"] != "w0":
@@ -527,7 +527,7 @@ def test_interrupt_of_a_map(home):
 
 
 def test_settings_of_the_notebook(home, sandbox_url):
-    """In a notebook, ask has the notebook's settings, sandbox and all."""
+    """In a notebook, ask has the notebook's settings and its sandbox."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}\n%config O3Pro.effort = 'high'")
         assert "high" in running.run("from aiml_magic import ask\nprint(ask('Why?').text)").stream
@@ -568,7 +568,7 @@ class Plain: ...
     ],
 )  # fmt: skip
 def test_what_says_nothing_is_not_sent(echo, start):
-    """An object of which the text would be a name and an address is refused from Python as in a cell."""
+    """An object whose text is only a name and an address is refused from Python as in a cell."""
     with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
         start()
     assert 2 == len(str(refused.value).splitlines())
@@ -576,7 +576,7 @@ def test_what_says_nothing_is_not_sent(echo, start):
 
 
 def test_instructions_are_filled(echo):
-    """A row's fields stand in the instructions too; asked alone, braces are text as in the question."""
+    """The fields of a row are filled into the instructions as well; in a single question their braces are text."""
     ask.map(
         "Rate {{title}}", [{"title": "a", "role": "referee"}], instructions="You are a {{role}}."
     )

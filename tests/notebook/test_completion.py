@@ -41,7 +41,7 @@ def shell(home, tmp_path, monkeypatch):
 
 
 def offered(shell: InteractiveShell, code: str) -> list[str]:
-    """The texts that Tab offers at the end of `code`, each as the word that would then stand there."""
+    """The texts that Tab offers at the end of `code`, each as the completed word."""
     with provisionalcompleter():
         found = list(shell.Completer.completions(code, len(code)))
     word = len(code.split("\n")[-1].split(" ")[-1].split("=")[-1].split("{{")[-1])
@@ -62,12 +62,12 @@ def offered(shell: InteractiveShell, code: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_offered(shell, code, expected):
-    """Options, their values, chats, variables that fit, files and commands, and nothing else with them."""
+    """Tab offers options, their values, chats, fitting variables, files and commands, and nothing else."""
     assert expected == offered(shell, code)
 
 
 def test_variables_that_bear_no_look(shell):
-    """A proxy that raises at every look is not offered for a type, and keeps nothing else from being offered."""
+    """A proxy that raises at every access is not offered where a type is needed, and the other variables are."""
     shell.run_cell("""
 class Proxy:
     def __getattr__(self, name): raise RuntimeError("not bound")
@@ -83,37 +83,37 @@ proxy = Proxy()
 
 @pytest.mark.parametrize("folder", ["a" * 300, "a" * 300 + "/b", "nosuchfolder/", "table.csv/"])
 def test_folders_that_cannot_be_read(shell, folder):
-    """A folder that cannot be has no files to be offered."""
+    """An impossible or unreadable folder offers no files."""
     assert [] == candidates(f"%%o3pro -a {folder}", folder, {}, list)
 
 
 def test_an_option_and_its_value_as_one_word():
-    """Where a front end takes `--effort=hi` for one word, it stands there whole."""
+    """Where a front end treats `--effort=hi` as one word, it is completed as a whole."""
     assert ["--effort=high"] == candidates("%%o3pro --effort=hi", "--effort=hi", {}, list)
     assert ["--out=frame"] == candidates("%%o3pro --out=fr", "--out=fr", {"frame": 0}, list)
 
 
 def test_all_options(shell):
-    """A dash brings all options, the short ones too."""
+    """A dash offers all options, the short ones included."""
     assert {flag for option in OPTIONS for flag in option.flags} == set(offered(shell, "%%o3pro -"))
     assert LONG == offered(shell, "%%o3pro --")
 
 
 @pytest.mark.parametrize("code", ["%o3pro Why is --no", "%%o3pro\n--no", "%%o3pro -- --no", "x = --no", "%aiml history --no", "%%o3pro --nothing --no"])  # fmt: skip
 def test_not_offered(shell, code):
-    """No option is offered in the words of a question, nor anywhere else."""
+    """No option is offered in the words of a question or in other code."""
     assert not set(LONG) & set(offered(shell, code))
 
 
 def test_other_cells_cost_nothing(shell):
-    """Tab in a cell that does not ask imports nothing of ours, and offers what it did before."""
+    """Tab in another cell imports no module of this package, and offers the same as without it."""
     sys.modules.pop("aiml_magic.notebook.completion", None)
     assert "figure" in offered(shell, "fig")
     assert "aiml_magic.notebook.completion" not in sys.modules
 
 
 def test_chats_of_a_broken_journal(shell, home):
-    """Chats are completed from the notebook's journal; one that cannot be read gives no message at Tab, and none is created."""
+    """Chats are completed from the notebook's journal; an unreadable one gives no message, and a missing one is not created."""
     assert ["main"] == offered(shell, "%%o3pro -c ")
     assert not home.exists()
     home.mkdir()
@@ -131,7 +131,7 @@ def test_unloaded(shell):
 
 
 def test_kernel(home, sandbox_url):
-    """A front end that asks the kernel gets the same, with the chats of the notebook."""
+    """A completion request to the kernel gets the same, with the chats of the notebook."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}\nfigure = b''")
         running.run("%o3pro -q -c ideas Why?\n%o3pro -q -c 'far off' Why?")

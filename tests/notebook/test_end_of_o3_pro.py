@@ -1,4 +1,4 @@
-"""A notebook of o3-pro after the model's end: it replays, a new cell names the successor, and with that line it is answered."""
+"""A notebook of o3-pro after the model's end: it is replayed; a new cell names the successor, and with that setting is answered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def after_the_end(request: wire.Request) -> wire.Reply:
 
 
 def test_notebook_outlives_its_model(home, tmp_path):
-    """Run All replays a recorded notebook of a model that is gone; one new cell fails with the successor's line, and with it is answered."""
+    """Run All replays a recorded notebook of a model that ended; a new cell fails and names the successor, with which it is answered."""
     file = tmp_path / "answers.jsonl"
     answers = [wire.json_reply(wire.response("Because.", id="resp_1")), wire.json_reply(wire.response("Light.", id="resp_2", previous_response_id="resp_1"))]  # fmt: skip
     with wire.serve(lambda _: answers.pop(0)) as before, kernel() as running:
@@ -87,14 +87,14 @@ def test_models_command(shell, capsys):
 
 
 def test_models_command_without_a_list(shell, monkeypatch, capsys):
-    """Where the server has no list, and with replay "only", the command is an error of two lines; status says what is known."""
+    """Without a list of the server, and with replay "only", the command is an error of two lines; status shows cached facts."""
     with wire.serve(lambda _: wire.json_reply({}, 404), has_models=True) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         assert isinstance(run(shell, "%aiml models"), errors.RequestFailed)
         monkeypatch.setenv("AIML_MAGIC_REPLAY", "only")
         before = len(server.requests)
         assert isinstance(run(shell, "%aiml models"), errors.ReplayMiss)
-        offers.keep(server.url, Catalogue((), models.read(FEED), 1.0))
+        offers.cache(server.url, Catalogue((), models.read(FEED), 1.0))
         assert run(shell, "%aiml status") is None
         assert f"Model    {PRO}: until 2099-12-11, then {NEXT}" in capsys.readouterr().out
         assert before == len(server.requests)

@@ -1,4 +1,4 @@
-"""The magics in a real kernel: what a front end is sent, an interrupt, and the death of the kernel or of the runner."""
+"""The magics in a real kernel: the messages to a front end, an interrupt, and the death of the kernel or of the runner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def running(home):
 
 
 def ask(running, server) -> tuple[int, str]:
-    """Has the kernel ask, until the server has the question; gives the kernel's process and the cell's request."""
+    """Runs a cell that asks, and waits until the server has the question; returns the kernel's process and the cell's request."""
     running.run(f"%config O3Pro.base_url = {server.url!r}")
     pid = running.pid
     request = running.start("%%o3pro\nWhy?")
@@ -40,7 +40,7 @@ def ask(running, server) -> tuple[int, str]:
 def test_four_outputs(running, sandbox_url):
     """A cell gives a panel, the answer, the details and their static copy, in this order, and no fifth for its value.
 
-    What has nothing to show is empty as HTML too: pages that are built of a notebook make a box of an empty text, and a message of a widget.
+    Empty outputs have empty HTML as well: a page built from a notebook shows a box for an empty text, and a message for a widget.
     """
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     running.run("%o3pro --alone The first question starts the runner.")
@@ -68,7 +68,7 @@ def updates(ran):
 
 
 def test_panel(running, sandbox_url):
-    """While one waits, the place before the answer holds a panel; at the end it is empty again, and its widget closed."""
+    """A waiting cell shows a panel before the answer; at the end the output is empty, and the widget closed."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     ran = running.run("%%o3pro\nsandbox: delay=1\nWhat is 6*7?")
     assert [{WIDGET, *EMPTY}, {*EMPTY}] == updates(ran)
@@ -92,7 +92,7 @@ def test_panel(running, sandbox_url):
 
 
 def test_details_fetch_what_is_long(running, home):
-    """The raw JSON, and what was cut, are in no output; the widget's button fetches them from the journal, and gives them back."""
+    """The raw JSON and the cut parts are in no output; the widget's button fetches them from the journal, and removes them again."""
     summary = [{"type": "summary_text", "text": f"Thought {number}. " * 40} for number in range(9)]
     output = [
         {"type": "reasoning", "summary": summary},
@@ -146,7 +146,7 @@ def test_answer_pickles(running, sandbox_url):
 
 
 def test_rerun_keeps_its_place(running, sandbox_url):
-    """Two runs of one cell continue from the same answer, and a changed earlier cell is continued in its newest form."""
+    """Two runs of one cell continue the same answer; after a change of the earlier cell, its newest answer."""
     running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
     running.run("%o3pro -o one First?", "a")
     running.run("%o3pro -o two Second?", "b")
@@ -162,7 +162,7 @@ def test_rerun_keeps_its_place(running, sandbox_url):
 
 @pytest.mark.parametrize("reply", ["silence", "hang"])
 def test_interrupt(running, reply, home):
-    """An interrupt frees the cell at once, closes the connection soon, keeps the text received, and says what it may cost."""
+    """An interrupt ends the cell at once, closes the connection soon, keeps the text received, and says what it may cost."""
     delta = (
         b'data: {"type":"response.output_text.delta","output_index":0,"delta":"Half an answer"}\n\n'
     )
@@ -205,7 +205,7 @@ STATES = {
 
 @pytest.mark.parametrize("state", STATES)
 def test_interrupt_in_each_state(running, state, home):
-    """In every state of a question, an interrupt frees the cell, and the message says whether it may be charged."""
+    """In every state of a question, an interrupt ends the cell, and the message says whether it may be charged."""
     reply, options, cost = STATES[state]
     with wire.serve(lambda _: reply) as server, socket.create_server(("127.0.0.1", 0)) as silent:
         url = (
@@ -249,7 +249,7 @@ def test_kernel_killed(running, home):
 
 
 def test_rerun_while_it_is_answered(running, home):
-    """The kernel dies, its cell is run again in a new one before the answer is there: it waits for it, and asks nothing."""
+    """A cell that is run again in a new kernel before its answer is received waits for that answer, and asks nothing."""
     with wire.serve(slow := Slow()) as server:
         pid, _ = ask(running, server)
         os.kill(pid, signal.SIGKILL)
@@ -267,7 +267,7 @@ def test_rerun_while_it_is_answered(running, home):
 
 
 def test_rerun_after_the_runner_died(running, home):
-    """A question whose runner died is not sent again by itself: only --fresh does."""
+    """A question whose runner died is sent again by --fresh only."""
     with wire.serve(slow := Slow()) as server:
         pid, _ = ask(running, server)
         (runner,) = processes("aiml_magic.runner", parent=pid)
@@ -298,7 +298,7 @@ class Slow:
 
 
 def test_runner_killed(running):
-    """A killed runner fails the cell with what it may have cost; the next question gets a new runner."""
+    """A killed runner fails the cell with its possible cost; the next question gets a new runner."""
     with wire.serve(slow := Slow()) as server:
         pid, request = ask(running, server)
         (runner,) = processes("aiml_magic.runner", parent=pid)
@@ -323,7 +323,7 @@ def test_question_marks(running, sandbox_url):
 
 @pytest.fixture
 def asked(home):
-    """A kernel, and the server that it asks, which numbers its answers."""
+    """A kernel, and its server, which numbers the answers."""
 
     def answer(_):
         return wire.json_reply(wire.response("Fine.", id=f"resp_{len(server.posts)}"))
@@ -334,7 +334,7 @@ def asked(home):
 
 
 def test_cell_in_a_cell(asked):
-    """A cell that a cell runs, as %%capture does, has the place of that cell: run again, it is replayed."""
+    """A cell inside another one, as in %%capture, has the place of the outer cell: run again, it is replayed."""
     server, running = asked
     for posts, code in (
         (1, "%%capture\n%o3pro Why?"),
@@ -358,7 +358,7 @@ def test_answer_after_all_widgets_are_closed(asked):
 
 
 def test_answer_that_cannot_be_shown(asked):
-    """An answer is bound although the front end's own means fail: it was paid for."""
+    """An answer is bound even if it cannot be shown: it was paid for."""
     _, running = asked
     running.run("%o3pro One?")
     running.run("import ipywidgets\nipywidgets.ToggleButton.__init__ = lambda *_, **__: 1 / 0")
@@ -367,7 +367,7 @@ def test_answer_that_cannot_be_shown(asked):
 
 
 def test_questions_from_threads(asked):
-    """Streams belong to all threads: questions from several leave them as they were."""
+    """Questions from several threads leave the shared standard streams unchanged."""
     server, running = asked
     running.run(
         "from threading import Thread\n"
@@ -382,7 +382,7 @@ def test_questions_from_threads(asked):
 
 
 def test_settings_that_are_none(asked):
-    """A setting with which no promise could be kept is refused, and none is changed."""
+    """An invalid value of a setting is refused, and the setting stays unchanged."""
     _, running = asked
     for setting, value in (
         ("timeout", "float('nan')"),
@@ -396,7 +396,7 @@ def test_settings_that_are_none(asked):
 
 
 def test_journal_beside_the_notebook(asked, tmp_path):
-    """A relative journal stays where it was when it was set, wherever the notebook goes."""
+    """A relative journal is resolved when it is set; a later %cd does not move it."""
     server, running = asked
     running.run(f"%cd {tmp_path}\n%config O3Pro.journal = 'j.sqlite3'")
     running.run("%o3pro --alone Why?")

@@ -1,4 +1,4 @@
-"""Limits in dollars as a person sets and sees them: in a kernel that dies, in a shell, in a map."""
+"""Limits in dollars as a person sets and sees them: after the death of a kernel, in a shell, in a map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMITS = ("budget_usd", "budget_usd_per_notebook", "budget_usd_per_day")
 
 
 def costing(usd: float = 0.5, before=lambda: None):
-    """A server with prices, whose answers cost that much."""
+    """A server with prices, and the cost of each of its answers."""
 
     def answer(request):
         if request.method == "GET":
@@ -39,7 +39,7 @@ def costing(usd: float = 0.5, before=lambda: None):
 
 
 def answered(running, code: str, said: str) -> Ran:
-    """Has a cell run that asks whether to send its question."""
+    """Runs a cell that asks for a confirmation, and answers it."""
     request = running.start(code)
     asked = running.client.get_stdin_msg(timeout=30)["content"]["prompt"]
     assert "It may cost up to $8.40" in asked
@@ -48,7 +48,7 @@ def answered(running, code: str, said: str) -> Ran:
 
 
 def test_kernel_that_dies(home):
-    """A kernel spends to the limits and is killed with -9; the next one refuses, sends nothing, says what is left, and asks first."""
+    """After a kernel that reached the limits is killed, the next one refuses, sends nothing, says what is left, and asks first."""
     go_on = threading.Event()
     with costing(4.0, lambda: go_on.wait(600)) as server:
         limits = (
@@ -77,9 +77,9 @@ def test_kernel_that_dies(home):
                 "%config O3Pro.budget_usd_per_day = 100\n%config O3Pro.confirm_above_usd = 8"
             )
             refused = running.finish(running.start("%o3pro --alone Two?", allow_stdin=False))
-            assert "nobody can be asked" in refused.error["evalue"]
+            assert "cannot be confirmed" in refused.error["evalue"]
             assert 2 == len(refused.error["traceback"])
-            assert "you did not say yes" in answered(running, "%o3pro --alone Two?", "n").error["evalue"]  # fmt: skip
+            assert "you did not confirm it" in answered(running, "%o3pro --alone Two?", "n").error["evalue"]  # fmt: skip
             assert 1 == len(server.posts)
             assert answered(running, "%o3pro --alone Two?", "y").error is None
             assert running.run("%o3pro --alone Two?").error is None, "a replay asks nobody"
@@ -98,7 +98,7 @@ def _panel(running, asked: str) -> str:
 
 
 def test_limits_that_are_none(shell, capsys):
-    """A limit is dollars or None: NaN, an infinite one, a negative one and a text change nothing; 0 is a limit."""
+    """A limit is a number of dollars or None: NaN, infinity, a negative number and a text change nothing; 0 is a limit."""
     magics = shell.find_line_magic("aiml").__self__
     wrong = ("float('nan')", "float('inf')", "-1", "'five'", "'5'", "[5]", "True", "1j")
     for setting in (*LIMITS, "confirm_above_usd"):
@@ -157,7 +157,7 @@ def server(plain_script, monkeypatch):
 
 
 def test_map(server):
-    """A map goes on while answers cost less than they may, stops before the row that could pass the limit, and keeps what was answered."""
+    """A map goes on while answers cost less than their worst case, stops before the row that could pass the limit, and keeps its answers."""
     script.loaded_or_new().budget_usd_per_day = 10.0
     with pytest.raises(errors.BudgetExceeded) as stopped:
         ask.map("{{row}}", range(20), progress=False)
@@ -170,7 +170,7 @@ def test_map(server):
 
 
 def test_samples(server):
-    """Each sample counts by itself, and those that were answered before the limit are kept."""
+    """Each sample counts separately, and those answered before the limit are kept."""
     script.loaded_or_new().budget_usd = 9.0
     with pytest.raises(errors.BudgetExceeded) as stopped:
         ask("Why?", samples=5)
@@ -179,12 +179,12 @@ def test_samples(server):
 
 
 def test_samples_are_confirmed_together(server, monkeypatch):
-    """The answers of one cell are confirmed once, by their sum; those that are replayed cost nothing."""
+    """The answers of one cell are confirmed once, by their sum; replayed ones cost nothing."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda words: asked.append(words) or said)
     script.loaded_or_new().confirm_above_usd = 10.0
     said = "n"
-    with pytest.raises(errors.BadInput, match="you did not say yes"):
+    with pytest.raises(errors.BadInput, match="you did not confirm it"):
         ask("Why?", samples=3)
     assert [] == server.posts
     said = "y"
@@ -196,7 +196,7 @@ def test_samples_are_confirmed_together(server, monkeypatch):
 
 
 def test_rounds(plain_script, monkeypatch):
-    """Each round of functions is a question of its own: one that could pass the limit is not sent, and the rounds before are kept."""
+    """Each round of functions counts as a question: one that could pass the limit is not sent, and earlier rounds are kept."""
     call = {"type": "function_call", "id": "f", "call_id": "c", "name": "weigh", "arguments": "{}"}
 
     def weigh() -> str:
@@ -225,18 +225,18 @@ def test_limits_of_one_call(server):
         ask("Two?", budget_usd_per_day=1)
     with pytest.raises(errors.BadInput, match="budget_usd_per_day cannot be"):
         ask("Two?", budget_usd_per_day=float("nan"))
-    with pytest.raises(errors.BadInput, match="cannot be asked|can be asked"):
+    with pytest.raises(errors.BadInput, match="cannot be confirmed"):
         ask.map("{{row}}", [1], confirm_above_usd=1, progress=False)
     assert 1 == len(server.posts)
 
 
 def test_map_confirms_nothing(server, monkeypatch):
-    """In a map a question that wants a yes is refused; a cheaper one is sent."""
+    """In a map a question that needs a confirmation is refused; a cheaper one is sent."""
     monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
     script.loaded_or_new().confirm_above_usd = 1.0
-    with pytest.raises(errors.BadInput, match="nobody can be asked"):
+    with pytest.raises(errors.BadInput, match="cannot be confirmed"):
         ask.map("{{row}}", "ab".split(), progress=False)
-    with pytest.raises(errors.BadInput, match="nobody can be asked"):
+    with pytest.raises(errors.BadInput, match="cannot be confirmed"):
         ask("Why?", max_output_tokens=1000)
         ask.map("Why?", [1], progress=False)
     assert 1 == len(server.posts)

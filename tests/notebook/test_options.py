@@ -1,4 +1,4 @@
-"""A line of options and the question behind it."""
+"""A line of options and the question after it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_lines(line, values, question):
     ],
 )  # fmt: skip
 def test_refused(line, said):
-    """A wrong option or value is two lines with the nearest good one, and nothing is sent."""
+    """A wrong option or value is an error of two lines with the nearest valid one, and nothing is sent."""
     with pytest.raises(BadInput) as refused:
         read_line(line)
     text = str(refused.value)
@@ -87,13 +87,13 @@ def test_quoted_values(text):
 
 @given(st.text())
 def test_never_raises_another_error(line):
-    """Any line is read or refused."""
+    """Any line is read, or refused with BadInput."""
     with contextlib.suppress(BadInput):
         read_line(line)
 
 
 def test_usage():
-    """The help names every option, shows an example that is read without error, and needs nothing else."""
+    """The help names every option, and all its examples are read without an error."""
     text = usage({})
     assert all(option.long in text for option in OPTIONS)
     examples = [
@@ -105,7 +105,7 @@ def test_usage():
 
 
 def test_help_shows_each_option_in_use():
-    """Every option is in an example, so that its form can be copied."""
+    """Every option is used in an example of the help."""
     _, examples = usage({}).split("Examples:")
     used = set(examples.split())
     assert [] == [option.long for option in OPTIONS if not set(option.flags) & used]

@@ -59,13 +59,13 @@ FORMAT = {"type": "json_schema"}
     ],
 )  # fmt: skip
 def test_sent(shell, server, options, field, expected):
-    """A field given by a line is sent as it is, merged with those of the options."""
+    """A field from --param is sent unchanged, merged with those of the options."""
     assert run(shell, f"%o3pro -q {options} Why?") is None
     assert expected == server.posts[0].body[field]
 
 
 def test_schema_and_function_stay(shell, server):
-    """A field beside a schema or a function takes neither away."""
+    """A field from --param leaves a schema and a function in the request."""
     line = '%o3pro -q -s Rating -f add --param text={"verbosity":"low"} --param tools=[{"type":"x_search"}] Why?'
     assert run(shell, line) is None
     body = server.posts[0].body
@@ -92,7 +92,7 @@ def test_schema_and_function_stay(shell, server):
     ],
 )  # fmt: skip
 def test_refused(shell, server, options, named):
-    """A field that is set twice, or misspelt, is an error that names both ways, or the right word; nothing is sent."""
+    """A field that is set twice or misspelt is an error with both settings or the right name; nothing is sent."""
     error = run(shell, f"%o3pro {options} Why?")
     assert isinstance(error, errors.BadInput)
     assert all(words in str(error) for words in (*named, "Nothing was sent"))
@@ -101,7 +101,7 @@ def test_refused(shell, server, options, named):
 
 
 def test_settings_give_way(shell, server):
-    """The setting of a mode holds for all cells, and gives way to an option, and to --param, as any setting does."""
+    """The setting of a mode holds for all cells; an option and --param take precedence, as over any setting."""
     run(shell, '%config O3Pro.mode = "pro"\n%config O3Pro.effort = "high"')
     assert run(shell, "%o3pro -q --alone Why?") is None
     assert run(shell, "%o3pro -q --alone --mode standard Why?") is None
@@ -120,7 +120,7 @@ def test_settings_give_way(shell, server):
 
 
 def test_dry_run_tells_what_nobody_describes(shell, server, capsys):
-    """A field that the vendor's description lacks is remarked in a dry run, with each that it has not."""
+    """A dry run names each field that the vendor's description lacks."""
     assert run(shell, "%o3pro --dry-run --param include=[] --param something_new=1 Why?") is None
     out = capsys.readouterr().out
     assert "no field something_new" in out
@@ -133,7 +133,7 @@ def test_dry_run_tells_what_nobody_describes(shell, server, capsys):
 
 
 def test_wrong_json_shows_no_secret():
-    """A value that is no JSON is not repeated: it may hold a secret."""
+    """The error of a value that cannot be parsed as JSON does not quote it: it may hold a secret."""
     with pytest.raises(errors.BadInput) as refused:
         read_line('--param metadata={"token":"s3cret-of-mine" Why?')
     assert "s3cret" not in str(refused.value)

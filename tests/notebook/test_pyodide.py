@@ -1,4 +1,4 @@
-"""A tutorial with a recording runs in a browser's Python: nothing is installed there that is compiled, and nothing is sent.
+"""A tutorial with a recording runs in a browser's Python: no compiled package is installed there, and nothing is sent.
 
 AIML_TEST_PYODIDE names a folder in which npm has installed pyodide.
 """
@@ -39,7 +39,7 @@ def _pure() -> list[str]:
 
 
 def test_tutorial():
-    """Its answers are those that are committed, and what the cells say beside them is said."""
+    """The tutorial's answers and printed texts are the committed ones."""
     command = [
         "node",
         str(SCRIPT),
@@ -72,7 +72,7 @@ def test_tutorial():
 
 
 def test_requirements():
-    """Each package that is installed there has no compiled code, or is in Pyodide's lock file in a sufficient version."""
+    """Each required package is free of compiled code, or is in Pyodide's lock file in a sufficient version."""
     lock = json.loads(Path(MODULES, "node_modules", "pyodide", "pyodide-lock.json").read_text())
     locked = {canonicalize_name(name): each["version"] for name, each in lock["packages"].items()}
     there = {

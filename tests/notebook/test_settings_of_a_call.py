@@ -1,4 +1,4 @@
-"""The settings as keywords of one call of ask(), ask.map() and again(): they hold for it alone."""
+"""The settings as keywords of ask(), ask.map() and again(): they hold for one call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = HELP.keys() - {option.name for option in OPTIONS}
 
 
 class Counting:
-    """Answers with its name and the question, after `seconds`; knows how many it had at once."""
+    """Answers with its name and the question, after `seconds`; counts the questions in flight."""
 
     def __init__(self, name: str, seconds: float = 0.0) -> None:
         self.name, self.seconds = name, seconds
@@ -82,7 +82,7 @@ def test_names_that_are_none(server):
 
 
 def test_values_of_a_wrong_type(server):
-    """They are two lines that name the setting, before anything is sent, also where errors are kept."""
+    """A value of a wrong type is an error of two lines that names the setting, before anything is sent, even with on_error="keep"."""
     for name, value in WRONG:
         for call in (
             lambda given: ask("Why?", **given),
@@ -96,7 +96,7 @@ def test_values_of_a_wrong_type(server):
 
 
 def test_every_setting_is_a_keyword(server, tmp_path):
-    """Each of the one list of settings is taken; what is not given is as the notebook has it, and stays so."""
+    """Every setting is accepted as a keyword; the others have the notebook's values, which stay unchanged."""
     magics = script.loaded_or_new()
     before = {name: getattr(magics, name) for name in HELP}
     values = {name: before[name] for name in SETTINGS} | {
@@ -113,7 +113,7 @@ def test_every_setting_is_a_keyword(server, tmp_path):
 
 
 def test_settings_of_one_request(server):
-    """They reach the request, and the next call is without them."""
+    """The keywords are in the request of their call, and not in the next one."""
     ask("One?", stream=False, store=False)
     ask("Two?")
     one, two = (post.body for post in server.posts)
@@ -123,7 +123,7 @@ def test_settings_of_one_request(server):
 
 
 def test_replay_of_one_call(server):
-    """`only` sends nothing, not even a look for a price; `off` asks again; neither lasts."""
+    """`only` sends nothing, not even a request for a price; `off` asks again; both hold for one call."""
     with pytest.raises(errors.ReplayMiss):
         ask("One?", replay="only", budget_usd=1)
     assert not server.requests
@@ -138,7 +138,7 @@ def test_replay_of_one_call(server):
 
 
 def test_budget_of_one_call(sandbox_url, monkeypatch):
-    """A map has a limit of its own, of which the next call knows nothing."""
+    """A map has its own limit, which does not hold for the next call."""
     monkeypatch.setenv("AIML_API_URL", sandbox_url)
     with pytest.raises(errors.BudgetExceeded):
         ask("Why?", budget_usd=0.0001)
@@ -148,7 +148,7 @@ def test_budget_of_one_call(sandbox_url, monkeypatch):
 
 
 def test_named_server_is_asked(server):
-    """A server that a call names is asked, although the notebook uses a sandbox; and again with the other calls' own."""
+    """A server named by a call is asked although the notebook uses a sandbox; other calls keep theirs."""
     script.loaded_or_new().session.sandbox_url = "http://127.0.0.1:9/v1"
     assert "here: One?" == ask("One?", base_url=server.url).text
     with pytest.raises(errors.NoKey, match="sandbox is gone"):
@@ -158,7 +158,7 @@ def test_named_server_is_asked(server):
 
 
 def test_calls_at_once(server, tmp_path):
-    """Of maps in threads each has its own server, number at once and journal; so have jobs that are awaited together."""
+    """Each of several maps in threads has its own server, concurrency and journal; so do jobs that are awaited together."""
     other = tmp_path / "other.sqlite3"
     few, many = Counting("few", 0.02), Counting("many", 0.1)
     with wire.serve(few) as one, wire.serve(many) as two, ThreadPoolExecutor(3) as threads:
@@ -194,7 +194,7 @@ async def _awaited(job):
 
 
 def test_again_with_settings(server, tmp_path):
-    """`again` takes them too; a conversation that another journal does not have is not torn out of it."""
+    """`again` accepts settings as well; a question that continues an answer is refused for a journal without that answer."""
     ask("One?", chat="main")
     ask("Two?", chat="main")
     with wire.serve(Counting("away")) as away:
@@ -211,7 +211,7 @@ def test_again_with_settings(server, tmp_path):
 
 
 def test_samples_of_a_journal(server, tmp_path):
-    """Samples and several efforts have the settings of their call, each of them."""
+    """Each sample and each of several efforts has the settings of its call."""
     given = {"journal": tmp_path / "other.sqlite3", "max_concurrency": 1}
     ask("Rate it.", samples=2, effort=["low", "high"], **given)
     assert 4 == len(server.posts)
@@ -220,7 +220,7 @@ def test_samples_of_a_journal(server, tmp_path):
 
 
 def test_many_journals(server, tmp_path):
-    """Of journals that one call each names, the runners of the last few are left."""
+    """After calls with many journals only the runners of the last few are kept."""
     session = script.loaded_or_new().session
     assert ask("Why?", journal=tmp_path / "first.sqlite3").text
     (first,) = session._askings.values()

@@ -1,4 +1,4 @@
-"""IPython in a terminal, %aiml, the key, and what loading costs."""
+"""IPython in a terminal, %aiml, the key, and the cost of loading."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_settings_hold(shell, tmp_path):
 
 
 def test_timeout(shell):
-    """Silence for longer than --timeout ends the wait, and the message says what it may have cost."""
+    """Silence for longer than --timeout ends the wait, and the message says whether it may be charged."""
     with wire.serve(lambda _: wire.Reply(status=None, end="silence")) as server:
         shell.run_line_magic("config", f"O3Pro.base_url = {server.url!r}")
         error = run(shell, "%o3pro --timeout 0.5 Why?")
@@ -171,7 +171,7 @@ def test_nothing_acts_on_a_terminal(shell, tmp_path, monkeypatch, capsys):
 
 
 def test_approval_that_nobody_can_judge(shell, capsys):
-    """A call with a name twice is not approved: two lines, and nothing is sent; it can be denied."""
+    """A call with a duplicate name cannot be approved: an error of two lines, and nothing is sent; it can be denied."""
     wanted = {
         "type": "mcp_approval_request",
         "id": "m",
@@ -195,7 +195,7 @@ def test_approval_that_nobody_can_judge(shell, capsys):
 
 
 def test_variable_for_id(shell, answering, capsys):
-    """Where an id is wanted, a variable that holds the answer stands for it; a number would hold in one journal only."""
+    """A variable that holds the answer is accepted as an id, since a number is valid in one journal only."""
     shell.run_cell("first = %o3pro -q one\nother = %o3pro -q -n two")
     assert run(shell, "forked = %o3pro -q --after first three") is None
     magics = shell.find_line_magic("aiml").__self__
@@ -208,7 +208,7 @@ def test_variable_for_id(shell, answering, capsys):
 
 
 def test_line_magic_and_variables(shell, answering):
-    """A line asks, also behind an equals sign; {{names}} are the notebook's variables, and a function's own."""
+    """A line magic asks, also in an assignment; {{names}} are variables of the notebook or local ones of a function."""
     shell.run_cell("n = 7")
     shell.run_cell("a = %o3pro -q Is {{n}} > {n} and $n?")
     shell.run_cell(
@@ -222,7 +222,7 @@ def test_line_magic_and_variables(shell, answering):
 
 
 def test_settings(shell, answering):
-    """Settings hold for every question; an option goes before its setting."""
+    """Settings hold for every question; an option takes precedence over its setting."""
     shell.run_cell(
         '%config O3Pro.effort = "high"\n%config O3Pro.instructions = "Be brief."\n%config O3Pro.stream = False'
     )
@@ -243,7 +243,7 @@ def test_settings(shell, answering):
      "%aiml status now", "%%o3pro -t 3\nx", "%%o3pro\n{{f()}}", f"%%o3pro\nmy key is {KEY}", "%aiml sandbox --now"],
 )  # fmt: skip
 def test_mistakes(shell, answering, code, capsys):
-    """A mistake fails the cell with two clean lines; nothing is sent, and nothing else changes."""
+    """A mistake fails the cell with an error of two lines; nothing is sent, and nothing else changes."""
     error = run(shell, code)
     out = "".join(capsys.readouterr())
     assert error is not None
@@ -265,7 +265,7 @@ def test_failed_cell_keeps_what_came(shell, capsys):
 
 
 def test_no_key(shell, monkeypatch, capsys):
-    """Without a key the error names every way to come by one."""
+    """Without a key the error names every way to get one."""
     monkeypatch.delenv("AIML_API_KEY")
     assert "NoKey" == type(run(shell, "%o3pro Why?")).__name__
     out = "".join(capsys.readouterr())
@@ -320,7 +320,7 @@ def test_balance(shell, home, capsys):
 
 
 def test_working_directory_that_was_removed(shell, home, sandbox_url, tmp_path, monkeypatch):
-    """Where the working directory is gone, what names no file there works, and all else is an error of two lines."""
+    """In a removed working directory, commands without relative paths work, and all others are errors of two lines."""
     folder = tmp_path / "gone"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -347,7 +347,7 @@ def test_working_directory_that_was_removed(shell, home, sandbox_url, tmp_path, 
 
 
 def test_login_and_logout(shell, home, monkeypatch, capsys):
-    """A key is asked for hidden, kept in a file for this user alone, found, and removed."""
+    """A key is typed hidden, saved in a file for this user alone, found, and removed."""
     monkeypatch.delenv("AIML_API_KEY")
     monkeypatch.setattr(getpass, "getpass", lambda prompt: f"  {KEY}\n")
     assert run(shell, "%aiml login") is None
@@ -363,7 +363,7 @@ def test_login_and_logout(shell, home, monkeypatch, capsys):
 
 @pytest.fixture
 def keyring_of(monkeypatch):
-    """Puts a backend in the place of the system's keyring, and takes the key out of the environment."""
+    """Replaces the system's keyring by a backend, and removes the key from the environment."""
     keyring = pytest.importorskip("keyring")
     monkeypatch.delenv("AIML_API_KEY")
     before = keyring.get_keyring()
@@ -387,7 +387,7 @@ def failing(error):
 
 
 def test_disabled_keyring(shell, home, keyring_of, monkeypatch, capsys):
-    """A keyring that is disabled keeps nothing, so the key is kept in the file."""
+    """A disabled keyring stores nothing, so the key is saved in the file."""
     from keyring.backends.null import Keyring
 
     keyring_of(Keyring())
@@ -398,7 +398,7 @@ def test_disabled_keyring(shell, home, keyring_of, monkeypatch, capsys):
 
 
 def test_locked_keyring(shell, home, keyring_of, capsys):
-    """A keyring that is locked has no key: the one of the file is taken, and can be removed."""
+    """With a locked keyring the key of the file is used, and can be removed."""
     from keyring.errors import KeyringLocked
 
     keyring_of(failing(KeyringLocked("Failed to unlock\nthe collection!")))
@@ -437,7 +437,7 @@ def test_keyring_that_fails(shell, keyring_of, kind, monkeypatch, capsys):
 
 
 def test_newest_login_counts(shell, home, keyring_of, monkeypatch):
-    """A key that a keyring takes replaces the one of the file, and one that it does not take goes before an older one in it."""
+    """A key that the keyring stores replaces that of the file; one that it refuses, saved in the file, precedes an older one in the keyring."""
     from keyring.backend import KeyringBackend
 
     class Memory(KeyringBackend):
@@ -478,7 +478,7 @@ def test_login_that_is_interrupted(shell, home, keyring_of, monkeypatch, capsys)
 
 @pytest.mark.parametrize("place", ["home", "home/key"])
 def test_key_that_no_disk_takes(shell, home, place, monkeypatch, capsys):
-    """The same if a file is in place of the home, or a folder in place of the key; the folder is not removed."""
+    """A home that is a file, or a key file that is a folder, is an error of two lines; the folder is not removed."""
     if place == "home":
         home.touch()
     else:
@@ -494,7 +494,7 @@ def test_key_that_no_disk_takes(shell, home, place, monkeypatch, capsys):
 
 
 def test_login_where_nobody_types(shell, monkeypatch):
-    """Under nbclient nobody can type a key; that is an error with a way out."""
+    """Under nbclient no key can be typed: an error with the alternative."""
     from IPython.core.error import StdinNotImplementedError
 
     def refuse(prompt):
@@ -506,7 +506,7 @@ def test_login_where_nobody_types(shell, monkeypatch):
 
 @pytest.mark.parametrize("text", ["two words", "ключ-к-апи", "a\x00b", ""])
 def test_keys_that_are_none(shell, monkeypatch, text, capsys):
-    """A key that no header can carry is refused, and not shown."""
+    """A key with characters that a header cannot have is refused, and not shown."""
     if "\x00" not in text:
         monkeypatch.setenv("AIML_API_KEY", text)
         assert type(run(shell, "%o3pro Why?")).__name__ in ("BadInput", "NoKey")
@@ -516,7 +516,7 @@ def test_keys_that_are_none(shell, monkeypatch, text, capsys):
 
 
 def test_sandbox_command(shell, monkeypatch, capsys):
-    """`%aiml sandbox` answers without a key and never sees a real one; with --if-no-key it steps back for a key."""
+    """`%aiml sandbox` answers without a key and never gets a real one; with --if-no-key it is not used if there is a key."""
     assert run(shell, "%aiml sandbox --if-no-key") is None
     assert "A key was found" in capsys.readouterr().out
     assert run(shell, "%aiml sandbox") is None
@@ -531,7 +531,7 @@ def test_sandbox_command(shell, monkeypatch, capsys):
 @pytest.mark.parametrize("line", ["%o3pro Why?", "%o3pro -b Why?", "%aiml models"])
 @pytest.mark.parametrize("key", [KEY, ""])
 def test_page_without_processes(line, key, shell, monkeypatch, capsys):
-    """In a page of JupyterLite what is not recorded is an error of two lines, with a key, without one, and with the sandbox."""
+    """In a page of JupyterLite an unrecorded question is an error of two lines, with a key, without one, and with the sandbox."""
     monkeypatch.setattr(sys, "platform", "emscripten")
     monkeypatch.setitem(sys.modules, "resource", ModuleType("resource"))  # as its kernel has it
     monkeypatch.setenv("AIML_API_KEY", key)
@@ -548,7 +548,7 @@ def test_page_without_processes(line, key, shell, monkeypatch, capsys):
 
 
 def test_only_means_that_nothing_is_sent(shell, monkeypatch, capsys):
-    """With AIML_MAGIC_REPLAY=only nothing is sent: by no option, command, map or round of tools, and nothing is even looked up."""
+    """With AIML_MAGIC_REPLAY=only no option, command, map or round of tools sends a request."""
     wanted = {
         "type": "mcp_approval_request",
         "id": "appr_1",
@@ -605,7 +605,7 @@ def test_only_means_that_nothing_is_sent(shell, monkeypatch, capsys):
 
 
 def test_setting_of_the_reader(home, monkeypatch, capsys):
-    """A setting of the reader's configuration that makes a recorded question another one is named, and how to unset it."""
+    """A replay miss names the setting of the reader's configuration that causes it, and the command that unsets it."""
     monkeypatch.setenv("AIML_MAGIC_REPLAY", "only")
     settings = {"effort": "high", "instructions": "Be brief.", "timeout": 60.0}
     shell = InteractiveShell(config=Config({"O3Pro": settings}))
@@ -635,7 +635,7 @@ def test_setting_of_the_reader(home, monkeypatch, capsys):
 
 
 def test_help(shell, capsys):
-    """`%%o3pro?` and `%aiml help` stand alone: every option, setting and command."""
+    """`%%o3pro?` and `%aiml help` list every option, setting and command."""
     doc = shell.find_cell_magic("o3pro").__doc__
     magics = shell.find_line_magic("aiml").__self__
     assert all(option.long in doc for option in OPTIONS)
@@ -646,7 +646,7 @@ def test_help(shell, capsys):
 
 
 def test_reload_and_unload(shell, home):
-    """Loading twice is loading once; unloading leaves the shell as it was."""
+    """Loading twice has the effect of loading once; unloading restores the shell."""
     before = len(shell.configurables), len(shell.input_transformers_cleanup)
     load_ipython_extension(shell)
     assert before == (len(shell.configurables), len(shell.input_transformers_cleanup))
@@ -667,7 +667,7 @@ def test_reload_and_unload(shell, home):
     ],
 )  # fmt: skip
 def test_question_marks(code, is_changed):
-    """Only a line that asks is kept from being a call for help."""
+    """Only a line that asks is rewritten; other lines with a question mark are requests for help."""
     lines = code.splitlines(keepends=True)
     assert is_changed == (keep_question_marks(lines) != lines)
 
@@ -705,7 +705,7 @@ def test_loading_is_light(home):
 
 
 def test_several_answers_of_a_cell(shell, sandbox_url, capsys):
-    """A cell with samples is a table; run again it asks nothing, and the conversation goes on from the first."""
+    """A cell with samples shows a table; run again it sends nothing, and the conversation continues the first sample."""
     shell.run_line_magic("config", f"O3Pro.base_url = {sandbox_url!r}")
     for _ in range(2):
         shell.run_cell("%%o3pro -n -o several --samples 3\nWhich star is it?")
@@ -803,12 +803,12 @@ def test_comments_above_a_cell(shell, answering):
     ],
 )
 def test_other_cells_stay(code):
-    """A cell that is not ours stays as it is, comments and all."""
+    """The lines of other cells stay unchanged, comments included."""
     assert code.splitlines(keepends=True) == begin_with_magic(code.splitlines(keepends=True))
 
 
 def test_export_of_a_chat(shell, answering, tmp_path, capsys):
-    """`-c NAME` exports that conversation, wherever it stands; a name of a file may hold blanks, quotes around it, and dashes."""
+    """`-c NAME` exports that conversation, anywhere in the line; a file name may have blanks, dashes, and quotes around it."""
     shell.run_cell("%o3pro -q -c ideas one\n%o3pro -q two\n%o3pro -q -c 'my plan' three")
     for line, name, question in (
         ("-c ideas a.md", "a.md", "one"), ("b.md --chat=ideas", "b.md", "one"), ("c.md", "c.md", "two"), ("--chat main d.md", "d.md", "two"),
@@ -843,7 +843,7 @@ def test_export_before_an_answer(shell, home, monkeypatch):
     ],
 )  # fmt: skip
 def test_unknown_options_of_commands(shell, tmp_path, monkeypatch, line, said):
-    """An option that a command does not have is two lines with the nearest good one, and nothing is done."""
+    """An unknown option of a command is an error of two lines with the nearest valid one, and the command does nothing."""
     monkeypatch.chdir(tmp_path)
     error = run(shell, f"%aiml {line}")
     assert isinstance(error, BadInput)
@@ -853,7 +853,7 @@ def test_unknown_options_of_commands(shell, tmp_path, monkeypatch, line, said):
 
 
 def test_words_that_look_like_options(shell, answering, capsys):
-    """Words to search for may begin with a dash, the first behind `--`."""
+    """Search words may begin with a dash, the first one after `--`."""
     shell.run_cell("%o3pro -q -- is -v verbose?")
     capsys.readouterr()
     for words in ("verbose -v", "-- -v verbose"):
@@ -862,7 +862,7 @@ def test_words_that_look_like_options(shell, answering, capsys):
 
 
 def test_what_says_nothing_is_not_sent(shell, answering, tmp_path, monkeypatch):
-    """A cell that names an object without a text, or a file that is not there, is two lines of error, and nothing is sent."""
+    """A cell that names an object without a text, or a missing file, is an error of two lines, and nothing is sent."""
     monkeypatch.chdir(tmp_path)
     shell.run_cell("class Foo: ...\nobj, img = Foo(), 'plot.png'")
     for line in (

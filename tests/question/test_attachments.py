@@ -109,7 +109,7 @@ def test_unknown_encodings(tmp_path, encoding):
         "euc-kr": "이름;도시;서울특별시",
     }
     (tmp_path / "table.csv").write_bytes(f"{words[encoding]}\n1;2;3\n".encode(encoding))
-    with pytest.raises(BadInput, match="best to UTF-8"):
+    with pytest.raises(BadInput, match="text, best to UTF-8"):
         attach(str(tmp_path / "table.csv"), {})
 
 
@@ -378,7 +378,7 @@ def test_recording_holds_hashes_of_texts(asker, tmp_path):
         reader.ask(server.url, "And now?", chain="transcript")
         reader.session.close(10)
     told = server.posts[-1].body["input"][0]["content"]
-    assert "Attachment cohort (23 characters): (it is not at hand any more)" == told[-1]["text"]
+    assert "Attachment cohort (23 characters): (it is not available any more)" == told[-1]["text"]
 
 
 EARLIER = {
@@ -472,7 +472,7 @@ def test_recording_holds_hashes(asker, tmp_path):
         after = reader.ask(server.url, "And now?", chain="transcript")
         reader.session.close(10)
     told = server.posts[-1].body["input"][0]["content"]
-    assert "(it is not at hand any more)" == told[-1]["text"]
+    assert "(it is not available any more)" == told[-1]["text"]
     assert after.text
 
 

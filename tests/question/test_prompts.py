@@ -110,7 +110,7 @@ def test_values_are_not_read(value, around):
 
 
 def test_broken_values():
-    """A variable that cannot be written out is an error of ours, not its own."""
+    """A variable that cannot be written as text is an error of this package, not its own."""
 
     class Broken:
         def __format__(self, spec):
@@ -121,7 +121,7 @@ def test_broken_values():
             raise RuntimeError("no")
 
     for broken in (Broken(), Silent()):
-        with pytest.raises(BadInput, match="cannot be written out: no"):
+        with pytest.raises(BadInput, match="cannot be written as text: no"):
             fill("{{broken}}", {"broken": broken})
 
 

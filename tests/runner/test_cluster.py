@@ -1,4 +1,4 @@
-"""ask.map on a Dask cluster: what the journal lacks is sent by its workers, once each, and kept here."""
+"""ask.map on a Dask cluster: its workers send the rows that the journal lacks, each once, and the journal stores the answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aiml_magic.runner import worker as worker_module
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-pytestmark = pytest.mark.filterwarnings("default")  # Dask has some of its own
+pytestmark = pytest.mark.filterwarnings("default")  # Dask emits warnings of its own
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def cluster():
 def client(cluster, plain_script, monkeypatch):
     monkeypatch.delenv("AIML_API_KEY", raising=False)
     with distributed.Client(cluster) as client:
-        client.wait_for_workers(4)  # one that was killed comes again
+        client.wait_for_workers(4)  # a killed worker is started again
         yield client
 
 
@@ -69,14 +69,14 @@ class Held:
 
 
 def kill(process, *, when) -> None:
-    """Kills a process with -9 as soon as `when()`."""
+    """Kills a process with -9 as soon as `when()` is true."""
     wait_for(when)
     process.kill()
     process.wait()
 
 
 def killed_kernel(address, rows, *, when):
-    """Maps `rows` on the cluster at `address` in a process of its own, which is killed with -9 as soon as `when()`."""
+    """Maps `rows` on the cluster at `address` in another process, which is killed with -9 as soon as `when()` is true."""
     code = "import distributed; from aiml_magic import ask; "
     code += (
         f"ask.map('{{{{row}}}}', {rows!r}, client=distributed.Client({address!r}), progress=False)"
@@ -96,13 +96,13 @@ def states(home) -> list[str]:
 
 
 def fall_silent(home) -> None:
-    """As if the kernels that worked on the rows had shown no sign of life for a minute."""
+    """Sets the heartbeats of all rows back by a minute, as if their kernels had died."""
     with closing(sqlite3.connect(home / "journal.sqlite3")) as db, db:
         db.execute("UPDATE requests SET alive_at = alive_at - 60")
 
 
 def kept_by(client) -> list[dict[str, str]]:
-    """What the scheduler keeps for kernels."""
+    """The variables that the scheduler stores for kernels."""
     return client.run_on_scheduler(
         lambda dask_scheduler: [
             kept["value"] for kept in dask_scheduler.extensions["variables"].variables.values()
@@ -111,7 +111,7 @@ def kept_by(client) -> list[dict[str, str]]:
 
 
 def wait_for_leave(seconds: float) -> None:
-    """Has a worker wait so long for leave."""
+    """Sets the seconds that a worker waits for permission."""
     worker_module._PERMISSION_WAIT = seconds
 
 
@@ -120,7 +120,7 @@ def asked(server: wire.Server) -> list[str]:
 
 
 def test_rows_the_journal_lacks(client, monkeypatch):
-    """The workers send what the journal lacks, with the key of their environment; then the journal has it, and no worker is asked."""
+    """The workers send the rows that the journal lacks, with the key of their environment; a second map is replayed."""
     with wire.serve(echo) as server:
         monkeypatch.setenv("AIML_API_URL", server.url)
         answers = ask.map("{{row}}", ["a", "b", "a"], client=client, progress=False)
@@ -136,7 +136,7 @@ def test_rows_the_journal_lacks(client, monkeypatch):
 
 
 def test_attempts_of_a_worker(client, monkeypatch):
-    """A worker that is refused tries again under another id, and reports the number of attempts."""
+    """A worker retries a refused request under another id, and reports the number of attempts."""
     refused = []
 
     def answer(request):
@@ -175,7 +175,7 @@ def test_key_is_in_no_graph(client, monkeypatch):
 
 
 def test_worker_that_dies(client, monkeypatch):
-    """A worker is killed half-way: what it had sent may be charged and is not sent again, all other rows are answered once."""
+    """After the death of a worker its sent rows may be charged and are not sent again; all other rows are answered once."""
     rows = [f"w{number}" for number in range(40)]
     pid = next(iter(client.run(os.getpid).values()))
     held, is_dead = [], threading.Event()
@@ -263,13 +263,13 @@ def test_interrupt_keeps_what_was_sent(client, monkeypatch):
 
 @pytest.mark.parametrize("given", [{"chat": "c"}, {"tool": len}, {"after": 1}])
 def test_what_a_worker_cannot_have(client, given):
-    """Conversations, functions and servers of tools stay in the notebook."""
+    """Conversations, functions and tool servers are refused on a cluster."""
     with pytest.raises(errors.BadInput, match="On a cluster each row stands alone"):
         ask.map("{{row}}", ["a"], client=client, **given)
 
 
 def test_cluster_that_goes(home, monkeypatch):
-    """A cluster that is closed in the middle ends the map with an error, and what may have been sent is not sent again."""
+    """A cluster that is closed during a map ends it with an error; rows that may have been sent are not sent again."""
     is_over = threading.Event()
 
     def answer(request):
@@ -322,12 +322,12 @@ def held(monkeypatch):
 
 
 def test_kernel_that_dies(client, home, held):
-    """A kernel is killed with 8 of 12 rows on their way: these come home to the next one, and 4 were never sent and now are."""
+    """A kernel is killed with 8 of 12 rows in flight: the next kernel gets their answers, and sends the other 4."""
     killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
     assert ["queued"] * 4 + ["sent"] * 8 == sorted(states(home))
     threading.Timer(
         1.0, held.is_over.set
-    ).start()  # the next kernel is there before the answers are
+    ).start()  # the next kernel starts before the answers are ready
     answers = ask.map("{{row}}", ROWS, client=client, progress=False)
     assert [f"On {row}" for row in ROWS] == [answer.text for answer in answers]
     assert sorted(ROWS) == asked(held.server), "each was sent once"
@@ -348,7 +348,7 @@ def test_answers_wait_at_the_scheduler(client, home, held):
 
 
 def test_rows_of_a_cluster_without_it(client, home, held, monkeypatch):
-    """Asked without the cluster that has sent it, a row is two lines that name the cluster, and is not sent again."""
+    """Without its cluster, a row that was sent from one is an error of two lines that names the cluster, and is not sent again."""
     killed_kernel(client.scheduler.address, ["a"], when=lambda: 1 == len(held.server.posts))
     fall_silent(home)
     with pytest.raises(errors.RunnerDied, match=r"may be charged") as left:
@@ -363,7 +363,7 @@ def test_rows_of_a_cluster_without_it(client, home, held, monkeypatch):
 
 
 def test_worker_and_kernel_that_die(client, home, held):
-    """A worker dies after its kernel: what it had sent may be charged and is not sent again, all else comes home or is sent."""
+    """A worker dies after its kernel: its sent rows may be charged and are not sent again; all others are fetched or sent."""
     killed_kernel(client.scheduler.address, ROWS, when=lambda: 8 == len(held.server.posts))
     os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
     held.is_over.set()
@@ -377,9 +377,9 @@ def test_worker_and_kernel_that_die(client, home, held):
 
 
 def test_rows_without_a_worker(home, held):
-    """Rows that waited for a worker when their kernel died were not sent: the next one sends them, with the cluster or without.
+    """Rows that waited for a worker when their kernel died were not sent: the next kernel sends them, with the cluster or without.
 
-    Also one that the kernel had claimed, but that no worker was given leave to send.
+    So is a row that the kernel had claimed, but that no worker was permitted to send.
     """
     settings = {"n_workers": 0, "threads_per_worker": 1, "env": {"AIML_API_KEY": KEY}}
     with (
@@ -406,7 +406,7 @@ def test_rows_without_a_worker(home, held):
 
 
 def test_scheduler_that_dies_with_its_kernel(home, held):
-    """With the kernel its own cluster dies: what was sent may be charged, and is not sent again; what was not sent, is."""
+    """The kernel dies with its own cluster: sent rows may be charged, and are not sent again; unsent ones are sent."""
     code = """
 import distributed
 from aiml_magic import ask
@@ -425,7 +425,7 @@ ask.map("{{row}}", ["a", "b", "c"], client=client, progress=False)
 
 
 def test_any_answer_is_kept_there():
-    """A result is unchanged after it was stored by the scheduler, including errors and lone surrogates."""
+    """A result stays unchanged in the scheduler, including errors and lone surrogates."""
     lost = errors.ConnectionLost("It ended: é.", "Check.", may_cost=True, status=502)
     for came in (
         Result("done", wire.response("\ud800 \0"), 2.5, ("chain_ignored",), Cost(0.5, 3, "meta")),
@@ -437,7 +437,7 @@ def test_any_answer_is_kept_there():
 
 
 def test_settings_of_one_map(client, tmp_path, monkeypatch):
-    """The settings of a map hold on a cluster too: its server, its journal, and how many are sent at once."""
+    """The settings of a map hold on a cluster as well: its server, its journal, and its concurrency."""
     monkeypatch.setenv("AIML_API_URL", "http://127.0.0.1:9/v1")
     now, most, lock = 0, 0, threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Questions in the background, and every job: one request, one answer, whichever process dies."""
+"""Jobs, in the background or not: one request and one answer, whichever process dies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from aiml_magic.session.question import Delivery
 
 
 class Held:
-    """Answers each question with itself when it is let go; `first` words of a question decide which."""
+    """Answers each question with itself when it is released; a question is named by its `first` words."""
 
     def __init__(self) -> None:
         self._gates: dict[str, threading.Event] = {}
@@ -69,7 +69,7 @@ def start(asker, server, text, **options):
 
 
 def test_job(asker, held):
-    """A job is there at once, shows its state, and has its answer later: by `wait`, by its attributes, by `await`."""
+    """A job is returned at once, shows its state, and has its answer later: by `wait`, by its attributes, by `await`."""
     job = start(asker, held, "one")
     wait_until(lambda: held.posts and job.status == "sent")
     assert (False, None) == (job.done, job.answer)
@@ -138,7 +138,7 @@ def test_next_question_waits(asker, held):
 
 
 def test_key_of_a_question_that_waited(asker, held):
-    """Asked again when all is there, both turns of a chain in the background are replayed."""
+    """Both turns of a chain in the background are replayed after they were answered."""
     held.held.let_go("one", "two")
     for _ in range(2):
         session, asker.session = asker.session, Session()
@@ -151,7 +151,7 @@ def test_key_of_a_question_that_waited(asker, held):
 
 
 def in_turn(gate, **first):
-    """Answers that name one another, of which the first comes when `gate` is opened."""
+    """Numbered answers; the first is sent when `gate` is set."""
 
     def answer(request):
         previous = request.body.get("previous_response_id")
@@ -164,7 +164,7 @@ def in_turn(gate, **first):
 
 
 def test_next_question_waits_for_a_place_too(asker):
-    """A question that waits for an answer and for its place is replayed as what continues that answer, not sent again."""
+    """A question that waits for its parent and for a slot is replayed as a follow-up of that parent, not sent again."""
     with wire.serve(in_turn(gate := threading.Event())) as server:
         one, two = (
             start(asker, server, text, cell=text, max_concurrency=1) for text in ("one", "two")
@@ -178,7 +178,7 @@ def test_next_question_waits_for_a_place_too(asker):
 
 
 def test_next_question_behind_half_an_answer(asker):
-    """No follow-up is sent after an answer that was cut off while it was waited for."""
+    """No follow-up is sent if its parent's answer is cut off."""
     cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     with wire.serve(in_turn(gate := threading.Event(), **cut)) as server:
         _, two = (start(asker, server, text, max_concurrency=1) for text in ("one", "two"))
@@ -212,7 +212,7 @@ def test_next_question_of_three_kernels(home):
 
 
 def test_parent_that_fails(asker):
-    """If the answer does not come, what continues it is not sent, and says why."""
+    """A question whose parent failed is not sent, and its error names the parent."""
 
     both_are_asked = threading.Event()
 
@@ -226,7 +226,7 @@ def test_parent_that_fails(asker):
         with pytest.raises(errors.InvalidRequest):
             one.wait()
         with pytest.raises(
-            errors.ParentFailed, match=f"Answer {one.id}, which .* Nothing was sent"
+            errors.ParentFailed, match=f"Question {one.id}, which .* Nothing was sent"
         ):
             two.wait()
         assert "failed" == two.status
@@ -249,7 +249,7 @@ def test_cancel(asker, held):
 
 
 def test_max_concurrency(asker, held):
-    """No more questions are on their way than may be; the others wait in line, and are all answered."""
+    """At most `max_concurrency` questions are in flight; the others are queued, and all are answered."""
     words = [f"word {number}" for number in range(6)]
     jobs = [start(asker, held, word, chat=None, max_concurrency=2) for word in words]
     wait_until(lambda: 2 == len(held.posts))
@@ -267,7 +267,7 @@ def test_max_concurrency(asker, held):
 
 
 def test_many_jobs(asker):
-    """256 questions are on their way at once, in one runner, and each gets its own answer; fewer where fewer files may be open."""
+    """256 questions (fewer with a lower limit of open files) are in flight in one runner, and each gets its own answer."""
     count = min(256, files_at_once() // 4)
     barrier = threading.Barrier(count)
 
@@ -299,7 +299,7 @@ def test_two_runners_one_row(asker, held):
 
 
 def test_runner_that_dies_before_all_is_read(asker, held):
-    """Jobs of a dead runner end, even if a new runner is started while events of the old one are still read."""
+    """Jobs of a dead runner end, even if a new runner is started while the old one's events are still being read."""
     one = start(asker, held, "one")
     with one._changed:  # its first event is not read yet
         wait_until(lambda: held.posts)
@@ -329,7 +329,7 @@ def test_what_else_is_printed(asker, held, tmp_path, monkeypatch):
 
 
 def test_limited_row_of_a_dead_runner(asker):
-    """A question that the server refused for now is in line: its runner dies, and it is free to be asked, under a new attempt's id; so is a cancellation."""
+    """A rate-limited question is queued: after its runner's death it is sent under the id of a new attempt, or can be cancelled."""
     is_full = True
 
     def answer(request):
@@ -363,7 +363,7 @@ def test_limited_row_of_a_dead_runner(asker):
 
 
 def test_queued_row_of_a_dead_runner(asker, held):
-    """A question that was not sent yet when its runner died is sent by the next, as the same row."""
+    """A question that was unsent when its runner died is sent by the next runner, as the same row."""
     one, two = start(asker, held, "one"), start(asker, held, "two")
     wait_until(lambda: held.posts and two.status == "waiting")
     os.kill(asker.asking.runner._child.process.pid, signal.SIGKILL)
@@ -386,7 +386,7 @@ def test_queued_row_of_a_dead_runner(asker, held):
 
 
 def test_sleep_is_no_death(asker, held):
-    """A row whose runner gave no sign of life for a while is not declared lost: its answer still counts when it comes."""
+    """A row whose runner had no heartbeat for a while is not lost: its answer is stored when it arrives."""
     job = start(asker, held, "one", replay="auto")
     wait_until(lambda: held.posts)
     with closing(sqlite3.connect(asker.path)) as db, db:
@@ -456,7 +456,7 @@ def test_background_error(running, home):
 
 
 def test_kernel_dies_in_the_background(running, held, home):
-    """The kernel dies while two jobs wait, one for the other; both are answered, and their cells show it without a request."""
+    """The kernel dies while one job waits for another; both are answered, and their cells replay the answers."""
     running.run(f"%config O3Pro.base_url = {held.url!r}")
     running.run("%%o3pro -b\none", "cell-1")
     running.run("%%o3pro -b\ntwo", "cell-2")
@@ -494,7 +494,7 @@ def test_cancel_command(running, held, home):
 
 
 def test_upgrade_while_a_runner_lives(home, held, tmp_path, monkeypatch):
-    """A runner that lives while the package is upgraded finishes its work with what it has loaded."""
+    """A runner that lives through an upgrade of the package finishes its work with the loaded modules."""
     import shutil
     import subprocess
     import sys
@@ -528,7 +528,7 @@ while job.status != "sent": time.sleep(0.01)
 
 
 def test_journal_that_fails_before_a_question_is_sent(asker):
-    """Where the runner cannot mark a question as sent, its cell says what is wrong with the journal, and that nothing was sent."""
+    """If the runner cannot mark a question as sent, its cell shows the error of the journal, and that nothing was sent."""
     row = asker.journal.add(**new())
     job = Job(row, asker.journal, asker.asking.runner)
     job.on_event(
@@ -570,7 +570,7 @@ def test_names_of_an_answer_are_plain(asker):
 
 
 def test_many_servers(asker):
-    """Connections to servers that were asked before are not kept for ever: files would run out."""
+    """Idle connections to earlier servers are closed: they would use up the limit of open files."""
     for _ in range(20):
         with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
             asker.ask(server.url, "Why?", chat=None)
@@ -579,7 +579,7 @@ def test_many_servers(asker):
     def sockets() -> int:
         count = 0
         for handle in Path(f"/proc/{runner}/fd").iterdir():
-            with suppress(OSError):  # it was closed meanwhile
+            with suppress(OSError):  # its connection was closed meanwhile
                 count += "socket:" in str(handle.readlink())
         return count
 
@@ -588,7 +588,7 @@ def test_many_servers(asker):
 
 @pytest.mark.parametrize("jump", [86_400, -86_400, 3_600, -3_600])
 def test_clock_that_is_set(module_asker, monkeypatch, jump):
-    """The seconds of a job, and those until its next attempt, are right after the clock was set."""
+    """The seconds of a job and until its next attempt stay right after the clock was set."""
     limited = wire.json_reply({"message": "Later."}, 429, **{"Retry-After": "50"})
     real = time.time
     with wire.serve(lambda _: limited) as server:

@@ -31,7 +31,7 @@ WEIGH = "import time\ndef weigh() -> str:\n    'Weighs.'\n    print('weighing')\
 
 @dataclass
 class Held:
-    """An answer that begins at once, and goes on when it is let go."""
+    """An answer that begins at once, and goes on when it is released."""
 
     begun: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
@@ -42,7 +42,7 @@ class Held:
 
 
 class HeldStream(list):
-    """The chunks of an answer, of which the second half comes when it is let go."""
+    """The chunks of an answer; the second half is sent when it is released."""
 
     def __init__(self, held: Held) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def use(running: Kernel, url: str) -> None:
 
 
 def restart(running: Kernel, url: str) -> None:
-    """As the menu of a front end does."""
+    """Interrupts the kernel and restarts it, as the menu of a front end does."""
     running.manager.restart_kernel()
     running.client.wait_for_ready(timeout=60)
     use(running, url)
@@ -114,7 +114,7 @@ def restart(running: Kernel, url: str) -> None:
     [("restart", silent), ("restart", streamed), ("restart", polled), ("shut down", streamed)],
 )
 def test_end_of_the_kernel_in_the_middle(running, held, answer, end):
-    """Restarted or shut down while it waits, in a stream or in a poll: the same cell then shows the answer that was paid for."""
+    """After a restart or shutdown during a stream or a poll, the same cell shows the answer that was paid for."""
     cell = "%%o3pro --param background=true\nWhy?" if answer is polled else "%%o3pro\nWhy?"
     with wire.serve(answer(held)) as server:
         use(running, server.url)
@@ -155,7 +155,7 @@ def test_kernel_that_takes_long_to_end(running, held, home):
 
 
 def test_restart_in_a_function(running, home):
-    """Restarted while a function of the notebook runs: what was answered before is replayed, and each round is sent once."""
+    """After a restart during a function of the notebook, earlier answers are replayed, and each round is sent once."""
 
     def answer(request: wire.Request) -> wire.Reply:
         is_first = isinstance(request.body["input"], str)
@@ -176,7 +176,7 @@ def test_restart_in_a_function(running, home):
 
 
 def test_restart_in_a_map(running, held):
-    """Restarted while a map is answered: asked again, it waits for the same answers."""
+    """After a restart during a map, the same map waits for the same answers."""
     cell = "from aiml_magic import ask\nanswers = ask.map('Rate {{x}}', [1, 2, 3], progress=False)\nprint(len(answers), answers[2])"
     with wire.serve(silent(held)) as server:
         use(running, server.url)
@@ -192,7 +192,7 @@ def test_restart_in_a_map(running, held):
 
 
 def test_interrupt_without_an_end(running, held, home):
-    """An interrupt alone: the cell is idle at once, the connection is closed after the hold, and then the cell asks once more."""
+    """After an interrupt without a restart, the cell is idle at once, the connection is closed after the hold, and the cell asks once more."""
     with wire.serve(streamed(held)) as server:
         use(running, server.url)
         request = running.start("%%o3pro\nWhy?", "a")
@@ -218,7 +218,7 @@ def test_interrupt_without_an_end(running, held, home):
 
 
 def test_asked_again_at_once(running, held):
-    """Run again within the hold, the cell takes the same request up again, and it is not cancelled after all."""
+    """Run again within the hold, the cell follows the same request, whose cancellation is dropped."""
     with wire.serve(streamed(held)) as server:
         use(running, server.url)
         request = running.start("%%o3pro\nWhy?", "a")
@@ -234,7 +234,7 @@ def test_asked_again_at_once(running, held):
 
 
 def test_cancelled_by_name(asker, held):
-    """A question that the person cancels is not held: its connection is closed at once."""
+    """The cancellation of `%aiml cancel` is not held: the connection is closed at once."""
     with wire.serve(lambda _: wire.Reply(end="silence")) as server:
         job = asker.start(server.url)
         while job.progress.state != "sent":
@@ -245,7 +245,7 @@ def test_cancelled_by_name(asker, held):
 
 
 def test_budget_counts_what_is_held(asker, held):
-    """A question that was interrupted a moment ago may be charged, and counts as such."""
+    """A question with a held cancellation may be charged, and counts with its highest cost."""
     with wire.serve(silent(held)) as server:
         job = asker.start(server.url)
         assert held.begun.wait(30)

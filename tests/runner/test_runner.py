@@ -1,4 +1,4 @@
-"""Inside the process that holds the wire: steps of the journal that are taken together, and slots that are handed on."""
+"""Inside the runner: grouped steps of the journal, and slots for requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def journal(tmp_path):
 
 
 def statements(journal) -> list[str]:
-    """The statements that the journal makes from now on."""
+    """The statements that the journal executes from now on."""
     journal.row(journal.add(**new()).id)
     made: list[str] = []
     journal._db.set_trace_callback(made.append)
@@ -51,7 +51,7 @@ def statements(journal) -> list[str]:
 
 
 def test_steps_that_gather_are_synced_once(journal):
-    """Steps that gather while the disk is busy are one transaction, synced in full; each sees those before it."""
+    """Steps queued while the disk is busy are one transaction, synced in full; each sees the ones before it."""
     rows = [journal.add(**new()).id for _ in range(20)]
     made = statements(journal)
 
@@ -83,7 +83,7 @@ def test_question_is_synced_with_its_claim(journal):
 
 @pytest.mark.parametrize("order", ["1x23", "1!23", "1x2!3", "1!2x3"])
 def test_step_that_fails_harms_no_other(journal, order):
-    """The error of a step goes to who asked for it; the others are taken all the same, once, in their order."""
+    """The error of a step is raised for its caller only; the other steps are executed once, in order."""
 
     def full():
         raise errors.JournalError("The disk is full.", "Make room.")
@@ -128,7 +128,7 @@ def test_cancellation_is_felt_after_the_step(journal):
 
 
 def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
-    """However long the disk takes, and however much comes meanwhile, one text of an answer waits for it; then all of it is kept."""
+    """On a slow disk at most one text of an answer is queued, however much is received meanwhile; in the end all of it is stored."""
     monkeypatch.setattr("aiml_magic.runner.listener._KEEP_EVERY", 0.01)
     row, is_free, texts = journal.add(**new()).id, threading.Event(), []
     note_text = journal.note_text
@@ -159,7 +159,7 @@ def test_one_text_waits_for_a_slow_disk(journal, monkeypatch):
     st.lists(st.sampled_from(["come", "go", "cancel", "raise the limit"]), max_size=30),
 )
 def test_slots(limit, moves):
-    """For any order of arrivals, departures and cancellations, the slots are used up to the limit, and every waiting request gets its turn."""
+    """For any order of arrivals, departures and cancellations, slots are used up to the limit, and every waiting request gets one."""
 
     async def play():
         slots, inside, tasks = Slots(), set(), []
@@ -185,8 +185,8 @@ def test_slots(limit, moves):
             elif waiting:
                 leave, task = waiting.popitem()
                 leave.set() if move == "go" else task.cancel()
-            if move != "raise the limit":  # it is heard of at the next move
-                for _ in range(10 * (1 + len(tasks))):  # one may let another in, and so on
+            if move != "raise the limit":  # seen at the next step
+                for _ in range(10 * (1 + len(tasks))):  # one may let in another, and so on
                     await asyncio.sleep(0)
                 staying = sum(not task.done() for task in tasks)
                 assert len(inside) <= slots.limit
@@ -223,7 +223,7 @@ def test_question_that_is_cancelled_before_it_begins(journal):
 
 
 def play(journal, rows) -> list:
-    """The events of a runner that is to send these rows, and then loses its kernel."""
+    """The events of a runner that sends these rows, and then loses its kernel."""
     told = Told()
 
     async def run():
@@ -248,7 +248,7 @@ def play(journal, rows) -> list:
 
 
 def test_question_that_cannot_be_claimed(journal):
-    """Where the journal fails before a question is sent, that is said, and nothing is sent."""
+    """If the journal fails before a question is sent, its error is reported, and nothing is sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         row = journal.add(**new(base_url=server.url)).id
         journal.path.rename(journal.path.with_name("elsewhere"))
@@ -260,9 +260,9 @@ def test_question_that_cannot_be_claimed(journal):
 
 @pytest.mark.parametrize("has_copy", [True, False])
 def test_answer_is_kept_when_the_journal_takes_it(journal, has_copy):
-    """If the journal cannot take an answer, its kernel gets it at once, and its runner stays until the disk has it.
+    """An answer that cannot be written goes to the kernel at once, and its runner stays until it is on the disk.
 
-    A file beside the journal holds it meanwhile, if the disk takes that, and is removed then.
+    Meanwhile a rescue file holds it, if one can be written, and is removed afterwards.
     """
     other, held = sqlite3.connect(journal.path, isolation_level=None, check_same_thread=False), []
 
@@ -295,7 +295,7 @@ def test_answer_is_kept_when_the_journal_takes_it(journal, has_copy):
 
 
 def test_runner_does_not_wait_for_what_is_safe(journal):
-    """A runner without a kernel, and without a journal, ends when a file has the answer: the next journal takes it in."""
+    """A runner without a kernel and a journal ends when a rescue file has the answer; the next journal imports it."""
     away = journal.path.with_name("elsewhere")
 
     def answer(_):
@@ -335,7 +335,7 @@ def test_what_had_come_is_kept_at_once(journal, reply):
 
 @pytest.mark.parametrize("looks", range(8))
 def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
-    """A row that another runner left is resumed by its id, even if several checks found that runner alive."""
+    """A row of another runner is resumed by its response id, even if that runner's heartbeat expires between two checks."""
     monkeypatch.setattr("aiml_magic.api.client._POLL_FIRST", 0.01)
     monkeypatch.setattr("aiml_magic.runner.process._LOOK_EVERY", 0.01)
     with wire.serve(lambda _: wire.json_reply(wire.response("Worth it.", id="resp_7"))) as server:
@@ -356,7 +356,7 @@ def test_last_sign_of_life_runs_out_at_any_moment(journal, monkeypatch, looks):
 
 
 def test_one_lock_is_waited_for_once(journal):
-    """Steps that gather while somebody else has the journal fail together, and not one after the other."""
+    """Steps queued while another process has the lock of the journal fail together, not one after the other."""
     rows = [journal.add(**new()).id for _ in range(3)]
     with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -1,4 +1,4 @@
-"""The fate of a request whose connection died, by its id in the server's log."""
+"""The fate of a request whose connection was lost, by its id in the server's log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cut_off() -> wire.Reply:
 
 
 def test_answer_that_the_server_still_has(running):
-    """A stored answer whose stream was cut is fetched, for nothing; its cell then replays it, and the sums know its cost."""
+    """A stored answer whose stream was cut is fetched for free; its cell then replays it, and its cost is counted."""
     cut = running.run("%%o3pro\nWhy?\nsandbox: fault=cut", "a")
     assert "%aiml check 1" in cut.error["evalue"]
     assert "in the journal now: %aiml show 1" in running.run("%aiml check 1").stream
@@ -50,7 +50,7 @@ def test_answer_that_the_server_still_has(running):
 
 
 def test_found_answer_is_gone_on_from(asker):
-    """An answer that the server still has is stored without the key that it echoes, and the next cell continues it."""
+    """A fetched answer is stored without the key that it echoes, and the next cell continues it."""
     cut = cut_off()
 
     def answer(request):
@@ -97,7 +97,7 @@ def test_request_that_failed(running):
 
 
 def test_request_that_nobody_knows(asker):
-    """A question that is missing in the log may appear later: all pages are read, and entries of other questions do not count."""
+    """A request missing from the log has an unknown fate: all pages are read, and entries of other requests do not count."""
     entry = {"client_request_id": None, "status": "succeeded", "cost": {"usd": 4.0}}
     pages = {"0": ([entry] * 100, True), "100": ([entry | {"client_request_id": "another"}], False)}
     asked = []
@@ -126,9 +126,9 @@ def test_request_that_nobody_knows(asker):
     (25, "another", "lost"), (25, None, "unknown"), (23, "another", "unknown"), (93 * 24, "another", "unknown"), (-19, "another", "unknown"),
 ])  # fmt: skip
 def test_request_that_never_arrived(asker, hours, other, fate):
-    """A request that a log with names lacks a day later was free: its reservation ends, and it is not sent by itself.
+    """A request missing from a log with ids a day later was free: its reservation ends, and it is not sent by itself.
 
-    Of a row from the future, written before the clock was set back, the whole log is searched.
+    For a row from the future, written before the clock was set back, the whole log is searched.
     """
     log = {"data": [{"client_request_id": other, "status": "succeeded", "cost": {"usd": 4.0}}]}
 
@@ -149,7 +149,7 @@ def test_request_that_never_arrived(asker, hours, other, fate):
 
 
 class Attempts:
-    """A server that refuses the first attempt, loses the second, and keeps a log; how many attempts were on disk at each."""
+    """A server that refuses the first attempt, loses the second, and has a log; and the attempts on disk at each."""
 
     def __init__(self, journal) -> None:
         self.log: list[dict[str, object]] = []
@@ -174,7 +174,7 @@ class Attempts:
         self.log.insert(0, {"client_request_id": request_id, "status": status, "cost": cost})
 
 
-# What the log holds of each attempt; then what became of the question, and what it cost.
+# The log's entry for each attempt; then the fate and the cost of the question.
 LOGS: list[tuple[list[tuple], str, float | None]] = [
     ([], "unknown", None),
     ([(1, "failed")], "unknown", None),
@@ -190,7 +190,7 @@ LOGS: list[tuple[list[tuple], str, float | None]] = [
 
 
 def test_attempts_are_told_apart(asker):
-    """After a 503 and a lost connection, only the last attempt can show that nothing was charged, and any that it was; all costs count."""
+    """After a 503 and a lost connection, only the last attempt can prove that nothing was charged, and any attempt a charge; all costs count."""
     with ExitStack() as stack:
         answers = [Attempts(asker.path) for _ in LOGS]
         servers = [stack.enter_context(wire.serve(answer)) for answer in answers]
@@ -217,7 +217,7 @@ def test_attempts_are_told_apart(asker):
 
 
 def test_attempts_that_nobody_counted(asker):
-    """Of a row that may have been sent any number of times a failure in the log says nothing, and a charge does."""
+    """For a row with an unknown number of attempts a failure in the log decides nothing, and a charge does."""
     answer = Attempts(asker.path)
     with wire.serve(answer) as server:
         with pytest.raises(errors.ConnectionLost):
@@ -232,7 +232,7 @@ def test_attempts_that_nobody_counted(asker):
 
 
 def test_check_that_is_refused(asker):
-    """A server that refuses the look itself says nothing of the question, which stays what it was."""
+    """A refused request for the log leaves the question as it was."""
     lost = wire.Reply(end="close")
     with wire.serve(
         lambda r: lost if r.method == "POST" else wire.json_reply({"message": "No."}, 401)
@@ -246,7 +246,7 @@ def test_check_that_is_refused(asker):
 
 
 def test_answer_that_is_still_made(asker):
-    """A check of a question that the server still works on says so; its cell then waits for the answer, and sends nothing."""
+    """A check reports that the server still works on a question; its cell then waits for the answer, and sends nothing."""
     cut = cut_off()
     looks = [wire.response(status="in_progress", output=[]), wire.response()]
     with wire.serve(
@@ -277,7 +277,7 @@ def test_log_of_another_shape(module_asker, page):
 
 
 def test_what_needs_no_check(running):
-    """An answer that is there, and a question that was never sent, need no server."""
+    """A check of an answered or an unsent question sends nothing."""
     running.run("%o3pro Why?")
     assert "is answered: %aiml show 1" in running.run("%aiml check 1").stream
     assert 2 == len(running.run("%aiml check").error["traceback"])
@@ -285,7 +285,7 @@ def test_what_needs_no_check(running):
 
 
 def row_of(asker, url: str, server: str):
-    """A request that failed at `server`, as a journal has it."""
+    """The row of a request that failed at `server`."""
     with (
         wire.serve(lambda _: wire.Reply(end="close")) as lost,
         pytest.raises(errors.ConnectionLost),
@@ -297,7 +297,7 @@ def row_of(asker, url: str, server: str):
 
 
 def test_key_goes_to_no_other_server(asker):
-    """A journal may name any server, or any address as a sandbox's: only the one in use is asked, and gets the key."""
+    """A journal may name any server, or any address as a sandbox: only the server in use gets a request and the key."""
     with wire.serve(lambda _: wire.json_reply({})) as elsewhere:
         row = row_of(asker, elsewhere.url, elsewhere.url)
         with pytest.raises(errors.BadInput, match="not the server in use"):
@@ -349,7 +349,7 @@ def test_rows_of_another_sandbox(asker, in_use):
 
 
 def test_rows_of_a_stranger(asker):
-    """A queued row is sent as a question only if it is that question: a journal may say anything of it."""
+    """A queued row is sent for a question only if its request fits its key: a journal may be forged."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as here:
         first = asker.ask(here.url, cell="a")
         with asker.journal._transaction() as db:
@@ -362,7 +362,7 @@ def test_rows_of_a_stranger(asker):
 
 
 def test_queued_row_of_another_server(asker):
-    """A question that a journal says is queued for another address is asked where the person asks it, with one key to one server."""
+    """A question that is queued for another address in the journal is sent to the server in use only, with its key."""
     with (
         wire.serve(lambda _: wire.json_reply(wire.response())) as here,
         wire.serve(lambda _: wire.json_reply({})) as elsewhere,

@@ -1,4 +1,4 @@
-"""Which answer a cell continues: laws over any order of running cells."""
+"""The answer that a cell continues: laws for any order of running cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiml_magic.session.conversation import Conversation, tree
 
 
 class Rows:
-    """Rows as a journal knows them: which of them are whole answers."""
+    """A journal that knows which rows are complete answers."""
 
     def __init__(self) -> None:
         self.whole: list[bool] = []
@@ -44,7 +44,7 @@ runs = st.lists(st.tuples(st.sampled_from("abcde"), st.booleans(), st.booleans()
 
 @given(runs)
 def test_laws(order):
-    """A parent is an earlier whole answer of another cell, and a cell's place is that of its first run until it starts afresh."""
+    """A parent is an earlier complete answer of another cell, and a cell keeps the place of its first run until it starts afresh."""
     rows, cell_of, place = Rows(), {}, {}
     conversation = Conversation(rows)
     for cell, is_whole, is_new in order:
@@ -63,7 +63,7 @@ def test_laws(order):
 
 @given(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))
 def test_straight_run(cells):
-    """Cells run one after the other continue each other; run all again in the same order, each continues the newest before it."""
+    """Cells run in order continue each other; run again in the same order, each continues the newest answer before it."""
     rows = Rows()
     conversation = Conversation(rows)
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_straight_run(cells):
 
 @given(runs, st.sampled_from("abcde"), st.sampled_from("abcdef"))
 def test_new_id(order, cell, name):
-    """A cell that gets a new id keeps its place, and those behind it theirs; so does a cell whose id it gets."""
+    """A cell with a new id keeps its place, as do the cells after it, and the cell that had this id before."""
     rows = Rows()
     conversation = Conversation(rows)
     for ran, is_whole, is_new in order:
@@ -102,7 +102,7 @@ def test_tree():
 
 @given(st.lists(st.integers(0, 99), max_size=100))
 def test_tree_holds_every_row(parents):
-    """Every row is shown once, behind its parent, also if the parent is gone; and none is deeper than the tree must be."""
+    """Every row is shown once, after its parent if that exists, and at most log2(n) deep."""
     rows = [
         SimpleNamespace(
             id=number,

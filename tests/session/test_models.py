@@ -1,4 +1,4 @@
-"""When a model ends: a warning in time, an error that names its successor, and replays without the model."""
+"""The end of a model: an early warning, an error that names its successor, and replays without the model."""
 
 from __future__ import annotations
 
@@ -65,28 +65,28 @@ def eventually(claim, seconds: float = 60.0) -> bool:
     ],
 )
 def test_fate(name, told):
-    """A line says until when a model is there and what follows it; a successor that is gone itself is passed over."""
+    """A line has the end of a model and its successor; a successor that ended itself is skipped."""
     assert told == SAID.fate(name, TODAY)
 
 
 def test_end_is_a_day():
-    """On the day of its end a model has ended, the day before it is there."""
+    """A model has ended from the day of its end on."""
     said = Catalogue(ending=models.read([{"id": "m", "shutdown_at": "2026-12-11T00:00:00Z"}]))
     assert "m: until 2026-12-11" == said.fate("m", date(2026, 12, 10))
     assert "m: ended on 2026-12-11" == said.fate("m", date(2026, 12, 11))
 
 
 def test_told_a_cell_later(asker):
-    """Feed and list are asked for once a day and server, after the answer; its details say the end from then on, the copy never."""
+    """Feed and list are requested once a day for each server, after the answer; live details then show the end, the static copy never."""
     with serving() as server:
         first = asker.ask(server.url)
         assert "until" not in details.line_with_replay(first)
-        assert eventually(lambda: 2 == len(looks(server)) and offers.kept(first.server).ending)
+        assert eventually(lambda: 2 == len(looks(server)) and offers.cached(first.server).ending)
         second = asker.ask(server.url)
         later = Asker(asker.path)
         try:
             later.ask(server.url)
-            assert later.session.lookout._thread is None, "it was asked for today"
+            assert later.session.updates._thread is None, "it was asked for today"
         finally:
             later.session.close(10)
         assert "POST" == server.requests[0].method
@@ -102,7 +102,7 @@ def test_told_a_cell_later(asker):
 
 
 def test_never_in_the_way(asker, monkeypatch):
-    """While a question is on its way nothing else is asked; a server without a feed is asked once, and a replay asks nothing."""
+    """No list is requested while a question is in flight or by a replay; a server without a feed is asked for it once."""
     monkeypatch.setattr(advice, "_LOOK_EVERY", 0.05)
     go_on = threading.Event()
 
@@ -119,21 +119,21 @@ def test_never_in_the_way(asker, monkeypatch):
         go_on.set()
         job.wait(60)
         assert eventually(lambda: 2 == len(looks(server)))
-        assert eventually(lambda: offers.is_of_today(offers.kept(server.url)))
+        assert eventually(lambda: offers.is_of_today(offers.cached(server.url)))
         for file in asker.path.parent.glob("models-*.json"):
             file.unlink()
-        assert eventually(lambda: not asker.session.lookout._thread.is_alive())
+        assert eventually(lambda: not asker.session.updates._thread.is_alive())
         assert asker.ask(server.url, cell="a", replay="auto").replayed
-        assert not asker.session.lookout._thread.is_alive(), "nothing looks again"
+        assert not asker.session.updates._thread.is_alive(), "nothing looks again"
         assert 2 == len(looks(server))
 
 
 def test_only_asks_nothing(home):
-    """With replay "only" the server is never asked, not even once a day; cached models are shown."""
+    """With replay "only" no list is requested, not even once a day; cached models are shown."""
     asker = Asker(home / "journal.sqlite3")
     asker.session.replay = lambda: "only"
     with serving() as server:
-        offers.keep(server.url, Catalogue(SAID.offered, SAID.ending, 1.0))
+        offers.cache(server.url, Catalogue(SAID.offered, SAID.ending, 1.0))
         asking = asker.session.on(server.url, asker.path)
         assert PRO in asking.models().fate(PRO, TODAY)
         with pytest.raises(errors.ReplayMiss):
@@ -164,7 +164,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_model_that_is_gone(module_asker, tmp_path, shape):
-    """However a server says that a model is gone, the error names its successor and the line that asks it, in four lines at most."""
+    """For any form of the refusal of an ended model, the error names its successor and the setting for it, in at most four lines."""
     asker = module_asker
     with serving(gone=True, refusal=SHAPES[shape]) as server:
         with pytest.raises(errors.RequestFailed) as failed:
@@ -190,7 +190,7 @@ def test_nearest_name(asker):
 
 
 def test_server_that_says_nothing(asker):
-    """Without a feed and a list the error is as it was, and they are not asked for with each error."""
+    """Without a feed and a list the error stays unchanged, and they are not requested with each error."""
     with serving(gone=True, quiet=True) as server:
         for _ in range(2):
             with pytest.raises(errors.NotFound) as failed:
@@ -200,7 +200,7 @@ def test_server_that_says_nothing(asker):
 
 
 def test_model_that_is_there(asker):
-    """A 404 that is of something else does not send anybody away from a model that is listed and has not ended."""
+    """A 404 with another cause suggests no other model if the model is listed and has not ended."""
     refusal = wire.json_reply({"message": "Cannot POST /v1/responses", "statusCode": 404}, 404)
     with serving(gone=True, refusal=refusal) as server, pytest.raises(errors.NotFound) as failed:
         asker.ask(server.url, model="openai/gpt-6")
@@ -220,7 +220,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("words", REFUSALS)
 def test_refusal_of_an_effort(module_asker, words):
-    """A server that takes no such effort, no such mode or no reasoning at all is quoted with what it takes, and the next step says it."""
+    """The error for a refused effort, mode or `reasoning` quotes the server, and its hint has an accepted value."""
     refusal = wire.json_reply(
         {"error": {"message": words, "param": "reasoning.effort", "code": "unsupported_value"}}, 400
     )
@@ -279,19 +279,19 @@ def test_any_list_and_feed(listed, feed, name):
 )  # fmt: skip
 def test_damaged_file(home, content):
     """A damaged cache of a server's models counts as missing, and is written anew, readable by this user only."""
-    offers.keep("https://e.example", SAID)
+    offers.cache("https://e.example", SAID)
     (path,) = home.glob("models-*.json")
-    assert SAID == offers.kept("https://e.example")
+    assert SAID == offers.cached("https://e.example")
     assert 0o600 == path.stat().st_mode & 0o777
     path.write_bytes(content)
-    assert Catalogue() == offers.kept("https://e.example")
-    offers.keep("https://e.example", SAID)
-    assert SAID == offers.kept("https://e.example")
-    assert Catalogue() == offers.kept("https://another.example")
+    assert Catalogue() == offers.cached("https://e.example")
+    offers.cache("https://e.example", SAID)
+    assert SAID == offers.cached("https://e.example")
+    assert Catalogue() == offers.cached("https://another.example")
 
 
 def test_silent_list(asker):
-    """An error waits little for a list that does not come, and the next one not at all."""
+    """An error waits briefly for a list that does not arrive, and the next error does not wait."""
 
     def answer(request):
         is_list = request.method == "GET"
@@ -313,16 +313,16 @@ def test_no_disk(asker, tmp_path, monkeypatch):
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path / "file"))
     with serving() as server:
         asker.ask(server.url)
-        assert eventually(lambda: offers.is_of_today(offers.kept(server.url)))
-        assert eventually(lambda: not asker.session.lookout._thread.is_alive())
+        assert eventually(lambda: offers.is_of_today(offers.cached(server.url)))
+        assert eventually(lambda: not asker.session.updates._thread.is_alive())
         second = asker.ask(server.url)
-        assert not asker.session.lookout._thread.is_alive(), "nothing looks again"
+        assert not asker.session.updates._thread.is_alive(), "nothing looks again"
         assert 2 == len(looks(server))
         assert "until 2099-12-11" in details.line_with_replay(second)
 
 
 def test_long_lists_are_bounded():
-    """A list of a hundred thousand models is read, kept and searched in bounds."""
+    """A list of a hundred thousand models is read, cached and searched with bounded time and memory."""
     said = Catalogue(models.read([{"id": f"m/{number}"} for number in range(100_000)]))
     assert models.MAX_MODELS == len(said.offered)
     began = time.monotonic()

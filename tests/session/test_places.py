@@ -1,4 +1,4 @@
-"""A cell keeps its place: in a notebook that was renamed, moved or copied, with new ids, and after the notebook went elsewhere."""
+"""A cell keeps its place: in a renamed, moved or copied notebook, with new ids, and after %cd."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def numbered():
 
 @pytest.fixture
 def opened(home, numbered, monkeypatch):
-    """Opens a notebook in a new kernel, and gives what asks in it: a cell's id, or its id and its words."""
+    """Opens a notebook in a new kernel, and returns a function that asks in the cell of an id."""
     askers = []
 
     def open_notebook(name):
@@ -54,7 +54,7 @@ def previous(server) -> list[str | None]:
 
 
 def test_renamed(opened, numbered):
-    """In a renamed notebook the third cell, run alone, is replayed; what is changed or new goes on from where it stands."""
+    """In a renamed notebook the third cell, run alone, is replayed; changed and new cells continue from their places."""
     first = opened("/one.ipynb")
     for cell in "abc":
         first(cell)
@@ -73,7 +73,7 @@ def test_renamed(opened, numbered):
 
 @pytest.mark.parametrize("options", [{}, {"replay": "off"}, {"background": True}])
 def test_renamed_and_changed(opened, numbered, options):
-    """A cell that was changed in a renamed notebook, and is run first, is not asked without its conversation: two lines say the way."""
+    """A changed cell that is run first in a renamed notebook is refused, with the command that resumes its conversation."""
     first = opened("/one.ipynb")
     for cell in "abc":
         first(cell)
@@ -96,7 +96,7 @@ def test_renamed_and_changed(opened, numbered, options):
 
 
 def test_copied(opened, numbered):
-    """A notebook and its copy go on, each in its own conversation: what one asks anew changes no answer of the other."""
+    """A notebook and its copy have separate conversations: new answers of one change none of the other."""
     original = opened("/one.ipynb")
     for cell in "abc":
         original(cell)
@@ -115,7 +115,7 @@ def test_copied(opened, numbered):
 
 
 def test_copied_and_rewritten(opened, numbered):
-    """A copy that asks other questions is another notebook: run from its top, each goes on with the one before it, and none is refused."""
+    """A copy with other questions is another notebook: run from the top, each cell continues the one before it, and none is refused."""
     original = opened("/one.ipynb")
     for cell in "abc":
         original(cell)
@@ -132,7 +132,7 @@ def test_copied_and_rewritten(opened, numbered):
 
 
 def test_other_notebooks_with_the_same_ids(opened, numbered, tmp_path):
-    """A notebook with the ids of one that is still there, as of a template or of a program, is another one: it begins anywhere."""
+    """A notebook with the cell ids of an existing one, such as its template, is another notebook, and may begin at any cell."""
     for name in ("template", "other"):
         (tmp_path / f"{name}.ipynb").touch()
     template = opened(str(tmp_path / "template.ipynb"))
@@ -158,7 +158,7 @@ def test_new_notebook(opened, numbered):
 
 
 def test_new_ids(opened, numbered):
-    """Where a front end gives the cells new ids, each is known by its question, and an edited one is continued as before."""
+    """If a front end changes the ids of cells, each is recognized by its question, and an edited cell is continued as before."""
     first = opened("/one.ipynb")
     for cell in "abcd":
         first(cell)
@@ -170,7 +170,7 @@ def test_new_ids(opened, numbered):
 
 
 def test_ids_that_name_their_notebook(opened, numbered, tmp_path):
-    """Of notebooks in one folder, as VS Code has them, none goes on with what another asked; one that was renamed is known."""
+    """Notebooks of one folder in VS Code have separate conversations; a renamed one is recognized."""
 
     def cell(notebook, number):
         return f"vscode-notebook-cell:{tmp_path}/{notebook}.ipynb#W{number}sZmlsZQ%3D%3D"
@@ -191,7 +191,7 @@ def test_ids_that_name_their_notebook(opened, numbered, tmp_path):
 
 
 def test_shifted_ids(opened, numbered):
-    """Where a front end numbers its cells, a cell that has the id of another keeps its own place, and follows what is put before it."""
+    """If a front end numbers its cells, a shifted cell keeps its place, and a new cell before it gets its own."""
     first = opened("/one.ipynb")
     for cell in "abcd":
         first(cell)
@@ -207,7 +207,7 @@ def test_shifted_ids(opened, numbered):
 
 
 def test_repeated_words(opened, numbered):
-    """A new cell continues the last one, although its words were asked before."""
+    """A new cell continues the last one, even if its question was asked before."""
     first = opened("/one.ipynb")
     for cell in "abc":
         first(cell)
@@ -230,7 +230,7 @@ def test_two_cells_with_one_id(opened, numbered):
 
 
 def test_moved_elsewhere(home, numbered, tmp_path, monkeypatch):
-    """Without Jupyter's own server a notebook is the folder where it began; what lies beside it stays there, wherever it goes."""
+    """Without Jupyter's server a notebook is identified by the folder in which it began, also after %cd."""
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AIML_MAGIC_JOURNAL", "mine.sqlite3")

@@ -35,7 +35,7 @@ def keeper():
 
 
 def test_turns_continue_by_id(asker, keeper):
-    """A turn continues the last by its response id, with instructions sent again, since the API does not carry them over."""
+    """A turn continues the last one by its response id; instructions are sent again, since the API does not carry them over."""
     asker.ask(keeper.url, "One?", instructions="Be brief.")
     asker.ask(keeper.url, "Two?", instructions="Be brief.")
     asker.ask(keeper.url, "Three?")
@@ -47,7 +47,7 @@ def test_turns_continue_by_id(asker, keeper):
 
 
 def test_chats_new_and_alone(asker, keeper):
-    """Chats do not mix; a new one begins afresh; one alone neither continues nor is continued."""
+    """Chats are separate; `--new` begins afresh; a question with `--alone` neither continues nor is continued."""
     asker.ask(keeper.url, chat="a")
     asker.ask(keeper.url, chat="b")
     asker.ask(keeper.url, chat="a")
@@ -108,9 +108,9 @@ def test_rerun_cell_keeps_its_place(asker, keeper):
     ids=["incomplete", "refusal", "failed", "error", "tool call", "empty", "only reasoning"],
 )
 def test_what_does_not_advance(asker, reply):
-    """Only a whole answer is continued: the next cell goes on from the last of those, and a mended cell from where it stood.
+    """Only a complete answer is continued: the next cell continues the last one, and a corrected cell keeps its place.
 
-    What came beside an error names what it continues.
+    A partial answer of an error names the answer that it continues.
     """
     is_bad = {"value": False}
     with wire.serve(lambda request: reply if is_bad["value"] else chain(request)) as server:
@@ -238,7 +238,7 @@ def test_chain_setting(asker, keeper):
      {"text": "x", "params": {"metadata": {"note": KEY}}}],
 )  # fmt: skip
 def test_refused_before_it_is_sent(asker, options):
-    """A blank question and one that holds the key are refused; nothing is written nor sent."""
+    """A blank question and one that holds the key are refused; nothing is written or sent."""
     with (
         wire.serve(lambda _: wire.json_reply(wire.response())) as server,
         pytest.raises(errors.BadInput) as refused,
@@ -250,7 +250,7 @@ def test_refused_before_it_is_sent(asker, options):
 
 
 def test_background_is_polled(asker):
-    """A response that comes back queued is asked for by GET until it is there; one POST in all."""
+    """A queued response is polled by GET until it is complete, with one POST in all."""
     replies = iter(["queued", "completed"])
 
     def answer(request):
@@ -265,7 +265,7 @@ def test_background_is_polled(asker):
 
 
 def test_refused_inside_a_stream(asker):
-    """A server that says only in its stream that it does not know the response gets the transcript, too: nothing was executed."""
+    """A server that reports an unknown response id inside its stream gets the transcript as well: nothing was executed."""
 
     def answer(request):
         previous = request.body.get("previous_response_id")
@@ -286,7 +286,7 @@ def test_refused_inside_a_stream(asker):
 
 
 def test_same_question_at_the_same_moment(home):
-    """Kernels that ask the same in the same moment ask it once: one sends it, the others follow."""
+    """Kernels that ask the same at the same moment send one request: one sends it, the others follow."""
     rounds, crowd = 6, 4
     gate = threading.Barrier(crowd)
 
@@ -313,7 +313,7 @@ def test_same_question_at_the_same_moment(home):
 
 
 def test_question_asked_while_its_answer_arrives(home):
-    """Whenever a second kernel asks what a first one has asked, also at the moment when its answer comes, nothing is sent again."""
+    """A second kernel that asks the same question at any moment, even when the answer arrives, sends nothing."""
     first, second = Asker(home / "journal.sqlite3"), Asker(home / "journal.sqlite3")
 
     def answer(request):
@@ -338,7 +338,7 @@ def test_question_asked_while_its_answer_arrives(home):
 
 
 def steps_of(asker, act) -> tuple[int, int]:
-    """The transactions in the kernel, and the statements that read or write rows, of an act."""
+    """The transactions in the kernel during `act`, and its statements that read or write rows."""
     made = []
     asker.journal._db.set_trace_callback(made.append)
     act()
@@ -351,7 +351,7 @@ def steps_of(asker, act) -> tuple[int, int]:
 
 
 def test_steps_of_a_question(asker, keeper):
-    """A question is looked up and written in one transaction, its answer and the parent of it are read in two more; a replay alone is one statement."""
+    """A question is looked up and written in one transaction, and its answer and parent are read in two more; a replay is one statement."""
     asker.ask(keeper.url, "One?", cell="a")
     asker.ask(keeper.url, "Two?", cell="b")
     asked = {"cell": "c", "replay": "auto"}
@@ -378,7 +378,7 @@ def test_forgotten_turn_of_a_transcript(asker, keeper):
 
 
 def test_a_writer_between_look_and_write(asker, keeper):
-    """Where another kernel writes between the look for a row and its writing, both are made again: one row, one request."""
+    """If another kernel writes between the look-up and the insertion of a row, both are repeated: one row, one request."""
     asker.ask(keeper.url, "One?", cell="a")
     journal, chats = asker.journal, asker.asking.chats
     before, rounds = chats.before, []
@@ -390,7 +390,7 @@ def test_a_writer_between_look_and_write(asker, keeper):
                 other.execute("UPDATE requests SET is_unwanted = 1 WHERE id = 1")
         return before(question)
 
-    chats.before = before_and_write  # the last that is read before the row is written
+    chats.before = before_and_write  # the last read before the row is written
     asker.ask(keeper.url, "Two?", cell="b")
     assert 2 == len(rounds)
     assert ["One?", "Two?"] == [row.question for row in journal.history()]
@@ -398,7 +398,7 @@ def test_a_writer_between_look_and_write(asker, keeper):
 
 
 def test_a_writer_that_stays(asker, keeper):
-    """While another program holds the write lock of the journal, what is answered is replayed all the same."""
+    """While another program holds the write lock of the journal, answers are still replayed."""
     asker.ask(keeper.url, "One?", cell="a", replay="auto")
     with contextlib.closing(sqlite3.connect(asker.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

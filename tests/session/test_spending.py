@@ -59,7 +59,7 @@ def another(asker):
 
 @pytest.mark.parametrize("setting", PER[1:])
 def test_restart(asker, another, setting):
-    """Spending of a notebook or a day counts after a restart: nothing is sent until the limit is raised."""
+    """The spending of a notebook or a day counts after a restart: nothing is sent until the limit is raised."""
     with costing(4.0) as server:
         asker.ask(server.url, "One?", **{setting: 12.0})
         with pytest.raises(errors.BudgetExceeded, match=r"\$8\.40 .*\$4\.00 spent") as refused:
@@ -72,7 +72,7 @@ def test_restart(asker, another, setting):
 
 
 def test_session_begins_anew(asker, another):
-    """`budget_usd` is for one session: another one has a limit of its own."""
+    """`budget_usd` holds for one session: the next one starts at zero."""
     with costing(4.0) as server:
         for one in (asker, another):
             one.ask(server.url, "One?", budget_usd=12.0)
@@ -98,7 +98,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def test_two_at_once(home):
-    """Processes that ask at the same moment pass no limit together: what all reserve is within it."""
+    """Processes that ask at the same moment pass no limit together: the sum of their reservations is within it."""
     ask = (
         f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); from asking import Asker; from pathlib import Path; from aiml_magic import errors\n"
         "asker = Asker(Path(sys.argv[1]))\n"
@@ -112,7 +112,7 @@ def test_two_at_once(home):
     )
     go_on = threading.Event()
     with costing(0.1, lambda: go_on.wait(600)) as server:
-        offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
+        offers.cache(server.url, Catalogue(models.read(PRICED), (), time.time()))
         command = [sys.executable, "-c", ask, str(home / "journal.sqlite3"), server.url]
         kernels = [
             subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -158,7 +158,7 @@ def test_dead_kernel(asker):
 
 
 def test_living_kernel(asker, another):
-    """Questions that another kernel is about to send keep their reservations, as do those of this kernel, even after a sleep."""
+    """Questions that a live kernel is about to send keep their reservations; so do those of this kernel after a sleep."""
     with costing() as server:
         left = queued(asker, server.url)
         asker.journal.reserve(left, "one", 8.4)
@@ -170,7 +170,7 @@ def test_living_kernel(asker, another):
 
 
 def test_resumed(asker):
-    """A question that is taken up after a restart reserves its cost anew, in this session and on this day, and stays queued without room."""
+    """A question that is resumed after a restart reserves its cost again, for this session and day, and stays queued without room."""
     with costing(4.0) as server:
         yesterday = time.time() - 2 * 86400
         for number in range(3):
@@ -188,7 +188,7 @@ def test_resumed(asker):
 
 @pytest.mark.parametrize("fate", ["answered", "lost", "killed"])
 def test_unknown_costs(asker, another, fate):
-    """A question that ended without a known cost counts as the most that it may cost, until its cost is known."""
+    """A question that ended without a known cost counts with its highest cost until the cost is known."""
     reply = wire.json_reply(wire.response()) if fate == "answered" else wire.Reply(end="close")
     listed = {"/v1/models": wire.json_reply(PRICED)}
     with wire.serve(lambda request: listed.get(request.path.split("?")[0], reply), has_models=True) as server:  # fmt: skip
@@ -209,7 +209,7 @@ def test_unknown_costs(asker, another, fate):
 
 
 def test_check_finds_the_cost(asker):
-    """The cost of an answer whose server did not report it is in its log, and then it counts as that."""
+    """The cost of an answer that its server did not report is found in the log, and then counted."""
 
     def answer(request):
         if "/models" in request.path:
@@ -229,7 +229,7 @@ def test_check_finds_the_cost(asker):
 
 
 def test_asked_before_a_price_was_known(asker):
-    """A question of unknown cost that was asked without a limit counts by the price of today."""
+    """A question of unknown cost that was asked without a limit counts with today's price."""
     with costing(None) as server:
         asker.ask(server.url, "One?")
         assert asker.journal.history()[0].worst_usd is None
@@ -267,8 +267,8 @@ def test_renamed(asker, another):
             another.ask(server.url, "Two?", budget_usd_per_notebook=12.0)
 
 
-def test_purses(asker):
-    """Dollars are dollars at any server; the sandbox's play money is counted apart."""
+def test_sandbox_counts_apart(asker):
+    """The costs of all servers are summed; the sandbox's play money is counted separately."""
     with costing() as server:
         asker.journal.finish(asker.journal.add(**new(server="sandbox")).id, _paid(90.0))
         asker.ask(server.url, budget_usd_per_day=10.0)
@@ -294,7 +294,7 @@ def _paid(usd: float) -> Result:
     ],
 )
 def test_midnight(monkeypatch, zone, now, midnight):
-    """A day begins at midnight of this machine's zone, also on a day whose clock is changed."""
+    """A day begins at midnight in this machine's time zone, also when daylight saving time begins."""
     moment = dt.datetime.fromisoformat(now)
 
     class Clock(dt.datetime):
@@ -342,7 +342,7 @@ def test_another_journal(asker, tmp_path):
 
 
 def test_longest_answer_is_said(asker):
-    """The tokens that are counted for the answer are said, and whence they are: the list, the option, or neither."""
+    """The message names the output tokens of the estimate and their source: the list, the option, or neither."""
     with costing() as server:
         for options, words in (
             ({}, "100,000 output tokens, the most that its server lists"),
@@ -394,18 +394,18 @@ def test_what_has_no_price(asker, monkeypatch):
         )
     )
     asker.journal.claim(lost.id)
-    offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
+    offers.cache(server.url, Catalogue(models.read(PRICED), (), time.time()))
     [limit] = asker.on(server.url).spending.limits(Delivery(budget_usd_per_day=100.0), server.url)
     assert 8.4 == pytest.approx(limit.reserved, abs=0.01), "what it costs for sure"
 
 
 def test_prices_of_the_list(asker):
-    """A list of today has the price, so that it is not asked for; an old one does not."""
+    """The price in a list of today needs no request; an old list does."""
     with costing() as server:
-        offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time()))
+        offers.cache(server.url, Catalogue(models.read(PRICED), (), time.time()))
         asker.ask(server.url, budget_usd=10.0)
         assert [] == looks(server)
-        offers.keep(server.url, Catalogue(models.read(PRICED), (), time.time() - 90_000))
+        offers.cache(server.url, Catalogue(models.read(PRICED), (), time.time() - 90_000))
         asker.ask(server.url, "More?", budget_usd=10.0)
         assert 1 == len(looks(server))
 
@@ -421,7 +421,7 @@ def test_missing_price_is_requested_once(asker):
 
 
 def test_conversation_counts(asker):
-    """The conversation counts as input: as its server counted it, by its texts, and of an answer to come the longest."""
+    """The conversation counts as input: by its server's count, else by its texts; an unfinished answer counts with its limit."""
     price, journal = budget.Price(1.0, 0.0, 1000), asker.journal
     worst = asker.asking.spending.worst_case
     request = {"input": "a" * 30, "model": "m"}
@@ -450,12 +450,12 @@ def test_of_a_row(asker):
 
 
 def test_panel(asker):
-    """The line of a running question says what it may cost where a price is known, and nothing is asked for it."""
+    """The line of a running question has its highest cost if a price is known, without a request for it."""
     go_on = threading.Event()
     with costing(0.1, lambda: go_on.wait(600)) as server:
         job = asker.start(server.url, "One?")
         assert "may cost" not in status_line(job.progress)
-        offers.keep(server.url, Catalogue(models.read(PRICED), (), 1.0))
+        offers.cache(server.url, Catalogue(models.read(PRICED), (), 1.0))
         job = asker.start(server.url, "Two?")
         wait_until(lambda: job.progress.state == "sent")
         assert status_line(job.progress).endswith(" s, may cost up to $8.40")
@@ -468,7 +468,7 @@ REFUSALS = ("", "n", "maybe", EOFError(), RuntimeError(), OSError(), KeyboardInt
 
 
 def test_confirmed(asker, monkeypatch):
-    """A question that may cost more than `confirm_above_usd` is sent only after a yes; without a person, or after an interrupt, it is not."""
+    """A question above `confirm_above_usd` is sent only after a confirmation; not without a person, or after an interrupt."""
     asked, answers = [], iter([*REFUSALS, "y", "Yes "])
 
     def answer(words):
@@ -500,14 +500,14 @@ def test_nobody_is_asked(asker, monkeypatch, options):
     """In the background and in a map no confirmation is asked for: the question is refused in two lines before it is sent."""
     monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
     with costing() as server:
-        with pytest.raises(errors.BadInput, match="nobody can be asked") as refused:
+        with pytest.raises(errors.BadInput, match="cannot be confirmed") as refused:
             asker.ask(server.url, confirm_above_usd=8.0, **options)
         assert 2 == len(str(refused.value).splitlines())
         assert [] == server.posts
 
 
 def test_unknown_price_is_confirmed(asker, monkeypatch):
-    """Where no price is known a question may cost anything, and is confirmed."""
+    """A question without a known price must be confirmed."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda words: asked.append(words) or "y")
     with wire.serve(lambda _: wire.json_reply(wire.response("Fine."))) as server:
@@ -523,7 +523,7 @@ def test_refused_is_not_confirmed(asker, monkeypatch):
 
 
 def test_old_journal(asker):
-    """A journal of the version before has its costs counted, and what it does not know at its most."""
+    """The costs of an earlier version's journal are counted; unknown ones with their highest value."""
     journal = asker.journal
     journal.finish(journal.add(**new()).id, _paid(1.0))
     journal.claim(journal.add(**new(request={"input": "Lost?", "model": MODEL})).id)
