@@ -62,9 +62,9 @@ def strict(schema: Any, path: str) -> JsonSchema:
     if "properties" in done:
         for name in simple.get("required") or ():
             if name not in done["properties"]:
-                raise _refused(place, f"the field {name[:60]!r} without its schema")
+                raise _refused(path, f"the field {name[:60]!r} without its schema")
         if "anyOf" in done:
-            raise _refused(place, "fields beside a union")
+            raise _refused(path, "fields beside a union")
         done |= {"required": list(done["properties"]), "additionalProperties": False}
         return {name: done[name] for name in _KEYWORDS if name in done}
     kinds = _kinds(done)
@@ -131,19 +131,19 @@ def references(schema: Any) -> Iterator[str]:
         yield from references(entry)
 
 
-def as_json(value: Any, place: str) -> Any:
+def as_json(value: Any, path: str) -> Any:
     """A JSON Schema with dicts and lists in place of other containers. Raises BadInput."""
     match value:
         case Mapping():
-            return {str(key): as_json(entry, f"{place}.{key}") for key, entry in value.items()}
+            return {str(key): as_json(entry, f"{path}.{key}") for key, entry in value.items()}
         case list() | tuple():
-            return [as_json(entry, f"{place}[{number}]") for number, entry in enumerate(value)]
+            return [as_json(entry, f"{path}[{number}]") for number, entry in enumerate(value)]
         case str() | int() | None:
             return value
         case float() if math.isfinite(value):
             return value
     raise BadInput(
-        f"{one_line(place, 200)} is not JSON but a {type(value).__name__}. {NOTHING_SENT}",
+        f"{one_line(path, 200)} is not JSON but a {type(value).__name__}. {NOTHING_SENT}",
         'Write types by their names in JSON Schema, such as "string".',
     )
 

@@ -29,7 +29,7 @@ from aiml_magic.api.network import settings_of_network
 
 
 def test_request(asker):
-    """A request carries what the vendor's page shows, the key as a bearer, an id of its own, and says whether to store."""
+    """A request has the fields of the vendor's page, the key as a bearer, an id of its own, and `store`."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         asker.ask(server.url, "Hello", stream=False, store=False)
         asker.ask(server.url, "Hello", chat=None, effort="high", summary="auto", instructions="Be brief.", max_output_tokens=99,
@@ -60,7 +60,7 @@ def test_any_text_arrives(asker):
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(module_asker, status):
-    """The key does not go where a redirect points."""
+    """A redirect is not followed with the key."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as elsewhere:
         reply = wire.Reply(status, {"Location": f"{elsewhere.url}/responses"})
         with wire.serve(lambda _: reply) as server, pytest.raises(errors.Redirected):
@@ -76,7 +76,7 @@ def test_redirects_are_not_followed(module_asker, status):
 )  # fmt: skip
 @pytest.mark.parametrize("proxied", [False, True])
 def test_addresses_that_are_refused(asker, url, proxied, monkeypatch):
-    """Plain http leaves this machine never, nor does an address that parsers read in two ways get the key."""
+    """Plain http to another machine, and an address that parsers read differently, are refused."""
     if proxied:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
@@ -96,7 +96,7 @@ def test_loopback_is_never_proxied(asker, monkeypatch):
 
 @contextlib.contextmanager
 def proxy(status: int = 403, reason: str | None = None):
-    """A proxy that refuses every tunnel: where it is, as host and port, and what it was asked."""
+    """A proxy that refuses every tunnel: its host and port, and its requests."""
     seen: list[tuple[str, dict[str, str]]] = []
 
     class Proxy(http.server.BaseHTTPRequestHandler):
@@ -113,7 +113,7 @@ def proxy(status: int = 403, reason: str | None = None):
 
 
 def test_proxy_of_the_environment(asker, monkeypatch):
-    """https goes through the environment's proxy by CONNECT, which is shown no key; each question by what is set by then."""
+    """https goes through the environment's proxy by CONNECT, without the key; each question by the current variables."""
     with proxy() as (one, seen), proxy() as (two, seen_by_two):
         for variables, by in (
             ({"HTTPS_PROXY": f"http://{one}"}, seen),
@@ -138,7 +138,7 @@ def test_proxy_of_the_environment(asker, monkeypatch):
     assert KEY not in str(seen + seen_by_two)
 
 
-PASSWORD = "hunter2-s%65cret"  # with a sign in it as an address must write it
+PASSWORD = "hunter2-s%65cret"  # with a character that is encoded in a URL
 
 
 @pytest.mark.parametrize("address", ["http://bob:{}@127.0.0.1:{}", "http://bob:{}@127.0.0.1:{}x", "ftp://bob:{}@h:{}",
@@ -195,7 +195,7 @@ def secure(folder: Path):
 
 
 def test_certificates_of_the_environment(asker, tmp_path, monkeypatch):
-    """A certificate that is trusted after the first question holds for the next one, and one that is no longer trusted does not."""
+    """A change of the trusted certificates applies to the next question, in both directions."""
     file = tmp_path / "trusted.pem"
     with secure(tmp_path) as (url, made, _):
         with pytest.raises(errors.ConnectError, match="(?i)certificate") as refused:
@@ -225,7 +225,7 @@ def test_no_certificate_of_the_environment(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 @pytest.mark.parametrize("what", ["missing", "a folder", "garbage", "empty"])
 def test_certificates_that_cannot_be_read(module_asker, tmp_path, monkeypatch, name, what):
-    """Where no certificate can be read the variable and its path are named, and no connection is made."""
+    """If certificates cannot be read, the error names the variable and its path, and no connection is made."""
     path = tmp_path / "trusted"
     match what:
         case "a folder" if name == "SSL_CERT_FILE":
@@ -297,7 +297,7 @@ def test_keepalive(asker):
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_compressed_answer(asker, coding):
-    """None is asked for, but a compressed answer is read all the same: it was paid for."""
+    """An unrequested compressed answer is still read: it was paid for."""
     pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
     body = pack(json.dumps(wire.response("Packed.")).encode())
     reply = wire.Reply(
@@ -382,7 +382,7 @@ def test_large_event(asker):
 
 
 def test_error_body_holding_the_key(asker, home):
-    """A server that echoes the key does not bring it into a message or the journal."""
+    """A key that a server echoes is in no message and not in the journal."""
     for reply in (
         wire.json_reply({"message": f"bad key {KEY}"}, 401),
         wire.json_reply(wire.response(f"You sent {KEY}")),
@@ -411,7 +411,7 @@ def test_stream_refused(asker):
 
 
 def test_retries_until_it_is_good(asker):
-    """A 503 and then a good answer is an answer; each attempt has its own id in a log."""
+    """A retry after a 503 is answered; each attempt has its own id in a log."""
     replies = iter(
         [wire.json_reply({"message": "Service unavailable"}, 503), wire.json_reply(wire.response())]
     )
@@ -435,7 +435,7 @@ def test_silence(asker):
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", ""])
 @pytest.mark.parametrize("body", ["json", "events"])
 def test_wrong_content_type(module_asker, kind, body):
-    """An answer under a wrong Content-Type is read by what it is."""
+    """An answer with a wrong Content-Type is read by its content."""
     whole = json.dumps(wire.response())
     text = (
         whole if body == "json" else f'data: {{"type":"response.completed","response":{whole}}}\n\n'
@@ -445,7 +445,7 @@ def test_wrong_content_type(module_asker, kind, body):
 
 
 def test_reset_after_the_end(asker):
-    """A connection that breaks when the answer is already whole loses nothing."""
+    """A connection that breaks after the complete answer loses nothing."""
     event = json.dumps({"type": "response.completed", "response": wire.response()})
     replies = [
         wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()], end="reset"),
@@ -462,7 +462,7 @@ def test_reset_after_the_end(asker):
 
 
 def test_connection_is_used_again(module_asker):
-    """An answer leaves its connection to the next question: a JSON body, and a stream, whose end comes after its last event."""
+    """The next question reuses the connection, after a JSON body and after a stream whose end follows its last event."""
     whole = wire.response(meta={"usage": {"usd_spent": 0.01}})
     event = json.dumps({"type": "response.completed", "response": whole})
     stream = wire.Reply(200, {"Content-Type": STREAM}, [f"data: {event}\n\n".encode()])
@@ -502,7 +502,7 @@ asyncio.run(main())
     [("127.0.0.1", 30, 1), ("localhost", 30, 1), ("127.0.0.1", 0.1, 60)],
 )
 def test_no_free_file_handle(host, silence, freed_after):
-    """Where no file handle is free a request waits for one; if none comes free the error says what it is, and nothing was sent."""
+    """Without a free file handle a request waits for one; after the timeout the error says so, and nothing was sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         url = server.url.replace("127.0.0.1", host)
         command = [

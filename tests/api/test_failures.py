@@ -1,4 +1,4 @@
-"""The table of errors: what each means, and whether the request may be sent again."""
+"""The table of errors: the class of each, and whether the request may be sent again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("status", "body", "seconds", "kind", "retry"), TABLE)
 def test_table(status, body, seconds, kind, retry):
-    """Each row of the vendor's table is the right error, sent again only if it cannot have been executed, and says what it cost."""
+    """Each row of the vendor's table has the right error, retry and cost: a request is sent again only if it cannot have been executed."""
     raw = body if isinstance(body, str) else json.dumps(body)
     error = failures.http_error(status, {}, raw.encode(), seconds)
     assert (kind, retry) == (type(error), error.retry)
@@ -87,7 +87,7 @@ def test_table(status, body, seconds, kind, retry):
     ],
 )
 def test_retry_after(headers, seconds):
-    """Each form of Retry-After is read; a date against the server's own clock; nonsense is as if it were not there."""
+    """Each form of Retry-After is read, a date by the server's own clock; nonsense is ignored."""
     assert seconds == failures.retry_after(headers)
 
 
@@ -142,7 +142,7 @@ def test_any_body(status, body, seconds):
 
 @given(bodies.filter(lambda body: body[:1] == b"{"))
 def test_errors_survive_the_journal(body):
-    """An error is the same after it was written down and read."""
+    """An error read from the journal equals the one written."""
     try:
         raw = json.loads(body)
     except ValueError:
@@ -158,7 +158,7 @@ KEPT = [{}, {"message": "\n"}, {"message": 5}, {"message": "x", "later": 1}, {"h
 
 @pytest.mark.parametrize("kept", KEPT)
 def test_errors_of_others(kept):
-    """An error that somebody else's journal holds, or a newer version's, is two lines at most, without control characters."""
+    """An error from a forged or newer journal has at most two lines, without control characters."""
     error = errors.error_from_dict(kept)
     lines = str(error).split("\n")
     assert len(lines) <= 2

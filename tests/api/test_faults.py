@@ -1,6 +1,6 @@
-"""What a wire can do: what the person gets, what the journal holds, and how many times the question was sent.
+"""Faults of the network: the result for the person, the journal's row, and the number of requests.
 
-Every fault meets a question of its own, all at once, over real sockets.
+Every fault has a question of its own, all at once, over real sockets.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def stream(*chunks: bytes, end: str = "reset") -> wire.Reply:
 
 
 def ended(**fields) -> wire.Reply:
-    """A whole response; without output and usage, unless they are given."""
+    """A complete response; without output and usage, unless they are given."""
     return body(json.dumps(wire.response(**{"output": [], "usage": None} | fields)).encode())
 
 
@@ -118,10 +118,10 @@ NOW = email.utils.formatdate(time.time(), usegmt=True)
 
 
 class Fault(NamedTuple):
-    """What the server does, answer by answer (the last is repeated); then what is to come of it.
+    """The server's replies in order (the last is repeated), and the expected result.
 
-    `came` is the text of the answer or the class of the error; `posts` is how many arrived; `is_charged` that it may be charged;
-    `kept` the text that is kept of a failed one.
+    `came` is the text of the answer or the class of the error; `posts` is the number of requests; `is_charged`: it may be charged;
+    `kept` is the stored text of a failed one.
     """
 
     name: str
@@ -327,7 +327,7 @@ def test_doubtful_is_not_sent_again(asker):
 
 @contextlib.contextmanager
 def breaking_tls(context: ssl.SSLContext, begun: bytes):
-    """A server that reads a question, says `begun`, and then what no TLS is; its address, and the questions."""
+    """A server that reads a question, sends `begun`, and then bytes that are not TLS; its address, and the questions."""
     asked: list[bytes] = []
 
     def talk(connection: socket.socket) -> None:
@@ -369,7 +369,7 @@ def breaking_tls(context: ssl.SSLContext, begun: bytes):
     "begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CREATED + DELTA]
 )
 def test_tls_that_breaks(asker, tmp_path, monkeypatch, begun):
-    """TLS that breaks when the question is out may have cost it: it is not sent again."""
+    """After TLS breaks behind the question, it may be charged, and is not sent again."""
     key, made = certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(made))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -403,7 +403,7 @@ def test_settings_that_cannot_be_used(asker, monkeypatch, settings):
 
 
 def test_proxy_that_dies(asker, monkeypatch):
-    """A proxy that takes the wish for a tunnel and says nothing has had no byte of the question."""
+    """A proxy that accepts a CONNECT and stays silent gets no byte of the question."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         with pytest.raises(errors.RequestFailed) as failed:
@@ -412,7 +412,7 @@ def test_proxy_that_dies(asker, monkeypatch):
 
 
 def test_interrupt_behind_the_end(asker):
-    """The answer is whole, and only its cost is waited for: an interrupt then keeps it."""
+    """An interrupt after the complete answer, while only its cost is missing, keeps the answer."""
     with wire.serve(lambda _: stream(CREATED, DELTA, COMPLETED, end="hang")) as server:
         job = asker.start(server.url, cell="a")
         wait_until(lambda: job.progress.state == "writing")
@@ -430,7 +430,7 @@ def test_pings_behind_the_end(asker):
 
 
 def test_sign_of_life_that_a_sleep_hid(asker):
-    """A question in our own runner's hands is followed, however old its sign of life: the machine may have slept."""
+    """A question of the kernel's own runner is followed even with a stale heartbeat: the machine may have slept."""
     with wire.serve(lambda _: body(CREATED, COMPLETED, kind=STREAM, pace=1.0)) as server:
         job = asker.start(server.url, cell="a", replay="auto", background=True)
         wait_until(lambda: job.status == "sent")
@@ -440,7 +440,7 @@ def test_sign_of_life_that_a_sleep_hid(asker):
 
 
 def test_cost_of_a_failed_run(asker):
-    """The cost of a run that failed on its way is counted once, and its cell, run again, sends nothing."""
+    """The cost of a run that failed midway is counted once, and its cell, run again, sends nothing."""
     failed = event("response.failed", response={"id": "r", **LIMIT, **PAID})
     with wire.serve(lambda _: stream(CREATED, DELTA, failed, end="clean")) as server:
         for _ in range(2):
@@ -454,7 +454,7 @@ def test_cost_of_a_failed_run(asker):
 
 
 def test_doubtful_costs_are_counted(asker):
-    """Questions of unknown cost are counted beside the sum of the known costs."""
+    """The number of questions of unknown cost is shown with the sum of the known costs."""
     with (
         wire.serve(lambda _: wire.Reply(end="close")) as server,
         pytest.raises(errors.ConnectionLost),
@@ -469,7 +469,7 @@ WORDS = {"succeeded": "completed", "COMPLETED": "completed", "Success": "complet
 
 
 def test_finished_in_other_words(asker):
-    """A received answer is replayed under any status; the status is the API's word, else the server's."""
+    """A received answer with any status is replayed; its status is the API's word, else the server's."""
 
     def answer(request):
         said = request.body["input"]
@@ -516,7 +516,7 @@ REFUSALS = [400, 401, 402, 403, 407, 302, 418]
 
 @contextlib.contextmanager
 def polled(refusals: list[wire.Reply]):
-    """A server that takes every question, and answers looks for them with `refusals`, in turn, then with what it has."""
+    """A server that accepts every question, and answers polls with `refusals` in order, then with the response."""
     left = list(refusals)
 
     def answer(request: wire.Request) -> wire.Reply:
@@ -537,7 +537,7 @@ def polled(refusals: list[wire.Reply]):
 
 
 def test_poll_that_is_refused(asker):
-    """A refusal of a look says nothing of the question: it may be charged, its id is kept, and its cell goes on by that."""
+    """A refused poll decides nothing about the question: it may be charged, and its cell resumes it by its id."""
     options = {"replay": "auto", "chat": None}
     with polled([said(status, "No.") for status in REFUSALS]) as server:
         asked = [str(number) for number in range(len(REFUSALS))]
@@ -564,7 +564,7 @@ def test_poll_that_is_refused(asker):
 
 
 def test_poll_that_finds_nothing(asker):
-    """A server that does not know what it took is asked once more when the cell is run again, and gets no second question."""
+    """If a server does not know an accepted response, running the cell again polls once more, and sends no second question."""
     with polled([said(404)] * 3) as server:
         with pytest.raises(errors.RetrieveUnsupported, match="may have been executed and charged"):
             asker.ask(server.url, "1", cell="a", replay="auto")
@@ -574,7 +574,7 @@ def test_poll_that_finds_nothing(asker):
 
 
 def test_runner_that_dies_while_it_polls(asker):
-    """After its runner died, a question that the server accepted is fetched by its id by the same cell, which sends nothing."""
+    """After the death of its runner, the same cell fetches an accepted question by its id, and sends no second one."""
     with polled([]) as server:
         job = asker.start(server.url, "1", cell="a", replay="auto")
         wait_until(lambda: Response(asker.journal.row(job.id).response).outcome == "pending")
@@ -588,7 +588,7 @@ def test_runner_that_dies_while_it_polls(asker):
 
 
 def test_runner_of_another_kernel_that_dies(asker):
-    """A kernel that follows a question takes it over when its runner has no heartbeat any more: by running its cell again, or by resume."""
+    """A kernel takes over a question when its runner's heartbeat is stale: by running its cell again, or by resume."""
     other, options = Asker(asker.path), {"replay": "auto", "chat": None}
     with polled([]) as server:
         jobs = [other.start(server.url, text, cell=text, **options) for text in "12"]

@@ -57,7 +57,7 @@ FIELDS = {
     ids=[*(f"tool: {name}" for name in TOOLS), *(f"field: {name}" for name in FIELDS)],
 )  # fmt: skip
 def test_secrets_are_sent_and_nowhere(module_asker, tmp_path, options):
-    """A secret reaches the wire whole, in its place; no file, page or answer has it, not even if the server echoes it; a replay finds it."""
+    """A secret is sent unchanged, in its field; no file, page or answer has it, even if the server echoes it; a replay ignores it."""
     asker = module_asker
     kept_in = asker.path.parent
 
@@ -87,7 +87,7 @@ def test_secrets_are_sent_and_nowhere(module_asker, tmp_path, options):
 
 
 def test_words_that_are_no_secrets():
-    """Limits, names of what is compared, keywords and parameters of functions are what they are."""
+    """Limits, attribute names in filters, keywords and parameters of functions do not count as secrets."""
     request = {
         "model": "m",
         "input": "my token is https://u:p@example.org",
@@ -115,7 +115,7 @@ def test_words_of_the_api_are_read(asker):
 
 
 def test_api_key_in_a_hidden_place(asker):
-    """The API key itself is refused wherever it is, also where a secret of a tool may be."""
+    """The API key itself is refused everywhere, also in a field for a tool's secret."""
     from asking import KEY
 
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
@@ -137,7 +137,7 @@ def test_one_label_of_two_servers(asker):
 
 
 def test_what_an_earlier_version_kept_is_replayed(asker):
-    """A row whose key was made with the secrets in it, as of a field that an earlier version kept, is found."""
+    """A row of an earlier version whose key covers stored secrets is found."""
     field = {"metadata": {"note_key": SECRET}}
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         asker.ask(server.url, chat=None, params=field)
@@ -161,11 +161,11 @@ values = st.recursive(
 
 
 @example({"a": None, "key": [None]}, [{"key": "0"}])  # a field and a tool that look alike
-@example({"key": {"password": 0}}, [])  # what is kept has no secret, also below such a name
+@example({"key": {"password": 0}}, [])  # the public form has no secret, also below such a name
 @example({"pin": [4711, None], "env": {"name": "token", "value": "x"}}, [])
 @given(st.dictionaries(names, values), st.lists(st.dictionaries(names, values)))
 def test_split_and_restored(fields, tools):
-    """Any request comes back whole from what is kept and what is hidden, also by way of JSON, and what is kept has no secret."""
+    """Any request is restored from its public form and its secrets, also after JSON, and the public form has no secret."""
     request = {"input": "x", **fields, "tools": tools}
     kept, secrets = json.loads(json.dumps(hidden.split(request)))
     assert request == hidden.restored(kept, secrets) or _has_two_secrets_in_one_place(request)
@@ -174,6 +174,6 @@ def test_split_and_restored(fields, tools):
 
 
 def _has_two_secrets_in_one_place(request) -> bool:
-    """Two tools that differ only in their secrets are one in what is kept, and so is their secret."""
+    """Whether two tools have the same public form."""
     kept = [json.dumps(tool, sort_keys=True) for tool in hidden.split(request)[0]["tools"]]
     return len(set(kept)) < len(kept)

@@ -1,4 +1,4 @@
-"""Every item and annotation of the API through a real socket into a real notebook: what is shown, and what the answer gives."""
+"""Every item and annotation of the API through a real socket into a real notebook: its outputs, and its attributes of the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def said(text: str, *annotations: dict, **fields) -> dict:
             "content": [{"type": "output_text", "text": text, "annotations": list(annotations)}]} | fields  # fmt: skip
 
 
-# What the server sends; what is shown; an expression of the answer and its value.
+# The server's item; the text shown; an expression of the answer and its value.
 ITEMS = {
     "message": ([said("Hello.")], ["Hello."], "answer.text", "Hello."),
     "several messages": ([said("One. "), said("Two.")], ["One. Two."], "answer.text", "One. Two."),
@@ -76,7 +76,7 @@ def running(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_item(running, name):
-    """Each item is shown, at once or in the details when they are opened, and the answer gives it; none is fatal, none is lost."""
+    """Each item is shown, at once or in the opened details, and is an attribute of the answer; none raises, none is lost."""
     _, shown, expression, value = ITEMS[name]
     ran = running.run(f"%%o3pro --alone -o answer\n{name}")
     fetched = running.run(

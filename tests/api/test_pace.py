@@ -1,4 +1,4 @@
-"""A server that limits the number of requests is waited for, and no question is lost to it."""
+"""At a server with a rate limit requests wait, and no question fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_map_waits(monkeypatch):
 
 @pytest.mark.parametrize(("retry_after", "least"), [("0", 3), ("0.1", 3), ("30", 1)])
 def test_timeout_ends_it(monkeypatch, retry_after, least):
-    """A server that never takes a question ends it after the timeout, free, however long or short it asks to wait."""
+    """A question to a server that never accepts it ends after the timeout, for free, for any Retry-After."""
     with wire.serve(limited(Limit(0, 1), **{"Retry-After": retry_after})) as server:
         monkeypatch.setenv("AIML_API_URL", server.url)
         began = time.monotonic()
@@ -42,7 +42,7 @@ def test_timeout_ends_it(monkeypatch, retry_after, least):
 
 
 def test_quota_ends_it(monkeypatch):
-    """A quota that is used up is not waited for."""
+    """A used-up quota ends the question at once."""
 
     def answer(_):
         return wire.json_reply({"error": {"code": "insufficient_quota"}}, status=429)
@@ -75,7 +75,7 @@ async def _posts(rows: int, limit: Limit, retry_after: float | None) -> int:
 
 @pytest.mark.parametrize("retry_after", [None, 0.1])
 def test_few_are_refused(monkeypatch, retry_after):
-    """After the first burst hardly a request is refused, whether the server says when to come again or not."""
+    """After the first burst few requests are refused, with and without Retry-After."""
     monkeypatch.setattr(pace, "_FIRST", 0.1)
     posts = asyncio.run(_posts(60, Limit(10, 0.3), retry_after))
     assert 60 <= posts <= 125
@@ -83,7 +83,7 @@ def test_few_are_refused(monkeypatch, retry_after):
 
 @pytest.mark.parametrize("accepted", [0, 7])
 def test_outage(monkeypatch, accepted):
-    """A server that was unavailable for a while has no limit afterwards: the rest goes on at once."""
+    """After an outage the server has no limit: the remaining requests are sent at once."""
     monkeypatch.setattr(pace, "_FIRST", 0.1)
 
     async def ask_all() -> None:

@@ -1,6 +1,6 @@
-"""The official client of the API as a judge: of what is sent, of what the sandbox answers, and by talking to the sandbox itself.
+"""The official client of the API as a judge of our requests and of the sandbox, and as a client of the sandbox.
 
-It knows OpenAI's API, of which AI/ML API's is a relative: what the vendor adds is named here, and nothing else may be unknown to it.
+It knows OpenAI's API, to which AI/ML API's is similar: the vendor's additions are named here, and nothing else may be unknown to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from aiml_magic.sandbox import rules
 from aiml_magic.sandbox.events import events
 from aiml_magic.sandbox.memory import Memory
 
-# Fields of a response that OpenAI's types have not; its servers send the penalties.
+# Fields of a response that OpenAI's types lack; its servers send the penalties.
 OF_THE_VENDOR = {"meta", "store", "frequency_penalty", "presence_penalty"}
 REQUEST = TypeAdapter(ResponseCreateParams)
 EVENTS = {
@@ -95,7 +95,7 @@ def test_requests(asker, name):
 
 @pytest.mark.parametrize("chain", ["id", "transcript"])
 def test_conversations(asker, chain):
-    """So do the turns of a conversation with calls, by id and as a transcript."""
+    """The turns of a conversation with calls have the official types, by id and as a transcript."""
     replies = iter([wanting(("call_1", "price", {"item": "pear", "count": 2})), *(wire.json_reply(wire.response(id=f"r{n}")) for n in range(2))])  # fmt: skip
     with wire.serve(lambda _: next(replies)) as server:
         for cell in ("one", "two"):
@@ -113,7 +113,7 @@ def test_conversations(asker, chain):
 
 
 def test_the_judge_sees():
-    """A field that the API has not, and one of a wrong type, would be seen, also inside of the input."""
+    """The judge reports an unknown field, and one of a wrong type, also inside the input."""
     message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "?"}]}
     for wrong in (
         {"modell_": "x"},
@@ -169,7 +169,7 @@ ASKED = [
 
 @pytest.mark.parametrize("body", ASKED, ids=str)
 def test_sandbox_answers(body):
-    """Every response and every event of the sandbox has all that the official types need, and nothing that they do not know."""
+    """Every response and event of the sandbox has all required fields of the official types, and no unknown ones."""
     body = {"model": "openai/o3-pro", "store": True} | body
     response = Memory().respond(body, rules.orders(body["input"]))
     assert unknown(Response.model_validate(response)) <= OF_THE_VENDOR
@@ -200,7 +200,7 @@ def test_create_and_go_on(client):
 
 
 def test_stream(client):
-    """The official client puts the same answer together from a stream, which it follows event by event."""
+    """The official client assembles the same answer from a stream, event by event."""
     asked = {
         "model": "openai/o3-pro",
         "input": "Why is the sky dark?",
@@ -217,7 +217,7 @@ def test_stream(client):
 
 
 def test_background_stream(client):
-    """The official client follows a stream of the background, and takes it up again behind any event."""
+    """The official client follows the stream of a background response, and resumes it after any event."""
     asked = {"model": "openai/o3-pro", "input": "Later?\nsandbox: delay=0.3", "background": True}
     # The vendor's last chunk has no type.
     seen = list(client.responses.create(**asked, stream=True))[:-1]
@@ -233,7 +233,7 @@ def test_background_stream(client):
 
 
 def test_parse(client):
-    """The official client gets an instance of the type that it asked for."""
+    """The official client gets an instance of the requested type."""
     parsed = client.responses.parse(
         model="openai/o3-pro", input="The largest?", text_format=Capital
     )
@@ -256,7 +256,7 @@ def test_tools(client):
 
 
 def test_background_and_cancel(client):
-    """The official client leaves an answer to the background, looks after it, and cancels it."""
+    """The official client starts a background response, polls it, and cancels it."""
     queued = client.responses.create(
         model="openai/o3-pro", input="Later?\nsandbox: delay=60", background=True, store=True
     )
@@ -269,7 +269,7 @@ def test_background_and_cancel(client):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 503])
 def test_errors(client, status):
-    """The official client takes a refusal of the sandbox for what it is."""
+    """The official client raises the right class for each refusal of the sandbox."""
     with pytest.raises(APIStatusError) as refused:
         client.responses.create(model="openai/o3-pro", input=f"Why?\nsandbox: fault={status}")
     assert status == refused.value.status_code

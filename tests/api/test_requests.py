@@ -1,4 +1,4 @@
-"""Every field of a request, through a real socket: what is sent is what the API's own description takes, and a stricter one of ours."""
+"""Every field of a request, through a real socket: the requests are valid by the API's description, and by a stricter schema."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add(a: int, b: int = 1) -> int:
 MCP = {"type": "mcp", "server_label": "docs", "server_url": "https://example.org/mcp", "headers": {"Authorization": "Bearer secret-of-docs"},
        "require_approval": "never", "allowed_tools": ["search"]}  # fmt: skip
 
-# What is asked, and the field that it is about with its value on the wire; `...` is any.
+# The question's options, and the field of the request with its value; `...` is any.
 FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model": ({"model": "openai/o3-pro"}, {"model": "openai/o3-pro"}),
     "input": ({}, {"input": "Why?"}),
@@ -109,7 +109,7 @@ def without_nullable(schema: Any) -> Any:
 
 
 def judge(*bodies: dict[str, Any]) -> None:
-    """Both schemas take these requests, or the test fails."""
+    """Checks that both schemas accept these requests."""
     schemas = [OURS, *([vendors()] if VENDORS.exists() else [])]
     for body in bodies:
         for schema in schemas:
@@ -141,7 +141,7 @@ def server(plain_script, monkeypatch, replies):
 
 
 def test_fields(server, replies):
-    """Each field arrives as it was given, in a request that both schemas take."""
+    """Each field arrives unchanged, in a request that both schemas accept."""
     for name, (given, expected) in FIELDS.items():
         if name == "schema":
             replies.append({"text": '{"score": 1, "why": "so"}'})
@@ -155,7 +155,7 @@ def test_fields(server, replies):
 
 
 def test_fields_are_all():
-    """No field of the API is left out above, and ours has no other."""
+    """The cases above cover every field of the API, and our schema has no other."""
     tested = {field for _, expected in FIELDS.values() for field in expected} | {
         "previous_response_id"
     }
@@ -164,7 +164,7 @@ def test_fields_are_all():
 
 
 def test_schemas_see():
-    """The referee refuses invalid requests: else its verdict would mean nothing."""
+    """Both schemas refuse invalid requests."""
     good = {"model": "openai/o3-pro", "input": "Why?", "store": True}
     judge(good)
     for wrong in (
@@ -180,7 +180,7 @@ def test_schemas_see():
 
 @pytest.mark.parametrize("chain", ["id", "transcript"])
 def test_conversation(server, replies, chain):
-    """A question, a refusal, an image and a file: the turn that follows them is a request like any other, in both forms."""
+    """The turn after a question, a refusal, an image and a file is a valid request, by id and as a transcript."""
     asking.loaded_or_new().chain = chain
     replies += [{"text": "One."}, {"text": "Two."}, {"text": "Three."}]
     for question in ({"attach": PNG}, {"attach": b"x"}, {}, {"instructions": "Be brief."}):
@@ -193,7 +193,7 @@ def test_conversation(server, replies, chain):
 
 @pytest.mark.parametrize("chain", ["id", "transcript"])
 def test_rounds_of_tools(server, replies, chain):
-    """Results of functions and the answers to approvals go back as items that both schemas take."""
+    """Results of functions and answers to approvals are sent as items that both schemas accept."""
     asking.loaded_or_new().chain = chain
     call = {
         "type": "function_call",
@@ -213,7 +213,7 @@ def test_rounds_of_tools(server, replies, chain):
 
 
 def test_approval(server, replies):
-    """An approval goes back as an item that both schemas take."""
+    """An approval is sent as an item that both schemas accept."""
     replies.append(
         {
             "output": [

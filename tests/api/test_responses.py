@@ -1,4 +1,4 @@
-"""Responses and streams as values: the laws, and what the vectors do not show."""
+"""Responses and streams as values: the laws, and cases beyond the vectors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_stream_says_what_the_response_says(text, is_cut):
 
 @given(objects, st.text(min_size=1, max_size=8).filter(lambda kind: kind not in KINDS))
 def test_what_is_unknown_is_kept(item, kind):
-    """An item of an unknown type passes a stream unchanged, and its type is named; so do unknown fields."""
+    """An item of an unknown type, and unknown fields, pass a stream unchanged, and the type is named."""
     novel = item | {"type": kind, "novel": item}
     stream = Stream()
     stream.add({"type": f"response.{kind}.novel", "item": item})
@@ -102,14 +102,14 @@ def test_lone_surrogate():
     ],
 )
 def test_load_is_bounded(body):
-    """JSON that is too large, too deep or none is a ValueError, not a crash nor a gigabyte."""
+    """JSON that is too large, too deep or invalid raises ValueError, without a crash or much memory."""
     with pytest.raises(ValueError):
         load(body)
 
 
 @pytest.mark.parametrize("spent", [None, True, "", "abc", "nan", "inf", -1, [], {}])
 def test_cost_is_never_made_up(spent):
-    """A cost that is not an amount counts as unknown, not as $0.00."""
+    """A cost other than a valid amount counts as unknown, not as $0.00."""
     assert (
         cost({"meta": {"usage": {"usd_spent": spent}}}, {"x-aimlapi-usd-spent": str(spent)}) is None
     )
@@ -161,7 +161,7 @@ ITEMS = st.fixed_dictionaries(
 
 @given(st.lists(ITEMS, max_size=4))
 def test_either_way_to_the_text(items):
-    """An output in the API's own form is read in a short way, and says what it says beside an unknown item."""
+    """The fast path for an output in the API's own form gives the same text as the general one."""
     unknown = {"type": "unheard_of"}
     short, long = (Response({"output": output}) for output in (items, [*items, unknown]))
     assert short.text == long.text
@@ -169,7 +169,7 @@ def test_either_way_to_the_text(items):
 
 @given(st.fixed_dictionaries({}, optional={"error": values, "incomplete_details": values}))
 def test_completed_is_believed_alone(fields):
-    """A response calls itself completed in any word; beside an error or details of its end it is not."""
+    """A status with any word for completed is completed, unless there is an error or incomplete details."""
     own, other = (
         Response({"status": word, **fields}).status for word in ("completed", "Completed")
     )

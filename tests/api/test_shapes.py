@@ -58,11 +58,11 @@ DELTA = event("response.output_text.delta", output_index=0, content_index=0, del
 COMPLETED = event("response.completed", response=wire.response())
 
 
-# ---- how it ended
+# ---- the end of an answer
 
 
 def test_documented_sample_in_a_stream(module_asker):
-    """A terminal event decides, though the response in it has no status, and one before said that it goes on."""
+    """A terminal event decides, even if its response has no status and an earlier one was in progress."""
     whole = {name: value for name, value in wire.response().items() if name != "status"}
     told = stream(CREATED, DELTA, event("response.completed", response=whole))
     answer, posts = asked(module_asker, told)
@@ -91,7 +91,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("kind", "inside", "status"), ENDS)
 def test_the_worse_end_counts(module_asker, kind, inside, status):
-    """How an answer ended is the worse of what the event and the response in it say; what goes on does not count."""
+    """The final status is the worse one of the event and of its response; an unfinished status does not count."""
     came, posts = asked(
         module_asker, stream(CREATED, DELTA, event(kind, response=wire.response(**inside)))
     )
@@ -141,7 +141,7 @@ def test_reasons_of_incompleteness(module_asker, reason):
     assert (reason == "max_output_tokens") == ("output tokens" in told)
 
 
-# ---- what was streamed
+# ---- streamed content
 
 CALL = {
     "type": "function_call",
@@ -229,7 +229,7 @@ FINALS = {
 @pytest.mark.parametrize("final", FINALS)
 @pytest.mark.parametrize("streamed", STREAMED)
 def test_nothing_empty_overrides_what_was_streamed(module_asker, streamed, final):
-    """Text, citations, calls and summaries that were streamed stay where the final response is empty, with a remark."""
+    """Streamed text, citations, calls and summaries fill an empty final response, with a remark."""
     if "call" in final and "call" not in streamed:
         return
     told = event("response.completed", response=wire.response(output=FINALS[final]))
@@ -248,7 +248,7 @@ def test_nothing_empty_overrides_what_was_streamed(module_asker, streamed, final
 
 
 def test_what_is_whole_is_not_doubled(module_asker):
-    """A final response that has the streamed text under other ids, or as one message, is used unchanged."""
+    """A final response with the streamed text under other ids, or as one message, is used unchanged."""
     first, second = message(text("One. "), id="a"), message(text("Two."), id="b")
     pieces = [
         event("response.output_item.done", output_index=place, item=item)
@@ -266,7 +266,7 @@ def test_what_is_whole_is_not_doubled(module_asker):
 
 
 def test_polled_answer_that_is_empty(module_asker):
-    """Content of an earlier poll stays if the last one lacks it."""
+    """Content of an earlier poll is kept if the last one lacks it."""
     begun = wire.json_reply(wire.response(status="in_progress"))
     answer, posts = asked(module_asker, begun, output(message(text(""))))
     assert ("Fine.", 1) == (answer.text, len(posts))
@@ -274,7 +274,7 @@ def test_polled_answer_that_is_empty(module_asker):
 
 
 def test_fields_that_are_empty_at_the_end(module_asker):
-    """An id, a model or a count of an earlier event stays if the terminal event has none."""
+    """An id, a model or a count of an earlier event is kept if the terminal event has none."""
     told = event("response.created", response=wire.response(status="in_progress", output=[]))
     end = event(
         "response.completed", response={"id": None, "model": "", "usage": None, "output": []}
@@ -288,7 +288,7 @@ def test_fields_that_are_empty_at_the_end(module_asker):
 
 
 def test_many_deltas_are_an_answer(asker):
-    """One event and the text are bounded, not the sum of envelopes: 60,000 deltas of 282 bytes are an answer."""
+    """Only the size of one event and of the text is bounded, not the envelopes: 60,000 deltas of 282 bytes are an answer."""
     fields = {
         "item_id": "msg_1",
         "output_index": 0,
@@ -308,7 +308,7 @@ def test_many_deltas_are_an_answer(asker):
     assert 300_000 > next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-# ---- what it says
+# ---- the content
 
 TEXTS = {
     "a part of type text": [message({"type": "text", "text": "Fine."})],
@@ -367,7 +367,7 @@ CALLS = [
 
 @pytest.mark.parametrize("items", CALLS)
 def test_calls_of_every_shape(module_asker, items):
-    """A call is one in the form of chat completions too."""
+    """A call in the form of chat completions is read as a call."""
     answer, _ = asked(module_asker, output(*items))
     calls = [(call.id, call.name, call.arguments) for call in answer.response.calls]
     assert [("c_1", "add", '{"a":1}')] == calls
@@ -402,7 +402,7 @@ def test_open_reasoning(module_asker, item):
 
 
 def test_open_reasoning_in_a_stream(module_asker):
-    """The same in pieces."""
+    """Streamed reasoning of an open model is shown in the details, not in the answer."""
     pieces = event(
         "response.reasoning_text.delta", output_index=3, content_index=0, delta="I weighed it."
     )
@@ -422,7 +422,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_places_of_citations(module_asker, place):
-    """Only a range that ends behind the text points outside it; `index` is a place among files."""
+    """Only a range that ends after the text is out of range; `index` is the position of a file."""
     note, is_inside = PLACES[place]
     answer, _ = asked(module_asker, output(message(text("Fine.", note))))
     assert is_inside == ("citation_out_of_range" not in answer.notices)
@@ -470,7 +470,7 @@ def test_phases(module_asker, is_streamed):
 
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_schema_is_of_the_final_answer(module_asker, is_streamed):
-    """A schema reads the final answer alone, also where commentary is JSON that would fit it."""
+    """Only the final answer is parsed, even if commentary is JSON that would fit the schema."""
     first = message(text('{"n": 1}'), id="m1", phase="commentary")
     reply = phased(first) if is_streamed else output(first, PHASES[1])
     with wire.serve(lambda _: reply) as server:
@@ -480,7 +480,7 @@ def test_schema_is_of_the_final_answer(module_asker, is_streamed):
 
 
 def test_interrupted_commentary_is_no_answer(module_asker):
-    """The text kept of an interrupted stream is that of the answer alone."""
+    """The stored text of an interrupted stream is that of the answer only."""
     whole = phased()
     came, _ = asked(module_asker, stream(*whole.chunks[:-1], end="reset"))
     assert isinstance(came, errors.StreamInterrupted)
@@ -488,7 +488,7 @@ def test_interrupted_commentary_is_no_answer(module_asker):
 
 
 def test_commentary_alone(module_asker):
-    """Where nothing but commentary came, it is what there is to show."""
+    """If there is only commentary, it is shown as the answer."""
     assert "Let me look." == asked(module_asker, output(PHASES[0]))[0].text
 
 
@@ -521,7 +521,7 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES)
 def test_errors_in_words(module_asker, body):
-    """An error says what the server says, in words: no Python, no JSON around it, and one sentence on money."""
+    """An error quotes the server's message without Python or JSON around it, and has one sentence on money."""
     error, posts = asked(module_asker, wire.json_reply(BODIES[body], 422))
     assert isinstance(error, errors.InvalidRequest)
     assert 1 == len(posts)
@@ -535,7 +535,7 @@ def test_errors_in_words(module_asker, body):
 )
 @pytest.mark.parametrize("status", [200, 400, 504])
 def test_one_sentence_on_money(module_asker, words, status):
-    """A server's own words on charges are not repeated beside ours."""
+    """A server's own sentence on charges is replaced by ours."""
     error, _ = asked(
         module_asker, wire.json_reply({"error": {"message": f"Sorry. {words}"}}, status)
     )
@@ -621,7 +621,7 @@ def test_refused_form(module_asker, field, at):
 
 @pytest.mark.parametrize("field", FORMS)
 def test_refused_for_ever(module_asker, field):
-    """A server that refuses the other form too is not asked a third time."""
+    """A server that refuses the other form as well gets no third request."""
     error, posts = asked(module_asker, reply_of(FORMS[field][0]))
     assert isinstance(error, errors.InvalidRequest)
     assert [True, False] == [body[field] for body in posts]
@@ -649,7 +649,7 @@ def test_refused_chain(module_asker, at):
         return refusal if "previous_response_id" in request.body else FINE
 
     with wire.serve(answer) as server:
-        # A port comes again now and then, and the journal knows which server refuses response ids.
+        # Ports are reused, and the journal knows which server refuses response ids.
         url, options = server.url.replace("/v1", f"/{at}/v1"), {"chat": f"chain {at}"}
         module_asker.ask(url, "One?", cell="1", **options)
         answered = module_asker.ask(url, "Two?", cell="2", **options)
@@ -686,14 +686,14 @@ def test_other_refusals_are_not_sent_again(module_asker, at):
     ],
 )
 def test_nothing_is_sent_again_after_output(module_asker, begun):
-    """After anything of an answer came, a refusal of its form sends nothing again by itself."""
+    """After a part of an answer was received, a refusal of its form is not followed by another request."""
     error = event("error", code="400", message="'stream' is not supported", param="stream")
     came, posts = asked(module_asker, stream(CREATED, begun, error), FINE)
     assert isinstance(came, errors.RequestFailed)
     assert 1 == len(posts)
 
 
-# ---- another form than its Content-Type says
+# ---- another form than the Content-Type's
 
 WHOLE = json.dumps(wire.response()).encode()
 LINES = b"".join(
@@ -734,7 +734,7 @@ def test_cut_off_under_events(module_asker):
 
 @pytest.mark.parametrize("kind", [STREAM, "application/json"])
 def test_error_as_a_whole_under_events(module_asker, kind):
-    """A JSON error, or a page, in place of a stream is shown in its own words."""
+    """A JSON error or a page instead of a stream is quoted."""
     for body in (b'{"error":{"message":"Say this"}}', b'{"detail":"Say this"}', b"<html><title>Say this</title></html>"):  # fmt: skip
         came, posts = asked(module_asker, wire.Reply(200, {"Content-Type": kind}, [body]))
         assert isinstance(came, errors.RequestFailed)

@@ -53,7 +53,7 @@ def message(text: str, **part: Any) -> dict[str, Any]:
     }
 
 
-# The options and the question of a cell, and what comes back.
+# The options and the question of a cell, and the server's reply.
 CELLS = {
     "1 kB": ("", "Why?", wire.response(ANSWER * 2)),
     "20 kB": ("", "Why?", wire.response(ANSWER * 50)),
@@ -112,7 +112,7 @@ def size(notebook: nbformat.NotebookNode) -> int:
 
 
 def shown(cells: list[nbformat.NotebookNode], models: dict[str, Any]) -> set[str]:
-    """The widgets that these cells show, and those of which they are made."""
+    """The widgets that these cells show, with their children."""
     found: set[str] = set()
     waiting = [model for model in models if model in json.dumps([cell.outputs for cell in cells])]
     while waiting:
@@ -126,7 +126,7 @@ def shown(cells: list[nbformat.NotebookNode], models: dict[str, Any]) -> set[str
 
 
 def without(notebook: nbformat.NotebookNode, index: int) -> nbformat.NotebookNode:
-    """The notebook as if this cell had not been run: without its outputs, and without the widgets that no other cell shows."""
+    """The notebook without this cell's outputs, and without the widgets that no other cell shows."""
     less = copy.deepcopy(notebook)
     models = less.metadata.widgets[WIDGETS].state
     for model in shown([less.cells[index]], models) - shown(
@@ -160,7 +160,7 @@ def test_size(kept, name):
 
 
 def test_panels_leave_no_text(kept):
-    """A panel that is closed keeps nothing of what it showed, also where closed widgets are saved."""
+    """A closed panel has no text left, even in a program that saves closed widgets."""
     assert not [
         state
         for state in map(json.dumps, kept.metadata.widgets[WIDGETS].state.values())

@@ -15,7 +15,7 @@ CASES = [
      ["first event", "second event", " third event"]),
     (b"data\n\ndata\ndata\n\ndata:", ["", "\n"]),
     (b"data:test\n\ndata: test\n\n", ["test", "test"]),
-    # and what streams of this API hold
+    # and the content of this API's streams
     (b"\xef\xbb\xbfevent: x\ndata: behind a BOM\n\n", ["behind a BOM"]),
     (b"retry: 3000\n\ndata: 1\n\n", ["1"]),
     (b"data: a\r\rdata: b\r\n\r\ndata: c\n\n", ["a", "b", "c"]),
@@ -78,7 +78,7 @@ def test_round_trip(text):
 
 
 def test_flush():
-    """An event that the end cuts off is handed out once; one that was complete is not handed out again."""
+    """`flush` returns an event that the end cut off once, and no complete event again."""
     decoder = Decoder()
     assert [] == decoder.feed(b"data: last")
     assert "last" == decoder.flush()
@@ -87,6 +87,6 @@ def test_flush():
 
 @pytest.mark.parametrize("stream", [b"data: " + b"x" * 2000, b"data: x\n" * 1000])
 def test_bounded(stream):
-    """An event that never ends is an error, on one line or on many."""
+    """An endless event raises EventTooLarge, on one line or on many."""
     with pytest.raises(EventTooLarge):
         Decoder(max_event=1000).feed(stream)

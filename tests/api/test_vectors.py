@@ -17,7 +17,7 @@ from aiml_magic.show.answers import banner
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"
 CASES = sorted(folder.name for folder in VECTORS.iterdir() if folder.is_dir())
-_LONG = 20  # seconds of Retry-After that a test does not wait for
+_LONG = 20  # seconds of Retry-After, longer than a test waits
 
 
 def read(case: str) -> SimpleNamespace:
@@ -35,7 +35,9 @@ def outcomes(tmp_path_factory):
     from asking import Asker
 
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        patch.setenv("AIML_API_KEY", "sk-no-case-holds-this")  # no part of it: that would be masked
+        patch.setenv(
+            "AIML_API_KEY", "sk-no-case-holds-this"
+        )  # not in any case: it would be masked there
         asker = Asker(tmp_path_factory.mktemp("vectors") / "journal.sqlite3")
         watchers = stack.enter_context(ThreadPoolExecutor(len(CASES)))
         came = [watchers.submit(finish, asker, *start(asker, read(case), stack)) for case in CASES]
@@ -91,7 +93,9 @@ def finish(asker, job, server):
     for progress in job.follow():
         if progress.retry_at is not None and (not waits or waits[-1][0] != progress.retry_at):
             waits.append((progress.retry_at, progress.retry_at - progress.seconds, progress.why))
-            if waits[-1][1] > _LONG or "(429)" in progress.why:  # which is waited for without end
+            if (
+                waits[-1][1] > _LONG or "(429)" in progress.why
+            ):  # otherwise it is waited for without end
                 job.cancel()
     try:
         answer, error = job.outcome(), None
@@ -114,7 +118,7 @@ def closed_port() -> int:
 
 @pytest.mark.parametrize("case", CASES)
 def test_vector(case, outcomes):
-    """A person gets what the case says: text, status, usage, cost, warnings, error, and no request too many."""
+    """The result is that of the case: text, status, usage, cost, warnings, error, and number of requests."""
     expected, got = read(case).expected, outcomes[case]
     if expected["outcome"] == "pending":
         assert ("Polled.", "completed") == (got.answer.text, got.answer.status)
@@ -182,7 +186,7 @@ def check_error(expected, got):
         }.get(expected["outcome"], "none")
         assert ("--max-output-tokens" in banner(got.answer)) == (expected["retry"] == "raise_limit")
         return
-    if isinstance(got.error, errors.Interrupted):  # it waited for longer than a test can
+    if isinstance(got.error, errors.Interrupted):  # its wait is longer than a test's
         assert wanted["message_contains"] in got.waits[0][2]
         return
     assert wanted["class"] == type(got.error).__name__

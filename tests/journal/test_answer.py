@@ -1,4 +1,4 @@
-"""An answer as a value: it outlives the version that made it."""
+"""An answer as a value, also from the pickle of an earlier version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PICKLE = Path(__file__).parents[1] / "data" / "answer-0.1.0.pickle"
 
 
 def test_pickle_of_an_earlier_version():
-    """An answer that was pickled when its classes stood elsewhere is loaded whole, and pickles again."""
+    """An answer pickled when its classes were in other modules is loaded completely, and pickles again."""
     answer = pickle.loads(PICKLE.read_bytes())
     assert isinstance(answer, Answer)
     assert ("42", 3, 7) == (answer.text, answer.usage.total_tokens, answer.journal_id)
@@ -24,7 +24,7 @@ def test_pickle_of_an_earlier_version():
 
 @pytest.mark.parametrize("name", ["answer", "responses"])
 def test_names_of_an_earlier_version(name):
-    """A name that a module lacks is missing under the module's former name as well, without an import."""
+    """A name missing in a module is missing under the module's former name as well, without an import."""
     import sys
 
     with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""Answers on disk: what is written when, by how many, and which files are refused."""
+"""Answers on disk: the steps of a row, concurrent writers, and refused files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from aiml_magic.journal.rows import Result
 from aiml_magic.journal.schema import APPLICATION_ID, MIGRATIONS
 from aiml_magic.journal.store import Journal
 
-LONE = st.text(st.characters())  # any code point, lone surrogates and NUL included
+LONE = st.text(st.characters())  # any code point, including lone surrogates and NUL
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_life_of_a_row(journal):
 
 
 def test_rows_to_cancel(journal):
-    """A heartbeat returns the rows to cancel: those that were stopped from another kernel, sent or queued."""
+    """A heartbeat returns the rows to cancel: sent or queued ones that another kernel cancelled."""
     one, two, three, other = (journal.claim(journal.add(**new()).id).id for _ in range(4))
     journal.note_unwanted(two)
     journal.note_unwanted(other)
@@ -73,7 +73,7 @@ def test_rows_to_cancel(journal):
 
 
 def test_error_is_kept(journal):
-    """The error of a failed row is raised again as it was."""
+    """The error of a failed row is raised again unchanged."""
     row_id = journal.add(**new()).id
     error = errors.RateLimited("Too many.", "Wait.", retry="auto", retry_after=3.0, status=429)
     journal.finish(row_id, Result("failed", seconds=1, error=error))
@@ -94,7 +94,7 @@ def test_any_text(tmp_path_factory, question, answer):
 
 
 def test_private(journal):
-    """The journal is for its owner alone: the folder, the file, and what SQLite puts beside it."""
+    """Only its owner can read the journal: the folder, the file, and SQLite's files beside it."""
     journal.add(**new())
     with journal._transaction() as db:
         db.execute("BEGIN IMMEDIATE")
@@ -109,7 +109,7 @@ def test_private(journal):
 
 
 def test_ancestors(journal):
-    """A conversation is the line from its beginning to a row, without forks."""
+    """The ancestors of a row are its conversation from the beginning, without forks."""
     one = journal.add(**new()).id
     two = journal.add(**new(parent=one)).id
     journal.add(**new(parent=one))
@@ -118,7 +118,7 @@ def test_ancestors(journal):
 
 
 def test_fork(journal):
-    """A process that was forked off writes by a connection of its own, and the file stays sound."""
+    """A forked process writes by its own connection, and the file stays intact."""
     journal.add(**new())
     child = multiprocessing.get_context("fork").Process(
         target=lambda: [journal.add(**new()) for _ in range(20)]
@@ -133,7 +133,7 @@ def test_fork(journal):
 
 
 def test_steps_are_whole(journal):
-    """A step is one transaction, also of the process that made the file: what fails in the middle leaves nothing."""
+    """A step is one transaction, also in the process that created the file: a failed one leaves nothing."""
     row = journal.add(**new())
 
     def fail_in_the_middle():
@@ -147,7 +147,7 @@ def test_steps_are_whole(journal):
 
 
 def test_steps_taken_together(journal):
-    """Several steps are one transaction; one that ends early keeps what was done, unless the journal itself failed."""
+    """Several steps are one transaction; an exception commits the steps before it, unless it is a JournalError."""
     with journal.together():
         first = journal.add(**new()).id
         assert "queued" == journal.row(first).state, "each step sees those before it"
@@ -162,7 +162,7 @@ def test_steps_taken_together(journal):
 
 
 def test_full(asker):
-    """Where the disk has no room for the question, nothing is sent."""
+    """On a full disk nothing is sent."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         asker.ask(server.url)
         with asker.journal._transaction() as db:
@@ -174,7 +174,7 @@ def test_full(asker):
 
 
 def test_full_when_the_answer_comes(asker, capsys):
-    """An answer that fits on no disk is shown whenever its cell is run, and asked once; with room it is kept."""
+    """An answer that a full disk cannot store is shown whenever its cell is run, and asked once; with room it is stored."""
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
         pytest.skip("this system sets no limit of another process")
@@ -239,7 +239,7 @@ def _write(path, written):
 
 
 def test_many_writers(journal):
-    """Four processes write at once, the file not yet there: no error, no lost row."""
+    """Four processes that create the file and write at once cause no error, and lose no row."""
     context = multiprocessing.get_context("spawn")
     counts = [context.Value("i") for _ in range(4)]
     writers = [context.Process(target=_write, args=(journal.path, written)) for written in counts]
@@ -253,7 +253,7 @@ def test_many_writers(journal):
 
 
 def test_locked(journal):
-    """A journal that somebody else keeps locked is an error after a while, before anything is sent."""
+    """A journal that another process keeps locked is an error after a while, before anything is sent."""
     journal.add(**new())
     with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -307,7 +307,7 @@ def test_refused_files(tmp_path, spoil):
 
 
 def test_older_journal(tmp_path):
-    """A journal of the first version is brought to the newest, and keeps what it has."""
+    """A journal of the first version is migrated to the newest, and keeps its rows."""
     path = tmp_path / "journal.sqlite3"
     with closing(sqlite3.connect(path)) as db:
         db.executescript(MIGRATIONS[0])
@@ -328,14 +328,14 @@ def test_older_journal(tmp_path):
 
 
 def test_read_only_folder(tmp_path):
-    """A journal that cannot be made is an error before anything is sent."""
+    """A journal that cannot be created is an error before anything is sent."""
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.JournalError):
         Journal(tmp_path / "file" / "journal.sqlite3").add(**new())
 
 
 def test_rescue_where_nothing_can_be_written(journal):
-    """A paid answer is still given to the screen where neither the journal nor a file beside it can take it."""
+    """A paid answer is still shown if neither the journal nor a rescue file can be written."""
     row = journal.add(**new())
     journal.path.parent.rename(journal.path.parent.with_name("old"))
     journal.path.parent.write_text("no folder any more")
@@ -344,7 +344,7 @@ def test_rescue_where_nothing_can_be_written(journal):
 
 
 def test_rescue_spares_what_is_there(journal):
-    """A file that holds an answer already is neither overwritten nor removed."""
+    """A rescue file with another answer is neither overwritten nor removed."""
     row = journal.add(**new())
     _, copy = journal.rescue(row, Result("done", wire.response("First.")))
     assert journal.rescue(row, Result("done", wire.response("Second.")))[1] is None
@@ -388,7 +388,7 @@ DAMAGE = {
 
 
 def damage(journal, script):
-    """Damages the index of a journal with one answer, after which another process opens it; that journal."""
+    """A journal with one answer and a damaged index, which is opened anew."""
     journal.finish(
         journal.add(**new(request={"input": "Where do whales sleep?"})).id,
         Result("done", wire.response("In the sea.")),
@@ -402,7 +402,7 @@ def damage(journal, script):
 @pytest.mark.parametrize("is_open", [True, False])
 @pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_index(journal, how, is_open):
-    """However the index is damaged, questions are asked, answers kept and recordings taken, and a search finds all of it."""
+    """With any damage of the index, questions are asked, answers stored and recordings imported, and a search finds them."""
     other = damage(journal, DAMAGE[how])
     journal = journal if is_open else other
     row = journal.claim(journal.add(**new()).id)
@@ -419,7 +419,7 @@ def test_damaged_index(journal, how, is_open):
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_search_in_a_damaged_index(journal, how):
-    """A search is answered from the rows where the index is damaged, also by parts of words, and then by the index again."""
+    """A search rebuilds a damaged index, and finds all rows."""
     for words in ("whales", "🐳"):
         journal.finish(
             journal.add(**new(request={"input": words})).id, Result("done", wire.response("Fine."))
@@ -430,7 +430,7 @@ def test_search_in_a_damaged_index(journal, how):
 
 
 def test_index_is_looked_at_once(journal):
-    """A search that finds nothing looks whether the index is sound, which takes long in a large journal: once."""
+    """A search without a result checks the index once, since the check takes long in a large journal."""
     journal.history()
     statements = []
     journal._db.set_trace_callback(statements.append)
@@ -462,7 +462,7 @@ def test_forget_what_was_half_written(journal):
 
 
 def test_forget_what_was_rescued(journal):
-    """A file that holds the answer, since the journal could not, goes with the row that is forgotten."""
+    """The rescue file of a forgotten answer is removed."""
     row = journal.claim(journal.add(**new()).id)
     _, copy = journal.rescue(row, Result("done", wire.response("secret")))
     with journal._transaction() as db:
@@ -481,7 +481,7 @@ CAME = {
 
 @pytest.mark.parametrize("came", CAME.values(), ids=CAME)
 def test_rescued_answer_is_taken_in(journal, came):
-    """The next journal that is opened there takes in what the journal could not take, as if it had, and removes the file."""
+    """The next open journal imports the rescued answer as if it had been written, and removes the file."""
     kept, rescued = (journal.claim(journal.add(**new()).id) for _ in range(2))
     journal.finish(kept.id, came)
     journal.rescue(rescued, came)
@@ -507,7 +507,7 @@ COLUMNS_OF_THE_FIRST = (
 
 
 def test_rescued_answer_of_an_earlier_version(journal):
-    """A file that an earlier version left beside the journal is taken in as well, also of a row whose runner was mourned since."""
+    """A rescue file of an earlier version is imported as well, also for a row that was marked as failed since."""
     row = journal.claim(journal.add(**new()).id)
     _, copy = journal.rescue(
         row, Result("done", wire.response("Worth it."), 1.0, (), Cost(0.5, 1, "headers"))
@@ -529,7 +529,7 @@ def test_rescued_answer_of_an_earlier_version(journal):
 
 
 def test_rescued_answer_is_found_by_who_asks_again(journal):
-    """A kernel that has the journal open finds what a runner left beside it before it ended, when the question is asked again."""
+    """A kernel with the journal open finds the rescue file of an ended runner when the question is asked again."""
     row = journal.claim(journal.add(**new(key="whales")).id)
     _, copy = Journal(journal.path).rescue(row, Result("done", wire.response("In the sea.")))
     assert "In the sea." == journal.known(["whales"], "u").answer().text
@@ -537,7 +537,7 @@ def test_rescued_answer_is_found_by_who_asks_again(journal):
 
 
 def test_rescued_answer_that_is_known(journal):
-    """A rescue file does not change an answer that the journal has, and is removed."""
+    """The rescue file of an answer that the journal has changes nothing, and is removed."""
     row = journal.claim(journal.add(**new()).id)
     _, copy = journal.rescue(row, Result("done", wire.response("Second.")))
     journal.finish(row.id, Result("done", wire.response("First.")))
@@ -575,7 +575,7 @@ STRANGE = {
 
 @pytest.mark.parametrize("what", STRANGE)
 def test_strange_files_beside_the_journal(journal, what):
-    """Other files in place of a rescue file harm no journal, and stay; later rescue files are imported."""
+    """Other files with the name of a rescue file do not damage the journal, and stay; later rescue files are imported."""
     row, behind = (
         journal.claim(journal.add(**new(client_request_id=name * 8)).id) for name in "09"
     )
@@ -587,7 +587,7 @@ def test_strange_files_beside_the_journal(journal, what):
 
 
 def test_cost_that_no_column_takes(journal):
-    """A cost in a rescue file that no column can hold loses neither its answer nor later ones."""
+    """An invalid cost in a rescue file loses neither its answer nor later ones."""
     rows = [journal.claim(journal.add(**new(client_request_id=name * 8)).id) for name in "09"]
     copies = [
         Path(journal.rescue(row, Result("done", wire.response(), cost=Cost(1.0, 2, "usage")))[1])
@@ -600,7 +600,7 @@ def test_cost_that_no_column_takes(journal):
 
 
 def test_rescued_answer_of_a_question_that_was_not_sent(journal):
-    """Nobody has an answer to what was never sent."""
+    """A rescue file for a question that was never sent is not imported."""
     row = journal.add(**new())
     _, copy = journal.rescue(row, Result("done", wire.response("Not this.")))
     assert "queued" == Journal(journal.path).row(row.id).state
@@ -608,7 +608,7 @@ def test_rescued_answer_of_a_question_that_was_not_sent(journal):
 
 
 def test_two_take_in_at_once(tmp_path):
-    """Kernels that start at one moment take a rescued answer in once, and none of them fails."""
+    """Kernels that start at the same moment import a rescued answer once, and none fails."""
     journal = Journal(tmp_path / "journal.sqlite3")
     rows = [journal.claim(journal.add(**new()).id) for _ in range(20)]
     for row in rows:
@@ -621,7 +621,7 @@ def test_two_take_in_at_once(tmp_path):
 
 
 def test_forget_what_is_under_way(journal):
-    """A question that is being answered is not forgotten; one whose runner is silent is, and gets no texts when it speaks again."""
+    """A question that is being answered cannot be forgotten; one with a stale heartbeat can, and its runner adds no texts later."""
     row_id = journal.claim(journal.add(**new()).id).id
     with pytest.raises(errors.BadInput, match="is being answered"):
         journal.forget(row_id)
@@ -652,7 +652,7 @@ def test_what_the_server_says_of_a_forgotten_question(journal):
 
 
 def test_forget_while_somebody_reads(journal):
-    """While a reader holds the journal's log, texts cannot be removed from it, which is said; afterwards they can."""
+    """While a reader holds the journal's log, its texts cannot be removed, which is an error; afterwards they can."""
     row_id = journal.add(**new(request={"input": "a secret phrase"})).id
     journal.finish(row_id, Result("done", wire.response("Fine.")))
     log = journal.path.with_name("journal.sqlite3-wal")
@@ -688,7 +688,7 @@ def test_forgotten_costs_are_counted(asker):
 
 @pytest.mark.parametrize("kind", ["function_call", "mcp_approval_request"])
 def test_forget_rounds(journal, kind):
-    """With an answer go the rounds that led to it, in which its question is; not the answer that it continues, nor another cell's."""
+    """With an answer its earlier rounds are forgotten, which have its question; not its parent, nor another cell's answer."""
     wanting = wire.response(output=[{"type": kind, "name": "price", "arguments": "{}"}])
     parent = None
     for cell, came in [
@@ -710,7 +710,7 @@ def test_forget_rounds(journal, kind):
 
 @pytest.mark.parametrize(("seconds", "is_alive"), [(0, True), (-3600, False), (3600, False)])
 def test_sign_of_life(journal, seconds, is_alive):
-    """A row lives while its last sign of life is of this moment: not of long ago, nor of a time that the clock has yet to reach."""
+    """A row is alive while its heartbeat is recent: neither stale nor in the future."""
     row = journal.claim(journal.add(**new()).id)
     with journal._transaction() as db:
         db.execute("UPDATE requests SET alive_at = alive_at + ?", (seconds,))
@@ -725,13 +725,13 @@ def test_numbers_as_response_ids(journal):
 
 
 def test_unknown_row(journal):
-    """An id that the journal does not have is the person's mistake, and no failure of the journal."""
+    """An unknown id is BadInput, not an error of the journal."""
     with pytest.raises(errors.BadInput, match="no answer 7"):
         journal.row(7)
 
 
 def test_no_key_column(journal):
-    """Neither a key nor a header has a place in the journal."""
+    """The journal has no column for a key or a header."""
     journal.add(**new())
     with sqlite3.connect(journal.path) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(requests)")]
@@ -744,7 +744,7 @@ def test_no_key_column(journal):
 
 
 def test_threads_that_open_at_once(tmp_path):
-    """Threads that ask for the journal of a file for the first time at once get one and the same."""
+    """Threads that open the journal of a file for the first time at once get the same object."""
     code = """
 import sys, threading, time
 from pathlib import Path

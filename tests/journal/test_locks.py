@@ -1,4 +1,4 @@
-"""Only SQLite opens the journal's file: a process loses none of its locks, and no process the log."""
+"""Only SQLite opens the journal's file: no process loses its locks, or the log."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ sys.addaudithook(
 
 
 def locks(path: Path, pid: int) -> set[str]:
-    """Which of the journal's files the process has locked."""
+    """The files of the journal on which a process has locks."""
     numbers = {
         str(file.stat().st_ino): file.name.removeprefix(path.name)
         for file in path.parent.glob(f"{path.name}*")
@@ -54,12 +54,12 @@ def locks(path: Path, pid: int) -> set[str]:
 
 
 def beside(path: Path) -> dict[str, int]:
-    """The log and its index, and which files they are."""
+    """The log and its index, with their inodes."""
     return {ending: Path(f"{path}{ending}").stat().st_ino for ending in ("-wal", "-shm")}
 
 
 def come_and_go(path: Path) -> None:
-    """Another process opens the journal, writes, and leaves: the last that leaves removes the log."""
+    """Another process opens the journal, writes, and closes it: the last one to close it removes the log."""
     code = "import sys; from pathlib import Path; from aiml_magic.journal.store import Journal; j = Journal(Path(sys.argv[1])); j.note_alive([1])"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
@@ -136,7 +136,7 @@ def fork_and_do_nothing(path):
     ],
 )
 def test_locks_stay(tmp_path, act):
-    """A process with an open journal opens its file by SQLite only, and keeps its locks."""
+    """A process with an open journal opens its file by SQLite only, and keeps its locks after every other operation."""
     path = tmp_path / "journal.sqlite3"
     journal = journal_at(path)
     journal.add(**new())
@@ -156,7 +156,7 @@ def test_locks_stay(tmp_path, act):
 @needs_locks
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_locks_of_a_fork(tmp_path):
-    """A forked process has locks of its own: after its parent ended, no process removes its log."""
+    """A forked process has its own locks: after its parent ended, no process removes the log."""
     path = tmp_path / "journal.sqlite3"
     Journal(path).add(**new())
     code = """
@@ -189,7 +189,7 @@ if os.fork() == 0:
 
 @needs_locks
 def test_locks_stay_over_reloads(tmp_path):
-    """A module that is reloaded, or imported anew, leaves its journal to those that have it, and takes it up itself."""
+    """A reloaded or newly imported module uses the open journal, and its earlier users keep it."""
     code = """
 import importlib, sys
 from pathlib import Path
@@ -220,7 +220,7 @@ print(sorted(test_locks.locks(path, test_locks.os.getpid())))
 @needs_locks
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_fork_amid_a_step(tmp_path):
-    """A step in the middle of which a process is forked off is whole: the end of that one does not end it."""
+    """A fork during a step leaves the step complete: the end of the child does not end it."""
     journal = Journal(tmp_path / "journal.sqlite3")
     journal.add(**new())
     child = multiprocessing.get_context("fork").Process(target=int)
@@ -236,7 +236,7 @@ def test_fork_amid_a_step(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forks_amid_steps(tmp_path):
-    """Processes are forked off while threads write: none of them waits for ever, and all that they write is there."""
+    """Forks while threads write cause no deadlock, and all rows are written."""
     journal = Journal(tmp_path / "journal.sqlite3")
     with ThreadPoolExecutor(3) as threads:
         writing = [
@@ -256,7 +256,7 @@ def test_forks_amid_steps(tmp_path):
 
 
 def test_another_journal_in_its_place(tmp_path):
-    """Where another journal lies now, numbers of rows mean others: nothing is written there, and the answer goes to a file."""
+    """A journal replaced by another one has other rows under the same ids: nothing is written there, and the answer is rescued."""
     journal = Journal(tmp_path / "journal.sqlite3")
     row = journal.claim(journal.add(**new()).id)
     for file in tmp_path.iterdir():
@@ -271,7 +271,7 @@ def test_another_journal_in_its_place(tmp_path):
 
 
 def test_copy_in_its_place(tmp_path):
-    """A journal that was restored from a copy of its own goes on."""
+    """A journal restored from its own copy can be used."""
     journal = Journal(tmp_path / "journal.sqlite3")
     row = journal.claim(journal.add(**new()).id)
     with (
@@ -287,7 +287,7 @@ def test_copy_in_its_place(tmp_path):
 
 
 def test_row_that_was_not_kept(tmp_path):
-    """After a failed step of a row, the journal still counts as the same file."""
+    """After a rolled-back row the journal still counts as the same file."""
     journal = Journal(tmp_path / "journal.sqlite3")
     journal.add(**new())
     with pytest.raises(errors.JournalError), journal.together():
@@ -299,7 +299,7 @@ def test_row_that_was_not_kept(tmp_path):
 
 
 def test_second_name(tmp_path):
-    """A file with a second name, a hard link, is not opened: SQLite would keep a log for each. Who has it open goes on."""
+    """A file with a second name, a hard link, is not opened: SQLite would keep a log for each. A process that has it open goes on."""
     path = tmp_path / "journal.sqlite3"
     journal = Journal(path)
     journal.add(**new())
@@ -315,7 +315,7 @@ def test_second_name(tmp_path):
 
 
 def test_stranger_with_a_log(tmp_path):
-    """The database of another, killed program keeps its log, which only that program may checkpoint."""
+    """The log of another program's database, which was killed, stays: only that program may checkpoint it."""
     path = tmp_path / "journal.sqlite3"
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
@@ -336,7 +336,7 @@ def test_stranger_with_a_log(tmp_path):
 
 @needs_locks
 def test_kernel_keeps_its_locks(home):
-    """A kernel that reloads the extension with a job kept, goes to another journal and back, keeps its locks and every answer."""
+    """A kernel keeps its locks and answers after a reload of the extension, and after a change to another journal and back."""
     path = home / "journal.sqlite3"
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server, kernel() as running:
         running.run(f"%config O3Pro.base_url = {server.url!r}")

@@ -1,4 +1,4 @@
-"""Nothing is paid twice: replay, recordings, conversations that survive, budgets."""
+"""Nothing is paid twice: replay, recordings, conversations after a restart, budgets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DELIVERY = st.dictionaries(st.sampled_from(["stream", "store", "background"]), s
 
 @given(REQUESTS, DELIVERY, DELIVERY, st.randoms())
 def test_key_ignores_order_and_delivery(request, one_way, another, random):
-    """The key does not depend on the order of fields nor on how the request travels."""
+    """The key does not depend on the order of fields or on the delivery."""
     names = list(request)
     random.shuffle(names)
     shuffled = {name: request[name] for name in names}
@@ -67,7 +67,7 @@ def test_key_ignores_order_and_delivery(request, one_way, another, random):
 
 @given(REQUESTS, REQUESTS)
 def test_key_tells_requests_apart(one, other):
-    """Two requests have one key only if they are the same, on one server, behind one answer."""
+    """Requests have the same key only if they are equal, to one server, after one answer."""
     is_same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
     assert is_same == (request_key("s", one, None) == request_key("s", other, None))
     assert request_key("s", one, None) != request_key("t", one, None)
@@ -93,7 +93,7 @@ def numbered():
 
 
 def test_replay(asker, numbered):
-    """The same question in the same place costs one request; the answer is the same, and says that it is replayed."""
+    """The same question in the same place costs one request; the second answer is the same, and marked as replayed."""
     first = asker.ask(numbered.url, cell="a", replay="auto")
     again = asker.ask(numbered.url, cell="a", replay="auto")
     assert 1 == len(numbered.posts)
@@ -103,7 +103,7 @@ def test_replay(asker, numbered):
 
 
 def test_wire_form_does_not_count(asker, numbered):
-    """Streamed or not, stored or not: the same question. Effort, instructions and the parent count."""
+    """Streaming and storage do not change the key; effort, instructions and the parent do."""
     asker.ask(numbered.url, replay="auto", chat=None)
     assert asker.ask(numbered.url, replay="auto", chat=None, stream=False, store=False).replayed
     assert not asker.ask(numbered.url, replay="auto", chat=None, effort="high").replayed
@@ -120,7 +120,7 @@ def test_fresh(asker, numbered):
 
 
 def test_only_whole_answers_are_replayed(asker):
-    """An incomplete answer is asked again, and so is one that failed."""
+    """Incomplete and failed answers are asked again."""
     reply = wire.json_reply(
         wire.response(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
     )
@@ -178,7 +178,7 @@ def test_free_failures_may_be_asked_again(asker, reply):
 
 
 def test_another_server_is_another_question(asker, numbered):
-    """The answer of one server is not given for another's."""
+    """An answer of one server is not replayed for another."""
     asker.ask(numbered.url, cell="a", replay="auto")
     with wire.serve(lambda _: wire.json_reply(wire.response("Other."))) as other:
         assert "Other." == asker.ask(other.url, cell="a", replay="auto").text
@@ -209,7 +209,7 @@ def test_replay_needs_no_key(asker, numbered, monkeypatch):
 
 
 def test_nearest_and_differences():
-    """The nearest request is the one most alike, and each differing field is a line."""
+    """The nearest request is the most similar one, and each differing field is a line."""
     asked = {"model": "m", "input": "How far is the Moon?"}
     others = [
         {"model": "m", "input": "Write a poem"},
@@ -249,7 +249,7 @@ def posts(url: str) -> int:
 def run_in_kernel(
     url: str, changed: int | None = None, *, ids: bool = True
 ) -> tuple[list[str], list[float]]:
-    """All cells in a new kernel: what each showed, and how long it took."""
+    """All cells in a new kernel: the outputs and the seconds of each."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {url!r}")
         ran = [
@@ -273,7 +273,7 @@ def test_restart_and_run_all(home, sandbox_url):
 
 
 def test_change_in_turn_seven(home, sandbox_url):
-    """When turn 7 is changed, 1 to 6 are replayed; 7 is asked, and so are those behind it, which say why."""
+    """After a change of turn 7, turns 1 to 6 are replayed; 7 and later ones are asked, with a notice of the reason."""
     run_in_kernel(sandbox_url)
     before = posts(sandbox_url)
     with kernel() as running:
@@ -288,7 +288,7 @@ def test_change_in_turn_seven(home, sandbox_url):
 
 
 def execute(folder: Path, code: list[str], **environment: str) -> list[dict[str, str]]:
-    """The cells under nbclient, in a process of its own; gives the outputs of those that show an answer, as nbval compares them."""
+    """The outputs with an answer of cells run by nbclient in another process, as nbval compares them."""
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(source) for source in code]
     )
@@ -316,7 +316,7 @@ socket.socket.connect = socket.create_connection = subprocess.Popen = refuse
 
 
 def test_recording_travels(home, sandbox_url, tmp_path, monkeypatch):
-    """A recording made in one place is replayed in another, without a key, without a network, without cell ids."""
+    """A recording is replayed in another folder without a key, a network or cell ids."""
     author, reader = tmp_path / "author", tmp_path / "reader"
     author.mkdir()
     reader.mkdir()
@@ -356,7 +356,7 @@ def test_recording_is_stable(home, sandbox_url, tmp_path):
 
 
 def test_recording_can_be_gone_on_with(asker, numbered, tmp_path):
-    """A replayed conversation can be continued: the server gets all of its turns; and it can be recorded anew."""
+    """A replayed conversation can be continued, with all its turns sent, and recorded again."""
     asker.session.recordings.start(tmp_path / "a.jsonl")
     for text in ("One?", "Two?"):
         asker.session.recordings.keep(asker.ask(numbered.url, text), asker.journal)
@@ -375,7 +375,7 @@ def test_recording_can_be_gone_on_with(asker, numbered, tmp_path):
 
 
 def test_recording_grows_by_its_lines(asker, numbered, tmp_path):
-    """An answer is a line behind the others, written once; what another kernel wrote between stays."""
+    """Each answer is one appended line; lines of another kernel stay."""
     path, other = tmp_path / "a.jsonl", Asker(tmp_path / "other" / "journal.sqlite3")
     for one in (asker, other):
         one.session.recordings.start(path)
@@ -398,7 +398,7 @@ def test_recording_grows_by_its_lines(asker, numbered, tmp_path):
 
 
 def test_miss_under_only_asks_nothing(home, sandbox_url, tmp_path):
-    """With `replay only` a question that is not recorded fails its cell, and nothing is sent."""
+    """With `replay only` an unrecorded question fails its cell, and nothing is sent."""
     before = posts(sandbox_url)
     with pytest.raises(Exception, match="ReplayMiss"):
         execute(tmp_path, ["%load_ext aiml_magic", f"%config O3Pro.base_url = {sandbox_url!r}", "%o3pro Unrecorded?"],
@@ -439,7 +439,7 @@ def test_any_text_survives(tmp_path_factory, records):
 
 
 def test_recordings_of_two_kernels(asker, numbered, tmp_path):
-    """Two kernels that record to one file at once keep the answers of both, those to a map and in the background too."""
+    """Two kernels that record to one file at once keep the answers of both, including maps and background jobs."""
     other = Asker(asker.path)
     try:
         for each in (asker, other):
@@ -465,7 +465,7 @@ def test_recording_of_what_does_not_fit(asker, numbered, tmp_path):
 
 
 def test_recording_that_cannot_be_written(asker, numbered, tmp_path, capsys):
-    """A file that cannot be is refused at once; one that is lost later costs no answer."""
+    """An unwritable file is refused at once; a later failure to write loses no answer."""
     with pytest.raises(errors.BadInput):
         asker.session.recordings.start(tmp_path / "none" / "a.jsonl")
     (folder := tmp_path / "some").mkdir()
@@ -492,7 +492,7 @@ def test_spoilt_recordings(asker, tmp_path, spoil):
 
 
 def test_later_cells_are_stale(asker, numbered):
-    """An early cell, asked anew, says that later cells are stale; run again, they are not."""
+    """A new answer of an early cell marks later cells as stale, until they are run again."""
     for cell in ("a", "b", "c"):
         asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
     changed = asker.ask(numbered.url, "In a, otherwise?", cell="a", replay="auto")
@@ -508,7 +508,7 @@ def test_later_cells_are_stale(asker, numbered):
 
 
 def test_after(asker, numbered):
-    """`--after` continues any answer, by its number or its response's id, and later cells go on from the fork."""
+    """`--after` continues any answer, by its number or its response's id, and later cells continue from the fork."""
     one = asker.ask(numbered.url, "One?")
     asker.ask(numbered.url, "Two?")
     asker.ask(numbered.url, "Fork?", after=str(one.journal_id))
@@ -522,7 +522,7 @@ def test_after(asker, numbered):
 
 
 def test_resume(asker, numbered):
-    """After a restart, `resume` goes on with the conversation, and a cell that is run again keeps its place."""
+    """After a restart, `resume` continues the conversation, and a cell that is run again keeps its place."""
     for cell in ("a", "b"):
         asker.ask(numbered.url, f"In {cell}?", cell=cell)
     asker.ask(numbered.url, "Elsewhere?", cell="x", chat="other")
@@ -537,7 +537,7 @@ def test_resume(asker, numbered):
 
 
 def test_cell_keeps_its_place_over_a_restart(asker, numbered):
-    """After a restart, a cell in the middle is run alone: it is replayed, or with another text continues what it continued."""
+    """After a restart, a cell in the middle, run alone, is replayed; with another text it continues the same answer as before."""
     for cell in ("a", "b", "c"):
         asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
     later = Asker(asker.path)
@@ -558,7 +558,7 @@ def test_cell_keeps_its_place_over_a_restart(asker, numbered):
 
 
 def test_place_among_a_thousand_rows(asker, numbered):
-    """A cell keeps its place, and a chat its head, however much else the notebook has asked since."""
+    """A cell keeps its place, and a chat its head, after a thousand other questions of the notebook."""
     for cell in "ab":
         asker.ask(numbered.url, f"In {cell}?", cell=cell, replay="auto")
     with asker.journal.together():
@@ -575,7 +575,7 @@ def test_place_among_a_thousand_rows(asker, numbered):
 
 
 def test_another_journal_is_another_memory(asker, numbered, tmp_path):
-    """Numbers of rows hold in one journal: after a change of it, no conversation goes on from somebody else's row."""
+    """Row ids are valid in one journal: after a change of the journal, no conversation continues a row of the other."""
     other = Asker(tmp_path / "other.sqlite3")
     other.ask(numbered.url, "Of another notebook?", chat=None)
     other.session.close(10)
@@ -602,7 +602,7 @@ def test_notebook_of_any_name(home, numbered, tmp_path, monkeypatch):
 
 
 def test_forgotten_under_way(asker, numbered):
-    """A conversation does not go on from an answer that was forgotten, nor is such a question taken for one that stands alone."""
+    """A conversation does not continue a forgotten answer, and its follow-up is not a question without a parent."""
     for cell, text in (("a", "One?"), ("b", "Two?")):
         asker.ask(numbered.url, text, cell=cell)
     asker.ask(numbered.url, "Why?", cell="x", chat=None)
@@ -643,7 +643,7 @@ def test_forgotten_parent(asker, numbered):
 
 
 def test_forget(asker, numbered, home):
-    """A forgotten text is nowhere on the disk; its cost still counts, and the conversation can be continued."""
+    """A forgotten text is removed from the disk; its cost still counts, and the conversation can be continued."""
     secret = "a secret phrase of mine"
     asker.ask(numbered.url, f"{secret}?")
     asker.ask(numbered.url, "Two?")
@@ -683,7 +683,7 @@ def test_forget_in_recordings(asker, numbered, tmp_path):
 
 
 def test_forget_one_of_two(asker, numbered, tmp_path):
-    """Of two answers to one question the recording holds one, which stays there when the other is forgotten."""
+    """A recording has one of two answers to a question, which stays when the other is forgotten."""
     asker.session.recordings.start(tmp_path / "a.jsonl")
     for _ in range(2):
         asker.ask(numbered.url, cell="a")
@@ -694,7 +694,7 @@ def test_forget_one_of_two(asker, numbered, tmp_path):
 
 
 def test_forget_where_a_recording_cannot_be_written(asker, numbered, tmp_path):
-    """If a text cannot be removed from the recording, nothing is forgotten, and that is said."""
+    """If a text cannot be removed from the recording, nothing is forgotten, which is an error."""
     asker.session.recordings.start(tmp_path / "a.jsonl")
     asker.ask(numbered.url, cell="a")
     (tmp_path / "a.jsonl").write_text("no recording\n")
@@ -704,7 +704,7 @@ def test_forget_where_a_recording_cannot_be_written(asker, numbered, tmp_path):
 
 
 def recorded(url: str, path: Path, *texts: str, **fields) -> Path:
-    """A recording of questions to `url` that somebody else made."""
+    """Another person's recording of questions to `url`."""
     records = [Record(url, {"model": "openai/o3-pro", "input": text, "store": True}, None, wire.response(f"Made up: {text}"),
                       (), 0.5, 1.0, 1.7e9) for text in texts]  # fmt: skip
     recording.write(path, {record.key: record for record in records})
@@ -762,7 +762,7 @@ def test_recordings_of_two(asker, numbered, tmp_path):
 
 
 def test_recording_hides_no_doubt(asker, tmp_path):
-    """A question that may have been charged is not sent again because a recording answers it that is not replayed here."""
+    """A question that may have been charged is not sent again because of a recording that was not replayed here."""
     with wire.serve(lambda _: wire.Reply(end="close")) as server:
         with pytest.raises(errors.ConnectionLost):
             asker.ask(server.url, "Why?", cell="a", replay="auto")
@@ -775,7 +775,7 @@ def test_recording_hides_no_doubt(asker, tmp_path):
 
 
 def test_search(asker, numbered):
-    """A search finds words of questions and of answers, and words that mean something to SQLite are just words."""
+    """A search finds words of questions and answers; SQLite's operators are plain words."""
     asker.ask(numbered.url, "Where do whales sleep?")
     asker.ask(numbered.url, 'AND OR NOT "quoted* NEAR(x)')
     assert [1] == [row.id for row in asker.journal.search("whales sleep")]
@@ -874,7 +874,7 @@ def test_budget_of_unknown_costs(asker, fate):
     [{}, {"data": []}, {"data": [{"id": "openai/o3-pro", "pricing": {"kind": "variable"}}]}, [1]],
 )
 def test_unknown_price(asker, models):
-    """Where no price is listed a budget cannot be kept, and nothing is sent."""
+    """Without a listed price a budget cannot be checked, and nothing is sent."""
     with wire.serve(priced(models), has_models=True) as server:
         with pytest.raises(errors.BudgetExceeded, match="no price"):
             asker.ask(server.url, budget_usd=100.0)
@@ -882,7 +882,7 @@ def test_unknown_price(asker, models):
 
 
 def test_journal_lost_under_way(asker, home, capsys):
-    """If the journal fails when the answer has come, the answer is shown, a private file takes it, and both are said."""
+    """If the journal fails after the answer was received, the answer is shown and written to a private file, with a message."""
 
     def answer(request):
         for file in home.glob("journal.sqlite3*"):
@@ -902,7 +902,7 @@ def test_journal_lost_under_way(asker, home, capsys):
 
 
 def test_warning_that_nobody_reads(asker, home, monkeypatch):
-    """An answer that the journal could not take comes, also where nothing can be printed any more when it does."""
+    """An answer that could not be written is returned even if the warning cannot be printed."""
 
     class Gone(io.StringIO):
         def write(self, _):
@@ -925,7 +925,7 @@ def test_warning_that_nobody_reads(asker, home, monkeypatch):
 
 
 def test_commands(home, sandbox_url, tmp_path):
-    """The commands read back what was asked: one line each, an answer again, a tree, a file."""
+    """The commands list questions on one line each, show an answer again, a tree, and write a file."""
     with kernel() as running:
         running.run(
             f"import os; os.chdir({str(tmp_path)!r})\n%config O3Pro.base_url = {sandbox_url!r}"
@@ -968,7 +968,7 @@ def test_commands(home, sandbox_url, tmp_path):
 
 
 def test_dry_run(home, sandbox_url):
-    """A dry run shows the request, its size, what it may cost and whether it would be replayed, and sends nothing."""
+    """A dry run shows the request, its size, its highest cost and whether it would be replayed, and sends nothing."""
     before = posts(sandbox_url)
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
@@ -991,7 +991,7 @@ def test_dry_run(home, sandbox_url):
 
 
 def test_replay_says_so(home, sandbox_url):
-    """A replayed answer looks as it did; the live details say when it was asked and what it cost, the saved copy does not."""
+    """A replayed answer looks the same; the live details have the time and the cost of the question, the saved copy does not."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         asked = running.run("%o3pro Why?", "a")
@@ -1016,7 +1016,7 @@ def test_replay_says_so(home, sandbox_url):
 
 
 def test_environment_of_replay(home):
-    """Another value of AIML_MAGIC_REPLAY than the three is an error before anything is sent."""
+    """An unknown value of AIML_MAGIC_REPLAY is an error before anything is sent."""
     code = "from IPython.core.interactiveshell import InteractiveShell as S\ns = S()\ns.run_line_magic('load_ext', 'aiml_magic')\ns.run_cell('%o3pro x')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"AIML_MAGIC_REPLAY": "sometimes"})  # fmt: skip

@@ -1,4 +1,4 @@
-"""Recordings and journals from strangers: they are read, shown and refused, and can neither run, read nor overwrite anything."""
+"""Recordings and journals from strangers: they can be read or are refused, and cannot run, read or overwrite anything."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ ROW = Row(
 
 
 def shown(row: Row) -> None:
-    """Everything that shows an answer, but for what needs a front end."""
+    """Every function that shows an answer, except those that need a front end."""
     answer = row.answer()
     answers.answer_bundle(answer)
     details.details(answer)
@@ -81,7 +81,7 @@ def shown(row: Row) -> None:
 
 
 def readings(journal: Journal) -> list[Row]:
-    """Everything that reads a journal."""
+    """Every function that reads a journal."""
     rows = journal.history()
     for row in rows:
         journal.ancestors(row.id)
@@ -124,7 +124,7 @@ ODD = [
 @pytest.mark.parametrize("fields", ODD, ids=[next(iter(fields)) for fields in ODD])
 @pytest.mark.parametrize("stream", [False, True])
 def test_odd_answers_are_kept(module_asker, fields, stream):
-    """A paid answer in which a field holds what no database takes is kept and shown all the same, and its runner lives on."""
+    """A paid answer with values that SQLite cannot store is stored and shown, and its runner goes on."""
     response = wire.response() | fields
     event = f"data: {json.dumps({'type': 'response.completed', 'response': response})}\n\n".encode()
     reply = (
@@ -161,7 +161,7 @@ lines = st.binary(max_size=60) | st.builds(
 @example([keyed(RECORD | {"asked_at": 10**400})])
 @given(st.lists(lines, max_size=3))
 def test_any_recording(content):
-    """A recording is taken or refused in two lines, and what is taken can be shown."""
+    """A recording is imported, and its answers can be shown, or it is an error of two lines."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tutorial.o3pro"
         path.write_bytes(b"\n".join(content))
@@ -186,7 +186,7 @@ def no_collection():
 @pytest.mark.parametrize("field", ["request", "response"])
 @pytest.mark.parametrize("depth", [300, 450, 700, 2000])
 def test_deep_recording(tmp_path, field, depth):
-    """A recording that is nested however deeply is taken, shown and written again, or refused in two lines."""
+    """A deeply nested recording is imported, shown and written again, or is an error of two lines."""
     path, key = tmp_path / "tutorial.o3pro", Record(**RECORD).key
     line = json.dumps(RECORD | {field: RECORD[field] | {"metadata": 0}, "key": key})
     with suppress(RecursionError):
@@ -225,7 +225,7 @@ LARGE = {
 
 @pytest.mark.parametrize("lines", LARGE.values(), ids=LARGE)
 def test_memory_of_recordings(tmp_path, lines):
-    """However large the lines of a recording are, and however many values they hold, reading it takes less than 300 MB."""
+    """Reading a recording with lines of any size and any number of values takes less than 300 MB."""
     path = tmp_path / "tutorial.o3pro"
     path.write_bytes(b"\n".join(lines()))
     code = """
@@ -256,7 +256,7 @@ COLUMNS = "state base_url server request client_request_id parent chain session 
 JSON_OF_ANY_KIND = st.builds(json.dumps, values)
 
 
-PLACES = st.tuples(st.integers(1, 3), st.sampled_from(COLUMNS))  # a row, and what of it
+PLACES = st.tuples(st.integers(1, 3), st.sampled_from(COLUMNS))  # a row, and its column
 LINKS = st.integers(1, 4) | st.sampled_from("abcd")  # a parent of a row, or a cell
 
 
@@ -272,7 +272,7 @@ LINKS = st.integers(1, 4) | st.sampled_from("abcd")  # a parent of a row, or a c
 @example({(3, "cell"): "a"})
 @example({(2, "before"): "b", (3, "cell"): "b", (3, "before"): "b"})
 def test_any_row(changed):
-    """A conversation in which anything stands, circles too, is shown and gone on with, or is an error of two lines."""
+    """A conversation with any content, including cycles, is shown and continued, or is an error of two lines."""
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.sqlite3")
         for parent, before, cell in [(None, None, "a"), (1, "a", "b"), (2, "b", "c")]:
@@ -329,7 +329,7 @@ cuts = st.lists(
 
 
 @settings(max_examples=25)
-@example([(25, b"\x00\x00\x00"), (1284, b"A\x0b")], 4097)  # SQLite's own message is two lines then
+@example([(25, b"\x00\x00\x00"), (1284, b"A\x0b")], 4097)  # then SQLite's own message has two lines
 # Then SQLite's own message is not UTF-8.
 @example([(JOURNAL.index(b"REAL NOT NULL") + 9, b"\x80")], len(JOURNAL))
 @given(
@@ -337,7 +337,7 @@ cuts = st.lists(
     st.integers(0, len(JOURNAL)),
 )
 def test_any_file(content, length):
-    """A file that is damaged anywhere is read, or is an error of two lines."""
+    """A file with any damage is read, or is an error of two lines."""
     if not isinstance(content, bytes):
         torn = bytearray(JOURNAL)
         for place, piece in content:
@@ -362,7 +362,7 @@ ACTIVE = {
 
 @pytest.mark.parametrize("name", ACTIVE)
 def test_journal_that_acts(tmp_path, name):
-    """A journal whose schema does something when it is read or written is refused, and stays as it is."""
+    """A journal with a trigger or a view is refused, and not changed."""
     path = tmp_path / "journal.sqlite3"
     path.write_bytes(JOURNAL)
     with closing(sqlite3.connect(path)) as db:
@@ -375,7 +375,7 @@ def test_journal_that_acts(tmp_path, name):
 
 
 def test_schema_without_side_effects(tmp_path):
-    """Expressions in a forged schema cannot call functions with side effects: SQLite trusts no schema, and loads no library."""
+    """Expressions in a forged schema cannot call functions with side effects, and SQLite loads no library."""
     journal = Journal(tmp_path / "journal.sqlite3")
     with journal._transaction() as db:
         assert 0 == db.execute("PRAGMA trusted_schema").fetchone()[0]
@@ -406,7 +406,7 @@ def test_files_that_never_end(tmp_path, kind):
 
 
 def test_recordings_name_no_file(tmp_path):
-    """A recording that speaks of paths, of this machine or of attachments, has none of them opened."""
+    """No path or attachment that a recording names is opened."""
     secret = tmp_path / "secret"
     secret.write_text("words-of-the-secret")
     parts = [
@@ -440,7 +440,7 @@ def test_recordings_name_no_file(tmp_path):
 
 @pytest.mark.parametrize("draft", [False, True])
 def test_links_are_replaced(tmp_path, draft):
-    """Where a stranger's folder holds a link in place of a recording or an export, what it points to stays as it is."""
+    """A link with the name of a recording or an export is replaced; its target stays unchanged."""
     target = tmp_path / "profile"
     target.write_text("as it is")
     answer = ROW.answer()
@@ -461,7 +461,7 @@ def test_links_are_replaced(tmp_path, draft):
     "name", ["a\0.md", "\ud800.md", "~nobody-of-that-name/x.md", "x" * 300 + ".md"]
 )
 def test_names_that_no_disk_takes(tmp_path, monkeypatch, name):
-    """A name that no disk takes is an error of two lines that any terminal shows, for a recording and for an export."""
+    """An impossible file name of a recording or an export is an error of two lines that any terminal can show."""
     monkeypatch.chdir(tmp_path)
     path = Path(name)
     for write in (
@@ -479,7 +479,7 @@ def test_names_that_no_disk_takes(tmp_path, monkeypatch, name):
 
 
 def test_export_at_home(tmp_path, monkeypatch):
-    """A path that begins with ~ begins at the user's home, as that of an attachment does."""
+    """A path that begins with ~ is relative to the user's home directory, like that of an attachment."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     export.write(Path("~/talk.md"), [ROW.answer()])

@@ -31,14 +31,14 @@ FILES = {
 
 
 def told(found) -> str:
-    """The line that names the first attachment."""
+    """The label of the first attachment."""
     return labels({"input": [{"content": [{"type": "input_text", "text": "?"}, *found]}]})[0]
 
 
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("name", ["picture.png", "picture.txt", "picture"])
 def test_images_by_content(tmp_path, kind, name):
-    """An image is sent by the kind of its content, under any name."""
+    """An image is sent with the media type of its content, under any name."""
     (tmp_path / name).write_bytes(FILES[kind])
     label, image = attach(str(tmp_path / name), {})
     assert {
@@ -50,7 +50,7 @@ def test_images_by_content(tmp_path, kind, name):
 
 
 def test_pdf(tmp_path):
-    """A PDF travels inline, with a name that says what it is."""
+    """A PDF is sent inline, with a name that ends with .pdf."""
     (tmp_path / "paper").write_bytes(b"%PDF-1.7 words")
     label, file = attach(str(tmp_path / "paper"), {})
     assert ("input_file", "paper.pdf") == (file["type"], file["filename"])
@@ -64,7 +64,7 @@ def test_pdf(tmp_path):
     "text", ["a,b\n1,2\n", "def f():\n    return '```'\n", "日本語", "\ufeffwith a mark"]
 )
 def test_text_files(tmp_path, text):
-    """Text is sent as text, fenced so that nothing in it ends the fence."""
+    """Text is sent in a fence that nothing in it can end."""
     (tmp_path / "file.py").write_text(text, "utf-8")
     (part,) = attach(str(tmp_path / "file.py"), {})
     opened, _, rest = part["text"].partition("\n\n")[2].partition("\n")
@@ -88,7 +88,7 @@ ENCODED = {
 
 @pytest.mark.parametrize("kind", ENCODED)
 def test_encodings(tmp_path, kind):
-    """A text in any common encoding is sent as its characters; an encoding other than UTF-8 is named."""
+    """A text in any common encoding is decoded; an encoding other than UTF-8 is named."""
     text, encoding, read_as = ENCODED[kind]
     (tmp_path / "table.csv").write_bytes(text.encode(encoding))
     (part,) = attach(str(tmp_path / "table.csv"), {})
@@ -101,7 +101,7 @@ def test_encodings(tmp_path, kind):
 
 @pytest.mark.parametrize("encoding", ["cp1251", "shift-jis", "gbk", "euc-kr"])
 def test_unknown_encodings(tmp_path, encoding):
-    """A text in an unknown encoding is refused: decoded wrongly it would be other words, and paid for."""
+    """A text in an unknown encoding is refused: a wrong decoding would be paid for."""
     words = {
         "cp1251": "Имя;Город;Москва",
         "shift-jis": "名前、都市",
@@ -115,7 +115,7 @@ def test_unknown_encodings(tmp_path, encoding):
 
 @given(st.binary(max_size=300))
 def test_any_bytes(content):
-    """Any bytes are an attachment or an error of two lines, and no zero is sent as text."""
+    """Any bytes are an attachment or an error of two lines, and no NUL is sent as text."""
     try:
         found = list(parts(content, "x"))
     except BadInput as refused:
@@ -157,7 +157,7 @@ class Broken:
 
 
 def test_variables():
-    """Tables, figures, bytes, texts and lists of them are sent as what they are."""
+    """Tables, figures, bytes, texts and lists of them are attached in their own forms."""
     assert "df (3 rows, 8 bytes of CSV)" == told(attach("df", {"df": Table()}))
     assert "fig (PNG image, 70 bytes)" == told(attach("fig", {"fig": Figure()}))
     assert "raw (PNG image, 70 bytes)" == told(attach("raw", {"raw": bytearray(PNG)}))
@@ -201,7 +201,7 @@ def test_text_that_names_a_file(tmp_path, monkeypatch, text):
     ["plot.png", "./plot", "../x", "/no/such", "~/x", "data/a b c d e f.csv", "my plot.PNG", "C:\\plot.png", "file:///plot.png", "results.csv", "", "  \n", "folder/"],
 )  # fmt: skip
 def test_text_that_could_only_be_a_path(tmp_path, monkeypatch, text):
-    """A text that could only be a path, and names no file, is refused: its few characters would be paid for in vain."""
+    """A text that can only be the path of a missing file is refused: its few characters would be paid for in vain."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
@@ -215,14 +215,14 @@ def test_text_that_could_only_be_a_path(tmp_path, monkeypatch, text):
      "# Title\n./a.png", "import os\nprint('a.py')", "Dr. No", "~5 %"],
 )  # fmt: skip
 def test_text_stays_text(tmp_path, monkeypatch, text):
-    """Other text is sent as text, even if it mentions files, or a folder has its name."""
+    """Other text is sent as text, even if it mentions files or is the name of a folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     assert f"t ({len(text):,} characters)" == told(attach("t", {"t": text}))
 
 
 def test_inline_image():
-    """A text that spells an image is sent as that image."""
+    """A data URL of an image is sent as that image."""
     text = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
     assert text == attach("img", {"img": text})[1]["image_url"]
 
@@ -233,7 +233,7 @@ class Wordless(Exception):
 
 
 class Lazy:
-    """As proxies are that stand for what is not there yet."""
+    """A proxy that raises at every access."""
 
     def __getattr__(self, name):
         raise RuntimeError("not bound\nas yet")
@@ -271,7 +271,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_files_that_cannot_be_sent(tmp_path, kind):
-    """A folder, a pipe, a broken link, a file too large, an empty or an unknown one: two lines at once, and nothing is sent."""
+    """A folder, a pipe, a broken link, and a file that is too large, empty or unknown are errors of two lines, and nothing is sent."""
     if HOSTILE[kind] is None:
         pytest.skip("this system has no such files")
     HOSTILE[kind](tmp_path / "thing")
@@ -304,7 +304,7 @@ def test_names_that_no_file_can_have(name):
 
 
 def test_nearest_name():
-    """A misspelt name is answered with the nearest variable."""
+    """The error for a misspelt name suggests the nearest variable."""
     with pytest.raises(BadInput, match="Did you mean figure?"):
         attach("figrue", {"figure": Figure()})
 
@@ -318,7 +318,7 @@ def test_all_together():
 
 
 def test_braces():
-    """{{table}} is replaced by its CSV, {{figure}} goes along, also where their own text with a conversion would say nothing."""
+    """{{table}} is replaced by its CSV and {{figure}} is attached, also with a conversion whose text would be incomplete."""
     text, attached = prompts.fill(
         "Of {{df}} and {{fig}}: {{df.shape[0]}}", {"df": Table(), "fig": Figure()}
     )
@@ -330,7 +330,7 @@ def test_braces():
 
 
 def test_request(asker):
-    """An attachment is a part of the message; the details list it; the key knows its content, and the replay costs nothing."""
+    """An attachment is a part of the message and listed in the details; the key covers its content, and the replay is free."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         for picture in (PNG, PNG, PNG + b"\0"):
             answer = asker.ask(
@@ -351,10 +351,10 @@ def test_request(asker):
 
 
 def test_recording_holds_hashes_of_texts(asker, tmp_path):
-    """A recording holds the name, the size and the hash of an attached text, not its words; it replays where the same text is attached.
+    """A recording holds the name, size and hash of an attached text, and is replayed with the same text.
 
-    The question, and what was written into it, are in the recording as they were asked; the text that goes with a later
-    transcript is said not to be at hand.
+    The question with its inserted values is in the recording unchanged; a later
+    transcript has a placeholder for the attached text.
     """
     from asking import Asker
 
@@ -396,7 +396,7 @@ EARLIER = {
 
 
 def test_earlier_recordings(asker, tmp_path):
-    """A recording and a journal of an earlier version, with attached texts, are replayed; a rewritten recording has their hashes."""
+    """A recording and a journal of an earlier version with attached texts are replayed; a rewritten recording has their hashes."""
     path, url = tmp_path / "r.jsonl", EARLIER["server"]
     path.write_text(json.dumps(EARLIER) + "\n")
     asker.asking.replay_file(path)
@@ -414,7 +414,7 @@ def test_earlier_recordings(asker, tmp_path):
 
 @given(st.text(), st.text(), st.text())
 def test_key_is_that_of_the_hashes(question, name, text):
-    """A request has the same key with its attachments as with their hashes, which stay as they are when they are hashed again."""
+    """A request has the same key with its attachments as with their hashes; hashing twice changes nothing."""
     request = {
         "model": "m",
         "input": [user_message(question, attachments.parts(f"{text}\nand more", name))],
@@ -428,7 +428,7 @@ def test_key_is_that_of_the_hashes(question, name, text):
 
 @given(st.binary(min_size=1, max_size=200), st.binary(min_size=1, max_size=200))
 def test_key_knows_the_content(one, two):
-    """Requests with the same attachments have the same key, and others another."""
+    """Requests have the same key only if their attachments are equal."""
     keys = [
         request_key(
             "s",
@@ -451,7 +451,7 @@ def test_key_knows_the_content(one, two):
 
 
 def test_recording_holds_hashes(asker, tmp_path):
-    """A recording holds the hash of an attachment instead of it, and replays where the same file is attached."""
+    """A recording holds the hash of an attached file, and is replayed with the same file."""
     path = tmp_path / "r.jsonl"
     noise = PNG + os.urandom(100_000)
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
@@ -494,7 +494,7 @@ def test_numpy():
 
 
 def test_numbers_in_a_question():
-    """An array in a question is its numbers, unless they are bytes: then it is a picture, and goes along."""
+    """An array in a question is inserted as numbers; an array of bytes is attached as a picture."""
     np = pytest.importorskip("numpy")
     for array in (
         np.array([[0.1, 0.9]]),
@@ -509,7 +509,7 @@ def test_numbers_in_a_question():
 
 
 def test_pillow_reads_what_we_write():
-    """Another reader of PNG finds the pixels that were meant."""
+    """Pillow reads the same pixels from our PNG."""
     np, image = pytest.importorskip("numpy"), pytest.importorskip("PIL.Image")
     pixels = np.arange(2 * 3 * 3, dtype="uint8").reshape(2, 3, 3)
     read = image.open(io.BytesIO(attachments.as_picture(pixels, "a")))
@@ -519,7 +519,7 @@ def test_pillow_reads_what_we_write():
 
 
 def test_pandas():
-    """A DataFrame is CSV, with its labels if they say something; a Series too."""
+    """A DataFrame and a Series are CSV, with their row labels unless these are only numbers."""
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", None]})
     assert "a,b\n1,x\n2,\n" in attach("df", {"df": frame})[0]["text"]
@@ -553,7 +553,7 @@ def test_altair():
 
 
 def test_plotly_without_its_renderer():
-    """A figure whose library cannot draw it says so."""
+    """A figure that its library cannot draw is an error with the library's reason."""
     go = pytest.importorskip("plotly.graph_objects")
     try:
         import kaleido  # noqa: F401

@@ -54,7 +54,7 @@ def fill(template: str, variables) -> str:
     ],
 )
 def test_filled(template, filled):
-    """A field is filled as a format string would; everything else stays as it is."""
+    """A field is filled like in a format string; everything else stays unchanged."""
     assert filled == fill(template, VARIABLES)
 
 
@@ -75,7 +75,7 @@ def test_refused(template):
 
 
 def test_nearest_name():
-    """A misspelt name is answered with the nearest good one."""
+    """The error for a misspelt name suggests the nearest one."""
     with pytest.raises(BadInput, match="Did you mean table?"):
         fill("{{tabel}}", VARIABLES)
     with pytest.raises(BadInput, match="Did you mean width?"):
@@ -96,7 +96,7 @@ TEMPLATES = st.lists(
 
 @given(TEMPLATES | st.text())
 def test_any_template(template):
-    """Any text is filled, or is an error of two lines; nothing in it is carried out."""
+    """Any text is filled, or is an error of two lines; nothing in it is executed."""
     try:
         fill(template, {"x": 1.5, "y": {"k": 2, "0": [3]}})
     except BadInput as refused:
@@ -105,7 +105,7 @@ def test_any_template(template):
 
 @given(st.text(), st.text(st.characters(blacklist_characters="{}")))
 def test_values_are_not_read(value, around):
-    """An inserted value is not filled in again, even if it has braces."""
+    """Braces in an inserted value are not filled again."""
     assert f"{around}{value}{around}" == fill(f"{around}{{{{v}}}}{around}", {"v": value})
 
 
@@ -131,7 +131,7 @@ class Wordless(Exception):
 
 
 class Hostile:
-    """A value that bears no look."""
+    """A value that raises at every access."""
 
     def __str__(self):
         raise Wordless
@@ -146,7 +146,7 @@ class Hostile:
 
 
 class Proxy:
-    """As those are that stand for what is not there yet."""
+    """A proxy for a value that does not exist yet."""
 
     @property
     def __class__(self):
@@ -157,7 +157,7 @@ class Proxy:
     "template", ["{{x}}", "{{x!r}}", "{{x.foo}}", "{{x[0]}}", "{{d[x]}}", "{{d}}", "{{proxy[0]}}"]
 )
 def test_hostile_values(template):
-    """A value that raises at every use, and an error without a message, are errors of two lines."""
+    """A value that raises at every access, also without a message, is an error of two lines."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         fill(template, {"x": Hostile(), "d": {Hostile(): 1}, "proxy": Proxy()})
     assert 2 == len(str(refused.value).splitlines())

@@ -96,7 +96,7 @@ class Noted:
 
 
 def objects(schema: Any):
-    """Every object schema inside."""
+    """All object schemas inside a schema."""
     if isinstance(schema, dict):
         if isinstance(schema.get("properties"), dict):
             yield schema
@@ -123,7 +123,7 @@ def objects(schema: Any):
     ],
 )
 def test_strict(value):
-    """A schema is an object in which every object needs all its fields and has no others, under a name the API takes."""
+    """In a strict schema every object requires all its fields and has no others, and the name is valid for the API."""
     schema = of_value(value, "some name!")
     assert "object" == schema.json_schema.get("type") or "$ref" in schema.json_schema
     found = list(objects(schema.json_schema))
@@ -155,7 +155,7 @@ def test_dataclass():
 
 
 def test_recursive_type():
-    """A type that holds itself is said by reference, and read."""
+    """A recursive type is a reference in the schema, and its replies are read."""
     schema = of_value(Tree, "Tree")
     assert {"$ref": "#/$defs/Tree"} == schema.json_schema["$defs"]["Tree"]["properties"][
         "children"
@@ -165,7 +165,7 @@ def test_recursive_type():
 
 
 def test_what_is_no_object():
-    """A list or a choice travels in an object, and comes out of it."""
+    """A list or a choice is wrapped in an object, and unwrapped from the reply."""
     assert [1, 2] == of_value(list[int], "numbers").parse('{"value": [1, 2]}')
     assert "yes" == of_value(Literal["yes", "no"], "answer").parse('{"value": "yes"}')
 
@@ -178,7 +178,7 @@ def test_what_is_no_object():
     ],
 )  # fmt: skip
 def test_what_does_not_fit(change, place):
-    """A reply that does not fit says where and why, in two lines."""
+    """The error for a reply that does not fit names the field and the reason, in two lines."""
     with pytest.raises(SchemaMismatch) as mismatch:
         of_value(Paper, "Paper").parse(json.dumps(PAPER | change))
     assert place in mismatch.value.message
@@ -204,7 +204,7 @@ class Leaving:
 
 
 def test_type_that_fails():
-    """If a type of the notebook raises any exception, the answer does not fit, and is kept, since it was paid for."""
+    """If a type of the notebook raises any exception, the answer does not fit, and is stored, since it was paid for."""
     with pytest.raises(SchemaMismatch, match=r"does not fit Share: ZeroDivisionError: .* is kept"):
         of_value(Share, "Share").parse('{"part": 1, "whole": 0}')
     with pytest.raises(SchemaMismatch, match="does not fit Leaving: SystemExit: bye.* is kept"):
@@ -221,7 +221,7 @@ def test_dict_does_not_fit(text):
 
 
 def test_dict_fits():
-    """A field that the schema does not need is null in strict form, and fits."""
+    """An optional field is nullable in strict form, and null fits."""
     schema = of_value(RATED, "rated")
     assert {"anyOf": [{"type": "string"}, {"type": "null"}]} == schema.json_schema["properties"][
         "why"
@@ -247,7 +247,7 @@ class Node(pydantic.BaseModel):
 
 
 def test_references_to_the_whole():
-    """A JSON Schema that holds itself is followed, all the way down, also by the shortest reference or from its root; so is a name with a slash."""
+    """References to the root of a JSON Schema, from its root, and to names with a slash, are followed, all the way down."""
     tree = {
         "type": "object",
         "properties": {"kids": {"type": "array", "items": {"$ref": "#"}}},
@@ -279,7 +279,7 @@ class Measured:
 
 
 def test_fields_that_are_not_asked_for():
-    """Of a dataclass only what its making takes is asked for."""
+    """The schema of a dataclass has only the fields of its constructor."""
     schema = of_value(Measured, "Measured")
     assert ["score", "start"] == schema.json_schema["required"]
     assert (3, "made here") == (
@@ -289,7 +289,7 @@ def test_fields_that_are_not_asked_for():
 
 
 def test_two_types_of_one_name():
-    """Two classes of one name are two definitions, and a reply is read as the one that was meant."""
+    """Two classes of the same name are two definitions, and a reply is read as the right one."""
     one, two = (dataclasses.make_dataclass("Item", [("x", kind)]) for kind in (int, str))
     both = of_value(
         dataclasses.make_dataclass("Both", [("one", one), ("two", two), ("again", one)]), "Both"
@@ -359,7 +359,7 @@ class Titled(pydantic.BaseModel):
     ids=lambda value: getattr(value, "__name__", "schema"),
 )  # fmt: skip
 def test_schemas_stay(kind, schema):
-    """The schema of a type is part of the replay key, so it does not change; an answer of an earlier version is found."""
+    """The schema of a type, which the replay key covers, is that of earlier versions, whose answers are found."""
     assert schema == (
         schemas.of_parameters(kind) if kind is used else of_value(kind, "kind").json_schema
     )
@@ -378,7 +378,7 @@ class Odd(enum.Enum):
 
 
 class Lazy:
-    """As proxies are that stand for what is not there yet."""
+    """A proxy that raises at every access."""
 
     def __getattr__(self, name):
         raise RuntimeError("not bound\nas yet")
@@ -426,7 +426,7 @@ def test_unsayable(value):
 
 
 def test_typed_dict_of_typing():
-    """A TypedDict of `typing` is read on any Python, also within another type, and what it does not need may be left out."""
+    """A TypedDict of `typing` is read on any Python, also inside another type, and its optional fields may be missing."""
     note = {"of": {"name": "A", "born": None}, "words": ["b"]}
     assert {"of": Author("A", None), "words": ["b"]} == of_value(Note, "Note").parse(
         json.dumps(note)
@@ -441,7 +441,7 @@ def test_typed_dict_of_typing():
 
 
 def test_unresolved_names():
-    """A class that names what is not there is said to be so."""
+    """The error for a class with an undefined name has that name."""
     Broken = TypedDict("Broken", {"x": "Nowhere"})  # noqa: UP013, F821
     with pytest.raises(BadInput, match="Nowhere"):
         of_value(Broken, "Broken")
@@ -472,7 +472,7 @@ def test_round_trip(author):
 
 
 def test_pydantic():
-    """A pydantic model is its own judge; its schema is made strict."""
+    """A pydantic model validates by its own settings; its schema is made strict."""
 
     class Inner(pydantic.BaseModel):
         n: int = 3
@@ -497,7 +497,7 @@ def test_pydantic():
 
 
 def test_pydantic_that_holds_itself():
-    """A model that holds itself keeps its definition inside a list or a dataclass, beside another of its name."""
+    """A recursive model keeps its definition inside a list or a dataclass, beside another model of the same name."""
     node = {"name": "a", "kids": [{"name": "b", "kids": []}]}
     nodes = of_value(list[Node], "nodes")
     assert ["name", "kids"] == nodes.json_schema["$defs"]["Node"]["required"]
@@ -582,7 +582,7 @@ FELIX = {"kind": "cat", "lives": 9}
     ids=str,
 )  # fmt: skip
 def test_types_that_work(kind, reply, read):
-    """Unions by a field, lists at the root, generic and late types, tuples, sets and numbers are asked for, and read."""
+    """Discriminated unions, lists at the root, generic and late types, tuples, sets and numbers have schemas, and are read."""
     schema = of_value(kind, "kind")
     text = json.dumps(schema.json_schema)
     assert list(reply) == schema.json_schema["required"]
@@ -660,14 +660,14 @@ def test_the_sandbox_fills_anything(value):
     ],
 )  # fmt: skip
 def test_what_cannot_be_said_is_named(kind, named):
-    """A field that strict mode has no word for is named, in a model as in a dataclass."""
+    """The error for a field that strict mode does not support has its path, in a model and in a dataclass."""
     with pytest.raises(BadInput, match=named) as refused:
         of_value(kind, "kind")
     assert 2 == len(str(refused.value).splitlines())
 
 
 def test_limits():
-    """A limit that strict mode has no word for is not sent, and judges the reply all the same."""
+    """A limit that strict mode does not support is not sent, but validates the reply."""
     schema = of_value(Owner, "Owner")
     assert {"title": "Lives", "minimum": 1, "maximum": 9, "type": "integer"} == schema.json_schema[
         "$defs"
@@ -693,7 +693,7 @@ def test_reply_in_a_fence(around):
 
 
 def test_fields_named_as_keywords():
-    """A field may be called as a keyword of JSON Schema is."""
+    """A field may have the name of a keyword of JSON Schema."""
     named = {
         name: {"type": "string"}
         for name in ("properties", "enum", "items", "required", "$defs", "default", "title")
@@ -732,7 +732,7 @@ def test_one_of_several():
 
 
 def test_reference_to_elsewhere_is_not_fetched():
-    """A reference out of the schema is refused, and nothing is fetched for it."""
+    """A reference to another document is refused, and nothing is fetched."""
     with wire.serve(lambda _: wire.json_reply({})) as server:
         with pytest.raises(BadInput, match="has no target"):
             of_value(described({"$ref": f"{server.url}/schema.json"}), "far")
@@ -752,7 +752,7 @@ def test_pydantic_without_a_schema():
 
 
 def test_error_without_words():
-    """An error that cannot be written out is named; the reply was paid for."""
+    """An error without a readable message is shown by its class; the reply was paid for."""
     failing = dataclasses.make_dataclass(
         "Failing", [("x", int)], namespace={"__post_init__": Unmade.model_json_schema}
     )
@@ -765,7 +765,7 @@ def function(x: int, mode: Literal["a", "b"] = "a", note: str | None = None) -> 
 
 
 def test_enumerations_say_their_type():
-    """A choice says the type of its values: strict servers take no schema without one."""
+    """A choice has the type of its values, which strict servers require."""
     read = schemas.schema_of("Kind", {"Kind": Literal["a", 1]}).format["schema"]["properties"][
         "value"
     ]
@@ -801,14 +801,14 @@ def mocked(x: mock.Mock()) -> int: ...
     "wrong", [lambda x: x, lambda *args: args, print, lambda **options: options, bare, odd, mocked]
 )
 def test_functions_without_a_schema(wrong):
-    """A function whose parameters cannot be said is two lines of error."""
+    """A function with parameters that a schema cannot describe is an error of two lines."""
     with pytest.raises(BadInput, match="Nothing was sent") as refused:
         schemas.of_parameters(wrong)
     assert 2 == len(str(refused.value).splitlines())
 
 
 def test_ask(asker):
-    """The schema travels as text.format; the answer's `parsed` is an instance, asked or replayed; the text stays."""
+    """The schema is sent as text.format; the answer's `parsed` is an instance, asked or replayed; the text stays."""
     reply = wire.json_reply(wire.response(json.dumps(PAPER)))
     schema = of_value(Paper, "Paper")
     with wire.serve(lambda _: reply) as server:
@@ -822,7 +822,7 @@ def test_ask(asker):
 
 
 def test_ask_and_mismatch(asker):
-    """A reply that does not fit is an error that keeps the answer: it was paid for, and is not asked again by itself."""
+    """A reply that does not fit is an error with the answer: it was paid for, and is not asked again by itself."""
     with wire.serve(lambda _: wire.json_reply(wire.response('{"score": "high"}'))) as server:
         for _ in range(2):
             with pytest.raises(SchemaMismatch, match="score") as mismatch:
@@ -839,7 +839,7 @@ def test_ask_and_mismatch(asker):
     ],
 )
 def test_what_is_not_parsed(asker, reply):
-    """A cut-off answer and a refusal are shown as what they are, and not taken for a reply."""
+    """A cut-off answer and a refusal are shown, and not parsed as replies."""
     with wire.serve(lambda _: wire.json_reply(wire.response('{"sc', **reply))) as server:
         assert asker.ask(server.url, schema=of_value(RATED, "rated")).parsed is None
 

@@ -1,4 +1,4 @@
-"""Functions of the notebook as tools: how they are described, run, shown and replayed; MCP servers and their secrets."""
+"""Functions of the notebook as tools: description, calls, display and replay; MCP servers and their secrets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def in_turn(*replies: wire.Reply):
 
 
 def test_specification():
-    """A function is a strict tool: its name, its docstring, its parameters, all of them needed."""
+    """A function is a strict tool with its name, its docstring, and its parameters, all required."""
     (tool,) = tools_of(["price"], VARIABLES).specifications
     assert ("function", "price", True, "What so many of an item cost.") == (
         tool["type"],
@@ -102,7 +102,7 @@ def twin():
 
 
 def test_run():
-    """A call gives what the function returns, as text; null stands for a default; an async function is waited for."""
+    """The result of a call is the function's value as text; null stands for a default; an async function is awaited."""
     functions = tools_of(["price", "later", "printing"], VARIABLES).functions
     assert "1.5" == tools.run(call("price", item="pear", count=2), functions)
     assert "0.5" == tools.run(call("price", item="apple", count=None), functions)
@@ -122,7 +122,7 @@ def test_errors_go_back(wrong):
     ("said", "told"), [("y", "deleted x"), ("n", "not allow"), ("", "not allow")]
 )
 def test_confirm(said, told, monkeypatch):
-    """A function marked by `confirm` runs only after a yes to this call; if nobody can answer, it does not run."""
+    """A function marked by `confirm` runs only after a confirmation of this call; without a person it does not run."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or said)
     assert told in tools.run(call("dangerous", path="x"), VARIABLES)
@@ -150,7 +150,7 @@ def asked_for(function, arguments: str) -> tuple[list[str], str]:
     )
 )
 def test_confirm_shows_what_is_run(path):
-    """The question before a call holds every argument whole, by name, on one line in which nothing is unseen."""
+    """The question before a call shows every argument completely, by name, on one line without invisible characters."""
 
     def f(path: str, much: int = 1) -> str:
         return "".join(f"{ord(sign):x} " for sign in path)
@@ -179,7 +179,7 @@ ODD_ARGUMENTS = [
 
 @pytest.mark.parametrize("arguments", ODD_ARGUMENTS, ids=[text[:24] for text in ODD_ARGUMENTS])
 def test_what_nobody_can_judge(arguments):
-    """Ambiguous arguments, and those too long to be read, are refused: no question, no call."""
+    """Ambiguous arguments, and those too long to be read, are refused without a question or a call."""
     ran = []
 
     def f(path: Any) -> None:
@@ -201,7 +201,7 @@ def wanting_approval(arguments: Any, **fields: Any) -> dict[str, Any]:
 
 
 def test_requests_for_approval_are_shown_whole():
-    """A call to an MCP server is shown like one of a function: its name and all arguments, with odd characters escaped."""
+    """A call to an MCP server is shown like one of a function: its name and all arguments, with invisible characters escaped."""
     assert r"rm(path='a\u202eb', __proto__={'x': [1, None]}) of docs" == tools.shown_request(
         wanting_approval('{"path": "a\u202eb", "__proto__": {"x": [1, null]}}')
     )
@@ -219,7 +219,7 @@ def test_requests_for_approval_are_shown_whole():
 
 
 def test_long_and_odd_results():
-    """A table goes back as CSV, an object as text, and too long a text is cut and says so."""
+    """A table is sent back as CSV, an object as text, and a text that is too long is cut, with a remark."""
 
     class Table:
         shape = (1, 1)
@@ -246,14 +246,14 @@ def test_long_and_odd_results():
 
 @pytest.mark.parametrize("given", ["", None, "null", " ", "{}", {}])
 def test_no_arguments(given):
-    """A call of a function without parameters may say so in several ways; it is run."""
+    """A call without arguments runs in every form that servers send."""
     item = {"type": "function_call", "call_id": "c", "name": "printing", "arguments": given}
     (wanted,) = Response({"output": [item]}).calls
     assert "null" == tools.run(wanted, VARIABLES)
 
 
 def test_arguments_as_an_object():
-    """Arguments that came as an object instead of a text are that object."""
+    """Arguments sent as an object instead of a text are read."""
     item = {
         "type": "function_call",
         "call_id": "c",
@@ -308,14 +308,14 @@ def test_unknown_tool(name):
     ],
 )
 def test_what_is_no_tool(value):
-    """A dict that lacks something, another type, and a function without hints are two lines before anything is sent."""
+    """An incomplete dict, another type, and a function without hints are errors of two lines before anything is sent."""
     with pytest.raises(errors.BadInput, match="Nothing was sent") as refused:
         tools_of(["thing"], {"thing": value})
     assert 2 == len(str(refused.value).splitlines())
 
 
 def test_choice():
-    """The tool to use is named as the person named it."""
+    """A tool is chosen by the name that the person uses."""
     known = tools_of(
         ["price", "web_search", "mcp"],
         {**VARIABLES, "mcp": {"type": "mcp", "server_label": "docs", "server_url": "https://x"}},
@@ -343,7 +343,7 @@ OF_THE_API = [
 
 @pytest.mark.parametrize("tool", OF_THE_API, ids=lambda tool: tool["type"])
 def test_any_tool_of_the_api(asker, tool):
-    """A dict of any type arrives as it is, is in the journal as it is, and can be chosen."""
+    """A dict of any type is sent and stored unchanged, and can be chosen."""
     with wire.serve(lambda _: wire.json_reply(wire.response())) as server:
         known = tools_of(["it"], {"it": tool})
         chosen = tools.choice(tool.get("name", tool["type"]), known)
@@ -371,7 +371,7 @@ def ask(asker, server, *names, **options):
 
 
 def test_loop(asker):
-    """The calls of a round are run in their order, go back under their ids, and the answer has the sums of all rounds."""
+    """The calls of a round run in order, their results have their ids, and the answer has the sums of all rounds."""
     replies = (
         wanting(
             ("a", "price", {"item": "pear", "count": 2}),
@@ -402,7 +402,7 @@ def test_loop_by_transcript(asker):
 
 
 def test_loop_is_replayed(asker):
-    """Asked again in the same place, with the same results nothing is sent; with other results only what follows is."""
+    """Asked again in the same place, nothing is sent with the same results; with other results only the later rounds are."""
     replies = (
         wanting(("a", "price", {"item": "pear"})),
         wire.json_reply(wire.response("Done.", id="resp_2", previous_response_id="resp_1")),
@@ -428,7 +428,7 @@ def test_loop_is_replayed(asker):
 
 
 def test_limit(asker):
-    """A model that never stops calling is stopped, and its last wish is shown."""
+    """A model that never stops calling is stopped at the limit, and its last call is shown."""
     with wire.serve(lambda _: wanting(("a", "price", {"item": "pear"}))) as server:
         answer = ask(asker, server, "price", max_tool_rounds=3)
     assert 4 == len(server.posts)
@@ -436,7 +436,7 @@ def test_limit(asker):
 
 
 def test_forced_choice_is_for_one_round(asker):
-    """A choice that forces a call does not force one for ever."""
+    """A forced choice is for the first round only."""
     replies = wanting(("a", "price", {"item": "pear"})), wire.json_reply(wire.response("Done."))
     with wire.serve(in_turn(*replies)) as server:
         ask(asker, server, "price", tool_choice="required")
@@ -444,7 +444,7 @@ def test_forced_choice_is_for_one_round(asker):
 
 
 def test_background_is_refused(asker):
-    """A function needs the notebook, so a question with one cannot go to the background."""
+    """A question with a function of the notebook is refused in the background."""
     with wire.serve(lambda _: wanting()) as server:
         with pytest.raises(errors.BadInput, match="Nothing was sent"):
             ask(asker, server, "price", background=True)
@@ -455,7 +455,7 @@ SECRET = "a-secret-of-the-tool-server"
 
 
 def test_headers_of_an_mcp_server(asker, home):
-    """The headers reach the wire and nothing else: no journal, no message, not even if the server echoes them."""
+    """The headers are sent, and in no journal and no message, even if the server echoes them."""
     variables = {
         "docs": {
             "type": "mcp",
@@ -480,7 +480,7 @@ def test_headers_of_an_mcp_server(asker, home):
 
 
 def test_approval(home):
-    """An approval that is asked for stops; %aiml approve and %aiml deny go on from there, with the same settings."""
+    """A request for approval ends the question; %aiml approve and %aiml deny continue it with the same settings."""
     request = {
         "type": "mcp_approval_request",
         "id": "mcpr_1",
@@ -518,7 +518,7 @@ def test_approval(home):
 
 
 def test_in_a_notebook(home, sandbox_url):
-    """In a cell: the function runs in the notebook, its print is seen, each call is folded into the details."""
+    """In a cell the function runs in the notebook, its prints are shown, and each call is folded into the details."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         running.run(
@@ -564,7 +564,7 @@ def test_whatever_a_function_raises(function):
     "headers", [{"Authorization": b"key"}, {"X-Workspace": 42}, "Authorization: x", 5]
 )
 def test_headers_that_are_no_texts(headers):
-    """Headers that could not be sent are refused before anything is."""
+    """Headers other than texts are refused before anything is sent."""
     server = {
         "type": "mcp",
         "server_label": "x",
@@ -576,7 +576,7 @@ def test_headers_that_are_no_texts(headers):
 
 
 def test_rounds_are_one_turn(asker, tmp_path):
-    """A cell that used a function keeps its place over a restart, is not stale by its own rounds, and is recorded whole."""
+    """A cell with a function keeps its place over a restart, is not stale by its own rounds, and is recorded completely."""
     apple = ("c1", "price", {"item": "apple", "count": 1})
 
     def answer(request):
@@ -609,7 +609,7 @@ def test_rounds_are_one_turn(asker, tmp_path):
 
 
 def test_approval_after_a_restart(asker):
-    """An approval that is given in another kernel leaves the cell in its place: run again, it is replayed."""
+    """After an approval in another kernel the cell keeps its place: run again, it is replayed."""
     wanted = [
         {
             "type": "mcp_approval_request",
@@ -642,7 +642,7 @@ def test_approval_after_a_restart(asker):
 
 
 def test_interrupt_inside_a_function(home, sandbox_url):
-    """An interrupt inside a function stops the question; what was answered is replayed when the cell is run again."""
+    """An interrupt inside a function stops the question; earlier answers are replayed when the cell is run again."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         running.run(
@@ -658,7 +658,7 @@ def test_interrupt_inside_a_function(home, sandbox_url):
 
 
 def test_schema_in_a_notebook(home, sandbox_url):
-    """A schema with a tool and an attachment, replayed: the parsed value, and a table for the reader."""
+    """A replay with a schema, a tool and an attachment has the parsed value, and shows a table."""
     with kernel() as running:
         running.run(f"%config O3Pro.base_url = {sandbox_url!r}")
         running.run(

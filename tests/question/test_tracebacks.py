@@ -1,4 +1,4 @@
-"""An exception that goes along with a question: what Python prints of it, without frames and secrets of no use to a model."""
+"""An attached exception: its traceback as Python prints it, without frames of IPython and without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _text(parts) -> str:
 
 
 def test_variable_that_holds_an_exception(home):
-    """It is sent with its causes and its source, and the line that names it says its class."""
+    """An attached exception has its causes and its source, and the label has its class."""
     error = _raised(
         """
         try:
@@ -71,13 +71,13 @@ print("====", attach("error", {})[0]["text"])
 
 
 def test_variable_goes_before_the_last_error(home, monkeypatch):
-    """A variable, or a file, of the name `error` is what is meant by it."""
+    """A variable or a file of the name `error` precedes the last exception."""
     monkeypatch.setattr(sys, "last_value", ValueError("shown"), raising=False)
     assert "mine" in _text(attach("error", {"error": "mine"}))
 
 
 def test_no_error_yet(home, monkeypatch):
-    """Where nothing has failed yet, it is a name like any other."""
+    """Before any exception, `error` is a name like any other."""
     for name in ("last_value", "last_exc"):
         monkeypatch.delattr(sys, name, raising=False)
     with pytest.raises(BadInput, match="no variable and no file error"):
@@ -85,7 +85,7 @@ def test_no_error_yet(home, monkeypatch):
 
 
 def test_secrets_are_masked(home, monkeypatch):
-    """The key, what the environment names as a secret, and passwords in addresses are not sent."""
+    """The key, variables named like secrets, and passwords in addresses are not sent."""
     monkeypatch.setenv("SERVICE_TOKEN", "t0k3n-of-a-service")
     error = RuntimeError(
         f"{KEY} t0k3n-of-a-service postgres://me:hidden@db/x X-Api-Key: hidden api_key='hidden' "
@@ -101,7 +101,7 @@ def test_secrets_are_masked(home, monkeypatch):
     ["\n", "\r\n    ", "\\n", "'\n  '", '" + "', "\n> ", "\n  │ ", "=\n", "%0A", "<br>", "\x1b[0m", "\u200b", "' b'"],
 )  # fmt: skip
 def test_secrets_in_several_lines_are_masked(home, monkeypatch, gap):
-    """No part of a secret is sent whose lines a terminal, a library or a group of exceptions has broken."""
+    """No part of a secret is sent that a terminal, a library or a group of exceptions has broken into lines."""
     monkeypatch.setenv("GITHUB_PAT", "p4t-of-a-service")
     words = f"Sent {KEY[:9]}{gap}{KEY[9:18]}{gap}{KEY[18:]} and p4t-of{gap}-a-service"
     for error in (RuntimeError(words), ExceptionGroup("both", [ValueError(words)])):
@@ -111,7 +111,7 @@ def test_secrets_in_several_lines_are_masked(home, monkeypatch, gap):
 
 
 def test_paths_are_relative(home, tmp_path, monkeypatch):
-    """Files of the notebook's folder are named as they are from there."""
+    """Files of the notebook's folder have relative paths."""
     monkeypatch.chdir(tmp_path)
     told = traceback_of(_raised("1 / 0", str(tmp_path / "study" / "stars.py")))
     assert 'File "study/stars.py", line 1' in told
@@ -119,7 +119,7 @@ def test_paths_are_relative(home, tmp_path, monkeypatch):
 
 
 def test_long_recursion(home):
-    """Of an endless recursion the first and last frames are shown, with the number of the others."""
+    """An endless recursion is shown by its first and last frames, with the number of the others."""
     told = traceback_of(_raised("def a(n): b(n)\ndef b(n): a(n)\na(1)"))
     assert "frames are left out" in told
     assert len(told) < 8000

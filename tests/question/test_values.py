@@ -26,7 +26,7 @@ from aiml_magic.question.attachments import attach, labels
 
 
 class Plain:
-    """Nobody has said how it is written."""
+    """A class without a text of its own."""
 
     def method(self) -> None: ...
 
@@ -37,7 +37,7 @@ class Written(Plain):
 
 
 class Shown:
-    """It has a text of its own, in the form that Python gives to what has none."""
+    """A class with its own text in the form of Python's default."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -47,14 +47,14 @@ class Shown:
 
 
 class Addressed:
-    """Written in Python, and no more than Python says."""
+    """A class whose own text is like Python's default."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {hex(id(self))}>"
 
 
 class Trace:
-    """It writes a part of itself, as reprlib does."""
+    """A class that writes a part of itself, as reprlib does."""
 
     def __init__(self, held) -> None:
         self.held = held
@@ -91,7 +91,7 @@ class Keyed(collections.abc.Mapping):
 
 
 class Tensor:
-    """As libraries of tensors write them: the ends of what is long."""
+    """A tensor whose text has only its ends, as libraries write it."""
 
     dtype = "float32"
 
@@ -111,7 +111,7 @@ class Tensor:
 
 
 class Arrow(Tensor):
-    """An array without a shape, which leaves out lines."""
+    """An array without a shape, whose text leaves out lines."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -149,7 +149,7 @@ class Told:
 
 
 class Remote:
-    """An array that says where it is, and cannot be listed."""
+    """An array whose text is its location, and that cannot be listed."""
 
     shape, dtype = (5000,), "float64"
 
@@ -263,7 +263,7 @@ def test_all_is_said(kind):
 
 
 def test_long_lists_of_tables_and_figures():
-    """In a list tables are written as CSV where their own text is cut or says nothing, and figures go along, each under its name."""
+    """Tables in a list are written as CSV if their own text is incomplete, and figures are attached, each under its name."""
     text, attached = prompts.fill("Of {{both}}", {"both": {"t": Table(), "f": [Figure()]}})
     assert (
         "Of \nboth['t']: \n\na\n0\n1\n2\n\n\nboth['f']: \nboth['f'][0]: (the attached both['f'][0])\n\n"
@@ -273,7 +273,7 @@ def test_long_lists_of_tables_and_figures():
 
 
 def test_numpy_and_pandas():
-    """A long array, index or column is written with all numbers, also in a list, a cell, with a conversion, and with any print options."""
+    """A long array, index or column is written with all numbers, also in a list or a cell, with a conversion, and with any print options."""
     np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     long, frame = np.arange(5000), pd.DataFrame({"a": range(5000)})
     cells = pd.DataFrame({"a": [long]})
@@ -301,7 +301,7 @@ def test_numpy_and_pandas():
 
 
 def test_polars():
-    """A long column of polars is whole, and so are tables in a list; what is not computed yet is refused."""
+    """A long column of polars and tables in a list are complete; a lazy frame is refused."""
     pl = pytest.importorskip("polars")
     frame = pl.DataFrame({"a": range(5000)})
     for value in (frame["a"], [frame], {"x": frame["a"]}):
@@ -320,7 +320,7 @@ def test_dask():
 
 
 def test_axes():
-    """Axes are drawn with their figure, in a question and attached; a line of it has no picture of its own."""
+    """Axes are drawn with their figure, in a question and attached; a line of a plot cannot be drawn."""
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure as Real
 
@@ -349,13 +349,13 @@ TREES = st.recursive(
 
 @given(TREES)
 def test_plain_containers(value):
-    """Any nesting of texts and numbers is inserted as Python writes it."""
+    """Any nested containers of texts and numbers are inserted as Python writes them."""
     assert format(value) == values.whole(value)
     assert (format(value), []) == prompts.fill("{{x}}", {"x": value})
 
 
 @given(TREES, st.sampled_from([Plain(), len, os, Trace(list(range(9)))]))
 def test_what_says_nothing_is_found(value, nameless):
-    """However deep it lies."""
+    """An incomplete text is found at any depth."""
     with pytest.raises(BadInput):
         prompts.fill("{{x}}", {"x": [value, (value, {"a": nameless})]})

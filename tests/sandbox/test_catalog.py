@@ -1,4 +1,4 @@
-"""The models that the sandbox offers, the one that ends, and the one that ended."""
+"""The models of the sandbox: offered, ending and ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiml_magic.text import load
 
 
 def test_list(sandbox_url):
-    """The list names price, context and longest answer of each model, and when it ends."""
+    """The list has price, context, longest answer and end of each model."""
     models = {entry["id"]: entry for entry in call(f"{sandbox_url}/models")[1]["data"]}
     assert {"openai/o3-pro", "openai/gpt-5.6-sol"} < models.keys()
     old, new = models["openai/o3-pro"], models["openai/gpt-5.6-sol"]
@@ -44,14 +44,14 @@ FILTERS = [
 
 @pytest.mark.parametrize(("query", "expected"), FILTERS)
 def test_filters(sandbox_url, query, expected):
-    """The feed is narrowed down by status, and by the day of the announcement."""
+    """The feed is filtered by status, and by the day of the announcement."""
     feed = call(f"{sandbox_url}/models/deprecations?{query}")[1]
     assert expected == [entry["id"] for entry in feed["data"]]
 
 
 @pytest.mark.parametrize("query", ["status=ended", "since=yesterday", "since=2026-1-1"])
 def test_wrong_filters(sandbox_url, query):
-    """A filter that the feed does not have is refused in the vendor's manner."""
+    """An unknown filter of the feed is refused in the vendor's form."""
     status, body = call(f"{sandbox_url}/models/deprecations?{query}")
     assert (400, "/v1/models/deprecations") == (status, body["path"])
 

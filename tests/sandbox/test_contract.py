@@ -1,4 +1,4 @@
-"""The sandbox is true to the API: a response has every field, and what the API refuses is refused."""
+"""The sandbox follows the API: a response has every field, and invalid requests are refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_echo(sandbox_url, name):
 
 
 def test_only_what_is_complete_was_completed(sandbox_url):
-    """A response that is cut off, failed or not there yet has no time of completion."""
+    """An incomplete, failed or pending response has no time of completion."""
     for orders in ("fault=incomplete", "fault=failed"):
         assert ask(sandbox_url, f"Why?\nsandbox: {orders}")[1]["completed_at"] is None
     _, queued = ask(sandbox_url, "Why?\nsandbox: delay=60", background=True)
@@ -90,7 +90,7 @@ CHOICES = [
 
 @pytest.mark.parametrize(("question", "choice", "expected"), CHOICES)
 def test_tool_choice(sandbox_url, question, choice, expected):
-    """Tools are called as `tool_choice` says; only functions keep the answer waiting."""
+    """Tools are called as `tool_choice` says; only a function's call comes without a message."""
     tools = [WEATHER, PRICE, SEARCH, DOCS]
     _, response = ask(sandbox_url, question, tools=tools, tool_choice=choice)
     assert (expected, choice) == (called(response), response["tool_choice"])
@@ -109,7 +109,7 @@ def test_choices_are_other_responses(sandbox_url):
 
 
 def test_one_call_at_a_time(sandbox_url):
-    """Without parallel calls there is one."""
+    """Without parallel calls there is one call."""
     asked = {"tools": [WEATHER, PRICE], "parallel_tool_calls": False}
     assert ["get_weather"] == called(ask(sandbox_url, "The price and the weather?", **asked)[1])
 
@@ -125,7 +125,7 @@ def test_choice_without_its_tool(sandbox_url, wrong):
 
 
 def test_round_trip(sandbox_url):
-    """A call goes back with its result, as a transcript and by id; a later question is a question again."""
+    """A call is answered with its result, as a transcript and by id; a later question is a question again."""
     question = {"role": "user", "content": "Call price."}
     _, first = ask(sandbox_url, [question], tools=[PRICE])
     (made,) = [item for item in first["output"] if item["type"] == "function_call"]
@@ -154,7 +154,7 @@ def test_headers_of_a_server_are_not_told(sandbox_url):
 
 
 def test_background(sandbox_url):
-    """A response of the background is queued, in progress and then there, also if it has no delay."""
+    """A background response is queued, in progress and then complete, also without a delay."""
     _, queued = ask(sandbox_url, "Now?", background=True)
     one = f"{sandbox_url}/responses/{queued['id']}"
     assert ("queued", "completed") == (queued["status"], call(one)[1]["status"])
@@ -168,7 +168,7 @@ def test_background(sandbox_url):
 
 
 def test_background_as_a_stream(sandbox_url):
-    """The stream of one says that it is queued; the same can be fetched later, whole and as a stream."""
+    """The stream of a background response begins with queued; the response can be fetched later, whole and as a stream."""
     asked = {"model": "m", "input": "Why?\nsandbox: delay=0.2", "background": True}
     told = stream(f"{sandbox_url}/responses", asked | {"stream": True})
     one = f"{sandbox_url}/responses/{told[0]['response']['id']}"
@@ -181,13 +181,13 @@ def test_background_as_a_stream(sandbox_url):
 
 
 def test_only_the_background_can_be_cancelled(sandbox_url):
-    """A response that was waited for cannot be cancelled, as with OpenAI."""
+    """Only a background response can be cancelled, as with OpenAI."""
     _, response = ask(sandbox_url, "Why?")
     assert 400 == call(f"{sandbox_url}/responses/{response['id']}/cancel", {})[0]
 
 
 def test_phase(sandbox_url):
-    """On demand there is a commentary before the answer, and a transcript may name phases."""
+    """With `phase=commentary` there is a commentary before the answer, and a transcript may have phases."""
     _, response = ask(sandbox_url, "Why?\nsandbox: phase=commentary")
     messages = [item for item in response["output"] if item["type"] == "message"]
     assert ["commentary", "final_answer"] == [message["phase"] for message in messages]
@@ -309,7 +309,7 @@ def as_json_schema(value):
 @pytest.mark.skipif(not VENDORS.exists(), reason="the vendor's description is not here")
 @pytest.mark.parametrize(("wrong", "_"), REFUSED, ids=str)
 def test_vendors_description_agrees(wrong, _):
-    """Each of those is refused by the vendor's own description too, as far as that knows the field."""
+    """The vendor's own description refuses the same requests, if it knows the field."""
     path = load(VENDORS.read_bytes())["paths"]["/v1/responses"]["post"]
     described = as_json_schema(path["requestBody"]["content"]["application/json"]["schema"])
     body = {"model": "openai/o3-pro", "input": "Why?"} | wrong
@@ -320,7 +320,7 @@ def test_vendors_description_agrees(wrong, _):
 
 
 def test_long_transcript():
-    """A conversation of thousands of turns is checked in a moment."""
+    """A conversation of thousands of turns is validated quickly."""
     turn = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
     started = time.process_time()
     assert not schema.wrong({"model": "m", "input": turn * 2000})

@@ -1,7 +1,7 @@
-"""The sandbox as a server of the Open Responses specification: what its public compliance suite asks, and what that demands.
+"""The sandbox as a server of the Open Responses specification, by the requests and checks of its public compliance suite.
 
 The suite sends each of these requests, checks the response and every event against the
-specification's schemas, and looks for the output that is meant.
+specification's schemas, and looks for the expected output.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ EVENTS = {
 
 
 def check(name: str, response: object) -> None:
-    """The response has the specification's schema, and the output that the request is about."""
+    """Checks that a response has the specification's schema and the expected output."""
     jsonschema.validate(response, RESPONSE)
     assert "meta" not in response
     if name in NOT_COMPLETE:
@@ -163,7 +163,7 @@ def check(name: str, response: object) -> None:
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_whole(plain_url, name):
-    """Every request is answered with all that the specification demands."""
+    """Every response has all that the specification requires."""
     status, response = call(f"{plain_url}/responses", {"model": "any", **REQUESTS[name]})
     assert 200 == status
     check(name, response)
@@ -171,7 +171,7 @@ def test_whole(plain_url, name):
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_streamed(plain_url, name):
-    """So is every stream of it, event by event, up to the mark of its end."""
+    """Every stream has all that the specification requires, event by event, up to [DONE]."""
     body = {"model": "any", **REQUESTS[name], "stream": True}
     *told, last = stream(f"{plain_url}/responses", body)
     assert "[DONE]" == last
@@ -190,7 +190,7 @@ def test_streamed(plain_url, name):
 
 
 def test_previous_response(plain_url):
-    """A stored response is continued by its id; one that is not there is refused by a code."""
+    """A stored response is continued by its id; an unknown one is refused with a code."""
     body = {"model": "any", "input": "The word is cobalt.", "store": True}
     _, first = call(f"{plain_url}/responses", body)
     _, second = call(
@@ -206,7 +206,7 @@ def test_previous_response(plain_url):
 # The specification has no schema but null there.
 @pytest.mark.parametrize("name", sorted(REQUESTS.keys() - {"a schema"}))
 def test_judged_by_others(plain_url, name):
-    """Others' types of the specification take every response, too."""
+    """Other authors' types of the specification accept every response."""
     types = pytest.importorskip("openresponses_types", reason="those types are not installed")
     _, response = call(f"{plain_url}/responses", {"model": "any", **REQUESTS[name]})
     types.ResponseResource.model_validate(response)

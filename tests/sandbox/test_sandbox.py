@@ -1,4 +1,4 @@
-"""The stand-in for the API: as the real one where it matters, the same every time, and failing on demand."""
+"""The stand-in for the API: like the real one, the same in every run, and failing on demand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aiml_magic.sandbox import start as sandbox
 
 
 def test_says_what_it_is(sandbox_url):
-    """Every answer says that no model is behind it, and what was sent."""
+    """Every answer says that there is no model, and has the parts of the request."""
     _, response = ask(
         sandbox_url, "What is 6*7?", instructions="Be brief.", reasoning={"effort": "high"}
     )
@@ -51,7 +51,7 @@ def test_remembers(sandbox_url):
 
 
 def test_same_every_time(sandbox_url):
-    """The same conversation gets the same response, id, date and usage, so that a notebook comes out the same."""
+    """The same conversation gets the same response, id, date and usage in every run."""
     assert ask(sandbox_url, "Again?") == ask(sandbox_url, "Again?")
 
 
@@ -80,14 +80,14 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_validates(sandbox_url, wrong):
-    """A wrong request is refused in the vendor's manner."""
+    """An invalid request is refused in the vendor's form."""
     status, body = ask(sandbox_url, "x", **wrong)
     assert 400 == status
     assert body["message"].startswith("Body validation error")
 
 
 def test_needs_a_key(sandbox_url):
-    """A request without a key is refused, as by the real one."""
+    """A request without a key is refused, as by the API."""
     assert (
         401 == call(f"{sandbox_url}/responses", {"model": "m", "input": "x"}, Authorization="")[0]
     )
@@ -102,7 +102,7 @@ def test_orders_alone(sandbox_url):
 
 
 def test_background_get_cancel_delete(sandbox_url):
-    """A response in the background is queued, then there; it can be fetched, cancelled and deleted."""
+    """A background response is queued, then complete; it can be fetched, cancelled and deleted."""
     _, queued = ask(sandbox_url, "Later?\nsandbox: delay=0.3", background=True)
     assert "queued" == queued["status"]
     one = f"{sandbox_url}/responses/{queued['id']}"
@@ -117,7 +117,7 @@ def test_background_get_cancel_delete(sandbox_url):
 
 
 def test_service_routes(sandbox_url):
-    """Models, balance and logs answer as the vendor's do; a request is found in the logs by its id."""
+    """Models, balance and logs reply like the vendor's; a request is found in the logs by its id."""
     root = sandbox_url.removesuffix("/v1")
     assert "openai/o3-pro" == call(f"{sandbox_url}/models")[1]["data"][0]["id"]
     assert 100.0 == call(f"{root}/v2/billing")[1]["current_balance"]
@@ -139,7 +139,7 @@ def test_service_routes(sandbox_url):
     "query", ["offset=x", "limit=-1", "limit=", "offset=" + "9" * 5000, "period=x"]
 )
 def test_logs_that_cannot_be_asked_for(sandbox_url, query):
-    """A value that is not a number is refused with the vendor's error."""
+    """A value other than a number is refused with the vendor's error."""
     assert 400 == call(f"{sandbox_url.removesuffix('/v1')}/v2/logs?{query}")[0]
 
 
@@ -152,7 +152,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "kind"), FAULTS)
 def test_faults(module_asker, sandbox_url, fault, kind):
-    """Each fault of the table can be had on demand."""
+    """Each fault of the table can be ordered."""
     with pytest.raises(kind) as failed:
         module_asker.ask(sandbox_url, f"Why?\nsandbox: fault={fault}", chat=None)
     assert kind is type(failed.value)
@@ -170,7 +170,7 @@ def test_wrong_orders(module_asker, sandbox_url, order):
 
 
 def test_fault_that_passes(module_asker, sandbox_url):
-    """A fault that strikes once is overcome by a retry."""
+    """A retry succeeds after a fault with times=1."""
     assert (
         "completed"
         == module_asker.ask(sandbox_url, "Why?\nsandbox: fault=503 times=1", chat=None).status
@@ -191,7 +191,7 @@ def test_unwanted_answers(module_asker, sandbox_url, fault, outcome):
 
 
 def test_idle_sandbox_ends():
-    """A sandbox that nobody uses ends by itself."""
+    """An idle sandbox ends by itself."""
     command = [sys.executable, "-m", "aiml_magic.sandbox", "--idle", "0.5"]
     process = subprocess.run(command, capture_output=True, timeout=10, check=False)
     assert 0 == process.returncode
@@ -273,7 +273,7 @@ def test_names_of_this_machine(sandbox_url, host):
 )
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_web_pages_are_refused(sandbox_url, origin, method, path):
-    """A page can neither ask nor read nor end it, wherever it comes from, even with a key."""
+    """A web page of any origin can neither ask, read nor stop the sandbox, even with a key."""
     port = port_of(sandbox_url)
     assert 403 == status_of(port, method, path, QUESTION, Origin=origin.format(port))
 
@@ -327,7 +327,7 @@ def echo(request: wire.Request) -> wire.Reply:
 
 
 def test_impostor(asker, home):
-    """Another program at the port of a sandbox that ended gets neither its token nor a question."""
+    """Another program at the port of an ended sandbox gets neither its token nor a question."""
     asker.session.sandbox_url = sandbox.find_or_start(home)
     assert "no model is behind it" in asker.ask("", "Before?").text
     token = sandbox._note(home).token
@@ -352,7 +352,7 @@ def test_impostor(asker, home):
 
 
 def test_gone(asker, home):
-    """A question to a sandbox that has ended is not sent, and says how to have one again."""
+    """A question to an ended sandbox is not sent, and the error says how to start another."""
     asker.session.sandbox_url = sandbox.find_or_start(home)
     sandbox.stop(home)
     with pytest.raises(errors.AimlMagicError, match="Nothing was sent") as refused:
@@ -377,7 +377,7 @@ def test_key_is_in_no_environment(asker, home, monkeypatch):
 
 
 def test_key_is_not_told_to_the_sandbox(asker, home):
-    """A question that holds the API key is refused for the sandbox too."""
+    """A question that holds the API key is refused for the sandbox as well."""
     asker.session.sandbox_url = sandbox.find_or_start(home)
     with pytest.raises(errors.BadInput, match="The API key is part"):
         asker.ask("", f"What is {KEY} for?")
@@ -392,7 +392,7 @@ def memory_of(pid: int) -> int:
 
 
 def send_what_fits(connection: socket.socket, sent: bytes) -> None:
-    """Sends as much as is taken within a moment: who has refused reads no more."""
+    """Sends as much as the server reads at once: after a refusal it reads no more."""
     connection.settimeout(0.2)
     try:
         connection.sendall(sent)
@@ -402,7 +402,7 @@ def send_what_fits(connection: socket.socket, sent: bytes) -> None:
 
 @pytest.mark.parametrize("ending", ["unfinished", "silent"])
 def test_memory_is_bounded(ending):
-    """Requests without an end, or without an answer, cost less than 300 MB together, and a short question is answered meanwhile."""
+    """Endless and unanswered requests take less than 300 MB together, and a short question is answered meanwhile."""
     orders = "\nsandbox: fault=silent" if ending == "silent" else ""
     text = json.dumps({"model": "m", "input": orders + " " * (20 * 2**20)})
     length = len(text) + (ending == "unfinished")
@@ -424,14 +424,14 @@ def test_memory_is_bounded(ending):
 
 
 def test_too_long(sandbox_url):
-    """A request that is too long is refused as by the real one, with its length and without."""
+    """A request that is too long is refused as by the API, with and without a Content-Length."""
     assert 413 == ask(sandbox_url, "x" * 33 * 2**20)[0]
     many = {"x": [[]] * 3_000_000}
     assert 400 == ask(sandbox_url, "x", metadata=many)[0]
 
 
 def test_remembers_in_bounds(monkeypatch):
-    """The oldest conversations are forgotten when they come to too much; a new one is remembered."""
+    """The oldest conversations are removed at the limit of memory; new ones are stored."""
     monkeypatch.setattr(memory, "_MAX_KEPT", 2**20)
     state = memory.Memory()
     body = {"model": "m", "store": True}
@@ -447,7 +447,7 @@ def test_remembers_in_bounds(monkeypatch):
 
 @pytest.mark.parametrize("place", ["file/home", "/proc/home"])
 def test_that_cannot_start(tmp_path, place):
-    """Where it cannot start it is an error at once, which says why and what to do."""
+    """A sandbox that cannot start is an error at once, with the reason and the remedy."""
     (tmp_path / "file").touch()
     started = time.monotonic()
     with pytest.raises(
@@ -460,7 +460,7 @@ def test_that_cannot_start(tmp_path, place):
 
 
 def test_home_of_two_machines(own, monkeypatch):
-    """Two machines that share a home have a sandbox each: what one has there is nothing to the other."""
+    """Two machines that share a home have a sandbox each, with separate files."""
     here = sandbox._note(own)
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
     assert not sandbox.stop(own)
@@ -513,7 +513,7 @@ def test_one_for_each_user(tmp_path: Path):
 
 
 def test_started_at_once(tmp_path: Path):
-    """Of those that are started for a home at the same time one lives on, and it is what everybody finds."""
+    """Of several sandboxes started for a home at once one goes on, and all kernels find it."""
     try:
         with ThreadPoolExecutor(4) as pool:
             urls = set(pool.map(sandbox.find_or_start, [tmp_path] * 4))
@@ -531,7 +531,7 @@ def test_started_at_once(tmp_path: Path):
 
 
 def test_started_while_one_ends(tmp_path: Path):
-    """A sandbox that is started while an earlier one is still ending is a new one."""
+    """A sandbox that is started while an earlier one ends is a new one."""
     sandbox.find_or_start(tmp_path)
     of_another_kernel = sandbox._started.pop()
     try:
@@ -561,14 +561,14 @@ NOTES = [
 
 @pytest.mark.parametrize("note", NOTES, ids=range(len(NOTES)))
 def test_stale_note(tmp_path: Path, note):
-    """A note of a sandbox that is gone, or of nonsense, is not believed."""
+    """The note of an ended sandbox, and an invalid note, are ignored."""
     sandbox.path_of(tmp_path, "json").write_text(note, errors="surrogateescape")
     assert not sandbox.stop(tmp_path)
 
 
 @pytest.mark.parametrize("sent", [b": ping\n\n", b"[" * 900])
 def test_stranger_on_the_port(tmp_path: Path, sent):
-    """Where something else has got the port of a sandbox that is gone, and answers without an end, it is not waited for."""
+    """An endless reply of another program at the port of an ended sandbox is not waited for."""
     ends = []
 
     def long() -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import wire
 
 
 class Limit:
-    """So many requests in so many seconds."""
+    """A limit of `count` requests in `seconds`."""
 
     def __init__(self, count: int, seconds: float) -> None:
         self.count, self.seconds = count, seconds
