@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Moved(ModuleType):
-    """A module by the name that pickles of answers of version 0.1.0 hold."""
+    """A module under its former name, which pickles of version 0.1.0 contain."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

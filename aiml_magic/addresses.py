@@ -37,7 +37,7 @@ _session_folder = _working_directory()  # when the session began; %cd does not c
 
 def begin_in(folder: str) -> None:
     """Sets the folder in which the session began: %cd may have run before `%load_ext`."""
-    global _session_folder  # noqa: PLW0603  # one for the process, as its environment is
+    global _session_folder  # noqa: PLW0603  # one for the process, like its environment
     _session_folder = Path(folder)
 
 
@@ -91,9 +91,9 @@ def is_loopback(host: str) -> bool:
 def network() -> dict[str, str]:
     """The environment variables of proxies and certificates; a proxy's may hold a password."""
     names = [name for name in os.environ if name.lower().endswith("_proxy")]
-    found = {name: os.environ[name] for name in names}
+    proxies = {name: os.environ[name] for name in names}
     named = {name: os.environ[name] for name in CERTIFICATES if os.environ.get(name)}
-    return found | {name: str((_session_folder or Path()) / path) for name, path in named.items()}
+    return proxies | {name: str((_session_folder or Path()) / path) for name, path in named.items()}
 
 
 def use_network(variables: Mapping[str, str]) -> None:
@@ -150,7 +150,7 @@ def absolute(path: Path) -> Path:
     try:
         return path.absolute()
     except OSError as error:
-        hint = "Name the file by its whole path, or go elsewhere with %cd."
+        hint = "Name the file by its whole path, or change to another folder with %cd."
         raise _without_folder(str(path), hint) from error
 
 
@@ -172,7 +172,7 @@ def _path(chosen: str) -> Path:
     try:
         if "\0" not in chosen:
             return Path(chosen).expanduser()
-        why = "there is a NUL in it"
+        why = "it contains NUL"
     except RuntimeError as error:  # the home directory of an unknown user
         why = str(error).rstrip(".")
     raise BadInput(

@@ -109,7 +109,7 @@ def need_key() -> Key:
     """As `find_key`. Raises NoKey if there is none."""
     key = find_key()
     if key is None:
-        why = f" ({told})" if (told := _trouble_of_services()) else ""
+        why = f" ({failed})" if (failed := _trouble_of_services()) else ""
         raise errors.NoKey(
             f"No API key was found{why}, so nothing was sent.",
             "Run %aiml login, or set AIML_API_KEY; or try it without a key: %aiml sandbox.",
@@ -118,7 +118,7 @@ def need_key() -> Key:
 
 
 def save_key(text: str) -> str:
-    """Saves the key in the system's keyring, else in a private file; returns the name of that.
+    """Saves the key in the system's keyring, else in a private file; returns the name of either.
 
     Raises BadInput.
     """
@@ -130,11 +130,11 @@ def save_key(text: str) -> str:
             return "the system's keyring"
         make_private_folder(path.parent)
         write_private(path, text + "\n")
-        return short(path) + (f" (the system's keyring did not take it: {why})" if why else "")
+        return short(path) + (f" (the system's keyring did not accept it: {why})" if why else "")
 
 
 def forget_key() -> tuple[list[str], str]:
-    """Removes the saved key; returns where it was, and the error of the keyring, if any.
+    """Removes the saved key; returns the sources that had it, and the keyring's error, if any.
 
     Raises BadInput.
     """
@@ -157,14 +157,14 @@ def trouble() -> str:
 
 
 def _trouble_of_services() -> str:
-    told = [f"{name}: {why}" for name, ask in _services() if (why := _ask_once(name, ask)[1])]
-    return f"{', '.join(told)}; asked again after a restart" if told else ""
+    failed = [f"{name}: {why}" for name, ask in _services() if (why := _ask_once(name, ask)[1])]
+    return f"{', '.join(failed)}; asked again after a restart" if failed else ""
 
 
 def _sources() -> Iterator[tuple[str, str | None]]:
     """The sources of a key with the text that each holds, in order of precedence.
 
-    The file comes before the keyring: it exists only if the keyring did not take the key.
+    The file comes before the keyring: it exists only if the keyring did not accept the key.
     """
     for variable in VARIABLES:
         if strip(os.environ.get(variable, "")):
@@ -174,8 +174,8 @@ def _sources() -> Iterator[tuple[str, str | None]]:
         yield source, reply if isinstance(reply, str) else None
     path = _key_file()
     with _refusing("The saved key cannot be read"):
-        kept = path.read_text("utf-8", "replace") if path.is_file() else None
-    yield short(path), kept
+        saved = path.read_text("utf-8", "replace") if path.is_file() else None
+    yield short(path), saved
     yield "the system's keyring", _try_keyring(_saved_in)[0]
 
 
@@ -230,7 +230,7 @@ def _services() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def _ask_once(name: str, ask: Callable[[], Any]) -> tuple[Any, str]:
-    """The reply of a service; it needs an open page, and else waits for seconds."""
+    """The reply of a service, requested once: without an open page this takes seconds."""
     with _asking:
         if name not in _replies:
             _replies[name] = _try(ask)

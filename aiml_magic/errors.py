@@ -11,7 +11,7 @@ so that *Run All* stops. It shows no frames, since a frame could show the API ke
      ├── JournalError          the journal cannot be used; nothing was sent
      ├── SandboxError          the sandbox did not start
      ├── Interrupted           the person stopped it (also a KeyboardInterrupt)
-     ├── SchemaMismatch        the answer does not fit the schema; it is kept
+     ├── SchemaMismatch        the answer does not fit the schema; it is raw
      └── RequestFailed         the server or the network failed
           ├── InvalidRequest   PayloadTooLarge   NotFound   RetrieveUnsupported   Redirected
           ├── AuthError        PermissionDenied  OutOfCredits  QuotaExceeded
@@ -89,7 +89,7 @@ class Interrupted(AimlMagicError, KeyboardInterrupt):
 
 
 class SchemaMismatch(AimlMagicError):
-    """The answer does not fit the schema that was asked for; `answer` holds it."""
+    """The answer does not fit the requested schema; `answer` holds it."""
 
 
 class RequestFailed(AimlMagicError):
@@ -127,8 +127,8 @@ class RequestFailed(AimlMagicError):
         """Puts the id of the row into the hint, which has a placeholder for it."""
         self.hint = self.hint.replace(hint_to_check(), hint_to_check(row_id))
 
-    def name_way_alone(self, row_id: int) -> None:
-        """Names in the hint what asks this row again, not all rows of its cell or its map."""
+    def name_again(self, row_id: int) -> None:
+        """Puts a command into the hint that asks only this row again, not its whole cell or map."""
         alone = hint_to_check(row_id, f"%aiml again {row_id}")
         self.hint = self.hint.replace(hint_to_check(row_id), alone)
 
@@ -167,7 +167,7 @@ class Redirected(RequestFailed):
 
 
 class PayloadTooLarge(RequestFailed):
-    """The request is too big for the server (413)."""
+    """The request is too large for the server (413)."""
 
 
 class RateLimited(RequestFailed):
@@ -199,7 +199,7 @@ class ConnectError(RequestFailed):
 
 
 class ConnectionLost(RequestFailed):
-    """The connection ended before the answer was there."""
+    """The connection ended before the answer was received."""
 
 
 class StreamInterrupted(ConnectionLost):
@@ -207,7 +207,7 @@ class StreamInterrupted(ConnectionLost):
 
 
 class RunnerDied(ConnectionLost):
-    """The process that held the connection ended before the answer came."""
+    """The process that held the connection ended before the answer was received."""
 
 
 class ParentFailed(RequestFailed):
@@ -233,25 +233,25 @@ def refusing(what: str, hint: str, why: Callable[[Exception], str] = reason) -> 
         raise BadInput(f"{what}: {why(error)}. {NOTHING_SENT}", hint) from error
 
 
-def hint_to_check(row_id: int | str = "ID", way: str = "--fresh") -> str:
+def hint_to_check(row_id: int | str = "ID", again: str = "--fresh") -> str:
     """The hint of every error after which the question may have been charged."""
     return (
         f"%aiml check {row_id} asks the server what became of it; "
-        f"only {way} asks, and pays, once more."
+        f"only {again} asks, and pays, once more."
     )
 
 
-def error_from_dict(kept: Mapping[str, Any]) -> RequestFailed:
+def error_from_dict(raw: Mapping[str, Any]) -> RequestFailed:
     """The error from its `as_dict`, which may come from an untrusted file or a newer version.
 
     An unknown class is a plain `RequestFailed`, an unknown field is left out, and message and hint
     are a line each.
     """
     known = {kind.__name__: kind for kind in _subclasses(RequestFailed)}
-    message = one_line(kept.get("message") or "", _LONGEST)
-    hint = one_line(kept.get("hint", hint_to_check()) or "", _LONGEST)
-    fields = {name: kept[name] for name in _FIELDS if name in kept}
-    return known.get(str(kept.get("class")), RequestFailed)(
+    message = one_line(raw.get("message") or "", _LONGEST)
+    hint = one_line(raw.get("hint", hint_to_check()) or "", _LONGEST)
+    fields = {name: raw[name] for name in _FIELDS if name in raw}
+    return known.get(str(raw.get("class")), RequestFailed)(
         message or "The request failed for an unknown reason. It may have been charged.",
         hint,
         **fields,

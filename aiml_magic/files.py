@@ -77,7 +77,7 @@ def append_private(path: Path, line: str) -> None:
     with path.open("ab", buffering=0) as file:
         size, content = file.tell(), line.encode()
         try:
-            while content:  # of a full disk the next step says so
+            while content:  # after a short write the next one reports a full disk
                 content = content[file.write(content) :]
             os.fsync(file.fileno())
         except BaseException:

@@ -41,7 +41,7 @@ def dump(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """`text` with control characters made visible, so that a terminal obeys none."""
+    """`text` with control characters made visible, so that a terminal does not obey them."""
     if text.isprintable():
         return text
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_visible())
@@ -130,7 +130,7 @@ def encodable(text: str) -> str:
 
 
 def agreed(words: str) -> bool | None:
-    """Whether the person answers yes; `None` if nobody can answer."""
+    """Whether the person answers yes; `None` if no person can answer."""
     try:
         said = input(encodable(f"{words} [y/N] "))
     except (EOFError, OSError, RuntimeError):  # StdinNotImplementedError is a RuntimeError

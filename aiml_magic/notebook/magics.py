@@ -125,9 +125,9 @@ class O3Pro(Settings):
         """
         from aiml_magic.notebook.maps import gather
 
-        starts, counter = self.starts(questions), self.view.counter(len(questions), is_kept=False)
+        counter = self.view.counter(len(questions), is_permanent=False)
         at_once = 2 * self.max_concurrency
-        answers = gather(starts, at_once, keeps_errors=True, show=counter)
+        answers = gather(self.starts(questions), at_once, keeps_errors=True, show=counter)
         self._bind(given, answers)
         failed = [answer for answer in answers if isinstance(answer, errors.AimlMagicError)]
         if len(failed) < len(answers) or any(error.answer for error in failed):
@@ -204,7 +204,7 @@ class O3Pro(Settings):
         variables = {
             name: value for name, value in self.shell.user_ns.items() if name not in hidden
         }
-        return candidates(before, token, variables, lambda: self.asking.chats.names())  # noqa: PLW0108  # only if chats are needed
+        return candidates(before, token, variables, lambda: self.asking.chats.names())  # noqa: PLW0108  # called only if chats are needed
 
     def begin_run(self, info: Any) -> None:
         """Called by IPython when a cell begins.

@@ -123,7 +123,7 @@ class _Asked:
             return job.outcome()
         except AimlMagicError as error:
             if isinstance(error, RequestFailed):
-                error.name_way_alone(job.id)
+                error.name_again(job.id)
             if not self._keeps_errors:
                 raise
             return error

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 async def _serve(args: argparse.Namespace, lock: sqlite3.Connection | None = None) -> None:
-    """Serves on loopback until it is stopped or idle; with a home, its port and token are there."""
+    """Serves on loopback until it is stopped or idle; in a home it writes its port and token."""
     sockets, port = server.bind(args.port)
     note = start.Note(port, "" if args.home is None else new_token())
     state = access.State(*note, has_meta=not args.no_meta)
@@ -58,7 +58,7 @@ async def _serve(args: argparse.Namespace, lock: sqlite3.Connection | None = Non
 
 
 def _close_stderr() -> None:
-    """Redirects stderr: nobody reads it after the start, and a full pipe would block."""
+    """Redirects stderr: it is not read after the start, and a full pipe would block."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)

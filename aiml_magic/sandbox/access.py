@@ -68,7 +68,7 @@ class Route(RequestHandler):
         self.is_hung_up = asyncio.Event()
 
     def prepare(self) -> None:
-        """Refuses requests of anybody but the user."""
+        """Refuses all requests but those of the sandbox's user."""
         host = _HOST.fullmatch(self.request.headers.get("Host", ""))
         if host is None or not is_loopback(host[1]):
             return self.fail(403, "The sandbox answers to names of this machine only.")

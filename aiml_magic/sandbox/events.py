@@ -16,21 +16,21 @@ def events(response: Raw) -> list[Raw]:
     """The numbered events, from `response.created` to the terminal one."""
     begun = unfinished(response, "in_progress")
     queued = unfinished(response, "queued")
-    found: list[Raw] = [{"type": "response.created", "response": begun}]
+    steps: list[Raw] = [{"type": "response.created", "response": begun}]
     if response.get("background"):
-        found = [
+        steps = [
             {"type": "response.created", "response": queued},
             {"type": "response.queued", "response": queued},
         ]
-    found.append({"type": "response.in_progress", "response": begun})
+    steps.append({"type": "response.in_progress", "response": begun})
     for index, item in enumerate(response["output"]):
-        place = {"output_index": index, "item_id": item["id"]}
+        position = {"output_index": index, "item_id": item["id"]}
         empty = {name: _EMPTY.get(name, value) for name, value in item.items()}
-        found.append({"type": "response.output_item.added", "output_index": index, "item": empty})
-        found += [{**event, **place} for event in _inside(item)]
-        found.append({"type": "response.output_item.done", "output_index": index, "item": item})
-    found.append({"type": f"response.{response['status']}", "response": response})
-    return [{**event, "sequence_number": number} for number, event in enumerate(found)]
+        steps.append({"type": "response.output_item.added", "output_index": index, "item": empty})
+        steps += [{**event, **position} for event in _inside(item)]
+        steps.append({"type": "response.output_item.done", "output_index": index, "item": item})
+    steps.append({"type": f"response.{response['status']}", "response": response})
+    return [{**event, "sequence_number": number} for number, event in enumerate(steps)]
 
 
 def _inside(item: Raw) -> Iterator[Raw]:
@@ -50,12 +50,12 @@ def _inside(item: Raw) -> Iterator[Raw]:
         yield from _part(part, part["type"], "content_part", {"content_index": number})
 
 
-def _part(part: Raw, kind: str, kind_of_part: str, place: Raw) -> Iterator[Raw]:
+def _part(part: Raw, kind: str, kind_of_part: str, position: Raw) -> Iterator[Raw]:
     """The events of one part, word by word."""
     field = "refusal" if kind == "refusal" else "text"
-    place_of_text = {**place, "logprobs": []} if kind == "output_text" else place
-    yield {"type": f"response.{kind_of_part}.added", "part": {**part, field: ""}, **place}
+    position_of_text = {**position, "logprobs": []} if kind == "output_text" else position
+    yield {"type": f"response.{kind_of_part}.added", "part": {**part, field: ""}, **position}
     for word in re.findall(r"\s*\S+|\s+", part[field]):
-        yield {"type": f"response.{kind}.delta", "delta": word, **place_of_text}
-    yield {"type": f"response.{kind}.done", field: part[field], **place_of_text}
-    yield {"type": f"response.{kind_of_part}.done", "part": part, **place}
+        yield {"type": f"response.{kind}.delta", "delta": word, **position_of_text}
+    yield {"type": f"response.{kind}.done", field: part[field], **position_of_text}
+    yield {"type": f"response.{kind_of_part}.done", "part": part, **position}

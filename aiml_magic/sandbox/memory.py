@@ -10,7 +10,7 @@ from aiml_magic.api.responses import Raw
 from aiml_magic.sandbox import rules
 from aiml_magic.text import dump
 
-_MAX_KEPT = 64 * 2**20  # bytes of stored conversations
+_MAX_STORED = 64 * 2**20  # bytes of stored conversations
 _MAX_LOG = 10_000  # entries
 
 
@@ -23,8 +23,8 @@ class Memory:
         self.sizes: dict[str, int] = {}  # bytes of each response and its conversation, oldest first
         self.logs: list[Raw] = []
         self._times: dict[str, tuple[float, float]] = {}  # begin and delay in the background
-        self._struck: Counter[str] = Counter()
-        self._kept = 0  # bytes of all responses
+        self._faults: Counter[str] = Counter()
+        self._stored = 0  # bytes of all responses
 
     def conversation(self, body: Raw) -> tuple[list[rules.Turn], str]:
         """The turns so far and the new question. Raises KeyError for an unknown response."""
@@ -40,24 +40,24 @@ class Memory:
         answer = rules.answer_to(body, turns, question)
         response = rules.respond(body, turns, question, answer=answer, orders=orders)
         if body.get("store") or body.get("background"):
-            self._keep(response, len(dump(body)) + len(answer))
+            self._store(response, len(dump(body)) + len(answer))
         if body.get("store"):
             self.turns[response["id"]] = [*turns, (question, answer)]
         if body.get("background"):
             self._times[response["id"]] = time.monotonic(), float(orders.get("delay", 0))
         return response
 
-    def _keep(self, response: Raw, size: int) -> None:
+    def _store(self, response: Raw, size: int) -> None:
         self.forget(response["id"])
         self.responses[response["id"]], self.sizes[response["id"]] = response, size
-        self._kept += size
-        while self._kept > _MAX_KEPT:
+        self._stored += size
+        while self._stored > _MAX_STORED:
             self.forget(next(iter(self.sizes)))
 
     def forget(self, response_id: str) -> bool:
         """Removes a response; `False` if there is none."""
         self.turns.pop(response_id, None)
-        self._kept -= self.sizes.pop(response_id, 0)
+        self._stored -= self.sizes.pop(response_id, 0)
         self._times.pop(response_id, None)
         return self.responses.pop(response_id, None) is not None
 
@@ -66,7 +66,7 @@ class Memory:
         begun, delay = self._times.get(response_id, (0.0, 0.0))
         return max(0.0, begun + delay - time.monotonic()) if delay else 0.0
 
-    def seen(self, response_id: str) -> Raw:
+    def current(self, response_id: str) -> Raw:
         """A stored response as it is now; a background response is unfinished during its delay."""
         response = self.responses[response_id]
         if not (left := self.seconds_left(response_id)):
@@ -86,8 +86,8 @@ class Memory:
         if not fault or "times" not in orders:
             return fault
         known = hashlib.sha256(dump(question).encode()).hexdigest()
-        self._struck[known] += 1
-        return fault if self._struck[known] <= int(orders["times"]) else ""
+        self._faults[known] += 1
+        return fault if self._faults[known] <= int(orders["times"]) else ""
 
     def log(
         self,

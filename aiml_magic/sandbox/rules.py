@@ -55,8 +55,8 @@ _FIELDS: dict[str, Any] = load("""{
 
 def orders(question: str) -> dict[str, str]:
     """The orders to the sandbox in a question."""
-    found = _ORDER.search(question)
-    return dict(order.split("=", 1) for order in found[1].split()) if found else {}
+    match = _ORDER.search(question)
+    return dict(order.split("=", 1) for order in match[1].split()) if match else {}
 
 
 def wrong_order(given: Orders) -> str:
@@ -123,7 +123,7 @@ def respond(
         "usage": _usage(sum(map(_tokens, read)), _tokens(answer), _REASONING[effort]),
     }
     _limit(response, body.get("max_output_tokens"))
-    _spoil(response, orders.get("fault", ""))
+    _apply_fault(response, orders.get("fault", ""))
     if response["status"] != "completed":
         response["completed_at"] = None
     return response
@@ -265,7 +265,7 @@ def _usage(given: int, written: int, reasoned: int) -> Raw:
 
 
 def _limit(response: dict[str, Any], limit: int | None) -> None:
-    """Cuts a response at `max_output_tokens`, of which the reasoning uses its tokens first."""
+    """Cuts a response at `max_output_tokens`; the tokens of the reasoning come first."""
     usage = response["usage"]
     if limit is None or usage["output_tokens"] <= limit:
         return
@@ -278,7 +278,7 @@ def _limit(response: dict[str, Any], limit: int | None) -> None:
     response.update(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
 
 
-def _spoil(response: dict[str, Any], fault: str) -> None:
+def _apply_fault(response: dict[str, Any], fault: str) -> None:
     match fault:
         case "incomplete":
             _limit(response, response["usage"]["output_tokens_details"]["reasoning_tokens"] + 8)

@@ -188,7 +188,7 @@ def _text() -> Schema:
             format=_kinds(text=plain, json_object=plain, json_schema=described),
             verbosity=_enum("low", "medium", "high", None),
         ),
-        "if": {"not": {"required": ["verbosity"]}},  # which the vendor's description does not have
+        "if": {"not": {"required": ["verbosity"]}},  # which the vendor's description lacks
         "then": {"required": ["format"]},
     }
 
@@ -253,7 +253,7 @@ def _validator(efforts: tuple[str, ...], is_vendors: bool) -> Any:  # noqa: FBT0
 
     def kinds(validator: Any, kinds: Schema, value: Any, schema: Schema) -> Iterator[Any]:
         if not isinstance(value, Mapping):
-            return  # `type` says so
+            return  # reported by the keyword `type`
         kind = value.get(schema["by"])
         if kind is None:
             untyped = schema.get("untyped", {})

@@ -22,10 +22,10 @@ from aiml_magic.sandbox.calls import wrong_choice
 from aiml_magic.sandbox.events import events
 from aiml_magic.text import dump
 
-_MAX_VALUES = 2**22  # in one request: each takes far more memory than bytes
+_MAX_VALUES = 2**22  # in one request: each takes far more memory than its bytes
 _MAX_CONNECTIONS = 800
 _MAX_WAIT = 60.0  # seconds for the rest of a request, or for the next one on its connection
-_FLUSH = 2**18  # bytes of a stream after which the client's reading is waited for
+_FLUSH = 2**18  # bytes of a stream after which the server waits until the client reads
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body>gateway</body></html>"
 
 
@@ -48,9 +48,9 @@ class Answering(Route):
         """Sends the events of a response, with `pace` seconds after each word."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("x-inference-id", response["id"])
-        found, waiting = events(response)[after + 1 :], 0
+        left, waiting = events(response)[after + 1 :], 0
         with contextlib.suppress(StreamClosedError):
-            for event in found[: len(found) // 2] if is_cut else found:
+            for event in left[: len(left) // 2] if is_cut else left:
                 if event["type"] not in ("response.created", "response.queued"):
                     await self.wait_for(response["id"])
                 line = f"event: {event['type']}\ndata: {dump(event)}\n\n"
@@ -167,7 +167,7 @@ class OneResponse(Answering):
         if response_id not in memory.responses:
             return self.fail(404)
         if self.get_query_argument("stream", "") != "true":
-            return self.finish_response(memory.seen(response_id))
+            return self.finish_response(memory.current(response_id))
         after = self.get_query_argument("starting_after", "-1")
         if not re.fullmatch(r"-1|\d{1,9}", after, re.ASCII):
             return self.refuse("starting_after: Expected number")
@@ -189,7 +189,7 @@ class Cancel(Answering):
         if not memory.responses[response_id]["background"]:
             return self.refuse("Only a background response can be cancelled")
         memory.cancel(response_id)
-        self.finish_response(memory.seen(response_id))
+        self.finish_response(memory.current(response_id))
 
 
 class Public(Route):
@@ -242,14 +242,14 @@ class Logs(Route):
         models = self.get_query_arguments("model")
         offset, limit = int(wanted["offset"]), min(int(wanted["limit"]), 100)
         logs = self.state.memory.logs
-        found = [entry for entry in logs if not models or entry["model"] in models]
+        entries = [entry for entry in logs if not models or entry["model"] in models]
         page = {
             "limit": limit,
             "offset": offset,
-            "total": len(found),
-            "has_more": len(found) > offset + limit,
+            "total": len(entries),
+            "has_more": len(entries) > offset + limit,
         }
-        self.finish({"data": found[offset : offset + limit], "pagination": page})
+        self.finish({"data": entries[offset : offset + limit], "pagination": page})
 
 
 class Self(Route):
@@ -268,7 +268,7 @@ class Proof(Route):
 
     def get(self) -> None:
         state = self.state
-        if state.stopped.is_set() or not state.token:  # a stopping sandbox is not to be found
+        if state.stopped.is_set() or not state.token:  # a stopping sandbox must not be found
             return self.fail(404)
         self.finish(proof(state.token, state.port, self.get_query_argument("nonce", "")))
 

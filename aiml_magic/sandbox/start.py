@@ -165,7 +165,7 @@ def _not_started(process: subprocess.Popen[bytes]) -> Exception:
         if not process.poll():
             return SandboxError(
                 "The sandbox did not start in time; another one of this home may hang.",
-                "Try again when the machine has less to do;"
+                "Try again when the machine is less busy;"
                 " or set AIML_MAGIC_HOME to another folder.",
             )
         lines = stderr.read().decode("utf-8", "replace").split("\n")
@@ -180,9 +180,9 @@ def _running(home: Path) -> Note | None:
     if note is None:
         return None
     nonce = secrets.token_hex(16)
-    shown = _call(note.port, "GET", f"/sandbox/proof?nonce={nonce}")
+    received = _call(note.port, "GET", f"/sandbox/proof?nonce={nonce}")
     expected = proof(note.token, note.port, nonce).encode()
-    return note if hmac.compare_digest(shown, expected) else None
+    return note if hmac.compare_digest(received, expected) else None
 
 
 def _note(home: Path) -> Note | None:

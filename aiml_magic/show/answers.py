@@ -73,7 +73,7 @@ def _notes_on_outcome(answer: Answer) -> Iterator[str]:
             yield f"**Cancelled.** The server stopped working on it. {only_fresh}"
         case "unknown":
             status = f"The server calls its status `{_name(answer.status)}`."
-            unknown = "Whether the answer is whole is not known."
+            unknown = "It is not known whether the answer is complete."
             yield f"**Ended in another way.** {status} {unknown} {only_fresh}"
         case "tool_calls":
             named = (call.get("name") for call in response.of_type("function_call"))

@@ -24,23 +24,23 @@ def arguments(
 ) -> tuple[list[str] | None, int]:
     """The arguments from `start`, and their end; `form` has their brackets, as `[]{}`.
 
-    One that may be bare is a letter, digit or command without braces.
+    With `may_be_bare`, an argument in braces may be a letter, digit or command without them.
     """
-    found = []
+    texts = []
     for sign in form[::2]:
         begin = start + (line[start : start + 1] == " ")
         if line[begin : begin + 1] == sign:
             end = _closing(line, begin + 1, sign)
             if end < 0:
                 return None, start
-            found.append(line[begin + 1 : end])
+            texts.append(line[begin + 1 : end])
             start = end + 1
         elif may_be_bare and sign == "{" and (token := _TOKEN.match(line, start)):
-            found.append(token[1])
+            texts.append(token[1])
             start = token.end()
         else:
             return None, start
-    return found, start
+    return texts, start
 
 
 def _closing(line: str, start: int, sign: str) -> int:

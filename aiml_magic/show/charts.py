@@ -49,7 +49,7 @@ class Leaf(NamedTuple):
     parent: int | None
     chat: str | None
     question: str
-    told: str
+    remark: str
     is_stale: bool
 
 
@@ -63,9 +63,9 @@ def usage(turns: Sequence[Turn]) -> str:
 
 def _tokens(turns: Sequence[Turn]) -> Iterator[str]:
     most = max(sum(turn.stack) for turn in turns)
-    silent = sum(turn.output_tokens is None for turn in turns)
+    unreported = sum(turn.output_tokens is None for turn in turns)
     if most:
-        # The figures too, for front ends that remove drawings.
+        # The numbers as well, for front ends that remove drawings.
         thought, written = (sum(part) for part in zip(*(turn.stack for turn in turns), strict=True))
         reasoning = f"{_swatch(REASONING)} {thought:,} of reasoning"
         legend = f"{reasoning}, above it {_swatch(TEXT)} {written:,} of text"
@@ -73,8 +73,8 @@ def _tokens(turns: Sequence[Turn]) -> Iterator[str]:
         title = f"Output tokens of {len(turns)} turns, up to {most:,}"
         yield _drawing(title, "".join(_bars(turns, most)))
         yield _scale(turns)
-    if silent:
-        yield f"<div>The tokens of {count_of(silent, 'turn')} were not reported.</div>"
+    if unreported:
+        yield f"<div>The tokens of {count_of(unreported, 'turn')} were not reported.</div>"
 
 
 def _bars(turns: Sequence[Turn], most: int) -> Iterator[str]:
@@ -182,5 +182,5 @@ def _begun(leaf: Leaf, *, is_fork: bool) -> str:
 
 def _entry(leaf: Leaf) -> str:
     stale = " · <strong>stale</strong>" if leaf.is_stale else ""
-    remark = f"<small>{escape(leaf.told)}{stale}</small>"
-    return f"<strong>{leaf.id}</strong> {escape(leaf.question)} {remark}"
+    small = f"<small>{escape(leaf.remark)}{stale}</small>"
+    return f"<strong>{leaf.id}</strong> {escape(leaf.question)} {small}"

@@ -26,7 +26,7 @@ _SIGNS = {"*": r"{\cdot}", ".": r"{\cdot}", "=": "{=}", "#": r"{\equiv}", "-": "
           "...": r"\cdots"}  # fmt: skip
 _BONDS = {"~": "{-}", "~-": "{=}", "1": "{-}", "2": "{=}", "3": r"{\equiv}", "....": r"\cdots",
           "->": r"\rightarrow ", "<-": r"\leftarrow "}  # fmt: skip
-_STATE = r"\((?:aq|s|l|g|cr|am|ads|sln)\)"  # behind a charge
+_STATE = r"\((?:aq|s|l|g|cr|am|ads|sln)\)"  # after a charge
 _PART = re.compile(
     r"(?P<arrow><=>>|<<=>|<=>|<-->|<->|->|<-|→|⇌)(?:[CT]?\[(?P<above>[^\[\]]*)\](?:[CT]?\[(?P<below>[^\[\]]*)\])?)?"
     r"|(?P<space>\s+)(?P<gas>[\^v](?=\s|$))?"

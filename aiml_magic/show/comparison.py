@@ -70,12 +70,12 @@ class Difference(NamedTuple):
 
 
 def bundle(first: Answer, second: Answer, names: tuple[str, str]) -> dict[str, str]:
-    """The differences between two answers, which the person calls `names`, as HTML and as text."""
-    told = {
+    """The differences between two answers, as HTML and as text; `names` are as the person typed."""
+    sections = {
         "requests": _differences(_request(first), _request(second)),
         "answers": _differences(_response(first), _response(second)),
     }
-    return {"text/html": _html(told, names), "text/plain": _text(told, names)}
+    return {"text/html": _html(sections, names), "text/plain": _text(sections, names)}
 
 
 def _request(answer: Answer) -> dict[str, str]:
@@ -138,9 +138,9 @@ def compared(first: str, second: str) -> list[Line]:
     start = _count_equal(ours, theirs)
     end = _count_equal(reversed(ours[start:]), reversed(theirs[start:]))
     changed = [lines[start : len(lines) - end] for lines in (ours, theirs)]
-    kept = list(map(_bounded, changed))
-    left = max(len(some) - len(few) for some, few in zip(changed, kept, strict=True))
-    lines = [*_same(ours[:start], before=0), *_changes(*kept)]
+    bounded = list(map(_bounded, changed))
+    left = max(len(whole) - len(part) for whole, part in zip(changed, bounded, strict=True))
+    lines = [*_same(ours[:start], before=0), *_changes(*bounded)]
     if left > 0:
         return [*lines, _about(f"{left:,} more lines were not compared.")]
     return [*lines, *_same(ours[len(ours) - end :], after=0)]
@@ -151,12 +151,12 @@ def _lines_of(*texts: str) -> Iterator[list[str]]:
     every = [plain(text).split("\n") for text in texts]
     is_prose = any(len(line) > _PROSE for lines in every for line in lines)
     for lines in every:
-        found: list[str] = []
+        pieces: list[str] = []
         for line in lines:
             for sentence in _SENTENCE_END.split(line) if is_prose else [line]:
                 starts = range(0, len(sentence) or 1, _LONGEST)
-                found += [sentence[start : start + _LONGEST] for start in starts]
-        yield found
+                pieces += [sentence[start : start + _LONGEST] for start in starts]
+        yield pieces
 
 
 def _bounded(lines: Sequence[str]) -> Sequence[str]:
@@ -235,9 +235,9 @@ def _shown(
     return head, short[:_MOST_FIELDS], rest[:_MOST_TEXTS], more
 
 
-def _text(told: Mapping[str, list[Difference]], names: tuple[str, str]) -> str:
+def _text(sections: Mapping[str, list[Difference]], names: tuple[str, str]) -> str:
     blocks = [f"- {names[0]}\n+ {names[1]}"]
-    for what, differences in told.items():
+    for what, differences in sections.items():
         head, short, rest, more = _shown(what, differences)
         rows = [f"  {name}: {one or _NOTHING} → {other or _NOTHING}" for name, one, other in short]
         blocks.append("\n".join([head, *rows]))
@@ -248,10 +248,10 @@ def _text(told: Mapping[str, list[Difference]], names: tuple[str, str]) -> str:
     return plain("\n\n".join(blocks))
 
 
-def _html(told: Mapping[str, list[Difference]], names: tuple[str, str]) -> str:
+def _html(sections: Mapping[str, list[Difference]], names: tuple[str, str]) -> str:
     first, second = map(escape, names)
     blocks = [f"<div>{_colour('-', f'− {first}')} {_colour('+', f'+ {second}')}</div>"]
-    for what, differences in told.items():
+    for what, differences in sections.items():
         head, short, rest, more = _shown(what, differences)
         blocks.append(f'<div style="margin-top:.7em">{head}</div>')
         rows = "".join(

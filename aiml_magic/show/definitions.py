@@ -20,7 +20,7 @@ _DEFINITION = re.compile(
     rf"|DeclareMathOperator(\*?){_NAME}\{{|(let)\s*\\([A-Za-z]+)\s*=?\s*(\\[A-Za-z]+|\S))"
 )
 _BEGINNING = re.compile(r"\\(?:(?:re|provide)?newcommand|[gex]?def|let|Declare|require)")
-_REQUIRED = re.compile(r"\\require\s*\{[\w-]*\}")  # an extension, which is there or not needed
+_REQUIRED = re.compile(r"\\require\s*\{[\w-]*\}")  # of an extension that is loaded, or not needed
 _MAX_BODY, _MAX_MACROS = 1000, 200  # characters; macros of an answer
 _MAX_GROWTH = 50_000  # characters by which the formulas of an answer grow
 
@@ -33,7 +33,7 @@ def is_defining(text: str) -> bool:
 def expand_definitions(tokens: Iterable[Token]) -> None:
     """Expands the macros that formulas define, in these and all after them.
 
-    A formula that could then not be typeset stays as it was, and one of definitions alone is empty.
+    A formula that cannot be typeset afterwards stays unchanged; one of definitions only is emptied.
     """
     macros: dict[str, Forms] = {}
     growth = 0
@@ -54,26 +54,26 @@ def _without_definitions(content: str, macros: dict[str, Forms]) -> str:
     """The formula without its definitions, which are put into `macros`."""
     content = _REQUIRED.sub("", content)
     text, end = "", 0
-    for found in _DEFINITION.finditer(content):
-        if found.start() < end:
+    for match in _DEFINITION.finditer(content):
+        if match.start() < end:
             continue
-        name = found[1] or found[4] or found[7] or found[9]
-        if found[8]:
-            body, stop = found[10], found.end() - 1
+        name = match[1] or match[4] or match[7] or match[9]
+        if match[8]:
+            body, stop = match[10], match.end() - 1
         else:
-            stop = closing_brace(content, found.end())
-            body = content[found.end() : stop]
+            stop = closing_brace(content, match.end())
+            body = content[match.end() : stop]
         if stop < 0 or len(macros) > _MAX_MACROS:
             break
-        if found[7]:
-            body = rf"\operatorname{found[6]}{{{body}}}"
+        if match[7]:
+            body = rf"\operatorname{match[6]}{{{body}}}"
         body = expand(body, macros)
-        count = int(found[2] or 0) if found[1] else len(found[5] or "") // 2
+        count = int(match[2] or 0) if match[1] else len(match[5] or "") // 2
         numbers = {int(number) for number in re.findall(r"#(\d)", body)}
         if len(body) > _MAX_BODY or not numbers <= {*range(1, count + 1)}:
             break
-        macros[name] = _forms(body, count, found[3])
-        text, end = text + content[end : found.start()], stop + 1
+        macros[name] = _forms(body, count, match[3])
+        text, end = text + content[end : match.start()], stop + 1
     return text + content[end:]
 
 

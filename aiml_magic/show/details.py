@@ -72,14 +72,14 @@ error_before_end
 store_refused
     The server does not store answers, so it was asked without storage.
 not_in_journal
-    The journal could not take this answer.
+    This answer could not be written to the journal.
 parent_changed
     It was asked again, since the answer that it continues has changed.
 chain_refused
     The server does not know the earlier answers; the conversation was sent as a transcript.
 """))  # fmt: skip
 
-# Important: front ends style tables, as results of computations, by more specific rules.
+# `!important`, since front ends style tables, as results of computations, by more specific rules.
 _STYLE = (
     "<style>.aiml-details{line-height:1.5}.aiml-details summary{cursor:pointer}"
     ".aiml-details a{text-decoration:underline}"
@@ -87,15 +87,15 @@ _STYLE = (
     ".aiml-details table{font-size:inherit}.aiml-details tr{background:none!important}"
     ".aiml-details :is(th,td)"
     "{text-align:left!important;vertical-align:top;padding:0 1em 0 0}"
-    # A page of nbconvert sets the coloured code of an answer in the font of text.
+    # nbconvert's page shows the highlighted code of an answer in its text font.
     ".aiml-details pre,.jp-RenderedMarkdown pre{font-family:var(--jp-code-font-family,monospace)}"
     ".aiml-details pre{max-height:20em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere}"
-    # Jupyter Book puts a bright box around HTML in the dark, also around none.
+    # In its dark theme Jupyter Book puts a bright box around HTML, even if it is empty.
     ".text_html:is(:has(.aiml-details),:not(:has(*))){all:revert!important}"
     # On paper, the copy's sections are open, but not the last one, the raw JSON.
     "@media print{[id^=o3pro-] details:not(details>div>:last-child)::details-content"
     "{content-visibility:visible}}"
-    # The button below the details, and what it fetches, show while the details are open.
+    # The button below the details, and its content, are visible while the details are open.
     ".aiml-box:not(:has(.aiml-details>[open]))>.aiml-more{display:none}"
     ".aiml-more{width:auto;max-width:100%;background:none!important;border:0;"
     "box-shadow:none!important;color:inherit;text-align:left;padding:0 1em;font-size:inherit}"
@@ -169,8 +169,8 @@ def details(answer: Answer) -> tuple[str, str]:
 
 def opened(answer: Answer) -> str:
     """The sections that `details` cut, and the raw JSON, as HTML."""
-    kept, room = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_OPENED)
-    cut = {title: html for title, html in _sections(answer, room).items() if html != kept[title]}
+    live, room = _sections(answer, _Room(*_ROOM_LIVE)), _Room(*_ROOM_OPENED)
+    cut = {title: html for title, html in _sections(answer, room).items() if html != live[title]}
     return _box(_folds(cut | {"Raw JSON": _raw_json(answer, room)}, " open"))
 
 
@@ -325,7 +325,7 @@ def _image(image: bytes) -> str:
     if len(image) > _MAX_IMAGE:
         size = f"{len(image) / 2**20:.1f} MiB"
         whole = "<code>answer.images</code> holds it"
-        return f"<p>A {words} of {size}, too large to keep here; {whole}.</p>"
+        return f"<p>A {words} of {size}, too large to store here; {whole}.</p>"
     url = f"data:{kind};base64,{base64.b64encode(image).decode()}"
     return f'<img alt="Made by the model" style="max-width:100%" src="{url}">'
 
@@ -363,7 +363,7 @@ def _raw_json(answer: Answer, room: _Room) -> str:
     try:
         raw = _without_secrets(answer.raw)
         lines = dump(raw)
-        if len(lines) <= room.left:  # what is indented is longer, and takes long to write
+        if len(lines) <= room.left:  # indented JSON is longer, and slow to write
             lines = json.dumps(raw, indent=1, ensure_ascii=False)
     except RecursionError:
         lines = "It is nested too deeply to be shown; answer.raw holds it."
@@ -371,7 +371,7 @@ def _raw_json(answer: Answer, room: _Room) -> str:
 
 
 def _pre(text: str) -> str:
-    return f'<pre tabindex="0">{escape(text)}</pre>'  # the keyboard can scroll it
+    return f'<pre tabindex="0">{escape(text)}</pre>'  # so that the keyboard can scroll it
 
 
 def _without_secrets(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The environments of a formula: those that a front end lacks, rows, columns and pairs in them."""
+"""The environments of a formula: those that a front end lacks; their rows, columns and pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aiml_magic.show.arguments import closing_brace
 from aiml_magic.text import rows_of
 
 # Environments, and what is written at their beginning and end.
-_WRITTEN = {name: (begin, end) for name, begin, end in rows_of(r"""
+_REPLACEMENTS = {name: (begin, end) for name, begin, end in rows_of(r"""
     eqnarray \begin{array}{rcl} \end{array}
     flalign \begin{align} \end{align}
     multline \begin{gather} \end{gather}
@@ -21,8 +21,8 @@ _WRITTEN = {name: (begin, end) for name, begin, end in rows_of(r"""
     bsmallmatrix \left[\begin{smallmatrix} \end{smallmatrix}\right]
     vsmallmatrix \left|\begin{smallmatrix} \end{smallmatrix}\right|
 """)} | dict.fromkeys("math displaymath subequations center dgroup".split(), ("", ""))  # fmt: skip
-_ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_WRITTEN)})\*?\}}")
-_PLACE = re.compile(
+_ENVIRONMENT = re.compile(rf"\\(begin|end)\s*\{{({'|'.join(_REPLACEMENTS)})\*?\}}")
+_POSITION = re.compile(
     r"\\(begin|end)\s*\{(\w+\*?)\}"
     r"(?:(?:(?<=array\})|(?<=igned\})|(?<=hered\})|(?<=tlined\}))\s*\[[tbc]\])?"
 )
@@ -45,7 +45,7 @@ _ARROW = re.compile(
 
 def rewritten(line: str) -> str:
     """The formula with the environments that a front end has."""
-    line = _PLACE.sub(r"\\\1{\2}", line)
+    line = _POSITION.sub(r"\\\1{\2}", line)
     if "{CD}" in line:
         line = _DIAGRAM.sub(_diagram, line)
     if "matrix}" in line:
@@ -53,34 +53,34 @@ def rewritten(line: str) -> str:
     if "numcases}" in line:
         line = _CASES.sub(r"\1\\begin{cases}", line)
         line = re.sub(r"\\end\{(?:sub)?numcases\}", r"\\end{cases}", line)
-    line = _ENVIRONMENT.sub(lambda found: _WRITTEN[found[2]][found[1] == "end"], line)
+    line = _ENVIRONMENT.sub(lambda match: _REPLACEMENTS[match[2]][match[1] == "end"], line)
     return "".join(_with_plain_columns(line)) if _COLUMNS.search(line) else line
 
 
-def _augmented(found: re.Match[str]) -> str:
+def _augmented(match: re.Match[str]) -> str:
     """A matrix with rules between its columns as an array."""
-    left, right = _BRACKETS[found[1]]
-    return rf"\left{left}\begin{{array}}{{{found[2]}}}{found[3]}\end{{array}}\right{right}"
+    left, right = _BRACKETS[match[1]]
+    return rf"\left{left}\begin{{array}}{{{match[2]}}}{match[3]}\end{{array}}\right{right}"
 
 
 def _with_plain_columns(line: str) -> Iterator[str]:
     """The formula with arrays whose columns are letters and rules."""
     end = 0
-    for found in _COLUMNS.finditer(line):
-        stop = closing_brace(line, found.end())
-        if stop < 0 or found.start() < end:
+    for match in _COLUMNS.finditer(line):
+        stop = closing_brace(line, match.end())
+        if stop < 0 or match.start() < end:
             continue
-        columns = _APART.sub("", _WIDE.sub("l", line[found.end() : stop]))
+        columns = _APART.sub("", _WIDE.sub("l", line[match.end() : stop]))
         columns = _REPEATED.sub(lambda one: int(one[1] or one[2]) * (one[3] or one[4]), columns)
-        yield line[end : found.end()]
+        yield line[end : match.end()]
         yield columns.lower() if len(columns) <= _MAX_COLUMNS else "?"
         end = stop
     yield line[end:]
 
 
-def _diagram(found: re.Match[str]) -> str:
+def _diagram(match: re.Match[str]) -> str:
     """A diagram of `CD` as a matrix with arrows."""
-    rows = r" \\ ".join(_row(row.strip()) for row in found[1].split(r"\\"))
+    rows = r" \\ ".join(_row(row.strip()) for row in match[1].split(r"\\"))
     return rf"\begin{{matrix}}{rows}\end{{matrix}}"
 
 
@@ -117,7 +117,7 @@ _TAGGED = ("align", "gather", "alignat")  # environments in which each row may h
 _UNTAGGED = ("aligned", "gathered", "alignedat", "split")
 
 
-def mended(line: str) -> str:
+def corrected(line: str) -> str:
     """The formula with rows in an environment, and with pairs, tags and scripts that are valid."""
     if "&" in line or r"\\" in line:
         line = _in_rows(line)
@@ -126,15 +126,15 @@ def mended(line: str) -> str:
     if r"\tag" in line:
         line = _with_valid_tags(line)
     if line.count("^") + line.count("'") > 1 or line.count("_") > 1:
-        line = _TWICE.sub(lambda found: f"{found[0].rstrip()}{{}}", line)
+        line = _TWICE.sub(lambda match: f"{match[0].rstrip()}{{}}", line)
     return _FUNCTION.sub(r"\1{\2}", line) if "\\" in line else line
 
 
 def _in_rows(line: str) -> str:
     """The formula in an environment, if it has rows or columns outside of one."""
     depth, name = 0, ""
-    for found in _STRUCTURE.finditer(line):
-        sign = found[0]
+    for match in _STRUCTURE.finditer(line):
+        sign = match[0]
         if sign.startswith((r"\begin", r"\left", r"\tag", "{")):
             depth += 1
         elif sign.startswith((r"\end", r"\right", "}")):
@@ -146,39 +146,39 @@ def _in_rows(line: str) -> str:
 
 def _is_paired(line: str) -> bool:
     """Whether each `left` has its `right` in the same group, cell and environment."""
-    around: list[str] = []
-    for found in _STRUCTURE.finditer(line):
-        sign = found[0]
+    open_groups: list[str] = []
+    for match in _STRUCTURE.finditer(line):
+        sign = match[0]
         if sign in (r"\left", "{") or sign.startswith((r"\begin", r"\tag")):
-            around.append(sign)
+            open_groups.append(sign)
         elif sign in (r"\right", "}") or sign.startswith(r"\end"):
-            opening = around.pop() if around else ""
+            opening = open_groups.pop() if open_groups else ""
             if (opening == r"\left") != (sign == r"\right"):
                 return False
-        elif sign in ("&", r"\middle") and (sign == "&") == (around[-1:] == [r"\left"]):
+        elif sign in ("&", r"\middle") and (sign == "&") == (open_groups[-1:] == [r"\left"]):
             return False
-    return r"\left" not in around
+    return r"\left" not in open_groups
 
 
 def _with_valid_tags(line: str) -> str:
     """The formula with brackets instead of each tag that MathJax would refuse."""
-    around, tagged, text, end = [], False, "", 0
-    for found in _STRUCTURE.finditer(line):
-        sign = found[0]
+    open_groups, tagged, text, end = [], False, "", 0
+    for match in _STRUCTURE.finditer(line):
+        sign = match[0]
         if sign.startswith(r"\begin"):
-            around.append(sign[6:].strip(" {}*"))
+            open_groups.append(sign[6:].strip(" {}*"))
         elif sign.startswith(r"\end"):
-            around = around[:-1]
+            open_groups = open_groups[:-1]
         elif sign == r"\\":
-            tagged = tagged and not (around and around[-1] in _TAGGED)
-        elif sign.startswith(r"\tag") and found.start() >= end:
-            stop = closing_brace(line, found.end())
-            content = line[found.end() : stop]
-            is_valid = not tagged and not (around and around[-1] in _UNTAGGED)
+            tagged = tagged and not (open_groups and open_groups[-1] in _TAGGED)
+        elif sign.startswith(r"\tag") and match.start() >= end:
+            stop = closing_brace(line, match.end())
+            content = line[match.end() : stop]
+            is_valid = not tagged and not (open_groups and open_groups[-1] in _UNTAGGED)
             if stop < 0 or (is_valid and not re.search(r"[<>|$^_#&%\\]", content)):
                 tagged = True
                 continue
             brackets = "{}" if "*" in sign else "({})"
-            text += line[end : found.start()] + r"\qquad " + brackets.format(rf"\text{{{content}}}")
+            text += line[end : match.start()] + r"\qquad " + brackets.format(rf"\text{{{content}}}")
             end = stop + 1
     return text + line[end:]

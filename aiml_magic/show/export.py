@@ -49,7 +49,7 @@ _HEAD = (
 _VERSION = sys.modules["aiml_magic"].__version__  # an import would break the layers
 _HASH = re.compile(r"sha256,([0-9a-f]{64})")
 _NO_FILE = "is a folder, a device or a pipe"
-_MARKED = 4096  # bytes at the beginning of a file in which the mark of an export is
+_MARKED = 4096  # first bytes of a file, which hold the mark of an export
 _MARK = re.compile(
     rb"# [^\n]*\n\n<!-- aiml_magic |# Conversation\n\n## 1\n|"
     rb'<!doctype html>.*<title>Conversation</title>|\{"question": |% aiml_magic '
@@ -59,14 +59,14 @@ _MARK = re.compile(
 def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> None:
     """Writes turns, oldest first, in the format of the extension of `path`; all or nothing.
 
-    Raises BadInput for another extension, for what is not a file or cannot be written, and, unless
-    `may_replace`, for a link, and a file that is read-only, another user's, or not an export.
+    Raises BadInput for another extension, for a path that is not a file or cannot be written, and,
+    unless `may_replace`, for a link and a file that is read-only, another user's, or not an export.
     """
     form, name = _FORMS.get(path.suffix.lower()), cut(plain(path.name))
     if form is None:
         raise BadInput(
-            f"{name} ends with none of {', '.join(_FORMS)}.",
-            "Its ending says what to write; try talk.md.",
+            f"{name} has no extension of {', '.join(_FORMS)}.",
+            "The extension decides the format; try talk.md.",
         )
     text = form(turns)
     try:
@@ -82,7 +82,7 @@ def write(path: Path, turns: Sequence[Answer], *, may_replace: bool = False) -> 
 
 
 def _obstacle(path: Path, *, may_replace: bool) -> str | None:
-    """Why what is at `path` is not replaced, if so."""
+    """The reason not to replace the file at `path`; `None` if there is none."""
     status = path.lstat()
     is_link = stat.S_ISLNK(status.st_mode)
     if not (is_link or stat.S_ISREG(status.st_mode)):

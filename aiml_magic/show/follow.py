@@ -44,7 +44,7 @@ class Panel:
 
 
 class Outputs:
-    """The outputs of a job whose cell is over; none here, since a terminal shows a prompt then."""
+    """The outputs of a job whose cell is over; none here, since a terminal then shows a prompt."""
 
     def show(self, progress: Progress) -> None: ...
 
@@ -145,10 +145,10 @@ class View(ABC):
         """Shows one output, given as texts of several media types."""
 
     @abstractmethod
-    def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
+    def counter(self, total: int | None, *, is_permanent: bool = True) -> Counter:
         """A line that counts the answers, out of `total` if known.
 
-        With `is_kept` it stays in the notebook, since nothing else shows the answers.
+        With `is_permanent` it stays in the notebook, since nothing else shows the answers.
         """
 
     @abstractmethod
@@ -222,7 +222,7 @@ def status_line(progress: Progress) -> str:
     if progress.state == "writing":
         state = f"Writing: {progress.characters:,} characters"
     elif progress.state == "waiting" and progress.parent is None:
-        state = "In line behind other questions"
+        state = "Queued behind other questions"
     elif progress.state == "waiting":
         state = f"Waiting for answer {progress.parent}"
     return f"{state}, {int(progress.seconds)} s{cost}"

@@ -1,4 +1,4 @@
-"""Formulas in the Markdown of a model: their marks, in contrast to dollars of money."""
+"""Formulas in the Markdown of a model: their marks, as distinct from dollar signs of amounts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The closing mark by the opening mark of a formula; empty for an environment, which has its own.
 CLOSERS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$", "": ""}
 _MAX_IN_LINE = 4000  # characters of a formula within a line
-_MAX_FORMULA, _MAX_LINES = 16_000, 400  # characters and lines of one of whole lines
+_MAX_FORMULA, _MAX_LINES = 16_000, 400  # characters and lines of a formula of whole lines
 _MAX_CLOSERS = 40  # dollars that are escaped, or within the braces of a formula
 
 
@@ -36,7 +36,7 @@ def read_formulas(parser: MarkdownIt) -> None:
     )
 
 
-def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it calls it so
+def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's form
     found = read_formula(state.src, state.pos, state.posMax)
     if found is None:
         return False
@@ -63,7 +63,7 @@ def read_formula(source: str, start: int, stop: int) -> tuple[str, str, int] | N
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
-    """Reads a formula of whole lines, which else could be read as lists and headings."""
+    """Reads a formula of whole lines, which otherwise could be read as lists and headings."""
     begin = state.bMarks[first] + state.tShift[first]
     if state.src[begin : begin + 1] not in ("$", "\\"):
         return False
@@ -145,7 +145,7 @@ def _table(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # n
     return is_table
 
 
-_HIDDEN_BAR = "\ufdd0"  # a noncharacter, which is in no text
+_HIDDEN_BAR = "\ufdd0"  # a noncharacter, not used in text
 _BAR = re.compile(r"(?<!\\)\|")
 _EDGES = re.compile(r"^[\s>]*\||(?<!\\)\|\s*$")
 _RULE = re.compile(r"[\s>]*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
@@ -155,9 +155,9 @@ _IN_DOLLARS = re.compile(
 
 
 def _lines(state: StateBlock, first: int, last: int, closer: str) -> Iterator[tuple[int, str]]:
-    """The lines of a formula up to its closing mark, without the marks of what it stands in.
+    """The lines of a formula up to its closing mark, without the marks of its containers.
 
-    Blank lines are left out; behind one a formula goes on if its opening mark is alone or differs
+    Blank lines are left out; after one a formula goes on if its opening mark is alone or differs
     from the closing one.
     """
     begin, size = state.bMarks[first] + state.tShift[first], 0
@@ -219,7 +219,7 @@ def _end_of_formula(source: str, start: int, stop: int, closer: str) -> int:
     return first
 
 
-# Between two marks that are spoken of, as in "$ and $".
+# The text between two marks that are only mentioned, as in "$ and $".
 _BETWEEN = re.compile(r"\s*(?:\.{2,}|…)\s*|\s+(?:and|or|to|und|et|ou|или|和|与|或)\s+")
 _OPENER = re.compile(r"\$\$?|\\[(\[]")
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
@@ -237,7 +237,7 @@ _QUANTITY = re.compile(
 )
 _SENTENCE = re.compile(
     r"[.,;:!?)]\s|[，。；：、！？）」』】》”]"
-)  # how one goes on, as in "US$, 6 US$"
+)  # the rest of a sentence, as in "US$, 6 US$"
 _GOES_ON = re.compile(r"\s[=+<>].*\S$")  # as in "100$ + 50$"
 _VARIABLES = re.compile(
     r" (?=[^A-Za-z]*[A-Za-z])[^\w\s$]?(?:[A-Za-z](?![A-Za-z])|[\d\s()+*/.,'|-])* "

@@ -25,7 +25,7 @@ BARE_LINK = re.compile(
 _SOURCE_LINK = re.compile(
     BARE_LINK.pattern.replace(_BARE_SIGN, rf"(?:{_BARE_SIGN}|\\[_*~&])"), re.ASCII
 )
-_WORDS_END = re.compile(r"[\n!$&*<\[\\\]_`~]")  # with which the parser begins a rule
+_WORDS_END = re.compile(r"[\n!$&*<\[\\\]_`~]")  # at which a rule of the parser may begin
 _ADDRESS_BEGINS = re.compile(r"(?<![A-Za-z])https?://|www\.")
 _ADDRESS = re.compile(r"(?:https?://|mailto:|#)[!-~]*", re.IGNORECASE)
 
@@ -62,10 +62,10 @@ def _address(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
 
     if not state.src.startswith(("http", "www."), state.pos):
         return False
-    found = _SOURCE_LINK.match(state.src, state.pos, state.posMax)
-    if found is None:
+    match = _SOURCE_LINK.match(state.src, state.pos, state.posMax)
+    if match is None:
         return False
-    address, before = found[0], state.src[max(state.pos - 1, 0) : state.pos]
+    address, before = match[0], state.src[max(state.pos - 1, 0) : state.pos]
     if before and before in "*_~":
         address = address.partition(before)[0] if before != "_" else address.rstrip("_")
     if not silent:
@@ -79,8 +79,8 @@ def _words(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
     source, begin = state.src, state.pos
     if source[begin] in "\n!$&*<[\\]_`~":
         return False
-    found = _WORDS_END.search(source, begin + 1, state.posMax)
-    end = found.start() if found else state.posMax
+    match = _WORDS_END.search(source, begin + 1, state.posMax)
+    end = match.start() if match else state.posMax
     if source.find("http", begin + 1, end) > 0 or source.find("www.", begin + 1, end) > 0:
         address = _ADDRESS_BEGINS.search(source, begin + 1, end)
         end = address.start() if address else end

@@ -32,7 +32,7 @@ _GREEK = """
 _BETWEEN = (
     "and or if then for when where with let given since thus else otherwise as unless by".split()
 )
-# Names, and what is written instead.
+# Names, each followed by its replacement.
 _WRITTEN = r"""
     bm \boldsymbol  bold \mathbf  mathds \mathbb  mathbbm \mathbb  symbf \mathbf  symbb \mathbb
     symcal \mathcal  symscr \mathscr  symfrak \mathfrak  symsf \mathsf  symrm \mathrm
@@ -66,7 +66,7 @@ _WRITTEN = r"""
     Iota \mathrm{I}  Kappa \mathrm{K}  Mu \mathrm{M}  Nu \mathrm{N}  Omicron \mathrm{O}
     Rho \mathrm{P}  Tau \mathrm{T}  Chi \mathrm{X}  1 \mathbf{1}
 """
-# Names, and for each form of their arguments what is written instead.
+# Names, and for each form of their arguments the replacement.
 _WRITTEN_WITH = r"""
     vcenter,ensuremath,llap,rlap,clap,mathllap,mathrlap,mathclap,cramped,mathmbox,hl,num {} {#1}
     overparen,wideparen,overarc,overgroup {} \overset{\frown}{#1}
@@ -123,7 +123,7 @@ _WRITTEN_WITH = r"""
     fdv {}{} \frac{\delta#1}{\delta#2} {} \frac{\delta}{\delta#1}
 """
 Template = str | Callable[..., str | None]
-Forms = tuple[Template, ...]  # each form of the arguments, and what is written instead
+Forms = tuple[Template, ...]  # each form of the arguments, followed by its template
 
 
 def _circled(text: str) -> str | None:
@@ -132,13 +132,13 @@ def _circled(text: str) -> str | None:
 
 
 def _character(code: str) -> str | None:
-    """The character of `unicode`, if it is seen and no mark."""
+    """The character of `unicode`, if it is printable and outside ASCII."""
     if not re.fullmatch(r"[xX\d][\da-fA-F]{1,6}|0x[\da-fA-F]{2,6}", code):
         return None
     digits = code.lower().removeprefix("0")
     number = int(digits[1:], 16) if digits[0] == "x" else int(digits)
-    is_seen = 0xA0 < number < 0x110000 and chr(number).isprintable()
-    return chr(number) if is_seen else None
+    is_visible = 0xA0 < number < 0x110000 and chr(number).isprintable()
+    return chr(number) if is_visible else None
 
 
 def _generalized_fraction(*given: str) -> str | None:
@@ -230,7 +230,7 @@ _MACROS: dict[str, Forms] = {
     "SI": ("{}{}", _quantity, "[]{}{}", lambda _, *given: _quantity(*given)),
     "ce": ("{}", chemistry.reaction), "pu": ("{}", chemistry.quantity),
 }  # fmt: skip
-# What the first argument of a macro may be that is dropped.
+# The first argument of a macro that drops it: its allowed values.
 _COLOUR, _BOX = re.compile(r"[\w#!.,-]{1,30}"), re.compile(r"[\w#!.,: -]{0,40}")
 _DROPPED_FIRST = {("color", "{}"): _COLOUR, ("textcolor", "{}{}"): _COLOUR,
                   ("colorbox", "{}{}"): _COLOUR, ("bbox", "[]{}"): _BOX}  # fmt: skip
@@ -297,12 +297,12 @@ def _space(found: re.Match[str]) -> str:
 
 
 def _rule(found: re.Match[str]) -> str:
-    """A small rule in ems, or none if it is not seen; any other stays."""
+    """A small rule in ems, or none if it is invisible; any other stays."""
     width, height = _ems(found[1], found[2]), _ems(found[3], found[4])
     if not (0 <= width <= _MAX_SPACE and 0 <= height <= _MAX_HEIGHT):
         return found[0]
-    is_seen = width and height
-    return rf"\rule{{{round(width, 2):g}em}}{{{round(height, 2):g}em}}" if is_seen else " "
+    is_visible = width and height
+    return rf"\rule{{{round(width, 2):g}em}}{{{round(height, 2):g}em}}" if is_visible else " "
 
 
 def _ems(number: str, unit: str) -> float:

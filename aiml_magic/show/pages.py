@@ -96,7 +96,7 @@ class Page:
         """The id and the text of each heading in the last turn."""
         tokens = _each(self._parser.toc_tokens)  # type: ignore[attr-defined]
         named = ((token["id"], plain(entities.unescape(token["name"]))) for token in tokens)
-        return [(place, words) for place, words in named if words.strip()]
+        return [(anchor, words) for anchor, words in named if words.strip()]
 
     def _id(self, words: str, separator: str) -> str:
         return f"turn{self._turn}-{slugify_unicode(words, separator)[:60]}"

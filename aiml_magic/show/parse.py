@@ -92,7 +92,7 @@ _BY_SIGN = {"\n": ["newline"]} | {sign: names for sign, *names in rows_of(r"""
 
 
 def _shallow(rule: InlineRule) -> InlineRule:
-    """The rule for a link or picture; labels too deep in one another end the search for a link.
+    """The rule for a link or picture; labels that are nested too deeply end the search for a link.
 
     Each level costs the time of the whole rule, at each opening bracket.
     """
@@ -107,7 +107,7 @@ def _shallow(rule: InlineRule) -> InlineRule:
 
 
 def _read_by_sign(reader: MarkdownIt) -> None:
-    """Has the parser try only the rules for a character: this takes a third of the time."""
+    """Makes the parser try only the rules for a character, in a third of the time."""
     ruler = reader.inline.ruler
     known = dict(zip(ruler.get_active_rules(), ruler.getRules(""), strict=True))
     for name in ("link", "image"):

@@ -210,16 +210,16 @@ def _tagged(tokens: Iterable[Token]) -> set[int]:
     They are written as tags of HTML with their blocks at the margin: nbconvert reads no table in a
     quote or list, and LaTeX drops code that is HTML.
     """
-    around: list[Token] = []
+    containers: list[Token] = []
     tagged: set[int] = set()
     for token in tokens:
         is_code = token.type in ("fence", "code_block")
         if token.type in _CONTAINERS:
-            around.append(token)
+            containers.append(token)
         elif token.type.replace("_close", "_open") in _CONTAINERS:
-            around.pop()
+            containers.pop()
         elif token.type == "table_open" or (is_code and not _HARMLESS.fullmatch(token.content)):
-            tagged.update(map(id, around))
+            tagged.update(map(id, containers))
     return tagged
 
 
@@ -229,7 +229,7 @@ def _within(tag: str, blocks: Sequence[_Block]) -> str:
 
 
 def _apart(blocks: Sequence[_Block]) -> Iterator[str]:
-    """Each block, with a comment between adjacent lists, which would else be one."""
+    """Each block, with a comment between adjacent lists, which otherwise would be one."""
     for number, block in enumerate(blocks, 1):
         following = blocks[number].kind if number < len(blocks) else ""
         is_apart = block.kind in _LISTS and following in (*_LISTS, "code_block")

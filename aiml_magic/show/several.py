@@ -35,11 +35,11 @@ def _table(answers: Sequence[Any], *, is_live: bool) -> list[list[str]]:
         for name, read in _OPTIONS.items()
         if len(set(values := [read(answer) for answer in answers])) > 1
     ]
-    header = ["", *(name for name, _ in differing), *_TOLD]
-    told = [_told(answer, is_live=is_live) for answer in answers]
+    header = ["", *(name for name, _ in differing), *_COLUMNS]
+    rows = [_cells(answer, is_live=is_live) for answer in answers]
     lines = [
-        [str(number + 1), *(values[number] for _, values in differing), *one]
-        for number, one in enumerate(told)
+        [str(number + 1), *(values[number] for _, values in differing), *row]
+        for number, row in enumerate(rows)
     ]
     return [header, *lines]
 
@@ -61,13 +61,13 @@ _OPTIONS: dict[str, Callable[[Any], str]] = {
     "question": lambda one: question_text(one.request) if isinstance(one, Answer) else "",
 }
 _NUMBERS = ("tokens", "dollars", "seconds")
-_TOLD = ("answer", *_NUMBERS, "status")
+_COLUMNS = ("answer", *_NUMBERS, "status")
 
 
-def _told(answer: Any, *, is_live: bool) -> list[str]:
+def _cells(answer: Any, *, is_live: bool) -> list[str]:
     if not isinstance(answer, Answer):
-        status, came = "failed" if answer else "not answered", getattr(answer, "answer", None)
-        usage = ["", "", ""] if came is None else _told(came, is_live=is_live)[1:-1]
+        status, part = "failed" if answer else "not answered", getattr(answer, "answer", None)
+        usage = ["", "", ""] if part is None else _cells(part, is_live=is_live)[1:-1]
         return [one_line(answer, _WORDS), *usage, status]
     tokens, usd, seconds = answer.usage.total_tokens, answer.cost_usd, answer.seconds
     return [
@@ -91,14 +91,14 @@ def _markdown(rows: Sequence[list[str]], answers: Sequence[Any], count: int) -> 
     drawn = "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *body])
     folded = list(map(_folded, lines[:_FOLDED], answers[:_FOLDED]))
     left = count - len(folded)
-    more = [f"{left:,} more are in `to_frame()`, and by their numbers."] if left > 0 else []
+    more = [f"{left:,} more are in `to_frame()`, and available by index."] if left > 0 else []
     return "\n\n".join([drawn, *folded, *more])
 
 
 def _folded(line: list[str], answer: Any) -> str:
     """One folded answer; the blank lines make its content Markdown."""
-    number, *options = line[: -len(_TOLD)]
-    words, status = line[-len(_TOLD)], line[-1]
+    number, *options = line[: -len(_COLUMNS)]
+    words, status = line[-len(_COLUMNS)], line[-1]
     title = " · ".join(filter(None, [number, *options, words or status]))
     inside = "\n\n".join(
         answer_bundle(part)["text/markdown"] if isinstance(part, Answer) else safe.markdown(part)
@@ -112,8 +112,8 @@ def _parts(answer: Any) -> list[Answer | str]:
     """An answer, or the message of an error after the answer that it has, if any."""
     if isinstance(answer, Answer):
         return [answer]
-    came = getattr(answer, "answer", None)
-    return [str(answer)] if came is None else [came, str(answer)]
+    part = getattr(answer, "answer", None)
+    return [str(answer)] if part is None else [part, str(answer)]
 
 
 def _text(rows: Sequence[list[str]], answers: Sequence[Any]) -> str:

@@ -15,7 +15,7 @@ from aiml_magic.show.typeset import typeset
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-# MathJax 3 and 2 ignore its content.
+# MathJax 2 and 3 ignore the content of this element.
 _IGNORED = '<span class="mathjax_ignore tex2jax_ignore">{}</span>'
 _MARKS = re.compile(
     r"[<>&*`\[\]{~|$]|\\(?!(?!begin|end|ref|eqref)[A-Za-z0-9])|(?<![^\W_])_|_(?![^\W_])|@(?=@)|!(?=\[)|(?<!http)(?<!https):(?=//)"
@@ -31,7 +31,7 @@ _MARKS_OF = {"em": "*", "strong": "**", "s": "~~"}
 def inline(tokens: Iterable[Token], *, in_table: bool = False) -> str:
     """The content of a paragraph, a heading or a cell.
 
-    Without a break at its end, since a tag alone on its line begins a block of raw HTML.
+    It has no break at its end, since a tag alone on its line begins a block of raw HTML.
     """
     text = _spans(iter(tokens), in_table=in_table).rstrip()
     while text.endswith("<br>"):

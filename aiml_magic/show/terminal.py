@@ -30,7 +30,7 @@ class TerminalView(View):
         if text := bundle["text/plain"]:
             say(text)
 
-    def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:  # noqa: ARG002
+    def counter(self, total: int | None, *, is_permanent: bool = True) -> Counter:  # noqa: ARG002
         """A line that is overwritten, unless standard error is redirected."""
 
         def show(done: int | None, wait: float = 0.0) -> None:

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 
 from aiml_magic.show.arguments import closing_brace
-from aiml_magic.show.environments import mended
+from aiml_magic.show.environments import corrected
 from aiml_magic.show.formulas import is_between_dollars
 from aiml_magic.show.macros import REWRITTEN, expanded
 
@@ -97,7 +97,7 @@ _ENVIRONMENTS = frozenset("""
 _ALLOWED = _COMMANDS | frozenset("\\,;:! {}|%#_&$")
 
 
-@lru_cache(512)  # formulas come again, in an answer and each time that more of it is shown
+@lru_cache(512)  # formulas recur in an answer, and each time that it is shown
 def typeset(content: str, *, in_table: bool = False) -> str | None:
     """The formula on one line; `None` if a command in it may do more than set type."""
     if "%" in content:
@@ -109,7 +109,7 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
         line = _ROW_BRACKET.sub(r"\\\\ {}[", _ROW_SPACE.sub(r"\\\\ ", line))
     if not REWRITTEN.isdisjoint(_COMMAND.findall(line)):
         line = expanded(line).strip()
-    line = mended(line.rstrip("\\ ")).replace("``", "“").replace("`", "‘")
+    line = corrected(line.rstrip("\\ ")).replace("``", "“").replace("`", "‘")
     if ("{" in line or "}" in line) and not _is_balanced(_ESCAPE.sub("", line)):
         return None
     has_bars = in_table and "|" in line
@@ -150,11 +150,11 @@ def _is_known(line: str) -> bool:
 
 
 _PLAIN = re.compile(r"(?:[^\W_]|[ +=,.()/-]|_[^\W_](?!_))+", re.ASCII)
-_PERCENT = re.compile(r"(?<=\d)%(?=\s*(?:$|[^\sA-Za-z]))")  # no comment begins behind a number
+_PERCENT = re.compile(r"(?<=\d)%(?=\s*(?:$|[^\sA-Za-z]))")  # no comment begins after a number
 _COMMENT = re.compile(r"(?<!\\)%.*")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
-_LENGTH = r"\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\]"  # behind the end of a row
+_LENGTH = r"\[ ?-?[\d.]+ ?(?:pt|em|ex|mu|mm|cm|in|px) ?\]"  # after the end of a row
 _ROW_SPACE = re.compile(rf"(?<!\\)\\\\ ?{_LENGTH} ?")
 _ROW_BRACKET = re.compile(rf"(?<!\\)\\\\ (?!{_LENGTH})\[")
 _SPACE = re.compile(
@@ -164,7 +164,7 @@ _UNBOUNDED = re.compile(r"\\(?:hspace|rule)(?![A-Za-z])")
 _ARRAY = re.compile(r"\\begin\{(?:(?:array|subarray)\}\{[lcr|: ]*|alignat(?:ed)?\*?\}\{\d)\}")
 _ROW_BRACE = re.compile(r"(?<!\\)((?:\\\\)+)(?=[{}])")  # which JupyterLab takes for an escaped one
 _BACK = re.compile(r"\\(?:!|neg[a-z]+space)")
-_MAX_BACK = 20  # spaces to the left: more could cover what is there
+_MAX_BACK = 20  # spaces to the left: more could cover other text
 _SPELLINGS = {"<": r"\lt", ">": r"\gt", r"\>": r"\:", r"\/": "", r"\-": ""}
 _SPELLINGS_IN_TABLE = {"|": r"\vert", r"\|": r"\Vert"}  # where a bar ends a cell
 _SPELT = re.compile(r"[<>|$]|\\[(>/-]|\\(?:text[a-z]*|fbox)\s*\{[^{}]*[_^&#\\]")
@@ -177,7 +177,7 @@ _ONLY_IN_WORDS = re.compile(
 _WORDS = r"\\(?:text(?:rm|bf|it|tt|sf|up|normal)?|fbox)\s*\{"
 _SIGN = re.compile(rf"\\\\|(?P<words>{_WORDS})|\\.|[<>|]")
 _GROUPS = r"(?:\{(?:[^{}]|\{[^{}]*\})*\})*"
-# What words may hold beside letters; commands of mathematics stand between words.
+# The parts of words other than letters; commands of mathematics are written between words.
 _IN_WORDS = re.compile(
     rf"\\\\|(?P<words>{_WORDS})|\$(?P<formula>(?:[^$\\]|\\.)+)\$|\\\((?P<other>.+?)\\\)"
     r"|\\(?:text(?:rm|bf|it|tt|sf|up|normal)|q?quad|enspace|thinspace|d?dagger|S)(?![A-Za-z])|\\[^A-Za-z]"
@@ -231,7 +231,7 @@ def _spelt_words(opening: str, words: str, spellings: dict[str, str]) -> str | N
 def _piece(
     found: re.Match[str], words: str, spellings: dict[str, str]
 ) -> tuple[str, bool, int] | None:
-    """What is written for a part of words, whether it stands between words, and its end."""
+    """The replacement of a part of words, whether it stands between words, and its end."""
     stop = found.end()
     if found["words"]:
         stop = closing_brace(words, found.end())

@@ -68,7 +68,7 @@ class NotebookView(View):
     def show_bundle(self, bundle: dict[str, Any]) -> None:
         self._shell.display_pub.publish(bundle)
 
-    def counter(self, total: int | None, *, is_kept: bool = True) -> Counter:
+    def counter(self, total: int | None, *, is_permanent: bool = True) -> Counter:
         """An output of plain text, which every front end shows; at the end empty, or kept."""
         output, latest = _Output(self._shell), 0.0
 
@@ -77,7 +77,7 @@ class NotebookView(View):
             if done is not None and (done == total or time.monotonic() - latest >= PERIOD):
                 latest = time.monotonic()
                 output.put({"text/plain": counted(done, total, wait)})
-            elif done is None and not is_kept:
+            elif done is None and not is_permanent:
                 output.put(_EMPTY)
 
         return show
@@ -106,7 +106,7 @@ class NotebookView(View):
             panel.open()
             if answer is None:
                 return
-            # Of an answer that nobody waited for, a screen reader tells nothing.
+            # A screen reader does not announce a replay.
             for bundle in _bundles(answer, self._saved, is_new=not answer.replayed):
                 self.show_bundle(bundle)
 
@@ -299,7 +299,7 @@ def _opened(row_id: int, response_id: str | None, calls: tuple[ToolCall, ...], s
 
 
 def _prepare() -> None:
-    """Imports what will show the answer, while the server works on it."""
+    """Imports the modules that will show the answer, while the server works on it."""
     if not _shared:
         _layout_and_styles()
         safe.markdown("text")

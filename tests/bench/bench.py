@@ -1,4 +1,4 @@
-"""How fast it is: one table of medians, each beside something that was measured in the same run.
+"""The speed: one table of medians, each beside a reference from the same run.
 
     python tests/bench/bench.py                        # prints it
     python tests/bench/bench.py --write                # and puts it into README.md beside this file
@@ -31,7 +31,7 @@ import many
 from measure import Row, ratio, rounded
 
 ROOT = Path(__file__).parents[2]
-QUIET = 0.5  # load for each core; above it, the machine was busy
+QUIET = 0.5  # load per core above which the machine counts as busy
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     part.__name__: part
     for part in (
@@ -80,7 +80,7 @@ def measured(part: str, package: Path) -> list[Row]:
 
 
 def medians(runs: Iterable[list[Row]]) -> dict[str, Row]:
-    """The median of each row over all runs, by its name and what it is compared with."""
+    """The median of each row over all runs, by its name and its reference."""
     found: dict[str, list[Row]] = {}
     for run in runs:
         for row in run:
@@ -122,9 +122,9 @@ def slower(found: Iterable[tuple[Row, float | str]]) -> set[str]:
 def against(
     ref: str, parts: list[str], pairs: int, *, is_short: bool
 ) -> tuple[list[list[str]], set[str]]:
-    """The lines of the table with those of another commit, and what is slower; printed as well.
+    """The lines of the table with those of another commit, and the slower rows; printed as well.
 
-    What seems slower is measured again, longer: other work on the machine is not.
+    Rows that seem slower are measured again, for longer, to rule out other work on the machine.
     """
     lines, slow = [], set()
     with worktree(ref) as other:

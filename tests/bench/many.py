@@ -1,4 +1,4 @@
-"""The times that grow: with a journal, with concurrent questions, with the rows of a map."""
+"""Times that grow with the journal, with concurrent questions, or with the rows of a map."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def filled(path: Path, count: int) -> Any:
                 "INSERT INTO texts (rowid, question, answer) VALUES (?, ?, ?)",
                 (number + 1, question, text),
             )
-    with journal._transaction() as db:  # what is measured begins with an empty log
+    with journal._transaction() as db:  # the measurement begins with an empty log
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return journal
 

@@ -1,4 +1,4 @@
-"""A measurement, and what all parts measure with."""
+"""A measurement, and the functions shared by all parts."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def rounded(value: float | str) -> str:
 
 
 def ratio(ours: float | str, beside: float | str) -> str:
-    """How many times as much it is; nothing if one of the two was not measured."""
+    """The ratio of two measurements; empty if one of them is missing."""
     if isinstance(ours, str) or isinstance(beside, str) or not beside:
         return ""
     return f"{ours / beside:.2f}"
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Milliseconds that it takes."""
+    """The milliseconds that a call takes."""
     start = time.perf_counter()
     act()
     return 1000 * (time.perf_counter() - start)
@@ -87,7 +87,7 @@ def printed(script: str, *args: str, python: str = sys.executable) -> float | st
 
 @contextmanager
 def running_script(*args: str) -> Iterator[str]:
-    """The first line that a Python prints, which runs meanwhile."""
+    """The first line that a running Python process prints."""
     command = [sys.executable, *args]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, start_new_session=True, text=True
@@ -112,7 +112,7 @@ def resident(pid: int) -> float:
 
 @contextmanager
 def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Any, Path]]:
-    """A session with a journal of its own, at a server that always says the same."""
+    """A session with its own journal, at a server with one fixed reply."""
     from aiml_magic.session.asking import Session
 
     folder = Path(tempfile.mkdtemp())
@@ -120,7 +120,7 @@ def session_at(reply: wire.Reply) -> Iterator[tuple[wire.Server, Any, Path]]:
         session = Session()
         yield server, session, folder / "journal.sqlite3"
         child = session.on("", folder / "journal.sqlite3").runner._child
-        if child is not None:  # nothing was asked
+        if child is not None:  # no question was asked
             child.process.kill()
         session.close()
     shutil.rmtree(folder)

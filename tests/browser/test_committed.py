@@ -1,4 +1,4 @@
-"""Each notebook as it was committed, opened in JupyterLab in Chromium by somebody who has no kernel for it."""
+"""Each committed notebook, opened in JupyterLab in Chromium without a kernel."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lab(tmp_path_factory):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed(lab, path):
-    """It shows every answer, every figure and the details of each answer, and no error."""
+    """A committed notebook shows every answer, every figure and the details of each answer, and no error."""
     address, page = lab
     open_notebook(page, address, path.name)
     page.wait_for_selector(".jp-Dialog select", timeout=20_000)

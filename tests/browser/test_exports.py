@@ -89,7 +89,7 @@ FONT_OF_CODE = """() => getComputedStyle(document.querySelector(
 
 @pytest.mark.parametrize("has_state", [True, False])
 def test_page_without_network(executed, tmp_path, has_state):
-    """A page shows the answer once and its details once, also where nothing can be fetched; formulas are then as they were written. Paper has the details, but for the raw JSON."""
+    """A page shows the answer and its details once each, also without a network, where formulas are source text. On paper the details are open, except the raw JSON."""
     notebook = nbformat.from_dict(dict(executed))
     assert "widgets" in notebook.metadata
     notebook.metadata = {
@@ -132,7 +132,7 @@ BOXES = """() => [...document.querySelectorAll(".text_html")].map(each =>
 
 
 def test_no_bright_box_in_the_dark(executed):
-    """In the dark a page of Jupyter Book has no bright box around details or an empty output; that of others stays."""
+    """In its dark theme a page of Jupyter Book has no bright box around details or an empty output; other outputs keep theirs."""
     shown = [
         output.data["text/html"]
         for output in executed.cells[1].outputs
@@ -199,7 +199,7 @@ def test_markdown(executed):
 
 
 def test_latex(executed):
-    """In LaTeX mathematics is mathematics, a table a table, and code code; the details are their line. It is not typeset here."""
+    """In LaTeX mathematics, tables and code are kept, and the details are one line. It is not compiled here."""
     text = nbconvert.LatexExporter().from_notebook_node(executed)[0]
     body = text[text.index(r"\maketitle") :]
     for part in (r"\(\sum_{n=1}^\infty \frac{1}{n^2} = \frac{\pi^2}{6}\)", r"\[\int_0^1 \frac{\ln(1-x)}{x}\,dx", r"\begin{pmatrix} a & b \\",
@@ -215,7 +215,7 @@ def test_latex(executed):
 
 
 def test_console(tmp_path, monkeypatch):
-    """In `jupyter console` an answer is its text, once, with the details on a line, no escape, and no word of widgets."""
+    """`jupyter console` shows the text of an answer once, with the details on a line, without escapes and widgets."""
     monkeypatch.setenv("AIML_MAGIC_HOME", str(tmp_path))
     command = [sys.executable, "-W", "ignore", "-m", "jupyter_console", "--simple-prompt"]
     lines = ["%load_ext aiml_magic", "%o3pro Is it finite?", "1 + 1", "exit"]

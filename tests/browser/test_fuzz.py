@@ -1,4 +1,4 @@
-"""Documents put together at random from payloads and syntax are as inert as the payloads are.
+"""Random documents of payloads and syntax are inert.
 
 AIML_TEST_FUZZ says how many, and with which seed: "2000" or "2000:7".
 """
@@ -71,7 +71,7 @@ def watched(browser):
 
 @pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
-    """A page of JupyterLab, whose renderers can be had."""
+    """A page of JupyterLab with access to its renderers."""
     folder, settings = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("settings")
     nbformat.write(
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Fuzz")]),
@@ -84,7 +84,7 @@ def lab(browser, tmp_path_factory):
 
 
 def check(show: Callable[[list[str]], list[str]]) -> None:
-    """All documents, many at a time; and of those in which something is active, each on its own."""
+    """Checks all documents, many at a time; each document of an active batch is checked alone."""
     texts = documents()
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
@@ -101,12 +101,12 @@ def render(lab: tuple[Watched, tuple[str, ...]], kind: str, texts: list[str]) ->
 
 
 def test_markdown_in_lab(lab):
-    """An answer, in JupyterLab's renderer of trusted Markdown."""
+    """Answers are inert in JupyterLab's renderer of trusted Markdown."""
     check(lambda texts: render(lab, "text/markdown", list(map(safe.markdown, texts))))
 
 
 def test_html_in_lab(lab):
-    """A summary of the reasoning, in JupyterLab's renderer of trusted HTML."""
+    """Summaries of the reasoning are inert in JupyterLab's renderer of trusted HTML."""
     ignored = '<div class="mathjax_ignore tex2jax_ignore">{}</div>'
     check(
         lambda texts: render(lab, "text/html", [ignored.format(pages.html(text)) for text in texts])
@@ -114,7 +114,7 @@ def test_html_in_lab(lab):
 
 
 def test_nbconvert(watched, tmp_path):
-    """An answer, in the page that nbconvert makes of its notebook."""
+    """Answers are inert in nbconvert's page of the notebook."""
     nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is not installed")
     exporter = nbconvert.HTMLExporter(**{"mathjax_url": MATHJAX_URL} if MATHJAX else {})
     file = tmp_path / "fuzz.html"
@@ -139,7 +139,7 @@ def test_nbconvert(watched, tmp_path):
 
 
 def test_export(watched, tmp_path):
-    """An answer, in a page as %aiml export writes it, without its policy."""
+    """Answers are inert in a page of %aiml export, without its Content-Security-Policy."""
     file = tmp_path / "fuzz.html"
 
     def show(texts: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""JupyterLab and Notebook 7, in each state in which somebody meets an answer: live, reopened, a stranger's, without widgets."""
+"""JupyterLab and Notebook 7 in each state of an answer: live, reopened, untrusted, without widgets."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def reopen(opened: Opened) -> None:
 
 
 def open_without_kernel(opened: Opened) -> None:
-    """As somebody else's, whose kernel is not on this machine."""
+    """Opens the notebook without a kernel, like another person's."""
     notebook = json.loads((opened.folder / "answers.ipynb").read_text())
     notebook["metadata"] = {
         "kernelspec": {"name": "no-such-kernel", "display_name": "None", "language": "none"},
@@ -167,7 +167,7 @@ def open_without_widgets(opened: Opened) -> None:
     open_again(opened)
 
 
-# In this order: each begins where the one before it ended.
+# In this order: each begins in the state in which the one before it ended.
 STATES: dict[str, tuple[Callable[[Opened], None], str]] = {
     "finished": (finish, LIVE),
     "dark": (darken, LIVE),
@@ -180,14 +180,14 @@ STATES: dict[str, tuple[Callable[[Opened], None], str]] = {
 
 
 def test_axe():
-    """The tool that finds barriers is there."""
+    """axe, the tool that finds barriers, is installed."""
     if AXE is None and not REQUIRED:
         pytest.skip("axe-playwright-python is not installed: barriers are not looked for")
     assert AXE is not None
 
 
 def test_streaming(opened):
-    """While the answer comes, one sees how it stands, how to stop it, and the end of the text as it is written."""
+    """While an answer is received, the panel shows its state, how to stop it, and the end of the text."""
     page = opened.page
     start_all(page)
     page.wait_for_selector(".jupyter-widgets pre")
@@ -201,7 +201,7 @@ def test_streaming(opened):
 
 
 def test_news(opened):
-    """A screen reader announces the answer once, when it is there, and not each change of the panel."""
+    """A screen reader announces the complete answer once, and no change of the panel."""
     page = opened.page
     page.evaluate(WATCH)
     page.wait_for_function("() => window.ticks > 2")
@@ -221,7 +221,7 @@ def test_news(opened):
 
 @pytest.mark.parametrize("state", STATES)
 def test_state(opened, state):
-    """Each answer is shown once, its details once and opened by keyboard, no dead widget, and nothing wider than its place."""
+    """Each answer is shown once, its details once and openable by keyboard; there is no dead widget and no overflow."""
     go, details = STATES[state]
     go(opened)
     page = opened.page
@@ -244,7 +244,7 @@ def test_state(opened, state):
     shoot(page, f"{opened.name}-{state}-open")
 
 
-# What appears in a live region of an output: words whose place was there before.
+# Text that appears in an existing live region of an output.
 WATCH = """() => {
     window.ticks = 0;
     window.news = [];
@@ -290,7 +290,7 @@ READ = ["A coffee is $5, two are $10; with tax $5.40 and then", 'echo "$HOME cos
 
 
 def test_document(opened):
-    """A reader sees a model's tables, highlighted code, lists, quotations, links and formulas; everything else is text."""
+    """The page has a model's tables, highlighted code, lists, quotations, links and formulas; everything else is text."""
     page = opened.page
     found = {
         selector: page.evaluate(
@@ -307,7 +307,7 @@ def test_document(opened):
 
 
 def test_long_answer(opened):
-    """An answer of 100 kB is rendered whole."""
+    """An answer of 100 kB is rendered completely."""
     page = opened.page
     page.evaluate(RENDER, ["text/markdown", [safe.markdown("\n\n".join([DOCUMENT] * 80))]])
     assert 80 == page.evaluate("() => document.querySelectorAll('.fuzzed table').length")

@@ -1,4 +1,4 @@
-"""No output of a model or its server is active in a browser, in any place where it is shown."""
+"""No output of a model or its server is active in a browser, in any front end or file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUESTION = "Hostile"
 
 
 class Server(NamedTuple):
-    """The server that says all that, and the cells that ask it."""
+    """The server with all payloads, and the cells that ask it."""
 
     url: str
     origin: str
@@ -168,7 +168,7 @@ FAILS = ("failed", "refused", "page")
 
 
 def cells_for(names: list[str], hostile: list[str]) -> list[tuple[str, bool]]:
-    """Cells that ask each question; every second also says something hostile itself."""
+    """Cells that ask each question; every second one has a hostile text itself."""
     cells = []
     for number, name in enumerate(names):
         asked = f"{name}\n{hostile[number % len(hostile)]}"
@@ -273,7 +273,7 @@ def check_live(watched: Watched, address: str, *, without: str = "") -> None:
 
 
 def test_lab(jupyter, lab):
-    """In JupyterLab, asked there."""
+    """No payload is active in JupyterLab with live outputs."""
     watched = Watched(lab)
     open_notebook(lab, jupyter, "lab.ipynb")
     run_all(lab)
@@ -281,7 +281,7 @@ def test_lab(jupyter, lab):
 
 
 def test_lab_reopened(jupyter, lab):
-    """In JupyterLab, saved and opened again: all but the panels, which lived as long as the kernel."""
+    """No payload is active in JupyterLab after the notebook was saved and reopened, without its panels."""
     command(lab, "docmanager:save")
     lab.wait_for_timeout(1000)
     command(lab, "kernelmenu:shutdown")
@@ -292,7 +292,7 @@ def test_lab_reopened(jupyter, lab):
 
 
 def test_notebook(jupyter, browser):
-    """In Notebook 7, asked there."""
+    """No payload is active in Notebook 7 with live outputs."""
     pytest.importorskip("notebook", minversion="7", reason="Notebook 7 is not installed")
     page = browser.new_page()
     watched = Watched(page)
@@ -330,7 +330,7 @@ def executed(server, tmp_path_factory):
 
 
 def test_nbconvert(executed, browser):
-    """In the page that nbconvert makes of the executed notebook. What a harmless answer fetches too is the template's own."""
+    """No payload is active in nbconvert's page of the executed notebook; requests that a harmless answer causes as well are the template's."""
     watched = Watched(browser.new_page())
     watched.page.goto((executed / "harmless.html").as_uri())
     allowed = {MATHJAX or "data:", *watched.requests, (executed / "hostile.html").as_uri()}
@@ -340,7 +340,7 @@ def test_nbconvert(executed, browser):
 
 
 def test_export(executed, browser):
-    """In the exported conversation, also if its policy, which lets nothing be fetched or run, were not there."""
+    """No payload is active in the exported conversation, even without its Content-Security-Policy."""
     exported = executed / "conversation.html"
     unguarded, guards = re.subn(r"<meta http-equiv=[^>]*>", "", exported.read_text("utf-8"))
     exported.write_text(unguarded, "utf-8")
@@ -351,13 +351,13 @@ def test_export(executed, browser):
 
 
 def test_the_check_sees(server, browser):
-    """Shown as they are, even in a page that reads no mathematics and follows no link, many payloads are active, and it is seen."""
+    """The check finds many payloads active in unsafe Markdown, even in a page without mathematics."""
     parser = MarkdownIt("commonmark", {"html": True})
     parser.validateLink = lambda _: True
     watched = Watched(browser.new_page())
     noticed = []
     for name, text in payloads.each(server.origin).items():
-        if name != "html: refresh":  # which would end it all
+        if name != "html: refresh":  # which would end the run
             watched.page.evaluate(
                 "page => { document.body.innerHTML = page; }", parser.render(plain(text))
             )

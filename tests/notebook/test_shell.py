@@ -429,7 +429,7 @@ def test_keyring_that_fails(shell, keyring_of, kind, monkeypatch, capsys):
     home = addresses.home()
     assert run(shell, "%aiml login") is None
     out = "".join(capsys.readouterr())
-    assert f"key (the system's keyring did not take it: {kind.__name__}): …cdef" in out
+    assert f"key (the system's keyring did not accept it: {kind.__name__}): …cdef" in out
     assert KEY == credentials.need_key().text == (home / "key").read_text().strip()
     assert run(shell, "%aiml status") is None
     assert run(shell, "%aiml logout") is None

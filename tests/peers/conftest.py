@@ -70,14 +70,14 @@ class LLMock:
         self._admin = url.removesuffix("v1") + "_llmock"
 
     def will(self, *behaviors: dict[str, Any]) -> None:
-        """Forgets all, and behaves like this from now on."""
+        """Resets the server, and sets its behaviour."""
         self._call("reset", {})
         if behaviors:
             self._call("scenario", {"behaviors": list(behaviors)})
 
     @property
     def asked(self) -> list[Any]:
-        """The questions; that its models are looked up costs none."""
+        """The questions, without requests for the list of models."""
         return [one for one in self._call("requests")["requests"] if one["method"] == "POST"]
 
     @property

@@ -1,4 +1,4 @@
-"""llmock breaks things on demand, and judges how we took it."""
+"""llmock fails on demand, and judges the reaction of the client."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_stall(llmock, asker):
 
 
 def test_malformed_chunk(llmock, asker):
-    """A chunk that is no JSON does not cost the answer around it."""
+    """An invalid JSON chunk does not lose the rest of the answer."""
     llmock.will({"type": "stream_fault", "kind": "malformed", "after_chunks": 4})
     answer = asker.ask(llmock.url, **MODEL)
     assert "event_not_json" in answer.notices
 
 
 def test_background_job(llmock, asker):
-    """A job goes on while one does something else."""
+    """A job goes on while other code runs."""
     llmock.will({"type": "delay", "seconds": 1.0})
     job = asker.start(llmock.url, background=True, **MODEL)
     time.sleep(0.5)
@@ -107,7 +107,7 @@ def test_background_job(llmock, asker):
 
 
 def test_replay(llmock, asker):
-    """Asked again in the same place, nothing is sent."""
+    """The same question in the same place sends nothing."""
     llmock.will()
     first = asker.ask(llmock.url, cell="a", replay="auto", **MODEL)
     again = asker.ask(llmock.url, cell="a", replay="auto", **MODEL)
@@ -121,7 +121,7 @@ def price(item: str) -> float:
 
 
 def test_tools(llmock, asker):
-    """A call that the server wants is run, and its result goes back under its id."""
+    """A call of the server is run, and its result is sent with its id."""
     wanted = {"type": "reply", "tool_calls": [{"name": "price", "arguments": {"item": "pear"}}]}
     llmock.will(wanted, {"type": "reply", "text": "It is 0.75."})
     answer = asker.ask(

@@ -61,7 +61,7 @@ def test_fork(ogx, llmock, asker):
 
 
 def test_unknown_parent(ogx, llmock, asker):
-    """A response that the server has forgotten: the conversation is sent as a transcript, and known all the same."""
+    """After the server has lost a response, the conversation is sent as a transcript."""
     llmock.will({"type": "reply", "text": "Yes.", "times": None})
     first = asker.ask(ogx, "First?", **MODEL)
     request = urllib.request.Request(f"{ogx}/responses/{first.id}", method="DELETE")
@@ -94,7 +94,7 @@ def test_background_response(ogx, llmock, asker):
 
 
 def test_cancel_of_a_background_response(ogx, llmock, asker):
-    """Cancelling also stops the server."""
+    """Cancelling a background response stops it at the server as well."""
     llmock.will({"type": "delay", "seconds": 20.0})
     job = asker.start(ogx, stream=False, params={"background": True}, **MODEL)
     while job.status not in ("queued", "in_progress") or not asker.journal.row(job.id).response_id:

@@ -1,4 +1,4 @@
-"""Charts: their shapes say what was reported, their words are harmless, and they can be seen on any ground."""
+"""Charts: their shapes fit the reported numbers, their texts are inert, and they are visible on any background."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parsed(html: str) -> ET.Element:
 
 
 def drawings(html: str) -> list[ET.Element]:
-    """The drawings without the samples of colours in the legend."""
+    """The drawings, without the swatches of the legend."""
     return [node for node in parsed(html).iter() if node.get("role") == "img"]
 
 
@@ -44,7 +44,7 @@ def moves(path: ET.Element) -> list[tuple[str, list[float]]]:
 
 @given(TURNS)
 def test_nothing_leaves_the_drawing(turns):
-    """Every shape lies within its drawing, which has a name, and is as wide as the page lets it be."""
+    """Every shape is inside its drawing, which has a title and the width of the page."""
     for drawing in drawings(charts.usage(turns)) if turns else []:
         assert f"0 0 {WIDTH} {HEIGHT}" == drawing.get("viewBox")
         assert drawing.get("aria-label") == named(drawing, "title")[0].text
@@ -64,7 +64,7 @@ def test_nothing_leaves_the_drawing(turns):
 
 @given(TURNS)
 def test_bars_are_as_high_as_tokens(turns):
-    """The heights of a colour add up to its tokens, in the measure of the highest stack, which fills the drawing."""
+    """The heights of each colour are proportional to its tokens; the highest stack fills the drawing."""
     stacks = [turn.stack for turn in turns]
     most = max((sum(stack) for stack in stacks), default=0)
     bars = (
@@ -79,7 +79,7 @@ def test_bars_are_as_high_as_tokens(turns):
 
 
 def test_stack():
-    """Reasoning is part of the output, and what is left of it is text; a server that says otherwise draws no more than it says."""
+    """A stack is the reasoning and the rest of the output tokens, and never higher than these."""
     assert (300, 100) == Turn(1, 400, 300, None).stack
     assert (400, 0) == Turn(1, 400, 900, None).stack
     assert (0, 400) == Turn(1, 400, None, None).stack
@@ -88,7 +88,7 @@ def test_stack():
 
 @given(TURNS.filter(lambda turns: any(turn.cost_usd is not None for turn in turns)))
 def test_unknown_costs_are_gaps(turns):
-    """The line of costs has a gap at a turn of unknown cost, and rises by the charge of the others."""
+    """The line of costs has a gap at a turn of unknown cost, and rises by the costs of the others."""
     path = next(
         path
         for drawing in drawings(charts.usage(turns))
@@ -119,7 +119,7 @@ def test_never_zero_dollars_for_unknown_ones():
 
 
 def test_figures_without_drawings():
-    """Where drawings and styles are removed, as on GitHub, the figures are in the words that are left."""
+    """Without drawings and styles, as on GitHub, the text still has the numbers."""
     nh3 = pytest.importorskip("nh3")
     turns = [Turn(7, 1500, 1000, 0.25), Turn(8, 100, 60, 0.5), Turn(12, 2000, 1500, 0.125)]
     left = nh3.clean(charts.usage(turns), tags={"div", "span"}, clean_content_tags={"svg"})
@@ -131,7 +131,7 @@ def test_figures_without_drawings():
 
 
 def contrast(one: str, other: str) -> float:
-    """As WCAG 2.2 defines it."""
+    """The contrast ratio of WCAG 2.2."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
@@ -149,7 +149,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize("colour", [charts.REASONING, charts.TEXT, charts.GROUND])
 @pytest.mark.parametrize("ground", ["#ffffff", "#111111", "#1e1e1e"])
 def test_colours(colour, ground):
-    """A shape stands out from the ground of a light theme and of a dark one; words have the colour of the page."""
+    """Shapes have contrast on a light and on a dark theme; text has the colour of the page."""
     assert contrast(colour, ground) >= 3
     pages = charts.usage([Turn(1, 5, 3, 0.1)]) + charts.tree(
         [Leaf(0, 1, None, "main", "Why?", "completed", is_stale=True)]
@@ -170,7 +170,7 @@ def leaves(parents: list[int | None], question: str = "Why?") -> list[Leaf]:
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=40))
 def test_tree_is_nested_as_the_turns_are(numbers):
-    """Each turn is an entry of a list; what it continues is the entry before it in its list, or the one in which that list is."""
+    """Each turn is a list entry; its parent is the entry before it, or the entry that contains its list."""
     parents = [number if number < index else None for index, number in enumerate(numbers)]
     root = parsed(charts.tree(leaves(parents)))
     outer = {inner: node for node in root.iter() for inner in node}
@@ -183,14 +183,14 @@ def test_tree_is_nested_as_the_turns_are(numbers):
 
 
 def test_a_long_line_stays_at_its_depth():
-    """Fifty turns, one after the other, are one list; with a fork from each, two lists deep."""
+    """Fifty successive turns are one list; with a fork from each, two levels of lists."""
     assert 1 == charts.tree(leaves([None, *range(49)])).count("<ul")
     forked = leaves([None, *(2 * ((number - 1) // 2) for number in range(1, 50))])
     assert {0, 1} == {leaf.depth for leaf in forked}
 
 
 def test_stale_is_a_word():
-    """A stale turn says so, and a fork says of what."""
+    """A stale turn is marked by a word, and a fork names its parent."""
     page = charts.tree(
         [
             Leaf(0, 1, None, "main", "a", "", is_stale=False),
@@ -217,7 +217,7 @@ def test_stale_is_a_word():
     )
 )
 def test_words_are_words(text):
-    """Any question in any chat is shown as text, and makes no element."""
+    """Any question in any chat is shown as text, without an element."""
     page = charts.tree([Leaf(0, 1, None, text, text, text, is_stale=False)])
     plain = parsed(charts.tree([Leaf(0, 1, None, "chat", "question", "told", is_stale=False)]))
     assert [node.tag for node in plain.iter()] == [node.tag for node in parsed(page).iter()]

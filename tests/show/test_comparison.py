@@ -35,7 +35,7 @@ TAGS = {"div", "strong", "small", "span", "table", "tr", "th", "td", "del", "ins
 
 
 def asked(*parts, **fields) -> Answer:
-    """The answer to the same request but for some fields, or with parts behind the question."""
+    """The answer to the same request with some other fields, or with parts after the question."""
     texts = [{"type": "input_text", "text": REQUEST["input"]}, *parts]
     message = [{"type": "message", "role": "user", "content": texts}]
     return replace(ONE, request=REQUEST | ({"input": message} if parts else {}) | fields)
@@ -76,7 +76,7 @@ def test_each_field(other, told):
 
 
 def test_attachments():
-    """Of files the hashes are compared, whichever form the request has them in."""
+    """Files are compared by their hashes, in any form of the request."""
     image = {"type": "input_image", "image_url": "data:image/png;base64,aGVsbG8="}
     other = {"type": "input_image", "image_url": "data:image/png;base64,aGVsbG9v"}
     name = {"type": "input_text", "text": "Attachment stars.csv (text, 9 B):\n\n```\na,b\n```"}
@@ -89,14 +89,14 @@ def test_attachments():
 
 
 def test_same():
-    """Of the same answer nothing is shown."""
+    """Equal answers have no differences."""
     assert "- one\n+ two\n\nThe requests are the same.\n\nThe answers are the same." == words(
         ONE, ONE
     )
 
 
 def test_words_are_marked():
-    """In a changed sentence of a long paragraph the words that differ are marked, in the others none."""
+    """Only the differing words of the changed sentence in a long paragraph are marked."""
     first = "It is a star. " * 30 + "The light of it is blue and cold."
     second = "It is a star. " * 30 + "The light of it is red and warm."
     page = ET.fromstring(
@@ -108,7 +108,7 @@ def test_words_are_marked():
 
 
 def test_what_is_not_seen():
-    """Texts that differ in line ends alone are not called the same, and show no line."""
+    """Texts that differ only in line ends are not called equal, and show no line."""
     assert "line breaks" in words(ONE, replace(ONE, text="Vega.\r\nIt is blue."))
 
 
@@ -117,7 +117,7 @@ TEXTS = st.lists(st.sampled_from(["", "a", "b", "a b c", "a b d", "It is. So!"])
 
 @given(TEXTS, TEXTS)
 def test_every_line_is_in_it(first, second):
-    """The lines of either text are those with its sign, those that both have, and those that are counted."""
+    """Each text consists of the lines with its sign, the common lines, and the counted ones."""
     lines = compared("\n".join(first), "\n".join(second))
     if "line breaks" in lines[0].text:
         return
@@ -146,7 +146,7 @@ def _long(rng: random.Random, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["lines of two kinds", "words of two kinds", "a line", "numbers"])
 def test_long_texts(kind):
-    """Two texts of a megabyte take seconds at most, and what is shown of them is bounded."""
+    """Two texts of a megabyte take seconds at most, and a bounded part of them is shown."""
     texts = [_long(random.Random(seed), kind) for seed in (1, 2)]
     started = time.process_time()
     shown = bundle(*(replace(ONE, text=text) for text in texts), NAMES)
@@ -156,7 +156,7 @@ def test_long_texts(kind):
 
 
 def test_many_fields():
-    """Of many fields that differ some are shown, the others counted; what is nested deeply is a value."""
+    """Of many differing fields some are shown and the others counted; deeply nested objects are compared as values."""
     many = asked(metadata={f"k{number}": number for number in range(300)})
     assert "200 more fields differ." in words(ONE, many)
     deep: list[object] = []
@@ -167,7 +167,7 @@ def test_many_fields():
 
 @given(st.text() | st.sampled_from(HOSTILE), st.text())
 def test_texts_are_inert(text, other):
-    """For any text, name or field, the page has our elements only, and no character acts on a terminal."""
+    """For any text, name or field, the page has only our elements, and no character acts on a terminal."""
     first = replace(asked(instructions=text, **{text: text}), text=text, model=text, status=text)
     shown = bundle(first, replace(ONE, text=other), (text, other))
     page = ET.fromstring(shown["text/html"])
@@ -180,7 +180,7 @@ def test_texts_are_inert(text, other):
 
 
 def test_every_payload_is_inert():
-    """Of each hostile text no mark is left in the page."""
+    """No hostile text leaves a mark in the page."""
     for text in HOSTILE:
         shown = bundle(replace(ONE, text=text), ONE, NAMES)["text/html"]
         assert {node.tag for node in ET.fromstring(shown).iter()} <= TAGS

@@ -58,7 +58,7 @@ TURN = replace(
 )
 ALONE = replace(TURN, chat=None, journal_id=8, text="Alone.")
 HOSTILE = list(payloads.each("http://evil.invalid").values())
-# What begins a command of ours; a document has no other backslash.
+# The beginnings of our commands; a document has no other backslash.
 OURS = re.compile(
     r"\\(?:[$&%#_\\ ]|[*]?section|sub(?:sub)?section|text\w+|emph|par|newline|leavevmode|llap|advance|"
     r"leftskip|relax|hrulefill|ttfamily|raggedright|arraybackslash|linewidth|mbox|itshape|"
@@ -68,7 +68,7 @@ OURS = re.compile(
 
 @pytest.mark.parametrize("ending", ["md", "html", "tex"])
 def test_every_parameter(tmp_path, ending):
-    """Each turn says what decided it: models, instructions, effort, limit, schema, tools, params, hashes, server, key, cost."""
+    """Each turn has all its parameters: models, instructions, effort, limit, schema, tools, params, hashes, server, key, cost."""
     path = tmp_path / f"talk.{ending}"
     export.write(path, [TURN])
     told = re.sub(r"\\allowbreak\{\}|[\\{}]", "", unescape(path.read_text()))
@@ -90,7 +90,7 @@ def test_line_builds_the_request_again(tmp_path):
 
 
 def test_chats_are_apart(tmp_path):
-    """Turns of several chats stand below their titles, and what stood alone by itself."""
+    """Turns of several chats are below the titles of their chats, and single questions are separate."""
     for ending in ("md", "html", "tex"):
         export.write(tmp_path / f"all.{ending}", [TURN, ALONE])
         told = (tmp_path / f"all.{ending}").read_text()
@@ -99,7 +99,7 @@ def test_chats_are_apart(tmp_path):
 
 @pytest.mark.parametrize("ending", ["md", "html", "jsonl", "tex", "bib"])
 def test_other_files_stay(tmp_path, ending):
-    """An export is replaced by the next; another file stays as it is, unless it may be replaced."""
+    """An export is replaced by the next; another file stays unchanged, unless it may be replaced."""
     path = tmp_path / f"talk.{ending}"
     signs = "".join(map(chr, range(0x4E00, 0x4F00)))
     export.write(path, [TURN, replace(ALONE, text=signs)])
@@ -125,7 +125,7 @@ OBSTACLES = {
 @pytest.mark.skipif(sys.platform == "win32", reason="these are of POSIX")
 @pytest.mark.parametrize("what", OBSTACLES)
 def test_obstacles(tmp_path, what):
-    """A link, a protected file and another user's are replaced if that is asked for; a folder and a pipe never."""
+    """A link, a protected file and another user's are replaced only on demand; a folder and a pipe never."""
     words, make = OBSTACLES[what]
     path = tmp_path / "talk.md"
     try:
@@ -165,12 +165,12 @@ def test_no_command_survives(text):
     ],
 )  # fmt: skip
 def test_places_of_text(text, shown):
-    """In LaTeX indices are set low, the head of a table bold, and a line's break in a cell ends no row."""
+    """In LaTeX subscripts are set low, table heads bold, and a line break in a cell does not end the row."""
     assert shown in latex.markdown(text)
 
 
 def test_hostile_texts_as_entries():
-    """In BibTeX a text ends no entry and no field."""
+    """In BibTeX no text ends an entry or a field."""
     for text in [*HOSTILE, "}", "{", '"', "@misc{x,", "a\n}\n@comment{"]:
         entry = latex.entry("key", {"title": text})
         depth = 0
@@ -190,7 +190,7 @@ def test_compiles(tmp_path):
 
 
 def test_without_nh3(monkeypatch, tmp_path):
-    """Where nh3 is missing the reasoning is shown as text, and a page, which needs it, is an error that says so."""
+    """Without nh3 the reasoning is shown as text, and the export of a page is an error that names it."""
     monkeypatch.setitem(sys.modules, "nh3", None)
     monkeypatch.delitem(sys.modules, "aiml_magic.show.pages", raising=False)
     monkeypatch.delattr("aiml_magic.show.pages", raising=False)

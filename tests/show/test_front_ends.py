@@ -1,4 +1,4 @@
-"""The representations that front ends choose by their rules; and any answer can be shown."""
+"""The representations that front ends choose; and any answer can be shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiml_magic.show import pages, parse, safe
 from aiml_magic.show.view import _panel_html
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# What each takes first, from VS Code's sources and Colab's documentation; neither was run. A reopened notebook has no state of widgets:
+# The preferred types, from VS Code's sources and Colab's documentation; neither was run. A reopened notebook has no state of widgets:
 # VS Code then either takes another representation, or says that it cannot render this one.
 ORDER = ["text/html", "image/svg+xml", "text/latex", "text/markdown", "image/png", "text/plain"]
 RULES = {
@@ -43,7 +43,7 @@ def ran(tmp_path_factory):
 
 @pytest.mark.parametrize("front_end", RULES)
 def test_seen_once(ran, front_end):
-    """By the rules of this front end the answer is seen once, and its details are."""
+    """By the rules of this front end the answer and its details are shown once each."""
     is_live = not front_end.partition(",")[2]
     opened = [message["content"] for message in ran.messages if message["msg_type"] == "comm_open"]
     widgets = {content["comm_id"]: content["data"]["state"] for content in opened}
@@ -71,7 +71,7 @@ def test_seen_once(ran, front_end):
 
 
 def test_what_came_is_plain_text_until_it_is_whole():
-    """During streaming, the end of the text is shown as plain text, without markup, at any point."""
+    """During streaming, the end of the text is shown as plain text, without markup, at every moment."""
     for end in range(0, len(DOCUMENT), 7):
         tail = DOCUMENT[max(0, end - 1500) : end]
         page = _panel_html(
@@ -83,7 +83,7 @@ def test_what_came_is_plain_text_until_it_is_whole():
 
 
 def test_prefixes():
-    """An answer that was cut off anywhere is shown: inert, and with its text."""
+    """An answer cut off anywhere is shown: inert, and with its text."""
     for end in range(0, len(DOCUMENT), 11):
         check_inert(rendered(safe.markdown(DOCUMENT[:end])))
         check_inert(pages.html(DOCUMENT[:end]))
@@ -91,7 +91,7 @@ def test_prefixes():
 
 
 def test_long_answer():
-    """An answer of 100 kB is made safe whole."""
+    """An answer of 100 kB is made safe completely."""
     long = "\n\n".join([DOCUMENT] * 80)
     assert 100_000 < len(long.encode())
     assert 80 == safe.markdown(long).count("# Why $")

@@ -1,4 +1,4 @@
-"""A reader sees an answer as its author meant it, in every front end."""
+"""An answer is rendered as Markdown means it, in every front end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_formulas_as_they_were_meant(text, shown):
     ],
 )  # fmt: skip
 def test_dollars_that_are_text(text):
-    """Money is text, and so is a formula that would cover what is around it code."""
+    """Amounts of money are text, and a formula that would cover other text is code."""
     assert "$" not in re.sub(r"`[^`]*`|<code>.*?</code>", "", safe.markdown(text))
 
 
@@ -73,7 +73,7 @@ def test_dollars_that_are_text(text):
     ],
 )
 def test_backslash_that_mathjax_reads(text):
-    """A backslash that could begin mathematics stands where MathJax reads none."""
+    """A backslash that could begin mathematics is in an element that MathJax ignores."""
     assert f'ignore">{"&#92;"}</span>' in safe.markdown(text)
 
 
@@ -86,7 +86,7 @@ def test_backslash_that_mathjax_reads(text):
     ],
 )  # fmt: skip
 def test_marks_in_bare_addresses(text, address):
-    """A bare address has no emphasis inside, and ends at the mark that was opened before it."""
+    """A bare address has no emphasis inside, and ends at the emphasis mark that was opened before it."""
     assert [address or text] == [
         unquote(link) for link in re.findall('<a href="([^"]*)"', rendered(safe.markdown(text)))
     ]
@@ -101,13 +101,13 @@ def test_marks_in_bare_addresses(text, address):
 )  # fmt: skip
 @pytest.mark.parametrize("before", ["", "> ", "  "])
 def test_bars_of_formulas(row, texts, before):
-    """A bar inside a formula ends no cell, and any other does."""
+    """A bar inside a formula does not end a cell; any other bar does."""
     table = "\n".join(before + line for line in (row, "|---|---|", row))
     assert texts * 2 == cells(safe.markdown(table))
 
 
 def test_languages():
-    """A language is kept at a fence only if Pygments knows it: an export would print another one."""
+    """A fence keeps its language only if Pygments knows it: an export would print an unknown one."""
     from pygments.lexers import get_lexer_by_name
 
     assert all(map(get_lexer_by_name, safe._LANGUAGES))
@@ -123,7 +123,7 @@ def test_languages():
     ],
 )  # fmt: skip
 def test_tasks(text, shown):
-    """The mark of a task is a box in a list, and text anywhere else."""
+    """The mark of a task is a box in a list, and text elsewhere."""
     assert shown == safe.markdown(text)
 
 
@@ -137,7 +137,7 @@ def test_tasks(text, shown):
     ],
 )  # fmt: skip
 def test_code_in_fences(text, shown):
-    """Code is a fence, which LaTeX and reStructuredText keep, beside formulas, in steps and with TeX."""
+    """Code is a fence, which LaTeX and reStructuredText keep, also beside formulas, in lists and with TeX."""
     assert shown == safe.markdown(text)
 
 
@@ -145,7 +145,7 @@ def test_code_in_fences(text, shown):
     "code", ["<b>", "</b>", "<!--", "&lt;", "&#60;", "\\(x\\)", "\\[x\\]", "\\begin{x}", "\\\\", "$x$", "`x`", "[a](b)", "@@0@@", "https://e.org"]
 )  # fmt: skip
 def test_code_that_could_be_marks(code):
-    """In a list, where front ends differ in what is code, a fence holds nothing that could be a mark or mathematics."""
+    """A fence in a list, where front ends differ about code, has nothing that could be a mark or mathematics."""
     assert f"\n  {code}\n" not in safe.markdown(f"- a\n\n  ```\n  {code}\n  ```")
 
 
@@ -160,7 +160,7 @@ def test_code_that_could_be_marks(code):
     ],
 )  # fmt: skip
 def test_tags_that_only_place_text(text, shown):
-    """`sub`, `sup` and `br` without attributes are ours; an unpaired one, and any other tag, is text."""
+    """`sub`, `sup` and `br` without attributes are written as tags; an unpaired one, and any other tag, is text."""
     assert shown == safe.markdown(text)
 
 
@@ -195,7 +195,7 @@ def test_tags_that_only_place_text(text, shown):
     ],
 )  # fmt: skip
 def test_macros(formula, shown):
-    """Macros that a front end lacks are written in those that all have; what may grow or cover is code."""
+    """Macros that a front end lacks are replaced by common ones; those that may grow or cover other text make the formula code."""
     written = typeset(formula)
     assert shown == (written and re.sub(" +", " ", written))
 
@@ -220,7 +220,7 @@ ENVIRONMENTS = [
     "\\begin{equation}\nE = mc^2\n\\end{equation}",
 ]
 MONEY = '<span class="mathjax_ignore tex2jax_ignore">$</span>'
-Both = tuple[str, str]  # Markdown as a model writes it, and the page that it means
+Both = tuple[str, str]  # Markdown of a model, and the expected page
 
 formulas = st.sampled_from([("$", "$"), ("\\(", "\\)")]).flatmap(
     lambda marks: st.sampled_from(FORMULAS).map(
@@ -244,7 +244,7 @@ displays = st.tuples(
 
 
 def within(mark: str, rest: str, text: str) -> str:
-    """A text with a mark of a quote or a list before its lines."""
+    """A text as the content of a quote or a list."""
     first, *others = text.split("\n")
     return "\n".join([mark + first, *((rest + line).rstrip() for line in others)])
 
@@ -300,7 +300,7 @@ FORMULA = re.compile(r"\$\$(?:\\.|[^$\\])+\$\$|\$(?:\\.|[^$\\])+\$")
 
 
 class Seen(html.parser.HTMLParser):
-    """Words, marks and formulas of a page in their order."""
+    """The words, marks and formulas of a page in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -339,12 +339,12 @@ class Seen(html.parser.HTMLParser):
 
 
 def read_by_nbconvert(markdown: str) -> str:
-    """As nbconvert's exports are made, with mistune."""
+    """The page of mistune, as in nbconvert's exports."""
     return pytest.importorskip("nbconvert.filters.markdown_mistune").markdown2html_mistune(markdown)
 
 
 def read_by_markdown_it(markdown: str) -> str:
-    """Formulas first, as VS Code does, then CommonMark."""
+    """The page of markdown-it, with formulas first, as in VS Code."""
     pattern = rf"(?ms)^(`{{3,}}).*?^\1$|`[^`\n]+`|({FORMULA.pattern})"
     formulas = [found[2] for found in re.finditer(pattern, markdown) if found[2]]
     masked = re.sub(pattern, lambda found: "FORMULA" if found[2] else found[0], markdown)
@@ -354,7 +354,7 @@ def read_by_markdown_it(markdown: str) -> str:
 
 @functools.cache
 def jupyterlab() -> subprocess.Popen[str]:
-    """JupyterLab's reader of Markdown in node; each line is a text, and then its page."""
+    """JupyterLab's Markdown renderer in node: a text on each line of its input, a page on each of its output."""
     script = Path(__file__).parents[1] / "tools" / "jupyterlab.mjs"
     return subprocess.Popen(
         ["node", script, os.environ["AIML_TEST_MARKED"]],
@@ -376,20 +376,20 @@ def read_by_jupyterlab(markdown: str) -> str:
 @pytest.mark.parametrize("read", [read_by_markdown_it, read_by_nbconvert, read_by_jupyterlab])
 @given(st.lists(blocks, min_size=1, max_size=4))
 def test_readers_see_what_was_meant(read: Callable[[str], str], blocks: list[Both]):
-    """The words, marks and formulas that a front end shows are those that were meant, in their order."""
+    """A front end shows the expected words, marks and formulas in order."""
     markdown = "\n\nThen\n\n".join(one for one, _ in blocks)
     meant = " Then ".join(page for _, page in blocks)
     assert Seen(meant).found == Seen(read(safe.markdown(markdown))).found
 
 
 def seen_on_a_page(page: str) -> str:
-    """Its marks and words without blanks, and without dollars, since a page shows a formula as code."""
+    """The marks and words of a page without blanks and dollars, since it shows a formula as code."""
     return re.sub(r"[\s$\ue000]", "", " ".join(Seen(re.sub("</?(span|code).*?>", "", page)).found))
 
 
 @given(st.lists(blocks, min_size=1, max_size=4))
 def test_pages_show_what_was_meant(blocks: list[Both]):
-    """An exported page has the words and marks that were meant, in their order."""
+    """An exported page has the expected words and marks in order."""
     markdown = "\n\nThen\n\n".join(one for one, _ in blocks)
     meant = " Then ".join(page for _, page in blocks)
     assert seen_on_a_page(meant) == seen_on_a_page(pages.html(markdown))
@@ -397,7 +397,7 @@ def test_pages_show_what_was_meant(blocks: list[Both]):
 
 @given(st.lists(blocks, min_size=1, max_size=4))
 def test_size(blocks: list[Both]):
-    """Made safe, a text grows by 57 for each dollar or backslash that is one, by 7 for another sign, and by its addresses."""
+    """Made safe, a text grows by 57 bytes for each dollar or backslash in text, by 7 for another sign, and by its addresses."""
     text = "\n\n".join(one for one, _ in blocks)
     dollars, lines = len(re.findall(r"[$\\]", text)), text.count("\n")
     signs = len(re.findall(r"[^\w\s$\\]|_", text))

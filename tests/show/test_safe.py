@@ -1,4 +1,4 @@
-"""Model text to Markdown and HTML in which nothing is active, and in which nothing is lost that a reader needs."""
+"""Model text as Markdown and HTML without active content, and without a loss for the reader."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_inert(text):
-    """Nothing of an attack survives as an element, an attribute or an address, in Markdown or in HTML."""
+    """No attack leaves an element, an attribute or an address, in Markdown or in HTML."""
     check_inert(rendered(safe.markdown(text)))
     check_inert(rendered(safe.markdown(f"before\n\n{text}\n\nafter")))
     check_inert(pages.html(text))
@@ -66,13 +66,13 @@ def test_hostile_text_is_inert(text):
     ],
 )
 def test_no_other_scheme_is_linked(text):
-    """A front end that makes links of bare addresses finds none but those of the web."""
+    """A front end that links bare addresses finds only web addresses."""
     assert "://" not in safe.markdown(text)
     assert "://" in html.unescape(safe.markdown(text))
 
 
 def test_no_attributes():
-    """Dialects of Markdown that take attributes, roles or templates in braces find no brace."""
+    """The output has no brace that a dialect of Markdown could read as attributes, a role or a template."""
     for text in (
         "[x](https://e.org){onclick=1}",
         "# x {: .y onclick=1}",
@@ -87,14 +87,14 @@ def test_no_attributes():
 @pytest.mark.parametrize("end", ["&#13;", "&#10;", "&NewLine;", "&#10;&#10;", "&#10;&#9;", "&#12;"])
 @pytest.mark.parametrize("mark", ["# ", "- ", "> ", "    ", "```"])
 def test_no_line_by_entity(end, mark):
-    """An entity ends no line, and so begins no block."""
+    """An entity does not end a line, and so does not begin a block."""
     for shown in (rendered(safe.markdown(f"a{end}{mark}x")), pages.html(f"a{end}{mark}x")):
         assert re.fullmatch(r"<p>[^\n]*</p>\n?", shown)
         assert not re.search(r"<(?!/?p>)", shown)
 
 
 def test_raw_html_is_shown():
-    """Raw HTML is shown as the text that it is, in Markdown and in HTML."""
+    """Raw HTML is shown as text, in Markdown and in HTML."""
     for page in (
         rendered(safe.markdown("a <script>alert(1)</script>\n\n<b>x</b>")),
         pages.html("a <script>alert(1)</script>\n\n<b>x</b>"),
@@ -104,7 +104,7 @@ def test_raw_html_is_shown():
 
 
 def test_the_check_sees():
-    """Shown as it is, most of it is active: the check would see it."""
+    """The check finds most payloads active in unsafe Markdown."""
 
     def is_active(text):
         try:
@@ -159,7 +159,7 @@ fragments = st.lists(
 
 @given(fragments | st.text())
 def test_any_text_is_inert(text):
-    """No text, however it is put together, becomes active; made safe a second time it stays so."""
+    """No text becomes active, even if it is made safe a second time."""
     check_inert(rendered(safe.markdown(text)))
     check_inert(rendered(safe.markdown(safe.markdown(text))))
     check_inert(pages.html(text))
@@ -167,7 +167,7 @@ def test_any_text_is_inert(text):
 
 @given(fragments)
 def test_tags_are_ours(text):
-    """Every tag in the output is ours and has no text of the model, even if all of it is read as raw HTML."""
+    """Every tag in the output is ours, without text of the model, even if the output is read as raw HTML."""
     shown = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", safe.markdown(text))
     ours = (
         r"</?(pre|code|span|sub|sup|ul|ol|li|blockquote)>|<ol start=\"\d+\">|<br>|<!-- -->"
@@ -178,7 +178,7 @@ def test_tags_are_ours(text):
 
 @given(fragments)
 def test_math_is_ours(text):
-    """A dollar outside code is one of a formula that was let through; no other mathematics reaches MathJax."""
+    """Each dollar outside code belongs to a typeset formula; no other mathematics reaches MathJax."""
     shown = re.sub(
         r"(?ms)^(`{3,}).*?^\1$|<code>.*?</code>|`[^`]*`|<[^>]*>", " ", safe.markdown(text)
     )
@@ -225,7 +225,7 @@ def test_faithful(text, shown):
 
 
 def test_faithful_html():
-    """HTML, where nothing is typeset, keeps what Markdown says, and a formula as it was written."""
+    """HTML keeps structure, code, links and tables, and a formula as source text."""
     page = pages.html(
         "3. a ~~b~~\n\n| x |\n|---|\n| $a_1 * b_1$ |\n\n$$\n\\frac{a}{b}\n$$\n\n```python\n1 < 2\n```"
     )
@@ -243,7 +243,7 @@ ON_A_PAGE = {"div", "span", "sup", "li", "a", *(f"h{level}" for level in range(1
 
 
 def check_page(page: str) -> None:
-    """As `check_inert`, with the marks of footnotes, of headings and of code in colours."""
+    """As `check_inert`, with footnotes, headings and highlighted code."""
     elements = Elements()
     elements.feed(page)
     for tag, attributes in elements.found:
@@ -260,14 +260,14 @@ def check_page(page: str) -> None:
     )
 )
 def test_any_page_is_inert(text):
-    """Nor is anything active on an exported page, in footnotes and in headings either."""
+    """An exported page has no active content, including its footnotes and headings."""
     page = pages.Page()
     check_page(page.html(text))
     check_page(page.html(text))
 
 
 def test_page():
-    """A page has footnotes that lead there and back, apart in each turn, code in colours, and headings with ids."""
+    """A page has footnotes with links in both directions, separate for each turn, highlighted code, and headings with ids."""
     page = pages.Page()
     text = (
         "# One *two*\n\nSo[^a] `[^a]`.\n\n[^a]: It is *so*.\n\n```python\nx = 1\n```\n\n# One *two*"
@@ -295,13 +295,13 @@ def test_page():
     ids=["two of one name", "where the library would put them", "in code", "as a link"],
 )
 def test_footnotes_hide_nothing(text, shown):
-    """A footnote takes nothing else from the page: no footnote of its name, no line, no code and no link."""
+    """A footnote removes nothing else from the page: no footnote of the same name, line, code or link."""
     page = html.unescape(pages.Page().html(text))
     assert [] == [part for part in shown if part not in page]
 
 
 def test_long_code_on_a_page():
-    """Code that is too long to be coloured in a time that grows with its length is shown as it is."""
+    """Code that is too long to be highlighted in linear time is shown without colours."""
     for code, is_coloured in (
         ("x = 1\n" * 100, True),
         ("x = 1\n" * 2000, False),
@@ -320,7 +320,7 @@ def test_contents():
 
 
 def test_footnote_in_a_notebook():
-    """In a notebook, whose Markdown knows no footnotes, they are the text that they were written as."""
+    """In a notebook, whose Markdown has no footnotes, they are shown as source text."""
     assert "<p>So[^1].</p>\n<p>[^1]: It is so.</p>\n" == html.unescape(
         rendered(safe.markdown("So[^1].\n\n[^1]: It is so."))
     )
@@ -349,7 +349,7 @@ def test_footnote_in_a_notebook():
     ids=repr,
 )
 def test_time_of_a_page(text):
-    """Four times as much of a hostile text takes no more than some ten times as long: it grows as the text, not as its square."""
+    """Four times as much of a hostile text takes at most about ten times as long: the time is not quadratic."""
 
     def seconds(length: int) -> float:
         begun = time.process_time()
@@ -384,7 +384,7 @@ def test_pictures():
     ],
 )
 def test_no_link_within_a_link(text, shown):
-    """An address or a picture in the text of a link is text: there is one link, and no bracket is seen."""
+    """An address or a picture in the text of a link is text: there is one link, and no visible bracket."""
     assert shown == safe.markdown(text)
     assert 1 == rendered(shown).count("<a ") == len(re.findall("<a href=[^<]", pages.html(text)))
     assert not re.search(r"<a href[^>]*></a>", pages.html(text))
@@ -407,7 +407,7 @@ def test_no_link_within_a_link(text, shown):
     ],
 )  # fmt: skip
 def test_bare_addresses(text, address):
-    """A bare address is a link to all of it, in any script, and to nothing of the sentence around it."""
+    """A bare address is a link to the whole address, in any script, without the sentence around it."""
     page = rendered(safe.markdown(text))
     assert html.unescape(re.sub("<[^>]*>", "", page)).strip() == text
     linked = [
@@ -422,7 +422,7 @@ def test_bare_addresses(text, address):
     "text", ["请看{0}https://e.org{0}吧", "{0}https://e.org{0}を参照", "a{0}https://e.org{0}1", "を{0}「~~https://e.org/~~」{0}を", "は{0}https://e.org と{0}。"]
 )  # fmt: skip
 def test_emphasis_of_addresses(text, mark):
-    """Emphasis of an address stays with letters around it, though in the link that is made of it a bracket is beside the marks."""
+    """Emphasis of an address beside letters stays, although the marks of its link are punctuation."""
     original, shown = (
         re.sub(r"</?a\b[^>]*>", "", rendered(one))
         for one in (text.format(mark), safe.markdown(text.format(mark)))
@@ -443,7 +443,7 @@ def test_emphasis_of_addresses(text, mark):
     ],
 )  # fmt: skip
 def test_definitions_are_bounded(formula):
-    """What a model defines grows by no more than an answer may be long, and is code where it could do more."""
+    """The expansion of a model's macros is bounded, and a formula that could do more is code."""
     shown = safe.markdown(f"${formula}$ " * 20)
     assert len(shown) < 60 * len(formula) * 20 + 60_000
     assert "$\\href" not in shown
@@ -451,7 +451,7 @@ def test_definitions_are_bounded(formula):
 
 
 def test_depth_of_labels():
-    """Of links that begin in one another too deeply the one inside is found, in less time than the library needs."""
+    """Of deeply nested brackets the innermost link is found, in less time than the library takes."""
     text = "![" * 2000 + "[a](https://e.org)"
     begun = time.process_time()
     MarkdownIt("commonmark").parse(text)
@@ -463,7 +463,7 @@ def test_depth_of_labels():
 
 @pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "> - "])
 def test_depth(mark):
-    """Nothing is lost that is nested more deeply than one reads."""
+    """Blocks beyond the maximal depth lose no text."""
     text = mark * 500 + "the end"
     assert "the end" in safe.markdown(text)
     assert "the end" in pages.html(text)
@@ -479,7 +479,7 @@ def test_depth(mark):
     ],
 )
 def test_depth_of_emphasis(text):
-    """Emphasis in more emphasis than one sees is shown by its marks."""
+    """Emphasis that is nested too deeply is shown by its marks."""
     for shown in (
         rendered(safe.markdown(text)),
         pages.html(text),
@@ -491,7 +491,7 @@ def test_depth_of_emphasis(text):
 
 @given(fragments)
 def test_line(text):
-    """A line of Markdown is one line of text, which no emphasis around it turns into a block."""
+    """`line` gives one line of text, which begins no block."""
     shown = safe.line(text)
     assert "\n" not in shown
     check_inert(rendered(f"*{shown}*"))
@@ -500,7 +500,7 @@ def test_line(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_refusal(text):
-    """A refusal is inert below the word that says what it is, also where it begins with a block."""
+    """A refusal is inert below its title, even if it begins with a block."""
     for refusal in (text, f"```\n{text}\n```", f"- {text}"):
         content = [{"type": "refusal", "refusal": refusal}]
         response = Response(
@@ -513,7 +513,7 @@ def test_hostile_refusal(text):
 
 
 def structured(value):
-    """The output of a notebook for this value, which came as JSON."""
+    """The output of a notebook for an answer with this value as JSON."""
     response, request = (
         Response({"status": "completed"}),
         {"text": {"format": {"type": "json_object"}}},
@@ -556,7 +556,7 @@ words |= st.text(st.characters(exclude_characters="\r\n"))
     )
 )
 def test_table_of_values(value):
-    """Flat JSON is shown as a table of its values, in which nothing is markup."""
+    """Flat JSON is shown as a table of its values, without markup in them."""
 
     def word(value):
         return " ".join(plain(value if isinstance(value, str) else json.dumps(value)).split())
@@ -569,7 +569,7 @@ def test_table_of_values(value):
 
 
 def test_values_of_many_lines():
-    """A value of many lines is shown as JSON, where its lines are kept."""
+    """A value of many lines is shown as JSON, which keeps its lines."""
     code = "def f(x):\n    if x:\n        return 1"
     for value in (
         {"code": code},
@@ -597,7 +597,7 @@ def test_values_of_many_lines():
     ],
 )  # fmt: skip
 def test_mathematics(text, formula):
-    """Formulas in all four delimiters are typeset; money is money, and code is code."""
+    """Formulas in all four delimiters are typeset; amounts of money and code stay."""
     shown = safe.markdown(text)
     if formula is None:
         assert "$" not in re.sub(r"`[^`]*`|<code>.*?</code>", "", shown)
@@ -610,7 +610,7 @@ OVERRIDES, ISOLATES = "\u202a\u202b\u202c\u202d\u202e", "\u2066\u2067\u2068\u206
 
 @pytest.mark.parametrize("sign", OVERRIDES + ISOLATES)
 def test_code_is_what_it_looks(sign):
-    """No sign that turns the order of the others round is left in code; in text some of them are, as right-to-left scripts need them."""
+    """Code has no character that reverses the direction of others; text keeps those that right-to-left scripts need."""
     for text in (
         f"`a{sign}b`",
         f"```python\na{sign}b\n```",
@@ -635,7 +635,7 @@ def test_code_is_what_it_looks(sign):
 
 
 def test_right_to_left():
-    """Text in right-to-left scripts stays as it was written, with the marks that it needs."""
+    """Text in right-to-left scripts stays unchanged, with its direction marks."""
     for text in (
         "שלום עולם",
         "العربية \u200fو English\u200e",
@@ -654,7 +654,7 @@ def test_right_to_left():
     ],
 )  # fmt: skip
 def test_mathematics_in_a_table(text, formula):
-    """A formula in a table holds no bar, which would end its cell; where a bar cannot be written otherwise, it is shown as code."""
+    """A formula in a table has no bar, which would end its cell; if a bar cannot be replaced, the formula is code."""
     shown = safe.markdown(f"| {text} | norm |\n|---|---|\n| {text} | norm |")
     page = rendered(shown)
     assert 2 == page.count("<th>") == page.count("<td>") == page.count("norm")
@@ -664,7 +664,7 @@ def test_mathematics_in_a_table(text, formula):
 
 @given(st.text())
 def test_plain(text):
-    """Plain text holds no control character, no surrogate, and no sign that overrides the order, and can be written anywhere."""
+    """Plain text has no control character, surrogate or bidirectional override, and can be encoded."""
     shown = plain(text)
     shown.encode()
     assert not set(shown) & set(OVERRIDES)
@@ -673,7 +673,7 @@ def test_plain(text):
 
 @given(st.text(st.sampled_from("ab *_#>-1.`\n"), max_size=40))
 def test_stable(text):
-    """Text that was made safe reads the same when it is made safe again."""
+    """Text that is made safe twice is rendered like text made safe once."""
 
     def letters(shown):
         return re.sub(r"[^ab]", "", re.sub(r"<[^>]*>", "", rendered(shown)))

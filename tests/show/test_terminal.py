@@ -1,4 +1,4 @@
-"""IPython in real terminals, wide and narrow, with colours and without, and into a pipe."""
+"""IPython in real terminals, wide and narrow, with and without colours, and into a pipe."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def screens(environment, tmp_path_factory):
 
 
 def width(line: str) -> int:
-    """The columns that a line takes."""
+    """The number of columns of a line."""
     wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in line)
     return len(line) + wide
 
 
 @pytest.mark.parametrize("name", TERMINALS)
 def test_screen(screens, name):
-    """The whole answer is there once with its details on a line, no line is broken by the terminal, and no escape is but a colour."""
+    """The whole answer is shown once with its details on a line; no line is too long for the terminal, and the only escapes are colours."""
     terminal, screen = TERMINALS[name], screens[name]
     shown = screen[screen.index("In [3]: ") : screen.index("Out[3]: <Answer")]
     is_coloured = (
@@ -105,7 +105,7 @@ def test_screen(screens, name):
 
 
 def test_panel_is_one_line(screens):
-    """While one waits, one line is written over and over, without an escape, and nothing of it stays."""
+    """While a question waits, one line is overwritten, without an escape, and removed at the end."""
     screen = screens["dumb"]
     *steps, _ = screen[screen.index("In [3]: ") : screen.index("Why $\\zeta(2)$")].split("\r")
     assert any("Writing: " in step for step in steps)
@@ -118,7 +118,7 @@ def test_panel_is_one_line(screens):
 
 
 def test_pipe(environment):
-    """Into a pipe goes the answer as it was written, then the details on a line and IPython's value, and no control character; nothing else."""
+    """A pipe gets the answer as text, the details on a line and IPython's value, without control characters, and nothing else."""
     command = [*IPYTHON, "--ext=aiml_magic", "-c", "%o3pro --alone Is it finite?"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     *answer, line, value = done.stdout.splitlines()
@@ -138,7 +138,7 @@ def test_no_standard_streams(monkeypatch):
 
 
 def test_no_meaning_by_signs_alone():
-    """How a job stands is said in words."""
+    """The state of a job is shown in words."""
     assert all(re.fullmatch(r"[A-Z][a-z ;]+", state) for state in follow._STATES.values())
 
 
@@ -170,7 +170,7 @@ def poor_screens(environment, tmp_path_factory):
 
 @pytest.mark.parametrize("name", NOT_UTF8)
 def test_terminals_that_are_not_utf8(poor_screens, name):
-    """In every encoding of a terminal, answers, lists, help and errors are printed; a character that it lacks is shown by its number."""
+    """In every encoding of a terminal, answers, lists, help and errors are printed; a missing character is shown by its number."""
     screen = re.sub(r"\x1b\[[\d;]*m", "", poor_screens[name])
     assert "Unicode" not in screen
     assert "over" in screen[screen.rindex("ver')") + 5 :], "it came to the end"

@@ -1,4 +1,4 @@
-"""A notebook that a program runs, such as nbclient, papermill or nbconvert: it keeps what a cell puts out until the cell is over."""
+"""A notebook run by a program such as nbclient, papermill or nbconvert, which drops outputs after the end of a cell."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ threading.Thread(target=interrupt).start()
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """The outputs of each cell, with all cells run by nbclient, and the state of the widgets that it saved."""
+    """The outputs of all cells run by nbclient, and the saved state of the widgets."""
     let_go = threading.Event()
 
     def slow(request):
-        """Answers when a cell that does not wait is over."""
+        """Answers after the end of a cell that does not wait."""
         *_, question = input_texts(request.body)
         continued = request.body.get("previous_response_id")
         answer = wire.response(f"On {question}", previous_response_id=continued)
@@ -83,7 +83,7 @@ def answers(outputs):
 
 
 def visible(outputs):
-    """The part of an output that is compared with a committed notebook: all but the ids of widgets."""
+    """The part of an output that is compared with a committed notebook: all except the ids of widgets."""
     data = [output.get("data", {}) for output in outputs]
     return [{kind: text for kind, text in each.items() if kind != WIDGET} for each in data]
 
@@ -105,7 +105,7 @@ def test_quiet(ran):
 
 
 def test_widgets_have_their_state(ran):
-    """No cell names a widget that the notebook has no state of."""
+    """The notebook has the state of every widget that a cell names."""
     cells, kept = ran
     data = [output.get("data", {}) for outputs in cells.values() for output in outputs]
     views = {each[WIDGET]["model_id"] for each in data if WIDGET in each}
@@ -114,14 +114,14 @@ def test_widgets_have_their_state(ran):
 
 
 def test_error_fails_its_cell(ran):
-    """An error stops *Run All* in the cell that asked; the job is bound all the same."""
+    """An error stops *Run All* in the cell that asked; the job is still bound."""
     cells, _ = ran
     assert "InvalidRequest" == cells["bad"][-1].ename
     assert "failed" in cells["bad job"][0].text
 
 
 def test_interrupt_ends_the_wait_alone(ran):
-    """An interrupt, as of a cell that takes too long, lets the next cell run, and the question go on."""
+    """An interrupt, as after a timeout of a cell, ends the wait; the question goes on."""
     cells, _ = ran
     assert ["stream"] == [output.output_type for output in cells["held"]], "no widget that dies"
     assert "goes on in the background" in cells["held"][0].text

@@ -1,4 +1,4 @@
-"""A session as a test uses it."""
+"""A session for tests, with questions and an answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWER = Answer(  # every field of a server is known; `replace` gives it a reque
 def question(
     text: str = "Why?", cell: str = "a cell", model: str = "openai/o3-pro", **options
 ) -> Question:
-    """A question of the options, whichever of its parts they belong to."""
+    """A question with these options of the question, its place or its delivery."""
     place, delivery = (
         {name: options.pop(name) for name in part.__dataclass_fields__ if name in options}
         for part in (Place, Delivery)
@@ -41,7 +41,7 @@ def question(
 
 
 class Asker:
-    """Asks in one session, each question in a cell of its own unless it names one."""
+    """Asks in one session, each question in a new cell unless it names one."""
 
     def __init__(self, journal: Path) -> None:
         self.session = Session()

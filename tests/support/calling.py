@@ -1,4 +1,4 @@
-"""Requests to a server as a program sends them that knows nothing of this package."""
+"""Requests to a server, sent without this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def call(url: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
-    """The status and the JSON that a request is answered with."""
+    """The status and the JSON of the reply to a request."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": "Bearer x", "Content-Type": "application/json"} | headers
     request = urllib.request.Request(url, data, headers, method=method)
@@ -22,13 +22,13 @@ def call(url: str, body: Any = None, method: str | None = None, **headers: str) 
 
 
 def ask(url: str, text: Any, /, **fields: Any) -> tuple[int, Any]:
-    """The same for a question; its answer is stored."""
+    """As `call`, for a question whose answer is stored."""
     body = {"model": "openai/o3-pro", "input": text, "store": True} | fields
     return call(f"{url}/responses", body)
 
 
 def stream(url: str, body: Any = None) -> list[Any]:
-    """The data of each event of a stream, read as JSON; the mark [DONE] as it is."""
+    """The data of each event of a stream, parsed as JSON; [DONE] unchanged."""
     request = urllib.request.Request(url, body and json.dumps(body).encode())
     request.add_header("Authorization", "Bearer x")
     with urllib.request.urlopen(request, timeout=10) as answer:

@@ -8,12 +8,12 @@ import wire
 
 
 def price(item: str, count: int = 1) -> float:
-    """What so many of an item cost."""
+    """The price of `count` items."""
     return {"apple": 0.5, "pear": 0.75}[item] * count
 
 
 def wanting(*calls: tuple[str, str, dict | str], id: str = "resp_1") -> wire.Reply:  # noqa: A002
-    """A response that wants functions called."""
+    """A response that calls functions."""
     items = [
         {
             "type": "function_call",

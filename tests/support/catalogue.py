@@ -1,4 +1,4 @@
-"""A server's words on its models: a feed of deprecations, a list, and the refusal of a model that is gone."""
+"""A server's models: a feed of deprecations, a list, and the refusal of an ended model."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A key and a certificate for this machine, of our own making."""
+    """A key and a self-signed certificate for this machine."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl here to make a certificate with")
     key, made = folder / "key.pem", folder / "made.pem"

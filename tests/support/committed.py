@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def text(path: Path) -> str | None:
-    """The text of a file; `None` where git has none, or is not there."""
+    """The committed text of a file; `None` without one, or without git."""
     return _git(path.parent, "show", f"HEAD:./{path.name}")
 
 
@@ -18,7 +18,7 @@ def names(folder: Path) -> set[str] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # Also where the checkout is somebody else's, as one that is mounted into a container is.
+    # Also for a checkout of another user, such as one mounted into a container.
     command = ["git", "-c", "safe.directory=*", *arguments]
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout.decode()

@@ -1,4 +1,4 @@
-"""An answer with everything that a model writes, and how a server streams it."""
+"""An answer with all kinds of Markdown, and its stream."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ Inline <b>HTML</b>, a <script>window.__pwned = 1</script> and a <br> are text. S
 
 
 def streamed(text: str, *, chunks: int, pace: float = 0.0) -> wire.Reply:
-    """A stream of `text` word by word, in so many chunks, `pace` seconds apart, with reasoning before it and usage behind."""
+    """A stream of `text` in `chunks` chunks, `pace` seconds apart, with reasoning before it and usage after it."""
     words = [text[start : start + 7] for start in range(0, len(text), 7)]
     reasoning = {
         "id": "rs_1",

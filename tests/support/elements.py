@@ -1,4 +1,4 @@
-"""Elements and attributes of HTML, and which of them are inert."""
+"""The elements and attributes of a page, and the inert ones."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def check_inert(page: str) -> None:
 
 
 def rendered(markdown: str) -> str:
-    """As a front end would show it that lets all HTML through."""
+    """The page of a front end that lets all HTML through."""
     return (
         MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
     )
 
 
 def cells(markdown: str) -> list[str]:
-    """The cells of its tables, as they are read."""
+    """The texts of all table cells."""
     found = re.findall(r"<t[hd]>(.*?)</t[hd]>", rendered(markdown))
     return [html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in found]

@@ -1,7 +1,7 @@
-"""An environment of the tests' own: nothing that a person has set, or keeps at home, changes them, and they leave nothing there.
+"""An environment for the tests, which the user's variables and home do not affect, and in which nothing is left.
 
-The process that is started makes it before anything reads one. What it starts inherits it, its workers first of all, and is ended
-with it: `AIML_TEST_RUN` names the folder of a run, and by that variable its processes are known.
+The first process makes it before any variable is read. Its child processes, such as pytest's workers, inherit it, and are ended
+with it: they are recognized by the variable `AIML_TEST_RUN`, which names the folder of the run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _KEPT = {
     "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD",  # by which programs run at all
     "PATHEXT", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC",  # the same on Windows
     "USER", "LOGNAME", "USERNAME",
-    "PY_COLORS",  # what the person wants of pytest
+    "PY_COLORS",  # the person's choice for pytest
 }  # fmt: skip
 _KEPT_FAMILIES = ("AIML_TEST_", "PYTEST_", "COV_CORE_", "COVERAGE_", "DYLD_", "PLAYWRIGHT_")
 _FILES = 4096
-_SHORT = 48  # bytes of a folder in which a socket can lie: its whole path may have 103
+_SHORT = 48  # bytes of a folder for sockets, whose whole path may have 103
 _KERNEL = {
     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
     "display_name": "Python 3",
@@ -38,21 +38,21 @@ _KERNEL = {
 
 @cache
 def make() -> Path:
-    """Gives this process, and all that it starts, an environment of its own; says where its home is."""
-    place = _place_of_temporary_files()
+    """Replaces the environment of this process and its children; returns its home."""
+    folder = _temporary_folder()
     if "AIML_TEST_RUN" not in os.environ:
         _mend_process()
-        run = tempfile.mkdtemp(prefix="aiml-", dir=place)
+        run = tempfile.mkdtemp(prefix="aiml-", dir=folder)
         _end_with_this_process(run)
         os.environ["AIML_TEST_RUN"] = run
     home = Path(os.environ["AIML_TEST_RUN"]) / os.environ.get("PYTEST_XDIST_WORKER", "home")
     wanted = {name: value for name, value in os.environ.items() if _is_kept(name)} | _variables(
-        home, place
+        home, folder
     )
     files_at_once()
     os.environ.clear()
     os.environ.update(wanted)
-    tempfile.tempdir = None  # found anew, by the variable
+    tempfile.tempdir = None  # read again from the variable
     return home
 
 
@@ -65,7 +65,7 @@ def _mend_process() -> None:
 
 
 def files_at_once() -> int:
-    """How many files and sockets a process may have open: 4,096, unless the system allows fewer. It may begin with fewer."""
+    """The number of files and sockets that a process may have open: 4,096, unless the system allows fewer."""
     raise_open_limit(_FILES)
     return min(_FILES, open_limit() or _FILES)
 
@@ -74,8 +74,8 @@ def _is_kept(name: str) -> bool:
     return name.upper() in _KEPT or (name.startswith(_KEPT_FAMILIES) and name != "PYTEST_ADDOPTS")
 
 
-def _variables(home: Path, place: str) -> dict[str, str]:
-    """The message instead; makes the files that it names."""
+def _variables(home: Path, folder: str) -> dict[str, str]:
+    """The new variables; creates the files that they name."""
     kernel, plots = (
         home / "jupyter" / "kernels" / "python3" / "kernel.json",
         home / "matplotlib" / "matplotlibrc",
@@ -87,11 +87,11 @@ def _variables(home: Path, place: str) -> dict[str, str]:
     chosen = {
         "HOME": home,
         "USERPROFILE": home,
-        "TMPDIR": place,
-        "TEMP": place,
-        "TMP": place,
+        "TMPDIR": folder,
+        "TEMP": folder,
+        "TMP": folder,
         "IPYTHONDIR": home / "ipython",
-        "JUPYTER_PATH": home / "jupyter",  # looked at first: `python3` is this Python
+        "JUPYTER_PATH": home / "jupyter",  # searched first: `python3` is this Python
         "MPLCONFIGDIR": plots.parent,
         "MATPLOTLIBRC": plots,
         "HYPOTHESIS_STORAGE_DIRECTORY": storage / ".hypothesis",
@@ -105,8 +105,8 @@ def _variables(home: Path, place: str) -> dict[str, str]:
     return {name: str(value) for name, value in chosen.items()}
 
 
-def _place_of_temporary_files() -> str:
-    """The person's, unless its name is too long for sockets."""
+def _temporary_folder() -> str:
+    """The person's folder for temporary files, unless its name is too long for sockets."""
     given = tempfile.gettempdir()
     if len(os.fsencode(given)) <= _SHORT:
         return given
@@ -118,7 +118,7 @@ def _place_of_temporary_files() -> str:
 def _end_with_this_process(run: str) -> None:
     """Starts a process that waits for the end of this one, and then ends all its children."""
     command = [sys.executable, str(Path(__file__).with_name("leftovers.py")), run]
-    # In a session of its own: what ends this process by its group or its terminal does not reach it.
+    # In its own session: no signal to this process's group or terminal reaches it.
     waiting = subprocess.Popen(
         command, stdin=subprocess.PIPE, start_new_session=True, cwd=tempfile.gettempdir()
     )

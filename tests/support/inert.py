@@ -7,12 +7,12 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-# The template of nbconvert takes MathJax from far away; this one stands for it if it is there, and has no safe mode.
+# nbconvert's template loads MathJax from the network; this package, which has no safe mode, replaces it if installed.
 _PACKAGE = importlib.util.find_spec("jupyter_server_mathjax")
 MATHJAX = Path(str(_PACKAGE.origin)).with_name("static").as_uri() if _PACKAGE is not None else ""
 MATHJAX_URL = f"{MATHJAX}/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full" if MATHJAX else ""
 
-# Everything inside the outputs is one of these; what is typeset is looked at apart, since its elements are MathJax's own.
+# The elements of outputs; formulas are checked separately, since their elements are MathJax's.
 _TAGS = (
     "a b blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr i ins li nobr ol p pre s small span strong style sub summary sup "
     "table tbody td th thead tr ul"
@@ -55,7 +55,7 @@ _TYPESET = "() => new Promise(done => window.MathJax?.Hub ? window.MathJax.Hub.Q
 
 
 class Watched:
-    """A page whose requests are noted."""
+    """A page with a list of its requests."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -65,9 +65,9 @@ class Watched:
     def active(
         self, outputs: str, *, allowed: tuple[str, ...] = (), wait: float = 1.0
     ) -> list[str]:
-        """All that is active on the page, once everything that folds is unfolded, `wait` seconds later.
+        """All active content of the page, `wait` seconds after everything folded was opened.
 
-        `outputs` selects what the model may have written in; a request is `allowed` by how its address begins.
+        `outputs` selects the elements with text of the model; a request is `allowed` by the beginning of its address.
         """
         page = self.page
         page.evaluate(_OPEN)
@@ -80,7 +80,7 @@ class Watched:
         return ran + [f"fetched: {url}" for url in fetched] + page.evaluate(_CHECK, outputs)
 
     def unseen(self, outputs: str, words: dict[str, str]) -> list[str]:
-        """Names of the payloads of which a reader of the outputs sees nothing."""
+        """The names of the payloads that are not visible in the outputs."""
         script = "outputs => [...document.querySelectorAll(outputs)].map(node => node.innerText).join('\\n')"
         text = self.page.evaluate(script, outputs)
         return [name for word, name in words.items() if word not in text]

@@ -1,4 +1,4 @@
-"""JSON as an API may send it: strategies for hypothesis."""
+"""Strategies of hypothesis for the JSON of an API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real kernel, as a front end talks to it."""
+"""A real kernel, with the messages of a front end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Ran:
 
     @property
     def kernel_seconds(self) -> float:
-        """From busy to idle, by the kernel's own clock: without the time that the front end takes to receive it all."""
+        """The seconds from busy to idle by the kernel's clock, without the time of the front end."""
         times = [
             message["header"]["date"]
             for message in self.messages
@@ -48,11 +48,11 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=30)
         self.updates: list[dict[str, Any]] = []
-        self._kept: list[dict[str, Any]] = []  # messages that came while another was waited for
+        self._kept: list[dict[str, Any]] = []  # messages received while waiting for another one
 
     def start(self, code: str, cell_id: str | None = None, *, allow_stdin: bool = True) -> str:
-        """Runs a cell, and returns the id of its request; without `allow_stdin` nobody can type."""
-        # With stop_on_error the kernel would drop a cell that comes within a moment of an error.
+        """Starts a cell, and returns the id of its request; `allow_stdin`: the person can type."""
+        # With stop_on_error the kernel would drop a cell that is sent just after an error.
         content = {
             "code": code,
             "silent": False,
@@ -102,14 +102,14 @@ class Kernel:
     def wait_for_update(
         self, claim: Callable[[dict[str, Any]], bool], timeout: float = 10.0
     ) -> dict[str, Any]:
-        """The content of an update of an earlier output, whichever cell is running when it comes."""
+        """The content of an update of an earlier output, during any cell."""
         deadline = time.monotonic() + timeout
         while not (found := [update for update in self.updates if claim(update)]):
             self._next(deadline - time.monotonic())
         return found[-1]
 
     def wait_for_words(self, words: str, timeout: float = 30.0) -> None:
-        """Waits until a cell that runs shows these words; what it puts out is kept for `finish`."""
+        """Waits until a running cell shows these words; its outputs are stored for `finish`."""
         deadline = time.monotonic() + timeout
         while not self._kept or words not in str(self._kept[-1]["content"]):
             self._kept.append(self._next(deadline - time.monotonic()))
@@ -121,7 +121,7 @@ class Kernel:
         return message
 
     def change(self, model: str, **state: Any) -> list[dict[str, Any]]:
-        """Changes a widget as a front end does; gives what the kernel does then with widgets."""
+        """Changes a widget as a front end does; returns the kernel's messages."""
         content = {
             "comm_id": model,
             "data": {"method": "update", "state": state, "buffer_paths": []},
@@ -143,7 +143,7 @@ class Kernel:
 
 
 def without_ports(folder: str | Path) -> dict[str, str]:
-    """Settings of a kernel that talks by files: a port that was free when it was chosen may be taken when the kernel binds it."""
+    """Settings of a kernel with sockets in files: a free port may be taken before the kernel binds it."""
     return {} if sys.platform == "win32" else {"transport": "ipc", "ip": f"{folder}/ipc"}
 
 

@@ -22,9 +22,9 @@ _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "
           "--disable-component-update", "--disable-sync"]  # fmt: skip
 _SETTINGS = {
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
-    "notebook-extension/tracker": '{"windowingMode": "none"}',  # else what is out of sight is not in the page
+    "notebook-extension/tracker": '{"windowingMode": "none"}',  # otherwise cells out of sight are not in the page
 }
-# Renders texts of one kind below all else, as the outputs of a trusted notebook.
+# Renders texts of one media type at the end of the page, as outputs of a trusted notebook.
 RENDER = """async ([kind, texts]) => {
     document.querySelectorAll('.fuzzed').forEach(node => node.remove());
     delete window.__pwned;
@@ -40,7 +40,7 @@ RENDER = """async ([kind, texts]) => {
 
 @contextmanager
 def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
-    """JupyterLab over `folder`, on a free port of loopback; gives its address."""
+    """The address of JupyterLab for `folder`, on a free port of loopback."""
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(settings / "config"), "JUPYTERLAB_SETTINGS_DIR": str(settings / "lab"),
                                 "JUPYTERLAB_WORKSPACES_DIR": str(settings / "spaces")}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--ip=127.0.0.1",
@@ -63,7 +63,7 @@ def jupyter_lab(folder: Path, settings: Path) -> Iterator[str]:
         process.terminate()
         try:
             process.wait(20)
-        except subprocess.TimeoutExpired:  # once in many runs it does not hear of it
+        except subprocess.TimeoutExpired:  # in rare runs it ignores the signal
             process.kill()
             process.wait()
         log.close()
@@ -79,7 +79,7 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
                 contextlib.suppress(OSError),
                 urllib.request.urlopen(f"{address}/api/status", timeout=10),
             ):
-                return address  # it tells its address a moment before it listens there
+                return address  # it prints its address before it listens there
         time.sleep(0.1)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")
 
@@ -98,13 +98,13 @@ def browser_page(*, width: int = 1100, dark: bool = False) -> Iterator[Page]:
 
 
 def open_notebook(page: Page, address: str, name: str, *, place: str = "lab/tree") -> None:
-    """Opens it in JupyterLab, or in Notebook 7 if its `place` is "notebooks"."""
+    """Opens a notebook in JupyterLab, or in Notebook 7 if `place` is "notebooks"."""
     page.goto(f"{address}/{place}/{name}?reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     page.wait_for_timeout(500)
 
 
-# A promise that is waited for, but not without end: `evaluate` has no timeout of its own.
+# Awaits a promise with a timeout, which `evaluate` does not have.
 _IN_TIME = """promise => Promise.race([promise, new Promise((_, fail) =>
     setTimeout(() => fail(new Error('JupyterLab took more than a minute')), 60000))])"""
 
@@ -130,7 +130,7 @@ def run_all(page: Page, timeout: float = 60) -> None:
 
 def start_all(page: Page, timeout: float = 60) -> None:
     wait_for_kernel(page, timeout)
-    # The end of the run is not waited for.
+    # Not awaited: the run goes on.
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
 

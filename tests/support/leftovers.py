@@ -1,6 +1,6 @@
-"""Ends what a run of the tests has left behind: `python leftovers.py FOLDER`, with a pipe to the run as standard input.
+"""Ends all processes of a run of the tests: `python leftovers.py FOLDER`, with a pipe to the run as standard input.
 
-The pipe ends with the run, also if the run is killed. Then every process whose variable `AIML_TEST_RUN` is FOLDER is ended, and
+The pipe is closed with the run, even if the run is killed. Then every process whose variable `AIML_TEST_RUN` is FOLDER is ended, and
 FOLDER removed.
 """
 

@@ -1,4 +1,4 @@
-"""A server that allows some requests in some seconds, and refuses the others."""
+"""A server with a rate limit."""
 
 from __future__ import annotations
 

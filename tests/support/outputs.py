@@ -1,4 +1,4 @@
-"""Outputs in a browser, as a reader sees them."""
+"""The visible outputs in a browser."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TOO_WIDE = """() => [...document.querySelectorAll('.jp-OutputArea-output')].filt
 
 
 def unfold_by_keyboard(page, details: str) -> None:
-    """Goes with Tab from the first answer to its details, and through them; opens what folds with Enter and Space in turn."""
+    """Moves by Tab from the first answer through its details; opens each by Enter and Space in turn."""
     page.evaluate(
         """selector => {
         document.querySelectorAll('.aiml-details details').forEach(node => { node.open = false; });
@@ -85,7 +85,7 @@ def unfold_by_keyboard(page, details: str) -> None:
 
 
 def barriers(page, place: str = ".jp-OutputArea-output") -> list[str]:
-    """The serious or critical findings of axe in the outputs, or in another place; none without axe."""
+    """The serious or critical findings of axe in the outputs, or in another element; none without axe."""
     if AXE is None:
         return []
     if not page.evaluate("() => 'axe' in window"):

@@ -1,8 +1,8 @@
-"""What a model may write so that something of it becomes active in the reader's browser.
+"""Texts by which a model may try to be active in the reader's browser.
 
-Each payload tries at least one of four things that a page can be asked about: it sets `window.__pwned`, it fetches from
-ORIGIN, it makes an active element, or it leaves its box. WORD stands for a word of its own, by which the payload is known if it
-succeeds, and which the reader must see in some form if it fails.
+Each payload tries at least one of four things that can be detected: it sets `window.__pwned`, it fetches from
+ORIGIN, it makes an active element, or it leaves its box. WORD stands for the payload's own word, which identifies it if it
+succeeds, and which must be visible if it fails.
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ CHARACTERS = {
     "stuffing of Python-Markdown": f"\x02wzxhzdk:0\x03 \x02klzzwxh:0001\x03 \u0002amp\u0003 <img src=x: onerror={RUN}> WORD",
 }
 
-# What runs to the end of its answer: each has an answer of its own.
+# Payloads that run to the end of their answer: each has its own.
 UNCLOSED = {
     "plaintext": f"<plaintext><img src=x: onerror={RUN}> WORD",
     "comment": f"<!-- WORD\n\n<img src=x: onerror={RUN}>",
@@ -334,7 +334,7 @@ GROUPS = {
     "fences": FENCES, "jupyter": JUPYTER, "structure": STRUCTURE, "characters": CHARACTERS,
 }  # fmt: skip
 
-# For whatever else a server says, in a field that is no answer: how it begins decides what a line of Markdown makes of it.
+# Payloads for the other fields of a server's reply: the beginning decides how a line of Markdown is read.
 FIELDS = [
     f"WORD <script>{RUN}</script><img src={FETCH}.png onerror={RUN}> [x](javascript:{RUN}) ![x]({FETCH}.png) $\\href{{javascript:1}}{{x}}$",
     f"```\n<script>{RUN}</script>\n```\nWORD",
@@ -347,7 +347,7 @@ FIELDS = [
 
 
 def answers(origin: str) -> dict[str, str]:
-    """The answers that hold all payloads, by name: one for each group, and one for each payload that is unclosed."""
+    """The answers with all payloads, by name: one for each group, and one for each unclosed payload."""
     texts = {name: "\n\n".join(_filled(name, group.values())) for name, group in GROUPS.items()}
     texts |= {
         f"unclosed {number}": text
@@ -362,7 +362,7 @@ def fields(origin: str, name: str) -> list[str]:
 
 
 def each(origin: str) -> dict[str, str]:
-    """Every payload by what it is called, with WORD still in it."""
+    """Every payload by its name, with WORD still in it."""
     groups = (GROUPS | {"unclosed": UNCLOSED}).items()
     return {
         f"{name}: {key}": text.replace("ORIGIN", origin)
@@ -372,7 +372,7 @@ def each(origin: str) -> dict[str, str]:
 
 
 def words(*names: str) -> dict[str, str]:
-    """The word of each payload, and what the payload is called; with the names of fields, of what was put into those."""
+    """The name of each payload by its word; with names of fields, only of the payloads in these fields."""
     groups = dict.fromkeys(names, FIELDS) or GROUPS | {"unclosed": UNCLOSED}
     return {
         _word(name, number): f"{name}: {key}"

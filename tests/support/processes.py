@@ -1,4 +1,4 @@
-"""Processes of this machine, and a wait for what they do."""
+"""The processes of this machine, and a wait for a condition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def processes(name: str, parent: int | None = None) -> list[int]:
-    """Ids of the processes whose command line holds `name`, this user's children of `parent` if given."""
+    """The ids of the processes with `name` in their command line, and with this parent, if given."""
     if not Path("/proc/self").exists():
         pytest.skip("this system does not list its processes in /proc")
     found = []
@@ -28,5 +28,5 @@ def processes(name: str, parent: int | None = None) -> list[int]:
 def wait_until(claim, timeout: float = 10.0) -> None:
     deadline = time.monotonic() + timeout
     while not claim():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.01)

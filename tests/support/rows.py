@@ -1,4 +1,4 @@
-"""A row of the journal as a test writes it."""
+"""The columns of a row for tests."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""IPython as a test uses it, without a kernel."""
+"""IPython without a kernel, for tests."""
 
 from __future__ import annotations
 
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-# History in a file would stay open until the end of all tests.
+# A history file would stay open until the end of all tests.
 IN_MEMORY = Config({"HistoryManager": {"hist_file": ":memory:"}})
 
 

@@ -1,4 +1,4 @@
-"""Programs in a terminal of the system, as typed into by a person."""
+"""Programs in a pseudo-terminal, with typed lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IS_RICH = importlib.util.find_spec("rich") is not None
 
 
 class Terminal(NamedTuple):
-    """How wide it is, what the environment says, and whether rich is installed."""
+    """The columns of a terminal, its environment variables, and whether rich is installed."""
 
     columns: int
     environment: dict[str, str]
@@ -41,7 +41,7 @@ TERMINALS = {
 def typed(
     command: list[str], lines: list[str], terminal: Terminal, environment: dict[str, str]
 ) -> str:
-    """The whole output of a command in a terminal in which these lines are typed."""
+    """The whole output of a command in a terminal, with these lines typed."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, terminal.columns, 0, 0))
     process = subprocess.Popen(

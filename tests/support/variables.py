@@ -1,4 +1,4 @@
-"""Variables of a notebook that can be attached: an image, a figure, a table."""
+"""Variables of a notebook for attachments: an image, a figure, a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RangeIndex: ...
 
 
 class Table:
-    """A table as pandas makes them."""
+    """A table with the methods of pandas."""
 
     columns = ("a",)
 

@@ -1,4 +1,4 @@
-"""A server of plain sockets that answers with exact bytes, in exact chunks, and can end in any bad way."""
+"""A server of plain sockets that sends exact bytes in exact chunks, with any kind of fault at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Chunks = list[bytes]
 
 @dataclass
 class Request:
-    """A request as it arrived."""
+    """A received request."""
 
     method: str
     path: str
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass
 class Reply:
-    """What to send: a status, headers, a body in chunks, `pace` seconds apart, and an end: clean, reset, close, hang or silence.
+    """A reply: a status, headers, a body in chunks, `pace` seconds apart, and an end: clean, reset, close, hang or silence.
 
     Nothing is sent for `delay` seconds.
-    `raw` goes out instead of all that, byte for byte.
+    `raw` is sent instead, byte for byte.
     """
 
     status: int | None = 200
@@ -48,7 +48,7 @@ class Reply:
 
 @dataclass
 class Server:
-    """A running server: where it is, what it was asked, and what it noticed."""
+    """A running server: its URL, its requests, and whether the client closed a connection."""
 
     url: str
     requests: list[Request] = field(default_factory=list)
@@ -68,9 +68,9 @@ def serve(
     port: int = 0,
     has_models: bool = False,
 ) -> Iterator[Server]:
-    """Serves on loopback, on a free port if none is named. `read_only` bytes of a request are read before the connection is reset.
+    """Serves on loopback, on a free port if none is given. With `read_only`, so many bytes are read before the connection is reset.
 
-    Unless it `has_models`, a look at the list of models or at the feed of deprecations, which may come at any time, finds nothing.
+    Unless it `has_models`, requests for the list of models and the feed of deprecations, which may come at any time, get a 404.
     """
     listener = socket.create_server(("127.0.0.1", port))
     server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")

@@ -1,4 +1,4 @@
-"""Kills kernels and runners at random moments of a question, and looks whether an answer was lost or a question sent twice.
+"""Kills kernels and runners at random moments of a question, and checks that no answer is lost and no question sent twice.
 
     python tests/tools/chaos.py 100 [SEED]
 
@@ -97,14 +97,14 @@ class Server:
 
 
 def ask(running: Kernel, url: str, behaviour: str, number: int, options: str = "") -> str:
-    """Has a question asked by a runner that is there already, so that what is killed is not its start alone."""
+    """Asks a question with a runner that is already started, so that not only its start is killed."""
     running.run(f"%config O3Pro.base_url = {url!r}\n%aiml status")
     polled = "--param background=true" if behaviour == "polled" else ""
     return running.start(f"%%o3pro --alone {polled} {options}\n{behaviour} {number}")
 
 
 def kill(running: Kernel, victim: str, journal: Path) -> None:
-    """Kills these, and nobody else: the runner of an earlier kernel may still wait for its answer."""
+    """Kills these processes only: the runner of an earlier kernel may still wait for its answer."""
     kernel_pid = running.manager.provisioner.process.pid
     ours = {child.pid for child in psutil.Process(kernel_pid).children()}
     pids = {"kernel": [kernel_pid], "runner": [pid for pid in runners(journal) if pid in ours]}
@@ -127,7 +127,7 @@ def runners(journal: Path) -> list[int]:
 
 
 def kill_at_random(runs: int, seed: int) -> Counter[str]:
-    """Asks `runs` questions, each of which meets a death; then each again, in a new kernel. Counts what happened."""
+    """Asks `runs` questions, kills a process during each, and asks each again in a new kernel; returns the counts."""
     generator = random.Random(seed)
     path = Path(os.environ["AIML_MAGIC_HOME"]) / "journal.sqlite3"
     happened: Counter[str] = Counter()
@@ -174,7 +174,7 @@ def kill_at_random(runs: int, seed: int) -> Counter[str]:
 
 
 def wait_for_runners(journal: Path, timeout: float = 60.0) -> None:
-    """Until every runner has ended: what was sent has come to its end by then."""
+    """Waits until every runner has ended, and so all requests are over."""
     deadline = time.monotonic() + timeout
     while runners(journal):
         assert time.monotonic() < deadline, "a runner did not finish"
@@ -182,7 +182,7 @@ def wait_for_runners(journal: Path, timeout: float = 60.0) -> None:
 
 
 def pass_a_minute(journal: Path) -> None:
-    """Lets the signs of life grow old: the person comes back later, and need not wait until the dead are known to be."""
+    """Sets all heartbeats back by a minute, so that the next kernel need not wait until they are stale."""
     with closing(sqlite3.connect(journal)) as db, db:
         db.execute("UPDATE requests SET alive_at = alive_at - 60")
 

@@ -1,4 +1,4 @@
-"""Runs the property tests for a given time, on ever stranger inputs.
+"""Runs the property tests for a given time, on new random inputs.
 
     python tests/tools/fuzz.py 60 [safe sse ...]
 
@@ -84,7 +84,7 @@ def too_long(*_: object) -> None:
 
 
 def make_up(chosen: dict[str, Law], seconds: float) -> None:
-    """Hypothesis: each law in turn, again and again."""
+    """Runs each law in turn with hypothesis, again and again."""
     signal.signal(signal.SIGALRM, too_long)
     for law in chosen.values():
         law.hypothesis.inner_test = bounded(law.hypothesis.inner_test)

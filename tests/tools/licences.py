@@ -30,7 +30,7 @@ def requirements(name: str, extras: tuple[str, ...]) -> Iterator[str]:
 
 
 def licence(name: str) -> str:
-    """As the package states it: an expression, else its classifiers, else its own words."""
+    """The licence that the package states: an expression, else its classifiers, else a text."""
     stated = metadata.metadata(name)
     classified = [
         entry.rpartition(" :: ")[2]
