@@ -432,7 +432,7 @@ def test_too_long(sandbox_url):
 
 def test_remembers_in_bounds(monkeypatch):
     """The oldest conversations are removed at the limit of memory; new ones are stored."""
-    monkeypatch.setattr(memory, "_MAX_KEPT", 2**20)
+    monkeypatch.setattr(memory, "_MAX_STORED", 2**20)
     state = memory.Memory()
     body = {"model": "m", "store": True}
     ids = [
