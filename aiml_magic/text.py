@@ -129,11 +129,16 @@ def encodable(text: str) -> str:
     return text
 
 
+# Errors of a prompt: IPython's StdinNotImplementedError is a RuntimeError; a standard input that is
+# closed or not UTF-8 raises ValueError, in getpass one that is missing AttributeError.
+UNANSWERED = (EOFError, OSError, RuntimeError, ValueError, AttributeError)
+
+
 def agreed(words: str) -> bool | None:
     """Whether the person answers yes; `None` if no person can answer."""
     try:
         said = input(encodable(f"{words} [y/N] "))
-    except (EOFError, OSError, RuntimeError):  # StdinNotImplementedError is a RuntimeError
+    except UNANSWERED:
         return None
     return said.strip().lower() in ("y", "yes")
 

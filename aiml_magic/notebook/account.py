@@ -14,7 +14,7 @@ from aiml_magic.notebook.context import Context
 from aiml_magic.sandbox import start
 from aiml_magic.session import advice
 from aiml_magic.session.spending import account_of, midnight
-from aiml_magic.text import did_you_mean, say
+from aiml_magic.text import UNANSWERED, did_you_mean, say
 
 _MOST_DOLLARS = 5e10  # of a balance
 _MOST_MODELS = 200  # lines of one list
@@ -100,8 +100,7 @@ def _dollars(value: Any) -> str:
 def login(context: Context, _: str) -> None:
     try:
         text = credentials.strip(getpass.getpass("AI/ML API key (it is not shown): "))
-    # IPython's StdinNotImplementedError is a RuntimeError.
-    except (EOFError, OSError, RuntimeError) as error:
+    except UNANSWERED as error:
         raise BadInput("A key cannot be typed here.", "Set AIML_API_KEY instead.") from error
     if not credentials.is_key(text):
         raise BadInput(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 import wire
@@ -34,6 +36,7 @@ from aiml_magic.journal.recording import Record
 from aiml_magic.notebook.answers import Answers
 from aiml_magic.notebook.lines import begin_with_magic, keep_question_marks
 from aiml_magic.notebook.options import OPTIONS
+from aiml_magic.text import agreed
 
 
 @pytest.fixture
@@ -494,14 +497,26 @@ def test_key_that_no_disk_takes(shell, home, place, monkeypatch, capsys):
 
 
 def test_login_where_nobody_types(shell, monkeypatch):
-    """Under nbclient no key can be typed: an error with the alternative."""
+    """Under nbclient, and without standard input, no key can be typed: an error with the alternative."""
     from IPython.core.error import StdinNotImplementedError
 
-    def refuse(prompt):
-        raise StdinNotImplementedError("no stdin")
+    for error in (
+        StdinNotImplementedError("no stdin"),
+        AttributeError("fileno"),
+        ValueError("closed"),
+    ):
+        monkeypatch.setattr(getpass, "getpass", Mock(side_effect=error))
+        assert "BadInput" == type(run(shell, "%aiml login")).__name__
 
-    monkeypatch.setattr(getpass, "getpass", refuse)
-    assert "BadInput" == type(run(shell, "%aiml login")).__name__
+
+def test_nobody_agrees(monkeypatch):
+    """A standard input that is missing, at its end, closed or not UTF-8 gives no yes."""
+    closed = io.StringIO("yes")
+    closed.close()
+    noise = io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8")
+    for stdin in (None, io.StringIO(), closed, noise):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert agreed("Send it?") is None
 
 
 @pytest.mark.parametrize("text", ["two words", "ключ-к-апи", "a\x00b", ""])
