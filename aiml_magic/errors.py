@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Retry = Literal["auto", "ask", "resume", "never"]
 NOTHING_SENT = "Nothing was sent."  # of every error before the POST
 _LONGEST = 4_000  # characters of a line from a server or a file
-_FIELDS = ("retry", "retry_after", "may_cost", "status", "code", "param", "request_id")
+_FIELDS = "retry retry_after may_cost status code param request_id".split()
 
 
 class AimlMagicError(Exception):

@@ -14,39 +14,35 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 
-from aiml_magic.text import MASK, dump
+from aiml_magic.text import MASK, dump, rows_of
 
 Raw = Mapping[str, Any]
 
 _MAX_STATUS = 60  # characters of a status that is not a string
 _TOO_MUCH = 2.0**62  # of tokens, credits or dollars: SQLite's integers end there
 
-# The API's statuses with the words that servers use for each. Other words stay as they are: some
-# are final, as those in `ENDS`, and others mean that the work goes on.
-_STATUS_OF_WORD = {
-    word: status
-    for status, words in {
-        "completed": "completed complete succeeded success successful done finished ended ok",
-        "failed": "failed failure error errored",
-        "incomplete": "incomplete truncated",
-        "cancelled": "cancelled canceled",
-        "queued": "queued in_queue enqueued pending scheduled waiting accepted submitted created",
-        "in_progress": "in_progress inprogress running processing started starting working "
-        "generating streaming thinking reasoning active executing cancelling canceling",
-    }.items()
-    for word in words.split()
-}
+# The API's statuses, each before the words that servers use for it. Other words stay as they are:
+# some are final, as those in `ENDS`, and others mean that the work goes on.
+_STATUS_OF_WORD = {word: row[0] for row in rows_of("""
+    completed complete succeeded success successful done finished ended ok
+    failed failure error errored
+    incomplete truncated
+    cancelled canceled
+    queued in_queue enqueued pending scheduled waiting accepted submitted created
+    in_progress inprogress running processing started starting working generating streaming
+    in_progress thinking reasoning active executing cancelling canceling
+""") for word in row}  # fmt: skip
 
-ENDS = set(
-    "expired timeout timed_out moderated blocked rejected refused denied aborted stopped "
-    "terminated interrupted deleted lost unknown".split()
-)
+ENDS = set("""
+    expired timeout timed_out moderated blocked rejected refused denied aborted stopped terminated
+    interrupted deleted lost unknown
+""".split())  # fmt: skip
 
-_KNOWN_ITEMS = set(
-    "message reasoning function_call web_search_call file_search_call computer_call "
-    "computer_call_output image_generation_call code_interpreter_call local_shell_call "
-    "mcp_list_tools mcp_call mcp_approval_request".split()
-)
+_KNOWN_ITEMS = set("""
+    message reasoning function_call web_search_call file_search_call computer_call
+    computer_call_output image_generation_call code_interpreter_call local_shell_call
+    mcp_list_tools mcp_call mcp_approval_request
+""".split())  # fmt: skip
 
 _SIGNS_OF_ERROR = "error errors statusCode detail fault error_description message msg title".split()
 TEXT_PARTS = {"output_text", "text", "input_text"}

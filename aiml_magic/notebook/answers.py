@@ -11,7 +11,7 @@ from aiml_magic.journal.answer import Answer
 from aiml_magic.journal.table import TOKENS, StoredAnswers, line_of
 from aiml_magic.text import plain
 
-_BEFORE = ("id", "asked_at", "model", "effort", "chat", "cell", "question", "text")
+_BEFORE = "id asked_at model effort chat cell question text".split()
 _AFTER = (*TOKENS, "cost_usd", "seconds", "status", "replayed", "error")
 
 

@@ -361,10 +361,10 @@ def _body(rest: str, cell: str | None) -> str:
 
 # Fields of a question and of its delivery, from the option of that name, else from the setting.
 _OF_ANSWER = ("model", "effort", "mode", "summary", "max_output_tokens")
-_OF_DELIVERY = (
-    "chain", "timeout", "max_concurrency", "max_tool_rounds",
-    "budget_usd", "budget_usd_per_notebook", "budget_usd_per_day", "confirm_above_usd",
-)  # fmt: skip
+_OF_DELIVERY = """
+    chain timeout max_concurrency max_tool_rounds
+    budget_usd budget_usd_per_notebook budget_usd_per_day confirm_above_usd
+""".split()
 _COMPLETED = r"%(o3pro|aiml)\s|\{\{"  # lines that are completed here
 
 _SHOWN = (
