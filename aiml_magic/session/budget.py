@@ -67,8 +67,9 @@ def _is_of_unknown_size(part: Raw) -> bool:
     return kind == "item_reference" or (kind == "input_file" and not part.get("file_data"))
 
 
-def tokens_of(size: float) -> float:
-    return size / _BYTES_PER_TOKEN
+def tokens_of(value: Any) -> float:
+    """The tokens of all texts in a request, estimated."""
+    return size_of(value) / _BYTES_PER_TOKEN
 
 
 def size_of(value: Any) -> int:

@@ -33,17 +33,14 @@ class Prices:
         asked = self._asked.get((server, model))
         return asked or price_in(offers.cached(server).find(model))
 
-    def are_new(self, server: str, model: str) -> bool:
-        """Whether the known price is of today, or of this session."""
-        catalogue = offers.cached(server)
-        is_listed = offers.is_of_today(catalogue) and price_in(catalogue.find(model)) is not None
-        return is_listed or (server, model) in self._asked
-
     def price(self, server: str, model: str, get: Get) -> Price | None:
         """The price, requested by `get` unless a new one is known, or was missing just now."""
-        key = server, model
+        key, catalogue = (server, model), offers.cached(server)
+        is_new = key in self._asked or (
+            offers.is_of_today(catalogue) and price_in(catalogue.find(model)) is not None
+        )
         is_missing = time.monotonic() - self._failed_at.get(key, -math.inf) < _MISSING
-        if not (is_missing or self.are_new(server, model)):
+        if not (is_missing or is_new):
             path = f"/v1/models?id={urllib.parse.quote(model)}&include=pricing,capabilities"
             price = None
             with contextlib.suppress(errors.AimlMagicError):

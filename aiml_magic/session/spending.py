@@ -18,7 +18,7 @@ from aiml_magic.errors import NOTHING_SENT, BadInput, BudgetExceeded, Interrupte
 from aiml_magic.journal.costs import Scope
 from aiml_magic.journal.rows import Row
 from aiml_magic.journal.store import Journal
-from aiml_magic.session.budget import Price, WorstCase, most_output, size_of, tokens_of, unpriced
+from aiml_magic.session.budget import Price, WorstCase, most_output, tokens_of, unpriced
 from aiml_magic.session.prices import Prices
 from aiml_magic.session.question import SANDBOX, Delivery
 from aiml_magic.text import agreed, dollars
@@ -79,7 +79,7 @@ class Spending:
     def _estimate(self, request: Raw, parent: int | None, price: Price) -> float:
         """The highest cost of a request's tokens, without the costs of its server's tools."""
         written, _ = most_output(price, request.get("max_output_tokens"))
-        read = tokens_of(size_of(request)) + self._tokens_before(parent, price)
+        read = tokens_of(request) + self._tokens_before(parent, price)
         return min(read * price.input + written * price.output, _MOST_DOLLARS)
 
     def limits(self, delivery: Delivery, server: str) -> list[Limit]:
@@ -186,10 +186,10 @@ class Spending:
             response = Response(row.response)
             if row.is_over and response.usage and response.usage.total_tokens:
                 return tokens + response.usage.total_tokens
-            tokens += tokens_of(size_of(row.request.get("input", "")))
+            tokens += tokens_of(row.request.get("input", ""))
             if row.is_over:
                 calls = "".join(call.arguments for call in response.calls)
-                tokens += tokens_of(size_of(row.answer().text + calls))
+                tokens += tokens_of(row.answer().text + calls)
             else:
                 tokens += most_output(price, row.request.get("max_output_tokens"))[0]
             row_id = row.parent
