@@ -367,11 +367,9 @@ class Client:
             return failures.no_handle(open_limit())
         why = self._reason(error)
         if not isinstance(error, httpx.HTTPError):
-            return (
-                failures.connection_lost(why)
-                if is_sent
-                else failures.not_connected(why, is_final=True)
-            )
+            if is_sent:
+                return failures.connection_lost(why)
+            return failures.not_connected(why, is_final=True)
         lost = _transport_error(error, why)
         return lost if is_sent or isinstance(lost, ConnectError) else failures.not_connected(why)
 

@@ -137,7 +137,7 @@ def error_in_success(raw: Raw) -> RequestFailed:
     )
 
 
-def failed_run(error: Raw | None, *, has_worked: bool = False) -> ResponseFailed:
+def failed_run(error: Raw | None, *, has_worked: bool) -> ResponseFailed:
     """The error of a response with the status "failed"; `has_worked`: a model worked on it."""
     said = read_error(error or {})
     code, words = said.code, said.message or "no reason was given"
@@ -247,7 +247,7 @@ def connection_lost(reason: str) -> ConnectionLost:
     return ConnectionLost(message, _CHECK, retry="ask", may_cost=True)
 
 
-def stream_interrupted(reason: str, *, can_resume: bool = False) -> StreamInterrupted:
+def stream_interrupted(reason: str, *, can_resume: bool) -> StreamInterrupted:
     return StreamInterrupted(
         f"The connection ended in the middle of the answer ({one_line(reason)}). {_MAYBE}",
         _CHECK,

@@ -90,11 +90,9 @@ def with_bare_tools(request: Fields) -> Fields:
 
 def _without_headers(tool: Any) -> Any:
     """A tool without its headers: the public form does not even name them."""
-    return (
-        {name: entry for name, entry in tool.items() if name != "headers"}
-        if isinstance(tool, Mapping)
-        else tool
-    )
+    if not isinstance(tool, Mapping):
+        return tool
+    return {name: entry for name, entry in tool.items() if name != "headers"}
 
 
 def _with_fields(request: Fields, change: Callable[[Fields], Any]) -> Fields:

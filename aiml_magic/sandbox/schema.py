@@ -59,7 +59,7 @@ def _kinds(by: str = "type", /, **kinds: Schema) -> Schema:
 
 
 _ANY: Schema = {}
-_TEXT, _FLAG, _TEXTS = _type("string"), _type("boolean"), _list(_type("string"))
+_TEXT, _FLAG = _type("string"), _type("boolean")
 _TEXT_OR_NULL, _FLAG_OR_NULL = _type("string", "null"), _type("boolean", "null")
 _STATUS = _enum("in_progress", "completed", "incomplete")
 _INPUT = {

@@ -20,7 +20,7 @@ def closing_brace(line: str, start: int) -> int:
 
 
 def arguments(
-    line: str, start: int, form: str, *, may_be_bare: bool = False
+    line: str, start: int, form: str, *, may_be_bare: bool
 ) -> tuple[list[str] | None, int]:
     """The arguments from `start`, and their end; `form` has their brackets, as `[]{}`.
 

@@ -223,22 +223,20 @@ def _about(words: str) -> Line:
     return _line("…", words)
 
 
-def _shown(
-    what: str, differences: list[Difference]
-) -> tuple[str, list[Difference], list[Difference], str]:
-    """A headline, the short and the long fields that are shown, and a remark about the rest."""
-    head = f"The {what} differ:" if differences else f"The {what} are the same."
+def _shown(differences: list[Difference]) -> tuple[list[Difference], list[Difference], str]:
+    """The short fields and the long ones that are shown, and a remark about the rest."""
     short = [one for one in differences if not one.is_long]
     rest = differences[len(short) :]
     left = max(0, len(short) - _MOST_FIELDS) + max(0, len(rest) - _MOST_TEXTS)
     more = f"{count_of(left, 'more field')} differ." if left else ""
-    return head, short[:_MOST_FIELDS], rest[:_MOST_TEXTS], more
+    return short[:_MOST_FIELDS], rest[:_MOST_TEXTS], more
 
 
 def _text(sections: Mapping[str, list[Difference]], names: tuple[str, str]) -> str:
     blocks = [f"- {names[0]}\n+ {names[1]}"]
     for what, differences in sections.items():
-        head, short, rest, more = _shown(what, differences)
+        short, rest, more = _shown(differences)
+        head = f"The {what} differ:" if differences else f"The {what} are the same."
         rows = [f"  {name}: {one or _NOTHING} → {other or _NOTHING}" for name, one, other in short]
         blocks.append("\n".join([head, *rows]))
         for one in rest:
@@ -252,7 +250,8 @@ def _html(sections: Mapping[str, list[Difference]], names: tuple[str, str]) -> s
     first, second = map(escape, names)
     blocks = [f"<div>{_colour('-', f'− {first}')} {_colour('+', f'+ {second}')}</div>"]
     for what, differences in sections.items():
-        head, short, rest, more = _shown(what, differences)
+        short, rest, more = _shown(differences)
+        head = f"The {what} differ:" if differences else f"The {what} are the same."
         blocks.append(f'<div style="margin-top:.7em">{head}</div>')
         rows = "".join(
             f'<tr><th style="{_CELL}">{escape(one.name)}</th>{_value("-", one.first)}'

@@ -262,7 +262,7 @@ def _rows_of_response(answer: Answer, room: _Room) -> list[tuple[str, Any]]:
         ("Id", answer.id),
         ("Model", answer.model),
         ("Status", answer.status),
-        *_created(answer.response.raw),
+        ("Created", _created(answer.response.raw)),
     ]
     return [(name, value and room.cut(value)) for name, value in named]
 
@@ -390,11 +390,11 @@ def _key(answer: Answer) -> str:
     return f"o3pro-{hashlib.sha256(named).hexdigest()[:12]}"
 
 
-def _created(raw: Raw) -> list[tuple[str, str]]:
+def _created(raw: Raw) -> str | None:
     try:
-        return [("Created", _moment(datetime.fromtimestamp(raw["created_at"], timezone.utc)))]
+        return _moment(datetime.fromtimestamp(raw["created_at"], timezone.utc))
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        return []
+        return None
 
 
 def _moment(moment: datetime) -> str:

@@ -228,7 +228,7 @@ def status_line(progress: Progress) -> str:
     return f"{state}, {int(progress.seconds)} s{cost}"
 
 
-def counted(done: int, total: int | None, wait: float = 0.0) -> str:
+def counted(done: int, total: int | None, wait: float) -> str:
     every = "?" if total is None else f"{total:,}"
     waiting = f", waiting {math.ceil(wait)} s for the server" if wait else ""
     return f"{done:,} of {every} answered{waiting}"

@@ -145,11 +145,9 @@ def _generalized_fraction(*given: str) -> str | None:
     left, right, line, style, above, below = given
     if line.strip("0. ptemx") not in ("", "1"):
         return None
-    fraction = (
-        rf"\frac{{{above}}}{{{below}}}"
-        if not line.startswith("0")
-        else (rf"{{{above} \atop {below}}}")
-    )
+    fraction = rf"\frac{{{above}}}{{{below}}}"
+    if line.startswith("0"):
+        fraction = rf"{{{above} \atop {below}}}"
     styles = {"": "", "0": r"\displaystyle ", "1": r"\textstyle ",
               "2": r"\scriptstyle ", "3": r"\scriptscriptstyle "}  # fmt: skip
     if style not in styles:

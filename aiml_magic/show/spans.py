@@ -28,7 +28,7 @@ _ALL_SIGNS = re.compile(r"[^\w \u0080-\U0010ffff]|_")
 _MARKS_OF = {"em": "*", "strong": "**", "s": "~~"}
 
 
-def inline(tokens: Iterable[Token], *, in_table: bool = False) -> str:
+def inline(tokens: Iterable[Token], *, in_table: bool) -> str:
     """The content of a paragraph, a heading or a cell.
 
     It has no break at its end, since a tag alone on its line begins a block of raw HTML.
@@ -49,7 +49,7 @@ def begun(line: str) -> str:
     return f"{start[1]}{start[2][:-1]}&#{ord(start[2][-1])};{line[start.end() :]}"
 
 
-def _spans(tokens: Iterator[Token], *, in_link: bool = False, in_table: bool = False) -> str:
+def _spans(tokens: Iterator[Token], *, in_table: bool, in_link: bool = False) -> str:
     """The spans up to the end of their container."""
 
     def written() -> Iterator[str]:
