@@ -40,11 +40,11 @@ _PAGE_ALLOWED = _ALLOWED | {
 # The allowed values of attributes. (nh3 alone would allow relative paths, which lead to the server
 # of the page.)
 _ATTRIBUTES = {
-    "start": re.compile(r"\d+"),
-    "style": re.compile(r"text-align: ?(left|center|right);?"),
-    "class": re.compile(r"language-[\w+#]+|highlight|footnote(-ref|-backref)?|[a-z][a-z0-9]{0,2}"),
-    "id": re.compile(r"(turn|fn|fnref)[\w.:-]*"),
-    "rel": re.compile(r"noopener noreferrer"),
+    "start": r"\d+",
+    "style": r"text-align: ?(left|center|right);?",
+    "class": r"language-[\w+#]+|highlight|footnote(-ref|-backref)?|[a-z][a-z0-9]{0,2}",
+    "id": r"(turn|fn|fnref)[\w.:-]*",
+    "rel": "noopener noreferrer",
 }
 # Patterns that find nothing in safe Markdown, and that of entities, which need no change: they take
 # quadratic time.
@@ -190,8 +190,7 @@ def _cleaned(page: str, tags: set[str], attributes: dict[str, set[str]]) -> str:
 
 def _attribute(_: str, name: str, value: str) -> str | None:
     if name != "href":
-        allowed = _ATTRIBUTES.get(name)
-        return value if allowed and allowed.fullmatch(value) else None
+        return value if re.fullmatch(_ATTRIBUTES.get(name, "(?!)"), value) else None
     address = links.encoded(value)
     return address if links.is_address(address) else None
 
