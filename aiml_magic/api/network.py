@@ -19,15 +19,11 @@ from aiml_magic.api import failures
 from aiml_magic.files import why
 
 # A silent connection is dropped by home routers after 60 s, by cloud NATs after 120 to 350 s.
+_IDLE = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # the latter: macOS
 _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
-    for name, value in (
-        ("TCP_KEEPIDLE", 45),
-        ("TCP_KEEPALIVE", 45),
-        ("TCP_KEEPINTVL", 15),
-        ("TCP_KEEPCNT", 6),
-    )
-    if hasattr(socket, name) and not (name == "TCP_KEEPALIVE" and hasattr(socket, "TCP_KEEPIDLE"))
+    for name, value in ((_IDLE, 45), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6))
+    if hasattr(socket, name)
 ]
 
 

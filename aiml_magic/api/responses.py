@@ -214,11 +214,6 @@ class Response:
         return as_text(details) or as_text(as_object(details).get("reason")) or None
 
     @cached_property
-    def is_status_inferred(self) -> bool:
-        """The server sent no known status, as in the sample of its documentation."""
-        return status_of(self.raw.get("status")) is None
-
-    @cached_property
     def status(self) -> str | None:
         """The API's word for the server's status; an unknown one unchanged.
 
@@ -378,7 +373,7 @@ class Response:
     def _claims(self, request: Raw) -> Iterator[tuple[str, bool]]:
         is_completed = self.status == "completed"
         calls = self.of_type("function_call")
-        yield "status_missing", self.is_status_inferred
+        yield "status_missing", status_of(self.raw.get("status")) is None
         statuses = [item.get("status") for item in self.of_type("message")]
         yield (
             "item_not_completed",

@@ -79,11 +79,6 @@ class Row:
         )
 
     @property
-    def needs_nothing(self) -> bool:
-        """It is over, or it was sent and no runner works on it any more."""
-        return not (self.state == "queued" or self.is_alive)
-
-    @property
     def is_accepted(self) -> bool:
         """The server accepted the request, and may return its response by id."""
         if self.response_id is None:

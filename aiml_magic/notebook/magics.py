@@ -262,7 +262,11 @@ class O3Pro(Settings):
         check_size(attached)
         fields = params.joined(given.get("param", []))
         tools = tools_of(given.get("tool", []), variables, fields.pop("tools", []))
-        schema = _schema_of(given["schema"], variables) if "schema" in given else None
+        schema = None
+        if "schema" in given:  # pydantic is imported where it is needed
+            from aiml_magic.question.schemas import schema_of
+
+            schema = schema_of(given["schema"], variables)
         chosen = choice(given["tool_choice"], tools) if "tool_choice" in given else None
         return Question(
             text=filled,
@@ -338,12 +342,6 @@ class O3Pro(Settings):
 
     o3pro.__doc__ = options.usage(HELP)
     aiml.__doc__ = commands.usage()
-
-
-def _schema_of(named: str, variables: Variables) -> Schema:
-    from aiml_magic.question.schemas import schema_of
-
-    return schema_of(named, variables)
 
 
 def _body(rest: str, cell: str | None) -> str:

@@ -109,10 +109,9 @@ def with_parts(schema: Mapping[str, Any], change: Callable[[Any, str], Any]) -> 
     done = dict(schema)
     for name, value in schema.items():
         match name, value:
-            case "properties", Mapping():
-                done[name] = {field: change(entry, f".{field}") for field, entry in value.items()}
-            case "$defs" | "definitions", Mapping():
-                done[name] = {key: change(entry, f"#{key}") for key, entry in value.items()}
+            case "properties" | "$defs" | "definitions", Mapping():
+                mark = "." if name == "properties" else "#"
+                done[name] = {key: change(entry, f"{mark}{key}") for key, entry in value.items()}
             case "anyOf" | "oneOf" | "allOf", list():
                 done[name] = [change(entry, "") for entry in value]
             case "items", _:

@@ -443,5 +443,6 @@ def _needs_nothing(row: Row, sender: Sender, may_fetch: str | None) -> bool:
     A row that our own sender holds needs some, even if its heartbeat is stale because the machine
     slept; so does a row whose response can be fetched from the address `may_fetch`.
     """
-    is_left = row.needs_nothing and not (row.can_go_on and row.base_url == may_fetch)
-    return is_left and not sender.holds(row)
+    is_left = not (row.state == "queued" or row.is_alive)
+    can_be_fetched = row.can_go_on and row.base_url == may_fetch
+    return is_left and not can_be_fetched and not sender.holds(row)

@@ -61,9 +61,8 @@ class Recordings:
             record = _record_of(journal.row(row_id), journal)
             if record is None:
                 return
-            path = self._paths[-1]
             try:
-                self._add(path, record)
+                self._add(self._paths[-1], record)
             except BadInput as error:
                 say(error)
 
