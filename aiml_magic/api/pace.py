@@ -47,16 +47,17 @@ class Pace:
     Each waits for its `turn`, which returns its burst, and then reports `accepted` or `refused`.
     """
 
+    _limited: Burst | None = None  # the last burst with a refusal, other than a probe
+    _quota: int | None = None  # requests in a burst; `None` without a limit
+    _period: float | None = None  # seconds from one burst to the next
+    _pause = _FIRST
+    _resume_at = 0.0
+    _refused_since: float | None = None  # the first refusal after the last acceptance
+    _unrefused = 0  # bursts in a row without a refusal
+    _is_used_up = False  # whether the burst has sent its quota
+
     def __init__(self) -> None:
         self._burst = Burst()
-        self._limited: Burst | None = None  # the last burst with a refusal, other than a probe
-        self._quota: int | None = None  # requests in a burst; `None` without a limit
-        self._period: float | None = None  # seconds from one burst to the next
-        self._pause = _FIRST
-        self._resume_at = 0.0
-        self._refused_since: float | None = None  # the first refusal after the last acceptance
-        self._unrefused = 0  # bursts in a row without a refusal
-        self._is_used_up = False  # whether the burst has sent its quota
         self._changed = asyncio.Event()
 
     async def turn(

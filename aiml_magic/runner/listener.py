@@ -63,6 +63,14 @@ class NotQueued(Exception):
 class ProgressListener(Listener):
     """Writes the progress of one request to the journal and to the kernel."""
 
+    is_in_flight = False  # then it may be charged
+    response_id: str | None = None
+    _characters = 0
+    _tail = ""
+    _kept: asyncio.Future[Any] | None = None  # the write of the newest text
+    _released: asyncio.Future[Any] | None = None  # the write that queues the row again
+    _is_closed = False
+
     def __init__(
         self, row_id: int, journal: Journal, writes: WriteQueue, outbox: Outbox, secrets: Secrets
     ) -> None:
@@ -72,15 +80,8 @@ class ProgressListener(Listener):
         self._outbox = outbox
         self._secrets = secrets
         self._pieces: list[str] = []  # of text; a secret may be split between them
-        self._characters = 0
-        self._tail = ""
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._kept: asyncio.Future[Any] | None = None  # the write of the newest text
-        self._released: asyncio.Future[Any] | None = None  # the write that queues the row again
-        self._is_closed = False
         self._pending: Raw = {}
-        self.is_in_flight = False  # then it may be charged
-        self.response_id: str | None = None
         self._tell("claimed")
 
     async def on_attempt(self, attempt: int) -> None:
