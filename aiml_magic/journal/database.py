@@ -36,16 +36,17 @@ class Database:
     Every method raises JournalError if the file cannot be used.
     """
 
+    _db: sqlite3.Connection | None = None
+    _identity: tuple[int, ...] = ()  # of the process and the file
+    _newest: tuple[int, float] | None = None  # id and time of the last row written
+    _newest_uncommitted: tuple[int, float] | None = None
+    _is_open = False  # whether the thread with the lock is in a transaction
+
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._lock = threading.RLock()
-        self._db: sqlite3.Connection | None = None
         self._close: Callable[[], object] = lambda: None
-        self._identity: tuple[int, ...] = ()  # of the process and the file
-        self._newest: tuple[int, float] | None = None  # id and time of the last row written
-        self._newest_uncommitted: tuple[int, float] | None = None
         self._obsolete: list[Path] = []  # files that are removed after the commit
-        self._is_open = False  # whether the thread with the lock is in a transaction
         with opening:
             living.add(self)
 

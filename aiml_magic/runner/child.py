@@ -40,9 +40,10 @@ class RunnerProcess:
 
     has_keys = False
 
+    _child: _Child | None = None
+
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._child: _Child | None = None
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 

@@ -56,6 +56,9 @@ class Cluster:
 
     has_keys = True
 
+    _is_closed = False
+    _name = ""
+
     def __init__(self, client: Any, journal: Journal) -> None:
         self.journal = journal
         self._client = client
@@ -63,8 +66,6 @@ class Cluster:
         self._tasks: dict[str, _Task] = {}  # by the client request id of the row
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._unkept = Unkept(journal)
-        self._is_closed = False
-        self._name = ""
         # Before the thread starts: if one of these fails, no thread is left.
         self.capacity = self._count_threads()
         self._subscribe()

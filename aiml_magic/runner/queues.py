@@ -20,11 +20,12 @@ _GATHER = 0.01
 class WriteQueue:
     """Steps of the journal in order; those queued while the disk is busy share a transaction."""
 
+    _work: asyncio.Task[None] | None = None
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._thread = ThreadPoolExecutor(1)  # not the loop's executor, which DNS lookups occupy
         self._waiting: list[tuple[Step, asyncio.Future[Any]]] = []
-        self._work: asyncio.Task[None] | None = None
 
     async def run(self, step: Step) -> Any:
         """The result of a step; a cancellation takes effect after the step."""
@@ -96,9 +97,10 @@ class Slots:
     just when it gets one, and later releases grant too many.
     """
 
+    limit = 1
+    _used = 0
+
     def __init__(self) -> None:
-        self.limit = 1
-        self._used = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property

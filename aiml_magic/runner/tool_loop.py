@@ -20,6 +20,9 @@ class ToolLoop(Job):
     `ask_on` sends the results of an answer's calls, at most `max_rounds` times.
     """
 
+    _steps: Iterator[Progress] | None = None
+    _is_over = False
+
     def __init__(
         self,
         job: Job,
@@ -34,8 +37,6 @@ class ToolLoop(Job):
         self._rounds_left = max_rounds
         self._earlier: list[Answer] = []
         self._calls: list[ToolCall] = []
-        self._steps: Iterator[Progress] | None = None
-        self._is_over = False
 
     @property
     def progress(self) -> Progress:

@@ -17,6 +17,8 @@ _MAX_LOG = 10_000  # entries
 class Memory:
     """Stored responses and a log, both bounded: the oldest entries are removed first."""
 
+    _stored = 0  # bytes of all responses
+
     def __init__(self) -> None:
         self.responses: dict[str, Raw] = {}
         self.turns: dict[str, list[rules.Turn]] = {}
@@ -24,7 +26,6 @@ class Memory:
         self.logs: list[Raw] = []
         self._times: dict[str, tuple[float, float]] = {}  # begin and delay in the background
         self._faults: Counter[str] = Counter()
-        self._stored = 0  # bytes of all responses
 
     def conversation(self, body: Raw) -> tuple[list[rules.Turn], str]:
         """The turns so far and the new question. Raises KeyError for an unknown response."""

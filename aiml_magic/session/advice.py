@@ -124,10 +124,11 @@ class _Ended(Exception):
 class Updates:
     """Requests the models of servers: for a person at once, else in a thread between questions."""
 
+    _thread: threading.Thread | None = None
+
     def __init__(self) -> None:
         self._silent_until: dict[str, float] = {}  # of `time.monotonic`, by server
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def catalogue(self, server: str, get: Get, *, is_wanted: bool = False) -> Catalogue:
         """As `catalogue`; a list that did not come in time is not requested again for a minute."""

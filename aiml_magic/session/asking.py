@@ -48,12 +48,13 @@ class Session:
     `replay` returns the current mode: with "only" nothing is sent, whatever the options.
     """
 
+    sandbox_url: str | None = None
+
     def __init__(self, replay: Callable[[], str] = lambda: "auto") -> None:
         raise_open_limit()
         self.id = uuid.uuid4().hex
         self.notebook = addresses.notebook()
         self.replay = replay
-        self.sandbox_url: str | None = None
         self.lock = threading.RLock()  # threads ask in turn, since each changes the conversation
         self.recordings = Recordings(self.lock)
         self.prices = Prices()

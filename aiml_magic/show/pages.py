@@ -67,8 +67,9 @@ class Page:
     its own footnotes.
     """
 
+    _turn = 0
+
     def __init__(self) -> None:
-        self._turn = 0
         self._parser = _parser(
             CodeHiliteExtension(guess_lang=False, css_class="highlight"),
             _Footnotes(UNIQUE_IDS=True, PLACE_MARKER="\x02here\x03"),  # which no text contains

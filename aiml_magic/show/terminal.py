@@ -60,8 +60,7 @@ class TerminalView(View):
 class TerminalPanel(Panel):
     """A line that is overwritten, unless standard error is redirected."""
 
-    def __init__(self) -> None:
-        self._written = 0
+    _written = 0
 
     def show(self, progress: Progress) -> None:
         status, width = status_line(progress), _width()
