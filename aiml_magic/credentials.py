@@ -185,8 +185,8 @@ def _refusing(what: str, key: str = "") -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
-        said = " ".join(str(error).split())
-        why = (said.replace(key, ending(key)) if key else said) or type(error).__name__
+        message = " ".join(str(error).split())
+        why = (message.replace(key, ending(key)) if key else message) or type(error).__name__
         raise errors.BadInput(f"{what}: {why.rstrip('.')}.", "Set AIML_API_KEY instead.") from None
 
 

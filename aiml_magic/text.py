@@ -68,10 +68,10 @@ def one_line(words: object, limit: int = 300) -> str:
 def reason(error: BaseException) -> str:
     """The message of an error on one line; its class name if that is empty or raises."""
     try:
-        said = one_line(error).rstrip(": .")
+        message = one_line(error).rstrip(": .")
     except Exception:  # noqa: BLE001  # an error of the notebook may raise another
-        said = ""
-    return said or type(error).__name__
+        message = ""
+    return message or type(error).__name__
 
 
 def as_python_reads(name: str) -> str:
@@ -146,10 +146,10 @@ UNANSWERED = (EOFError, OSError, RuntimeError, ValueError, AttributeError)
 def agreed(words: str) -> bool | None:
     """Whether the person answers yes; `None` if no person can answer."""
     try:
-        said = input(encodable(f"{words} [y/N] "))
+        reply = input(encodable(f"{words} [y/N] "))
     except UNANSWERED:
         return None
-    return said.strip().lower() in ("y", "yes")
+    return reply.strip().lower() in ("y", "yes")
 
 
 def say(words: object) -> None:

@@ -97,9 +97,9 @@ def _object_in(value: Any) -> Raw | None:
 
 def _message(layer: Raw) -> str:
     """The message of one layer of an error, with its title."""
-    said = next(filter(None, (_phrase(layer.get(name)) for name in _MESSAGES)), "")
+    message = next(filter(None, (_phrase(layer.get(name)) for name in _MESSAGES)), "")
     title = _phrase(layer.get("title"))
-    return said if not title or title in said else f"{title}: {said}".removesuffix(": ")
+    return message if not title or title in message else f"{title}: {message}".removesuffix(": ")
 
 
 def _phrase(value: Any) -> str:
@@ -132,14 +132,14 @@ def _field_of(issue: Any) -> str:
 
 def _issues(layer: Raw) -> list[Any]:
     """The issues in every field in which a validator may put a list of them."""
-    found: list[Any] = []
+    issues: list[Any] = []
     for name in ("errors", "issues", "data", "meta", "detail", "message"):
         value = layer.get(name)
-        issues = value.get("issues") if isinstance(value, Mapping) else value
-        found += issues if isinstance(issues, list) else []
+        entries = value.get("issues") if isinstance(value, Mapping) else value
+        issues += entries if isinstance(entries, list) else []
     if isinstance(fields := layer.get("errors"), Mapping):
-        found += [{"path": name, "message": said} for name, said in fields.items()]
-    return [issue for issue in found if issue][:5]
+        issues += [{"path": name, "message": message} for name, message in fields.items()]
+    return [issue for issue in issues if issue][:5]
 
 
 def _texts_in(value: Any, depth: int = 0) -> Iterator[str]:

@@ -46,10 +46,10 @@ def split(request: Fields) -> tuple[Fields, Fields]:
 
     def hide(field: Fields) -> Any:
         is_tool = "tools" in field
-        kept = _public({"tools": _without_headers(field["tools"])} if is_tool else field, [])
-        if kept != field:
-            hidden[_index(kept)] = field
-        return kept
+        public = _public({"tools": _without_headers(field["tools"])} if is_tool else field, [])
+        if public != field:
+            hidden[_index(public)] = field
+        return public
 
     return _with_fields(request, hide), hidden
 
@@ -66,9 +66,9 @@ def restored(request: Fields, hidden: Fields) -> Fields:
 
 def texts(value: Any) -> list[str]:
     """The secrets in a value."""
-    found: list[str] = []
-    _public(value, found)
-    return found
+    secrets: list[str] = []
+    _public(value, secrets)
+    return secrets
 
 
 def without_logins(text: str) -> str:
@@ -106,12 +106,12 @@ def _with_fields(request: Fields, change: Callable[[Fields], Any]) -> Fields:
     return changed
 
 
-def _index(kept: Any) -> str:
-    return json.dumps(kept, sort_keys=True)
+def _index(public: Any) -> str:
+    return json.dumps(public, sort_keys=True)
 
 
-def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
-    """`value` without its secrets, which are added to `found`.
+def _public(value: Any, secrets: list[str], *, are_fields: bool = True) -> Any:
+    """`value` without its secrets, which are added to `secrets`.
 
     Unless `are_fields`, its names are properties of a JSON Schema.
     """
@@ -123,14 +123,14 @@ def _public(value: Any, found: list[str], *, are_fields: bool = True) -> Any:
             called = value.get("name", value.get("key", "")) if name == "value" else name
             is_public = is_schema or (is_comparison and name in ("key", "value"))
             if not is_public and _is_secret(str(called), entry):
-                found.extend(map(str, _leaves(entry)))
+                secrets.extend(map(str, _leaves(entry)))
                 public[name] = KEPT_NOWHERE
             else:
-                public[name] = _public(entry, found, are_fields=name not in _SCHEMAS)
+                public[name] = _public(entry, secrets, are_fields=name not in _SCHEMAS)
         return public
     if isinstance(value, list | tuple):
-        return [_public(entry, found) for entry in value]
-    return _text(value, found) if isinstance(value, str) else value
+        return [_public(entry, secrets) for entry in value]
+    return _text(value, secrets) if isinstance(value, str) else value
 
 
 def _is_secret(name: str, entry: Any) -> bool:
@@ -151,13 +151,13 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _text(text: str, found: list[str]) -> str:
+def _text(text: str, secrets: list[str]) -> str:
     """A text stripped of the users, passwords and tokens in its addresses and headers."""
 
     def strip(part: re.Match[str]) -> str:
         name = part[1] or ""
         secret = part[0].removeprefix(name).removesuffix("@")
-        found.extend([secret, *secret.split(":")])
+        secrets.extend([secret, *secret.split(":")])
         return name
 
     return _IN_TEXT.sub(strip, text)

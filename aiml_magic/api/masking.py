@@ -97,11 +97,11 @@ class Secrets:
     def _without_pieces(self, text: str) -> str:
         if not any(piece in text for piece in self._pieces):
             return text
-        kept, end = [], 0
+        parts, end = [], 0
         for start, stop in _joined(found.span(1) for found in self._pattern.finditer(text)):
-            kept += [text[end:start], MASK]
+            parts += [text[end:start], MASK]
             end = stop
-        return "".join([*kept, text[end:]])
+        return "".join([*parts, text[end:]])
 
     @cached_property
     def _signs(self) -> frozenset[str]:

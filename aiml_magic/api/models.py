@@ -184,9 +184,9 @@ def is_gone(error: RequestFailed) -> bool:
         return False
     if isinstance(error, InvalidRequest) and error.param in ("model", "body.model"):
         return True
-    said = error.message.partition(": ")[2]  # our own words come before the colon
+    message = error.message.partition(": ")[2]  # our own words come before the colon
     has_code = _GONE_CODE.search(error.code or "") is not None
-    return error.status == 410 or has_code or _GONE.search(said) is not None
+    return error.status == 410 or has_code or _GONE.search(message) is not None
 
 
 def _entries(raw: Any) -> list[Raw]:

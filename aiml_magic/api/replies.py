@@ -171,8 +171,8 @@ class Reader:
         if stream.error is not None and not stream.has_begun:
             return Reply(raw, spent, notices, failures.error_in_success(stream.error))
         if stream.error is not None:
-            said = read_error(stream.error)
-            error = {"code": said.code, "message": said.message}
+            details = read_error(stream.error)
+            error = {"code": details.code, "message": details.message}
             failed = {**raw, "status": "failed", "error": error}
             reply = judged(failed, request, spent, notices, has_worked=has_worked)
             return replace(reply, response=raw)
@@ -195,8 +195,10 @@ def read_whole(body: bytes, source: Source, cut: str | None = None) -> Reply:
             return _read_events(body, source, "lines", cut)
         if cut is not None:
             return Reply({}, error=failures.connection_lost(source.secrets.mask(cut)))
-        said = read_error_body(source.secrets.clean(body)[:MAX_ERROR_BODY]).message
-        what = f"something that is not a response: {one_line(said)}" if said else "an empty body"
+        message = read_error_body(source.secrets.clean(body)[:MAX_ERROR_BODY]).message
+        what = (
+            f"something that is not a response: {one_line(message)}" if message else "an empty body"
+        )
         return Reply({}, error=failures.malformed(what, source.status))
     if not isinstance(raw, dict):
         return Reply({}, error=failures.malformed("JSON that is not a response", source.status))
@@ -244,14 +246,14 @@ def refused(body: bytes, source: Source, seconds: float) -> Reply:
 
     With a cost, or a part of an answer, it does not count as a refusal.
     """
-    raw: Any = None
+    value: Any = None
     with contextlib.suppress(ValueError):
-        raw = load(body)
-    said = raw if isinstance(raw, dict) else {}
+        value = load(body)
+    raw = value if isinstance(value, dict) else {}
     error = failures.http_error(source.status, source.headers, body, seconds)
-    spent = cost(said, source.headers)
-    if is_paid(spent) or Response(said).has_begun:
-        return Reply(said if is_response(said) else {}, spent, error=failures.in_doubt(error))
+    spent = cost(raw, source.headers)
+    if is_paid(spent) or Response(raw).has_begun:
+        return Reply(raw if is_response(raw) else {}, spent, error=failures.in_doubt(error))
     return Reply({}, spent, error=error, is_refusal=error.retry in ("auto", "never"))
 
 

@@ -224,14 +224,14 @@ class Response:
             return (
                 "completed"  # a shortcut for nearly all responses, of which a journal may have many
             )
-        said = status_of(self.raw.get("status"))
-        if said is not None and said != "completed":
-            return said
+        status = status_of(self.raw.get("status"))
+        if status is not None and status != "completed":
+            return status
         if self.error:
             return "failed"
-        if self.incomplete_reason or (said is None and self.raw.get("incomplete_details")):
+        if self.incomplete_reason or (status is None and self.raw.get("incomplete_details")):
             return "incomplete"
-        return "completed" if said or self.text or self.refusal or self.items else None
+        return "completed" if status or self.text or self.refusal or self.items else None
 
     @cached_property
     def outcome(self) -> str:

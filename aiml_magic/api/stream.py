@@ -143,14 +143,14 @@ class Stream:
         """The response so far, filled from the streamed items; empty if nothing was received."""
         final, streamed = self._response, self._items()
         known = with_streamed(final, streamed)
-        text, said = Response({"output": streamed}).text, Response(final).text
+        text, final_text = Response({"output": streamed}).text, Response(final).text
         has_output = self.has_ended and isinstance(final.get("output"), list)
         is_filled = has_output and known is not final and _content(known) != _content(final)
         if self.has_ended:
             status = _worse(self._status, Response(known).status)
             if status_of(known.get("status")) != status:
                 known = {**known, "status": status}
-        return Whole(known, bool(text and said and text != said), is_filled)
+        return Whole(known, bool(text and final_text and text != final_text), is_filled)
 
     def _fold(self, event: Raw) -> Event | None:
         kind, response = type_of(event), as_object(event.get("response"))
@@ -165,8 +165,10 @@ class Stream:
             return self._begin(response)
         elif kind.startswith("response.") and _is_end(word, response):
             self.terminal = kind
-            said = status_of(word)
-            self._status = _worse(self._status, said if said in ENDS | _BADNESS.keys() else None)
+            status = status_of(word)
+            self._status = _worse(
+                self._status, status if status in ENDS | _BADNESS.keys() else None
+            )
             return self._begin(response)
         elif "." not in word and response:
             return self._begin(response)
@@ -341,8 +343,8 @@ def _joined(final: Sequence[Raw], streamed: Sequence[Raw]) -> list[Raw]:
                 items[twin] = _filled(items[twin], item)
     text = "".join(text for _, text in Response({"output": items}).messages)
     for position, item in left:
-        said = "".join(text for _, text in Response({"output": [item]}).messages)
-        is_there = said in text if item.get("type") == "message" else _is_empty(item)
+        content = "".join(text for _, text in Response({"output": [item]}).messages)
+        is_there = content in text if item.get("type") == "message" else _is_empty(item)
         if not is_there or item.get("type") not in ("message", "reasoning"):
             items.insert(min(position, len(items)), item)
     return items

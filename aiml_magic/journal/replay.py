@@ -122,13 +122,13 @@ def nearest(request: Raw, others: Iterable[Raw]) -> int | None:
     """The index of the request most similar to `request`; `None` if there are none."""
     text = _text(request)
     compared = [_text(other) for other in others]
-    # `quick_ratio` ignores the letters' order, and selects a few; `ratio` decides among these.
+    # `quick_ratio` ignores the letters' order, and selects candidates; `ratio` decides among them.
     letters = [
         SequenceMatcher(None, text, other, autojunk=False).quick_ratio() for other in compared
     ]
-    few = heapq.nlargest(8, range(len(compared)), key=letters.__getitem__)
+    candidates = heapq.nlargest(8, range(len(compared)), key=letters.__getitem__)
     return max(
-        few,
+        candidates,
         key=lambda at: SequenceMatcher(None, text, compared[at], autojunk=False).ratio(),
         default=None,
     )

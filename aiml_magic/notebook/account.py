@@ -50,10 +50,10 @@ def models(context: Context, rest: str) -> None:
     words = rest.lower().split()
     catalogue = context.asking.models(is_wanted=True)
     lines = [advice.line(model.id, catalogue) for model in catalogue.all]
-    found = [line for line in lines if all(word in line.lower() for word in words)]
-    say("\n".join(found[:_MOST_MODELS]) or "The server lists no model with these words.")
-    if len(found) > _MOST_MODELS:
-        more = len(found) - _MOST_MODELS
+    matching = [line for line in lines if all(word in line.lower() for word in words)]
+    say("\n".join(matching[:_MOST_MODELS]) or "The server lists no model with these words.")
+    if len(matching) > _MOST_MODELS:
+        more = len(matching) - _MOST_MODELS
         say(f"{more:,} more; %aiml models WORDS shows those with the words.")
 
 

@@ -42,8 +42,8 @@ def history(context: Context, _: str) -> None:
 
 
 def search(context: Context, rest: str) -> None:
-    found = context.journal.search(needed(rest, "search", "some words"))
-    say("\n".join(map(line, found)) or "No question and no answer has these words.")
+    rows = context.journal.search(needed(rest, "search", "some words"))
+    say("\n".join(map(line, rows)) or "No question and no answer has these words.")
 
 
 def show(context: Context, rest: str) -> None:

@@ -218,9 +218,9 @@ def _question_again(
 
     Raises BadInput for an incomplete question.
     """
-    kept = without_delivery(answer.request) if isinstance(answer, Answer) else {}
-    text, attached = _text_and_parts(kept.get("input"))
-    functions = [tool for tool in kept.get("tools", ()) if tool.get("type") == "function"]
+    request = without_delivery(answer.request) if isinstance(answer, Answer) else {}
+    text, attached = _text_and_parts(request.get("input"))
+    functions = [tool for tool in request.get("tools", ()) if tool.get("type") == "function"]
     if text is None or (functions and "tool" not in chosen):
         what = "calls functions of a notebook" if text else "is incomplete"
         raise BadInput(
@@ -231,9 +231,9 @@ def _question_again(
     made = {name: value for name, value in question.request().items() if name in _fields_of(chosen)}
     reasoning = {name: chosen[name] for name in ("effort", "mode", "summary") if name in chosen}
     if reasoning:
-        made["reasoning"] = {**kept.get("reasoning", {}), **reasoning}
+        made["reasoning"] = {**request.get("reasoning", {}), **reasoning}
     return question.unattended().as_asked(
-        kept | made,
+        request | made,
         attached=[*attached, *question.attached],
         place=replace(question.place, continues=_parent_of(answer, magics)),
     )

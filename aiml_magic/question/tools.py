@@ -218,8 +218,8 @@ def _of_function(function: Function) -> dict[str, Any]:
     from aiml_magic.question.schemas import of_parameters
 
     parameters = of_parameters(function)
-    said = function.__doc__ if isinstance(function.__doc__, str) else ""
-    words = {"description": inspect.cleandoc(said)} if said else {}
+    docstring = function.__doc__ if isinstance(function.__doc__, str) else ""
+    words = {"description": inspect.cleandoc(docstring)} if docstring else {}
     return {"type": "function", "name": name, "parameters": parameters, "strict": True} | words
 
 

@@ -54,10 +54,10 @@ def reaction(content: str) -> str | None:
         if part is None:
             return None
         end = part.end()
-        one = _written(part, before)
-        if one is None:
+        text = _written(part, before)
+        if text is None:
             return None
-        written += one
+        written += text
         before = "space" if part["sign"] in ("*", ".", "+") else str(part.lastgroup)
         if part["arrow"] or part["gas"]:
             before = "space"

@@ -195,17 +195,17 @@ class _Room:
 
         The rest is replaced by the name of the answer's attribute that has it.
         """
-        kept: list[str] = []
+        shown: list[str] = []
         rest = ""
         end = self.left * (1 - share)
         for piece in pieces:
             size = len(dump(piece))
             if self.left - size < end:
-                rest = f"<p>{'More' if kept else 'It'} is in <code>answer.{attribute}</code>.</p>"
+                rest = f"<p>{'More' if shown else 'It'} is in <code>answer.{attribute}</code>.</p>"
                 break
             self.left -= size
-            kept.append(piece)
-        return (within.format("".join(kept)) if kept else "") + rest
+            shown.append(piece)
+        return (within.format("".join(shown)) if shown else "") + rest
 
 
 def _folded(line: str, sections: Mapping[str, str]) -> str:

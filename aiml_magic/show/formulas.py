@@ -37,10 +37,10 @@ def read_formulas(parser: MarkdownIt) -> None:
 
 
 def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  # markdown-it's form
-    found = read_formula(state.src, state.pos, state.posMax)
-    if found is None:
+    formula = read_formula(state.src, state.pos, state.posMax)
+    if formula is None:
         return False
-    opener, content, end = found
+    opener, content, end = formula
     if not silent:
         token = state.push("formula", "", 0)
         token.content, token.markup = content, opener
@@ -50,16 +50,16 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001  
 
 def read_formula(source: str, start: int, stop: int) -> tuple[str, str, int] | None:
     """The opening mark, the content and the end of the formula in a line, if one begins here."""
-    found = _formula(source, start, min(start + _MAX_IN_LINE, stop))
-    if found is None:
+    formula = _formula(source, start, min(start + _MAX_IN_LINE, stop))
+    if formula is None:
         return None
-    opener, content, end = found
+    opener, content, end = formula
     after = source[end : end + 1]
     if opener == "$":
-        return found if is_between_dollars(content, after) else None
+        return formula if is_between_dollars(content, after) else None
     is_escaped = opener == "\\[" and (_CITATION.fullmatch(content) or after == "(")
     is_words = opener in ("\\[", "\\(") and not _TEX.search(content) and _is_prose(content)
-    return None if is_escaped or is_words else found
+    return None if is_escaped or is_words else formula
 
 
 def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> bool:  # noqa: FBT001
@@ -74,10 +74,10 @@ def _display_formula(state: StateBlock, first: int, last: int, silent: bool) -> 
         return False
     numbers, lines = zip(*_lines(state, first, last, closer), strict=True)
     source = "\n".join(lines)
-    found = _formula(source, 0, len(source))
-    if found is None:
+    formula = _formula(source, 0, len(source))
+    if formula is None:
         return False
-    opener, content, end = found
+    opener, content, end = formula
     if source[end:].partition("\n")[0].strip():
         return False
     count = source.count("\n", 0, end) + 1
@@ -120,13 +120,13 @@ def _count_cells(line: str) -> int:
 def _without_bars(line: str) -> str:
     """The line with the bars of its formulas replaced."""
     text, end, position = "", 0, 0
-    while found := _IN_DOLLARS.search(line, position):
-        position = found.end()
-        if found[1] and not is_between_dollars(found[2], line[found.end() : found.end() + 1]):
-            position = found.start() + len(found[1])  # the other dollar may begin a formula
-        elif found[0][0] != "`":
-            text += line[end : found.start()] + _BAR.sub(_HIDDEN_BAR, found[0])
-            end = found.end()
+    while match := _IN_DOLLARS.search(line, position):
+        position = match.end()
+        if match[1] and not is_between_dollars(match[2], line[match.end() : match.end() + 1]):
+            position = match.start() + len(match[1])  # the other dollar may begin a formula
+        elif match[0][0] != "`":
+            text += line[end : match.start()] + _BAR.sub(_HIDDEN_BAR, match[0])
+            end = match.end()
     return text + line[end:]
 
 

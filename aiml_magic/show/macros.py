@@ -256,12 +256,12 @@ def expanded(line: str) -> str:
 
 def expand(line: str, macros: Mapping[str, Forms]) -> str:
     """The formula with these macros expanded, the last one first; at most up to a length."""
-    for found in reversed([*_TOKEN.finditer(line)]):
-        if found[1] in macros and len(line) < _MAX_EXPANDED:
-            written, end = _written(found[1], macros[found[1]], line, found.end())
+    for match in reversed([*_TOKEN.finditer(line)]):
+        if match[1] in macros and len(line) < _MAX_EXPANDED:
+            written, end = _written(match[1], macros[match[1]], line, match.end())
             if written is not None:
                 ends_in_name = _ENDS_IN_NAME.search(written) and line[end : end + 1].isalpha()
-                line = f"{line[: found.start()]}{written}{' ' if ends_in_name else ''}{line[end:]}"
+                line = f"{line[: match.start()]}{written}{' ' if ends_in_name else ''}{line[end:]}"
     return line
 
 
@@ -269,36 +269,36 @@ def _written(name: str, forms: Forms, line: str, start: int) -> tuple[str | None
     """The expansion of a macro whose arguments begin at `start`, and their end."""
     after = start + line.startswith("*", start) if forms[0] else start
     for form, template in zip(forms[::2], forms[1::2], strict=True):
-        found, end = arguments(line, after, str(form), may_be_bare=len(forms) == 2)
-        if found is None:
+        given, end = arguments(line, after, str(form), may_be_bare=len(forms) == 2)
+        if given is None:
             continue
-        if (one := _DROPPED_FIRST.get((name, str(form)))) and not one.fullmatch(found[0]):
+        if (one := _DROPPED_FIRST.get((name, str(form)))) and not one.fullmatch(given[0]):
             return None, start
         if not isinstance(template, str):
-            return template(*found), end
+            return template(*given), end
         parts = re.split(r"#(\d)", template)
         for number in range(1, len(parts), 2):
-            parts[number] = found[int(parts[number]) - 1]
+            parts[number] = given[int(parts[number]) - 1]
             if parts[number][:1].isalpha() and _ENDS_IN_NAME.search(parts[number - 1]):
                 parts[number - 1] += " "
         return "".join(parts), end
     return None, start
 
 
-def _space(found: re.Match[str]) -> str:
+def _space(match: re.Match[str]) -> str:
     """A small space in ems, or none if it is negative or upwards; any other stays."""
-    ems = _ems(found[1] or found[3], found[2] or found[4])
+    ems = _ems(match[1] or match[3], match[2] or match[4])
     if not -1 <= ems <= _MAX_SPACE:
-        return found[0]
-    is_space = ems > 0 and not found[0].startswith(("\\raise", "\\lower"))
+        return match[0]
+    is_space = ems > 0 and not match[0].startswith(("\\raise", "\\lower"))
     return rf"\hspace{{{round(ems, 2):g}em}}" if is_space else " "
 
 
-def _rule(found: re.Match[str]) -> str:
+def _rule(match: re.Match[str]) -> str:
     """A small rule in ems, or none if it is invisible; any other stays."""
-    width, height = _ems(found[1], found[2]), _ems(found[3], found[4])
+    width, height = _ems(match[1], match[2]), _ems(match[3], match[4])
     if not (0 <= width <= _MAX_SPACE and 0 <= height <= _MAX_HEIGHT):
-        return found[0]
+        return match[0]
     is_visible = width and height
     return rf"\rule{{{round(width, 2):g}em}}{{{round(height, 2):g}em}}" if is_visible else " "
 

@@ -228,24 +228,24 @@ _MAX_SCRIPT = 200  # characters in a superscript or subscript
 
 def _tag(state: StateInline, silent: bool) -> bool:  # noqa: FBT001
     """Reads `<br>`, `<sub>…</sub>` and `<sup>…</sup>`, without attributes, on one line."""
-    found = _TAG.match(state.src, state.pos, state.posMax)
-    if found is None or state.level >= MAX_DEPTH:
+    match = _TAG.match(state.src, state.pos, state.posMax)
+    if match is None or state.level >= MAX_DEPTH:
         return False
-    if found[1]:
+    if match[1]:
         if not silent:
             state.push("hardbreak", "br", 0)
-        state.pos = found.end()
+        state.pos = match.end()
         return True
-    name, stop = found[2].lower(), state.posMax
-    end = _end_of_script(state.src[found.end() : min(found.end() + _MAX_SCRIPT, stop)], name)
+    name, stop = match[2].lower(), state.posMax
+    end = _end_of_script(state.src[match.end() : min(match.end() + _MAX_SCRIPT, stop)], name)
     if end <= 0:
         return False
     if not silent:
         state.push(f"{name}_open", name, 1)
-        state.pos, state.posMax = found.end(), found.end() + end
+        state.pos, state.posMax = match.end(), match.end() + end
         state.md.inline.tokenize(state)
         state.push(f"{name}_close", name, -1)
-    state.pos, state.posMax = found.end() + end + len("</sub>"), stop
+    state.pos, state.posMax = match.end() + end + len("</sub>"), stop
     return True
 
 

@@ -129,12 +129,12 @@ def linked(text: str) -> str:
     if "http" not in text and "www." not in text:
         return _literal(text)
     pieces, end = [], 0
-    for found in BARE_LINK.finditer(text):
+    for match in BARE_LINK.finditer(text):
         pieces += [
-            _literal(text[end : found.start()]),
-            _link(_literal(found[0]), parser().normalizeLink(with_scheme(found[0]))),
+            _literal(text[end : match.start()]),
+            _link(_literal(match[0]), parser().normalizeLink(with_scheme(match[0]))),
         ]
-        end = found.end()
+        end = match.end()
     return _joined([*pieces, _literal(text[end:])])
 
 

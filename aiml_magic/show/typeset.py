@@ -119,7 +119,7 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
     if not _ALLOWED.issuperset(_COMMAND.findall(spelt)) or not _is_known(spelt):
         return None
     if not spelt.isascii():
-        spelt = _ONLY_IN_WORDS.sub(lambda found: found[1] or rf"\text{{{found[0]}}}", spelt)
+        spelt = _ONLY_IN_WORDS.sub(lambda match: match[1] or rf"\text{{{match[0]}}}", spelt)
     if "\\\\" in spelt:
         spelt = _ROW_BRACE.sub(r"\1 ", spelt)
     return spelt.replace("](", "] (").replace("![", "! [") + "{}" * spelt.endswith("\\$")
@@ -127,9 +127,9 @@ def typeset(content: str, *, in_table: bool = False) -> str | None:
 
 def _without_comments(content: str) -> str:
     """The formula without comments; a sign that would cut off a brace is a percent sign."""
-    kept = _COMMENT.sub("", content)
-    is_cut = kept.count("{") != kept.count("}") and content.count("{") == content.count("}")
-    return _COMMENT.sub(lambda found: "\\" + found[0], content) if is_cut else kept
+    bare = _COMMENT.sub("", content)
+    is_cut = bare.count("{") != bare.count("}") and content.count("{") == content.count("}")
+    return _COMMENT.sub(lambda match: "\\" + match[0], content) if is_cut else bare
 
 
 def _is_known(line: str) -> bool:
@@ -193,16 +193,16 @@ def _spelt(line: str, spellings: dict[str, str]) -> str | None:
     if not _SPELT.search(line):
         return line
     text, end = "", 0
-    while found := _SIGN.search(line, end):
-        written, stop = spellings.get(found[0]), found.end()
-        if found["words"]:
-            stop = closing_brace(line, found.end()) + 1
-            written = _spelt_words(found[0], line[found.end() : stop - 1], spellings)
+    while match := _SIGN.search(line, end):
+        written, stop = spellings.get(match[0]), match.end()
+        if match["words"]:
+            stop = closing_brace(line, match.end()) + 1
+            written = _spelt_words(match[0], line[match.end() : stop - 1], spellings)
             if written is None:
                 return None
         elif written is not None:
             written += " "
-        text += line[end : found.start()] + (found[0] if written is None else written)
+        text += line[end : match.start()] + (match[0] if written is None else written)
         end = stop
     return (text + line[end:]).rstrip()
 
@@ -210,18 +210,18 @@ def _spelt(line: str, spellings: dict[str, str]) -> str | None:
 def _spelt_words(opening: str, words: str, spellings: dict[str, str]) -> str | None:
     """Words, and between them the formulas, signs and commands of mathematics that they hold."""
     text, end, has_braces, is_split = opening, 0, False, False
-    while found := _IN_WORDS.search(words, end):
-        text += words[end : found.start()]
-        piece = _piece(found, words, spellings)
+    while match := _IN_WORDS.search(words, end):
+        text += words[end : match.start()]
+        piece = _piece(match, words, spellings)
         if piece is None:
             return None
         written, is_between, end = piece
         if is_between:
-            joint = "{}" if found["script"] else "{{{}}}"
+            joint = "{}" if match["script"] else "{{{}}}"
             text += f"}}{joint.format(written)}{opening}"
         else:
             text += written
-        is_split, has_braces = is_split or is_between, has_braces or bool(found["brace"])
+        is_split, has_braces = is_split or is_between, has_braces or bool(match["brace"])
     if is_split and has_braces:
         return None
     text += f"{words[end:]}}}"
@@ -229,28 +229,28 @@ def _spelt_words(opening: str, words: str, spellings: dict[str, str]) -> str | N
 
 
 def _piece(
-    found: re.Match[str], words: str, spellings: dict[str, str]
+    match: re.Match[str], words: str, spellings: dict[str, str]
 ) -> tuple[str, bool, int] | None:
     """The replacement of a part of words, whether it stands between words, and its end."""
-    stop = found.end()
-    if found["words"]:
-        stop = closing_brace(words, found.end())
-        inside = words[found.end() : stop]
-        if stop < 0 or (spelt := _spelt_words(found[0], inside, spellings)) is None:
+    stop = match.end()
+    if match["words"]:
+        stop = closing_brace(words, match.end())
+        inside = words[match.end() : stop]
+        if stop < 0 or (spelt := _spelt_words(match[0], inside, spellings)) is None:
             return None
-        if spelt != f"{found[0]}{inside}}}" or found[0].startswith(r"\fbox"):
+        if spelt != f"{match[0]}{inside}}}" or match[0].startswith(r"\fbox"):
             return spelt, True, stop + 1
-        is_only_text = found[0].startswith((r"\text{", r"\text {"))
+        is_only_text = match[0].startswith((r"\text{", r"\text {"))
         return inside if is_only_text else spelt, False, stop + 1
-    if formula := found["formula"] or found["other"]:
-        if found["formula"] and not is_between_dollars(formula, words[stop : stop + 1]):
-            return r"\$", False, found.start() + 1
+    if formula := match["formula"] or match["other"]:
+        if match["formula"] and not is_between_dollars(formula, words[stop : stop + 1]):
+            return r"\$", False, match.start() + 1
         spelt = _spelt(formula, spellings)
         return None if spelt is None else (spelt, True, stop)
-    if found["sign"] and found[0] not in spellings:
-        return found[0] if found[0] in "<>|" else "\\" + found[0], False, stop
-    is_between = bool(found["command"] or found["script"] or found["sign"])
-    return spellings.get(found[0], found[0]), is_between, stop
+    if match["sign"] and match[0] not in spellings:
+        return match[0] if match[0] in "<>|" else "\\" + match[0], False, stop
+    is_between = bool(match["command"] or match["script"] or match["sign"])
+    return spellings.get(match[0], match[0]), is_between, stop
 
 
 def _is_balanced(bare: str) -> bool:

@@ -59,7 +59,7 @@ def in_turn(*replies: wire.Reply):
 def test_specification():
     """A function is a strict tool with its name, its docstring, and its parameters, all required."""
     (tool,) = tools_of(["price"], VARIABLES).specifications
-    assert ("function", "price", True, "What so many of an item cost.") == (
+    assert ("function", "price", True, "The price of `count` items.") == (
         tool["type"],
         tool["name"],
         tool["strict"],

@@ -491,7 +491,7 @@ def test_depth_of_emphasis(text):
 
 @given(fragments)
 def test_line(text):
-    """`line` gives one line of text, which begins no block."""
+    """`line` gives one line of text that begins no block, also inside emphasis."""
     shown = safe.line(text)
     assert "\n" not in shown
     check_inert(rendered(f"*{shown}*"))
