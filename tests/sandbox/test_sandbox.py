@@ -413,13 +413,13 @@ def test_memory_is_bounded(ending):
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
         ExitStack() as stack,
     ):
+        stack.callback(process.terminate)  # also after a failure, which would wait for its end
         url = process.stdout.readline().split()[-1]
         for _ in range(18):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(url))))
             send_what_fits(connection, request)
         assert 200 == ask(url, "Short?")[0]
         peak = memory_of(process.pid)
-        process.terminate()
     assert peak < 300_000
 
 
