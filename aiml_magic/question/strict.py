@@ -35,7 +35,8 @@ _NARROWING = {  # keywords by the types to which they apply
     for names, kinds in (
         ("format pattern", "string"),
         ("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf", "integer number"),
-        ("minItems maxItems", "array"),
+        ("minItems maxItems items", "array"),
+        ("properties required additionalProperties", "object"),
     )
     for name in names.split()
 }
@@ -63,8 +64,6 @@ def strict(schema: Any, path: str) -> JsonSchema:
         for name in simple.get("required") or ():
             if name not in done["properties"]:
                 raise _refused(path, f"the field {name[:60]!r} without its schema")
-        if "anyOf" in done:
-            raise _refused(path, "fields beside a union")
         done |= {"required": list(done["properties"]), "additionalProperties": False}
         return {name: done[name] for name in _KEYWORDS if name in done}
     kinds = _kinds(done)
@@ -203,8 +202,9 @@ def _simplified(schema: Mapping[str, Any]) -> JsonSchema:
             pass
         case _:
             simple[UNSUPPORTED] = "allOf"
-    if "$ref" in simple and simple.keys() & {"anyOf", "items", "properties"}:
-        simple[UNSUPPORTED] = "a reference beside other parts"
+    parts = simple.keys() & {"$ref", "anyOf", "items", "properties"}
+    if len(parts) > 1 and parts & {"$ref", "anyOf"}:
+        simple[UNSUPPORTED] = "a union or a reference beside other parts"
     if isinstance(simple.get("items"), list):  # a tuple until draft 2020-12
         simple["prefixItems"] = simple.pop("items")
     entries = simple.get("prefixItems")
@@ -215,8 +215,11 @@ def _simplified(schema: Mapping[str, Any]) -> JsonSchema:
 
 def _typed(schema: JsonSchema) -> JsonSchema:
     """A schema with the type that its choices or its parts imply, since servers require one."""
-    if "enum" in schema or "const" in schema:
-        return of_choices(schema, schema["enum"] if "enum" in schema else [schema["const"]])
+    if "const" in schema:
+        schema.pop("enum", None)
+        return of_choices(schema, [schema["const"]])
+    if "enum" in schema:
+        return of_choices(schema, schema["enum"])
     if schema.keys().isdisjoint({"type", "anyOf", "$ref"}):
         for part, kind in (("properties", "object"), ("items", "array")):
             if part in schema:
@@ -250,7 +253,7 @@ def _without_limits(schema: JsonSchema) -> JsonSchema:
             return False
         if name == "pattern" and _UNSUPPORTED_PATTERN.search(value):
             return False
-        return not (isinstance(value, bool) or (kinds and kinds.isdisjoint(_NARROWING[name])))
+        return not (isinstance(value, bool) or kinds.isdisjoint(_NARROWING[name]))
 
     return {
         name: value

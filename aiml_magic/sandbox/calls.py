@@ -69,12 +69,12 @@ def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
         return None
     if "$ref" in schema:
         return filled(_target(root, str(schema["$ref"])), root, depth + 1)
-    if schema.get("anyOf"):
-        return filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
     if schema.get("enum"):
         return schema["enum"][0]
     if "const" in schema:
         return schema["const"]
+    if schema.get("anyOf"):
+        return filled(schema["anyOf"][0 if depth < 4 else -1], root, depth + 1)
     kind = schema.get("type")
     match kind[0] if isinstance(kind, list) and kind else kind:
         case "object":
