@@ -50,7 +50,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no thread can be started
         print(f"It cannot be shown here: {error}. Nothing was charged.\n{_NEEDS}", file=sys.stderr)
         return 1
     except errors.AimlMagicError as error:

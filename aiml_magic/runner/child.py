@@ -132,7 +132,7 @@ class RunnerProcess:
         if self._child is None or self._child.process.poll() is not None:
             try:
                 self._child = _Child(self.journal.path, self._lock)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 raise RunnerDied(
                     f"The process that holds the connection did not start ({error}). "
                     f"{NOTHING_SENT}",
@@ -169,7 +169,14 @@ class _Child:
             raise
         # Closed early, since a kernel may take long to end: a held cancellation would take effect.
         atexit.register(self.close)
-        threading.Thread(target=self._read_events, daemon=True, name="aiml_magic-events").start()
+        reader = threading.Thread(target=self._read_events, daemon=True, name="aiml_magic-events")
+        try:
+            reader.start()
+        except RuntimeError:  # the system allows no more threads
+            atexit.unregister(self.close)
+            with self._stderr, self.process:
+                self.process.kill()
+            raise
 
     def tell(self, command: Event) -> None:
         """Writes a command with the current network variables.

@@ -25,6 +25,7 @@ class WriteQueue:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._thread = ThreadPoolExecutor(1)  # not the loop's executor, which DNS lookups occupy
+        self._thread.submit(int)  # starts the thread, or fails before the first request
         self._waiting: list[tuple[Step, asyncio.Future[Any]]] = []
 
     async def run(self, step: Step) -> Any:

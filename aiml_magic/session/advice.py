@@ -153,7 +153,8 @@ class Updates:
             daemon=True,
             name="aiml_magic-models",
         )
-        self._thread.start()
+        with suppress(RuntimeError):  # the system allows no more threads: tried at the next answer
+            self._thread.start()
 
     def end(self) -> None:
         self._stop.set()

@@ -187,7 +187,11 @@ class _Watcher:
         with self._lock:
             self._watched.append((job, outputs))
             if len(self._watched) == 1:
-                threading.Thread(target=self._run, daemon=True, name="aiml_magic-panels").start()
+                thread = threading.Thread(target=self._run, daemon=True, name="aiml_magic-panels")
+                try:
+                    thread.start()
+                except RuntimeError:  # the system allows no more threads: the output stays as it is
+                    self._watched.clear()
 
     def _run(self) -> None:
         while True:

@@ -300,3 +300,23 @@ def test_events_that_cannot_be_read(home, held, tmp_path, monkeypatch):
             assert "Half and half." == job.wait(30).text
     finally:
         asker.session.close(10)
+
+
+def test_no_more_threads(asker, monkeypatch):
+    """Without a thread for its events no runner is left and nothing was sent; later the question is sent once."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("aiml_magic"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = psutil.Process().children()
+    with wire.serve(lambda _: wire.json_reply(wire.response("Whole."))) as server:
+        with monkeypatch.context() as crowded:
+            crowded.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(errors.RunnerDied, match="Nothing was sent"):
+                asker.ask(server.url)
+        assert before == psutil.Process().children()
+        assert "Whole." == asker.ask(server.url).text
+        assert 1 == len(server.posts)
