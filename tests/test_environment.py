@@ -23,7 +23,7 @@ SHOW = "import environment, json, os; environment.make(); print(json.dumps(dict(
 OF_A_PERSON = {
     "HOME": "/nowhere", "XDG_CONFIG_HOME": "/nowhere", "IPYTHONDIR": "/nowhere", "JUPYTER_CONFIG_DIR": "/nowhere",
     "JUPYTER_PATH": "/nowhere", "MPLCONFIGDIR": "/nowhere", "MPLBACKEND": "TkAgg", "MATPLOTLIBRC": "/nowhere", "VIRTUAL_ENV": "/nowhere",
-    "PYTHONUTF8": "0", "LC_ALL": "C", "HTTPS_PROXY": "http://nowhere", "no_proxy": "", "SSL_CERT_FILE": "", "SSLKEYLOGFILE": "/nowhere",
+    "PYTHONUTF8": "0", "LC_ALL": "C" if environment.IS_ASCII else "C.UTF-8", "HTTPS_PROXY": "http://nowhere", "no_proxy": "", "SSL_CERT_FILE": "", "SSLKEYLOGFILE": "/nowhere",
     "AIML_API_KEY": "sk-of-a-person-0123456789", "AIML_MAGIC_REPLAY": "only", "AIML_MAGIC_JOURNAL": "/nowhere", "PYTHONWARNINGS": "error",
     "PYTEST_ADDOPTS": "-qq",
 }  # fmt: skip

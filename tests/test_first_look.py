@@ -10,6 +10,7 @@ import uuid
 
 import pytest
 import wire
+from environment import IS_ASCII
 from leftovers import processes_of
 from processes import processes, wait_until
 from terminals import TERMINALS, typed
@@ -57,6 +58,7 @@ def test_nothing_of_the_person(run, tmp_path):
     assert [] == [*tmp_path.iterdir()]
 
 
+@pytest.mark.skipif(not IS_ASCII, reason="Python does not start here in the C locale")
 def test_ascii(run):
     """An output with ASCII only gets the whole output, also if it is the only one of the standard streams."""
     done = subprocess.run(

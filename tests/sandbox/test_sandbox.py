@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -475,7 +476,8 @@ def test_home_of_two_containers(own):
     """Two containers of one name, each with a network of its own, have a sandbox each in the home that they share."""
     code = f"from aiml_magic.sandbox import start as sandbox; from pathlib import Path; print(sandbox.find_or_start(Path({str(own)!r})))"
     stop = code.replace("find_or_start", "stop")
-    script = f'ip link set lo up && {sys.executable} -c "{code}" && {sys.executable} -c "{stop}"'
+    run = f"{shlex.quote(sys.executable)} -c"
+    script = f'ip link set lo up && {run} "{code}" && {run} "{stop}"'
     try:
         subprocess.run([*UNSHARED, "ip link set lo up"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):

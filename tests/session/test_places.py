@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 import wire
 from asking import Asker
@@ -173,7 +175,9 @@ def test_ids_that_name_their_notebook(opened, numbered, tmp_path):
     """Notebooks of one folder in VS Code have separate conversations; a renamed one is recognized."""
 
     def cell(notebook, number):
-        return f"vscode-notebook-cell:{tmp_path}/{notebook}.ipynb#W{number}sZmlsZQ%3D%3D"
+        return (
+            f"vscode-notebook-cell:{quote(str(tmp_path))}/{notebook}.ipynb#W{number}sZmlsZQ%3D%3D"
+        )
 
     for name in ("one", "other one"):
         (tmp_path / f"{name}.ipynb").touch()

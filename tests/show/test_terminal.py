@@ -13,6 +13,7 @@ import pytest
 import wire
 from asking import ANSWER
 from document import DOCUMENT, streamed
+from environment import IS_ASCII
 
 from aiml_magic.show import follow, terminal
 
@@ -144,9 +145,10 @@ def test_no_meaning_by_signs_alone():
 
 NOT_UTF8 = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
-    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "Windows": {"PYTHONIOENCODING": "cp1252"},
 }
+if IS_ASCII:
+    NOT_UTF8["C"] = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from pathlib import Path
 from aiml_magic.files import open_limit, raise_open_limit
 
 CHECKOUT = Path(__file__).parents[2]
+IS_ASCII = f"{CHECKOUT}{sys.prefix}".isascii()  # else Python itself may not start in the C locale
 _KEPT = {
     "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD",  # by which programs run at all
     "PATHEXT", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC",  # the same on Windows
@@ -58,6 +59,7 @@ def make() -> Path:
 
 def _mend_process() -> None:
     """Makes up for what a daemon or a script may have left out when it started this process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform != "win32":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, every exit status would be 0
     if sys.__stdin__ is None:
