@@ -47,11 +47,8 @@ from aiml_magic.text import one_line
 MAX_RETRIES = 2
 MAX_WAIT = 120.0  # seconds; after a longer Retry-After only the person may send again
 _QUICK = 3.0  # seconds in which no model can have worked on a question
-
 NO_HANDLE = "EMFILE"  # the code of the error that no file handle is free
-
 TOO_LARGE = "the server sent more than an answer may hold"
-
 _UNSENT = "Nothing was sent, nothing was charged."
 _FREE = "Nothing was charged."
 _MAYBE = "It may have been executed and charged."
@@ -59,8 +56,6 @@ _OF_MONEY = re.compile(
     r"(nothing was (sent, nothing was )?|it may have been (executed and )?)charged\.?",
     re.IGNORECASE,
 )
-
-
 _REFUSALS = (200, 400, 403, 404, 405, 406, 409, 410, 415, 422, 500, 501, 502)
 _TOPICS = {
     "stream": r"\bstream(ing|ed|s)?\b",
@@ -376,7 +371,6 @@ _SAID: dict[type[RequestFailed], str] = {
 }
 
 _Verdict = tuple[type[RequestFailed], Retry, str]
-
 
 _AGAIN = "Wait a little, then run the cell again."
 _CHANGE = "Change what the message names, then run the cell again."
