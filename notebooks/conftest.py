@@ -1,4 +1,4 @@
-"""Each notebook is run as by somebody new: with a journal of its own, and as it is committed."""
+"""Each notebook is run as by a new user: with a journal of its own, and as it is committed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _committed(path: Path) -> dict[str, Any]:
 
 @cache
 def _find_fonts() -> None:
-    """Has Matplotlib find its fonts, which takes it long where there are many, and of which it would else tell in a cell's output."""
+    """Has Matplotlib find its fonts, which may take long: in a cell, its output would have a message about it."""
     subprocess.run(
         [sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=False
     )

@@ -106,7 +106,7 @@ def test_key_without_a_home_directory(homeless, monkeypatch, tmp_path):
 
 
 def test_child_process(tmp_path, monkeypatch):
-    """What is found here is found by a child process, however it was added; but no module of the person takes the place of another."""
+    """A child process finds the modules that its parent finds; a module in the working folder replaces no other."""
     (tmp_path / "only_here.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
     (tmp_path / "json.py").write_text("raise SystemExit('beside the notebook')")
     monkeypatch.setattr(sys, "path", [Path("not a text"), str(tmp_path), *sys.path])

@@ -169,7 +169,7 @@ def test_top_level():
     """The top level of the repository has the listed entries only."""
     names = committed.names(ROOT)
     if names is None:
-        pytest.skip("there is no git here, and what else lies here may be a person's own")
+        pytest.skip("without git, files of a person cannot be told from committed ones")
     assert {name for name in names if not name.startswith(".")} == {
         "pyproject.toml", "aiml_magic", "notebooks", "tests", "README.md", "LICENSE",
     }  # fmt: skip

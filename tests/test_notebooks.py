@@ -148,7 +148,7 @@ def test_committed(path):
         "metadata"
     ]["kernelspec"]
     assert "python" == notebook["metadata"]["language_info"]["name"], (
-        "as Jupyter writes it, but of whichever version"
+        "as Jupyter writes it, but without the version"
     )
     assert "version" not in notebook["metadata"]["language_info"]
     assert {"render_markdown_format": "myst"} == notebook["metadata"]["mystnb"], (

@@ -1,7 +1,7 @@
 """The JSON Schema of a type, as pydantic writes it, with descriptions.
 
-What JSON cannot represent, and what no reply could have, is marked as unsupported: `strict` refuses
-it, and names its field.
+A value that JSON cannot represent, or that no reply could have, is marked as unsupported: `strict`
+refuses it, and names its field.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _of_hashable(made: JsonSchema, schema: Any) -> JsonSchema:
 
 
 def _is_hashable(entry: Any) -> bool:
-    """Whether pydantic makes a value of this schema that a set may have."""
+    """Whether the values that pydantic makes for this schema can be entries of a set."""
     if kind := entry.get("cls"):
         return getattr(kind, "__hash__", None) is not None
     if entry.get("type") in ("list", "dict", "set", "typed-dict"):

@@ -228,7 +228,7 @@ def _typed(schema: JsonSchema) -> JsonSchema:
 
 
 def of_choices(schema: JsonSchema, values: Sequence[Any]) -> JsonSchema:
-    """A schema with the type of the values from which it lets choose, and each of them once."""
+    """A schema of choices with their type, and each choice once."""
     kinds, named = _kinds(schema), {}
     for value in values:
         kind = _PLAIN.get(type(value))

@@ -95,7 +95,7 @@ def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
 
 
 def _target(root: Any, reference: str) -> Any:
-    """The part of a schema that a reference points to; None for nowhere."""
+    """The part of a schema that a reference points to; `None` if there is none."""
     for step in reference.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
         root = root.get(key) if isinstance(root, Mapping) else None

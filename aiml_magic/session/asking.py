@@ -439,9 +439,9 @@ class Asking:
 
 
 def _needs_nothing(row: Row, sender: Sender, may_fetch: str | None) -> bool:
-    """Whether the row needs no more work: it is over, or nobody is sending it.
+    """Whether the row needs no more work: it is over, or no sender has it.
 
-    A row that our own sender holds needs some, even if its heartbeat is stale because the machine
+    A row that our own sender holds needs more, even if its heartbeat is stale because the machine
     slept; so does a row whose response can be fetched from the address `may_fetch`.
     """
     is_left = not (row.state == "queued" or row.is_alive)

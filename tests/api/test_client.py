@@ -215,7 +215,7 @@ def test_certificates_of_the_environment(asker, tmp_path, monkeypatch):
 
 
 def test_no_certificate_of_the_environment(tmp_path, monkeypatch):
-    """A file written to the working folder replaces no client, whose connections would be lost."""
+    """A file written to the working folder does not replace the client, whose connections would be lost."""
     monkeypatch.chdir(tmp_path)
     before = settings_of_network({})
     os.utime(tmp_path, (1, 1))

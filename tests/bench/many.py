@@ -275,7 +275,7 @@ def mapping() -> Iterator[Row]:
 
 
 def limits() -> Iterator[Row]:
-    """`ask.map` at a server that limits requests, beside the time that its limit takes."""
+    """`ask.map` at a server that limits requests, compared with the least time that its limit allows."""
     count, allowed, seconds = 60, 10, 3.0
     with wire.serve(limited(Limit(allowed, seconds))) as server:
         os.environ["AIML_API_URL"] = server.url

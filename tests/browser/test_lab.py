@@ -212,10 +212,10 @@ def test_news(opened):
     told = page.evaluate("() => window.news")
     assert {"The answer is there."} == set(told)
     assert len(told) <= 2, (
-        "there are two answers; one that is followed at once by another is not told of"
+        "there are two answers; one that is followed at once by another is not announced"
     )
     assert 1 == visible(page, "[role=status] .aiml-news"), (
-        "the earlier is not told again when the page is loaded again"
+        "the earlier is not announced again when the page is loaded again"
     )
 
 

@@ -306,7 +306,7 @@ def executed(server, tmp_path_factory):
     """A folder with the page that nbconvert makes of the notebook, executed without any front end, and with what that exports."""
     pytest.importorskip("nbconvert", reason="nbconvert is not installed")
     folder = tmp_path_factory.mktemp("executed")
-    # Nobody would ever close the panel of a stream that does not end.
+    # The panel of a stream that does not end would stay open.
     cells = [
         (source, is_failing)
         for source, is_failing in server.cells

@@ -151,7 +151,7 @@ def test_steps_taken_together(journal):
     with journal.together():
         first = journal.add(**new()).id
         assert "queued" == journal.row(first).state, "each step sees those before it"
-        assert Journal(journal.path).history() == [], "and nobody else does yet"
+        assert Journal(journal.path).history() == [], "and no other connection does yet"
     with pytest.raises(KeyboardInterrupt), journal.together():
         second = journal.add(**new()).id
         raise KeyboardInterrupt

@@ -497,7 +497,7 @@ def test_key_that_no_disk_takes(shell, home, place, monkeypatch, capsys):
 
 
 def test_login_where_nobody_types(shell, monkeypatch):
-    """Under nbclient, and without standard input, no key can be typed: an error with the alternative."""
+    """Under nbclient, and without standard input, no key can be typed: the error names the alternative."""
     from IPython.core.error import StdinNotImplementedError
 
     for error in (
@@ -510,7 +510,7 @@ def test_login_where_nobody_types(shell, monkeypatch):
 
 
 def test_nobody_agrees(monkeypatch):
-    """A standard input that is missing, at its end, closed or not UTF-8 gives no yes."""
+    """A standard input that is missing, at its end, closed or not UTF-8 does not confirm."""
     closed = io.StringIO("yes")
     closed.close()
     noise = io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8")

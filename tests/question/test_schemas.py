@@ -486,7 +486,7 @@ def test_pydantic_that_holds_itself():
     nodes = of_value(list[Node], "nodes")
     assert ["name", "kids"] == nodes.json_schema["$defs"]["Node"]["required"]
     assert ["name", "kids"] == of_value(Node, "Node").json_schema["required"], (
-        "its root is no reference"
+        "its root is not a reference"
     )
     assert [Node(**node)] == nodes.parse(json.dumps({"value": [node]}))
     held = dataclasses.make_dataclass(
@@ -629,7 +629,7 @@ def test_the_sandbox_fits(kind):
 
 @pytest.mark.parametrize("value", [{}, "x", 1e999, 0, -1, 10**400, None, [1]], ids=str)
 def test_the_sandbox_fills_anything(value):
-    """A limit that is no number, or out of reach, is no failure of the sandbox."""
+    """The sandbox answers without an error when a limit is not a number, or cannot be met."""
     for name in ("minimum", "maximum", "multipleOf", "minItems", "$ref"):
         for kind in ("number", "array"):
             filled({"type": kind, name: value}, {})

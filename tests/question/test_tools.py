@@ -81,7 +81,7 @@ class Scaled:
 
 
 def test_class_as_tool():
-    """A class is called with the parameters of its `__init__`; any number of values is a list."""
+    """A class is called with the parameters of its `__init__`; `*` parameters are a list."""
     known = tools_of(["Scaled", "Scaled"], {"Scaled": Scaled})
     (tool,) = known.specifications
     assert {"type": "array", "items": {"type": "number"}} == tool["parameters"]["properties"]["by"]
@@ -89,7 +89,7 @@ def test_class_as_tool():
 
 
 def test_two_functions_of_one_name():
-    """Two functions of one name are refused: a call would not say which one it means."""
+    """Two functions of one name are refused: a call would be ambiguous."""
     with pytest.raises(errors.BadInput, match="second is the second function called price"):
         tools_of(["price", "second"], {"price": price, "second": twin()})
 

@@ -584,7 +584,7 @@ def test_stranger_on_the_port(tmp_path: Path, sent):
 
 
 def test_stop_without_a_reply(tmp_path: Path):
-    """A sandbox that does not say that it stops is not said to be stopped."""
+    """A sandbox that does not confirm that it stops raises SandboxError."""
     token = credentials.new_token()
 
     def reply(request: wire.Request) -> wire.Reply:

@@ -171,13 +171,15 @@ def test_living_kernel(asker, another):
 
 def test_resumed(asker):
     """A question that is resumed after a restart reserves its cost again, for this session and day, and stays queued without room."""
-    with costing(4.0) as server:
+    go_on = threading.Event()
+    with costing(4.0, before=lambda: go_on.wait(30)) as server:
         yesterday = time.time() - 2 * 86400
         for number in range(3):
             queued(asker, server.url, asked_at=yesterday, session="before", cell=f"c{number}")
         limits = Delivery(budget_usd=18.0, budget_usd_per_day=18.0)
         jobs = asker.on(server.url).unfinished(limits)
-        assert 2 == len(jobs)
+        go_on.set()
+        assert 2 == len(jobs), "before an answer settles less than its highest cost"
         for job in jobs:
             job.wait(30)
         assert (8.0, 0) == asker.journal.spent(None, session=asker.session.id)

@@ -131,7 +131,7 @@ def test_pipe(environment):
 
 
 def test_no_standard_streams(monkeypatch):
-    """A program that was started without standard streams shows an answer to nobody, and goes on."""
+    """A program without standard streams prints no answer, and continues."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     terminal.print_answer(ANSWER)

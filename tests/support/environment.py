@@ -58,7 +58,7 @@ def make() -> Path:
 
 
 def _mend_process() -> None:
-    """Makes up for what a daemon or a script may have left out when it started this process."""
+    """Restores the signal and the standard input that a daemon or a script may have changed for this process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform != "win32":
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, every exit status would be 0
