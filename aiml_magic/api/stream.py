@@ -26,23 +26,20 @@ from aiml_magic.api.responses import (
     status_of,
     type_of,
 )
-from aiml_magic.text import dump, rows_of
+from aiml_magic.text import dump
 
 # Texts that are streamed in deltas, by the stem of their events' names: the type of the item, the
 # list in it and the type of the part (both empty outside a list), and the field of the text.
 _PIECES = {
-    stem: (kind, *(place or ("", "")), field)
-    for stem, kind, *place, field in rows_of("""
-        output_text message content output_text text
-        refusal message content refusal refusal
-        reasoning_text reasoning content reasoning_text text
-        reasoning_summary_text reasoning summary summary_text text
-        function_call_arguments function_call arguments
-        mcp_call_arguments mcp_call arguments
-        custom_tool_call_input custom_tool_call input
-        code_interpreter_call_code code_interpreter_call code
-    """)
-}  # fmt: skip
+    "output_text": ("message", "content", "output_text", "text"),
+    "refusal": ("message", "content", "refusal", "refusal"),
+    "reasoning_text": ("reasoning", "content", "reasoning_text", "text"),
+    "reasoning_summary_text": ("reasoning", "summary", "summary_text", "text"),
+    "function_call_arguments": ("function_call", "", "", "arguments"),
+    "mcp_call_arguments": ("mcp_call", "", "", "arguments"),
+    "custom_tool_call_input": ("custom_tool_call", "", "", "input"),
+    "code_interpreter_call_code": ("code_interpreter_call", "", "", "code"),
+}
 _BEGINNINGS: Mapping[str, Raw] = {
     kind: {"type": kind, "status": "in_progress"} for kind, _, _, _ in _PIECES.values()
 } | {
