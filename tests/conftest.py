@@ -22,7 +22,7 @@ from aiml_magic.notebook import script
 
 # Few examples: the whole suite must run in three minutes; `tests/tools/fuzz.py` tries thousands.
 settings.register_profile(
-    "tests", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "tests", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
 
