@@ -14,6 +14,12 @@ MASK = "…"  # stands for a secret
 MAX_JSON = 16 * 2**20  # bytes of one JSON body
 _MAX_VALUES = 2**20  # values in one JSON body: each takes far more memory than bytes
 
+_ASCII = str.maketrans(
+    {"·": "|", "…": "...", "–": "-", "—": "--", "−": "-", "→": "->"}
+    | dict.fromkeys("‘’", "'")
+    | dict.fromkeys("“”„", '"')
+)
+
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # `json.dumps` makes one for each text
 
 
@@ -111,21 +117,6 @@ def did_you_mean(name: str, names: Iterable[str], similarity: float = 0.6) -> st
     others = [other for other in names if other != name]
     close = difflib.get_close_matches(name, others, n=1, cutoff=similarity)
     return f"Did you mean {close[0]}?" if close else ""
-
-
-_ASCII = str.maketrans(dict(rows_of("""
-    · |
-    … ...
-    – -
-    — --
-    − -
-    → ->
-    ‘ '
-    ’ '
-    “ "
-    ” "
-    „ "
-""")))  # fmt: skip
 
 
 def encodable(text: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,63 +92,73 @@ class Command(NamedTuple):
     usage: str
     help: str
     module: str
-    options: tuple[options.Option, ...]
+    options: tuple[options.Option, ...] = ()
 
     @property
     def name(self) -> str:
         return self.usage.partition(" ")[0]
 
 
-_OPTIONS = {
-    "sandbox": (options.Option("    --if-no-key", "use it only where no key is found"),),
-    "export": (
-        options.Option(
-            "-c, --chat NAME", "the conversation (default main)", options.encodable_words
-        ),
-        options.Option("    --all", "all of this notebook: each chat, single questions, maps"),
-        options.Option("    --overwrite", "replace a file that is not an export"),
+_IF_NO_KEY = options.Option("    --if-no-key", "use it only where no key is found")
+_CHAT = options.Option(
+    "-c, --chat NAME", "the conversation (default main)", options.encodable_words
+)
+_ALL = options.Option("    --all", "all of this notebook: each chat, single questions, maps")
+_OVERWRITE = options.Option("    --overwrite", "replace a file that is not an export")
+_COMMANDS = (
+    Command("status", "key, server, balance, journal, spending and budgets", "account"),
+    Command(
+        "login",
+        "give the API key; it is not shown, and kept in the system's keyring or a private file",
+        "account",
     ),
-}
-# Below the module of their functions: the usage of each command, and its purpose.
-_TABLE = """
-account
-    status  key, server, balance, journal, spending and budgets
-    login  give the API key; it is not shown, and kept in the system's keyring or a private file
-    logout  remove the saved key
-    sandbox [--if-no-key|stop]  try everything without a key: a stand-in server, no model
-    models [WORDS]  the models of the server: price, context, longest answer, end and successor
-past
-    history  the questions of this notebook, and their cost
-    search WORDS  answers of any notebook with these words
-    show ID  show an answer again; asks nothing
-    diff A B  what differs between two answers: in their requests and in their texts
-    tree  the conversations of this notebook, as a tree
-pending
-    resume [NOTEBOOK]  continue this notebook's conversations, or those of its earlier name
-    jobs  the questions of this notebook that wait for their answer
-    cancel ID  stop a question that waits for its answer
-    approve ID  let the model use the tool that answer ID asks for, and go on
-    deny ID  do not let it, and go on
-    check ID  ask the server for the fate of a request whose connection was lost
-    again ID  ask that question once more, and pay once more
-past
-    record FILE  also write every answer to a file, for readers without a key
-    replay FILE  replay the answers of such a file
-    export [-c NAME|--all] FILE  write a conversation as .md, .html, .jsonl, .tex or .bib
-    forget ID...  remove the texts of answers from the journal, and the recording being made
-commands
-    help  this list
-"""
-
-
-def _commands() -> Iterator[Command]:
-    theme = ""
-    for line in _TABLE.split("\n"):
-        usage, _, purpose = line.strip().partition("  ")
-        if purpose:
-            yield Command(usage, purpose, theme, _OPTIONS.get(usage.split()[0], ()))
-        else:
-            theme = usage
-
-
-COMMANDS = {command.name: command for command in _commands()}
+    Command("logout", "remove the saved key", "account"),
+    Command(
+        "sandbox [--if-no-key|stop]",
+        "try everything without a key: a stand-in server, no model",
+        "account",
+        (_IF_NO_KEY,),
+    ),
+    Command(
+        "models [WORDS]",
+        "the models of the server: price, context, longest answer, end and successor",
+        "account",
+    ),
+    Command("history", "the questions of this notebook, and their cost", "past"),
+    Command("search WORDS", "answers of any notebook with these words", "past"),
+    Command("show ID", "show an answer again; asks nothing", "past"),
+    Command(
+        "diff A B", "what differs between two answers: in their requests and in their texts", "past"
+    ),
+    Command("tree", "the conversations of this notebook, as a tree", "past"),
+    Command(
+        "resume [NOTEBOOK]",
+        "continue this notebook's conversations, or those of its earlier name",
+        "pending",
+    ),
+    Command("jobs", "the questions of this notebook that wait for their answer", "pending"),
+    Command("cancel ID", "stop a question that waits for its answer", "pending"),
+    Command(
+        "approve ID", "let the model use the tool that answer ID asks for, and go on", "pending"
+    ),
+    Command("deny ID", "do not let it, and go on", "pending"),
+    Command(
+        "check ID", "ask the server for the fate of a request whose connection was lost", "pending"
+    ),
+    Command("again ID", "ask that question once more, and pay once more", "pending"),
+    Command("record FILE", "also write every answer to a file, for readers without a key", "past"),
+    Command("replay FILE", "replay the answers of such a file", "past"),
+    Command(
+        "export [-c NAME|--all] FILE",
+        "write a conversation as .md, .html, .jsonl, .tex or .bib",
+        "past",
+        (_CHAT, _ALL, _OVERWRITE),
+    ),
+    Command(
+        "forget ID...",
+        "remove the texts of answers from the journal, and the recording being made",
+        "past",
+    ),
+    Command("help", "this list", "commands"),
+)
+COMMANDS = {command.name: command for command in _COMMANDS}

@@ -18,7 +18,6 @@ from tornado.web import RequestHandler, stream_request_body
 from aiml_magic.addresses import is_loopback
 from aiml_magic.sandbox.catalog import GENERATED_AT
 from aiml_magic.sandbox.memory import Memory
-from aiml_magic.text import rows_of
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
 
@@ -26,19 +25,19 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
 MAX_BODY = 32 * 2**20  # one request
 _MAX_BODIES = 128 * 2**20  # all unanswered requests, without the beginning of each
 _BEGINNING = 64 * 2**10
-_MESSAGES = {int(status): " ".join(words) for status, *words in rows_of("""
-    400 Body validation error
-    401 This request requires a valid API key.
-    403 You've run out of credits.
-    404 Not found
-    409 Conflict
-    413 Payload too large
-    429 Too Many Requests
-    500 Internal server error
-    502 Bad Gateway
-    503 Service unavailable
-    504 Generation timeout
-""")}  # fmt: skip
+_MESSAGES = {
+    400: "Body validation error",
+    401: "This request requires a valid API key.",
+    403: "You've run out of credits.",
+    404: "Not found",
+    409: "Conflict",
+    413: "Payload too large",
+    429: "Too Many Requests",
+    500: "Internal server error",
+    502: "Bad Gateway",
+    503: "Service unavailable",
+    504: "Generation timeout",
+}
 
 
 class State:

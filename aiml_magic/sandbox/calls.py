@@ -9,20 +9,20 @@ from contextlib import suppress
 from typing import Any
 
 from aiml_magic.api.responses import Raw
-from aiml_magic.text import dump, rows_of
+from aiml_magic.text import dump
 
 # Of the formats of a string.
-_EXAMPLES = dict(rows_of("""
-    date 2026-01-01
-    date-time 2026-01-01T00:00:00
-    time 00:00:00
-    duration PT1H
-    email sandbox@example.org
-    hostname example.org
-    ipv4 192.0.2.1
-    ipv6 2001:db8::1
-    uuid 00000000-0000-4000-8000-000000000000
-"""))  # fmt: skip
+_EXAMPLES = {
+    "date": "2026-01-01",
+    "date-time": "2026-01-01T00:00:00",
+    "time": "00:00:00",
+    "duration": "PT1H",
+    "email": "sandbox@example.org",
+    "hostname": "example.org",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
 
 _LIMITS = "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()
 _MOST = 20  # entries of a list

@@ -6,7 +6,6 @@ Questions to models outside the list are answered as well.
 from __future__ import annotations
 
 from aiml_magic.api.responses import Raw
-from aiml_magic.text import load
 
 GENERATED_AT = "2026-01-01T00:00:00.000Z"  # fixed, so that outputs can be compared
 STATUSES = ("deprecated", "superseded", "withdrawn")
@@ -16,7 +15,7 @@ PRICES = {"input": 21.0, "output": 84.0}
 _UNITS = [
     {"unit": f"{kind}_token", "price": price, "per": 1_000_000} for kind, price in PRICES.items()
 ]
-_DEPRECATED: list[Raw] = load("""[
+_DEPRECATED = (
     {
         "id": "openai/o3-pro",
         "aliases": ["o3-pro", "o3-pro-2025-06-10"],
@@ -24,7 +23,7 @@ _DEPRECATED: list[Raw] = load("""[
         "deprecated_at": "2025-12-11",
         "shutdown_at": "2026-12-11",
         "replaced_by": "openai/gpt-5.6-sol",
-        "reason": "Ended by OpenAI; ask openai/gpt-5.6-sol with reasoning {\\"mode\\": \\"pro\\"}."
+        "reason": 'Ended by OpenAI; ask openai/gpt-5.6-sol with reasoning {"mode": "pro"}.',
     },
     {
         "id": "openai/o1-preview",
@@ -33,9 +32,9 @@ _DEPRECATED: list[Raw] = load("""[
         "deprecated_at": "2025-04-28",
         "shutdown_at": "2025-07-28",
         "replaced_by": "openai/o3-pro",
-        "reason": "Ended by OpenAI; ask openai/o3-pro."
-    }
-]""")
+        "reason": "Ended by OpenAI; ask openai/o3-pro.",
+    },
+)
 
 
 def models(wanted: str = "") -> list[Raw]:

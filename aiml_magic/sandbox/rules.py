@@ -20,7 +20,7 @@ from typing import Any
 from aiml_magic.api.responses import Raw
 from aiml_magic.sandbox import catalog
 from aiml_magic.sandbox.calls import calls, filled
-from aiml_magic.text import count_of, cut, dump, load
+from aiml_magic.text import count_of, cut, dump
 
 Orders = Mapping[str, str]  # delays and faults, by name
 Turn = tuple[str, str]  # a question and its answer
@@ -44,13 +44,28 @@ _ORDERS = {  # the allowed values of each
     "phase": r"commentary",
 }
 # The defaults of a response's fields.
-_FIELDS: dict[str, Any] = load("""{
-    "background": false, "frequency_penalty": 0, "instructions": null, "max_output_tokens": null,
-    "max_tool_calls": null, "metadata": {}, "parallel_tool_calls": true, "presence_penalty": 0,
-    "previous_response_id": null, "prompt": null, "prompt_cache_key": null,
-    "safety_identifier": null, "service_tier": "default", "store": false, "temperature": 1,
-    "tool_choice": "auto", "top_logprobs": 0, "top_p": 1, "truncation": "disabled", "user": null
-}""")
+_FIELDS: dict[str, Any] = {
+    "background": False,
+    "frequency_penalty": 0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0,
+    "previous_response_id": None,
+    "prompt": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": False,
+    "temperature": 1,
+    "tool_choice": "auto",
+    "top_logprobs": 0,
+    "top_p": 1,
+    "truncation": "disabled",
+    "user": None,
+}
 
 
 def orders(question: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from itertools import chain
@@ -34,50 +33,37 @@ _USAGE = {
     "Total": "total_tokens",
 }
 # The remarks of an answer, below their codes.
-_CAVEATS = dict(re.findall(r"(\w+)\n +(.+)", """
-status_missing
-    The server sent no status; the answer looks complete.
-item_not_completed
-    The server calls a part of this complete answer unfinished.
-usage_missing
-    The server did not report any usage.
-usage_exceeds_max_output_tokens
-    The server reports more output tokens than it allowed: these may be credits.
-max_output_tokens_changed
-    The server lowered the limit of output tokens.
-background_not_honoured
-    The server answered at once, although background was asked for.
-tool_arguments_not_json
-    The arguments of a tool call are not JSON.
-citation_out_of_range
-    A citation points outside the text.
-citation_unsafe_url
-    A citation names an address that is not a web link.
-mcp_error
-    A tool server reported an error.
-event_not_json
-    The stream held something that is not JSON; it was left out.
-no_terminal_event
-    The stream ended without a final event.
-salvaged_unterminated_event
-    The stream ended early, but its last event was complete.
-salvaged_after_cut
-    The connection ended early, but the answer was complete.
-final_differs_from_stream
-    The final text differs from what was streamed; the final one is shown.
-final_left_out
-    The final response left out a part of what was streamed; that part is shown.
-error_before_end
-    The stream reported an error before it ended.
-store_refused
-    The server does not store answers, so it was asked without storage.
-not_in_journal
-    This answer could not be written to the journal.
-parent_changed
-    It was asked again, since the answer that it continues has changed.
-chain_refused
-    The server does not know the earlier answers; the conversation was sent as a transcript.
-"""))  # fmt: skip
+_CAVEATS = {
+    "status_missing": "The server sent no status; the answer looks complete.",
+    "item_not_completed": "The server calls a part of this complete answer unfinished.",
+    "usage_missing": "The server did not report any usage.",
+    "usage_exceeds_max_output_tokens": (
+        "The server reports more output tokens than it allowed: these may be credits."
+    ),
+    "max_output_tokens_changed": "The server lowered the limit of output tokens.",
+    "background_not_honoured": "The server answered at once, although background was asked for.",
+    "tool_arguments_not_json": "The arguments of a tool call are not JSON.",
+    "citation_out_of_range": "A citation points outside the text.",
+    "citation_unsafe_url": "A citation names an address that is not a web link.",
+    "mcp_error": "A tool server reported an error.",
+    "event_not_json": "The stream held something that is not JSON; it was left out.",
+    "no_terminal_event": "The stream ended without a final event.",
+    "salvaged_unterminated_event": "The stream ended early, but its last event was complete.",
+    "salvaged_after_cut": "The connection ended early, but the answer was complete.",
+    "final_differs_from_stream": (
+        "The final text differs from what was streamed; the final one is shown."
+    ),
+    "final_left_out": (
+        "The final response left out a part of what was streamed; that part is shown."
+    ),
+    "error_before_end": "The stream reported an error before it ended.",
+    "store_refused": "The server does not store answers, so it was asked without storage.",
+    "not_in_journal": "This answer could not be written to the journal.",
+    "parent_changed": "It was asked again, since the answer that it continues has changed.",
+    "chain_refused": (
+        "The server does not know the earlier answers; the conversation was sent as a transcript."
+    ),
+}
 
 # `!important`, since front ends style tables, as results of computations, by more specific rules.
 _STYLE = (

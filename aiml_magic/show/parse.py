@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiml_magic.show.formulas import read_formula, read_formulas, source_of
 from aiml_magic.show.links import is_address, read_links
-from aiml_magic.text import plain, rows_of
+from aiml_magic.text import plain
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -74,21 +74,12 @@ def parser() -> MarkdownIt:
 
 
 # The rules that may match at each character; at others only text can begin.
-_BY_SIGN = {"\n": ["newline"]} | {sign: names for sign, *names in rows_of(r"""
-    \ formula escape
-    $ formula
-    ` backticks
-    ~ strikethrough
-    * emphasis
-    _ emphasis
-    [ link
-    ! image
-    < tag autolink
-    & entity
-    ]
-    h address text
-    w address text
-""")}  # fmt: skip
+_BY_SIGN = {
+    "\n": ("newline",), "\\": ("formula", "escape"), "$": ("formula",), "`": ("backticks",),
+    "~": ("strikethrough",), "*": ("emphasis",), "_": ("emphasis",), "[": ("link",),
+    "!": ("image",), "<": ("tag", "autolink"), "&": ("entity",), "]": (),
+    "h": ("address", "text"), "w": ("address", "text"),
+}  # fmt: skip
 
 
 def _shallow(rule: InlineRule) -> InlineRule:
