@@ -40,6 +40,21 @@ def dump(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
+def target(root: Any, reference: str) -> Any:
+    """The part of a schema that a reference (RFC 6901) points to. Raises ValueError."""
+    start, *steps = reference.split("/")
+    missing = ValueError(f"its reference {reference} has no target")
+    if start != "#":
+        raise missing
+    try:
+        for step in steps:
+            key = step.replace("~1", "/").replace("~0", "~")
+            root = root[int(key) if isinstance(root, list) else key]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise missing from None
+    return root
+
+
 def plain(text: str) -> str:
     """`text` with control characters made visible, so that a terminal does not obey them."""
     if text.isprintable():

@@ -31,10 +31,9 @@ from aiml_magic.question.strict import (
     nullable_fields,
     relaxed,
     strict,
-    target,
 )
 from aiml_magic.question.values import Function, Variables
-from aiml_magic.text import did_you_mean, one_line, reason
+from aiml_magic.text import did_you_mean, one_line, reason, target
 
 _WRAPPED = "value"  # the field of an object around another type: the API accepts only objects
 _lock = threading.RLock()

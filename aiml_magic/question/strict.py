@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiml_magic.errors import NOTHING_SENT, BadInput
-from aiml_magic.text import one_line
+from aiml_magic.text import one_line, target
 
 JsonSchema = dict[str, Any]  # or a part of one
 UNSUPPORTED = "x-unsupported"  # marks a part that strict mode lacks, and describes it
@@ -157,21 +157,6 @@ def check_references(schema: JsonSchema) -> None:
             passed.append(following)
             found = target(schema, following)
             following = found.get("$ref") if isinstance(found, Mapping) else None
-
-
-def target(root: Any, reference: str) -> Any:
-    """The part of a schema that a reference (RFC 6901) points to. Raises ValueError."""
-    start, *steps = reference.split("/")
-    missing = ValueError(f"its reference {reference} has no target")
-    if start != "#":
-        raise missing
-    try:
-        for step in steps:
-            key = step.replace("~1", "/").replace("~0", "~")
-            root = root[int(key) if isinstance(root, list) else key]
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise missing from None
-    return root
 
 
 def _or_null(schema: Any) -> Any:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from aiml_magic.api.responses import Raw
-from aiml_magic.text import dump
+from aiml_magic.text import dump, target
 
 # Of the formats of a string.
 _EXAMPLES = {
@@ -68,7 +68,11 @@ def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
     if not isinstance(schema, Mapping) or depth > 8:
         return None
     if "$ref" in schema:
-        return filled(_target(root, str(schema["$ref"])), root, depth + 1)
+        try:
+            part = target(root, str(schema["$ref"]))
+        except ValueError:
+            part = None
+        return filled(part, root, depth + 1)
     if schema.get("enum"):
         return schema["enum"][0]
     if "const" in schema:
@@ -92,14 +96,6 @@ def filled(schema: Any, root: Raw, depth: int = 0) -> Any:
             return _EXAMPLES.get(schema.get("format", ""), "sandbox")
         case _:
             return None
-
-
-def _target(root: Any, reference: str) -> Any:
-    """The part of a schema that a reference points to; `None` if there is none."""
-    for step in reference.split("/")[1:]:
-        key = step.replace("~1", "/").replace("~0", "~")
-        root = root.get(key) if isinstance(root, Mapping) else None
-    return root
 
 
 def _number(schema: Raw) -> float:
